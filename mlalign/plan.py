@@ -1,0 +1,331 @@
+"""The plan: a recipe resolved, checked and unrolled into steps with fingerprints, without importing anything heavy."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mlalign import config, identity, languages, schema, stage, store
+from mlalign.errors import UserError, nearest
+from mlalign.recipe import Ref, Step, templates, unroll
+
+KIND_OF_SLOT = {"model": ("model",), "rows": ("rows", "scores"), "scorer": ("model",)}
+
+
+@dataclasses.dataclass
+class Node:
+    """One step of a plan, ready to run."""
+
+    step: Step
+    module: ModuleType
+    config: Any
+    inputs: dict[str, Any]
+    guards: list[dict]
+    resources: dict[str, Any]
+    fingerprint: str
+    missing: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    @property
+    def artifact(self) -> str:
+        return f"{self.step.stage}-{self.fingerprint[:16]}"
+
+    def sources(self) -> Iterator[dict]:
+        """Every input that is another step's artifact, guards included."""
+        for value in [*self.inputs.values(), self.guards]:
+            yield from (v for v in (value if isinstance(value, list) else [value]) if "artifact" in v)
+
+
+@dataclasses.dataclass
+class Plan:
+    """All steps of a run in an order in which they can run."""
+
+    name: str
+    recipe: str
+    settings: config.Settings
+    root: Path
+    nodes: list[Node]
+
+    @property
+    def store(self) -> store.Store:
+        return store.Store(self.root / "store")
+
+    @property
+    def run_dir(self) -> Path:
+        return self.root / "runs" / self.name
+
+    def problems(self) -> list[str]:
+        """What keeps the plan from running here and now, though it is correct."""
+        return sorted({m for node in self.nodes for m in node.missing})
+
+
+def build(settings: config.Settings) -> Plan:
+    """Plan a composed configuration.
+
+    Raises: UserError with every mistake in languages, recipe, step configurations and inputs.
+    """
+    errors: list[str] = []
+    _normalise_languages(settings, errors)
+    _check_controls(settings, errors)
+    steps = unroll(settings.recipe, settings.resolve, errors)
+    if settings.use:
+        steps = _stand_in(steps, settings.use)
+    root = Path(str(settings.root["root"])).expanduser().absolute()
+    digests = identity.Digests(root / "store")
+    planner = _Planner(settings, digests, errors)
+    for step in steps:
+        planner.add(step)
+    if errors:
+        raise UserError(*dict.fromkeys(errors))
+    digests.save()
+    recipe = settings.choices.get("recipe") or steps[0].stage
+    return Plan(_run_name(settings.root["name"] or recipe), recipe, settings, root, list(planner.nodes.values()))
+
+
+def _run_name(name: Any) -> str:
+    name = str(name)
+    if not name.strip() or name in (".", "..") or any(c in name for c in "/\\\n\r\0") or len(name) > 200:
+        raise UserError(f"name: {name!r} cannot be a directory's name; leave out slashes and line ends")
+    return name
+
+
+def _normalise_languages(settings: config.Settings, errors: list[str]) -> None:
+    root = settings.root
+    value = root["languages"] if root["languages"] is not None else settings.resolve(root["data"].get("languages"), {}, "data.languages", errors)
+    root["languages"] = resolve_languages(value, settings, "languages", errors)
+
+
+def resolve_languages(value: Any, settings: config.Settings, key: str, errors: list[str]) -> list[str] | None:
+    """Canonical codes for what a person wrote; mistakes are collected under `key`."""
+    if value is None:
+        return None
+    try:
+        sets: dict[str, list[str]] = {}
+        for folder in reversed(settings.folders):
+            sets.update(languages.sets(folder / "languages") if (folder / "languages").is_dir() else {})
+        return languages.resolve(value, sets)
+    except UserError as error:
+        errors.extend(f"{key}: {message}" for message in error.messages)
+        return None
+
+
+def _check_controls(settings: config.Settings, errors: list[str]) -> None:
+    known = templates(settings.recipe)
+    for control in ("only", "from", "force"):
+        value = settings.controls.get(control, [])
+        for name in value if isinstance(value, list) else [value]:
+            if _template(str(name)) not in known:
+                errors.append(f"{control}: the recipe has no step {name!r}{nearest(name, known)}")
+    errors.extend(f"use.{name}: the recipe has no such step{nearest(name, known)}" for name in settings.use if _template(name) not in known)
+
+
+def _template(name: str) -> str:
+    return name.partition("[")[0].partition(".r")[0]
+
+
+def _stand_in(steps: list[Step], use: Mapping[str, str]) -> list[Step]:
+    """Put external paths in the place of steps (`use.STEP=PATH`), and leave out what only those steps needed."""
+    paths = {s.name: use[n] for s in steps for n in (s.name, s.template) if n in use}
+    ends = _ends(steps)
+
+    def swap(item: Any) -> Any:
+        return {"path": paths[item.step]} if isinstance(item, Ref) and item.step in paths else item
+
+    for step in steps:
+        step.inputs = {slot: [swap(i) for i in v] if isinstance(v, list) else swap(v) for slot, v in step.inputs.items()}
+        step.guards = [g for g in step.guards if g not in paths]
+    kept = _upstream([s for s in steps if s.name not in paths], ends - set(paths))
+    for step in (s for s in kept if s.stage == "report"):  # a report on all steps is one on those that run
+        names = {s.name for s in kept}
+        step.inputs = {slot: [i for i in v if isinstance(i, Ref) and i.step in names] for slot, v in step.inputs.items()}
+    return kept
+
+
+def _ends(steps: list[Step]) -> set[str]:
+    """The steps that no other step needs, reports apart."""
+    return {s.name for s in steps} - {r for s in steps if s.stage != "report" for r in s.refs()}
+
+
+def _upstream(steps: list[Step], ends: set[str]) -> list[Step]:
+    needed = set(ends)
+    for step in reversed(steps):  # in the order of running, so every consumer comes before what it needs
+        if step.name in needed and step.stage != "report":
+            needed.update(step.refs())
+    return [s for s in steps if s.name in needed]
+
+
+@dataclasses.dataclass
+class _Planner:
+    settings: config.Settings
+    digests: identity.Digests
+    errors: list[str]
+    nodes: dict[str, Node] = dataclasses.field(default_factory=dict)
+
+    def add(self, step: Step) -> None:
+        key = f"steps.{step.template}"
+        try:
+            module = stage.load(step.stage)
+        except UserError as error:
+            self.errors.append(f"{key}.stage: {error}")
+            return
+        self._check_slots(step, module, key)
+        cfg = schema.build(module.Config, self._layers(step, module, key), f"{key}.config", self.errors)
+        inputs = {slot: self._input(v, module, slot, f"{key}.inputs.{slot}") for slot, v in step.inputs.items()}
+        if cfg is None or any(not self._ready(v) for v in inputs.values()) or any(g not in self.nodes for g in step.guards):
+            return
+        guards = [self._artifact(g) for g in step.guards]
+        resources = self._resources(step, module, key)
+        missing = _missing_packages(module, cfg, key)
+        print_ = store.fingerprint(self._identity(module, step, cfg, inputs, guards, key))
+        self.nodes[step.name] = Node(step, module, cfg, inputs, guards, resources, print_, missing)
+
+    @staticmethod
+    def _ready(value: Any) -> bool:
+        return None not in value if isinstance(value, list) else value is not None
+
+    def _layers(self, step: Step, module: ModuleType, key: str) -> dict:
+        """Configuration from the weakest to the strongest: top-level values, scale, recipe step (with the command line's)."""
+        root, fields = self.settings.root, {f.name for f in dataclasses.fields(module.Config)}
+        shared: dict[str, Any] = {"seed": root["seed"], "deepspeed": root["deepspeed"], "chat_template": root["model"].get("chat_template")}
+        if "engine" in fields:
+            extra = (root["scale"].get("engine_args") or {}).get(root["engine"]["name"], {})
+            shared["engine"] = config.merged({"args": extra}, root["engine"])
+        weak = {k: v for k, v in shared.items() if k in fields and v is not None}
+        stages = [(root[group].get("stages") or {}).get(step.stage) or {} for group in ("model", "scale")]
+        layers = self.settings.resolve(config.merged(weak, *stages), step.binding, f"scale.stages.{step.stage}", self.errors)
+        out = config.merged(layers, step.config)
+        if isinstance(out.get("deepspeed"), str):
+            out["deepspeed"] = config.deepspeed_config(out["deepspeed"], self.settings.folders, f"{key}.config.deepspeed", self.errors)
+        if out.get("languages") is not None and "languages" in fields:
+            out["languages"] = resolve_languages(out["languages"], self.settings, f"{key}.config.languages", self.errors)
+        return out
+
+    def _check_slots(self, step: Step, module: ModuleType, key: str) -> None:
+        for slot in step.inputs:
+            if slot not in module.SLOTS:
+                self.errors.append(f"{key}.inputs.{slot}: {step.stage} has no such input{nearest(slot, module.SLOTS)}")
+        for slot, kind in module.SLOTS.items():
+            value = step.inputs.get(slot)
+            if value in (None, []) and not kind.endswith(("?", "*?")) and not (kind.endswith("*") and slot in step.inputs):
+                self.errors.append(f"{key}.inputs.{slot}: missing; {step.stage} needs {kind.rstrip('?*')}")
+            elif isinstance(value, list) and "*" not in kind:
+                self.errors.append(f"{key}.inputs.{slot}: one input, not a list")
+
+    def _input(self, value: Any, module: ModuleType, slot: str, key: str) -> Any:
+        if isinstance(value, list):
+            return [self._input(v, module, slot, f"{key}[{i}]") for i, v in enumerate(value)]
+        kind = module.SLOTS.get(slot, "any").rstrip("?*")
+        if isinstance(value, Ref):
+            return self._of_step(value, kind, key)
+        return self._external(value, kind, key)
+
+    def _of_step(self, ref: Ref, kind: str, key: str) -> dict | None:
+        if ref.step not in self.nodes:
+            return None  # its own mistakes are reported
+        gives = self.nodes[ref.step].module.KIND
+        if kind in KIND_OF_SLOT and gives not in KIND_OF_SLOT[kind]:
+            self.errors.append(f"{key}: {ref.step} gives {gives}, but this needs {' or '.join(KIND_OF_SLOT[kind])}")
+            return None
+        return self._artifact(ref.step)
+
+    def _artifact(self, name: str) -> dict:
+        node = self.nodes[name]
+        binding = {"binding": node.step.binding} if node.step.binding else {}
+        return {"step": name, "artifact": node.artifact, **binding}
+
+    def _external(self, value: Mapping, kind: str, key: str) -> dict | None:
+        if "path" not in value:
+            if kind != "scorer" or "family" not in value:
+                wanted = "`family` (a scorer)" if kind == "scorer" else "`path`"
+                self.errors.append(f"{key}: {dict(value)} names nothing; give {wanted}, or the name of a step")
+                return None
+            return dict(value)
+        if value["path"] is None:
+            return None
+        try:
+            found = identity.of_external(value, self.digests, key)
+        except UserError as error:
+            self.errors.extend(error.messages)
+            return None
+        if kind == "model" and Path(found["path"]).is_dir():
+            self.errors.extend(identity.check_model(Path(found["path"]), key))
+        return found
+
+    def _resources(self, step: Step, module: ModuleType, key: str) -> dict:
+        root = self.settings.root
+        out = config.merged((root["scale"].get("resources") or {}).get(step.stage) or {}, step.resources)
+        if module.DISTRIBUTED and root["devices"] is not None:
+            out["devices"] = root["devices"]
+        devices = out.get("devices", 1)
+        if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
+            self.errors.append(f"{key}.resources.devices: expected a whole number from 1, got {devices!r}")
+        elif devices > 1 and not module.DISTRIBUTED:
+            self.errors.append(f"{key}.resources.devices: {step.stage} runs as one process, got {devices}")
+        return out
+
+    def _identity(self, module: ModuleType, step: Step, cfg: Any, inputs: Mapping, guards: list[dict], key: str) -> dict:
+        hashed = schema.hashed(cfg)
+        if hasattr(module, "identity"):
+            try:
+                hashed |= module.identity(cfg, self.digests.path)
+            except UserError as error:
+                self.errors.extend(f"{key}.config.{m}" for m in error.messages)
+        prints = {slot: [self._print_of(v, module, slot) for v in (i if isinstance(i, list) else [i])] for slot, i in inputs.items()}
+        return {
+            "stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints,
+            "guards": [self.nodes[g["step"]].fingerprint for g in guards],
+        }  # fmt: skip
+
+    def _print_of(self, value: Mapping, module: ModuleType, slot: str) -> Any:
+        """What an input adds to a fingerprint. Names matter where a stage writes them down (columns, tables)."""
+        if "artifact" not in value:
+            return {k: v for k, v in value.items() if k != "path"} if "identity" in value else dict(value)
+        named = module.SLOTS[slot].rstrip("?*") in ("scorer", "any")
+        names = {"step": value["step"], "binding": value.get("binding")} if named else {}
+        return {"fingerprint": self.nodes[value["step"]].fingerprint, **names}
+
+
+def _missing_packages(module: ModuleType, cfg: Any, key: str) -> list[str]:
+    needed: Iterable[str] = module.packages(cfg) if hasattr(module, "packages") else ()
+    return [f"{key}: the package {p!r} is not installed; {INSTALL.get(p, f'pip install {p}')}" for p in needed if importlib.util.find_spec(p) is None]
+
+
+INSTALL = {
+    "vllm": "pip install 'mlalign[vllm]' (on a GPU machine), `make install` (CPU), or choose engine=transformers",
+    "openai": "pip install openai, or choose another engine",
+    "bitsandbytes": "pip install bitsandbytes, or leave out `quantization`",
+    "deepspeed": "pip install 'mlalign[train]', or leave out deepspeed=",
+    "trl": "pip install 'mlalign[train]'",
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------- state
+
+
+def state(node: Node, the_store: store.Store) -> tuple[str, str]:
+    """Where a step stands: (`done` | `skipped` | `stale` | `damaged` | `partial` | `todo`, why)."""
+    path = the_store.root / node.artifact
+    if not (path / "manifest.json").is_file():
+        begun = path.with_name(path.name + ".partial").is_dir()
+        return ("partial", "begun, not finished") if begun else ("todo", "")
+    manifest = store.read_json(path / "manifest.json")
+    if wrong := store.damage(path, manifest):
+        return "damaged", wrong
+    recorded = {d["step"]: d.get("content_digest") for d in _recorded(manifest)}
+    for source in node.sources():
+        now = the_store.root / source["artifact"] / "manifest.json"
+        if not now.is_file():
+            return "stale", f"its input {source['step']} is gone"
+        if recorded.get(source["step"]) not in (None, store.read_json(now)["content_digest"]):
+            return "stale", f"its input {source['step']} has other content now"
+    return manifest["status"], ""
+
+
+def _recorded(manifest: Mapping) -> Iterator[dict]:
+    for value in manifest["inputs"].values():
+        yield from (v for v in (value if isinstance(value, list) else [value]) if "step" in v)

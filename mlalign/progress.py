@@ -1,0 +1,56 @@
+"""How far a step is: read from its progress.json, shown by `run` and `status`."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from mlalign.errors import UserError
+from mlalign.store import read_json
+
+TICK_S = 0.5
+LINE_S = 30  # without a terminal, a line this often
+
+
+class Display:
+    """Progress on a terminal (one line, rewritten) or in a file (a line now and then)."""
+
+    def __init__(self, out: TextIO = sys.stdout):
+        self.out, self.live = out, out.isatty()
+        self._title, self._partial, self._last, self._shown = "", Path(), 0.0, ""
+
+    def line(self, text: str) -> None:
+        print(text, file=self.out, flush=True)
+
+    def begin(self, title: str, partial: Path) -> None:
+        self._title, self._partial, self._last = title, partial, time.monotonic()
+        if not self.live:
+            self.line(f"{title}: started")
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now - self._last < (TICK_S if self.live else LINE_S):
+            return
+        self._last = now
+        text = f"{self._title}: {describe(self._partial) or 'starting'}"
+        if self.live:
+            print(f"\r\x1b[K{text[:200]}", end="", file=self.out, flush=True)
+        elif text != self._shown:
+            self.line(text)
+        self._shown = text
+
+    def end(self, text: str) -> None:
+        self.line(f"\r\x1b[K{text}" if self.live else text)
+
+
+def describe(partial: Path) -> str:
+    """`120/400 shards (eng_Latn 64, swh_Latn 56)`, or an empty text when the step has not said anything."""
+    path = partial / "progress.json"
+    if not path.is_file():
+        return ""
+    try:
+        told = read_json(path)
+    except UserError:  # the artifact was renamed under us: the step is done
+        return ""
+    by = ", ".join(f"{language} {n}" for language, n in sorted(told["by_language"].items())[:12])
+    return f"{told['done']}/{told['total']} {told['unit']}" + (f" ({by})" if by else "")

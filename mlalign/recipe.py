@@ -1,0 +1,221 @@
+"""Recipes: a YAML graph of named steps, unrolled into a static list of steps.
+
+    params: {beta: 0.1}
+    steps:   {NAME: {stage, inputs, config, resources, foreach}}
+    rounds:  {count, init: {NAME: STEP}, steps: {…}}       unrolled: NAME.r1, NAME.r2, …
+    finally: {NAME: …}                                     sees the last round
+
+In `inputs` a string is a step, a mapping something external, a list several. Inside `rounds`, `previous.X` is X of the round
+before (in the first round what `init` names, or nothing) and `initial.X` what `init` named. `foreach: {lang: [a, b]}` gives
+`X[a]`, `X[b]`; `X[*]` collects them, and `*` alone every other step.
+"""
+
+import dataclasses
+import graphlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mlalign.errors import nearest
+
+STEP_KEYS = ("stage", "inputs", "config", "resources", "foreach")
+RECIPE_KEYS = ("params", "steps", "rounds", "finally", "description")
+ROUND_KEYS = ("count", "init", "steps")
+MAX_ROUNDS = 3
+
+Resolve = Callable[[Any, Mapping[str, Any], str, list[str]], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ref:
+    """A reference to a step by its unrolled name."""
+
+    step: str
+
+
+@dataclasses.dataclass
+class Step:
+    """One node of the unrolled graph. `inputs` holds, per slot, a Ref, a mapping (external), or a list of those."""
+
+    name: str
+    template: str
+    stage: str
+    inputs: dict[str, Any]
+    config: dict[str, Any]
+    resources: dict[str, Any]
+    binding: dict[str, Any] = dataclasses.field(default_factory=dict)
+    round: int | None = None
+    guards: list[str] = dataclasses.field(default_factory=list)
+
+    def refs(self) -> Iterator[str]:
+        """The names of the steps this one waits for."""
+        for value in self.inputs.values():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, Ref):
+                    yield item.step
+        yield from self.guards
+
+
+def templates(recipe: Mapping) -> dict[str, dict]:
+    """Every step of a recipe before unrolling, by name."""
+    return {**(recipe.get("steps") or {}), **((recipe.get("rounds") or {}).get("steps") or {}), **(recipe.get("finally") or {})}
+
+
+def unroll(recipe: Mapping, resolve: Resolve, errors: list[str]) -> list[Step]:
+    """The steps of a recipe in an order in which they can run.
+
+    `resolve(value, binding, key, errors)` resolves the interpolations in a piece of the recipe. Mistakes (unknown keys,
+    references to unknown steps, a cycle) are appended to `errors`, each with its full key.
+    """
+    before = len(errors)
+    _check_shape(recipe, errors)
+    if len(errors) > before:
+        return []
+    scopes = list(_scopes(recipe, resolve, errors))
+    steps: dict[str, Step] = {}
+    for scope in scopes:
+        for name, body in scope.bodies.items():
+            for step in _expand(name, body, scope, resolve, errors):
+                steps[step.name] = step
+    for step in steps.values():
+        _link(step, steps, recipe, scopes[0].count, errors)
+    _guard(steps)
+    return _ordered(steps, errors)
+
+
+@dataclasses.dataclass
+class _Scope:
+    bodies: Mapping[str, Mapping]
+    round: int | None
+    count: int
+
+
+def _scopes(recipe: Mapping, resolve: Resolve, errors: list[str]) -> Iterator[_Scope]:
+    rounds = recipe.get("rounds") or {}
+    count = resolve(rounds.get("count", 0), {}, "rounds.count", errors) if rounds else 0
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_ROUNDS:
+        errors.append(f"rounds.count: {count!r} is not possible; a whole number from 0 to {MAX_ROUNDS}")
+        count = 0
+    yield _Scope(recipe.get("steps") or {}, None, count)
+    for number in range(1, count + 1):
+        yield _Scope(rounds["steps"], number, count)
+    yield _Scope(recipe.get("finally") or {}, None, count)
+
+
+def _check_shape(recipe: Mapping, errors: list[str]) -> None:
+    _known(recipe, RECIPE_KEYS, "", errors)
+    _known(recipe.get("rounds") or {}, ROUND_KEYS, "rounds.", errors)
+    for name, body in templates(recipe).items():
+        if not isinstance(body, Mapping):
+            errors.append(f"steps.{name}: expected a mapping with a `stage`, got {body!r}")
+            continue
+        _known(body, STEP_KEYS, f"steps.{name}.", errors)
+        if "stage" not in body:
+            errors.append(f"steps.{name}.stage: missing; name the stage that does this step")
+        if not re.fullmatch(r"\w+", str(name)):
+            errors.append(f"steps.{name}: a step's name is made of letters, digits and underscores")
+    if not templates(recipe):
+        errors.append("steps: the recipe has no steps")
+
+
+def _known(mapping: Mapping, allowed: tuple[str, ...], prefix: str, errors: list[str]) -> None:
+    errors.extend(f"{prefix}{key}: unknown key{nearest(key, allowed)}" for key in mapping if key not in allowed)
+
+
+def _expand(name: str, body: Mapping, scope: _Scope, resolve: Resolve, errors: list[str]) -> Iterator[Step]:
+    """One step, or one for each value of its `foreach`."""
+    base = name if scope.round is None else f"{name}.r{scope.round}"
+    key = f"steps.{name}"
+    foreach = resolve(body.get("foreach") or {}, {}, f"{key}.foreach", errors)
+    if len(foreach) > 1:
+        errors.append(f"{key}.foreach: one variable at a time, got {', '.join(foreach)}")
+    variable, values = next(iter(foreach.items()), (None, [None]))
+    if not isinstance(values, list):
+        errors.append(f"{key}.foreach.{variable}: expected a list, got {values!r}")
+        return
+    for value in values:
+        binding = {} if variable is None else {variable: value}
+        yield Step(
+            name=base if variable is None else f"{base}[{value}]", template=name, stage=str(body["stage"]),
+            inputs=resolve(dict(body.get("inputs") or {}), binding, f"{key}.inputs", errors) or {},
+            config=resolve(dict(body.get("config") or {}), binding, f"{key}.config", errors) or {},
+            resources=resolve(dict(body.get("resources") or {}), binding, f"{key}.resources", errors) or {},
+            binding=binding, round=scope.round,
+        )  # fmt: skip
+
+
+def _link(step: Step, steps: Mapping[str, Step], recipe: Mapping, count: int, errors: list[str]) -> None:
+    """Turn the strings in `step.inputs` into references."""
+    linked: dict[str, Any] = {}
+    for slot, value in step.inputs.items():
+        key = f"steps.{step.template}.inputs.{slot}"
+        many = isinstance(value, list) or (isinstance(value, str) and "*" in value)
+        found = [r for item in (value if isinstance(value, list) else [value]) for r in _refs(item, step, steps, recipe, count, key, errors)]
+        if found or many:
+            linked[slot] = found if many else found[0]
+    step.inputs = linked
+
+
+def _refs(item: Any, step: Step, steps: Mapping[str, Step], recipe: Mapping, count: int, key: str, errors: list[str]) -> list[Any]:
+    if isinstance(item, Mapping):
+        return [dict(item)]
+    if not isinstance(item, str):
+        errors.append(f"{key}: {item!r} is neither a step nor a mapping")
+        return []
+    if item == "*":
+        return [Ref(name) for name, other in steps.items() if other.stage != "report"]
+    name = _scoped(item, step.round, recipe, steps, count, key, errors)
+    if name is None:
+        return []
+    if name.endswith("[*]"):
+        matches = [n for n in steps if re.fullmatch(re.escape(name[:-3]) + r"\[.*\]", n)]
+    else:
+        matches = [name] if name in steps else []
+    if not matches:
+        errors.append(f"{key}: there is no step {item!r}{nearest(item, [*templates(recipe), *steps])}")
+    return [Ref(match) for match in matches]
+
+
+def _scoped(item: str, number: int | None, recipe: Mapping, steps: Mapping, count: int, key: str, errors: list[str]) -> str | None:
+    """The unrolled name that `item` means in round `number` (None: outside); None if it means nothing there."""
+    rounds = recipe.get("rounds") or {}
+    where, _, rest = item.partition(".")
+    if where in ("previous", "initial") and rest:
+        if number is None:
+            errors.append(f"{key}: {item!r} has a meaning only inside `rounds`")
+            return None
+        head = rest.partition("[")[0]
+        if head not in rounds["steps"] and head not in (rounds.get("init") or {}):
+            errors.append(f"{key}: there is no step {rest!r} in `rounds`{nearest(head, rounds['steps'])}")
+            return None
+        if where == "previous" and number > 1:
+            return _with_round(rest, number - 1)
+        return (rounds.get("init") or {}).get(rest)
+    if item in steps:
+        return item
+    if item.partition("[")[0] in (rounds.get("steps") or {}) and count:
+        return _with_round(item, number or count)
+    return item
+
+
+def _with_round(name: str, number: int) -> str:
+    head, bracket, rest = name.partition("[")
+    return f"{head}.r{number}{bracket}{rest}"
+
+
+def _guard(steps: Mapping[str, Step]) -> None:
+    """Steps of a round wait for, and obey, the guards of all earlier rounds."""
+    guards = [s for s in steps.values() if s.stage == "select" and s.round]
+    for step in steps.values():
+        if step.round:
+            step.guards = [g.name for g in guards if (g.round or 0) < step.round]
+
+
+def _ordered(steps: Mapping[str, Step], errors: list[str]) -> list[Step]:
+    graph = {name: [r for r in step.refs() if r in steps] for name, step in steps.items()}
+    try:
+        order = list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        errors.append(f"steps: a cycle: {' -> '.join(reversed(error.args[1]))}; a step cannot wait for itself")
+        return []
+    return [steps[name] for name in order]

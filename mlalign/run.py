@@ -1,0 +1,201 @@
+"""Carry out a plan: write each step's configuration, run what is not done, and say what happened.
+
+Reads a Plan; writes `runs/NAME/` (`plan.json`, `config.yaml`, links in `steps/`, `report/`) and, through the steps, the store.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlalign import stage, store
+from mlalign.errors import UserError
+from mlalign.launch import local
+from mlalign.plan import Node, Plan, state
+from mlalign.progress import Display
+
+LOG_TAIL = 15
+
+
+def run(plan: Plan, display: Display) -> int:
+    """Run a plan with the local launcher, or go on with it; returns the exit status (0, or 75 when stopped on request)."""
+    if problems := plan.problems():
+        raise UserError(*problems)
+    _check_launcher(plan.settings.root["launcher"]["name"])
+    _open_run(plan)
+    selected = _selection(plan)
+    _force(plan, selected)
+    for number, node in enumerate(plan.nodes, 1):
+        if node.name not in selected["run"]:
+            continue
+        status = _step(plan, node, display, f"[{number}/{len(plan.nodes)}]")
+        if status:
+            return status
+    _publish_report(plan)
+    return 0
+
+
+def _check_launcher(name: str) -> None:
+    if name == "local":
+        return
+    missing = "" if shutil.which("sbatch") else " and Slurm's `sbatch` is not on the PATH"
+    raise UserError(f"launcher: {name!r} cannot submit in this version{missing}; choose launcher=local (inside an allocation: srun mlalign run …)")
+
+
+def _open_run(plan: Plan) -> None:
+    """Make or re-open the run's directory; another recipe's is refused."""
+    told = plan.run_dir / "plan.json"
+    if told.is_file() and (other := store.read_json(told)["recipe"]) != plan.recipe:
+        raise UserError(f"name: {plan.run_dir} belongs to recipe {other!r}, not {plan.recipe!r}; give this run another name=")
+    (plan.run_dir / "steps").mkdir(parents=True, exist_ok=True)
+    store.write_json(told, describe(plan))
+    settings = {**plan.settings.root, "recipe": plan.settings.recipe}
+    (plan.run_dir / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    for link in (plan.run_dir / "steps").iterdir():
+        link.unlink()
+    for node in plan.nodes:
+        (plan.run_dir / "steps" / node.name).symlink_to(os.path.relpath(plan.store.root / node.artifact, plan.run_dir / "steps"))
+
+
+def describe(plan: Plan) -> dict:
+    """The plan as JSON: every step with its stage, fingerprint, artifact, inputs and resources."""
+    steps = [
+        {"step": n.name, "stage": n.step.stage, "fingerprint": n.fingerprint, "artifact": n.artifact, "round": n.step.round,
+         "inputs": sorted({s["step"] for s in n.sources()}), "resources": n.resources}
+        for n in plan.nodes
+    ]  # fmt: skip
+    return {"recipe": plan.recipe, "name": plan.name, "languages": plan.settings.root["languages"], "steps": steps}
+
+
+def _selection(plan: Plan) -> dict[str, set[str]]:
+    """Which steps to run and which to compute anew, from `only=`, `from=` and `force=`."""
+    controls = plan.settings.controls
+    only, begin, force = (_names(plan, controls.get(c)) for c in ("only", "from", "force"))
+    anew = set(force)
+    if begin:
+        anew |= begin | _downstream(plan, begin)
+    wanted = only or {n.name for n in plan.nodes}
+    return {"run": wanted, "anew": anew & wanted if only else anew}
+
+
+def _names(plan: Plan, value: Any) -> set[str]:
+    asked = {str(v) for v in (value if isinstance(value, list) else [value] if value is not None else [])}
+    return {n.name for n in plan.nodes if {n.name, n.step.template, n.name.partition("[")[0]} & asked}
+
+
+def _downstream(plan: Plan, names: set[str]) -> set[str]:
+    found = set(names)
+    for node in plan.nodes:
+        if any(source["step"] in found for source in node.sources()):
+            found.add(node.name)
+    return found
+
+
+def _force(plan: Plan, selected: dict[str, set[str]]) -> None:
+    for node in plan.nodes:
+        if node.name in selected["anew"]:
+            plan.store.retire(node.step.stage, node.fingerprint)
+
+
+def _step(plan: Plan, node: Node, display: Display, number: str) -> int:
+    """Bring one step to its end unless it is there already; returns 0 or the exit status to end with."""
+    now, why = state(node, plan.store)
+    if now in ("done", "skipped"):
+        display.line(f"{number} {node.name}: {'reused' if now == 'done' else 'skipped before'}")
+        return 0
+    if now == "damaged":
+        raise UserError(f"{node.name}: {why}; put the file back, or compute the step again with force={node.step.template}")
+    if now == "stale":
+        display.line(f"{number} {node.name}: stale ({why}), computed again")
+        plan.store.retire(node.step.stage, node.fingerprint)
+    _check_inputs(plan, node)
+    return _execute(plan, node, display, number)
+
+
+def _check_inputs(plan: Plan, node: Node) -> None:
+    for source in node.sources():
+        if not (plan.store.root / source["artifact"] / "manifest.json").is_file():
+            raise UserError(f"{node.name}: its input {source['step']} is not there yet; run without only=, or with from={source['step']}")
+
+
+def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
+    partial = prepare(plan, node)
+    log = partial / "logs" / "step.log"
+    started, begins = time.monotonic(), log.stat().st_size if log.exists() else 0
+    display.begin(f"{number} {node.name}", partial)
+    status = local.run(partial / "config.yaml", node.resources, log, display.tick)
+    seconds = time.monotonic() - started
+    final = plan.store.root / node.artifact
+    if (final / "manifest.json").is_file():
+        display.end(f"{number} {node.name}: {_outcome(final)} in {seconds:.1f} s")
+        return 0
+    display.end(f"{number} {node.name}: {'stopped' if status == stage.STOPPED else 'failed'} after {seconds:.1f} s")
+    if status == stage.STOPPED:
+        display.line("state saved; run the same command again to continue")
+        return stage.STOPPED
+    raise UserError(_explain(node, status, log, begins))
+
+
+def prepare(plan: Plan, node: Node) -> Path:
+    """Make the partial artifact of a step with its resolved configuration; returns its directory."""
+    partial = plan.store.partial(node.step.stage, node.fingerprint)
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / "STOP").unlink(missing_ok=True)
+    told = {
+        "step": node.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
+        "inputs": node.inputs, "guards": node.guards, "resources": node.resources,
+        "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round}, "git_commit": _commit(),
+    }  # fmt: skip
+    temporary = partial / f"config.yaml.{os.getpid()}.tmp"
+    temporary.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.replace(partial / "config.yaml")
+    return partial
+
+
+def _commit() -> str | None:
+    """The commit of mlalign's own checkout, with `+` if it has local changes; None when installed from a wheel."""
+    here = Path(__file__).parent.parent
+    if not (here / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return None
+
+
+def _outcome(final: Path) -> str:
+    manifest = store.read_json(final / "manifest.json")
+    if manifest["status"] == "skipped":
+        return f"skipped ({manifest['skipped_because']})"
+    kept, dropped = sum(manifest["rows_by_language"].values()), sum(sum(by.values()) for by in manifest["dropped"].values())
+    counts = f", {kept} rows" if kept else ""
+    return f"done{counts}" + (f", {dropped} dropped" if dropped else "")
+
+
+def _explain(node: Node, status: int, log: Path, begins: int) -> str:
+    """What a failed step said: its own message, or the end of its log."""
+    with open(log, "rb") as f:
+        f.seek(begins)
+        lines = f.read().decode("utf-8", errors="replace").splitlines()
+    said = next((i for i in reversed(range(len(lines))) if lines[i].startswith("error: ")), None)
+    if status == 2 and said is not None:
+        return f"{node.name}: " + "\n".join(lines[said:]).removeprefix("error: ") + f"\n(log: {log})"
+    ended = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    hint = "; killed by signal 9 often means out of memory" if status in (-9, 137) else ""
+    return f"{node.name} {ended}{hint}; the end of {log}:\n" + "\n".join(f"  {line}" for line in lines[-LOG_TAIL:])
+
+
+def _publish_report(plan: Plan) -> None:
+    """`runs/NAME/report` points to the report's artifact."""
+    reports = [n for n in plan.nodes if n.step.stage == "report" and (plan.store.root / n.artifact / "manifest.json").is_file()]
+    if reports:
+        link = plan.run_dir / "report"
+        with contextlib.suppress(FileNotFoundError):
+            link.unlink()
+        link.symlink_to(os.path.relpath(plan.store.root / reports[-1].artifact, plan.run_dir))

@@ -1,0 +1,177 @@
+"""What a stage receives and what it writes to.
+
+A stage is one module in `mlalign/stages/` with
+
+    VERSION: int                     raised when its meaning changes
+    KIND: str                        what it writes: rows | model | scores | metrics | report
+    SLOTS: dict[str, str]            input slot -> "rows", "model", "scorer" or "any"; "?" after it: optional, "*": several
+    SHARDED: str | None              the slot whose shards it works through, one output shard for each
+    DISTRIBUTED: bool                may run as several ranks under torchrun
+    Config: dataclass                its configuration (mlalign.schema); heavy imports happen inside `run`
+    run(cfg, inputs, out) -> None    reads `inputs`, writes below `out.path`; returns when complete, raises Stopped if asked to stop
+
+`packages(cfg) -> list[str]`, optional, names the packages that `run` will import.
+"""
+
+import dataclasses
+import importlib
+import os
+import pkgutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mlalign.errors import UserError, nearest
+from mlalign.store import Artifact, Store, Tally, read_json, write_json
+
+STOPPED = 75  # exit status of a step that saved its state because it was asked to stop (EX_TEMPFAIL)
+
+
+class Stopped(Exception):
+    """A stage was asked to stop and has saved what it needs to go on."""
+
+
+def names() -> list[str]:
+    """All stages, by the files in `mlalign/stages/`."""
+    import mlalign.stages
+
+    return sorted(m.name for m in pkgutil.iter_modules(mlalign.stages.__path__) if not m.name.startswith("_"))
+
+
+def load(name: str) -> ModuleType:
+    if name not in names():
+        raise UserError(f"unknown stage {name!r}{nearest(name, names())}")
+    return importlib.import_module(f"mlalign.stages.{name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model as a stage gets it: a directory or hub id; `base` is set if and only if it is an adapter (on exactly that)."""
+
+    path: str
+    identity: str
+    revision: str | None = None
+    base: "Model | None" = None
+
+
+class Inputs:
+    """The resolved inputs of one step: slot -> artifact, external model, scorer settings, or a list of those."""
+
+    def __init__(self, store: Store, slots: Mapping[str, Any]):
+        self._store, self._slots = store, slots
+
+    def __contains__(self, slot: str) -> bool:
+        return self._slots.get(slot) not in (None, [])
+
+    def all(self, slot: str) -> list[Artifact | dict]:
+        """Everything in a slot: an Artifact for a step, a dictionary for something external."""
+        value = self._slots.get(slot) or []
+        return [self._open(v) for v in (value if isinstance(value, list) else [value])]
+
+    def artifact(self, slot: str) -> Artifact:
+        return self.artifacts(slot)[0]
+
+    def artifacts(self, slot: str) -> list[Artifact]:
+        """The artifacts in a slot, without those of skipped steps."""
+        found = [a if isinstance(a, Artifact) else Artifact(Path(a["path"])) for a in self.all(slot)]
+        return [a for a in found if not (a.path / "manifest.json").exists() or not a.skipped]
+
+    def rows(self, slot: str) -> Path:
+        return self.artifact(slot).path
+
+    def model(self, slot: str) -> Model:
+        """The model in a slot; a `select` artifact stands for what it selected."""
+        return self.models(slot)[0]
+
+    def models(self, slot: str) -> list[Model]:
+        return [self._model(v) for v in self.all(slot)]
+
+    def scorers(self, slot: str) -> list[dict]:
+        """Scorer settings: `{"family", "name", …}`; a reward model becomes `{"family": "classifier", "path", "name"}`."""
+        return [self._scorer(v) for v in self.all(slot)]
+
+    def _open(self, value: Mapping) -> Artifact | dict:
+        if "artifact" in value:
+            return Artifact(self._store.root / value["artifact"], value["step"], value.get("binding", {}))
+        return dict(value)
+
+    def _scorer(self, value: Artifact | dict) -> dict:
+        if isinstance(value, Artifact):
+            model = self._model(value)
+            base = {"base": model.base.path} if model.base else {}
+            return {"family": "classifier", "name": value.step, "path": model.path, **base, **value.binding}
+        return {"name": value["family"], **value}
+
+    def _model(self, value: Artifact | dict) -> Model:
+        if isinstance(value, dict):
+            return external_model(value)
+        value = selected(value)
+        return local_model(value.path / "model", identity=value.manifest["content_digest"])
+
+
+def selected(artifact: Artifact) -> Artifact:
+    """Follow `selected.json` of `select` artifacts to the artifact they chose."""
+    pointer = artifact.path / "selected.json"
+    while pointer.is_file():
+        chosen = read_json(pointer)
+        artifact = Artifact(artifact.path.parent / chosen["artifact"], chosen["step"], chosen.get("binding", {}))
+        pointer = artifact.path / "selected.json"
+    return artifact
+
+
+def external_model(value: Mapping) -> Model:
+    """`{path, revision, identity}` of a recipe; `path` is a directory, an artifact, a run's step, or a hub id."""
+    path = Path(value["path"]).expanduser()
+    identity = value.get("identity", str(path))
+    if (path / "selected.json").is_file() or (path / "model").is_dir():
+        path = selected(Artifact(path.resolve())).path / "model"
+    if path.is_dir():
+        return local_model(path, identity)
+    return Model(value["path"], identity, value.get("revision"))
+
+
+def local_model(path: Path, identity: str) -> Model:
+    adapter = path / "adapter_config.json"
+    if not adapter.is_file():
+        return Model(str(path), identity)
+    told = read_json(adapter)["base_model_name_or_path"]
+    base = Path(told) if Path(told).is_absolute() else (path / told)
+    return Model(str(path), identity, base=local_model(base.resolve(), str(base)) if base.is_dir() else Model(told, told))
+
+
+class Output:
+    """Where a step writes: `path` (the partial artifact), counts, progress, and notes for the manifest."""
+
+    def __init__(self, path: Path, store: Store, step: str = "", part: tuple[int, int] = (0, 1), run: Mapping | None = None):
+        self.path, self.store, self.step, self.part, self.run = path, store, step, part, dict(run or {})
+        self.tally = Tally()
+        self.notes: dict[str, Any] = {}
+        self._written = 0.0
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that writes files."""
+        return os.environ.get("RANK", "0") == "0"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where trainers keep what they need to resume; not part of the finished artifact."""
+        return self.path / "checkpoints"
+
+    def progress(self, done: int, total: int, unit: str, *, force: bool = False) -> None:
+        """Tell `mlalign status` how far this step is (at most once a second)."""
+        now = time.monotonic()
+        if self.is_main and (force or now - self._written >= 1 or done >= total):
+            self._written = now
+            languages = dict(self.tally.rows)
+            write_json(self.path / "progress.json", {"done": done, "total": total, "unit": unit, "by_language": languages, "time": time.time()})
+
+    def should_stop(self) -> bool:
+        """Whether the run was asked to stop (a file named STOP in the partial artifact)."""
+        return (self.path / "STOP").exists()
+
+    def note(self, **values: Any) -> None:
+        """Add keys to the manifest."""
+        self.notes.update(values)

