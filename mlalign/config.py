@@ -4,6 +4,7 @@ All mistakes are collected and reported together, each with its full key and the
 """
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -89,6 +90,8 @@ def load(argv: Sequence[str], recipe: Mapping | None = None) -> Settings:
 
     Raises: UserError with every mistake found.
     """
+    if importlib.util.find_spec("hydra") is None:
+        raise UserError("the package 'hydra-core' is not installed; recipes need it: pip install 'mlalign[train]'")
     errors: list[str] = []
     overrides = _parse(argv, errors)
     controls = {o.key[0]: o.value for o in overrides if o.key[0] in CONTROLS}

@@ -1,0 +1,112 @@
+"""Imports point one way, light modules stay light, and every module can be imported."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+from conftest import PROJECT
+
+import mlalign
+import reward_models
+
+LIGHT = ("languages", "rows", "shards", "store", "errors", "schema", "engine")
+# What a part of mlalign may import of mlalign, besides LIGHT.
+ALLOWED = {
+    "languages": ("errors",),
+    "rows": ("errors",),
+    "errors": (),
+    "schema": ("errors",),
+    "store": ("errors",),
+    "shards": ("errors", "store"),
+    "stage": ("errors", "store"),
+    "engine": (*LIGHT, "stage"),
+    "data": LIGHT,
+    "pairing": LIGHT,
+    "losses": LIGHT,
+    "metrics": LIGHT,
+    "modelling": (*LIGHT, "stage"),
+    "training": (*LIGHT, "stage", "modelling"),
+    "stages": (*LIGHT, "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling"),
+    "step": (*LIGHT, "stage"),
+    "launch": (*LIGHT, "stage"),
+}
+HEAVY = ("torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft", "lingua", "pyarrow", "numpy")
+
+
+def modules(package):
+    return [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".") if not m.name.endswith("__main__")]
+
+
+def imported(path):
+    """Every module that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
+def parts_of_mlalign(path):
+    """Which parts (`rows`, `engine`, `stages`, …) of mlalign a file imports."""
+    names = {p.stem for p in (PROJECT / "mlalign").iterdir()}
+    for name in imported(path):
+        words = name.split(".")
+        if words[0] == "mlalign" and len(words) > 1 and words[1] in names:
+            yield words[1]
+
+
+FILES = sorted((PROJECT / "mlalign").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PROJECT)))
+def test_imports_point_one_way(path):
+    part = path.relative_to(PROJECT / "mlalign").parts[0].removesuffix(".py")
+    if part in ALLOWED:
+        assert set(parts_of_mlalign(path)) - {part} <= set(ALLOWED[part])
+
+
+def test_stages_never_import_stages():
+    for path in sorted((PROJECT / "mlalign" / "stages").glob("*.py")):
+        assert not [n for n in imported(path) if n.startswith("mlalign.stages")], path.name
+
+
+def test_reward_models_imports_only_light_parts():
+    for path in sorted((PROJECT / "reward_models").rglob("*.py")):
+        assert set(parts_of_mlalign(path)) <= {"languages", "rows", "engine", "shards", "errors"}, path.name
+
+
+@pytest.mark.parametrize("name", [*modules(mlalign), *modules(reward_models)])
+def test_every_module_can_be_imported(name):
+    assert importlib.import_module(name).__doc__ or name.count(".") > 1
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False)
+
+
+def test_planning_imports_nothing_heavy():
+    stages = [n for n in modules(mlalign) if n.startswith("mlalign.stages")]
+    code = f"import sys, mlalign.cli, mlalign.plan, mlalign.run, mlalign.show, {', '.join(stages)}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = run_python(code)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_light_dependency_set_is_enough_to_import():
+    """Everything that needs no training imports with trl, deepspeed, hydra, vllm and datasets absent."""
+    code = f"""
+import sys
+for name in ("trl", "deepspeed", "hydra", "omegaconf", "vllm", "datasets"):
+    sys.modules[name] = None
+import importlib
+for name in {modules(mlalign) + modules(reward_models)!r}:
+    importlib.import_module(name)
+from mlalign.cli import main
+assert main(["--help"]) == 0
+assert main(["run", "recipe=candidates"]) == 1
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert "mlalign[train]" in done.stderr

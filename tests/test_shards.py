@@ -1,0 +1,77 @@
+import pytest
+
+from mlalign import rows, shards, store
+
+
+def row(i, language="eng_Latn"):
+    return {"id": f"{language}{i}", "group_id": str(i), "prompt_lang": language, "source": "s", "origin": "native", "split": "train", "text": f"text {i}"}
+
+
+@pytest.fixture
+def source(tmp_path):
+    with rows.ShardWriter(tmp_path / "in", "text", shard_rows=4) as writer:
+        writer.write_all(row(i, language) for language in ("eng_Latn", "swh_Latn") for i in range(6))
+    return rows.shards(tmp_path / "in")
+
+
+def copy(source, target, tally):
+    found = rows.read_shard(source)
+    for r in found:
+        tally.keep(r["prompt_lang"])
+    rows.write_shard(target, "text", found)
+
+
+def run(source, partial, the_store, work=copy, **more):
+    partial.mkdir(parents=True, exist_ok=True)
+    return shards.run_shards(source, partial, the_store, {"stage": "copy", "version": 1}, work, **more)
+
+
+def test_a_shard_has_one_language_and_split(source):
+    assert [p.name for p in source] == [
+        "eng_Latn.train.00000.parquet", "eng_Latn.train.00001.parquet", "swh_Latn.train.00000.parquet", "swh_Latn.train.00001.parquet",
+    ]  # fmt: skip
+    assert [r["id"] for r in rows.read(source[0].parent.parent, languages=["swh_Latn"])] == [f"swh_Latn{i}" for i in range(6)]
+
+
+def test_finished_shards_are_not_computed_again(tmp_path, source):
+    the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
+    stops = iter([False, False, True])
+    assert not run(source, partial, the_store, should_stop=lambda: next(stops))
+    assert len(shards.pending(source, partial)) == 2
+    seen = []
+    assert run(source, partial, the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    assert seen == [p.name for p in source[2:]]
+    assert shards.total(source, partial).to_dict()["rows"] == {"eng_Latn": 6, "swh_Latn": 6}
+
+
+def test_another_artifact_links_equal_shards(tmp_path, source):
+    the_store = store.Store(tmp_path / "store")
+    run(source[:2], tmp_path / "store" / "a.partial", the_store)
+    seen = []
+    run(source, tmp_path / "store" / "b.partial", the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    assert seen == [p.name for p in source[2:]]
+    one, other = (tmp_path / "store" / x / "rows" / source[0].name for x in ("a.partial", "b.partial"))
+    assert one.stat().st_ino == other.stat().st_ino
+
+
+def test_a_shard_that_comes_to_nothing_is_done(tmp_path, source):
+    partial = tmp_path / "store" / "a.partial"
+    nothing = lambda s, t, tally: tally.drop("all", "eng_Latn", 4)  # noqa: E731
+    assert run(source[:1], partial, store.Store(tmp_path / "store"), work=nothing)
+    assert shards.pending(source[:1], partial) == []
+    other = tmp_path / "store" / "b.partial"
+    assert run(source[:1], other, store.Store(tmp_path / "store"), work=None)
+    assert shards.total(source[:1], other).dropped["all"] == {"eng_Latn": 4}
+
+
+def test_shard_bytes_depend_on_rows_alone(tmp_path):
+    rows.write_shard(tmp_path / "a.parquet", "text", [row(0)])
+    rows.write_shard(tmp_path / "b.parquet", "text", [row(0)])
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_seeds_and_ids_are_stable():
+    assert rows.row_id("hh", "1", "eng_Latn") == rows.row_id("hh", "1", "eng_Latn") != rows.row_id("hh", "1", "swh_Latn")
+    seeds = {rows.seed_of(rows.candidate_id("a", "sampler", i)) for i in range(1000)}
+    assert len(seeds) == 1000
+    assert all(0 <= s < 2**31 for s in seeds)

@@ -1,0 +1,127 @@
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlalign import store
+from mlalign.errors import UserError
+
+
+@pytest.fixture
+def partial(tmp_path):
+    path = tmp_path / "sft-0123456789abcdef.partial"
+    path.mkdir()
+    return path
+
+
+def test_fingerprint_ignores_key_order_and_sees_values():
+    assert store.fingerprint({"a": 1, "b": [1, 2]}) == store.fingerprint({"b": [1, 2], "a": 1})
+    assert store.fingerprint({"a": 1}) != store.fingerprint({"a": 2})
+
+
+def test_tallies_add_up():
+    a, b = store.Tally(), store.Tally()
+    a.keep("eng_Latn", 2)
+    a.drop("empty", "swh_Latn")
+    b.drop("empty", "swh_Latn", 2)
+    b.add("tokens", "eng_Latn", 7)
+    a.merge(b)
+    assert a.to_dict() == {"rows": {"eng_Latn": 2}, "dropped": {"empty": {"swh_Latn": 3}}, "sums": {"tokens": {"eng_Latn": 7}}}
+    assert store.Tally(a.to_dict()).to_dict() == a.to_dict()
+
+
+def test_finish_publishes_only_content_and_the_manifest_last(partial):
+    (partial / "logs").mkdir()
+    (partial / "logs" / "step.log").write_text("told")
+    (partial / "rows").mkdir()
+    (partial / "rows" / "a.txt").write_text("abc")
+    final = store.finish(partial, {"status": "done", "finished": time.time()})
+    manifest = json.loads((final / "manifest.json").read_text())
+    assert list(manifest["files"]) == ["rows/a.txt"]
+    assert manifest["files"]["rows/a.txt"]["size"] == 3
+    assert not partial.exists()
+    assert store.damage(final, manifest) is None
+
+
+@pytest.mark.parametrize(("text", "told"), [("abcd", "4 bytes"), ("xyz", "was changed")])
+def test_damage_names_the_file(partial, text, told):
+    (partial / "a.txt").write_text("abc")
+    final = store.finish(partial, {"status": "done", "finished": time.time() - 100})
+    (final / "a.txt").write_text(text)
+    assert told in store.damage(final, store.read_json(final / "manifest.json"))
+    (final / "a.txt").unlink()
+    assert "is missing" in store.damage(final, store.read_json(final / "manifest.json"))
+
+
+def test_a_living_owner_is_not_replaced(partial):
+    with store.claim(partial):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .* is working on this step"), store.claim(partial):
+            pass
+        assert [o["pid"] for o in store.owners(partial)] == [os.getpid()]
+    assert store.owners(partial) == []
+    with store.claim(partial):
+        pass
+
+
+def test_a_dead_owner_is_replaced(partial):
+    code = f"from pathlib import Path; from mlalign import store; import os\nwith store.claim(Path({str(partial)!r})): os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert (partial / "claims" / "step").exists()
+    with store.claim(partial):
+        pass
+
+
+def test_a_claim_of_another_host_dies_when_it_is_not_touched(partial):
+    path = partial / "claims" / "step"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1", "job": None}))
+    with pytest.raises(UserError, match="elsewhere"), store.claim(partial):
+        pass
+    long_ago = time.time() - store.STALE_S - 1
+    os.utime(path, (long_ago, long_ago))
+    with store.claim(partial):
+        pass
+
+
+def _contend(partial, start, results):
+    start.wait()
+    try:
+        with store.claim(partial):
+            results.put("won")
+            time.sleep(0.5)
+    except UserError:
+        results.put("lost")
+
+
+def test_one_of_many_wins_a_claim(partial):
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Event(), context.Queue()
+    processes = [context.Process(target=_contend, args=(partial, start, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    time.sleep(1)
+    start.set()
+    for process in processes:
+        process.join()
+    assert sorted(results.get() for _ in processes) == ["lost", "lost", "lost", "won"]
+
+
+def test_retire_puts_aside(tmp_path, partial):
+    (partial / "a.txt").write_text("abc")
+    store.finish(partial, {"status": "done", "finished": 0})
+    the_store = store.Store(tmp_path)
+    fingerprint = "0123456789abcdef"
+    assert the_store.done("sft", fingerprint)
+    the_store.retire("sft", fingerprint)
+    assert not the_store.done("sft", fingerprint)
+    assert (tmp_path / "sft-0123456789abcdef.replaced" / "a.txt").read_text() == "abc"
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="manifest.json: cannot be read as JSON"):
+        store.read_json(tmp_path / "manifest.json")
