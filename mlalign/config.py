@@ -49,6 +49,7 @@ class Settings:
     controls: dict[str, Any]
     use: dict[str, str]
     folders: list[Path]
+    errors: list[str]
 
     @cached_property
     def _tree(self) -> Any:
@@ -88,7 +89,9 @@ class Settings:
 def load(argv: Sequence[str], recipe: Mapping | None = None) -> Settings:
     """Compose the configuration that `key=value` arguments ask for. `recipe` stands in for `recipe=NAME`.
 
-    Raises: UserError with every mistake found.
+    Mistakes are left in `errors` of the result, for the planner to report together with its own.
+
+    Raises: UserError where nothing can be composed (no recipe, no such folder, unreadable YAML).
     """
     if importlib.util.find_spec("hydra") is None:
         raise UserError("the package 'hydra-core' is not installed; recipes need it: pip install 'mlalign[train]'")
@@ -97,14 +100,12 @@ def load(argv: Sequence[str], recipe: Mapping | None = None) -> Settings:
     controls = {o.key[0]: o.value for o in overrides if o.key[0] in CONTROLS}
     folders = search_path(controls.get("conf_dir"), errors)
     choices = _choices(overrides, folders, errors, needs_recipe=recipe is None)
-    if errors:
+    if any(e.startswith(("recipe:", "conf_dir:")) for e in errors):
         raise UserError(*errors)
     root = _compose(choices, folders)
-    settings = _assemble(root, dict(recipe or root["recipe"] or {}), choices, controls, folders)
+    settings = _assemble(root, dict(recipe or root["recipe"] or {}), choices, controls, folders, errors)
     _apply(settings, overrides, errors)
     _check_groups(settings, errors)
-    if errors:
-        raise UserError(*errors)
     return settings
 
 
@@ -211,12 +212,12 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from None
 
 
-def _assemble(root: dict, recipe: dict, choices: dict, controls: dict, folders: list[Path]) -> Settings:
+def _assemble(root: dict, recipe: dict, choices: dict, controls: dict, folders: list[Path], errors: list[str]) -> Settings:
     root = {k: v for k, v in root.items() if k != "recipe"}
     params = dict(recipe.get("params") or {})
     for group in ("data", "model"):
         params.update({k: v for k, v in (root[group].get("params") or {}).items() if k in params})
-    return Settings({**root, "params": params}, recipe, choices, {k: v for k, v in controls.items() if k != "conf_dir"}, {}, folders)
+    return Settings({**root, "params": params}, recipe, choices, {k: v for k, v in controls.items() if k != "conf_dir"}, {}, folders, errors)
 
 
 def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> None:

@@ -69,7 +69,7 @@ def build(settings: config.Settings) -> Plan:
 
     Raises: UserError with every mistake in languages, recipe, step configurations and inputs.
     """
-    errors: list[str] = []
+    errors = list(settings.errors)
     _normalise_languages(settings, errors)
     _check_controls(settings, errors)
     steps = unroll(settings.recipe, settings.resolve, errors)

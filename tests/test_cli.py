@@ -1,0 +1,129 @@
+"""The command line as people use it: what it says, how fast it answers, and what it never does (a traceback)."""
+
+import subprocess
+import sys
+
+import pytest
+
+TRAIN = "steps: {rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}, base: {stage: sft, inputs: {model: {path: '${model.path}'}, rows: rows}}}"
+
+
+def recipe(folder, text, name="mine"):
+    (folder / "recipe").mkdir(exist_ok=True)
+    (folder / "recipe" / f"{name}.yaml").write_text(text)
+    return [f"recipe={name}", f"conf_dir={folder}"]
+
+
+def refused(done, *told):
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    for text in told:
+        assert text in done.stderr, done.stderr
+    return done.stderr.strip().splitlines()
+
+
+def test_help_names_every_command_and_stage(mlalign):
+    done = mlalign("--help")
+    assert done.returncode == 0
+    for word in ("run", "plan", "status", "logs", "cancel", "recipes", "languages", "doctor", "prepare", "preference"):
+        assert word in done.stdout
+    assert mlalign().stdout == done.stdout
+
+
+@pytest.mark.parametrize("stage", ["prepare", "sft", "reward", "generate", "score", "pairs", "preference", "evaluate", "select", "report"])
+def test_every_stage_has_help(mlalign, stage):
+    done = mlalign(stage, "--help")
+    assert done.returncode == 0
+    assert "meaning" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["rnu"], "unknown command 'rnu'; did you mean 'run'"),
+        (["run"], "recipe: missing"),
+        (["run", "recipe=reuse_your_reward"], "there is no recipe 'reuse_your_reward'; did you mean 'reuse_your_rewards'"),
+        (["plan", "recipe=candidates", "scale=huge"], "scale: there is no scale 'huge'"),
+        (["plan", "recipe=candidates", "model=qwen3_8"], "did you mean 'qwen3_8b'"),
+        (["plan", "recipe=candidates", "model=./nowhere"], "there is no file or directory"),
+        (["plan", "recipe=candidates", "tempurature=1"], "tempurature: unknown key; did you mean 'temperature'"),
+        (["plan", "recipe=candidates", "steps.candidate.config.n=1"], "steps.candidate: the recipe has no such step; did you mean 'candidates'"),
+        (["plan", "recipe=candidates", "steps.candidates.config.nn=1"], "steps.candidates.config.nn: unknown key"),
+        (["plan", "recipe=candidates", "steps.candidates.config.engine.args.max_model_length=1"], "did you mean 'max_model_len'"),
+        (["plan", "recipe=candidates", "n=many"], "steps.candidates.config.n: expected a whole number, got 'many'"),
+        (["plan", "recipe=candidates", "languages=[swahilli]"], "wahili"),
+        (["plan", "recipe=candidates", "n=1,2"], "several values at once make a sweep"),
+        (["plan", "recipe=candidates", "n"], "n: expected key=value"),
+        (["plan", "recipe=candidates", "name=a/b"], "name: 'a/b' cannot be a directory's name"),
+        (["plan", "recipe=candidates", "conf_dir=nowhere"], "conf_dir: there is no folder"),
+        (["plan", "recipe=candidates", "only=candidatez"], "only: the recipe has no step 'candidatez'; did you mean 'candidates'"),
+        (["plan", "recipe=candidates", "use.promptz=x"], "use.promptz: the recipe has no such step; did you mean 'prompts'"),
+        (["plan", "recipe=iterative_dpo", "rounds=7"], "rounds.count: 7 is not possible"),
+        (["plan", "recipe=reuse_your_rewards", "deepspeed=zero9"], "there is no DeepSpeed configuration 'zero9'"),
+        (["plan", "recipe=reuse_your_rewards", "devices=0"], "resources.devices: expected a whole number from 1, got 0"),
+        (["plan", "recipe=candidates", "data.rooot=x"], "data.rooot: unknown key; did you mean 'root'"),
+        (["status", "name=none"], "there is no run 'none'"),
+        (["status", "nam=x"], "nam: unknown key; did you mean 'name'"),
+        (["logs"], "name: missing"),
+        (["run", "recipe=candidates", "launcher=slurm"], "launcher"),
+    ],
+)
+def test_mistakes_get_one_message_and_no_traceback(mlalign, arguments, told):
+    refused(mlalign(*arguments), told)
+
+
+def test_all_mistakes_are_reported_together(mlalign):
+    done = mlalign("plan", "recipe=reuse_your_rewards", "bta=1", "languages=[swahilli,eng]", "steps.policy.config.trainer.learning_rat=1", "scale=hue")
+    lines = refused(done, "bta", "learning_rat", "wahili", "scale")
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (TRAIN.replace("rows: rows}", "rows: rowz}"), "there is no step 'rowz'; did you mean 'rows'"),
+        (TRAIN.replace("stage: sft", "stage: stf"), "unknown stage 'stf'; did you mean 'sft'"),
+        (TRAIN.replace("rows: rows}", "row: rows}"), "steps.base.inputs.row: sft has no such input; did you mean 'rows'"),
+        (TRAIN.replace(", rows: rows}", "}"), "steps.base.inputs.rows: missing"),
+        (TRAIN.replace("rows: rows}", "rows: base}"), "a cycle"),
+        (TRAIN.replace("${model.path}", "${modle.path}"), "cannot be resolved"),
+        ("params: {n: 1}\nsteps: [", "configuration"),
+        ("params: {n: 1}", "the recipe has no steps"),
+        (
+            "steps: {rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}, marks: {stage: score, inputs: {rows: rows, scorers: [{model: x}]}}}",
+            "give `family` (a scorer), or the name of a step",
+        ),
+        (TRAIN.replace("kind: prompt", "kind: prompt, languages: [no]"), "quote"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_named(mlalign, tmp_path, text, told):
+    refused(mlalign("plan", *recipe(tmp_path, text)), told)
+
+
+def test_model_directory_without_tokenizer_or_config(mlalign, tmp_path):
+    (tmp_path / "model").mkdir()
+    refused(mlalign("plan", "recipe=candidates", "model=./model"), "is no model directory (no config.json")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    refused(mlalign("plan", "recipe=candidates", "model=./model"), "has no tokenizer")
+
+
+def test_another_recipes_run_directory_is_refused(mlalign, tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "plan.json").write_text('{"recipe": "other"}')
+    for command in ("plan", "run"):
+        refused(mlalign(command, "recipe=candidates", "name=mine"), "belongs to recipe 'other', not 'candidates'; give this run another name=")
+
+
+def test_paths_with_spaces_and_quotes(mlalign, tmp_path):
+    root = tmp_path / "a b's = [1]"
+    root.mkdir()
+    done = mlalign("plan", "recipe=candidates", f"root={root}")
+    assert done.returncode == 0, done.stderr
+    assert "a b" in done.stdout
+
+
+def test_help_and_errors_do_not_import_what_is_heavy():
+    code = "import sys; from mlalign.cli import main; main({}); print([m for m in ('torch', 'transformers', 'trl', 'vllm', 'datasets') if m in sys.modules])"
+    for arguments in (["--help"], ["plan", "recipe=reuse_your_rewards"], ["plan", "recipe=x"], ["plan", "recipe=iterative_dpo", "bta=1"]):
+        done = subprocess.run([sys.executable, "-c", code.format(arguments)], text=True, capture_output=True, check=False)
+        assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
