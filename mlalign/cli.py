@@ -90,7 +90,9 @@ def _one_stage(name: str, arguments: list[str]) -> int:
     rest = [_short(a, name, fields, module.SLOTS) for a in arguments]
     dry = "dry=true" in rest
     rest = [a for a in rest if a != "dry=true"]
-    return _run_or_plan([*rest, *([] if any(a.startswith("name=") for a in rest) else [f"name={name}"])], dry=dry, recipe={"steps": {name: body}})
+    return _run_or_plan(
+        [*rest, *([] if any(a.startswith("name=") for a in rest) else [f"name={name}"])], dry=dry, recipe={"steps": {name: body}}
+    )
 
 
 # Which list of a data file holds the sources of a kind of row.

@@ -103,7 +103,9 @@ def load(argv: Sequence[str], recipe: Mapping | None = None) -> Settings:
     if any(e.startswith(("recipe:", "conf_dir:")) for e in errors):
         raise UserError(*errors)
     root = _compose(choices, folders)
-    settings = _assemble(root, dict(recipe or root["recipe"] or {}), choices, controls, folders, errors)
+    body = dict(recipe or root["recipe"] or {})
+    controls.pop("conf_dir", None)
+    settings = Settings(_with_params(root, body), body, choices, controls, {}, folders, errors)
     _apply(settings, overrides, errors)
     _check_groups(settings, errors)
     return settings
@@ -207,17 +209,18 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
     picked = [f"{group}={name}" for group, name in choices.items()]
     try:
         with initialize_config_dir(str(folders[-1]), version_base=None):
-            return OmegaConf.to_container(compose("config", [*extra, *picked]), resolve=False)
+            composed: Any = OmegaConf.to_container(compose("config", [*extra, *picked]), resolve=False)
+            return composed
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from None
 
 
-def _assemble(root: dict, recipe: dict, choices: dict, controls: dict, folders: list[Path], errors: list[str]) -> Settings:
-    root = {k: v for k, v in root.items() if k != "recipe"}
+def _with_params(root: dict, recipe: Mapping) -> dict[str, Any]:
+    """The groups and values with the recipe's `params` beside them; data and model may replace what the recipe has."""
     params = dict(recipe.get("params") or {})
     for group in ("data", "model"):
         params.update({k: v for k, v in (root[group].get("params") or {}).items() if k in params})
-    return Settings({**root, "params": params}, recipe, choices, {k: v for k, v in controls.items() if k != "conf_dir"}, {}, folders, errors)
+    return {**{k: v for k, v in root.items() if k != "recipe"}, "params": params}
 
 
 def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mlalign.errors import UserError
 from mlalign.store import fingerprint, read_json, sha256, write_json
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -68,7 +69,9 @@ def check_model(path: Path, key: str) -> list[str]:
     if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
         problems.append(f"{key}: {path} is no model directory (no config.json, no adapter_config.json)")
     elif not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")):
-        problems.append(f"{key}: {path} has no tokenizer (tokenizer.json); save one there: AutoTokenizer.from_pretrained(…).save_pretrained(…)")
+        problems.append(
+            f"{key}: {path} has no tokenizer (tokenizer.json); save one there: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
     return problems
 
 
@@ -96,7 +99,7 @@ def _ask_hub(repository: str, revision: str | None, key: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
-        return HfApi().model_info(repository, revision=revision, timeout=10).sha
+        return str(HfApi().model_info(repository, revision=revision, timeout=10).sha)
     except HFValidationError:
         raise UserError(f"{key}: {repository!r} is neither a directory here nor a hub id (org/name)") from None
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:

@@ -27,8 +27,9 @@ MACRO = {
     "zho": "cmn",
 }  # fmt: skip
 # Individual languages that are named, and whose usual script is looked up, as their macrolanguage.
-NAMED_AS = {individual: macro for macro, individual in MACRO.items() if individual not in ("kmr", "nob")}
+NAMED_AS = {individual: macro for macro, individual in MACRO.items() if individual != "nob"}
 AMBIGUOUS = {"hbs": ("bos_Latn", "hrv_Latn", "srp_Cyrl", "srp_Latn")}
+WITHDRAWN = {"in": "id", "iw": "he", "ji": "yi", "jw": "jv", "mo": "ro"}
 NO_LANGUAGE = ("und", "mul", "mis", "zxx")
 RTL_SCRIPTS = frozenset("Adlm Arab Aran Hebr Mand Mend Nkoo Rohg Samr Syrc Thaa Yezi".split())
 TAG = re.compile(r"([a-z]{2,3})(?:-([a-z]{4}))?(?:-([a-z]{2}|[0-9]{3}))?", re.IGNORECASE)
@@ -46,7 +47,7 @@ def normalise(text: str) -> str:
         raise UserError(f"language {text!r}: expected a code such as swh_Latn, sw or zh-TW, or a name such as Swahili")
     tag = _from_tag(text.strip()) or _from_name(text.strip())
     if tag is None:
-        raise UserError(f"language {text!r}: unknown{nearest(text.strip(), _known_words())}")
+        raise UserError(f"language {text!r}: unknown{_nearest(text.strip())}")
     return _canonical(tag, text)
 
 
@@ -56,12 +57,18 @@ def _from_tag(text: str) -> "Language | None":
     match = TAG.fullmatch(text.replace("_", "-"))
     if match is None:
         return None
-    code = match[1].lower()
-    parts = [_two_letters().get(code, code), *(p for p in match.groups()[1:] if p)]
-    tag = langcodes.get("-".join(parts), normalize=False)
-    if not tag.is_valid():  # deprecated and bibliographic codes: iw, ger
-        tag = langcodes.get("-".join(parts), normalize=True)
+    language, script_, region = (part or "" for part in match.groups())
+    language = _current_code(language.lower())
+    tag = langcodes.Language.make(language, script=script_.title() or None, territory=region.upper() or None)
     return tag if tag.is_valid() else None
+
+
+def _current_code(code: str) -> str:
+    """`sw` for `swa`; `he` for the withdrawn `iw`; `de` for the bibliographic `ger`; others as they are."""
+    from langcodes.data_dicts import LANGUAGE_ALPHA3_BIBLIOGRAPHIC
+
+    bibliographic = {three: two for two, three in LANGUAGE_ALPHA3_BIBLIOGRAPHIC.items()}
+    return WITHDRAWN.get(code) or bibliographic.get(code) or _two_letters().get(code, code)
 
 
 def _from_name(text: str) -> "Language | None":
@@ -82,7 +89,7 @@ def _canonical(tag: "Language", text: str) -> str:
     code = MACRO.get(code, code)
     script_ = tag.script or _likely(code, None, tag.territory).script
     if tag.script is None and not _has_likely_script(code, tag.territory):
-        raise UserError(f"language {text!r}: its usual script is not known; write it, for example {code}_Latn or {code}_Arab")
+        raise UserError(f"language {text!r}: its usual script is not known; write it too, as in {code}_Latn or {code}_Arab")
     implied = _likely(code, script_, None).territory
     return f"{code}_{script_}" + (f"_{tag.territory}" if tag.territory not in (None, implied) else "")
 
@@ -111,14 +118,15 @@ def _lookup_code(code: str) -> str:
 def _two_letters() -> dict[str, str]:
     from langcodes.data_dicts import LANGUAGE_ALPHA3
 
-    return {three: two for two, three in LANGUAGE_ALPHA3.items()}
+    return {three: two for two, three in LANGUAGE_ALPHA3.items() if len(two) == 2 and two not in WITHDRAWN}
 
 
-def _known_words() -> list[str]:
-    """English names and codes to suggest from: the languages that have a code of two letters."""
+def _nearest(text: str) -> str:
+    """The nearest English names and codes, among the languages that have a code of two letters."""
     import langcodes
 
-    return [word for three, two in _two_letters().items() for word in (langcodes.get(two).display_name(), three, two)]
+    near = nearest(text, [word for three, two in _two_letters().items() for word in (langcodes.get(two).display_name(), three)])
+    return near if "did you mean" in near else "; write an ISO 639 code (sw, swh_Latn), an English name, or the name of a set"
 
 
 def script(code: str) -> str:
@@ -175,7 +183,7 @@ def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) ->
 
 def _with_sets(message: str, word: Any, sets: Mapping[str, list[str]]) -> str:
     near = nearest(word, sets) if isinstance(word, str) and ": unknown" in message else ""
-    return message + (near.replace("did you mean", "or the set") if "did you mean" in near else "")
+    return f"language or language set {word!r}: unknown{near}" if "did you mean" in near else message
 
 
 def sets(folder: Path) -> dict[str, list[str]]:

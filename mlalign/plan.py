@@ -96,7 +96,11 @@ def _run_name(name: Any) -> str:
 
 def _normalise_languages(settings: config.Settings, errors: list[str]) -> None:
     root = settings.root
-    value = root["languages"] if root["languages"] is not None else settings.resolve(root["data"].get("languages"), {}, "data.languages", errors)
+    value = (
+        root["languages"]
+        if root["languages"] is not None
+        else settings.resolve(root["data"].get("languages"), {}, "data.languages", errors)
+    )
     root["languages"] = resolve_languages(value, settings, "languages", errors)
 
 
@@ -181,7 +185,11 @@ class _Planner:
         guards = [self._artifact(g) for g in step.guards]
         resources = self._resources(step, module, key)
         missing = _missing_packages(module, cfg, key)
-        print_ = store.fingerprint(self._identity(module, step, cfg, inputs, guards, key))
+        hashed = self._hashed(module, cfg, key)
+        prints = {slot: [self._print_of(v, module, slot) for v in (i if isinstance(i, list) else [i])] for slot, i in inputs.items()}
+        stops = [self.nodes[g["step"]].fingerprint for g in guards]
+        identity_ = {"stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints, "guards": stops}
+        print_ = store.fingerprint(identity_)
         self.nodes[step.name] = Node(step, module, cfg, inputs, guards, resources, print_, missing)
 
     @staticmethod
@@ -268,18 +276,15 @@ class _Planner:
             self.errors.append(f"{key}.resources.devices: {step.stage} runs as one process, got {devices}")
         return out
 
-    def _identity(self, module: ModuleType, step: Step, cfg: Any, inputs: Mapping, guards: list[dict], key: str) -> dict:
+    def _hashed(self, module: ModuleType, cfg: Any, key: str) -> dict:
+        """What of a configuration is fingerprinted; a stage's `identity` puts the digests of files in the place of paths."""
         hashed = schema.hashed(cfg)
         if hasattr(module, "identity"):
             try:
                 hashed |= module.identity(cfg, self.digests.path)
             except UserError as error:
                 self.errors.extend(f"{key}.config.{m}" for m in error.messages)
-        prints = {slot: [self._print_of(v, module, slot) for v in (i if isinstance(i, list) else [i])] for slot, i in inputs.items()}
-        return {
-            "stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints,
-            "guards": [self.nodes[g["step"]].fingerprint for g in guards],
-        }  # fmt: skip
+        return hashed
 
     def _print_of(self, value: Mapping, module: ModuleType, slot: str) -> Any:
         """What an input adds to a fingerprint. Names matter where a stage writes them down (columns, tables)."""
@@ -292,7 +297,11 @@ class _Planner:
 
 def _missing_packages(module: ModuleType, cfg: Any, key: str) -> list[str]:
     needed: Iterable[str] = module.packages(cfg) if hasattr(module, "packages") else ()
-    return [f"{key}: the package {p!r} is not installed; {INSTALL.get(p, f'pip install {p}')}" for p in needed if importlib.util.find_spec(p) is None]
+    return [
+        f"{key}: the package {p!r} is not installed; {INSTALL.get(p, f'pip install {p}')}"
+        for p in needed
+        if importlib.util.find_spec(p) is None
+    ]
 
 
 INSTALL = {

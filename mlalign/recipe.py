@@ -77,8 +77,9 @@ def unroll(recipe: Mapping, resolve: Resolve, errors: list[str]) -> list[Step]:
         for name, body in scope.bodies.items():
             for step in _expand(name, body, scope, resolve, errors):
                 steps[step.name] = step
+    linker = _Linker(steps, recipe, scopes[0].count, errors)
     for step in steps.values():
-        _link(step, steps, recipe, scopes[0].count, errors)
+        linker.link(step)
     _guard(steps)
     return _ordered(steps, errors)
 
@@ -144,58 +145,66 @@ def _expand(name: str, body: Mapping, scope: _Scope, resolve: Resolve, errors: l
         )  # fmt: skip
 
 
-def _link(step: Step, steps: Mapping[str, Step], recipe: Mapping, count: int, errors: list[str]) -> None:
-    """Turn the strings in `step.inputs` into references."""
-    linked: dict[str, Any] = {}
-    for slot, value in step.inputs.items():
-        key = f"steps.{step.template}.inputs.{slot}"
-        many = isinstance(value, list) or (isinstance(value, str) and "*" in value)
-        found = [r for item in (value if isinstance(value, list) else [value]) for r in _refs(item, step, steps, recipe, count, key, errors)]
-        if found or many:
-            linked[slot] = found if many else found[0]
-    step.inputs = linked
+@dataclasses.dataclass
+class _Linker:
+    """Turns the strings in `inputs` into references, by the rules of `rounds` and `foreach`."""
 
+    steps: Mapping[str, Step]
+    recipe: Mapping
+    count: int
+    errors: list[str]
 
-def _refs(item: Any, step: Step, steps: Mapping[str, Step], recipe: Mapping, count: int, key: str, errors: list[str]) -> list[Any]:
-    if isinstance(item, Mapping):
-        return [dict(item)]
-    if not isinstance(item, str):
-        errors.append(f"{key}: {item!r} is neither a step nor a mapping")
-        return []
-    if item == "*":
-        return [Ref(name) for name, other in steps.items() if other.stage != "report"]
-    name = _scoped(item, step.round, recipe, steps, count, key, errors)
-    if name is None:
-        return []
-    if name.endswith("[*]"):
-        matches = [n for n in steps if re.fullmatch(re.escape(name[:-3]) + r"\[.*\]", n)]
-    else:
-        matches = [name] if name in steps else []
-    if not matches:
-        errors.append(f"{key}: there is no step {item!r}{nearest(item, [*templates(recipe), *steps])}")
-    return [Ref(match) for match in matches]
+    @property
+    def rounds(self) -> Mapping:
+        return self.recipe.get("rounds") or {}
 
+    def link(self, step: Step) -> None:
+        linked: dict[str, Any] = {}
+        for slot, value in step.inputs.items():
+            key = f"steps.{step.template}.inputs.{slot}"
+            many = isinstance(value, list) or (isinstance(value, str) and "*" in value)
+            items = value if isinstance(value, list) else [value]
+            found = [ref for item in items for ref in self._refs(item, step.round, key)]
+            if found or many:
+                linked[slot] = found if many else found[0]
+        step.inputs = linked
 
-def _scoped(item: str, number: int | None, recipe: Mapping, steps: Mapping, count: int, key: str, errors: list[str]) -> str | None:
-    """The unrolled name that `item` means in round `number` (None: outside); None if it means nothing there."""
-    rounds = recipe.get("rounds") or {}
-    where, _, rest = item.partition(".")
-    if where in ("previous", "initial") and rest:
+    def _refs(self, item: Any, number: int | None, key: str) -> list[Any]:
+        if isinstance(item, Mapping):
+            return [dict(item)]
+        if not isinstance(item, str):
+            self.errors.append(f"{key}: {item!r} is neither a step nor a mapping")
+            return []
+        if item == "*":
+            return [Ref(name) for name, other in self.steps.items() if other.stage != "report"]
+        where, _, rest = item.partition(".")
+        name = self._of_round(where, rest, number, key) if where in ("previous", "initial") and rest else self._here(item, number)
+        return [] if name is None else self._matching(name, item, key)
+
+    def _matching(self, name: str, item: str, key: str) -> list[Any]:
+        if name.endswith("[*]"):
+            matches = [n for n in self.steps if re.fullmatch(re.escape(name[:-3]) + r"\[.*\]", n)]
+        else:
+            matches = [name] if name in self.steps else []
+        if not matches:
+            self.errors.append(f"{key}: there is no step {item!r}{nearest(item, [*templates(self.recipe), *self.steps])}")
+        return [Ref(match) for match in matches]
+
+    def _of_round(self, where: str, rest: str, number: int | None, key: str) -> str | None:
+        """What `previous.REST` or `initial.REST` means in round `number` (None: outside rounds); None if it means nothing there."""
         if number is None:
-            errors.append(f"{key}: {item!r} has a meaning only inside `rounds`")
+            self.errors.append(f"{key}: '{where}.{rest}' has a meaning only inside `rounds`")
             return None
-        head = rest.partition("[")[0]
-        if head not in rounds["steps"] and head not in (rounds.get("init") or {}):
-            errors.append(f"{key}: there is no step {rest!r} in `rounds`{nearest(head, rounds['steps'])}")
+        head, init = rest.partition("[")[0], self.rounds.get("init") or {}
+        if head not in self.rounds["steps"] and head not in init:
+            self.errors.append(f"{key}: there is no step {rest!r} in `rounds`{nearest(head, self.rounds['steps'])}")
             return None
-        if where == "previous" and number > 1:
-            return _with_round(rest, number - 1)
-        return (rounds.get("init") or {}).get(rest)
-    if item in steps:
-        return item
-    if item.partition("[")[0] in (rounds.get("steps") or {}) and count:
-        return _with_round(item, number or count)
-    return item
+        return _with_round(rest, number - 1) if where == "previous" and number > 1 else init.get(rest)
+
+    def _here(self, item: str, number: int | None) -> str:
+        """The unrolled name of a step: one of this round, seen from outside one of the last round."""
+        of_round = item not in self.steps and item.partition("[")[0] in (self.rounds.get("steps") or {})
+        return _with_round(item, number or self.count) if of_round and self.count else item
 
 
 def _with_round(name: str, number: int) -> str:

@@ -97,9 +97,7 @@ def shard_name(language: str, split: str, index: int) -> str:
     return f"{language}.{split}.{index:05d}.parquet"
 
 
-def shards(
-    path: Path, split: str | None = None, languages: Sequence[str] | None = None
-) -> list[Path]:
+def shards(path: Path, split: str | None = None, languages: Sequence[str] | None = None) -> list[Path]:
     """The shard files of a rows artifact in a fixed order, optionally of one split and some prompt languages only."""
     folder = Path(path) / "rows"
     if not folder.is_dir():

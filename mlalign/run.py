@@ -45,7 +45,9 @@ def _check_launcher(name: str) -> None:
     if name == "local":
         return
     missing = "" if shutil.which("sbatch") else " and Slurm's `sbatch` is not on the PATH"
-    raise UserError(f"launcher: {name!r} cannot submit in this version{missing}; choose launcher=local (inside an allocation: srun mlalign run …)")
+    raise UserError(
+        f"launcher: {name!r} cannot submit in this version{missing}; choose launcher=local (inside an allocation: srun mlalign run …)"
+    )
 
 
 def _open_run(plan: Plan) -> None:

@@ -127,7 +127,7 @@ def _convert(hint: Any, value: Any, key: str, errors: list[str]) -> Any:
         if value not in args:
             errors.append(f"{key}: {value!r} is not possible{nearest(value, map(str, args))}")
         return value
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _build_dataclass(hint, value, key, errors)
     if origin is list and isinstance(value, list | tuple):
         return [_convert(args[0], v, f"{key}[{i}]", errors) for i, v in enumerate(value)]

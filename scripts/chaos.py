@@ -91,7 +91,9 @@ def compare(whole: Path, broken: Path) -> list[str]:
     one, other = manifests(whole), manifests(broken)
     names = sorted(name for name, m in one.items() if m["kind"] in COMPARED)
     print(f"comparing {len(names)} artifacts: {', '.join(names)}")
-    return [f"{n} differs from the unbroken run's" for n in names if n not in other or one[n]["content_digest"] != other[n]["content_digest"]]
+    return [
+        f"{n} differs from the unbroken run's" for n in names if n not in other or one[n]["content_digest"] != other[n]["content_digest"]
+    ]
 
 
 if __name__ == "__main__":

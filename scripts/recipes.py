@@ -1,8 +1,8 @@
 """Run recipes end to end at scale=tiny on the embedded default: `make recipes`.
 
-  python scripts/recipes.py                 every recipe
-  python scripts/recipes.py --share 0/3     every third, beginning with the first
-  python scripts/recipes.py rm_transfer     this one
+python scripts/recipes.py                 every recipe
+python scripts/recipes.py --share 0/3     every third, beginning with the first
+python scripts/recipes.py rm_transfer     this one
 """
 
 import argparse

@@ -47,7 +47,10 @@ def test_every_stage_has_help(mlalign, stage):
         (["plan", "recipe=candidates", "model=qwen3_8"], "did you mean 'qwen3_8b'"),
         (["plan", "recipe=candidates", "model=./nowhere"], "there is no file or directory"),
         (["plan", "recipe=candidates", "tempurature=1"], "tempurature: unknown key; did you mean 'temperature'"),
-        (["plan", "recipe=candidates", "steps.candidate.config.n=1"], "steps.candidate: the recipe has no such step; did you mean 'candidates'"),
+        (
+            ["plan", "recipe=candidates", "steps.candidate.config.n=1"],
+            "steps.candidate: the recipe has no such step; did you mean 'candidates'",
+        ),
         (["plan", "recipe=candidates", "steps.candidates.config.nn=1"], "steps.candidates.config.nn: unknown key"),
         (["plan", "recipe=candidates", "steps.candidates.config.engine.args.max_model_length=1"], "did you mean 'max_model_len'"),
         (["plan", "recipe=candidates", "n=many"], "steps.candidates.config.n: expected a whole number, got 'many'"),
@@ -73,7 +76,9 @@ def test_mistakes_get_one_message_and_no_traceback(mlalign, arguments, told):
 
 
 def test_all_mistakes_are_reported_together(mlalign):
-    done = mlalign("plan", "recipe=reuse_your_rewards", "bta=1", "languages=[swahilli,eng]", "steps.policy.config.trainer.learning_rat=1", "scale=hue")
+    done = mlalign(
+        "plan", "recipe=reuse_your_rewards", "bta=1", "languages=[swahilli,eng]", "steps.policy.config.trainer.learning_rat=1", "scale=hue"
+    )
     lines = refused(done, "bta", "learning_rat", "wahili", "scale")
     assert len(lines) == 4
 
@@ -111,7 +116,9 @@ def test_another_recipes_run_directory_is_refused(mlalign, tmp_path):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "plan.json").write_text('{"recipe": "other"}')
     for command in ("plan", "run"):
-        refused(mlalign(command, "recipe=candidates", "name=mine"), "belongs to recipe 'other', not 'candidates'; give this run another name=")
+        refused(
+            mlalign(command, "recipe=candidates", "name=mine"), "belongs to recipe 'other', not 'candidates'; give this run another name="
+        )
 
 
 def test_paths_with_spaces_and_quotes(mlalign, tmp_path):

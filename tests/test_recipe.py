@@ -39,7 +39,10 @@ LOOP = {
             "guard": {"stage": "select", "inputs": {"candidates": ["previous.policy", "policy"], "evidence": ["previous.guard"]}},
         },
     },
-    "finally": {"last": {"stage": "generate", "inputs": {"model": "guard", "rows": "rows"}}, "report": {"stage": "report", "inputs": {"steps": "*"}}},
+    "finally": {
+        "last": {"stage": "generate", "inputs": {"model": "guard", "rows": "rows"}},
+        "report": {"stage": "report", "inputs": {"steps": "*"}},
+    },
 }
 
 
@@ -86,7 +89,10 @@ def test_steps_come_in_an_order_that_can_run():
         ({"stepz": {}}, "stepz: unknown key; did you mean 'steps'"),
         ({"steps": {"a": {"stage": "sft", "input": {}}}}, "steps.a.input: unknown key; did you mean 'inputs'"),
         ({"steps": {"a": {"inputs": {}}}}, "steps.a.stage: missing"),
-        ({"steps": {"a": {"stage": "sft", "inputs": {"rows": "rowz"}}, "rows": {"stage": "prepare"}}}, "there is no step 'rowz'; did you mean 'rows'"),
+        (
+            {"steps": {"a": {"stage": "sft", "inputs": {"rows": "rowz"}}, "rows": {"stage": "prepare"}}},
+            "there is no step 'rowz'; did you mean 'rows'",
+        ),
         ({"steps": {"a": {"stage": "sft", "inputs": {"rows": "previous.rows"}}}}, "only inside `rounds`"),
         ({"steps": {"a": {"stage": "sft", "inputs": {"rows": 3}}}}, "3 is neither a step nor a mapping"),
         ({"steps": {"a": {"stage": "sft", "foreach": {"l": "x"}}}}, "steps.a.foreach.l: expected a list"),

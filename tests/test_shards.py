@@ -4,7 +4,15 @@ from mlalign import rows, shards, store
 
 
 def row(i, language="eng_Latn"):
-    return {"id": f"{language}{i}", "group_id": str(i), "prompt_lang": language, "source": "s", "origin": "native", "split": "train", "text": f"text {i}"}
+    return {
+        "id": f"{language}{i}",
+        "group_id": str(i),
+        "prompt_lang": language,
+        "source": "s",
+        "origin": "native",
+        "split": "train",
+        "text": f"text {i}",
+    }
 
 
 @pytest.fixture

@@ -123,5 +123,5 @@ def test_retire_puts_aside(tmp_path, partial):
 
 def test_broken_json_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="manifest.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"manifest\.json: cannot be read as JSON"):
         store.read_json(tmp_path / "manifest.json")

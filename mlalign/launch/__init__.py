@@ -1,0 +1,1 @@
+"""How a step becomes a process: one module per launcher."""
