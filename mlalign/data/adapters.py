@@ -1,0 +1,285 @@
+"""From a record, as a data set has it, to the columns of a row. Pure: a mapping in, a mapping out.
+
+An adapter returns the row's own columns (plus `key`, `group_id`, `language`, `split` where the record brings them), or the
+reason, in one word, why this record gives no row. A record of the wrong form raises `Malformed`.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mlalign.errors import nearest
+from mlalign.rows import messages, to_json
+
+Row = dict[str, Any]
+Record = Mapping[str, Any] | Sequence[str]
+
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+# kind -> the columns a source must have, and those that are taken where they are
+REQUIRED = {
+    "text": ("text",), "prompt": ("prompt",), "demonstration": ("prompt", "completion"), "preference": ("chosen", "rejected"),
+    "unpaired": ("prompt", "completion", "label"), "ranking": ("prompt", "responses", "ranks"),
+}  # fmt: skip
+OPTIONAL = {
+    "text": (), "prompt": ("messages", "reference", "metadata"), "demonstration": ("messages", "response_lang", "metadata"),
+    "preference": ("prompt", "margin", "method", "score_chosen", "score_rejected", "chosen_lang", "rejected_lang", "metadata"),
+    "unpaired": (), "ranking": (),
+}  # fmt: skip
+PLACING = ("id", "group_id", "language", "split")
+EVAL_SPLITS = ("eval", "evaluation", "test", "validation", "valid", "val", "dev")
+
+
+class Malformed(ValueError):
+    """A record that does not have the form its source promises; the message lacks only the place."""
+
+
+def own_columns(kind: str) -> tuple[str, ...]:
+    """The names that may stand on the left in `columns`."""
+    return (*REQUIRED[kind], *OPTIONAL[kind], *PLACING)
+
+
+# ------------------------------------------------------------------------------------------------- any set, by its columns
+
+
+def columns(record: Record, kind: str, mapping: Mapping[str, str | int], match: str = "contains") -> Row | str:
+    """A record of any set, in plain text or in TRL's conversational format; `mapping` gives our column -> theirs."""
+
+    def get(name: str, default: Any = Malformed) -> Any:
+        return pick(record, mapping.get(name, name), name, default if name not in mapping else Malformed)
+
+    row = _BY_KIND[kind](get)
+    if isinstance(row, str):
+        return row
+    if kind == "prompt":
+        row["reference"] = reference(get("reference", None), match)
+    row |= {name: value for name in PLACING if (value := get(name, None)) is not None}
+    if "metadata" in OPTIONAL[kind] and (metadata := get("metadata", None)) is not None:
+        row["metadata"] = metadata if isinstance(metadata, str) else to_json(metadata)
+    if "id" in row:
+        row["key"] = str(row.pop("id"))
+    if "split" in row:
+        row["split"] = split_name(row["split"])
+    return row
+
+
+def pick(record: Record, where: str | int, name: str, default: Any = Malformed) -> Any:
+    """The value at `where`: a position, a column, or a dotted path into nested mappings and lists (`answers.0.text`)."""
+    if isinstance(record, Mapping):
+        if where in record:
+            return record[where]
+    elif isinstance(where, int) and where < len(record):
+        return record[where]
+    value: Any = record
+    for part in str(where).split(".") if isinstance(record, Mapping) else [None]:
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part is not None and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif default is Malformed:
+            raise Malformed(_missing(record, where, name))
+        else:
+            return default
+    return value
+
+
+def _missing(record: Record, where: str | int, name: str) -> str:
+    if not isinstance(record, Mapping):
+        return f"only {len(record)} columns, but `{name}` is column {where} (counted from 0)"
+    wanted = f"no column {str(where)!r}" + (f" (for `{name}`)" if where != name else "")
+    return f"{wanted}; it has {', '.join(map(str, record))}{nearest(str(where), record)}; name it with columns: {{{name}: THEIRS}}"
+
+
+def conversation(value: Any, role: str, name: str) -> list[dict]:
+    """Text or a list of messages as a list of `{role, content}`; None is an empty conversation."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return messages(value, role)
+    if isinstance(value, list) and all(_is_message(m) for m in value):
+        return [{"role": m["role"], "content": m.get("content") or ""} for m in value]
+    raise Malformed(f"`{name}` must be text or a list of messages {{role, content}} with text in them, found a {type(value).__name__}")
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str | None)
+
+
+def _prompt(get: Callable[..., Any]) -> Row:
+    if (told := get("prompt", None)) is None and (whole := get("messages", None)) is not None:
+        told = conversation(whole, "user", "messages")
+        told = told[:-1] if told and told[-1]["role"] == "assistant" else told
+    return {"prompt": conversation(get("prompt") if told is None else told, "user", "prompt")}
+
+
+def _demonstration(get: Callable[..., Any]) -> Row:
+    if (whole := get("messages", None)) is not None:
+        turns = conversation(whole, "user", "messages")
+        row = {"prompt": turns[:-1], "completion": turns[-1:]}
+    else:
+        row = {
+            "prompt": conversation(get("prompt"), "user", "prompt"),
+            "completion": conversation(get("completion"), "assistant", "completion"),
+        }
+    return row | {"response_lang": get("response_lang", None)}
+
+
+def _preference(get: Callable[..., Any]) -> Row | str:
+    chosen, rejected = (conversation(get(side), "assistant", side) for side in ("chosen", "rejected"))
+    given = get("prompt", None)
+    if given is None and min(len(chosen), len(rejected)) < 2:
+        raise Malformed("no `prompt` column, and `chosen` and `rejected` are not whole conversations; name it with columns: "
+                        "{prompt: THEIRS}, or say adapter: hh_rlhf for transcripts")  # fmt: skip
+    prompt = chosen[:-1] if given is None else conversation(given, "user", "prompt")
+    if chosen[: len(prompt)] == prompt and len(chosen) > len(prompt):  # whole conversations on each side
+        if rejected[: len(prompt)] != prompt or len(rejected) != len(chosen):
+            return "prompts_differ"
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    numbers = {name: _number(get(name, None), name) for name in ("margin", "score_chosen", "score_rejected")}
+    texts = {name: get(name, None) for name in ("method", "chosen_lang", "rejected_lang")}
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **numbers, **texts}
+
+
+def _unpaired(get: Callable[..., Any]) -> Row:
+    prompt, completion = conversation(get("prompt"), "user", "prompt"), conversation(get("completion"), "assistant", "completion")
+    label = {"true": True, "1": True, "false": False, "0": False}.get(str(get("label")).lower())
+    if label is None:
+        raise Malformed(f"`label` must be true or false, found {get('label')!r}")
+    return {"prompt": prompt, "completion": completion, "label": label}
+
+
+def _ranking(get: Callable[..., Any]) -> Row:
+    responses, ranks = get("responses"), get("ranks")
+    if not (isinstance(responses, list) and isinstance(ranks, list) and len(responses) == len(ranks)):
+        raise Malformed("`responses` and `ranks` must be lists of the same length")
+    if not all(isinstance(r, str) for r in responses) or not all(isinstance(r, int) for r in ranks):
+        raise Malformed("`responses` must hold texts, `ranks` whole numbers")
+    return {"prompt": conversation(get("prompt"), "user", "prompt"), "responses": responses, "ranks": ranks}
+
+
+def _text(get: Callable[..., Any]) -> Row:
+    text = get("text")
+    if not isinstance(text, str | None):
+        raise Malformed(f"`text` must be text, found a {type(text).__name__}")
+    return {"text": text or ""}
+
+
+_BY_KIND: dict[str, Callable[[Callable[..., Any]], Row | str]] = {
+    "text": _text,
+    "prompt": _prompt,
+    "demonstration": _demonstration,
+    "preference": _preference,
+    "unpaired": _unpaired,
+    "ranking": _ranking,
+}
+
+
+def _number(value: Any, name: str) -> float | None:
+    try:
+        return None if value is None or value == "" else float(value)
+    except (TypeError, ValueError):
+        raise Malformed(f"`{name}` must be a number, found {value!r}") from None
+
+
+def split_name(value: Any) -> str:
+    """`train` or `eval` for the usual names of splits."""
+    name = str(value).lower()
+    if name != "train" and name not in EVAL_SPLITS:
+        raise Malformed(f"`split` must be train or eval (or test, validation, dev), found {value!r}")
+    return "train" if name == "train" else "eval"
+
+
+def reference(value: Any, match: str) -> str | None:
+    """A reference answer as the JSON that verifiers read: `{"answer", "match"}`; what is that already stays as it is."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, Mapping) and "answer" in value:
+        return to_json({"match": match, **value})
+    return to_json({"answer": str(value), "match": match})
+
+
+def derive(row: Row, kind: str) -> Row:
+    """A prompt or a demonstration (its chosen side) out of a richer row; a row of the right kind stays as it is."""
+    if kind == "demonstration" and "chosen" in row:
+        return {**row, "completion": row["chosen"], "response_lang": row.get("chosen_lang")}
+    return row
+
+
+# ------------------------------------------------------------------------------------------------------ particular sets
+
+
+def hh_rlhf(record: Record, kind: str) -> Row | str:
+    """Anthropic HH-RLHF: two transcripts; what comes before the last assistant turn is the prompt and must be shared."""
+    prompt, chosen = _last_turn(pick(record, "chosen", "chosen"), "chosen")
+    other, rejected = _last_turn(pick(record, "rejected", "rejected"), "rejected")
+    if prompt != other:
+        return "prompts_differ"
+    row = {
+        "prompt": transcript(prompt),
+        "chosen": messages(chosen, "assistant"),
+        "rejected": messages(rejected, "assistant"),
+        "method": "human",
+    }
+    return derive(row, kind)
+
+
+def _last_turn(text: Any, name: str) -> tuple[str, str]:
+    if not isinstance(text, str) or ASSISTANT not in text or HUMAN not in text:
+        raise Malformed(f"`{name}` is no transcript of \\n\\nHuman: and \\n\\nAssistant: turns; leave out adapter: hh_rlhf")
+    prompt, _, answer = text.rpartition(ASSISTANT)
+    return prompt, answer.strip()
+
+
+def transcript(text: str) -> list[dict]:
+    """`\\n\\nHuman: …\\n\\nAssistant: …` as messages; turns of one speaker in a row become one."""
+    turns: list[dict] = []
+    for part in text.split(HUMAN):
+        human, *assistant = part.split(ASSISTANT)
+        for role, content in [("user", human), *(("assistant", a) for a in assistant)]:
+            if not content.strip():
+                continue
+            if turns and turns[-1]["role"] == role:
+                turns[-1]["content"] += "\n\n" + content.strip()
+            else:
+                turns.append({"role": role, "content": content.strip()})
+    return turns
+
+
+def xcopa(record: Record, kind: str, language: str) -> Row | str:
+    """XCOPA (Ponti et al. 2020): premise and question, the right choice against the wrong one.
+
+    A prompt (kind `prompt`) also shows both choices, a line each, and its reference is the right one.
+    """
+    questions = xcopa_questions().get(language)
+    if questions is None:
+        raise Malformed(f"XCOPA has no language {language}; it has {', '.join(xcopa_questions())}")
+    premise, question, label = (pick(record, name, name) for name in ("premise", "question", "label"))
+    choices = [pick(record, name, name) for name in ("choice1", "choice2")]
+    if question not in questions or label not in (0, 1):
+        raise Malformed(f"`question` must be cause or effect and `label` 0 or 1, found {question!r} and {label!r}")
+    asked, right, wrong = f"{premise} {questions[question]}", choices[label], choices[1 - label]
+    row: Row = {"group_id": str(pick(record, "idx", "idx")), "metadata": to_json({"question": question})}
+    if kind == "prompt":
+        return row | {"prompt": messages("\n".join([asked, *choices])), "reference": reference(right, "contains")}
+    sides = {"chosen": messages(right, "assistant"), "rejected": messages(wrong, "assistant"), "method": "gold"}
+    return derive(row | {"prompt": messages(asked)} | sides, kind)
+
+
+@cache
+def xcopa_questions() -> dict[str, dict[str, str]]:
+    """language -> the question for a cause and for an effect."""
+    import yaml
+
+    return yaml.safe_load(Path(__file__).with_name("xcopa.yaml").read_text(encoding="utf-8"))
+
+
+def mgsm(record: Record, language: str) -> Row:
+    """MGSM (Shi et al. 2022): a problem and, in the second column, the number that answers it. English is the original."""
+    problem, answer = pick(record, 0, "problem"), pick(record, 1, "answer")
+    origin = "native" if language == "eng_Latn" else "human_translated"
+    return {"prompt": messages(problem), "reference": reference(answer.strip().replace(",", ""), "numeric"), "origin": origin}

@@ -1,0 +1,70 @@
+"""What can be said against a source before a row of it is read. Looks at its settings and lists its files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlalign import languages
+from mlalign.data import adapters
+from mlalign.data.reading import TINY_WORLD_KINDS, files
+from mlalign.data.sources import Source
+from mlalign.errors import UserError, nearest
+
+KINDS_OF_ADAPTER = {
+    "xcopa": ("prompt", "demonstration", "preference"), "hh_rlhf": ("prompt", "demonstration", "preference"), "mgsm": ("prompt",),
+    "tiny_world": tuple(TINY_WORLD_KINDS),
+}  # fmt: skip
+
+
+def mistakes(source: Source, kind: str, wanted: list[str] | None) -> Iterator[str]:
+    """What is wrong with a source before a row of it is read, as messages that begin with the key."""
+    kinds = KINDS_OF_ADAPTER.get(source.adapter, (kind,))
+    if kind not in kinds:
+        yield f"adapter: {source.adapter} gives {' and '.join(kinds)} rows, not {kind}"
+    if source.adapter == "tiny_world":
+        yield from _tiny_world(source)
+        return
+    if source.path is not None and (source.path.startswith("None/") or source.path == "None"):
+        yield f"path: data.root: missing; set data.root=FOLDER, the folder that holds {source.path.removeprefix('None/')}"
+        return
+    if (source.path is None) == (source.hub is None):
+        yield "path: give either path (files) or hub (a data set on the hub)"
+        return
+    if source.hub and not source.revision and not Path(source.hub).exists():
+        yield f"revision: missing; pin {source.hub} to a commit or tag, so that the same command gives the same rows"
+    if source.weight <= 0:
+        yield f"weight: must be above 0, got {source.weight}"
+    yield from _columns(source, kind)
+    yield from _language(source)
+    if source.path is not None:
+        try:
+            files(source, wanted)
+        except UserError as error:
+            yield from (f"path: {message}" for message in error.messages)
+
+
+def _tiny_world(source: Source) -> Iterator[str]:
+    allowed = ("n", "seed", "mix", "label_noise")
+    yield from (f"options.{key}: tiny_world has no such option{nearest(key, allowed)}" for key in source.options if key not in allowed)
+    if not isinstance(source.options.get("n"), int):
+        yield "options.n: missing; say how many items (each gives one row per language)"
+
+
+def _columns(source: Source, kind: str) -> Iterator[str]:
+    allowed = adapters.own_columns(kind)
+    for name, theirs in source.columns.items():
+        if name not in allowed:
+            yield f"columns.{name}: {kind} rows have no such column{nearest(name, allowed)}"
+        elif not isinstance(theirs, str | int) or isinstance(theirs, bool):
+            yield f"columns.{name}: expected a column's name or position, got {theirs!r}"
+
+
+def _language(source: Source) -> Iterator[str]:
+    known = source.language or source.adapter == "hh_rlhf" or "language" in source.columns or "{lang}" in (source.path or "")
+    if not known:
+        yield "language: missing; set it (eng_Latn), name a column (columns: {language: …}), or put {lang} into the path"
+    for key, values in (("language", [source.language] if source.language else []), ("languages", source.languages or [])):
+        for value in values:
+            try:
+                languages.normalise(value)
+            except UserError as error:
+                yield from (f"{key}: {message}" for message in error.messages)

@@ -1,0 +1,270 @@
+"""The tiny world: six small tasks in ten languages, generated, parallel and checkable. No torch, no download.
+
+Reads `tiny_world.yaml` (the sentences). Writes nothing: `rows` yields dictionaries in TRL's conversational format.
+
+An item is a task and what is given, e.g. `max` and `6902`: the same in every language, so its sentences are
+translations of each other. Every answer can be checked without a model.
+
+Splits. 20% of the items, chosen by a hash, are held out for "eval": tasks max, min, rev and count (5040, 5040, 990 and
+201 items). add (100) and opp (16) have too few items for that, so there the hash is over item and prefix: no prompt is
+in both splits, but the items are, and a test on them measures use, not generalisation.
+"""
+
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import yaml
+
+TEXT: dict[str, dict] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+LANGUAGES: tuple[str, ...] = tuple(TEXT)
+TASKS = ("max", "min", "rev", "add", "count", "opp")
+SPLITS = ("train", "eval")
+LETTERS = "ABCDEFGHIJK"
+N_PREFIXES = 3
+HELD_OUT_FRAC = 0.2
+TASKS_SPLIT_BY_PROMPT = ("add", "opp")
+LETTER_CHANGED_FRAC = 0.3
+MAX_ARRANGEMENTS = 20
+
+QUALITIES = ("right", "wrong", "other_language", "cut")
+DEMONSTRATION_MIX = {"right": 0.55, "wrong": 0.18, "other_language": 0.13, "cut": 0.14}
+PREFERENCE_MIX = {"wrong": 0.75, "cut": 0.25}
+LABEL_NOISE = {"train": 0.05, "eval": 0.0}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question in no language yet; `given` and `answer` are compact.
+
+    `given` is "6902", "FDK", "79" for 7 + 9, "101" for * # *, or "03" for the fourth word.
+    """
+
+    task: str
+    given: str
+    answer: str
+
+
+def _items_of(task: str) -> Iterator[Item]:
+    match task:
+        case "max" | "min":
+            choose = max if task == "max" else min
+            yield from (Item(task, "".join(four), choose(four)) for four in itertools.permutations("0123456789", 4))
+        case "rev":
+            yield from (
+                Item(task, "".join(three), "".join(three[::-1])) for three in itertools.permutations(LETTERS, 3)
+            )
+        case "add":
+            yield from (Item(task, f"{a}{b}", str(a + b)) for a in range(10) for b in range(10))
+        case "count":
+            for n_stars, n_hashes in itertools.product(range(1, 7), range(4)):
+                yield from (Item(task, order, str(n_stars)) for order in _arrangements(n_stars, n_hashes))
+        case "opp":
+            yield from (Item(task, f"{word:02}", f"{word ^ 1:02}") for word in range(16))
+
+
+def _arrangements(n_stars: int, n_hashes: int) -> list[str]:
+    length = n_stars + n_hashes
+    orders = [
+        "".join("0" if place in hashes else "1" for place in range(length))
+        for hashes in itertools.combinations(range(length), n_hashes)
+    ]
+    # Long rows have far more arrangements: without a limit "6" would be the answer to four counts in ten.
+    return sorted(orders, key=_fraction)[:MAX_ARRANGEMENTS]
+
+
+def _fraction(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone, on every machine and Python version."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
+
+
+@cache
+def pool(task: str, split: str) -> tuple[tuple[Item, int], ...]:
+    """All (item, prefix number) of a task that belong to the split, in a fixed order."""
+    chosen = []
+    for item, prefix in itertools.product(_items_of(task), range(N_PREFIXES)):
+        name = f"{task}-{item.given}" + (f"-p{prefix}" if task in TASKS_SPLIT_BY_PROMPT else "")
+        if (_fraction(name) < HELD_OUT_FRAC) == (split == "eval"):
+            chosen.append((item, prefix))
+    return tuple(chosen)
+
+
+def value_text(task: str, value: str, language: str) -> str:
+    """A compact answer value as it is written in a sentence: "KDF" -> "K D F", "02" -> a word of the language."""
+    if task == "opp":
+        return TEXT[language]["words"][int(value)]
+    return " ".join(value) if task == "rev" else value
+
+
+def prompt_text(item: Item, prefix: int, language: str) -> str:
+    """The question as a person would type it."""
+    return TEXT[language]["prefixes"][prefix] + TEXT[language]["tasks"][item.task][0].format(
+        x=_given_text(item, language)
+    )
+
+
+def _given_text(item: Item, language: str) -> str:
+    match item.task:
+        case "add":
+            return " + ".join(item.given)
+        case "count":
+            return " ".join("#*"[int(place)] for place in item.given)
+        case "opp":
+            return value_text("opp", item.given, language)
+    return " ".join(item.given)
+
+
+def answer_text(item: Item, value: str, language: str) -> str:
+    """The whole answering sentence with `value`, which need not be the right one."""
+    template = TEXT[language]["tasks"][item.task][1]
+    return template.format(x=_given_text(item, language), y=value_text(item.task, value, language))
+
+
+def cut_text(item: Item, language: str, rng: random.Random) -> str:
+    """The answering sentence, cut at a word (in Chinese at a character) somewhere before its value."""
+    head = TEXT[language]["tasks"][item.task][1].split("{y}")[0].format(x=_given_text(item, language)).strip()
+    separator = " " if " " in head else ""
+    units = head.split(separator) if separator else list(head)
+    return separator.join(units[: rng.randint(1, len(units))])
+
+
+def wrong_value(item: Item, rng: random.Random) -> str:
+    """A value that is not the right answer but looks like one."""
+    match item.task:
+        case "max" | "min":
+            return rng.choice([digit for digit in item.given if digit != item.answer])
+        case "rev":
+            return _wrong_order(item, rng)
+        case "opp":
+            return rng.choice([f"{word:02}" for word in range(16) if word != int(item.answer)])
+    right = int(item.answer)
+    largest_error = 3 if item.task == "add" else 2
+    nearby = range(max(0, right - largest_error), right + largest_error + 1)
+    return str(rng.choice([value for value in nearby if value != right]))
+
+
+def _wrong_order(item: Item, rng: random.Random) -> str:
+    order = rng.choice([list(order) for order in itertools.permutations(item.given) if "".join(order) != item.answer])
+    if rng.random() < LETTER_CHANGED_FRAC:
+        order[rng.randrange(3)] = rng.choice([letter for letter in LETTERS if letter not in item.given])
+    return "".join(order)
+
+
+def response(item: Item, language: str, quality: str, rng: random.Random) -> tuple[str, str]:
+    """An answer of the wanted quality to a prompt in `language`, and the language it is written in."""
+    match quality:
+        case "wrong":
+            return answer_text(item, wrong_value(item, rng), language), language
+        case "cut":
+            return cut_text(item, language, rng), language
+        case "other_language":
+            # From all ten, so that a row does not depend on which other languages were asked for.
+            language = rng.choice([other for other in LANGUAGES if other != language])
+    return answer_text(item, item.answer, language), language
+
+
+def _draw(n: int, seed_text: str, split: str) -> Iterator[tuple[Item, int]]:
+    """n prompts, the tasks in turn; within a task none comes back before all have been used."""
+    shuffled = {}
+    for task in TASKS:
+        shuffled[task] = list(pool(task, split))
+        random.Random(f"{seed_text}-{task}").shuffle(shuffled[task])
+    for index in range(n):
+        candidates = shuffled[TASKS[index % len(TASKS)]]
+        yield candidates[index // len(TASKS) % len(candidates)]
+
+
+def _message(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]
+
+
+def _demonstration(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
+    quality = rng.choices(list(mix), list(mix.values()))[0]
+    text, response_lang = response(item, language, quality, rng)
+    metadata = json.dumps({"task": item.task, "quality": quality})
+    return {"completion": _message("assistant", text), "response_lang": response_lang, "metadata": metadata}
+
+
+def _preference(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
+    kind = rng.choices(list(mix), list(mix.values()))[0]
+    flipped = rng.random() < label_noise
+    sides = [(answer_text(item, item.answer, language), language), response(item, language, kind, rng)]
+    (chosen, chosen_lang), (rejected, rejected_lang) = reversed(sides) if flipped else sides
+    return {
+        "chosen": _message("assistant", chosen),
+        "rejected": _message("assistant", rejected),
+        "chosen_lang": chosen_lang,
+        "rejected_lang": rejected_lang,
+        "metadata": json.dumps({"task": item.task, "kind": kind, "flipped": flipped}),
+    }
+
+
+def _prompt(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
+    match = "contains" if item.task in ("rev", "opp") else "numeric"
+    answer = value_text(item.task, item.answer, language)
+    reference = json.dumps({"answer": answer, "match": match}, ensure_ascii=False)
+    return {"reference": reference, "metadata": json.dumps({"task": item.task})}
+
+
+KINDS: dict[str, tuple[Callable[..., dict], dict[str, float]]] = {
+    "demonstrations": (_demonstration, DEMONSTRATION_MIX),
+    "preferences": (_preference, PREFERENCE_MIX),
+    "prompts": (_prompt, {}),
+}
+
+
+def rows(  # noqa: PLR0913 - one call is the whole interface
+    kind: str,
+    languages: Sequence[str],
+    n: int,
+    seed: int = 0,
+    split: str = "train",
+    *,
+    mix: Mapping[str, float] | None = None,
+    label_noise: float | None = None,
+) -> Iterator[dict]:
+    """n items of a kind (demonstrations, preferences or prompts), each in every language, item by item.
+
+    `mix` gives the share of each quality: of the completion (default DEMONSTRATION_MIX), or of the rejected answer
+    (default PREFERENCE_MIX). `label_noise` is the share of preferences whose sides are swapped (default LABEL_NOISE).
+    Rows of one item share `group_id`, quality and value; `key` is unique inside (kind, language). A row is a pure
+    function of kind, seed, split, mix, noise, its number and its language. Raises ValueError for an unknown name.
+    """
+    _check("kind", [kind], KINDS)
+    _check("language", languages, LANGUAGES)
+    _check("split", [split], SPLITS)
+    _check("quality in mix", mix or (), QUALITIES)
+    fields, default_mix = KINDS[kind]
+    noise = LABEL_NOISE[split] if label_noise is None else label_noise
+    row_fields = partial(fields, mix=mix or default_mix, label_noise=noise)
+    return _rows(f"{kind}-{seed}-{split}", row_fields, languages, n, split)
+
+
+def _check(what: str, names: Iterable[str], allowed: Iterable[str]) -> None:
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}")
+
+
+def _rows(
+    seed_text: str, row_fields: Callable[..., dict], languages: Sequence[str], n: int, split: str
+) -> Iterator[dict]:
+    for index, (item, prefix) in enumerate(_draw(n, seed_text, split)):
+        key = f"{item.task}-{item.given}-p{prefix}-{index}"
+        for language in languages:
+            # The same generator for every language of an item keeps its rows parallel.
+            rng = random.Random(f"{seed_text}-{index}")
+            yield {
+                "prompt": _message("user", prompt_text(item, prefix, language)),
+                **row_fields(item, language, rng),
+                "group_id": key,
+                "prompt_lang": language,
+                "key": key,
+                "split": split,
+                "origin": "synthetic",
+            }
