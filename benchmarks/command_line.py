@@ -1,6 +1,6 @@
 """How fast the command line answers, beside `python -c "import torch"` (bound: a quarter of it).
 
-  python benchmarks/command_line.py [--pairs 9]
+python benchmarks/command_line.py [--pairs 9]
 """
 
 import argparse
@@ -32,7 +32,9 @@ def main() -> None:
     n = parser.parse_args().pairs
     with tempfile.TemporaryDirectory() as cwd:
         for name, arguments in COMMANDS.items():
-            ours, torch = interleaved(lambda a=arguments: seconds(["-m", "mlalign", *a], cwd), lambda: seconds(["-c", "import torch"], cwd), n)
+            ours, torch = interleaved(
+                lambda a=arguments: seconds(["-m", "mlalign", *a], cwd), lambda: seconds(["-c", "import torch"], cwd), n
+            )
             print(told(f"mlalign {name} vs import torch", ours, torch, "s"), flush=True)
 
 

@@ -33,7 +33,7 @@ def answers(root: Path, name: str, values: list[float]) -> dict:
     marks = [{**p, "candidate_id": p["id"], "score.verifier": v} for p, v in zip(prompts, values, strict=True)]
     rows.write_shard(root / name / "rows" / shard, "candidates", candidates)
     rows.write_shard(root / f"{name}_marks" / "rows" / shard, "scores", marks, ("verifier",))
-    return {"answers": [{"path": str(root / name)}], "scores": [{"path": str(root / f"{name}_marks")}]}
+    return {"rows": [{"path": str(root / name)}], "scores": [{"path": str(root / f"{name}_marks")}]}
 
 
 @pytest.fixture(scope="module")
