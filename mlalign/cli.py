@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mlalign.errors import UserError, nearest
+from mlalign.errors import UserError, disk_problem, nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if (problem := disk_problem(error, os.getcwd())) is None:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
         return 1
 
 

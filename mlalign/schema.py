@@ -45,14 +45,16 @@ def how(default: Any = dataclasses.MISSING, doc: str = "", **meta) -> Any:
 
 
 def verbatim(
-    source: str | Callable[[Mapping], str], doc: str = "", how_keys: frozenset = frozenset(), reserved: Mapping = types.MappingProxyType({})
-) -> Any:
+    source: str | Callable[[Mapping], str], doc: str = "", how_keys: frozenset = frozenset(),
+    reserved: Mapping = types.MappingProxyType({}), default: Mapping | None = types.MappingProxyType({}),
+) -> Any:  # fmt: skip
     """A mapping passed through to `package.module:Class`, whose field names it must use.
 
     `source` is that name, or a function of the surrounding configuration giving it. Keys in `how_keys` are not hashed; a
-    key in `reserved` is refused with the reason that stands there.
+    key in `reserved` is refused with the reason that stands there. Where `default` is None, null is a value of its own.
     """
-    return _field({}, {"doc": doc, "source": source, "how_keys": how_keys, "reserved": reserved})
+    metadata = {"doc": doc, "source": source, "how_keys": how_keys, "reserved": reserved}
+    return _field(None if default is None else dict(default), metadata)
 
 
 def _field(default: Any, metadata: dict) -> Any:
@@ -102,7 +104,9 @@ def _build_dataclass(cls: type, values: Mapping, key: str, errors: list[str]) ->
     return cls(**kwargs)
 
 
-def _verbatim(field: dataclasses.Field, value: Any, around: Mapping, key: str, errors: list[str]) -> dict:
+def _verbatim(field: dataclasses.Field, value: Any, around: Mapping, key: str, errors: list[str]) -> dict | None:
+    if value is None and field.default is None:
+        return None
     if not isinstance(value, Mapping):
         errors.append(f"{key}: expected a mapping, got {value!r}")
         return {}
@@ -175,7 +179,7 @@ def hashed(cfg: Any) -> dict:
             continue
         if dataclasses.is_dataclass(value):
             value = hashed(value)
-        elif f.metadata.get("source"):
+        elif f.metadata.get("source") and value is not None:
             value = {k: v for k, v in value.items() if k not in f.metadata["how_keys"]}
         elif isinstance(value, list):
             value = [hashed(v) if dataclasses.is_dataclass(v) else v for v in value]

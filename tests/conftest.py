@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-PROJECT = Path(__file__).parent.parent
+from helpers import PROJECT
 
 
 def pytest_collection_modifyitems(items):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT
+from helpers import PROJECT
 
 import mlalign
 import reward_models

@@ -1,0 +1,242 @@
+"""Models for training: loading full weights, adapters and new heads, and saving a plain Hugging Face directory.
+
+An adapter stands on exactly one full model: training goes on in that adapter, or merges it first. Nothing is stacked.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from mlalign.engine import chat
+from mlalign.errors import UserError
+from mlalign.stage import Model
+from mlalign.store import read_json
+
+# Names under which tokenizers commonly hold a padding token, or a spare one that may serve as one.
+PADDING = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|endoftext|>", "<unk>", "[UNK]")
+# What of a LoRA configuration must agree for an adapter to be trained on.
+SHAPE = ("r", "lora_alpha", "use_rslora", "use_dora")
+TASKS = {"causal": "CAUSAL_LM", "classifier": "SEQ_CLS"}
+HEAD = "score"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How weights are loaded: `deepspeed` is the trainer arguments' `hf_deepspeed_config`, `options` go to from_pretrained."""
+
+    task: Literal["causal", "classifier"]
+    dtype: str
+    quantization: str | None = None
+    deepspeed: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sharded(self) -> bool:
+        """True if from_pretrained spreads the parameters over the ranks (ZeRO-3)."""
+        return self.deepspeed is not None and self.deepspeed.is_zero3()
+
+
+# ------------------------------------------------------------------------------------------------------------- tokenizers
+
+
+def load_tokenizer(model: Model, chat_template: str | None, needs_template: bool = True) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with `chat_template` (a file or Jinja text) installed if given, padding on the right.
+
+    Raises: UserError if there is no tokenizer, or no chat template although one is needed.
+    """
+    template = chat.read_template(chat_template)
+    if needs_template or template:
+        tokenizer = chat.load_tokenizer(model, template)
+    else:
+        source = chat.tokenizer_source(model)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def ensure_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer a padding token of its own, from its vocabulary if possible: with pad = eos a classifier would read
+    its score before the end of the text."""
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return
+    vocabulary = tokenizer.get_vocab()
+    spare = next((t for t in PADDING if t in vocabulary and t != tokenizer.eos_token and t != tokenizer.bos_token), PADDING[0])
+    tokenizer.add_special_tokens({"pad_token": spare})
+
+
+def fit_vocabulary(network: Any, tokenizer: PreTrainedTokenizerBase, frozen: bool) -> None:
+    """Make room for tokens that were added to the tokenizer; most models have spare rows already.
+
+    Raises: UserError if rows are missing and the embeddings are not trained (`frozen`).
+    """
+    n_rows = network.config.get_text_config().vocab_size
+    if len(tokenizer) <= n_rows:
+        return
+    if frozen:
+        raise UserError(
+            f"the tokenizer has no padding token of its own and the model no spare row for one ({n_rows} rows); set tokenizer.pad_token to a "
+            f"token that texts never use and save it with the model, or train full weights (peft=null)"
+        )
+    network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------- models
+
+
+def open_for_training(model: Model, weights: Weights, peft: Mapping | None, seed: int) -> tuple[Any, Any]:
+    """(network, LoraConfig or None for the trainer to wrap it with).
+
+    A full model is trained as it is or gets a new adapter; an adapter is trained on (`peft` given) or merged first.
+    Raises: UserError if weights are missing, or `peft` does not describe the adapter.
+    """
+    if model.base is None:
+        return load_full(model, weights, seed), lora_config(peft, weights.task)
+    if peft is None:
+        return load_merged(model, weights, seed), None
+    _check_same_shape(Path(model.path), peft)
+    return _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=True), None
+
+
+def load_merged(model: Model, weights: Weights, seed: int = 0) -> Any:
+    """Full weights of a model; an adapter is merged into its base."""
+    if model.base is None:
+        return load_full(model, weights, seed)
+    with _whole_weights(weights):
+        return _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=False).merge_and_unload()
+
+
+def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
+    """A full model; a classifier's missing head is drawn from N(0, 1/sqrt(d+1)) with d the hidden size (Hong et al. 2025).
+
+    Raises: UserError if the directory lacks any other weights, which would be drawn at random.
+    """
+    auto = AutoModelForCausalLM if weights.task == "causal" else AutoModelForSequenceClassification
+    options = {"num_labels": 1} if weights.task == "classifier" else {}
+    if weights.quantization:
+        options["quantization_config"] = _quantization(weights.quantization)
+    given = {**weights.options, **options, "dtype": weights.dtype, "revision": model.revision, "trust_remote_code": False}
+    try:
+        network, told = auto.from_pretrained(model.path, output_loading_info=True, **given)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model.path}: no model can be loaded from it ({str(error).strip().splitlines()[0]})") from None
+    missing = sorted(told["missing_keys"])
+    if weights.task == "classifier" and missing == [f"{HEAD}.weight"]:
+        draw_head(network, seed)
+    elif missing:
+        raise UserError(
+            f"{model.path}: holds no weights for {', '.join(missing[:4])}{', …' if len(missing) > 4 else ''}; they would be newly "
+            f"initialised. Give a complete {'causal language model' if weights.task == 'causal' else 'model with a head named score'}"
+        )
+    return network
+
+
+def draw_head(network: Any, seed: int) -> None:
+    """Draw the score head from N(0, 1/sqrt(d+1)); the same seed gives the same head on every rank and machine."""
+    head = getattr(network, HEAD).weight
+    with _gathered(head):
+        d = head.shape[-1]
+        drawn = torch.normal(0.0, 1 / math.sqrt(d + 1), head.shape, generator=torch.Generator().manual_seed(seed))
+        head.data.copy_(drawn)
+
+
+def lora_config(peft: Mapping | None, task: str) -> Any:
+    """peft's LoraConfig; under it a classifier's head is always trained and saved with the adapter."""
+    if peft is None:
+        return None
+    from peft import LoraConfig
+
+    saved = list(peft.get("modules_to_save") or [])
+    if task == "classifier" and HEAD not in saved:
+        saved.append(HEAD)
+    return LoraConfig(**{**peft, "task_type": TASKS[task], "modules_to_save": saved or None})
+
+
+def _with_adapter(network: Any, model: Model, weights: Weights, trainable: bool) -> Any:
+    """The adapter's weights on its base. A policy's adapter goes under a classifier too: the head is then new."""
+    from peft import PeftConfig, get_peft_model
+    from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+    config = PeftConfig.from_pretrained(model.path)
+    config.inference_mode, config.task_type = not trainable, TASKS[weights.task]
+    if weights.task == "classifier":
+        config.modules_to_save = sorted({*(config.modules_to_save or []), HEAD})
+    wrapped = get_peft_model(network, config, autocast_adapter_dtype=not weights.sharded)
+    told = set_peft_model_state_dict(wrapped, load_peft_weights(model.path, device="cpu"))
+    if told.unexpected_keys:
+        raise UserError(f"{model.path}: its adapter does not fit {model.base.path if model.base else ''}: no place for {told.unexpected_keys[0]}")
+    return wrapped
+
+
+def _check_same_shape(path: Path, peft: Mapping) -> None:
+    told = read_json(path / "adapter_config.json")
+    differing = [f"{key}={told.get(key)}, not {peft[key]}" for key in SHAPE if key in peft and peft[key] != told.get(key)]
+    if differing:
+        raise UserError(
+            f"peft: training goes on in the adapter {path}, which has {', '.join(differing)}; adapters never stack: "
+            f"set the same values, or make it a full model first (the stage merge, or peft=null to train full weights)"
+        )
+
+
+def _quantization(kind: str) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if not torch.cuda.is_available():
+        raise UserError(f"quantization: {kind} needs a CUDA GPU, and this machine shows none; set quantization=null")
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+@contextlib.contextmanager
+def _whole_weights(weights: Weights) -> Iterator[None]:
+    """Load unsharded weights although ZeRO-3 is on: merging needs whole matrices. DeepSpeed shards them when training begins."""
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    if not weights.sharded:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(weights.deepspeed)
+
+
+def _gathered(parameter: torch.nn.Parameter) -> contextlib.AbstractContextManager:
+    """Within it a parameter that ZeRO-3 shards is whole; what the first rank writes goes to all."""
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
+
+
+def n_parameters(network: Any) -> dict[str, int]:
+    """How many parameters there are, and how many of them are trained."""
+    sizes = [(p.ds_numel if hasattr(p, "ds_numel") else p.numel(), p.requires_grad) for p in network.parameters()]
+    return {"parameters": sum(n for n, _ in sizes), "trainable_parameters": sum(n for n, trained in sizes if trained)}
+
+
+# ----------------------------------------------------------------------------------------------------------------- saving
+
+
+def save(trainer: Any, path: Path) -> None:
+    """Write the trainer's model, tokenizer and configurations as a plain directory; call it on every rank.
+
+    Weights that ZeRO-3 shards are gathered. Only safetensors and text stay: what else transformers writes is removed.
+    """
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    if "ref" in getattr(network, "peft_config", {}):
+        network.delete_adapter("ref")
+    trainer.save_model(str(path))
+    if trainer.is_world_process_zero():
+        for name in ("training_args.bin", "README.md"):
+            (path / name).unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from mlalign import languages
+from mlalign.data import tiny_world
+from mlalign.errors import UserError
+
+SETS = languages.sets(Path(__file__).parent.parent / "conf" / "languages")
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("sw", "swh_Latn"), ("swa", "swh_Latn"), ("swh_Latn", "swh_Latn"), ("Swahili", "swh_Latn"), ("sw-KE", "swh_Latn_KE"), ("sw_TZ", "swh_Latn"),
+        ("zh", "cmn_Hans"), ("zh-TW", "cmn_Hant"), ("zh_hant", "cmn_Hant"), ("zh-HK", "cmn_Hant_HK"), ("cmn_Hant_TW", "cmn_Hant"),
+        ("no", "nob_Latn"), ("nob_Latn", "nob_Latn"), ("nn", "nno_Latn"), ("arb", "arb_Arab"), ("ar", "arb_Arab"), ("et", "ekk_Latn"),
+        ("qu", "que_Latn"), ("quy_Latn", "quy_Latn"), ("ht", "hat_Latn"), ("pt-BR", "por_Latn"), ("pt-PT", "por_Latn_PT"), ("ms", "zsm_Latn"),
+        ("fa", "pes_Arab"), ("prs_Arab", "prs_Arab"), ("sr", "srp_Cyrl"), ("sr-Latn", "srp_Latn"), ("iw", "heb_Hebr"), ("ger", "deu_Latn"),
+        ("tl", "tgl_Latn"), ("fil", "fil_Latn"), ("ku", "kmr_Latn"), ("es-419", "spa_Latn_419"), (" EN ", "eng_Latn"), ("日本語", "jpn_Jpan"),
+    ],
+)  # fmt: skip
+def test_normalise(written, canonical):
+    assert languages.normalise(written) == canonical
+    assert languages.normalise(canonical) == canonical
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("Swaili", "did you mean 'Swahili'"), ("xx", "unknown"), ("eng_Abcd", "unknown"), ("und", "no single language"), ("sh", "write one of bos_Latn"),
+        ("abc", "abc_Latn"), ("", "expected a code"), (3, "expected a code"), (False, "quote it ('no')"),
+    ],
+)  # fmt: skip
+def test_what_names_no_language_is_told_with_the_mend(written, told):
+    with pytest.raises(UserError) as error:
+        languages.normalise(written)
+    assert told in str(error.value)
+
+
+def test_names_script_and_direction():
+    assert languages.english_name("swh_Latn") == "Swahili"
+    assert languages.english_name("cmn_Hans") == "Chinese"
+    assert languages.english_name("cmn_Hant") == "Chinese (Traditional)"
+    assert languages.english_name("eng_Latn_GB") == "English (United Kingdom)"
+    assert languages.autonym("deu_Latn") == "Deutsch"
+    assert languages.script("hin_Deva") == "Deva"
+    assert [languages.direction(c) for c in ("arb_Arab", "heb_Hebr", "tha_Thai")] == ["rtl", "rtl", "ltr"]
+
+
+def test_resolve_takes_sets_comma_lists_and_lists_without_repeats():
+    sets = {"two": ["eng_Latn", "swh_Latn"]}
+    assert languages.resolve("two", sets) == ["eng_Latn", "swh_Latn"]
+    assert languages.resolve("sw, de,two", sets) == ["swh_Latn", "deu_Latn", "eng_Latn"]
+    assert languages.resolve(["two", "Thai", "th"], sets) == ["eng_Latn", "swh_Latn", "tha_Thai"]
+    assert languages.resolve(None, sets) == []
+
+
+def test_resolve_reports_every_mistake():
+    with pytest.raises(UserError) as error:
+        languages.resolve(["Swaili", "sw", False, "aya32"], {"aya23": ["eng_Latn"]})
+    assert len(error.value.messages) == 3
+    assert "'aya23'" in error.value.messages[2]
+    with pytest.raises(UserError, match="quote it"):
+        languages.resolve(False, {})
+
+
+def test_shipped_sets_are_canonical():
+    counts = {"aya23": 23, "xcopa": 11, "mgsm": 11, "tiny": 10, "european": 24, "top5": 5}
+    assert {name: len(codes) for name, codes in SETS.items()} == counts
+    for codes in SETS.values():
+        assert [languages.normalise(c) for c in codes] == codes
+    assert tuple(SETS["tiny"]) == tiny_world.LANGUAGES
+
+
+def test_a_set_with_a_mistake_names_the_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("languages: [sw, no, zz]\n")
+    with pytest.raises(UserError) as error:
+        languages.sets(tmp_path)
+    assert len(error.value.messages) == 2 and all("mine.yaml" in m for m in error.value.messages)

@@ -1,0 +1,139 @@
+"""Every shipped configuration is planned; fingerprints change with what changes a result, and with nothing else."""
+
+import dataclasses
+import itertools
+
+import pytest
+from helpers import PROJECT
+
+from mlalign import config, plan
+from mlalign.errors import UserError
+
+CONF = PROJECT / "conf"
+COMMIT = "0" * 40
+
+
+def build(tmp_path, *arguments):
+    return plan.build(config.load([f"root={tmp_path}", *arguments]))
+
+
+def prints(planned):
+    return {node.name: node.fingerprint for node in planned.nodes}
+
+
+def names(group):
+    return sorted(config.options(group, [CONF]))
+
+
+def test_the_number_of_shipped_files_is_known():
+    found = {p.name: len(list(p.rglob("*.yaml"))) for p in CONF.iterdir() if p.is_dir() and list(p.rglob("*.yaml"))}
+    assert found == {"recipe": 4, "model": 5, "data": 4, "engine": 3, "scale": 3, "launcher": 2, "languages": 6, "deepspeed": 5}
+
+
+@pytest.mark.parametrize(("recipe", "scale"), list(itertools.product(names("recipe"), names("scale"))))
+def test_every_recipe_is_planned_at_every_scale(tmp_path, recipe, scale):
+    planned = build(tmp_path, f"recipe={recipe}", f"scale={scale}")
+    assert len(planned.nodes) >= 5
+    assert len(set(prints(planned).values())) == len(planned.nodes)
+    assert all(dataclasses.is_dataclass(node.config) for node in planned.nodes)
+
+
+@pytest.mark.parametrize("data", [d for d in names("data") if d != "tiny_world"])
+def test_every_data_file_is_planned(tmp_path, real_data, data):
+    folder = {"hh_rlhf": "hh_harmless"}.get(data, data)
+    recipe = "candidates" if data == "mgsm" else "rm_transfer"
+    assert build(tmp_path, f"recipe={recipe}", f"data={data}", f"data.root={real_data / folder}").nodes
+
+
+@pytest.mark.parametrize("model", [m for m in names("model") if m not in ("tiny", "custom")])
+@pytest.mark.parametrize("engine", names("engine"))
+def test_every_model_and_engine_is_planned(tmp_path, model, engine):
+    more = ["engine.base_url=http://localhost:1/v1"] if engine == "openai" else []
+    assert build(tmp_path, "recipe=candidates", f"model={model}", f"model.revision={COMMIT}", f"engine={engine}", "scale=one_gpu", *more).nodes
+
+
+@pytest.mark.parametrize("deepspeed", names("deepspeed"))
+def test_every_deepspeed_file_is_planned(tmp_path, deepspeed):
+    planned = build(tmp_path, "recipe=reuse_your_rewards", f"deepspeed={deepspeed}", "devices=2")
+    trained = [n for n in planned.nodes if n.module.DISTRIBUTED]
+    assert {n.step.stage for n in trained} == {"sft", "reward", "preference"}
+    assert all(n.config.deepspeed["zero_optimization"]["stage"] == int(deepspeed[4]) for n in trained)
+    assert all(n.resources["devices"] == 2 for n in trained)
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["devices=2", "deepspeed=zero2", "steps.policy.config.device_batch_size=2", "steps.policy.config.trainer.logging_steps=3",
+     "steps.candidates.config.engine.args.max_num_seqs=4", "name=another", "steps.scores.config.device_batch_tokens=99"],
+)  # fmt: skip
+def test_how_fields_change_no_fingerprint(tmp_path, how):
+    assert prints(build(tmp_path, "recipe=reuse_your_rewards", how)) == prints(build(tmp_path, "recipe=reuse_your_rewards"))
+
+
+def changed(tmp_path, argument, *base):
+    before, after = (prints(build(tmp_path, "recipe=reuse_your_rewards", *base, *more)) for more in ([], [argument]))
+    return {name for name in after if after[name] != before[name]}
+
+
+AFTER_POLICY = {"policy", "answers", "marks", "metrics", "report"}
+
+
+def test_beta_changes_what_follows_from_policy(tmp_path):
+    assert changed(tmp_path, "beta=0.05") == AFTER_POLICY
+
+
+def test_n_changes_what_follows_from_candidates(tmp_path):
+    assert changed(tmp_path, "n=4") == AFTER_POLICY | {"candidates", "scores", "pairs"}
+
+
+def test_a_language_more_leaves_the_models_alone(tmp_path):
+    moved = changed(tmp_path, "languages=[eng_Latn,swh_Latn,hin_Deva]", "languages=[eng_Latn,swh_Latn]")
+    assert moved & {"base", "reward", "demonstrations", "preferences", "transfer", "verdicts"} == set()
+    assert {"prompts", "candidates"} <= moved
+
+
+def test_the_seed_changes_everything_that_draws(tmp_path):
+    assert {"base", "reward", "candidates", "policy"} <= changed(tmp_path, "seed=1")
+
+
+def test_precedence(tmp_path):
+    def config_of(step, *arguments):
+        return next(n for n in build(tmp_path, "recipe=reuse_your_rewards", *arguments).nodes if n.name == step).config
+
+    assert config_of("policy").trainer["learning_rate"] == 2e-4  # the model's, for a recipe's parameter
+    assert config_of("policy", "learning_rate=3e-5").trainer["learning_rate"] == 3e-5
+    assert config_of("policy", "learning_rate=3e-5", "steps.policy.config.trainer.learning_rate=1e-6").trainer["learning_rate"] == 1e-6
+    assert config_of("candidates").max_tokens == 28  # the scale's
+    assert config_of("candidates", "steps.candidates.config.max_tokens=9").max_tokens == 9
+    assert config_of("candidates", "engine=transformers").engine.name == "transformers"
+    assert config_of("candidates", "engine=transformers").engine.args == {}
+
+
+def test_languages_are_canonical_everywhere(tmp_path):
+    planned = build(tmp_path, "recipe=rm_transfer", "languages=[sw,English,zh-CN]", "source_languages=[sw,en]")
+    assert planned.settings.root["languages"] == ["swh_Latn", "eng_Latn", "cmn_Hans"]
+    rewards = [n for n in planned.nodes if n.step.stage == "reward"]
+    assert [n.config.languages for n in rewards] == [["swh_Latn"], ["eng_Latn"]]
+
+
+def test_a_stand_in_leaves_out_what_only_it_needed(tmp_path):
+    planned = build(tmp_path, "recipe=reuse_your_rewards", f"use.base={PROJECT / 'mlalign/data/tiny'}")
+    assert {"base", "demonstrations"} & {n.name for n in planned.nodes} == set()
+    policy = next(n for n in planned.nodes if n.name == "policy")
+    assert policy.inputs["model"]["path"] == str(PROJECT / "mlalign/data/tiny")
+
+
+def test_a_hub_id_without_a_known_commit_is_refused_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("mlalign.identity._ask_hub", _no_hub)
+    with pytest.raises(UserError, match="org/name"):
+        build(tmp_path, "recipe=candidates", "model=org/name")
+    refs = tmp_path / "hub" / "models--org--name" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("a" * 40)
+    assert build(tmp_path, "recipe=candidates", "model=org/name").nodes
+
+
+def _no_hub(repository, revision, key):
+    raise UserError(f"{key}: {repository} cannot be asked for")
