@@ -7,7 +7,7 @@ set -eu
 pip="$1/bin/python -m pip --disable-pip-version-check install -q"
 here=$(dirname "$0")/..
 
-$pip 'setuptools<81' wheel ninja py-cpuinfo packaging torch==2.13.0
+$pip setuptools==78.1.1 wheel ninja py-cpuinfo packaging torch==2.13.0
 # DeepSpeed builds from source and has to see the torch that is installed, not one of a build environment.
 $pip --no-build-isolation deepspeed==0.19.8
 $pip -e "$here[train,dev,openai]"

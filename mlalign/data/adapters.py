@@ -6,7 +6,7 @@ reason, in one word, why this record gives no row. A record of the wrong form ra
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mlalign.errors import nearest
 from mlalign.rows import messages, to_json
 
 Row = dict[str, Any]
-Record = Mapping[str, Any] | Sequence[str]
+Record = dict[str, Any] | list[str]
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 # kind -> the columns a source must have, and those that are taken where they are
@@ -66,27 +66,35 @@ def columns(record: Record, kind: str, mapping: Mapping[str, str | int], match: 
 
 
 def pick(record: Record, where: str | int, name: str, default: Any = Malformed) -> Any:
-    """The value at `where`: a position, a column, or a dotted path into nested mappings and lists (`answers.0.text`)."""
-    if isinstance(record, Mapping):
+    """The value at `where`: a position, a column, or a dotted path into nested mappings and lists (`answers.0.text`).
+
+    Raises: Malformed if it is not there and there is no default.
+    """
+    if isinstance(record, dict):
         if where in record:
             return record[where]
-    elif isinstance(where, int) and where < len(record):
-        return record[where]
-    value: Any = record
-    for part in str(where).split(".") if isinstance(record, Mapping) else [None]:
-        if isinstance(value, Mapping) and part in value:
+        value = _nested(record, str(where).split(".")) if "." in str(where) else Malformed
+    else:
+        value = record[where] if isinstance(where, int) and where < len(record) else Malformed
+    value = default if value is Malformed else value
+    if value is Malformed:
+        raise Malformed(_missing(record, where, name))
+    return value
+
+
+def _nested(value: Any, parts: list[str]) -> Any:
+    for part in parts:
+        if isinstance(value, dict) and part in value:
             value = value[part]
-        elif isinstance(value, list) and part is not None and part.isdigit() and int(part) < len(value):
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
             value = value[int(part)]
-        elif default is Malformed:
-            raise Malformed(_missing(record, where, name))
         else:
-            return default
+            return Malformed
     return value
 
 
 def _missing(record: Record, where: str | int, name: str) -> str:
-    if not isinstance(record, Mapping):
+    if not isinstance(record, dict):
         return f"only {len(record)} columns, but `{name}` is column {where} (counted from 0)"
     wanted = f"no column {str(where)!r}" + (f" (for `{name}`)" if where != name else "")
     return f"{wanted}; it has {', '.join(map(str, record))}{nearest(str(where), record)}; name it with columns: {{{name}: THEIRS}}"
@@ -104,7 +112,7 @@ def conversation(value: Any, role: str, name: str) -> list[dict]:
 
 
 def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str | None)
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str | None)
 
 
 def _prompt(get: Callable[..., Any]) -> Row:
@@ -198,7 +206,7 @@ def reference(value: Any, match: str) -> str | None:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         with contextlib.suppress(ValueError):
             value = json.loads(value)
-    if isinstance(value, Mapping) and "answer" in value:
+    if isinstance(value, dict) and "answer" in value:
         return to_json({"match": match, **value})
     return to_json({"answer": str(value), "match": match})
 

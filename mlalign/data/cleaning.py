@@ -4,14 +4,13 @@ import hashlib
 import unicodedata
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
 
-NEW_KEYS = 1 << 16  # keys in the small set of `Seen` before they are merged into the sorted array
+NEW_KEYS = 1 << 14  # keys in the small set of `Seen` before they are merged into the sorted array
 
 
 def normalised(text: str) -> str:
     """NFC, with runs of white space as one space: texts that only differ in that count as equal."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
 
 
 def answers(row: dict, kind: str) -> list[str]:
@@ -59,7 +58,7 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self._sorted: array = array("Q")
+        self._sorted = memoryview(array("Q"))
         self._new: set[int] = set()
 
     def __contains__(self, key: int) -> bool:
@@ -73,14 +72,13 @@ class Seen:
         if key in self:
             return False
         self._new.add(key)
-        if len(self._new) >= max(NEW_KEYS, len(self._sorted) // 16):
-            self._merge(sorted(self._new))
-            self._new = set()
+        if len(self._new) >= max(NEW_KEYS, len(self._sorted) // 32):
+            self._merge()
         return True
 
-    def _merge(self, new: Sequence[int]) -> None:
+    def _merge(self) -> None:
         import numpy as np
 
-        merged = np.concatenate([np.frombuffer(self._sorted, dtype=np.uint64), np.array(new, dtype=np.uint64)])
-        merged.sort(kind="stable")
-        self._sorted = array("Q", merged.tobytes())
+        merged = np.concatenate([np.frombuffer(self._sorted, dtype=np.uint64), np.fromiter(self._new, dtype=np.uint64)])
+        merged.sort()
+        self._sorted, self._new = memoryview(merged), set()

@@ -28,6 +28,16 @@ class Reading:
     languages: list[str] | None
     problems: Problems
     tally: Tally
+    names: set[tuple[str, str, str | None]] = dataclasses.field(default_factory=set)
+
+    def check_name(self, source: Source, file: File) -> None:
+        """Ids come from source, file name and line: two files must not agree in all of these."""
+        name = (name_of(source, file.name), file.name, file.language)
+        if name in self.names:
+            self.problems.add(
+                f"{file.path}: read twice, or named like another file of source {name[0]!r}; name the sources apart (source: NAME)"
+            )
+        self.names.add(name)
 
 
 def files(source: Source, wanted: list[str] | None) -> list[File]:
@@ -52,17 +62,22 @@ def _asked(language: str, source: Source, wanted: list[str] | None) -> bool:
 
 
 def all_rows(work: Reading, sources: Iterable[Source], artifacts: Iterable[Path]) -> Iterator[Found]:
-    """Every row of the sources in turn, then of rows artifacts. A row may still be empty, too long or a duplicate."""
+    """Every row of the sources in turn, then of rows artifacts. A row may still be empty, too long or a duplicate.
+
+    Besides its columns a row has `own_id`: whether its id comes from the source, and so may occur twice.
+    """
     for source in sources:
         if source.adapter == "tiny_world":
             yield from _tiny_world(source, work)
         elif source.hub:
             records = read_hub(source, work.problems)
             file = File(Path(source.hub), source.hub_split, None, "parquet")
+            work.check_name(source, file)
             yield from _of_records(records, file, source, work)
         else:
             header = source.adapter != "mgsm" and not any(isinstance(c, int) for c in source.columns.values())
             for file in files(source, work.languages):
+                work.check_name(source, file)
                 yield from _of_records(read(file, header, work.problems), file, source, work)
     for path in artifacts:
         yield from _of_artifact(path, work)
@@ -85,7 +100,7 @@ def _of_artifact(path: Path, work: Reading) -> Iterator[Found]:
     if found not in TAKEN_FROM.get(kind, (kind,)):
         raise UserError(f"rows: {path} holds {found} rows; {kind} rows cannot be made of them")
     for number, row in enumerate(rows.read(path, languages=work.languages), 1):
-        yield adapters.derive(row, kind), AN_ARTIFACT, f"{path}: row {number}"
+        yield adapters.derive(row, kind) | {"own_id": True}, AN_ARTIFACT, f"{path}: row {number}"
 
 
 def _of_records(records: Iterator[tuple[int, Any]], file: File, source: Source, work: Reading) -> Iterator[Found]:
@@ -135,8 +150,10 @@ def _placed(row: dict, number: int, language: str, file: File, source: Source) -
     else:
         group = f"{cleaning.key64(cleaning.normalised(_asks(row))):016x}"
     row = {"chosen_lang": language, "rejected_lang": language, "response_lang": language} | {k: v for k, v in row.items() if v is not None}
+    own_id = "key" in row
     return row | {
         "id": rows.row_id(name, row.pop("key", f"{file.name}:{number}"), language),
+        "own_id": own_id,
         "group_id": f"{name}:{group}", "prompt_lang": language, "source": name,
         "origin": source.origin or row.get("origin") or ORIGIN.get(source.adapter, "native"), "split": row.get("split") or source.split,
     }  # fmt: skip

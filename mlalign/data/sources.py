@@ -224,7 +224,8 @@ def _parquet(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
 
 def read_hub(source: Source, problems: Problems) -> Iterator[tuple[int, dict]]:
     """The records of a hub data set: downloaded once (or taken from the cache, offline too), then read from disk."""
-    from datasets import DatasetNotFoundError, load_dataset
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
 
     try:
         records = load_dataset(source.hub, source.config, split=source.hub_split, revision=source.revision)

@@ -1,0 +1,260 @@
+"""Bring data from anywhere into rows: read, check, split, remove duplicates, mix languages.
+
+Reads files, hub data sets, the embedded tiny world (`sources`) and rows of earlier steps (slot `rows`); writes rows of one `kind`.
+Everything is streamed. Memory per row is 8 bytes (a hash of its content), 8 more for each of: ids that the source brings, splits
+that the source brings, sub-sampling. Sub-sampling reads the cleaned rows a second time.
+
+What is wrong with single rows (empty, too long, duplicate, …) is dropped and counted by reason and language. What is wrong with the
+form (encoding, broken JSON, missing column, unknown language) is an error; all of it is reported together, with file and line.
+
+A row's fate depends on its own content, its group and earlier rows of its language: another language changes no shard
+of the others (unless `total_rows` makes languages share a budget). Duplicates are looked for within a language; the first stays.
+"""
+
+import dataclasses
+import shutil
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mlalign import rows
+from mlalign.data import checks, cleaning, mixing, splits
+from mlalign.data.reading import Found, Reading, all_rows, files, name_of
+from mlalign.data.sources import Problems, Source
+from mlalign.errors import UserError
+from mlalign.schema import hashed, what
+from mlalign.stage import Inputs, Output, Stopped
+from mlalign.store import read_json
+
+VERSION = 1
+KIND = "rows"
+SLOTS = {"rows": "rows*?"}
+SHARDED = None
+DISTRIBUTED = False
+
+POLL_EVERY = 1024
+
+
+@dataclasses.dataclass
+class Config:
+    kind: Literal["prompt", "demonstration", "preference", "text", "unpaired", "ranking"] = what(doc="what the rows are")
+    sources: list[Source] | None = what([], "where rows come from, besides rows of earlier steps (slot rows)")
+    languages: list[str] | None = what(None, "prompt languages to take; null: all that the sources have")
+    eval_frac: float = what(0.05, "share of groups held out for eval, where the source does not say")
+    max_rows_per_language: int | None = what(None, "keep at most so many rows of each language in each split")
+    temperature: float | None = what(None, "mix training rows of languages in proportion to n^(1/T); 1: as they are, large: evenly")
+    total_rows: int | None = what(None, "training rows of all languages together; by default the most that the proportions allow")
+    dedup: bool = what(True, "drop exact duplicates within a language, compared after NFC and white-space normalisation")
+    max_chars: int | None = what(None, "drop rows whose prompt and longer answer have more characters than this")
+    seed: int = what(0, "for the split and for sub-sampling")
+
+
+def packages(cfg: Config) -> list[str]:
+    return ["pyarrow", "langcodes", *(["datasets"] if any(s.hub for s in cfg.sources or []) else [])]
+
+
+def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
+    """What the sources hold instead of where they lie: moving files changes no fingerprint, editing them does.
+
+    Raises: UserError with every mistake that shows before a row is read.
+    """
+    problems = mistakes(cfg)
+    if problems:
+        raise UserError(*problems)
+    told = [hashed(source) for source in cfg.sources or []]
+    for source, values in zip(cfg.sources or [], told, strict=True):
+        if source.path is not None:
+            values["path"] = [[f.name, f.language, digest(f.path)] for f in files(source, cfg.languages)]
+    return {"sources": told}
+
+
+def run(cfg: Config, inputs: Inputs, out: Output) -> None:
+    problems = mistakes(cfg)
+    if not problems and not (cfg.sources or "rows" in inputs):
+        problems.append("sources: none; give some, or rows of an earlier step (inputs: {rows: STEP})")
+    if problems:
+        raise UserError(*problems)
+    work = _Work(cfg, out)
+    shutil.rmtree(out.path / "rows", ignore_errors=True)
+    reading = Reading(cfg.kind, cfg.languages, work.problems, out.tally)
+    ranks = work.write(all_rows(reading, cfg.sources or [], [a.path for a in inputs.artifacts("rows")]))
+    work.problems.raise_if_any()
+    if ranks:
+        work.sample(ranks)
+    work.check_languages()
+    about: list[dict[str, Any]] = [_about(s) for s in cfg.sources or []] + _inherited(inputs)
+    out.note(sources=about, sensitive=any(a["sensitive"] for a in about), row_kind=cfg.kind)
+    print(table(out))
+
+
+def mistakes(cfg: Config) -> list[str]:
+    """What is wrong with the configuration, or with what it points at, as messages that begin with the key."""
+    found = []
+    if cfg.sources is None:
+        found.append(f"sources: null; the chosen data set names no {cfg.kind} rows: choose another data=, or give some of your own")
+    if not 0 <= cfg.eval_frac <= 1:
+        found.append(f"eval_frac: a share between 0 and 1, got {cfg.eval_frac}")
+    if cfg.temperature is not None and cfg.temperature <= 0:
+        found.append(f"temperature: must be above 0, got {cfg.temperature}")
+    for index, source in enumerate(cfg.sources or []):
+        found += [f"sources[{index}].{message}" for message in checks.mistakes(source, cfg.kind, cfg.languages)]
+    return found
+
+
+@dataclasses.dataclass
+class _Work:
+    """One run of the stage: what it has seen so far, and what is wrong."""
+
+    cfg: Config
+    out: Output
+    problems: Problems = dataclasses.field(default_factory=Problems)
+    contents: cleaning.Seen = dataclasses.field(default_factory=cleaning.Seen)
+    ids: cleaning.Seen = dataclasses.field(default_factory=cleaning.Seen)
+    sides: cleaning.Seen = dataclasses.field(default_factory=cleaning.Seen)
+    splits_said: bool = False
+
+    def __post_init__(self) -> None:
+        self.splits_said = any(s.split or "split" in s.columns for s in self.cfg.sources or [])
+
+    @property
+    def samples(self) -> bool:
+        return any(x is not None for x in (self.cfg.max_rows_per_language, self.cfg.temperature, self.cfg.total_rows))
+
+    @property
+    def spool(self) -> Path:
+        return self.out.checkpoints / "all"
+
+    def write(self, found: Iterator[Found]) -> dict[tuple[str, str], array]:
+        """Write every good row; to sub-sample, into a spool first, with the rank of each row by language and split."""
+        ranks: dict[tuple[str, str], array] = defaultdict(lambda: array("d"))
+        shutil.rmtree(self.spool, ignore_errors=True)
+        with rows.ShardWriter(self.spool if self.samples else self.out.path, self.cfg.kind) as writer:
+            for number, (row, source, place) in enumerate(found):
+                if number % POLL_EVERY == 0:
+                    self._poll(number)
+                if self._accept(row, source, place) and not self.problems.n:
+                    self.out.tally.keep(row["prompt_lang"])
+                    if self.samples:
+                        ranks[row["prompt_lang"], row["split"]].append(splits.rank(row["group_id"], self.cfg.seed, source.weight))
+                    writer.write(row)
+        return ranks
+
+    def _poll(self, number: int) -> None:
+        self.out.progress(number, number + POLL_EVERY, "rows")
+        if self.out.should_stop():
+            raise Stopped
+
+    def _accept(self, row: dict, source: Source, place: str) -> bool:
+        """Whether a row is good, new and on a side; it gets its split here."""
+        kind, tally = self.cfg.kind, self.out.tally
+        keep_empty = source.keep_empty_answers
+        keep_empty = source.adapter == "hh_rlhf" and kind == "preference" if keep_empty is None else keep_empty
+        reason = cleaning.problem(row, kind, self.cfg.max_chars, keep_empty_answers=keep_empty)
+        if reason is None and self.cfg.dedup and not self.contents.add(cleaning.content_key(row, kind)):
+            reason = "duplicate"
+        if reason is not None:
+            tally.drop(reason, row["prompt_lang"])
+            return False
+        if keep_empty and not all(text.strip() for text in cleaning.answers(row, kind)):
+            tally.add("empty_answers_kept", row["prompt_lang"])
+        self.splits_said = self.splits_said or row["split"] is not None
+        row["split"] = row["split"] or splits.split_of(row["group_id"], self.cfg.seed, self.cfg.eval_frac)
+        if self.splits_said:
+            self._check_side(row, place)
+        if row.get("own_id") and not self.ids.add(int(row["id"], 16)):
+            self.problems.add(f"{place}: an earlier row of source {row['source']!r} has the same id; name the sources apart "
+                              "(source: NAME), or mend the ids", once=(row["source"], "id"))  # fmt: skip
+        return True
+
+    def _check_side(self, row: dict, place: str) -> None:
+        """Only where a source says the split: a hash of the group cannot put it on two sides."""
+        other = "train" if row["split"] == "eval" else "eval"
+        self.sides.add(cleaning.key64(f"{row['split']}\x1f{row['group_id']}"))
+        if cleaning.key64(f"{other}\x1f{row['group_id']}") in self.sides:
+            self.problems.add(f"{place}: its group {row['group_id']!r} is in train and in eval; a group belongs to one split: "
+                              "mend the split column, or name the sources apart (source: NAME)")  # fmt: skip
+
+    def sample(self, ranks: Mapping[tuple[str, str], array]) -> None:
+        """Copy the rows of lowest rank from the spool; the rest counts as `not_sampled`."""
+        import numpy as np
+
+        before = {where: len(r) for where, r in sorted(ranks.items())}
+        after = _targets(before, self.cfg)
+        keep = {}
+        for where, r in ranks.items():
+            keep[where] = np.zeros(len(r), dtype=bool)
+            keep[where][np.argsort(np.frombuffer(r), kind="stable")[: after[where]]] = True
+        with rows.ShardWriter(self.out.path, self.cfg.kind) as writer:
+            at: dict[tuple[str, str], int] = defaultdict(int)
+            for row in rows.read(self.spool):
+                where = (row["prompt_lang"], row["split"])
+                if keep[where][at[where]]:
+                    writer.write(row)
+                at[where] += 1
+        shutil.rmtree(self.spool)
+        self._count_sampled(before, after)
+
+    def _count_sampled(self, before: Mapping[tuple[str, str], int], after: Mapping[tuple[str, str], int]) -> None:
+        for (language, split), n in before.items():
+            left_out = n - after[language, split]
+            self.out.tally.keep(language, -left_out)
+            if left_out:
+                self.out.tally.drop("not_sampled", language, left_out)
+        train = [(language, n, after[language, split]) for (language, split), n in before.items() if split == "train"]
+        n_all, m_all = sum(n for _, n, _ in train), sum(m for _, _, m in train)
+        print("mixing of training rows: language, rows and share before, rows and share after")
+        for language, n, m in train:
+            print(f"  {language:<14}{n:>9} {n / n_all:>6.1%}{m:>9} {m / max(1, m_all):>6.1%}")
+
+    def check_languages(self) -> None:
+        """Raises: UserError if nothing is left, or nothing in a language that was asked for."""
+        tally, errors = self.out.tally, []
+        for language in self.cfg.languages or []:
+            if not tally.rows[language]:
+                lost = ", ".join(f"{by[language]} {reason}" for reason, by in sorted(tally.dropped.items()) if by[language])
+                have = ", ".join(sorted(+tally.rows)) or "nothing"
+                errors.append(
+                    f"languages: no {self.cfg.kind} row is left in {language}: "
+                    + (f"dropped {lost}" if lost else f"no source has it (they have {have})")
+                )
+        if not errors and not +tally.rows:
+            errors.append(f"sources: no {self.cfg.kind} row is left: {tally.to_dict()['dropped'] or 'they are empty'}")
+        if errors:
+            raise UserError(*errors)
+
+
+def _targets(available: Mapping[tuple[str, str], int], cfg: Config) -> dict[tuple[str, str], int]:
+    """Rows to keep by language and split. The mixture concerns training rows; the cap holds for each split."""
+    cap = cfg.max_rows_per_language
+    capped = {where: n if cap is None else min(n, cap) for where, n in available.items()}
+    if cfg.temperature is None and cfg.total_rows is None:
+        return capped
+    train = {language: n for (language, split), n in capped.items() if split == "train"}
+    mixed = mixing.temperature_counts(train, cfg.temperature or 1.0, cfg.total_rows)
+    return {(language, split): mixed[language] if split == "train" else n for (language, split), n in capped.items()}
+
+
+def _about(source: Source) -> dict[str, Any]:
+    """What travels with the rows into manifests and model cards."""
+    told = {name: getattr(source, name) for name in ("path", "hub", "revision", "licence", "sensitive")}
+    return {"source": name_of(source, Path(source.path or "").name), **told}
+
+
+def _inherited(inputs: Inputs) -> list[dict]:
+    """What the manifests of earlier steps' rows tell of their sources."""
+    manifests = [a.path / "manifest.json" for a in inputs.artifacts("rows")]
+    return [source for manifest in manifests if manifest.is_file() for source in read_json(manifest).get("sources", [])]
+
+
+def table(out: Output) -> str:
+    """Rows kept and dropped by language, as text."""
+    tally = out.tally
+    names = sorted({*tally.rows, *(language for by in tally.dropped.values() for language in by)})
+    lines = [f"{'language':<14}{'kept':>9}{'dropped':>9}  by reason"]
+    for language in names:
+        lost = {reason: by[language] for reason, by in sorted(tally.dropped.items()) if by[language]}
+        reasons = ", ".join(f"{reason} {n}" for reason, n in lost.items())
+        lines.append(f"{language:<14}{tally.rows[language]:>9}{sum(lost.values()):>9}  {reasons}".rstrip())
+    return "\n".join(lines)
