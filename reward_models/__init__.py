@@ -1,0 +1,81 @@
+"""Scores for answers, in any language: anything that turns (messages, language) into numbers.
+
+    import reward_models
+    scorer = reward_models.load("path/to/a/reward/model")
+    scores = scorer.score([{"prompt": "How much is 2 + 2?", "response": "The sum is 4."}])
+
+Importing this package imports nothing heavy. It needs transformers and light libraries, never a trainer.
+
+A family is a module with `Settings` (a dataclass) and `prepare(settings)`, which returns a function from items to `Scores`.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlalign.errors import UserError, nearest
+from reward_models import card, settings
+from reward_models.items import Item, Scores, of_row
+
+__all__ = ["FAMILIES", "Item", "Scorer", "Scores", "load", "open_scorer", "problems"]
+
+# family -> the module that implements it
+FAMILIES = {
+    "classifier": "reward_models.classifier",
+    "language_adherence": "reward_models.adherence",
+    "length": "reward_models.length",
+    "verifier": "reward_models.verifier",
+    "random": "reward_models.control",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """An opened scorer. A score is a pure function of its item: batch, order and neighbours do not change it."""
+
+    name: str
+    family: str
+    score_items: Callable[[Sequence[Item]], Scores]
+
+    def score(self, rows: Sequence[Mapping]) -> list[float | None]:
+        """One number per response, in order; None where the scorer cannot say.
+
+        A row has `prompt` and `response`, `prompt` and `responses`, `messages`, or `chosen` and `rejected`; strings or chat
+        messages. Rows of several responses give several numbers. Raises: UserError naming the row.
+        """
+        items = [item for i, row in enumerate(rows) for item in of_row(row, f"row {i}")]
+        return self.score_items(items).values
+
+
+def load(path: str | Path, **options: Any) -> Scorer:
+    """The scorer in a model directory or under a hub id; its family is what `card.yaml` there says, else `classifier`.
+
+    `options` are the family's settings. Raises: UserError.
+    """
+    told = card.read(path, options.get("revision"))
+    return open_scorer({"family": told.family if told else "classifier", **options, "path": str(path)})
+
+
+def open_scorer(told: Mapping) -> Scorer:
+    """The scorer that `{"family": …, "name": …, settings of the family}` describes. Raises: UserError with every mistake."""
+    found = problems(told)
+    if found:
+        raise UserError(*found)
+    module = importlib.import_module(FAMILIES[told["family"]])
+    return Scorer(told.get("name", told["family"]), told["family"], module.prepare(module.Settings(**_own(told))))
+
+
+def problems(told: Mapping, key: str = "scorer") -> list[str]:
+    """What is wrong with a scorer's settings, as messages; imports nothing heavy and opens nothing."""
+    family = told.get("family")
+    if family is None:
+        return [f"{key}: {dict(told)} has no family{nearest(str(told.get('name', '')), FAMILIES)}"]
+    if family not in FAMILIES:
+        return [f"{key}: unknown family {family!r}{nearest(family, FAMILIES)}"]
+    return settings.problems(importlib.import_module(FAMILIES[family]).Settings, _own(told), key)
+
+
+def _own(told: Mapping) -> dict:
+    return {k: v for k, v in told.items() if k not in ("family", "name")}

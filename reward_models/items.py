@@ -1,0 +1,107 @@
+"""What a scorer takes and gives, and how rows become items.
+
+Reads rows as people have them (plain strings or chat messages) and mlalign's candidates and preference rows.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlalign import languages, rows
+from mlalign.errors import UserError
+
+SHAPES = "prompt and response, prompt and responses, messages, or chosen and rejected"
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One answer to score. `language` is the one it should be in (canonical), `reference` a JSON string."""
+
+    id: str
+    prompt: list[dict]
+    response: str
+    language: str | None = None
+    reference: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """One value per item, higher is better; None where the scorer cannot say (never NaN).
+
+    `flags` are facts to count (`truncated`, …), `columns` further numbers; `detected` is the language each answer was found
+    to be in. All lists are as long as `values`.
+    """
+
+    values: list[float | None]
+    flags: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
+    columns: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
+    detected: list[str | None] | None = None
+
+
+def of_candidates(row: Mapping) -> list[Item]:
+    """The items of a candidates row, one per response."""
+    language, reference = row["response_lang_requested"] or row["prompt_lang"], row["reference"]
+    return [Item(r["candidate_id"], row["prompt"], r["text"] or "", language, reference) for r in row["responses"]]
+
+
+def of_preference(row: Mapping) -> list[Item]:
+    """The chosen and the rejected side of a preference row; the language asked for is the prompt's."""
+    return [
+        _conversation(rows.side_id(row["id"], side), row["prompt"] + row[side], row["prompt_lang"], None) for side in ("chosen", "rejected")
+    ]
+
+
+def of_row(row: Mapping, where: str) -> list[Item]:
+    """The items of a person's row. `where` (file and line) names it in errors and stands in for a missing `id`.
+
+    Raises: UserError for missing columns, empty prompts, an unknown language.
+    """
+    identifier = str(row.get("id") or where)
+    language, reference = _language(row, where), _reference(row.get("reference"))
+    prompt = _messages(row["prompt"], "user", where) if row.get("prompt") else []
+    if row.get("messages"):
+        return [_conversation(identifier, _messages(row["messages"], "user", where), language, reference, where)]
+    if row.get("chosen") is not None and row.get("rejected") is not None:
+        sides = [(rows.side_id(identifier, side), row[side]) for side in ("chosen", "rejected")]
+    elif prompt and row.get("responses") is not None:
+        sides = [(f"{identifier}:{i}", response) for i, response in enumerate(row["responses"])]
+    elif prompt and row.get("response") is not None:
+        sides = [(identifier, row["response"])]
+    else:
+        raise UserError(f"{where}: needs {SHAPES}; it has {', '.join(map(str, row)) or 'nothing'}")
+    return [_conversation(_candidate_id(r, i), prompt + _messages(r, "assistant", where), language, reference, where) for i, r in sides]
+
+
+def _candidate_id(response: Any, otherwise: str) -> str:
+    return response.get("candidate_id", otherwise) if isinstance(response, Mapping) else otherwise
+
+
+def _conversation(identifier: str, messages: list[dict], language: str | None, reference: str | None, where: str = "") -> Item:
+    *prompt, last = messages
+    if last["role"] != "assistant" or not prompt:
+        raise UserError(f"{where or identifier}: a conversation to score has a prompt and ends with an assistant's message")
+    return Item(identifier, prompt, last["content"], language, reference)
+
+
+def _messages(value: Any, role: str, where: str) -> list[dict]:
+    if isinstance(value, Mapping) and "text" in value:  # a response as mlalign's candidates rows have it
+        value = value["text"] or ""
+    if isinstance(value, str):
+        return rows.messages(value, role)
+    good = isinstance(value, Sequence) and len(value) and all(isinstance(m, Mapping) and isinstance(m.get("content"), str) for m in value)
+    if not good or not all("role" in m for m in value):
+        raise UserError(f"{where}: expected text or a list of messages ({{role, content}}), got {type(value).__name__}")
+    return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def _language(row: Mapping, where: str) -> str | None:
+    told = row.get("language") or row.get("response_lang_requested") or row.get("prompt_lang")
+    try:
+        return languages.normalise(told) if told else None
+    except UserError as error:
+        raise UserError(*(f"{where}: {m}" for m in error.messages)) from None
+
+
+def _reference(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,81 @@
+"""Which script a text is written in, and the languages that a script alone decides. Pure; only `unicodedata`."""
+
+import unicodedata
+from collections import Counter
+from functools import cache
+
+# first word of a character's Unicode name -> ISO 15924; the kinds of kana and Han are put together
+SCRIPTS = {
+    "LATIN": "Latn", "FULLWIDTH": "Latn", "CYRILLIC": "Cyrl", "GREEK": "Grek", "ARABIC": "Arab", "HEBREW": "Hebr", "DEVANAGARI": "Deva",
+    "BENGALI": "Beng", "GURMUKHI": "Guru", "GUJARATI": "Gujr", "ORIYA": "Orya", "TAMIL": "Taml", "TELUGU": "Telu", "KANNADA": "Knda",
+    "MALAYALAM": "Mlym", "SINHALA": "Sinh", "THAI": "Thai", "LAO": "Laoo", "TIBETAN": "Tibt", "MYANMAR": "Mymr", "KHMER": "Khmr",
+    "GEORGIAN": "Geor", "ARMENIAN": "Armn", "ETHIOPIC": "Ethi", "HANGUL": "Hang", "HIRAGANA": "Kana", "KATAKANA": "Kana",
+    "KATAKANA-HIRAGANA": "Kana", "HALFWIDTH": "Kana", "CJK": "Hani", "THAANA": "Thaa", "OL": "Olck", "MEETEI": "Mtei", "TIFINAGH": "Tfng",
+}  # fmt: skip
+# Scripts in which practically only one language is written.
+ONLY = {
+    "Grek": "ell_Grek", "Guru": "pan_Guru", "Gujr": "guj_Gujr", "Orya": "ory_Orya", "Taml": "tam_Taml", "Telu": "tel_Telu",
+    "Knda": "kan_Knda", "Mlym": "mal_Mlym", "Sinh": "sin_Sinh", "Thai": "tha_Thai", "Laoo": "lao_Laoo", "Khmr": "khm_Khmr",
+    "Mymr": "mya_Mymr", "Geor": "kat_Geor", "Armn": "hye_Armn", "Hang": "kor_Kore", "Kana": "jpn_Jpan", "Thaa": "div_Thaa",
+}  # fmt: skip
+# The scripts that a code's script stands for.
+WRITTEN_WITH = {"Hans": ("Hani",), "Hant": ("Hani",), "Jpan": ("Kana", "Hani"), "Kore": ("Hang",), "Hang": ("Hang",)}
+KANA_FRAC = 0.1  # a text of Han characters with at least this share of kana is Japanese
+
+
+@cache
+def script_of(character: str) -> str | None:
+    """ISO 15924 of a letter or combining mark; None for anything else and for scripts that are not told apart here."""
+    if unicodedata.category(character)[0] not in "LM":
+        return None
+    return SCRIPTS.get(unicodedata.name(character, "").split(" ")[0])
+
+
+def dominant(text: str) -> tuple[str, float] | None:
+    """The script of most letters and its share; None if there is no word. Han and kana together are one script.
+
+    Single letters between spaces (`K D F`, `x = y`) are no words, except in scripts that write without spaces.
+    """
+    counts = Counter(s for word in text.split() for s in _scripts_of_word(word))
+    total = counts.total()
+    if not total:
+        return None
+    if counts["Kana"] >= KANA_FRAC * (counts["Kana"] + counts["Hani"]) and counts["Kana"]:
+        counts["Kana"] += counts.pop("Hani", 0)
+    else:
+        counts["Hani"] += counts.pop("Kana", 0)
+    script = max(sorted(counts), key=counts.__getitem__)
+    return script, counts[script] / total
+
+
+def _scripts_of_word(word: str) -> list[str]:
+    found = [s for c in word if (s := script_of(c))]
+    return found if len(found) > 1 or (found and found[0] in ("Hani", "Kana", "Hang")) else []
+
+
+def words_in(text: str, script: str) -> str:
+    """The words of a text whose letters are all of one script."""
+    return " ".join(w for w in text.split() if {s for c in w if (s := script_of(c))} == {script})
+
+
+def han_variant(text: str) -> str | None:
+    """`Hans` or `Hant` by the characters that only one of the two standards (GB 2312, Big5) has; None if they are as many."""
+    han = [c for c in text if script_of(c) == "Hani"]
+    simplified = sum(_in(c, "gb2312") and not _in(c, "big5") for c in han)
+    traditional = sum(_in(c, "big5") and not _in(c, "gb2312") for c in han)
+    return None if simplified == traditional else "Hans" if simplified > traditional else "Hant"
+
+
+@cache
+def _in(character: str, standard: str) -> bool:
+    try:
+        character.encode(standard)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def written_with(code: str) -> tuple[str, ...]:
+    """The scripts, as `dominant` names them, in which a language's text is written."""
+    script = code.split("_")[1]
+    return WRITTEN_WITH.get(script, (script,))

@@ -1,0 +1,118 @@
+"""Is an answer in the language that was asked for? Short sentences of the tiny world and of XCOPA, and cases worked out by hand."""
+
+import json
+
+import pytest
+
+import reward_models
+from mlalign.data import tiny_world
+from mlalign.errors import UserError
+from reward_models import Item, scripts
+
+IDENTIFIERS = ("lingua", "fasttext")
+
+
+@pytest.fixture(scope="session")
+def adherence():
+    opened = {name: reward_models.open_scorer({"family": "language_adherence", "identifier": name}) for name in IDENTIFIERS}
+    return lambda texts, language, identifier="lingua": opened[identifier].score_items(
+        [Item(str(i), [], t, language) for i, t in enumerate(texts)]
+    )
+
+
+def tiny_answers(language):
+    items = [item for task in tiny_world.TASKS for item, _ in tiny_world.pool(task, "train")[:40]]
+    return sorted({tiny_world.answer_text(item, item.answer, language) for item in items})
+
+
+@pytest.mark.parametrize("language", tiny_world.LANGUAGES)
+def test_every_answer_of_the_tiny_world_is_recognised(adherence, language):
+    found = adherence(tiny_answers(language), language)
+    assert set(found.values) == {1.0} and set(found.detected) == {language}
+    assert all(0 < c <= 1 for c in found.columns["confidence"])
+
+
+@pytest.mark.parametrize("language", tiny_world.LANGUAGES)
+def test_answers_in_another_language_are_not(adherence, language):
+    others = [t for other in tiny_world.LANGUAGES if other != language for t in tiny_answers(other)[::4]]
+    assert sum(adherence(others, language).values) / len(others) <= 0.03
+
+
+def test_the_second_identifier_agrees_where_it_is_reliable(adherence):
+    for language in tiny_world.LANGUAGES:
+        found = adherence(tiny_answers(language), language, "fasttext")
+        assert set(found.values) == ({None} if language == "swh_Latn" else {1.0}), language
+        assert any(found.flags["unsupported"]) == (language == "swh_Latn")
+
+
+def test_a_verdict_depends_on_its_answer_alone(adherence):
+    texts = [t for language in tiny_world.LANGUAGES for t in tiny_answers(language)[:5]]
+    together = adherence(texts, "spa_Latn")
+    assert [adherence([t], "spa_Latn").values[0] for t in texts] == together.values
+    assert adherence(texts[::-1], "spa_Latn").columns["confidence"][::-1] == together.columns["confidence"]
+
+
+@pytest.mark.parametrize("text", ["", "   ", "42", "3 + 4 = 7", "K D F", "!!!", "🙂"])
+def test_nothing_to_detect(adherence, text):
+    found = adherence([text], "deu_Latn")
+    assert found.values == [None] and found.detected == [None] and found.flags["undetected"] == [True]
+
+
+def test_unknown_languages_are_none_but_another_script_is_certain(adherence):
+    found = adherence(["Nonm nan te louvri tiyo a.", "那个人打开了水龙头。"], "hat_Latn")
+    assert found.values == [None, 0.0] and found.flags["unsupported"] == [True, False]
+    assert found.detected == [None, "cmn_Hans"]
+    assert adherence(["ሰላም ለዓለም", "Peace to the world."], "amh_Ethi").values == [None, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "value", "detected"),
+    [
+        ("这个问题的答案是正确的。", "cmn_Hans", 1.0, "cmn_Hans"),
+        ("這個問題的答案是正確的。", "cmn_Hans", 0.0, "cmn_Hant"),
+        ("這個問題的答案是正確的。", "cmn_Hant", 1.0, "cmn_Hant"),
+        ("大山", "cmn_Hant", 1.0, "cmn_Hant"),  # written alike in both
+        ("一番大きい数は9です。", "jpn_Jpan", 1.0, "jpn_Jpan"),
+        ("一番大きい数は9です。", "cmn_Hans", 0.0, "jpn_Jpan"),
+        ("東京", "jpn_Jpan", None, None),
+        ("가장 큰 수는 9입니다.", "kor_Hang", 1.0, "kor_Hang"),
+        ("가장 큰 수는 9입니다.", "kor_Kore", 1.0, "kor_Kore"),
+        ("O número maior é nove e o menor é dois.", "por_Latn_PT", 1.0, "por_Latn_PT"),
+        ("ספר טוב מאוד קראתי אתמול", "heb_Hebr", 1.0, "heb_Hebr"),
+        ("Sabse badi sankhya nau hai.", "hin_Deva", 0.0, None),  # the right language in another script
+    ],
+)
+def test_scripts_and_regions(adherence, text, language, value, detected):
+    found = adherence([text], language)
+    assert found.values == [value]
+    assert detected is None or found.detected == [detected]
+
+
+def test_rows_without_a_language_have_no_score_but_a_detection(adherence):
+    found = adherence(["The largest number is nine."], None)
+    assert found.values == [None] and found.detected == ["eng_Latn"]
+
+
+def test_script_of_a_text():
+    assert scripts.dominant("答案是 K D F 。")[0] == "Hani"
+    assert scripts.dominant("Наоборот получается KDF.")[0] == "Cyrl"
+    assert scripts.dominant("ไทย abc defg hij")[0] == "Latn"
+    assert scripts.dominant("x = 7") is None
+    assert scripts.words_in("Наоборот получается KDF это.", "Cyrl") == "Наоборот получается это."
+    assert [scripts.han_variant(t) for t in ("发展", "發展", "大")] == ["Hans", "Hant", None]
+
+
+def test_unknown_identifier_is_refused():
+    with pytest.raises(UserError, match=r"scorer.identifier: 'langua' is not possible; did you mean 'lingua'"):
+        reward_models.open_scorer({"family": "language_adherence", "identifier": "langua"})
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("code", "language"), [("et", "ekk_Latn"), ("id", "ind_Latn"), ("it", "ita_Latn"), ("sw", "swh_Latn"), ("ta", "tam_Taml"),
+                                                ("th", "tha_Thai"), ("tr", "tur_Latn"), ("vi", "vie_Latn"), ("zh", "cmn_Hans")])  # fmt: skip
+def test_short_real_sentences(adherence, real_data, code, language):
+    lines = (real_data / "xcopa" / f"val.{code}.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)[choice] for line in lines for choice in ("choice1", "choice2")]
+    assert sum(adherence(texts, language).values) / len(texts) >= 0.95
+    wrong_for = "eng_Latn" if language == "ita_Latn" else "ita_Latn"
+    assert sum(adherence(texts, wrong_for).values) / len(texts) <= 0.03

@@ -1,0 +1,51 @@
+"""A tiny random Qwen3 reward model with a tokenizer of its own."""
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TEXTS = [
+    "The sum is 4.",
+    "En büyük sayı 9 olur.",
+    "最大的数字是 9 。",
+    "Сумма равна 7.",
+    "Which number is the largest: 3 1 2?",
+    "सबसे बड़ी संख्या 9 है।",
+]
+
+
+def make_tokenizer(**special):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokens = ["<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=tokens, initial_alphabet=alphabet))
+    told = {"bos_token": "<|bos|>", "eos_token": "<|end|>", "pad_token": "<|pad|>", "model_max_length": 256, **special}
+    out = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **told)
+    out.chat_template = TEMPLATE
+    return out
+
+
+def make_config(tokenizer, **told):
+    from transformers import Qwen3Config
+
+    return Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, max_position_embeddings=256, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.3, **told,
+    )  # fmt: skip
+
+
+def save_classifier(path, num_labels=1, tokenizer=None, **told):
+    import torch
+    from transformers import Qwen3ForSequenceClassification
+
+    tokenizer = tokenizer or make_tokenizer()
+    torch.manual_seed(0)
+    Qwen3ForSequenceClassification(make_config(tokenizer, num_labels=num_labels, **told)).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
