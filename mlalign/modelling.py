@@ -5,7 +5,7 @@ An adapter stands on exactly one full model: training goes on in that adapter, o
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from mlalign.engine import chat
 from mlalign.errors import UserError
 from mlalign.stage import Model
-from mlalign.store import read_json
+from mlalign.store import read_json, write_json
 
 # Names under which tokenizers commonly hold a padding token, or a spare one that may serve as one.
 PADDING = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|endoftext|>", "<unk>", "[UNK]")
@@ -107,8 +107,9 @@ def load_merged(model: Model, weights: Weights, seed: int = 0) -> Any:
     """Full weights of a model; an adapter is merged into its base."""
     if model.base is None:
         return load_full(model, weights, seed)
-    with _whole_weights(weights):
-        return _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=False).merge_and_unload()
+    with whole_weights(weights):
+        merged = _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=False).merge_and_unload()
+    return merged.requires_grad_(True)
 
 
 def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
@@ -196,8 +197,9 @@ def _quantization(kind: str) -> Any:
 
 
 @contextlib.contextmanager
-def _whole_weights(weights: Weights) -> Iterator[None]:
-    """Load unsharded weights although ZeRO-3 is on: merging needs whole matrices. DeepSpeed shards them when training begins."""
+def whole_weights(weights: Weights) -> Iterator[None]:
+    """Load unsharded weights although ZeRO-3 is on: to merge whole matrices (DeepSpeed shards them when training begins), or on
+    one rank alone."""
     from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
     if not weights.sharded:
@@ -225,6 +227,21 @@ def n_parameters(network: Any) -> dict[str, int]:
     return {"parameters": sum(n for n, _ in sizes), "trainable_parameters": sum(n for n, trained in sizes if trained)}
 
 
+def drop_reference(trainer: Any) -> None:
+    """Free the reference of a DPO or KTO trainer whose log-probabilities are in the data set already."""
+    trainer.ref_model = None
+    if "ref" in getattr(trainer.model, "peft_config", {}):
+        trainer.model.delete_adapter("ref")
+
+
+def scores(trainer: Any, sequences: Sequence[list[int]]) -> list[float]:
+    """The score of each token sequence by the trainer's model in memory, one at a time in its own dtype; call it on every rank."""
+    network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
+    device = trainer.args.device
+    with torch.inference_mode():
+        return [network(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, 0].item() for ids in sequences]
+
+
 # ----------------------------------------------------------------------------------------------------------------- saving
 
 
@@ -233,10 +250,36 @@ def save(trainer: Any, path: Path) -> None:
 
     Weights that ZeRO-3 shards are gathered. Only safetensors and text stay: what else transformers writes is removed.
     """
-    network = trainer.accelerator.unwrap_model(trainer.model)
-    if "ref" in getattr(network, "peft_config", {}):
-        network.delete_adapter("ref")
-    trainer.save_model(str(path))
+    trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True
+    if trainer.is_deepspeed_enabled:
+        _save_gathered(trainer, path)
+    else:
+        trainer.save_model(str(path))
+    if not trainer.is_world_process_zero():
+        return
+    for name in ("training_args.bin", "README.md"):
+        (path / name).unlink(missing_ok=True)
+    adapter = path / "adapter_config.json"
+    if adapter.is_file():  # peft writes sets, whose order changes from process to process
+        told = read_json(adapter)
+        write_json(adapter, {k: sorted(v) if k in ("target_modules", "modules_to_save") and isinstance(v, list) else v for k, v in told.items()})
+
+
+def _save_gathered(trainer: Any, path: Path) -> None:
+    """As `Trainer.save_model`, without the copies of tied weights that a state gathered by DeepSpeed has."""
+    network, engine = trainer.accelerator.unwrap_model(trainer.model), trainer.deepspeed
+    adapter_only = hasattr(network, "peft_config") and engine.zero_optimization_stage() == 3
+    if adapter_only:
+        state = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True)
+    else:
+        state = trainer.accelerator.get_state_dict(engine)
     if trainer.is_world_process_zero():
-        for name in ("training_args.bin", "README.md"):
-            (path / name).unlink(missing_ok=True)
+        tied = set(getattr(network, "all_tied_weights_keys", {}))
+        network.save_pretrained(str(path), state_dict={k: v for k, v in state.items() if k not in tied})
+        trainer.processing_class.save_pretrained(str(path))
+
+
+def rank_of(trainer: Any) -> int | None:
+    """The rank of the adapter that is trained; None for full weights."""
+    configs = getattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config", {})
+    return configs["default"].r if configs else None

@@ -191,11 +191,11 @@ def hashed(cfg: Any) -> dict:
 def fields_of(source: str) -> frozenset[str] | None:
     """Field names of `package.module:Class` and its bases, read from source; None if the package is not installed."""
     module, _, cls = source.partition(":")
-    path = _source_file(module)
+    path = source_file(module)
     return frozenset(_class_fields(path, module, cls)) if path else None
 
 
-def _source_file(module: str) -> Path | None:
+def source_file(module: str) -> Path | None:
     package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -214,7 +214,7 @@ def _class_fields(path: Path, module: str, cls: str) -> set[str]:
         if not isinstance(base, ast.Name):
             continue
         where, name = _imported_from(tree, base.id, module, is_package=path.name == "__init__.py") or (module, base.id)
-        if (where, name) != (module, cls) and (found := _source_file(where)):
+        if (where, name) != (module, cls) and (found := source_file(where)):
             names |= _class_fields(found, where, name)
     return {n for n in names if not n.startswith("_")}
 

@@ -1,0 +1,143 @@
+"""What generates text: `vllm`, `transformers`, or `openai` (any server that speaks the OpenAI protocol), behind one protocol.
+
+Light: an engine's package is imported only when the engine is opened. Which engine runs is what the configuration says; a
+missing package is an error that names it, never a change of engine.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from mlalign.errors import UserError
+from mlalign.schema import HOW_ENGINE, how, verbatim, what
+
+if TYPE_CHECKING:
+    from mlalign.stage import Model
+
+# The finish reason of a request that the engine refused because the prompt does not fit its context.
+PROMPT_TOO_LONG = "prompt_too_long"
+
+
+class Traits(NamedTuple):
+    """What callers may know of an engine without opening it."""
+
+    module: str
+    package: str
+    install: str
+    takes: Literal["tokens", "messages"]
+    seed_guarantee: bool  # a request's text depends on its own seed and prompt alone (fp32), not on its batch
+
+
+ENGINES = {
+    "vllm": Traits("mlalign.engine.vllm", "vllm", "pip install vllm (GPU), `make install` (CPU)", "tokens", True),
+    "transformers": Traits("mlalign.engine.transformers", "transformers", "pip install transformers", "tokens", False),
+    "openai": Traits("mlalign.engine.openai", "openai", "pip install openai", "messages", False),
+}
+RESERVED = {
+    "model": "the model is an input of the step",
+    "tokenizer": "the tokenizer is the model's own",
+    "revision": "give the revision with the model",
+    "dtype": "set engine.dtype",
+    "seed": "set seed on the step; every candidate gets its own",
+    "trust_remote_code": "code from a model's repository is never run",
+}
+
+
+def _arguments_of(around: Mapping) -> str:
+    return "vllm.engine.arg_utils:EngineArgs" if around.get("name", "vllm") == "vllm" else ""
+
+
+@dataclasses.dataclass
+class EngineConfig:
+    name: Literal["vllm", "transformers", "openai"] = what("vllm", "which engine; a missing package is an error")
+    args: dict[str, Any] = verbatim(
+        _arguments_of,
+        "passed through: to vllm.LLM, to from_pretrained (transformers), or into each request's body (openai; null leaves a key out)",
+        how_keys=HOW_ENGINE, reserved=RESERVED,
+    )  # fmt: skip
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = what("auto", "auto: the checkpoint's on a GPU, float32 on the CPU")
+    batch_tokens: int = what(16384, "transformers: prompt and answer tokens per batch; sampled text depends on it")
+    served_model: str | None = what(None, "openai: the name that the server knows the model by; null: the model's path")
+    base_url: str | None = how(None, "openai: the server's address, such as http://localhost:8000/v1")
+    api_key_env: str | None = how(None, "openai: name of the environment variable that holds the key; null: the server wants none")
+    concurrency: int = how(64, "openai: requests under way at once")
+    timeout_s: float = how(600.0, "openai: seconds to wait for one answer")
+    max_retries: int = how(5, "openai: tries again after 429, 5xx, timeouts and lost connections, waiting longer each time")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """One answer to generate. Which of `prompt_token_ids` and `messages` is set is what the engine `takes`."""
+
+    id: str
+    seed: int
+    prompt_token_ids: list[int] | None = None
+    messages: list[dict] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Response:
+    """`n_tokens` counts the end token too; None if a server does not say. `reasoning` is what a server split off itself."""
+
+    text: str
+    n_tokens: int | None
+    finish_reason: str
+    reasoning: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Sampling parameters under vLLM's names; `temperature` 0 is greedy; `extra` goes to the engine as it is."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: Sequence[str] = ()
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Engine(Protocol):
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        """One response per request, in the order of the requests."""
+
+    def close(self) -> None:
+        """Give back memory, processes and connections."""
+
+
+def missing(name: str, find: Callable[[str], Any] = importlib.util.find_spec) -> str | None:
+    """Which package the engine lacks and how to get it, as a message; None if it is there. Imports nothing."""
+    traits = ENGINES[name]
+    if find(traits.package) is not None:
+        return None
+    return f"engine={name} needs the package {traits.package!r}, which is not installed: {traits.install}, or choose another engine"
+
+
+def problems(config: EngineConfig) -> list[str]:
+    """What is wrong with a configuration beyond its types, as messages that begin with the key."""
+    found = []
+    if config.name == "openai" and not config.base_url:
+        found.append("engine.base_url: missing; give the server's address, such as http://localhost:8000/v1")
+    if config.api_key_env is not None and not config.api_key_env.isidentifier():
+        found.append("engine.api_key_env: not the name of an environment variable (the key itself stays out of configurations)")
+    for name in ("batch_tokens", "concurrency", "timeout_s"):
+        if getattr(config, name) <= 0:
+            found.append(f"engine.{name}: must be above 0, got {getattr(config, name)}")
+    return found
+
+
+def open_engine(config: EngineConfig, model: "Model | None", max_model_len: int | None = None) -> Engine:
+    """Start the configured engine on a model (an adapter brings its base along).
+
+    `max_model_len` bounds prompt and answer together, in tokens; None is the model's own. Only `openai` does without `model`.
+
+    Raises: UserError if the engine's package is missing, or the engine refuses the model or its arguments.
+    """
+    if message := missing(config.name):
+        raise UserError(message)
+    if found := problems(config):
+        raise UserError(*found)
+    return importlib.import_module(ENGINES[config.name].module).start(config, model, max_model_len)

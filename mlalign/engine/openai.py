@@ -1,0 +1,110 @@
+"""Any server that speaks the OpenAI chat protocol, through the `openai` client. The server renders the messages itself.
+
+The key comes from the environment variable that `api_key_env` names and appears in no message. What a request leaves out
+(`top_k` and `min_p` at their neutral values, which OpenAI's own API refuses) the server decides.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling
+from mlalign.errors import UserError
+
+if TYPE_CHECKING:
+    from openai import APIError, BadRequestError
+
+    from mlalign.stage import Model
+
+# Parameters that are the client's own; all others travel in the body.
+STANDARD = frozenset("max_tokens max_completion_tokens temperature top_p stop seed presence_penalty frequency_penalty logit_bias".split())
+
+
+def start(config: EngineConfig, model: "Model | None", max_model_len: int | None) -> "OpenAI":
+    name = config.served_model or (model.path if model else None)
+    if name is None:
+        raise UserError("engine.served_model: missing; give the name that the server knows the model by")
+    return OpenAI(config, name)
+
+
+class OpenAI:
+    """A client of one server, with at most `concurrency` requests under way."""
+
+    def __init__(self, config: EngineConfig, model: str):
+        import openai
+
+        self._config, self._model = config, model
+        self._key = _key(config.api_key_env)
+        self._client: Any = openai.OpenAI(
+            base_url=config.base_url, api_key=self._key or "none", timeout=config.timeout_s, max_retries=config.max_retries,
+        )  # fmt: skip
+        self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="openai")
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        """Raises: UserError if the server cannot be reached, or refuses the key, the model or the parameters."""
+        return list(self._pool.map(lambda r: self._one(r, sampling), requests))
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._client.close()
+
+    def _one(self, request: Request, sampling: Sampling) -> Response:
+        import openai
+
+        known, extra = body(request, sampling, self._config.args)
+        try:
+            answer = self._client.chat.completions.create(model=self._model, messages=request.messages, extra_body=extra, **known)
+        except openai.BadRequestError as error:
+            if _too_long(error):
+                return Response("", 0, PROMPT_TOO_LONG)
+            raise UserError(self._refused(error)) from None
+        except openai.APIStatusError as error:
+            raise UserError(self._refused(error)) from None
+        except openai.APIConnectionError as error:  # timeouts too
+            raise UserError(
+                f"{self._place} does not answer ({type(error).__name__}, {self._config.max_retries + 1} tries): see that the server runs, "
+                f"then run the same command again; finished shards are kept"
+            ) from None
+        return _response(answer)
+
+    def _refused(self, error: "APIError") -> str:
+        message = str(error).replace(self._key, "***") if self._key else str(error)
+        return f"{self._place} refuses a request for {self._model!r}: {message}"
+
+    @property
+    def _place(self) -> str:
+        """The server's address without a user name or password in it."""
+        url = urlsplit(self._config.base_url or "")
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+
+def body(request: Request, sampling: Sampling, args: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of one request: those of the client, and those for the rest of the body. `args` wins; null leaves out."""
+    values: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": request.seed,
+        "stop": list(sampling.stop) or None, "top_k": sampling.top_k if sampling.top_k > 0 else None, "min_p": sampling.min_p or None,
+        **sampling.extra, **args,
+    }  # fmt: skip
+    values = {k: v for k, v in values.items() if v is not None}
+    return {k: v for k, v in values.items() if k in STANDARD}, {k: v for k, v in values.items() if k not in STANDARD}
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    if not os.environ.get(variable):
+        raise UserError(f"engine.api_key_env: the environment variable {variable} is not set")
+    return os.environ[variable]
+
+
+def _too_long(error: "BadRequestError") -> bool:
+    return error.code == "context_length_exceeded" or "maximum context length" in str(error)
+
+
+def _response(answer: Any) -> Response:
+    choice = answer.choices[0]
+    more = choice.message.model_extra or {}
+    n_tokens = answer.usage.completion_tokens if answer.usage else None
+    return Response(choice.message.content or "", n_tokens, choice.finish_reason, more.get("reasoning_content") or more.get("reasoning"))

@@ -1,0 +1,112 @@
+"""`generate` of transformers, in batches ordered by length and padded on the left; adapters through peft.
+
+A batch draws from one generator, seeded by its first request: the same shard gives the same text again, but a row's text
+depends on its neighbours. There is no guarantee per row.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlalign.engine import EngineConfig, Request, Response, Sampling
+from mlalign.engine.chat import tokenizer_source
+from mlalign.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from mlalign.stage import Model
+
+
+def start(config: EngineConfig, model: "Model", max_model_len: int | None) -> "Transformers":
+    return Transformers(config, model)
+
+
+class Transformers:
+    """One causal language model on the first GPU, or on the CPU where there is none."""
+
+    def __init__(self, config: EngineConfig, model: "Model"):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = "float32" if config.dtype == "auto" and self._device == "cpu" else config.dtype
+        base, source = model.base or model, tokenizer_source(model)
+        network: Any = AutoModelForCausalLM.from_pretrained(base.path, revision=base.revision, dtype=dtype, **config.args)
+        ends = network.generation_config.eos_token_id
+        if model.base:
+            network = _with_adapter(network, model.path)
+        self._model = network.to(self._device).eval()
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+        ends = ends if ends is not None else self._tokenizer.eos_token_id
+        self._ends = list(ends) if isinstance(ends, list | tuple) else [ends]
+        self._pad = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self._ends[0]
+        # Sampling defaults that a checkpoint brings along are not ours: only its end tokens are.
+        self._model.generation_config = GenerationConfig(eos_token_id=self._ends, pad_token_id=self._pad)
+        self._batch_tokens = config.batch_tokens
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        responses: dict[int, Response] = {}
+        options = self._options(sampling)
+        for batch in batches([len(r.prompt_token_ids or ()) for r in requests], sampling.max_tokens, self._batch_tokens):
+            answers = self._batch([requests[i] for i in batch], options)
+            responses.update(zip(batch, (self._response(a, sampling) for a in answers), strict=True))
+        return [responses[i] for i in range(len(requests))]
+
+    def close(self) -> None:
+        del self._model
+
+    def _options(self, sampling: Sampling) -> dict[str, Any]:
+        from transformers import GenerationConfig
+
+        known = set(vars(GenerationConfig()))
+        if unknown := [k for k in sampling.extra if k not in known]:
+            raise UserError(*(f"sampling.{k}: transformers' generate has no such option{nearest(k, known)}" for k in unknown))
+        options: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "do_sample": sampling.temperature > 0, **sampling.extra}
+        if sampling.temperature > 0:
+            options |= {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "min_p": sampling.min_p,
+                "top_k": max(sampling.top_k, 0),
+            }
+        if sampling.stop:
+            options |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
+        return options
+
+    def _batch(self, requests: Sequence[Request], options: dict[str, Any]) -> list[list[int]]:
+        """Generated token ids of each request, padding included."""
+        import torch
+
+        prompts = [r.prompt_token_ids or [] for r in requests]
+        width = max(map(len, prompts))
+        ids = torch.tensor([[self._pad] * (width - len(p)) + p for p in prompts], device=self._device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
+        torch.manual_seed(requests[0].seed)
+        with torch.inference_mode():
+            out = self._model.generate(input_ids=ids, attention_mask=mask, **options)
+        return out[:, width:].tolist()
+
+    def _response(self, tokens: list[int], sampling: Sampling) -> Response:
+        end = next((i + 1 for i, t in enumerate(tokens) if t in self._ends), None)
+        text = self._tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        if stops := [at for s in sampling.stop if (at := text.find(s)) >= 0]:
+            padding = next((i for i, t in enumerate(reversed(tokens)) if t != self._pad), 0)
+            return Response(text[: min(stops)], len(tokens) - padding, "stop")
+        return Response(text, len(tokens[:end]), "length" if end is None else "stop")
+
+
+def _with_adapter(network: Any, path: str) -> Any:
+    import importlib.util
+
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(f"{path} is an adapter, which engine=transformers loads with the package 'peft': pip install peft")
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(network, path)
+
+
+def batches(lengths: Sequence[int], max_tokens: int, budget: int) -> Iterator[list[int]]:
+    """Indices in batches, longest prompts first; a padded batch holds at most `budget` prompt and answer tokens, or one row."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    while order:
+        size = max(1, budget // (lengths[order[0]] + max_tokens))
+        yield order[:size]
+        order = order[size:]

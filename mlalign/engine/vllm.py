@@ -1,0 +1,101 @@
+"""vLLM in this process: prompts as token ids, one seed per request, LoRA adapters unmerged.
+
+On the CPU the settings below hold wherever the configuration or the environment says nothing else.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlalign.engine import EngineConfig, Request, Response, Sampling
+from mlalign.engine.chat import tokenizer_source
+from mlalign.errors import UserError
+from mlalign.store import read_json
+
+if TYPE_CHECKING:
+    from mlalign.stage import Model
+
+CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+# With chunked prefill, vLLM 0.32 on the CPU fails on requests that carry a seed.
+CPU_ARGUMENTS = {"enforce_eager": True, "enable_chunked_prefill": False}
+# The sizes of adapter that vLLM reserves memory for.
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def start(config: EngineConfig, model: "Model", max_model_len: int | None) -> "VLLM":
+    return VLLM(config, model, max_model_len)
+
+
+class VLLM:
+    """One `vllm.LLM`; `start` it once for all prompts."""
+
+    def __init__(self, config: EngineConfig, model: "Model", max_model_len: int | None):
+        import torch
+
+        on_cpu = torch.cuda.device_count() == 0
+        for name, value in ({"VLLM_NO_USAGE_STATS": "1"} | (CPU_ENVIRONMENT if on_cpu else {})).items():
+            os.environ.setdefault(name, value)
+        from vllm import LLM
+        from vllm.exceptions import VLLMError
+        from vllm.lora.request import LoRARequest
+
+        try:
+            self._llm: Any = LLM(**arguments(config, model, max_model_len, on_cpu))
+        except (VLLMError, ValueError) as error:
+            raise UserError(f"vLLM does not start on {model.path}: {error}; change engine.args") from error
+        self._lora = LoRARequest(model.identity, 1, model.path) if model.base else None
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        prompts = [{"prompt_token_ids": r.prompt_token_ids} for r in requests]
+        outputs = self._llm.generate(prompts, parameters(requests, sampling), use_tqdm=False, lora_request=self._lora)
+        answers = [o.outputs[0] for o in outputs]
+        return [Response(a.text, len(a.token_ids), a.finish_reason) for a in answers]
+
+    def close(self) -> None:
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+
+
+def arguments(config: EngineConfig, model: "Model", max_model_len: int | None, on_cpu: bool) -> dict[str, Any]:
+    """The arguments of `vllm.LLM`: what `config.args` says wins over what follows from the model and the device."""
+    base, tokenizer = model.base or model, tokenizer_source(model)
+    derived: dict[str, Any] = {
+        "model": base.path, "revision": base.revision, "tokenizer": tokenizer.path, "tokenizer_revision": tokenizer.revision,
+        "dtype": "float32" if on_cpu and config.dtype == "auto" else config.dtype, "enable_prefix_caching": True,
+    }  # fmt: skip
+    if max_model_len is not None:
+        derived["max_model_len"] = max_model_len
+    if on_cpu:
+        derived |= CPU_ARGUMENTS
+    if model.base:
+        derived |= {"enable_lora": True, "max_lora_rank": lora_rank(Path(model.path))}
+    return derived | config.args
+
+
+def lora_rank(adapter: Path) -> int:
+    """The smallest rank that vLLM can reserve for this adapter.
+
+    Raises: UserError if the adapter is larger than vLLM can serve.
+    """
+    told = read_json(adapter / "adapter_config.json")
+    rank = max([told["r"], *(told.get("rank_pattern") or {}).values()])
+    if rank > LORA_RANKS[-1]:
+        raise UserError(f"{adapter}: rank {rank} is more than vLLM serves ({LORA_RANKS[-1]}); merge the adapter first (`mlalign merge`)")
+    return next(r for r in LORA_RANKS if r >= rank)
+
+
+def parameters(requests: Sequence[Request], sampling: Sampling) -> list[Any]:
+    """One SamplingParams per request: vLLM's own `n` would give sample i the seed `seed + i`, which neighbours share."""
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMError
+
+    common = {
+        "n": 1, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k,
+        "min_p": sampling.min_p, "stop": list(sampling.stop), **sampling.extra,
+    }  # fmt: skip
+    greedy = sampling.temperature == 0
+    try:
+        return [SamplingParams(**common, seed=None if greedy else r.seed) for r in requests]
+    except (VLLMError, TypeError, ValueError) as error:
+        raise UserError(f"sampling: vLLM refuses these values: {error}") from error

@@ -1,0 +1,271 @@
+"""Sample answers: `n` candidates for every prompt in every language, in one life of the engine.
+
+Reads a model (slot `model`) and prompt, demonstration or preference rows (slot `rows`; of the latter two the prompts), writes
+candidates rows, one shard for each shard read; `prompt` is what the model was asked, system prompt included. The engine starts when
+the first shard needs it, and not at all if every shard is done or in the cache. What goes to the engine at a time is one shard, so a
+killed run that goes on equals the unbroken one.
+
+Counted in the manifest by language: prompts that do not fit the context under `dropped`; responses, tokens, truncated and
+empty responses under `sums`.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from mlalign import engine, languages, rows, shards, store
+from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, chat
+from mlalign.errors import UserError
+from mlalign.schema import hashed, verbatim, what
+from mlalign.stage import Inputs, Model, Output, Stopped
+
+VERSION = 1
+KIND = "rows"
+SLOTS = {"model": "model", "rows": "rows"}
+SHARDED = "rows"
+DISTRIBUTED = False
+
+READS = ("prompt", "demonstration", "preference")
+SAME = "same"  # answers are asked for in the prompt's own language
+RESERVED = {name: f"set {name} on the step" for name in ("n", "seed", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop")}
+
+
+def _sampling_source(around: Mapping) -> str:
+    return "vllm.sampling_params:SamplingParams" if (around.get("engine") or {}).get("name", "vllm") == "vllm" else ""
+
+
+@dataclasses.dataclass
+class Config:
+    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig, metadata={"doc": "what generates, and with which arguments"})
+    n: int = what(1, "candidates per prompt")
+    temperature: float = what(1.0, "0 is greedy, and then n must be 1")
+    top_p: float = what(1.0, "sample from the most probable tokens that add up to this; 1: from all")
+    top_k: int = what(0, "sample from so many of the most probable tokens; 0: from all")
+    min_p: float = what(0.0, "leave out tokens less probable than this fraction of the most probable one")
+    max_tokens: int = what(512, "longest answer, in tokens")
+    stop: list[str] = what([], "strings that end an answer (not part of it)")
+    sampling: dict[str, Any] = verbatim(_sampling_source, "more sampling parameters under the engine's own names", reserved=RESERVED)
+    split: Literal["train", "eval"] | None = what(None, "take one split only")
+    system_prompt: str | None = what(None, "put before every prompt; {language} becomes the English name of the language asked for")
+    response_lang: str = what(SAME, "language that answers are asked for; same: the prompt's own")
+    max_prompt_tokens: int | None = what(None, "longer prompts are dropped and counted; null: what the context leaves beside max_tokens")
+    chat_template: str | None = what(None, "a file of Jinja text, or the text; null: the tokenizer's own")
+    chat_template_kwargs: dict[str, Any] = what({}, "passed to the chat template, such as {enable_thinking: false}")
+    reasoning_tags: list[str] = what([], "opening and closing tag; what stands between them goes to the column `reasoning`")
+    seed: int = what(0, "mixed into the sampler's fingerprint, and so into every candidate's own seed")
+
+
+def packages(cfg: Config) -> list[str]:
+    return [engine.ENGINES[cfg.engine.name].package]
+
+
+def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
+    """What a fingerprint needs beyond the configuration: the text of the chat template, not its place.
+
+    Raises: UserError with every mistake that the types do not catch.
+    """
+    if found := problems(cfg):
+        raise UserError(*found)
+    response_lang = cfg.response_lang if cfg.response_lang == SAME else languages.normalise(cfg.response_lang)
+    return {"chat_template": chat.read_template(cfg.chat_template), "response_lang": response_lang}
+
+
+def problems(cfg: Config) -> list[str]:
+    """What is wrong with a configuration beyond its types, as messages that begin with the key."""
+    found = engine.problems(cfg.engine)
+    found += [f"{name}: must be at least 1, got {getattr(cfg, name)}" for name in ("n", "max_tokens") if getattr(cfg, name) < 1]
+    if cfg.temperature < 0:
+        found.append(f"temperature: must be 0 (greedy) or more, got {cfg.temperature}")
+    elif cfg.temperature == 0 and cfg.n > 1:
+        found.append(f"n: greedy decoding (temperature=0) gives {cfg.n} times the same answer; set n=1, or a temperature above 0")
+    if not 0 < cfg.top_p <= 1:
+        found.append(f"top_p: must be above 0 and at most 1, got {cfg.top_p}")
+    if not 0 <= cfg.min_p <= 1:
+        found.append(f"min_p: must be from 0 to 1, got {cfg.min_p}")
+    if len(cfg.reasoning_tags) not in (0, 2):
+        found.append(f"reasoning_tags: expected [opening, closing], got {cfg.reasoning_tags}")
+    if engine.ENGINES[cfg.engine.name].takes == "messages":
+        own = [name for name in ("chat_template", "max_prompt_tokens") if getattr(cfg, name) is not None]
+        found += [f"{name}: engine={cfg.engine.name} sends messages, and the server renders them; leave this out" for name in own]
+    return found
+
+
+def sampler(cfg: Config, model: Model) -> dict[str, Any]:
+    """Everything that shapes a sample, for the manifest, with the `fingerprint` that candidates' ids and seeds derive from.
+
+    `n` and `split` are not part of the fingerprint: the first candidates of a prompt are the same in any split and for any larger n.
+    """
+    settings = hashed(cfg) | identity(cfg, store.sha256)
+    shaping = {k: v for k, v in settings.items() if k not in ("n", "split")}
+    print_ = store.fingerprint({"version": VERSION, "model": model.identity, **shaping})[:16]
+    return {"fingerprint": print_, "model": model.identity, "seed_guarantee": engine.ENGINES[cfg.engine.name].seed_guarantee, **settings}
+
+
+def run(cfg: Config, inputs: Inputs, out: Output) -> None:
+    model, sources = inputs.model("model"), rows.shards(inputs.rows("rows"), cfg.split)
+    _check_rows(inputs.rows("rows"), sources, cfg)
+    told = sampler(cfg, model)
+    out.note(sampler=told)
+    mine = sources[out.part[0] :: out.part[1]]
+    total, key = _n_rows(mine), {"stage": "generate", "version": VERSION, "sampler": told["fingerprint"], "n": cfg.n}
+
+    def on_shard(source: Path, tally: store.Tally) -> None:
+        out.tally.merge(tally)
+        dropped = sum(by.total() for by in out.tally.dropped.values())
+        out.progress(out.tally.rows.total() + dropped, total, "prompts")
+
+    with contextlib.closing(_Generation(cfg, model, told)) as generation:
+        if not shards.run_shards(mine, out.path, out.store, key, generation.shard, on_shard, out.should_stop):
+            raise Stopped
+    if not shards.pending(sources, out.path):
+        check_languages(shards.total(sources, out.path))
+
+
+def _check_rows(path: Path, sources: Sequence[Path], cfg: Config) -> None:
+    kind = rows.kind_of(path)
+    if kind not in READS:
+        raise UserError(f"{path}: holds {kind} rows; generate reads {', '.join(READS)} rows")
+    if not sources:
+        raise UserError(f"{path}: holds no rows of split {cfg.split!r}; set split to another one, or to null for all rows")
+
+
+def _n_rows(sources: Sequence[Path]) -> int:
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(p).num_rows for p in sources)
+
+
+def check_languages(tally: store.Tally) -> None:
+    """Raises: UserError naming every language of which no prompt is left."""
+    tried = {language for by in tally.dropped.values() for language in by}
+    empty = [language for language in sorted(tried) if not tally.rows[language]]
+    if empty:
+        reasons = {language: ", ".join(f"{by[language]} {reason}" for reason, by in sorted(tally.dropped.items())) for language in empty}
+        mend = "raise max_prompt_tokens or engine.args.max_model_len, or lower max_tokens"
+        raise UserError(*(f"{language}: no prompt is left ({reasons[language]}); {mend}" for language in empty))
+
+
+@dataclasses.dataclass
+class _Prompt:
+    """One row and what of it goes to the engine; `opened`: the rendered prompt ends with the opening reasoning tag."""
+
+    row: dict
+    messages: list[dict]
+    token_ids: list[int] | None = None
+    opened: bool = False
+
+
+class _Generation:
+    """Tokenizer, context and engine, each there from its first use on."""
+
+    def __init__(self, cfg: Config, model: Model, told: Mapping[str, Any]):
+        self.cfg, self.model, self.sampler = cfg, model, told["fingerprint"]
+        self.chat_template, self.response_lang = told["chat_template"], told["response_lang"]
+        self.sampling = Sampling(cfg.max_tokens, cfg.temperature, cfg.top_p, cfg.top_k, cfg.min_p, cfg.stop, self._extra())
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return chat.load_tokenizer(self.model, self.chat_template)
+
+    @cached_property
+    def max_model_len(self) -> int | None:
+        """Longest prompt and answer together: what the context and `max_prompt_tokens` allow; None: no bound is known."""
+        if engine.ENGINES[self.cfg.engine.name].takes == "messages":
+            return None
+        context = self.cfg.engine.args.get("max_model_len") or chat.context_length(self.model)
+        wanted = None if self.cfg.max_prompt_tokens is None else self.cfg.max_prompt_tokens + self.cfg.max_tokens
+        bound = min((b for b in (context, wanted) if b is not None), default=None)
+        if bound is not None and bound <= self.cfg.max_tokens:
+            raise UserError(f"max_tokens: {self.cfg.max_tokens} leaves no room for a prompt in a context of {bound} tokens; lower it")
+        return bound
+
+    @cached_property
+    def opened(self) -> engine.Engine:
+        return engine.open_engine(self.cfg.engine, self.model, self.max_model_len)
+
+    def close(self) -> None:
+        if "opened" in self.__dict__:
+            self.opened.close()
+
+    def shard(self, source: Path, target: Path, tally: store.Tally) -> None:
+        """Candidates for the prompts of one shard; the requests are in the order of the ids, the rows in that of the shard."""
+        prompts = self._fitting(self._render(rows.read_shard(source)), tally)
+        if not prompts:
+            return
+        requests = [r for p in sorted(prompts, key=lambda p: p.row["id"]) for r in self._requests(p)]
+        answers = dict(zip((r.id for r in requests), self.opened.generate(requests, self.sampling), strict=True))
+        found = [row for p in prompts if (row := self._candidates(p, answers, tally))]
+        if found:
+            rows.write_shard(target, "candidates", found)
+
+    def _extra(self) -> dict[str, Any]:
+        sent = engine.ENGINES[self.cfg.engine.name].takes == "messages" and self.cfg.chat_template_kwargs
+        return {**self.cfg.sampling, **({"chat_template_kwargs": self.cfg.chat_template_kwargs} if sent else {})}
+
+    def _asked(self, row: Mapping) -> str:
+        return row["prompt_lang"] if self.response_lang == SAME else self.response_lang
+
+    def _messages(self, row: Mapping) -> list[dict]:
+        """The prompt below the system prompt; a system message of the row's own follows in the same message."""
+        if self.cfg.system_prompt is None:
+            return row["prompt"]
+        system = self.cfg.system_prompt.replace("{language}", languages.english_name(self._asked(row)))
+        own = [m["content"] for m in row["prompt"] if m["role"] == "system"]
+        return [{"role": "system", "content": "\n\n".join([system, *own])}, *(m for m in row["prompt"] if m["role"] != "system")]
+
+    def _render(self, given: Sequence[dict]) -> list[_Prompt]:
+        prompts = [_Prompt(row, self._messages(row)) for row in given]
+        if engine.ENGINES[self.cfg.engine.name].takes == "messages":
+            return prompts
+        options = self.cfg.chat_template_kwargs
+        texts = [chat.render(self.tokenizer, p.messages, options, f"row {p.row['id']} ({p.row['prompt_lang']})") for p in prompts]
+        opening = self.cfg.reasoning_tags[:1]
+        for prompt, text, ids in zip(prompts, texts, chat.token_ids(self.tokenizer, texts), strict=True):
+            prompt.token_ids, prompt.opened = ids, bool(opening) and text.rstrip().endswith(opening[0])
+        return prompts
+
+    def _fitting(self, prompts: Sequence[_Prompt], tally: store.Tally) -> list[_Prompt]:
+        if self.max_model_len is None:
+            return list(prompts)
+        longest = self.max_model_len - self.cfg.max_tokens
+        for prompt in prompts:
+            if len(prompt.token_ids or ()) > longest:
+                tally.drop(PROMPT_TOO_LONG, prompt.row["prompt_lang"])
+        return [p for p in prompts if len(p.token_ids or ()) <= longest]
+
+    def _requests(self, prompt: _Prompt) -> list[Request]:
+        ids = [rows.candidate_id(prompt.row["id"], self.sampler, i) for i in range(self.cfg.n)]
+        messages = prompt.messages if prompt.token_ids is None else None
+        return [Request(i, rows.seed_of(i), prompt.token_ids, messages) for i in ids]
+
+    def _candidates(self, prompt: _Prompt, answers: Mapping[str, Response], tally: store.Tally) -> dict | None:
+        """The row of one prompt; None (and counted) if the server found the prompt too long."""
+        row, language = prompt.row, prompt.row["prompt_lang"]
+        found = {r.id: answers[r.id] for r in self._requests(prompt)}
+        if any(a.finish_reason == PROMPT_TOO_LONG for a in found.values()):
+            tally.drop(PROMPT_TOO_LONG, language)
+            return None
+        tally.keep(language)
+        responses = [self._response(i, a, prompt.opened, language, tally) for i, a in found.items()]
+        common = {name: row[name] for name in rows.COMMON}
+        return {
+            **common, "prompt": prompt.messages, "reference": row.get("reference"), "response_lang_requested": self._asked(row),
+            "responses": responses,
+        }  # fmt: skip
+
+    def _response(self, id_: str, answer: Response, opened: bool, language: str, tally: store.Tally) -> dict:
+        text, reasoning = chat.split_reasoning(answer.text, self.cfg.reasoning_tags, opened)
+        tally.add("responses", language)
+        tally.add("truncated", language, answer.finish_reason == "length")
+        tally.add("empty", language, not text.strip())
+        if answer.n_tokens is None:
+            tally.add("responses_without_token_count", language)
+        else:
+            tally.add("tokens", language, answer.n_tokens)
+        return {
+            "candidate_id": id_, "text": text, "reasoning": reasoning if reasoning is not None else answer.reasoning,
+            "n_tokens": answer.n_tokens, "finish_reason": answer.finish_reason,
+        }  # fmt: skip

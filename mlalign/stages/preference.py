@@ -1,0 +1,180 @@
+"""Preference optimisation through TRL: every loss of its DPOTrainer, KTO, ORPO, CPO and SimPO, behind `loss`.
+
+Reads a policy (slot `model`), preference rows, and optionally the reference (slot `reference`; by default the policy as it comes
+in). Writes `model/` (a plain Hugging Face directory, or a LoRA adapter), `metrics.json` and `log_history.json`. The reference's
+log-probabilities are computed once, before training, into TRL's own cache under `checkpoints/`; a continued run finds them there.
+
+    loss=sigmoid                DPO (Rafailov et al. 2023); ipo, hinge, robust, apo_zero, … are the other losses of DPOTrainer
+    loss=sigmoid+bco_pair+sft   a sum of them (MPO), with trainer.loss_weights
+    loss=kto                    KTO (Ethayarajh et al. 2024) on pairs taken apart, or on unpaired rows; apo_zero_unpaired likewise
+    loss=orpo | cpo | simpo     without a reference (Hong et al. 2024; Xu et al. 2024; Meng et al. 2024)
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlalign import rows
+from mlalign.errors import UserError, nearest
+from mlalign.schema import HOW_TRAINER, source_file, verbatim, what
+from mlalign.stage import Inputs, Model, Output
+from mlalign.training import config
+from mlalign.training.config import RESERVED_TRAINER, TrainConfig, packages
+
+__all__ = ["Config", "identity", "packages", "run"]
+
+VERSION = 1
+KIND = "model"
+SLOTS = {"model": "model", "rows": "rows", "reference": "model?"}
+SHARDED = None
+DISTRIBUTED = True
+
+
+class Method(NamedTuple):
+    """A TRL trainer: where its configuration is defined, what it adds, and whether it measures against a reference."""
+
+    name: str
+    module: str
+    config: str
+    adds: Mapping[str, Any]
+    reference: bool
+
+
+DPO = Method("DPO", "trl", "trl.trainer.dpo_config", {}, reference=True)
+OTHERS = {
+    "kto": Method("KTO", "trl", "trl.trainer.kto_config", {"loss_type": "kto"}, reference=True),
+    "apo_zero_unpaired": Method("KTO", "trl", "trl.trainer.kto_config", {"loss_type": "apo_zero_unpaired"}, reference=True),
+    "orpo": Method("ORPO", "trl.experimental.orpo", "trl.experimental.orpo.orpo_config", {}, reference=False),
+    "cpo": Method("CPO", "trl.experimental.cpo", "trl.experimental.cpo.cpo_config", {"loss_type": "sigmoid"}, reference=False),
+    "simpo": Method("CPO", "trl.experimental.cpo", "trl.experimental.cpo.cpo_config", {"loss_type": "simpo", "cpo_alpha": 0.0}, reference=False),
+}
+RESERVED = {**RESERVED_TRAINER, "loss_type": "set loss on the step", "beta": "set beta on the step"}
+
+
+def _config_source(around: Mapping) -> str:
+    method = OTHERS.get(around.get("loss", "sigmoid"), DPO)
+    return f"{method.config}:{method.name}Config"
+
+
+@dataclasses.dataclass
+class Config(TrainConfig):
+    loss: str = what("sigmoid", "the objective; see the list above")
+    beta: float = what(0.1, "strength of the tie to the reference; ORPO: weight of the odds ratio; CPO and SimPO: scale of the rewards")
+    trainer: dict[str, Any] = verbatim(
+        _config_source, "arguments of the TRL configuration that the loss belongs to, under their own names", how_keys=HOW_TRAINER, reserved=RESERVED
+    )
+
+
+def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
+    """As for every training stage; also refuses a loss that TRL does not have."""
+    if found := problems(cfg):
+        raise UserError(*found)
+    return config.identity(cfg, digest)
+
+
+def problems(cfg: Config) -> list[str]:
+    """What is wrong with a configuration beyond its types, as messages that begin with the key."""
+    found, known = config.problems(cfg), dpo_losses()
+    parts = [cfg.loss] if cfg.loss in OTHERS else cfg.loss.split("+")
+    found += [f"loss: unknown loss {part!r}{nearest(part, known | set(OTHERS))}" for part in parts if known and part not in known | set(OTHERS)]
+    if len(parts) > 1:
+        found += [f"loss: {part} has a trainer of its own and cannot be summed with others" for part in parts if part in OTHERS]
+    if "exo_pair" in parts and not cfg.trainer.get("label_smoothing"):
+        found.append("trainer.label_smoothing: exo_pair needs one above 0; the paper takes 1e-3")
+    return found
+
+
+@functools.cache
+def dpo_losses() -> frozenset[str]:
+    """The losses of TRL's DPOTrainer, read from the source of its configuration; empty if TRL is not installed."""
+    path = source_file(DPO.config)
+    if path is None:
+        return frozenset()
+    fields = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.AnnAssign)]
+    told = next(ast.unparse(n) for n in fields if isinstance(n.target, ast.Name) and n.target.id == "loss_type")
+    return frozenset(re.findall(r"`\\*'(\w+)\\*'`", told))
+
+
+def run(cfg: Config, inputs: Inputs, out: Output) -> None:
+    if found := problems(cfg):
+        raise UserError(*found)
+    method = OTHERS.get(cfg.loss, DPO)
+    model, reference, source = inputs.model("model"), _reference(cfg, inputs, method), inputs.rows("rows")
+    columns = _columns(method, source)
+
+    from mlalign import modelling
+    from mlalign.training import card, loop, trainset
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    trl = importlib.import_module(method.module)
+    adds = _arguments(cfg, method)
+    args = loop.arguments(getattr(trl, f"{method.name}Config"), cfg, {**adds, **cfg.trainer}, out, beta=cfg.beta)
+    if method.name == "KTO" and args.per_device_train_batch_size < 2:
+        raise UserError("device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its KL term from mismatched pairs")
+    tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
+    examples = trainset.Examples(columns, _taken_apart if columns == "unpaired" else _pair, "truncated")
+    train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
+    weights = loop.weights("causal", cfg, cfg.trainer, args)
+    network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
+    precomputed = method.reference and args.precompute_ref_log_probs
+    if model.base and cfg.peft is not None and method.reference and not precomputed:
+        reference = reference or model  # in training the policy keeps no second adapter: transformers would go on from the wrong one
+    given = {"ref_model": modelling.load_merged(reference, weights)} if reference else {}
+    # KTO goes through its rows in order, so they are mixed here.
+    dataset = train.dataset.shuffle(seed=cfg.seed) if method.name == "KTO" else train.dataset
+    kind = getattr(trl, f"{method.name}Trainer")
+    trainer = kind(network, args=args, train_dataset=dataset, processing_class=tokenizer, peft_config=peft_config, **given)
+    if precomputed:
+        given.clear()
+        modelling.drop_reference(trainer)
+    loop.fit(trainer, out)
+    modelling.save(trainer, out.path / "model")
+    if out.is_main:
+        text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} (TRL's {method.name}Trainer)."
+        card.write(out.path / "model", card.gather(out, inputs, text, model, modelling.rank_of(trainer), True, train.sources))
+    args.distributed_state.wait_for_everyone()
+
+
+def _reference(cfg: Config, inputs: Inputs, method: Method) -> Model | None:
+    """The reference if it is another model than the policy that comes in. Raises: UserError if the loss takes none."""
+    if "reference" not in inputs:
+        return None
+    if not method.reference:
+        raise UserError(f"inputs.reference: {cfg.loss} has no reference model; leave it out (set it to null)")
+    reference = inputs.model("reference")
+    return None if reference.path == inputs.model("model").path else reference
+
+
+def _columns(method: Method, source: Path) -> str:
+    kind = rows.kind_of(source)
+    if kind == "preference":
+        return "unpaired" if method.name == "KTO" else "preference"
+    if kind == "unpaired" and method.name == "KTO":
+        return "unpaired"
+    raise UserError(f"{source}: holds {kind} rows; preference trains on preference rows (loss=kto on unpaired rows too)")
+
+
+def _arguments(cfg: Config, method: Method) -> dict[str, Any]:
+    """What the method adds to a person's trainer arguments, which may override it."""
+    if method.name in ("DPO", "KTO"):
+        precompute = not cfg.trainer.get("sync_ref_model", False)
+        losses = {"loss_type": cfg.loss.split("+")} if method is DPO else {}
+        return {**method.adds, **losses, "precompute_ref_log_probs": precompute}
+    return dict(method.adds)
+
+
+def _pair(row: Mapping) -> list[dict]:
+    return [{c: row[c] for c in ("prompt", "chosen", "rejected")}]
+
+
+def _taken_apart(row: Mapping) -> list[dict]:
+    """The two halves of a pair, labelled; an unpaired row as it is."""
+    if "label" in row:
+        return [{c: row[c] for c in ("prompt", "completion", "label")}]
+    return [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for side in ("chosen", "rejected")]

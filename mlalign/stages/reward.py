@@ -1,0 +1,150 @@
+"""A reward model: a classifier with one output, trained on preference pairs by TRL's RewardTrainer (Bradley-Terry).
+
+Reads a model and preference rows. Writes `model/` (a plain Hugging Face directory, or a LoRA adapter that carries the head) with
+`card.yaml`, `metrics.json` and `log_history.json`. A new head is drawn from N(0, 1/sqrt(d+1)) with d the hidden size (Hong et al.
+2025). At the end the saved model is opened as a scorer and must give the scores that the trained one gave in memory.
+"""
+
+import dataclasses
+import gc
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import reward_models
+from mlalign import rows
+from mlalign.errors import UserError
+from mlalign.schema import HOW_TRAINER, verbatim, what
+from mlalign.stage import Inputs, Output
+from mlalign.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
+from reward_models import card as cards
+
+__all__ = ["Config", "identity", "packages", "run"]
+
+VERSION = 1
+KIND = "model"
+SLOTS = {"model": "model", "rows": "rows"}
+SHARDED = None
+DISTRIBUTED = True
+
+METHOD = "A reward model: one score per conversation, trained on preference pairs with the Bradley-Terry loss (TRL's RewardTrainer)."
+N_CHECKED = 32
+# How far a score may move by saving and loading, by the dtype of the weights: float noise, nothing more.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+@dataclasses.dataclass
+class Config(TrainConfig):
+    trainer: dict[str, Any] = verbatim(
+        "trl.trainer.reward_config:RewardConfig", "arguments of TRL's RewardConfig under their own names",
+        how_keys=HOW_TRAINER, reserved=RESERVED_TRAINER,
+    )  # fmt: skip
+    use_margin: bool | None = what(None, "require the chosen score to win by the row's margin; null: if any row has one")
+    freeze_embeddings: bool = what(False, "keep the input embeddings as they are, so that unseen languages keep their place")
+    card_rows: int = what(256, "rows of each language, at most, from which the card's accuracy and calibration come")
+
+
+def run(cfg: Config, inputs: Inputs, out: Output) -> None:
+    if found := problems(cfg):
+        raise UserError(*found)
+    model, source = inputs.model("model"), inputs.rows("rows")
+    if (kind := rows.kind_of(source)) != "preference":
+        raise UserError(f"{source}: holds {kind} rows; reward trains on preference rows")
+    columns = "margin" if _uses_margin(cfg, source, out) else "preference"
+
+    from trl import RewardConfig, RewardTrainer
+
+    from mlalign import modelling
+    from mlalign.training import card, loop, trainset
+
+    args = loop.arguments(RewardConfig, cfg, cfg.trainer, out)
+    tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
+    modelling.ensure_padding(tokenizer)
+    examples = trainset.Examples(columns, lambda row: [_example(row, columns)], "dropped")
+    train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
+    weights = loop.weights("classifier", cfg, cfg.trainer, args)
+    network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
+    modelling.fit_vocabulary(network, tokenizer, frozen=cfg.peft is not None)
+    if cfg.freeze_embeddings:
+        network.get_input_embeddings().weight.requires_grad_(False)
+    trainer = RewardTrainer(network, args=args, train_dataset=train.dataset, processing_class=tokenizer, peft_config=peft_config)
+    loop.fit(trainer, out)
+    checked = [row["prompt"] + row["chosen"] for row in train.dataset.select(range(min(N_CHECKED, len(train.dataset))))]
+    before, dtype = modelling.scores(trainer, trainer.train_dataset[: len(checked)]["chosen_ids"]), str(network.dtype).removeprefix("torch.")
+    modelling.save(trainer, out.path / "model")
+    facts = card.gather(out, inputs, METHOD, model, modelling.rank_of(trainer), False, train.sources)
+    del trainer, network
+    gc.collect()
+    if out.is_main:
+        card.write(out.path / "model", facts)
+        with modelling.whole_weights(weights):
+            scorer = _reopened(cfg, out, checked, before, dtype)
+        told = _card(cfg, source, scorer)
+        told.template_hash, told.training_languages = cards.template_hash(tokenizer.get_chat_template()), sorted(out.tally.rows)
+        told.licence, told.training = facts.base_licence, {**told.training, "base_model": facts.base}
+        cards.write(out.path / "model", told)
+    args.distributed_state.wait_for_everyone()
+
+
+def _uses_margin(cfg: Config, source: Path, out: Output) -> bool:
+    """Whether the margin column goes to the trainer; rows without a margin then have 0. Raises: UserError if there is none at all."""
+    n_margins = sum(row["margin"] is not None for row in rows.read(source, cfg.split, cfg.languages, ["margin"]))
+    if cfg.use_margin and not n_margins:
+        raise UserError(f"use_margin: no row of {source} has a margin; set use_margin=false")
+    used = cfg.use_margin if cfg.use_margin is not None else n_margins > 0
+    out.note(margin={"used": used, "rows_with_margin": n_margins})
+    return used
+
+
+def _example(row: Mapping, columns: str) -> dict:
+    pair = {c: row[c] for c in ("prompt", "chosen", "rejected")}
+    return {**pair, "margin": row["margin"] or 0.0} if columns == "margin" else pair
+
+
+def _reopened(cfg: Config, out: Output, checked: Sequence[list], before: Sequence[float], dtype: str) -> reward_models.Scorer:
+    """The saved model as a scorer, which must score the conversations as the trained one did in memory.
+
+    Raises: UserError if a score moved by more than TOLERANCE (a quantized base comes back unquantized: there it is only noted).
+    """
+    folder = out.path / "model"
+    options = {"dtype": dtype, "max_length": cfg.max_length, "chat_template_kwargs": cfg.chat_template_kwargs}
+    scorer = reward_models.load(folder, **options)
+    after = scorer.score([{"messages": conversation} for conversation in checked])
+    moved = max(abs(a - b) if a is not None else float("inf") for a, b in zip(after, before, strict=True))
+    out.note(reload={"rows": len(before), "max_abs_difference": moved, "dtype": dtype, "tolerance": TOLERANCE[dtype]})
+    if not moved <= TOLERANCE[dtype] and cfg.quantization is None:
+        raise UserError(
+            f"{folder}: saved and loaded again, the model scores up to {moved:.2g} differently ({dtype}; float noise is at most "
+            f"{TOLERANCE[dtype]}): it is not published; its weights or its chat template did not survive saving"
+        )
+    return scorer
+
+
+def _card(cfg: Config, source: Path, scorer: reward_models.Scorer) -> cards.Card:
+    """What the model gives on held-out pairs, by language; without any, calibration comes from the training rows."""
+    split = "eval" if rows.shards(source, "eval") else cfg.split
+    measured = {language: _measured(scorer, pairs) for language, pairs in _samples(source, split, cfg.card_rows)}
+    return cards.Card(
+        scale="logits", max_length=cfg.max_length, training={"measured_on": split},
+        accuracy={x: {"n": m["n"], "accuracy": m["accuracy"]} for x, m in measured.items()} if split == "eval" else {},
+        calibration={x: {"mean": m["mean"], "std": m["std"]} for x, m in measured.items()},
+    )  # fmt: skip
+
+
+def _samples(source: Path, split: str, limit: int) -> Iterator[tuple[str, list[dict]]]:
+    """The first rows of each language, in the order of languages."""
+    found: dict[str, list[dict]] = defaultdict(list)
+    for shard in rows.shards(source, split):
+        language = shard.stem.split(".")[0]
+        found[language] += rows.read_shard(shard, ["prompt", "chosen", "rejected"])[: limit - len(found[language])]
+    yield from sorted((language, sample) for language, sample in found.items() if sample)
+
+
+def _measured(scorer: reward_models.Scorer, pairs: Sequence[Mapping]) -> dict[str, float]:
+    """Share of pairs whose chosen answer scores higher, and mean and standard deviation of all scores."""
+    scores = scorer.score(pairs)
+    won = [chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+    numbers = {"accuracy": statistics.fmean(won), "mean": statistics.fmean(scores), "std": statistics.pstdev(scores)}
+    return {"n": len(won), **{name: round(value, 6) for name, value in numbers.items()}}

@@ -1,0 +1,62 @@
+"""Supervised fine-tuning with TRL's SFTTrainer: on demonstrations (loss on the completion), or on plain text.
+
+Reads a model and demonstration or text rows; the kind of row decides the objective. Writes `model/` (a plain Hugging Face
+directory, or a LoRA adapter), `metrics.json` and `log_history.json`.
+"""
+
+import dataclasses
+from typing import Any
+
+from mlalign import rows
+from mlalign.errors import UserError
+from mlalign.schema import HOW_TRAINER, verbatim
+from mlalign.stage import Inputs, Output
+from mlalign.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
+
+__all__ = ["Config", "identity", "packages", "run"]
+
+VERSION = 1
+KIND = "model"
+SLOTS = {"model": "model", "rows": "rows"}
+SHARDED = None
+DISTRIBUTED = True
+
+METHODS = {
+    "demonstration": "Supervised fine-tuning on demonstrations, with the loss on the completions (TRL's SFTTrainer).",
+    "text": "Language modelling on plain text (TRL's SFTTrainer).",
+}
+
+
+@dataclasses.dataclass
+class Config(TrainConfig):
+    trainer: dict[str, Any] = verbatim(
+        "trl.trainer.sft_config:SFTConfig", "arguments of TRL's SFTConfig under their own names", how_keys=HOW_TRAINER, reserved=RESERVED_TRAINER
+    )
+
+
+def run(cfg: Config, inputs: Inputs, out: Output) -> None:
+    if found := problems(cfg):
+        raise UserError(*found)
+    model, source = inputs.model("model"), inputs.rows("rows")
+    kind = rows.kind_of(source)
+    if kind not in METHODS:
+        raise UserError(f"{source}: holds {kind} rows; sft trains on {' or '.join(METHODS)} rows")
+
+    from trl import SFTConfig, SFTTrainer
+
+    from mlalign import modelling
+    from mlalign.training import card, loop, trainset
+
+    args = loop.arguments(SFTConfig, cfg, cfg.trainer, out)
+    tokenizer = modelling.load_tokenizer(model, cfg.chat_template, needs_template=kind == "demonstration")
+    columns = trainset.COLUMNS[kind][1]
+    examples = trainset.Examples(kind, lambda row: [{c: row[c] for c in columns}], "truncated")
+    train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
+    weights = loop.weights("causal", cfg, cfg.trainer, args)
+    network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
+    trainer = SFTTrainer(network, args=args, train_dataset=train.dataset, processing_class=tokenizer, peft_config=peft_config)
+    loop.fit(trainer, out)
+    modelling.save(trainer, out.path / "model")
+    if out.is_main:
+        card.write(out.path / "model", card.gather(out, inputs, METHODS[kind], model, modelling.rank_of(trainer), True, train.sources))
+    args.distributed_state.wait_for_everyone()

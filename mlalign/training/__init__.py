@@ -1,0 +1,1 @@
+"""What the stages that train share: their configuration (light), their rows, the trainer's run, and the model card."""

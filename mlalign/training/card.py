@@ -1,0 +1,110 @@
+"""The model card: what a model was made from and how to serve it. Pure text; names no place on this machine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mlalign.stage import Inputs, Model, Output
+from mlalign.store import read_json
+
+SERVING = {
+    "policy": "vllm serve {model}",
+    "policy adapter": "vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}={model}",
+    "classifier": "vllm serve {model} --runner pooling",
+    "classifier adapter": "python -m reward_models score {model}",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card tells. `method` is a sentence; `rank` is an adapter's, None for full weights."""
+
+    name: str
+    method: str
+    model: str
+    base: str
+    rank: int | None
+    is_policy: bool
+    counts: Mapping[str, int]
+    dropped: Mapping[str, Mapping[str, int]]
+    sources: Sequence[tuple[str, int, str | None]]
+    base_licence: str | None
+
+
+def gather(out: Output, inputs: Inputs, method: str, base: Model, rank: int | None, is_policy: bool, sources: Mapping[str, int]) -> Facts:
+    """The facts of a finished training step; paths are told relative to the store."""
+    told = {s["source"]: s.get("licence") for s in sources_of(inputs)}
+    artifact = out.path.name.removesuffix(".partial")
+    return Facts(
+        out.step or artifact, method, f"{artifact}/model", shown(base, out.store.root), rank, is_policy, dict(sorted(out.tally.rows.items())),
+        out.tally.to_dict()["dropped"], [(name, n, told.get(name)) for name, n in sources.items()], licence_of(base),
+    )  # fmt: skip
+
+
+def sources_of(inputs: Inputs) -> list[dict]:
+    """What the manifest of the rows tells of the sources that they came from."""
+    manifest = inputs.rows("rows") / "manifest.json"
+    return read_json(manifest).get("sources", []) if manifest.is_file() else []
+
+
+def shown(model: Model, store: Path) -> str:
+    """A model's name without this machine's paths: relative to the store, the directory's name, or the hub id."""
+    path = Path(model.path)
+    if not path.is_dir():
+        return model.path
+    return str(path.resolve().relative_to(store.resolve())) if path.resolve().is_relative_to(store.resolve()) else path.name
+
+
+def licence_of(model: Model) -> str | None:
+    """The licence that a local model's own card states."""
+    card = Path(model.path) / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    head = text.split("---")[1] if text.startswith("---") and text.count("---") > 1 else ""
+    told = yaml.safe_load(head) if head else None
+    return told.get("license") if isinstance(told, dict) else None
+
+
+def serving(facts: Facts) -> str:
+    """The command that serves the model, run in the directory of the store."""
+    kind = ("policy" if facts.is_policy else "classifier") + ("" if facts.rank is None else " adapter")
+    return SERVING[kind].format(model=facts.model, base=facts.base, rank=_served_rank(facts.rank), name=facts.name)
+
+
+def _served_rank(rank: int | None) -> int:
+    """The least rank that vLLM can be told and that holds an adapter of this one."""
+    return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if rank is not None and r >= rank), 512)
+
+
+def text(facts: Facts) -> str:
+    """README.md of a model directory."""
+    head = {
+        "library_name": "peft" if facts.rank is not None else "transformers", "base_model": facts.base, "license": facts.base_licence or "other",
+        "language": sorted({language.split("_")[0] for language in facts.counts}), "tags": ["mlalign", "trl"],
+    }  # fmt: skip
+    reasons = sorted(facts.dropped)
+    table = [["language", "examples", *(f"dropped: {r}" for r in reasons)]]
+    for language in sorted({*facts.counts, *(x for by in facts.dropped.values() for x in by)}):
+        table.append([language, str(facts.counts.get(language, 0)), *(str(facts.dropped[r].get(language, 0)) for r in reasons)])
+    sources = [f"- {name}: {n} examples, licence {licence or 'not stated'}" for name, n, licence in facts.sources]
+    adapter = "" if facts.rank is None else f" It is a LoRA adapter of rank {facts.rank}; it needs its base."
+    return "\n".join([
+        "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(), "---", "",
+        f"# {facts.name}", "", f"{facts.method} Made from `{facts.base}`.{adapter}", "",
+        "## Data", "", *_markdown(table), "", *sources, "",
+        "## Licences", "", f"Base model: {facts.base_licence or 'not stated in its card'}. Data: as listed above.", "",
+        "## Use", "", "In the directory of the store:", "", f"    {serving(facts)}", "",
+    ])  # fmt: skip
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = ["| " + " | ".join(line) + " |" for line in table]
+    return [head, "|" + " --- |" * len(table[0]), *body]
+
+
+def write(path: Path, facts: Facts) -> None:
+    """Write README.md beside the weights."""
+    (path / "README.md").write_text(text(facts), encoding="utf-8")
+
+

@@ -1,0 +1,165 @@
+"""One run of a TRL trainer: its arguments, checkpoints, stopping and going on, and the log of its losses.
+
+Trainers keep their state under `checkpoints/trainer/checkpoint-STEP`. A checkpoint counts once every rank has written its part
+and the first rank has left the file `complete.json` in it; only then is the one before removed. A step that is killed while it
+saves goes on from the last complete one.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import TrainerCallback
+
+from mlalign import modelling
+from mlalign.errors import UserError
+from mlalign.stage import Output, Stopped
+from mlalign.store import read_json, write_json
+from mlalign.training.config import TrainConfig, accumulation, n_devices, zero_stage
+
+COMPLETE = "complete.json"
+# What trainers log about this machine and this process, not about the training.
+RUNTIME = re.compile(r"train_(runtime|loss|samples_per_second|steps_per_second|tokens_per_second)|total_flos|num_tokens|.*_memory")
+N_LOG_POINTS = 50
+
+
+def arguments(kind: type, cfg: TrainConfig, trainer: Mapping, out: Output, **ours: Any) -> Any:
+    """The TRL configuration `kind` with a person's keys (`trainer`) and what the step decides (`ours`).
+
+    Without a CUDA device: `use_cpu`, no bf16, no gradient checkpointing, unless the person says otherwise.
+    Raises: UserError for values that TRL refuses, and for batches that do not divide.
+    """
+    device, steps = accumulation(cfg.batch_size, cfg.device_batch_size, n_devices())
+    cpu = not torch.cuda.is_available()
+    weak = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True}
+    weak |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False} if cpu else {}
+    strong = {
+        "output_dir": str(out.checkpoints / "trainer"), "per_device_train_batch_size": device, "gradient_accumulation_steps": steps,
+        "seed": cfg.seed, "save_strategy": "steps" if cfg.checkpoint_every else "no", "save_steps": cfg.checkpoint_every or 1,
+        "max_length": cfg.max_length, "deepspeed": _deepspeed(cfg.deepspeed),
+    }  # fmt: skip
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    given = {k: v for k, v in trainer.items() if k != "model_init_kwargs"}
+    try:
+        args = kind(**{**weak, **given, **strong, **ours})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+    out.note(device="cpu" if args.use_cpu else torch.cuda.get_device_name(), ranks=n_devices(), bf16=args.bf16)
+    transformers.set_seed(cfg.seed)
+    return args
+
+
+def weights(task: Literal["causal", "classifier"], cfg: TrainConfig, trainer: Mapping, args: Any) -> modelling.Weights:
+    """How this step loads weights; call it after `arguments`, which tell transformers of DeepSpeed."""
+    deepspeed = args.hf_deepspeed_config if cfg.deepspeed else None
+    return modelling.Weights(task, cfg.dtype, cfg.quantization, deepspeed, trainer.get("model_init_kwargs") or {})
+
+
+def _deepspeed(config: Mapping | None) -> dict | None:
+    """A copy for DeepSpeed, which gathers the weights of ZeRO-3 when it saves; one process alone is made a group of one."""
+    if config is None:
+        return None
+    config = deepcopy(dict(config))
+    if zero_stage(config) == 3:
+        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return config
+
+
+def fit(trainer: Any, out: Output) -> None:
+    """Train to the end, or go on from the last complete checkpoint; notes losses, steps and times for the manifest.
+
+    Writes `log_history.json` and `metrics.json`. Raises: Stopped once the state is saved, if the step was asked to stop.
+    """
+    folder = out.checkpoints / "trainer"
+    begin = newest_checkpoint(folder, out.is_main, sharded=trainer.is_deepspeed_enabled)
+    watch = _Watch(out, folder)
+    trainer.add_callback(watch)
+    sizes = modelling.n_parameters(trainer.model)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(begin) if begin else None)
+    seconds = time.monotonic() - started
+    if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped
+    _record(trainer, out, {**sizes, "resumed_from": begin and begin.name}, seconds)
+
+
+def newest_checkpoint(folder: Path, is_main: bool, sharded: bool = False) -> Path | None:
+    """The newest complete checkpoint; the first rank removes those that were left incomplete.
+
+    Raises: UserError if it is sharded over another number of ranks than there are now.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    complete = [p for p in found if (p / COMPLETE).is_file()]
+    if is_main:
+        for path in set(found) - set(complete):
+            shutil.rmtree(path)
+    if not complete:
+        return None
+    ranks = read_json(complete[-1] / COMPLETE)["ranks"]
+    if sharded and ranks != n_devices():
+        raise UserError(
+            f"{complete[-1]}: DeepSpeed saved it from {ranks} devices, and now there are {n_devices()}; go on with devices={ranks}, or "
+            f"start this step again with force=STEP"
+        )
+    return complete[-1]
+
+
+class _Watch(TrainerCallback):
+    """Tells progress, stops when asked (all ranks at the same step), and marks checkpoints that are complete."""
+
+    def __init__(self, out: Output, folder: Path):
+        self.out, self.folder, self.stopped = out, folder, False
+
+    def on_step_end(self, args, state, control, **_):
+        self.out.progress(state.global_step, state.max_steps, "steps")
+        if _any_rank(self.out.should_stop(), args.device):
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_save(self, args, state, control, **_):
+        if n_devices() > 1:
+            torch.distributed.barrier()
+        if not self.out.is_main:
+            return
+        saved = self.folder / f"checkpoint-{state.global_step}"
+        write_json(saved / COMPLETE, {"step": state.global_step, "ranks": n_devices()})
+        for older in self.folder.glob("checkpoint-*"):
+            if older != saved:
+                shutil.rmtree(older)
+
+
+def _any_rank(flag: bool, device: torch.device) -> bool:
+    if n_devices() == 1:
+        return flag
+    flags = torch.tensor([int(flag)], device=device)
+    torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+    return bool(flags.item())
+
+
+def _record(trainer: Any, out: Output, sizes: dict[str, Any], seconds: float) -> None:
+    log = [entry for entry in map(_of_training, trainer.state.log_history) if "loss" in entry]
+    steps, losses = trainer.state.global_step, [(entry["step"], entry["loss"]) for entry in log]
+    metrics = {"steps": steps, "first_loss": losses[0][1] if losses else None, "final_loss": losses[-1][1] if losses else None}
+    metrics |= {k: sizes[k] for k in ("parameters", "trainable_parameters")}
+    every = -(-len(losses) // N_LOG_POINTS) or 1
+    out.note(train={**metrics, "resumed_from": sizes["resumed_from"], "seconds": round(seconds, 2), "log": losses[::every]})
+    if out.is_main:
+        write_json(out.path / "metrics.json", metrics)
+        (out.path / "log_history.json").write_text("[\n" + ",\n".join(json.dumps(e, sort_keys=True) for e in log) + "\n]\n", encoding="utf-8")
+
+
+def _of_training(entry: Mapping) -> dict:
+    return {k: v for k, v in entry.items() if not RUNTIME.fullmatch(k)}
