@@ -94,9 +94,9 @@ def hub_cache() -> Path:
 
 
 def _ask_hub(repository: str, revision: str | None, key: str) -> str:
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx
 
     try:
         return str(HfApi().model_info(repository, revision=revision, timeout=10).sha)

@@ -177,10 +177,10 @@ class _Planner:
         except UserError as error:
             self.errors.append(f"{key}.stage: {error}")
             return
-        self._check_slots(step, module, key)
+        slots_fit = self._check_slots(step, module, key)
         cfg = schema.build(module.Config, self._layers(step, module, key), f"{key}.config", self.errors)
         inputs = {slot: self._input(v, module, slot, f"{key}.inputs.{slot}") for slot, v in step.inputs.items()}
-        if cfg is None or any(not self._ready(v) for v in inputs.values()) or any(g not in self.nodes for g in step.guards):
+        if not slots_fit or cfg is None or any(not self._ready(v) for v in inputs.values()) or any(g not in self.nodes for g in step.guards):
             return
         guards = [self._artifact(g) for g in step.guards]
         resources = self._resources(step, module, key)
@@ -213,7 +213,8 @@ class _Planner:
             out["languages"] = resolve_languages(out["languages"], self.settings, f"{key}.config.languages", self.errors)
         return out
 
-    def _check_slots(self, step: Step, module: ModuleType, key: str) -> None:
+    def _check_slots(self, step: Step, module: ModuleType, key: str) -> bool:
+        before = len(self.errors)
         for slot in step.inputs:
             if slot not in module.SLOTS:
                 self.errors.append(f"{key}.inputs.{slot}: {step.stage} has no such input{nearest(slot, module.SLOTS)}")
@@ -223,6 +224,7 @@ class _Planner:
                 self.errors.append(f"{key}.inputs.{slot}: missing; {step.stage} needs {kind.rstrip('?*')}")
             elif isinstance(value, list) and "*" not in kind:
                 self.errors.append(f"{key}.inputs.{slot}: one input, not a list")
+        return len(self.errors) == before
 
     def _input(self, value: Any, module: ModuleType, slot: str, key: str) -> Any:
         if isinstance(value, list):
@@ -255,6 +257,9 @@ class _Planner:
             return dict(value)
         if value["path"] is None:
             return None
+        model = self.settings.root["model"]
+        if value["path"] == model.get("path") and model.get("revision"):
+            value = {"revision": model["revision"], **value}
         try:
             found = identity.of_external(value, self.digests, key)
         except UserError as error:

@@ -21,7 +21,7 @@ ALLOWED = {
     "schema": ("errors",),
     "store": ("errors",),
     "shards": ("errors", "store"),
-    "stage": ("errors", "store"),
+    "stage": ("errors", "store", "stages"),
     "engine": (*LIGHT, "stage"),
     "data": LIGHT,
     "pairing": LIGHT,
@@ -95,10 +95,10 @@ def test_planning_imports_nothing_heavy():
 
 
 def test_light_dependency_set_is_enough_to_import():
-    """Everything that needs no training imports with trl, deepspeed, hydra, vllm and datasets absent."""
+    """Everything that needs no training imports with trl, deepspeed, hydra and vllm absent."""
     code = f"""
 import sys
-for name in ("trl", "deepspeed", "hydra", "omegaconf", "vllm", "datasets"):
+for name in ("trl", "deepspeed", "hydra", "omegaconf", "vllm"):
     sys.modules[name] = None
 import importlib
 for name in {modules(mlalign) + modules(reward_models)!r}:

@@ -138,7 +138,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if out.is_main:
         text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} (TRL's {method.name}Trainer)."
         card.write(out.path / "model", card.gather(out, inputs, text, model, modelling.rank_of(trainer), True, train.sources))
-    args.distributed_state.wait_for_everyone()
+    loop.leave_together(args)
 
 
 def _reference(cfg: Config, inputs: Inputs, method: Method) -> Model | None:

@@ -85,7 +85,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         told.template_hash, told.training_languages = cards.template_hash(tokenizer.get_chat_template()), sorted(out.tally.rows)
         told.licence, told.training = facts.base_licence, {**told.training, "base_model": facts.base}
         cards.write(out.path / "model", told)
-    args.distributed_state.wait_for_everyone()
+    loop.leave_together(args)
 
 
 def _uses_margin(cfg: Config, source: Path, out: Output) -> bool:

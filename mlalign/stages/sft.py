@@ -59,4 +59,4 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     modelling.save(trainer, out.path / "model")
     if out.is_main:
         card.write(out.path / "model", card.gather(out, inputs, METHODS[kind], model, modelling.rank_of(trainer), True, train.sources))
-    args.distributed_state.wait_for_everyone()
+    loop.leave_together(args)

@@ -19,11 +19,13 @@ SERVING = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells. `method` is a sentence; `rank` is an adapter's, None for full weights."""
+    """What a card tells. `method` is a sentence, `made_from` the model that training began with; an adapter has a `rank` and
+    stands on `base`, which is `made_from` itself for full weights."""
 
     name: str
     method: str
     model: str
+    made_from: str
     base: str
     rank: int | None
     is_policy: bool
@@ -33,13 +35,15 @@ class Facts:
     base_licence: str | None
 
 
-def gather(out: Output, inputs: Inputs, method: str, base: Model, rank: int | None, is_policy: bool, sources: Mapping[str, int]) -> Facts:
+def gather(out: Output, inputs: Inputs, method: str, start: Model, rank: int | None, is_policy: bool, sources: Mapping[str, int]) -> Facts:
     """The facts of a finished training step; paths are told relative to the store."""
     told = {s["source"]: s.get("licence") for s in sources_of(inputs)}
-    artifact = out.path.name.removesuffix(".partial")
+    artifact, counts = out.path.name.removesuffix(".partial"), out.tally.to_dict()
+    base = start.base if start.base and rank is not None else start
     return Facts(
-        out.step or artifact, method, f"{artifact}/model", shown(base, out.store.root), rank, is_policy, dict(sorted(out.tally.rows.items())),
-        out.tally.to_dict()["dropped"], [(name, n, told.get(name)) for name, n in sources.items()], licence_of(base),
+        name=out.step or artifact, method=method, model=f"{artifact}/model", made_from=shown(start, out.store.root),
+        base=shown(base, out.store.root), rank=rank, is_policy=is_policy, counts=counts["rows"], dropped=counts["dropped"],
+        sources=[(name, n, told.get(name)) for name, n in sources.items()], base_licence=licence_of(start.base or start),
     )  # fmt: skip
 
 
@@ -88,10 +92,10 @@ def text(facts: Facts) -> str:
     for language in sorted({*facts.counts, *(x for by in facts.dropped.values() for x in by)}):
         table.append([language, str(facts.counts.get(language, 0)), *(str(facts.dropped[r].get(language, 0)) for r in reasons)])
     sources = [f"- {name}: {n} examples, licence {licence or 'not stated'}" for name, n, licence in facts.sources]
-    adapter = "" if facts.rank is None else f" It is a LoRA adapter of rank {facts.rank}; it needs its base."
+    adapter = "" if facts.rank is None else f" It is a LoRA adapter of rank {facts.rank}; it needs its base, `{facts.base}`."
     return "\n".join([
         "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(), "---", "",
-        f"# {facts.name}", "", f"{facts.method} Made from `{facts.base}`.{adapter}", "",
+        f"# {facts.name}", "", f"{facts.method} Made from `{facts.made_from}`.{adapter}", "",
         "## Data", "", *_markdown(table), "", *sources, "",
         "## Licences", "", f"Base model: {facts.base_licence or 'not stated in its card'}. Data: as listed above.", "",
         "## Use", "", "In the directory of the store:", "", f"    {serving(facts)}", "",

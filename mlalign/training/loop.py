@@ -93,8 +93,16 @@ def fit(trainer: Any, out: Output) -> None:
     trainer.train(resume_from_checkpoint=str(begin) if begin else None)
     seconds = time.monotonic() - started
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
+        leave_together(trainer.args)
         raise Stopped
     _record(trainer, out, {**sizes, "resumed_from": begin and begin.name}, seconds)
+
+
+def leave_together(args: Any) -> None:
+    """Wait for all ranks, then close the process group: a rank that exits with it open can bring down one that still writes."""
+    args.distributed_state.wait_for_everyone()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def newest_checkpoint(folder: Path, is_main: bool, sharded: bool = False) -> Path | None:
