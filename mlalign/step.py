@@ -147,4 +147,9 @@ def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if os.environ.get("RANK", "0") != "0":  # native threads of the libraries can crash at exit; torchrun would then end the first rank too
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -63,7 +63,7 @@ SAME = ("n=4", "n_eval=2")
 
 def test_every_step_is_done_and_told(run):
     states = run.states(*SAME)
-    assert len(states) == 17
+    assert len(states) == 18
     assert set(states.values()) == {"done"}
     assert "report:" in run.printed
     assert "policy" in (run.root / "runs/small/report/report.md").read_text()
@@ -99,7 +99,7 @@ def test_the_same_command_runs_nothing(run):
     before = finished(run)
     done = run.call("run", "recipe=reuse_your_rewards", *SAME)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": reused") == 17
+    assert done.stdout.count(": reused") == 18
     assert finished(run) == before
 
 
@@ -144,7 +144,7 @@ def test_another_recipe_is_refused(run):
 def test_status_and_logs(run):
     told = run.call("status").stdout
     assert "reuse_your_rewards" in told
-    assert told.count("done") == 17
+    assert told.count("done") == 18
     assert "step.log" in run.call("logs", "step=policy").stdout
 
 
@@ -226,7 +226,7 @@ def test_cancel_saves_and_the_same_command_continues(run):
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 75
     assert "run the same command again" in out
-    assert list(progress.parent.glob("checkpoints/checkpoint-*"))
+    assert list(progress.parent.glob("checkpoints/trainer/checkpoint-*"))
     done = run.call("run", *arguments, name="stop")
     assert done.returncode == 0, done.stderr
     log = run.call("logs", "step=base", name="stop").stdout
