@@ -66,7 +66,7 @@ def ensure_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return
     vocabulary = tokenizer.get_vocab()
-    spare = next((t for t in PADDING if t in vocabulary and t != tokenizer.eos_token and t != tokenizer.bos_token), PADDING[0])
+    spare = next((t for t in PADDING if t in vocabulary and t not in (tokenizer.eos_token, tokenizer.bos_token)), PADDING[0])
     tokenizer.add_special_tokens({"pad_token": spare})
 
 
@@ -80,8 +80,8 @@ def fit_vocabulary(network: Any, tokenizer: PreTrainedTokenizerBase, frozen: boo
         return
     if frozen:
         raise UserError(
-            f"the tokenizer has no padding token of its own and the model no spare row for one ({n_rows} rows); set tokenizer.pad_token to a "
-            f"token that texts never use and save it with the model, or train full weights (peft=null)"
+            f"the tokenizer has no padding token of its own and the model no spare row for one ({n_rows} rows); set "
+            f"tokenizer.pad_token to a token that texts never use and save it with the model, or train full weights (peft=null)"
         )
     network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
@@ -100,7 +100,8 @@ def open_for_training(model: Model, weights: Weights, peft: Mapping | None, seed
     if peft is None:
         return load_merged(model, weights, seed), None
     _check_same_shape(Path(model.path), peft)
-    return _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=True), None
+    with whole_weights(weights) if weights.task == "classifier" else contextlib.nullcontext():
+        return _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=True), None
 
 
 def load_merged(model: Model, weights: Weights, seed: int = 0) -> Any:
@@ -117,7 +118,7 @@ def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
 
     Raises: UserError if the directory lacks any other weights, which would be drawn at random.
     """
-    auto = AutoModelForCausalLM if weights.task == "causal" else AutoModelForSequenceClassification
+    auto: Any = AutoModelForCausalLM if weights.task == "causal" else AutoModelForSequenceClassification
     options = {"num_labels": 1} if weights.task == "classifier" else {}
     if weights.quantization:
         options["quantization_config"] = _quantization(weights.quantization)
@@ -165,12 +166,16 @@ def _with_adapter(network: Any, model: Model, weights: Weights, trainable: bool)
 
     config = PeftConfig.from_pretrained(model.path)
     config.inference_mode, config.task_type = not trainable, TASKS[weights.task]
+    saved = load_peft_weights(model.path, device="cpu")
     if weights.task == "classifier":
         config.modules_to_save = sorted({*(config.modules_to_save or []), HEAD})
+        saved.setdefault(f"base_model.model.{HEAD}.weight", getattr(network, HEAD).weight.detach().clone())
     wrapped = get_peft_model(network, config, autocast_adapter_dtype=not weights.sharded)
-    told = set_peft_model_state_dict(wrapped, load_peft_weights(model.path, device="cpu"))
+    told: Any = set_peft_model_state_dict(wrapped, saved)
     if told.unexpected_keys:
-        raise UserError(f"{model.path}: its adapter does not fit {model.base.path if model.base else ''}: no place for {told.unexpected_keys[0]}")
+        raise UserError(
+            f"{model.path}: its adapter does not fit {model.base.path if model.base else ''}: no place for {told.unexpected_keys[0]}"
+        )
     return wrapped
 
 
@@ -262,7 +267,9 @@ def save(trainer: Any, path: Path) -> None:
     adapter = path / "adapter_config.json"
     if adapter.is_file():  # peft writes sets, whose order changes from process to process
         told = read_json(adapter)
-        write_json(adapter, {k: sorted(v) if k in ("target_modules", "modules_to_save") and isinstance(v, list) else v for k, v in told.items()})
+        write_json(
+            adapter, {k: sorted(v) if k in ("target_modules", "modules_to_save") and isinstance(v, list) else v for k, v in told.items()}
+        )
 
 
 def _save_gathered(trainer: Any, path: Path) -> None:

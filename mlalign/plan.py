@@ -7,10 +7,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import reward_models
 from mlalign import config, identity, languages, schema, stage, store
 from mlalign.errors import UserError, nearest
 from mlalign.recipe import Ref, Step, templates, unroll
 
+# devices: ranks of a training step; threads: CPU threads of each process. Neither is part of a fingerprint.
+RESOURCES = ("devices", "threads")
 KIND_OF_SLOT = {"model": ("model",), "rows": ("rows", "scores"), "scorer": ("model",)}
 
 
@@ -138,7 +141,7 @@ def _stand_in(steps: list[Step], use: Mapping[str, str]) -> list[Step]:
     ends = _ends(steps)
 
     def swap(item: Any) -> Any:
-        return {"path": paths[item.step]} if isinstance(item, Ref) and item.step in paths else item
+        return {"path": paths[item.step], "step": item.step} if isinstance(item, Ref) and item.step in paths else item
 
     for step in steps:
         step.inputs = {slot: [swap(i) for i in v] if isinstance(v, list) else swap(v) for slot, v in step.inputs.items()}
@@ -254,6 +257,7 @@ class _Planner:
                 wanted = "`family` (a scorer)" if kind == "scorer" else "`path`"
                 self.errors.append(f"{key}: {dict(value)} names nothing; give {wanted}, or the name of a step")
                 return None
+            self.errors.extend(reward_models.problems(value, key))
             return dict(value)
         if value["path"] is None:
             return None
@@ -274,11 +278,13 @@ class _Planner:
         out = config.merged((root["scale"].get("resources") or {}).get(step.stage) or {}, step.resources)
         if module.DISTRIBUTED and root["devices"] is not None:
             out["devices"] = root["devices"]
-        devices = out.get("devices", 1)
-        if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
-            self.errors.append(f"{key}.resources.devices: expected a whole number from 1, got {devices!r}")
-        elif devices > 1 and not module.DISTRIBUTED:
-            self.errors.append(f"{key}.resources.devices: {step.stage} runs as one process, got {devices}")
+        for name, value in out.items():
+            if name not in RESOURCES:
+                self.errors.append(f"{key}.resources.{name}: unknown key{nearest(name, RESOURCES)}")
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                self.errors.append(f"{key}.resources.{name}: expected a whole number from 1, got {value!r}")
+            elif name == "devices" and value > 1 and not module.DISTRIBUTED:
+                self.errors.append(f"{key}.resources.devices: {step.stage} runs as one process, got {value}")
         return out
 
     def _hashed(self, module: ModuleType, cfg: Any, key: str) -> dict:

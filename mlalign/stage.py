@@ -102,7 +102,9 @@ class Inputs:
             model = self._model(value)
             base = {"base": model.base.path} if model.base else {}
             return {"family": "classifier", "name": value.step, "path": model.path, **base, **value.binding}
-        return {"name": value["family"], **value}
+        if "family" not in value:  # a model directory in the place of a step
+            value = {"family": "classifier", "name": value.get("step") or Path(value["path"]).name, **value}
+        return {"name": value["family"], **{k: v for k, v in value.items() if k != "step"}}
 
     def _model(self, value: Artifact | dict) -> Model:
         if isinstance(value, dict):

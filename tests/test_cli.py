@@ -98,6 +98,10 @@ def test_all_mistakes_are_reported_together(mlalign):
             "steps: {rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}, marks: {stage: score, inputs: {rows: rows, scorers: [{model: x}]}}}",
             "give `family` (a scorer), or the name of a step",
         ),
+        (
+            "steps: {rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}, marks: {stage: score, inputs: {rows: rows, scorers: [{family: lenth}]}}}",
+            "did you mean 'length'",
+        ),
         (TRAIN.replace("kind: prompt", "kind: prompt, languages: [no]"), "quote"),
     ],
 )

@@ -135,6 +135,13 @@ def test_a_stand_in_is_used(run):
     assert "base" not in states
 
 
+def test_a_reward_model_from_outside_gives_the_same_scores(run):
+    reward, rows = (run.root / "runs/small/steps" / step for step in ("reward", "preferences"))
+    done = run.call("run", "recipe=reuse_your_rewards", *SAME, f"use.reward={reward}", f"use.preferences={rows}", "only=verdicts", name="outside")
+    assert done.returncode == 0, done.stderr
+    assert run.manifest("verdicts", "outside")["content_digest"] == run.manifest("verdicts")["content_digest"]
+
+
 def test_another_recipe_is_refused(run):
     done = run.call("run", "recipe=candidates")
     assert done.returncode == 1

@@ -14,7 +14,14 @@ FAST = {"batch_size": 8, "max_length": 64, "trainer": {"learning_rate": 1e-3, "m
 
 
 def common(language: str, key: str, split: str) -> dict:
-    return {"id": rows.row_id("sums", key, language), "group_id": key, "prompt_lang": language, "source": "sums", "origin": "synthetic", "split": split}
+    return {
+        "id": rows.row_id("sums", key, language),
+        "group_id": key,
+        "prompt_lang": language,
+        "source": "sums",
+        "origin": "synthetic",
+        "split": split,
+    }
 
 
 def answer(text: str) -> list[dict]:
@@ -53,7 +60,9 @@ class StopAt(stage.Output):
             (self.path / "STOP").touch()
 
 
-def train(name: str, source: Path, root: Path, model: Path = TINY, kind=stage.Output, reference: Path | None = None, **values) -> stage.Output:
+def train(
+    name: str, source: Path, root: Path, model: Path = TINY, kind=stage.Output, reference: Path | None = None, **values
+) -> stage.Output:
     """Run a stage in `root`; a second call in the same place goes on."""
     module, store = importlib.import_module(f"mlalign.stages.{name}"), Store(root)
     partial = root / f"{name}-test.partial"

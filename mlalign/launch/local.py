@@ -43,8 +43,9 @@ def environment(resources: Mapping) -> dict[str, str]:
     """The environment of a step: this one's, quiet libraries, and the cores shared out over its ranks."""
     env = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     devices = int(resources.get("devices", 1))
-    if devices > 1:
-        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    threads = resources.get("threads") or (max(1, (os.cpu_count() or 1) // devices) if devices > 1 else None)
+    if threads:
+        env.setdefault("OMP_NUM_THREADS", str(threads))
     return env
 
 

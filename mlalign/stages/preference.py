@@ -52,7 +52,9 @@ OTHERS = {
     "apo_zero_unpaired": Method("KTO", "trl", "trl.trainer.kto_config", {"loss_type": "apo_zero_unpaired"}, reference=True),
     "orpo": Method("ORPO", "trl.experimental.orpo", "trl.experimental.orpo.orpo_config", {}, reference=False),
     "cpo": Method("CPO", "trl.experimental.cpo", "trl.experimental.cpo.cpo_config", {"loss_type": "sigmoid"}, reference=False),
-    "simpo": Method("CPO", "trl.experimental.cpo", "trl.experimental.cpo.cpo_config", {"loss_type": "simpo", "cpo_alpha": 0.0}, reference=False),
+    "simpo": Method(
+        "CPO", "trl.experimental.cpo", "trl.experimental.cpo.cpo_config", {"loss_type": "simpo", "cpo_alpha": 0.0}, reference=False
+    ),
 }
 RESERVED = {**RESERVED_TRAINER, "loss_type": "set loss on the step", "beta": "set beta on the step"}
 
@@ -67,7 +69,10 @@ class Config(TrainConfig):
     loss: str = what("sigmoid", "the objective; see the list above")
     beta: float = what(0.1, "strength of the tie to the reference; ORPO: weight of the odds ratio; CPO and SimPO: scale of the rewards")
     trainer: dict[str, Any] = verbatim(
-        _config_source, "arguments of the TRL configuration that the loss belongs to, under their own names", how_keys=HOW_TRAINER, reserved=RESERVED
+        _config_source,
+        "arguments of the TRL configuration that the loss belongs to, under their own names",
+        how_keys=HOW_TRAINER,
+        reserved=RESERVED,
     )
 
 
@@ -82,7 +87,9 @@ def problems(cfg: Config) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
     found, known = config.problems(cfg), dpo_losses()
     parts = [cfg.loss] if cfg.loss in OTHERS else cfg.loss.split("+")
-    found += [f"loss: unknown loss {part!r}{nearest(part, known | set(OTHERS))}" for part in parts if known and part not in known | set(OTHERS)]
+    found += [
+        f"loss: unknown loss {part!r}{nearest(part, known | set(OTHERS))}" for part in parts if known and part not in known | set(OTHERS)
+    ]
     if len(parts) > 1:
         found += [f"loss: {part} has a trainer of its own and cannot be summed with others" for part in parts if part in OTHERS]
     if "exo_pair" in parts and not cfg.trainer.get("label_smoothing"):
@@ -116,7 +123,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     adds = _arguments(cfg, method)
     args = loop.arguments(getattr(trl, f"{method.name}Config"), cfg, {**adds, **cfg.trainer}, out, beta=cfg.beta)
     if method.name == "KTO" and args.per_device_train_batch_size < 2:
-        raise UserError("device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its KL term from mismatched pairs")
+        raise UserError(
+            "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its KL term from mismatched pairs"
+        )
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
     examples = trainset.Examples(columns, _taken_apart if columns == "unpaired" else _pair, "truncated")
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)

@@ -18,6 +18,7 @@ from mlalign import rows
 from mlalign.errors import UserError
 from mlalign.schema import HOW_TRAINER, verbatim, what
 from mlalign.stage import Inputs, Output
+from mlalign.training.card import Facts
 from mlalign.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
 from reward_models import card as cards
 
@@ -72,19 +73,17 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     trainer = RewardTrainer(network, args=args, train_dataset=train.dataset, processing_class=tokenizer, peft_config=peft_config)
     loop.fit(trainer, out)
     checked = [row["prompt"] + row["chosen"] for row in train.dataset.select(range(min(N_CHECKED, len(train.dataset))))]
-    before, dtype = modelling.scores(trainer, trainer.train_dataset[: len(checked)]["chosen_ids"]), str(network.dtype).removeprefix("torch.")
+    tokenized: Any = trainer.train_dataset
+    before, dtype = modelling.scores(trainer, tokenized[: len(checked)]["chosen_ids"]), str(network.dtype).removeprefix("torch.")
     modelling.save(trainer, out.path / "model")
     facts = card.gather(out, inputs, METHOD, model, modelling.rank_of(trainer), False, train.sources)
-    del trainer, network
+    del trainer, network, tokenized
     gc.collect()
     if out.is_main:
         card.write(out.path / "model", facts)
         with modelling.whole_weights(weights):
             scorer = _reopened(cfg, out, checked, before, dtype)
-        told = _card(cfg, source, scorer)
-        told.template_hash, told.training_languages = cards.template_hash(tokenizer.get_chat_template()), sorted(out.tally.rows)
-        told.licence, told.training = facts.base_licence, {**told.training, "base_model": facts.base}
-        cards.write(out.path / "model", told)
+        _write_card(cfg, out, source, scorer, facts, cards.template_hash(tokenizer.get_chat_template()))
     loop.leave_together(args)
 
 
@@ -122,15 +121,21 @@ def _reopened(cfg: Config, out: Output, checked: Sequence[list], before: Sequenc
     return scorer
 
 
-def _card(cfg: Config, source: Path, scorer: reward_models.Scorer) -> cards.Card:
+def _write_card(cfg: Config, out: Output, source: Path, scorer: reward_models.Scorer, facts: Facts, template_hash: str) -> None:
     """What the model gives on held-out pairs, by language; without any, calibration comes from the training rows."""
     split = "eval" if rows.shards(source, "eval") else cfg.split
     measured = {language: _measured(scorer, pairs) for language, pairs in _samples(source, split, cfg.card_rows)}
-    return cards.Card(
-        scale="logits", max_length=cfg.max_length, training={"measured_on": split},
+    told = cards.Card(
+        template_hash=template_hash,
+        scale="logits",
+        max_length=cfg.max_length,
+        training_languages=sorted(out.tally.rows),
         accuracy={x: {"n": m["n"], "accuracy": m["accuracy"]} for x, m in measured.items()} if split == "eval" else {},
         calibration={x: {"mean": m["mean"], "std": m["std"]} for x, m in measured.items()},
-    )  # fmt: skip
+        licence=facts.base_licence,
+        training={"measured_on": split, "base_model": facts.base},
+    )
+    cards.write(out.path / "model", told)
 
 
 def _samples(source: Path, split: str, limit: int) -> Iterator[tuple[str, list[dict]]]:
@@ -144,7 +149,10 @@ def _samples(source: Path, split: str, limit: int) -> Iterator[tuple[str, list[d
 
 def _measured(scorer: reward_models.Scorer, pairs: Sequence[Mapping]) -> dict[str, float]:
     """Share of pairs whose chosen answer scores higher, and mean and standard deviation of all scores."""
-    scores = scorer.score(pairs)
+    found = scorer.score(pairs)
+    scores = [score for score in found if score is not None]
+    if len(scores) < len(found):
+        raise UserError("the trained model gives scores that are no numbers: training diverged; lower trainer.learning_rate")
     won = [chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
     numbers = {"accuracy": statistics.fmean(won), "mean": statistics.fmean(scores), "std": statistics.pstdev(scores)}
     return {"n": len(won), **{name: round(value, 6) for name, value in numbers.items()}}

@@ -123,7 +123,7 @@ def scorer_settings(cfg: Config, inputs: Inputs) -> list[dict]:
     wrong = [
         p
         for i, g in enumerate(given)
-        if isinstance(g, dict) and "family" not in g
+        if isinstance(g, dict) and not {"family", "path"} & set(g)
         for p in reward_models.problems(g, f"inputs.scorers[{i}]")
     ]
     if wrong:

@@ -30,7 +30,10 @@ METHODS = {
 @dataclasses.dataclass
 class Config(TrainConfig):
     trainer: dict[str, Any] = verbatim(
-        "trl.trainer.sft_config:SFTConfig", "arguments of TRL's SFTConfig under their own names", how_keys=HOW_TRAINER, reserved=RESERVED_TRAINER
+        "trl.trainer.sft_config:SFTConfig",
+        "arguments of TRL's SFTConfig under their own names",
+        how_keys=HOW_TRAINER,
+        reserved=RESERVED_TRAINER,
     )
 
 

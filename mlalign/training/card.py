@@ -84,9 +84,12 @@ def _served_rank(rank: int | None) -> int:
 def text(facts: Facts) -> str:
     """README.md of a model directory."""
     head = {
-        "library_name": "peft" if facts.rank is not None else "transformers", "base_model": facts.base, "license": facts.base_licence or "other",
-        "language": sorted({language.split("_")[0] for language in facts.counts}), "tags": ["mlalign", "trl"],
-    }  # fmt: skip
+        "library_name": "peft" if facts.rank is not None else "transformers",
+        "base_model": facts.base,
+        "license": facts.base_licence or "other",
+        "language": sorted({language.split("_")[0] for language in facts.counts}),
+        "tags": ["mlalign", "trl"],
+    }
     reasons = sorted(facts.dropped)
     table = [["language", "examples", *(f"dropped: {r}" for r in reasons)]]
     for language in sorted({*facts.counts, *(x for by in facts.dropped.values() for x in by)}):
@@ -110,5 +113,3 @@ def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
 def write(path: Path, facts: Facts) -> None:
     """Write README.md beside the weights."""
     (path / "README.md").write_text(text(facts), encoding="utf-8")
-
-

@@ -51,7 +51,10 @@ class TrainConfig:
     device_batch_size: int | None = how(None, "rows that a device takes at a time; null: its whole share of batch_size")
     deepspeed: dict | None = how(None, "a DeepSpeed configuration; null: plain PyTorch")
     peft: dict[str, Any] | None = verbatim(
-        "peft.tuners.lora.config:LoraConfig", "LoRA arguments under peft's own names; null: full weights", reserved=RESERVED_PEFT, default=None
+        "peft.tuners.lora.config:LoraConfig",
+        "LoRA arguments under peft's own names; null: full weights",
+        reserved=RESERVED_PEFT,
+        default=None,
     )
     quantization: Literal["nf4", "int8"] | None = what(None, "load the frozen base in so many bits (QLoRA); needs peft and a GPU")
     dtype: Literal["float32", "bfloat16", "auto"] = what("float32", "of the weights in training; auto: as the checkpoint is stored")
@@ -87,7 +90,9 @@ def problems(cfg: TrainConfig) -> list[str]:
     if cfg.checkpoint_every < 0:
         found.append(f"checkpoint_every: must be 0 (off) or more, got {cfg.checkpoint_every}")
     if cfg.quantization and cfg.peft is None:
-        found.append(f"quantization: {cfg.quantization} weights cannot be trained themselves; set peft, such as {{r: 16}}, or leave this out")
+        found.append(
+            f"quantization: {cfg.quantization} weights cannot be trained themselves; set peft, such as {{r: 16}}, or leave this out"
+        )
     if cfg.quantization and zero_stage(cfg.deepspeed) == 3:
         found.append("quantization: ZeRO-3 cannot shard quantized weights; take zero2, or leave one of the two out")
     return found

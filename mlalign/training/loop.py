@@ -166,7 +166,9 @@ def _record(trainer: Any, out: Output, sizes: dict[str, Any], seconds: float) ->
     out.note(train={**metrics, "resumed_from": sizes["resumed_from"], "seconds": round(seconds, 2), "log": losses[::every]})
     if out.is_main:
         write_json(out.path / "metrics.json", metrics)
-        (out.path / "log_history.json").write_text("[\n" + ",\n".join(json.dumps(e, sort_keys=True) for e in log) + "\n]\n", encoding="utf-8")
+        (out.path / "log_history.json").write_text(
+            "[\n" + ",\n".join(json.dumps(e, sort_keys=True) for e in log) + "\n]\n", encoding="utf-8"
+        )
 
 
 def _of_training(entry: Mapping) -> dict:

@@ -104,9 +104,8 @@ def _check_present(cfg: TrainConfig, source: Path, found: Sequence[Path]) -> Non
     absent = [language for language in cfg.languages or [] if language not in there]
     if absent or not found:
         every = {p.stem.split(".")[0] for p in rows.shards(source, cfg.split)}
-        raise UserError(*(
-            f"languages: {source} has no {cfg.split} rows whose prompt is in {language}{nearest(language, every)}" for language in absent or ["any language"]
-        ))  # fmt: skip
+        place = f"languages: {source} has no {cfg.split} rows"
+        raise UserError(*(f"{place} whose prompt is in {language}{nearest(language, every)}" for language in absent) if absent else [place])
 
 
 def _check_left(cfg: TrainConfig, source: Path, tally: Tally) -> None:
@@ -114,9 +113,8 @@ def _check_left(cfg: TrainConfig, source: Path, tally: Tally) -> None:
     empty = sorted(language for language in tried if not tally.rows[language])
     if empty:
         counts = {language: sum(by[language] for by in tally.dropped.values()) for language in empty}
-        raise UserError(*(
-            f"{language}: no row of {source} is left: all {n} are longer than max_length={cfg.max_length} tokens; raise it" for language, n in counts.items()
-        ))  # fmt: skip
+        why = f"are longer than max_length={cfg.max_length} tokens; raise it"
+        raise UserError(*(f"{language}: no row of {source} is left: all {n} {why}" for language, n in counts.items()))
 
 
 def _fitting(cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, tally: Tally) -> list[tuple[dict, dict]]:

@@ -18,13 +18,14 @@ ROWS = {"sft": "demonstration", "reward": "preference", "preference": "preferenc
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
-def step(root: Path, stage: str, source: Path, n_ranks: int, **config) -> subprocess.CompletedProcess:
-    """Run a step the way `mlalign run` does, in `root`."""
+def step(root: Path, stage: str, source: Path, n_ranks: int, stop: bool = False, **config) -> subprocess.CompletedProcess:
+    """Run a step the way `mlalign run` does, in `root`; with `stop` it is asked to stop from the beginning, so it stops at step 1."""
     partial = root / f"{stage}-test.partial"
     partial.mkdir(parents=True, exist_ok=True)
     inputs = {"model": {"path": str(TINY)}, "rows": {"path": str(source)}}
     told = {"stage": stage, "step": stage, "fingerprint": "test", "config": {**FAST, **config}, "inputs": inputs}
     (partial / "config.yaml").write_text(yaml.safe_dump(told))
+    (partial / "STOP").touch() if stop else (partial / "STOP").unlink(missing_ok=True)
     launcher = [] if n_ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_ranks)]
     command = [sys.executable, *launcher, "-m", "mlalign.step", str(partial / "config.yaml")]
     env = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -67,3 +68,25 @@ def test_two_ranks_give_the_losses_of_one_process(stage, zero, alone, tmp_path):
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 2e-4
     manifest = store.read_json(path / "manifest.json")
     assert manifest["ranks"] == 2 and manifest["train"]["trainable_parameters"] == sum(t.numel() for t in ours.values())
+
+
+def test_two_ranks_stop_together_and_go_on(alone, tmp_path):
+    sources, expected = alone
+    given = {"deepspeed": deepspeed("zero2"), "peft": LORA}
+    one = finished(step(tmp_path / "one", "sft", sources["sft"], 1, peft=LORA), tmp_path / "one", "sft")
+    stopped = step(tmp_path, "sft", sources["sft"], 2, stop=True, **given)
+    assert stopped.returncode != 0 and stopped.stderr.count("stopped on request") == 2
+    folder = tmp_path / "sft-test.partial" / "checkpoints" / "trainer"
+    assert [p.name for p in folder.glob("checkpoint-*/complete.json")] == ["complete.json"]
+    path = finished(step(tmp_path, "sft", sources["sft"], 2, **given), tmp_path, "sft")
+    assert store.read_json(path / "manifest.json")["train"]["resumed_from"] == "checkpoint-1"
+    assert losses(path) == pytest.approx(losses(one), abs=2e-5)
+
+
+def test_a_checkpoint_of_another_number_of_devices_is_refused(alone, tmp_path):
+    sources, _ = alone
+    step(tmp_path, "sft", sources["sft"], 1, stop=True, deepspeed=deepspeed("zero2"))
+    folder = tmp_path / "sft-test.partial" / "checkpoints" / "trainer"
+    (folder / "checkpoint-1" / "complete.json").write_text('{"step": 1, "ranks": 2}')
+    done = step(tmp_path, "sft", sources["sft"], 1, deepspeed=deepspeed("zero2"))
+    assert done.returncode == 2 and "saved it from 2 devices, and now there are 1" in done.stderr

@@ -1,0 +1,147 @@
+"""The preference stage on the tiny model: every loss, references, adapters, and the cache of reference log-probabilities."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_cases import LANGUAGES, TINY, StopAt, config, losses, train, write
+
+from mlalign import stage
+from mlalign.errors import UserError
+from mlalign.stages import preference
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+NEEDS = {"exo_pair": {"label_smoothing": 1e-3}, "robust": {"label_smoothing": 0.1}}
+EVERY_LOSS = [*sorted(preference.dpo_losses()), *preference.OTHERS, "sigmoid+sft"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("rows") / "pairs", "preference")
+
+
+@pytest.fixture(scope="module")
+def full(pairs, tmp_path_factory):
+    return train("preference", pairs, tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    """An adapter from supervised fine-tuning."""
+    root = tmp_path_factory.mktemp("policy")
+    return train("sft", write(root / "rows", "demonstration"), root, peft=LORA).path / "model"
+
+
+def weights(out: stage.Output) -> dict[str, torch.Tensor]:
+    return load_file(next((out.path / "model").glob("*.safetensors")))
+
+
+def caches(root) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in root.rglob("cache-*.arrow")}
+
+
+def test_the_losses_of_trl_are_read_from_its_source():
+    assert {
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "exo_pair",
+        "nca_pair",
+        "robust",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "apo_zero",
+        "discopop",
+    } <= preference.dpo_losses()
+    assert len(EVERY_LOSS) >= 15 + 5 + 1
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+def test_every_loss_trains(loss, pairs, tmp_path):
+    trainer = {"max_steps": 1, **NEEDS.get(loss, {})}
+    out = train("preference", pairs, tmp_path, loss=loss, trainer=trainer)
+    assert all(math.isfinite(x) for x in losses(out)) and len(losses(out)) == 1
+    before, after = load_file(TINY / "model.safetensors"), weights(out)
+    assert any(not torch.equal(before[name].float(), after[name]) for name in before)
+    n = 32 if preference.OTHERS.get(loss, preference.DPO).name == "KTO" else 16
+    assert out.tally.rows == dict.fromkeys(LANGUAGES, n)
+
+
+def test_without_a_reference_given_the_start_is_the_reference(full):
+    assert losses(full)[0] == pytest.approx(math.log(2), abs=1e-7) and losses(full)[-1] < losses(full)[0]
+    card = (full.path / "model" / "README.md").read_text()
+    assert "the loss sigmoid, beta 0.1" in card and "vllm serve preference-test/model" in card
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+def test_dpo_on_an_adapter_measures_against_that_adapter(precompute, pairs, policy, tmp_path):
+    out = train("preference", pairs, tmp_path, model=policy, peft=LORA, trainer={"precompute_ref_log_probs": precompute})
+    assert losses(out)[0] == pytest.approx(math.log(2), abs=1e-6) and losses(out)[-1] != losses(out)[0]
+    assert sorted(p.name for p in (out.path / "model").iterdir() if p.is_dir()) == []  # no second adapter
+    assert weights(out).keys() == load_file(policy / "adapter_model.safetensors").keys()
+    assert stage.local_model(out.path / "model", "x").base.path == str(TINY)
+    assert "vllm serve tiny --enable-lora" in (out.path / "model" / "README.md").read_text()
+
+
+def test_another_reference_is_measured_against(full, pairs, policy, tmp_path):
+    same = train("preference", pairs, tmp_path / "same", reference=TINY)
+    other = train("preference", pairs, tmp_path / "other", reference=policy)
+    assert losses(same) == losses(full)
+    assert losses(other)[0] != pytest.approx(math.log(2), abs=1e-4)
+    adapter = train("preference", pairs, tmp_path / "adapter", model=policy, peft=LORA, reference=TINY)
+    assert losses(adapter)[0] != pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("case", ["full", "adapter", "kto", "orpo"])
+def test_a_stopped_step_goes_on_as_if_it_had_not_been(case, full, pairs, policy, tmp_path):
+    given = {"full": {}, "adapter": {"model": policy, "peft": {**LORA}}, "kto": {"loss": "kto"}, "orpo": {"loss": "orpo"}}[case]
+    unbroken = full if case == "full" else train("preference", pairs, tmp_path / "unbroken", **given)
+    with pytest.raises(stage.Stopped):
+        train("preference", pairs, tmp_path / "stopped", kind=StopAt, **given)
+    written = caches(tmp_path / "stopped")
+    again = train("preference", pairs, tmp_path / "stopped", **given)
+    assert losses(again) == losses(unbroken)
+    assert all(torch.equal(a, b) for a, b in zip(weights(again).values(), weights(unbroken).values(), strict=True))
+    if case != "orpo":  # reference log-probabilities and token ids are found again, not computed a second time
+        assert written and caches(tmp_path / "stopped") == written
+
+
+def test_kto_takes_unpaired_rows_and_mixes_languages(tmp_path):
+    source = write(tmp_path / "rows", "unpaired")
+    out = train("preference", source, tmp_path, loss="kto")
+    assert out.tally.rows == dict.fromkeys(LANGUAGES, 16)
+    with pytest.raises(UserError, match="KTO needs at least 2 rows"):
+        train("preference", source, tmp_path / "one", loss="kto", device_batch_size=1)
+    with pytest.raises(UserError, match="holds unpaired rows; preference trains on preference rows"):
+        train("preference", source, tmp_path / "dpo")
+
+
+def test_sequences_that_are_too_long_are_counted(pairs, tmp_path):
+    told = train("preference", pairs, tmp_path, max_length=14, trainer={"max_steps": 1}).tally.to_dict()
+    cut = sum(told["sums"].get("truncated", {}).values())
+    dropped = sum(told["dropped"].get("over_length", {}).values())
+    assert cut > 0 and sum(told["rows"].values()) + dropped == 32
+
+
+@pytest.mark.parametrize("loss", ["orpo", "cpo", "simpo"])
+def test_a_reference_is_refused_where_the_loss_has_none(loss, pairs, policy, tmp_path):
+    with pytest.raises(UserError, match=f"{loss} has no reference model; leave it out"):
+        train("preference", pairs, tmp_path, loss=loss, reference=policy)
+
+
+def test_settings_that_no_loss_has_are_refused():
+    def mistakes(**values) -> str:
+        with pytest.raises(UserError) as error:
+            preference.identity(config("preference", **values), lambda path: "")
+        return str(error.value)
+
+    assert "unknown loss 'sigmod'; did you mean 'sigmoid'" in mistakes(loss="sigmod")
+    assert "exo_pair needs one above 0" in mistakes(loss="exo_pair")
+    assert "kto has a trainer of its own" in mistakes(loss="sigmoid+kto")
+    with pytest.raises(UserError, match=r"trainer.simpo_gamma: DPOConfig has no such argument"):
+        config("preference", trainer={"simpo_gamma": 1.0})
+    with pytest.raises(UserError, match=r"trainer.beta: set beta on the step"):
+        config("preference", trainer={"beta": 1.0})
+    assert config("preference", loss="simpo", trainer={"simpo_gamma": 1.0}).trainer["simpo_gamma"] == 1.0

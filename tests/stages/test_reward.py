@@ -1,0 +1,137 @@
+"""The reward stage on the tiny model: the new head, margins, long pairs, adapters that carry the head, and the card."""
+
+import math
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from training_cases import LANGUAGES, TINY, StopAt, answer, losses, train, write
+from transformers import AutoTokenizer
+
+import reward_models
+from mlalign import modelling, rows, stage, store
+from mlalign.errors import UserError
+from reward_models import card as cards
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("rows") / "pairs", "preference")
+
+
+@pytest.fixture(scope="module")
+def full(pairs, tmp_path_factory):
+    return train("reward", pairs, tmp_path_factory.mktemp("full"))
+
+
+def weights(out: stage.Output) -> dict[str, torch.Tensor]:
+    return load_file(next((out.path / "model").glob("*.safetensors")))
+
+
+def scores(out: stage.Output, source) -> list[float]:
+    return reward_models.load(out.path / "model").score(list(rows.read(source, "eval", columns=["prompt", "chosen", "rejected"])))
+
+
+def test_a_new_head_is_drawn_from_the_normal_distribution_of_the_paper():
+    weights_of = modelling.Weights("classifier", "float32")
+    first, again, other = (modelling.load_full(stage.Model(str(TINY), "tiny"), weights_of, seed).score.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    d = first.shape[-1]
+    assert first.shape == (1, 160) and float(first.detach().std()) == pytest.approx(1 / math.sqrt(d + 1), rel=0.2)
+
+
+def test_the_saved_model_scores_as_the_trained_one_did(full):
+    told = full.notes["reload"]
+    assert told["rows"] == 32 and told["max_abs_difference"] <= 1e-4
+    assert losses(full)[-1] < losses(full)[0]
+    assert "score.weight" in weights(full) and full.tally.rows == dict.fromkeys(LANGUAGES, 16)
+
+
+def test_the_card_tells_what_a_scorer_must_know(full, pairs):
+    told, tokenizer = cards.read(full.path / "model"), AutoTokenizer.from_pretrained(full.path / "model")
+    assert (told.family, told.direction, told.scale, told.max_length) == ("classifier", "higher_is_better", "logits", 64)
+    assert told.template_hash == cards.template_hash(tokenizer.chat_template) and told.training_languages == list(LANGUAGES)
+    assert told.training == {"measured_on": "eval", "base_model": "tiny"}
+    found = scores(full, pairs)
+    for i, language in enumerate(LANGUAGES):  # four held-out pairs of each language, in the order of the languages
+        mine = found[8 * i : 8 * i + 8]
+        right = sum(chosen > rejected for chosen, rejected in zip(mine[::2], mine[1::2], strict=True))
+        assert told.accuracy[language] == {"n": 4, "accuracy": right / 4}
+        mean = sum(mine) / 8
+        assert told.calibration[language]["mean"] == pytest.approx(mean, abs=1e-5)
+        assert told.calibration[language]["std"] == pytest.approx(math.sqrt(sum((x - mean) ** 2 for x in mine) / 8), abs=1e-5)
+    assert str(full.path.parent) not in yaml.safe_dump(vars(told))
+
+
+def test_without_held_out_rows_calibration_comes_from_the_training_rows(tmp_path):
+    out = train("reward", write(tmp_path / "rows", "preference", n_eval=0), tmp_path)
+    told = cards.read(out.path / "model")
+    assert told.accuracy == {} and sorted(told.calibration) == list(LANGUAGES) and told.training["measured_on"] == "train"
+
+
+def test_a_stopped_step_goes_on_as_if_it_had_not_been(full, pairs, tmp_path):
+    with pytest.raises(stage.Stopped):
+        train("reward", pairs, tmp_path, kind=StopAt)
+    again = train("reward", pairs, tmp_path)
+    assert losses(again) == losses(full)
+    assert all(torch.equal(a, b) for a, b in zip(weights(again).values(), weights(full).values(), strict=True))
+
+
+def test_an_adapter_carries_the_head_and_scores_the_same_when_reloaded(pairs, tmp_path):
+    out = train("reward", pairs, tmp_path, peft=LORA)
+    names = set(weights(out))
+    assert any(name.endswith("score.weight") for name in names) and any("lora_A" in name for name in names)
+    assert out.notes["reload"]["max_abs_difference"] <= 1e-4
+    assert "score" in store.read_json(out.path / "model" / "adapter_config.json")["modules_to_save"]
+    further = train("reward", pairs, tmp_path / "further", model=out.path / "model", peft=LORA)
+    assert further.notes["reload"]["max_abs_difference"] <= 1e-4 and losses(further)[0] < losses(out)[0]
+
+
+@pytest.mark.parametrize("peft", [LORA, None])
+def test_a_policy_adapter_becomes_a_reward_model(peft, pairs, tmp_path):
+    policy = train("sft", write(tmp_path / "rows", "demonstration"), tmp_path, peft=LORA)
+    out = train("reward", pairs, tmp_path, model=policy.path / "model", peft=peft)
+    assert stage.local_model(out.path / "model", "x").base == (None if peft is None else stage.local_model(TINY, str(TINY)))
+    assert out.notes["reload"]["max_abs_difference"] <= 1e-4
+
+
+def test_frozen_embeddings_stay_as_they_were(pairs, tmp_path):
+    out, name = train("reward", pairs, tmp_path, freeze_embeddings=True), "model.embed_tokens.weight"
+    assert torch.equal(weights(out)[name], load_file(TINY / "model.safetensors")[name].float())
+    assert out.notes["train"]["trainable_parameters"] < out.notes["train"]["parameters"]
+
+
+def test_margins_are_used_when_there_and_only_then(full, pairs, tmp_path):
+    far = write(tmp_path / "rows", "preference", margin=3.0)
+    used, ignored = train("reward", far, tmp_path / "a"), train("reward", far, tmp_path / "b", use_margin=False)
+    assert used.notes["margin"] == {"used": True, "rows_with_margin": 32} and ignored.notes["margin"]["used"] is False
+    assert losses(ignored) == losses(full) and losses(used)[0] > losses(full)[0] + 0.5
+    with pytest.raises(UserError, match=r"no row of .* has a margin"):
+        train("reward", pairs, tmp_path / "c", use_margin=True)
+
+
+def test_pairs_that_are_too_long_are_dropped_and_counted(tmp_path):
+    source = write(tmp_path / "rows", "preference")
+    path = rows.shards(source, "train", ["swh_Latn"])[0]
+    found = rows.read_shard(path)
+    found[3]["rejected"] = answer("Ni " + "1 2 3 " * 30)
+    rows.write_shard(path, "preference", found)
+    out = train("reward", source, tmp_path)
+    assert out.tally.to_dict()["rows"] == {"eng_Latn": 16, "swh_Latn": 15} and out.tally.to_dict()["dropped"] == {
+        "over_length": {"swh_Latn": 1}
+    }
+
+
+def test_a_tokenizer_without_padding_gets_a_token_of_its_own():
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.pad_token = tokenizer.eos_token
+    modelling.ensure_padding(tokenizer)
+    assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id == 0
+
+
+def test_rows_that_are_no_pairs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="holds demonstration rows; reward trains on preference rows"):
+        train("reward", write(tmp_path / "rows", "demonstration"), tmp_path)

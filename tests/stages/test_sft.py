@@ -1,0 +1,232 @@
+"""The sft stage on the tiny model: what it writes, going on after a stop, adapters, batches, and every refusal."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_cases import LANGUAGES, TINY, StopAt, config, losses, train, write
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mlalign import rows, schema, stage, store
+from mlalign.errors import UserError
+from mlalign.training.config import accumulation, packages
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "lora_dropout": 0.1}
+FULL = [
+    "README.md",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("rows") / "demonstrations", "demonstration")
+
+
+@pytest.fixture(scope="module")
+def full(demonstrations, tmp_path_factory):
+    return train("sft", demonstrations, tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture(scope="module")
+def adapter(demonstrations, tmp_path_factory):
+    return train("sft", demonstrations, tmp_path_factory.mktemp("adapter"), peft=LORA)
+
+
+def content(out: stage.Output) -> dict[str, str]:
+    return {str(p.relative_to(out.path)): store.sha256(p) for p in store.content_files(out.path)}
+
+
+def weights(out: stage.Output) -> dict[str, torch.Tensor]:
+    return load_file(next((out.path / "model").glob("*.safetensors")))
+
+
+def test_the_model_is_a_plain_directory_that_reloads(full):
+    model = full.path / "model"
+    assert sorted(p.name for p in model.iterdir()) == FULL
+    reloaded, tokenizer = AutoModelForCausalLM.from_pretrained(model, dtype="float32"), AutoTokenizer.from_pretrained(model)
+    assert reloaded.config.use_cache and tokenizer.chat_template == AutoTokenizer.from_pretrained(TINY).chat_template
+    before, after = load_file(TINY / "model.safetensors"), weights(full)
+    assert before.keys() == after.keys() and all(not torch.equal(before[name].float(), after[name]) for name in before)
+
+
+def test_counts_losses_and_progress_are_told(full):
+    assert full.tally.to_dict() == {"rows": dict.fromkeys(LANGUAGES, 16), "dropped": {}, "sums": {}}
+    told = full.notes["train"]
+    assert told["steps"] == 4 and told["trainable_parameters"] == told["parameters"] == sum(t.numel() for t in weights(full).values())
+    assert losses(full)[-1] < losses(full)[0] and told["final_loss"] == losses(full)[-1]
+    assert store.read_json(full.path / "progress.json")["done"] == 4
+
+
+def test_nothing_in_the_content_tells_time_or_place(full):
+    text = "".join(p.read_text() for p in store.content_files(full.path) if p.suffix in (".json", ".md") and p.name != "tokenizer.json")
+    assert str(full.path.parent) not in text and str(TINY) not in text and "runtime" not in text
+    card = (full.path / "model" / "README.md").read_text()
+    assert "vllm serve sft-test/model" in card and "| swh_Latn | 16 |" in card and "base_model: tiny" in card
+
+
+def test_the_same_step_gives_the_same_bytes(full, demonstrations, tmp_path):
+    assert content(train("sft", demonstrations, tmp_path)) == content(full)
+
+
+@pytest.mark.parametrize("peft", [None, LORA])
+def test_a_stopped_step_goes_on_as_if_it_had_not_been(peft, full, adapter, demonstrations, tmp_path):
+    with pytest.raises(stage.Stopped):
+        train("sft", demonstrations, tmp_path, kind=StopAt, peft=peft)
+    again = train("sft", demonstrations, tmp_path, peft=peft)
+    assert again.notes["train"]["resumed_from"] == "checkpoint-2"
+    assert content(again) == content(full if peft is None else adapter)
+
+
+def test_a_checkpoint_that_was_left_incomplete_is_ignored_and_removed(full, demonstrations, tmp_path):
+    with pytest.raises(stage.Stopped):
+        train("sft", demonstrations, tmp_path, kind=StopAt, checkpoint_every=1)
+    folder = tmp_path / "sft-test.partial" / "checkpoints" / "trainer"
+    assert [p.name for p in folder.glob("checkpoint-*")] == ["checkpoint-2"]  # the one before is gone once this one is complete
+    broken = folder / "checkpoint-3"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text((folder / "checkpoint-2" / "trainer_state.json").read_text())
+    (broken / "model.safetensors").write_bytes(b"half")
+    again = train("sft", demonstrations, tmp_path)
+    assert again.notes["train"]["resumed_from"] == "checkpoint-2" and content(again) == content(full)
+    assert not (broken / "model.safetensors").exists()
+
+
+def test_small_device_batches_are_accumulated_to_the_same_step(full, demonstrations, tmp_path):
+    assert losses(train("sft", demonstrations, tmp_path, device_batch_size=2)) == pytest.approx(losses(full), abs=1e-5)
+
+
+def test_plain_text_is_language_modelling_and_needs_no_template(tmp_path):
+    out = train("sft", write(tmp_path / "rows", "text"), tmp_path, languages=["swh_Latn"])
+    assert out.tally.rows == {"swh_Latn": 16} and losses(out)[-1] < losses(out)[0]
+    assert "Language modelling" in (out.path / "model" / "README.md").read_text()
+
+
+def test_an_adapter_names_its_base_and_how_to_serve_it(adapter):
+    told = store.read_json(adapter.path / "model" / "adapter_config.json")
+    assert told["base_model_name_or_path"] == str(TINY) and told["target_modules"] == sorted(told["target_modules"])
+    model = stage.local_model(adapter.path / "model", "x")
+    assert model.base is not None and model.base.path == str(TINY)
+    assert "--enable-lora --max-lora-rank 8 --lora-modules sft=sft-test/model" in (adapter.path / "model" / "README.md").read_text()
+    assert adapter.notes["train"]["trainable_parameters"] == sum(t.numel() for t in weights(adapter).values())
+
+
+def test_training_goes_on_in_an_adapter(adapter, demonstrations, tmp_path):
+    out = train("sft", demonstrations, tmp_path, model=adapter.path / "model", peft={"r": 4})
+    assert weights(out).keys() == weights(adapter).keys()
+    assert losses(out)[0] < losses(adapter)[0]
+    assert store.read_json(out.path / "model" / "adapter_config.json")["base_model_name_or_path"] == str(TINY)
+
+
+def test_full_weights_from_an_adapter_merge_it_first(adapter, demonstrations, tmp_path):
+    out = train("sft", demonstrations, tmp_path, model=adapter.path / "model")
+    assert sorted(p.name for p in (out.path / "model").iterdir()) == FULL
+    assert losses(out)[0] < losses(adapter)[0]
+
+
+def test_an_adapter_of_another_rank_is_refused(adapter, demonstrations, tmp_path):
+    with pytest.raises(UserError, match=r"r=4, not 16.*never stack"):
+        train("sft", demonstrations, tmp_path, model=adapter.path / "model", peft={"r": 16})
+
+
+def test_long_rows_are_counted_and_a_language_that_empties_is_an_error(demonstrations, tmp_path):
+    lengths = {}
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    for row in rows.read(demonstrations, "train"):
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"]
+        whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"])["input_ids"]
+        lengths.setdefault(row["prompt_lang"], []).append((len(prompt), len(whole)))
+    longest = max(whole for found in lengths.values() for _, whole in found)
+    out = train("sft", demonstrations, tmp_path / "cut", max_length=longest - 1)
+    cut = {language: sum(whole > longest - 1 for _, whole in found) for language, found in lengths.items()}
+    assert out.tally.to_dict()["sums"]["truncated"] == {language: n for language, n in cut.items() if n} and not out.tally.dropped
+    with pytest.raises(UserError) as error:
+        train("sft", demonstrations, tmp_path / "none", max_length=3)
+    assert [m.split(":")[0] for m in error.value.messages] == list(
+        LANGUAGES
+    ) and "all 16 are longer than max_length=3" in error.value.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("batch", "device", "n", "message"),
+    [
+        (10, 4, 2, "batch_size=8 or 16, or device_batch_size=1 or 5"),
+        (9, None, 2, "batch_size=8 or 16"),
+        (16, 32, 1, "set batch_size=32, or device_batch_size=16"),
+        (3, 2, 2, "set batch_size=4$"),
+    ],
+)
+def test_batches_that_do_not_divide_name_the_nearest_that_do(batch, device, n, message):
+    with pytest.raises(UserError, match=message):
+        accumulation(batch, device, n)
+
+
+def test_accumulation_follows_from_the_devices():
+    assert accumulation(64, 4, 8) == (4, 2)
+    assert accumulation(32, None, 4) == (8, 1)
+
+
+def test_what_is_refused_before_a_model_is_loaded(demonstrations, tmp_path):
+    def message(**values) -> str:
+        with pytest.raises(UserError) as error:
+            train("sft", values.pop("source", demonstrations), tmp_path, **values)
+        return str(error.value)
+
+    assert "cannot be trained themselves; set peft" in message(quantization="nf4")
+    assert "in fra_Latn" in message(languages=["fra_Latn"])
+    assert "holds preference rows; sft trains on demonstration or text rows" in message(source=write(tmp_path / "p", "preference"))
+    assert "batch_size: must be at least 1" in message(batch_size=0)
+    assert "no file /nowhere.jinja" in message(chat_template="/nowhere.jinja")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_quantization_without_a_gpu_says_so(demonstrations, tmp_path):
+    with pytest.raises(UserError, match="nf4 needs a CUDA GPU"):
+        train("sft", demonstrations, tmp_path, quantization="nf4", peft=LORA)
+
+
+def test_a_base_without_a_template_takes_the_configured_one(demonstrations, tmp_path):
+    bare = tmp_path / "bare"
+    AutoModelForCausalLM.from_pretrained(TINY).save_pretrained(bare)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    tokenizer.save_pretrained(bare)
+    with pytest.raises(UserError, match="no chat template and none is configured"):
+        train("sft", demonstrations, tmp_path / "no", model=bare)
+    (tmp_path / "t.jinja").write_text(template)
+    out = train("sft", demonstrations, tmp_path / "yes", model=bare, chat_template=str(tmp_path / "t.jinja"))
+    assert AutoTokenizer.from_pretrained(out.path / "model").chat_template == template
+
+
+def test_trainer_keys_are_checked_and_reserved_ones_say_where_to_set_them():
+    with pytest.raises(UserError, match=r"learning_rat.*did you mean 'learning_rate'"):
+        config("sft", trainer={"learning_rat": 1})
+    with pytest.raises(UserError, match=r"trainer.seed: set seed on the step"):
+        config("sft", trainer={"seed": 1})
+    with pytest.raises(UserError, match=r"peft.lora_alfa: LoraConfig has no such argument"):
+        config("sft", peft={"lora_alfa": 1})
+
+
+def test_only_what_changes_the_weights_is_hashed():
+    def hashed(**values):
+        return json.dumps(schema.hashed(config("sft", **values)), sort_keys=True)
+
+    same = {
+        "device_batch_size": 2,
+        "checkpoint_every": 7,
+        "deepspeed": {"zero_optimization": {"stage": 2}},
+        "trainer": {"logging_steps": 5},
+    }
+    assert hashed() == hashed(**same)
+    assert hashed() != hashed(trainer={"learning_rate": 2e-3}) and hashed() != hashed(peft={"r": 4})
+
+
+def test_packages_follow_the_configuration():
+    assert "bitsandbytes" in packages(config("sft", quantization="int8", peft={"r": 4}))
+    assert not {"bitsandbytes", "peft", "deepspeed"} & set(packages(config("sft")))
