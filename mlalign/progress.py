@@ -15,8 +15,9 @@ LINE_S = 30  # without a terminal, a line this often
 class Display:
     """Progress on a terminal (one line, rewritten) or in a file (a line now and then)."""
 
-    def __init__(self, out: TextIO = sys.stdout):
-        self.out, self.live = out, out.isatty()
+    def __init__(self, out: TextIO | None = None):
+        self.out = out or sys.stdout
+        self.live = self.out.isatty()
         self._title, self._partial, self._last, self._shown = "", Path(), 0.0, ""
 
     def line(self, text: str) -> None:
