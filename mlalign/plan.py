@@ -183,7 +183,8 @@ class _Planner:
         slots_fit = self._check_slots(step, module, key)
         cfg = schema.build(module.Config, self._layers(step, module, key), f"{key}.config", self.errors)
         inputs = {slot: self._input(v, module, slot, f"{key}.inputs.{slot}") for slot, v in step.inputs.items()}
-        if not slots_fit or cfg is None or any(not self._ready(v) for v in inputs.values()) or any(g not in self.nodes for g in step.guards):
+        whole = all(self._ready(v) for v in inputs.values()) and all(g in self.nodes for g in step.guards)
+        if not slots_fit or cfg is None or not whole:
             return
         guards = [self._artifact(g) for g in step.guards]
         resources = self._resources(step, module, key)

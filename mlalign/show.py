@@ -216,9 +216,8 @@ def _gpus() -> str:
 
     if not shutil.which("nvidia-smi"):
         return "no NVIDIA GPU"
-    done = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
-    )
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(query, check=False, capture_output=True, text=True, timeout=30)
     return "; ".join(done.stdout.split("\n")).strip("; ") or "no NVIDIA GPU"
 
 

@@ -49,7 +49,9 @@ def test_every_data_file_is_planned(tmp_path, real_data, data):
 @pytest.mark.parametrize("engine", names("engine"))
 def test_every_model_and_engine_is_planned(tmp_path, model, engine):
     more = ["engine.base_url=http://localhost:1/v1"] if engine == "openai" else []
-    assert build(tmp_path, "recipe=candidates", f"model={model}", f"model.revision={COMMIT}", f"engine={engine}", "scale=one_gpu", *more).nodes
+    assert build(
+        tmp_path, "recipe=candidates", f"model={model}", f"model.revision={COMMIT}", f"engine={engine}", "scale=one_gpu", *more
+    ).nodes
 
 
 @pytest.mark.parametrize("deepspeed", names("deepspeed"))
@@ -133,4 +135,3 @@ def test_a_hub_id_without_a_known_commit_is_refused_offline(tmp_path, monkeypatc
     refs.mkdir(parents=True)
     (refs / "main").write_text("a" * 40)
     assert build(tmp_path, "recipe=candidates", "model=org/name").nodes
-

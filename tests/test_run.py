@@ -34,7 +34,9 @@ class Run:
         (root / "conf/data/small.yaml").write_text(SMALL)
 
     def call(self, command, *arguments, name="small", **kwargs):
-        more = [f"root={self.root}", f"conf_dir={self.root / 'conf'}", "data=small"] if command in ("run", "plan") else [f"root={self.root}"]
+        more = (
+            [f"root={self.root}", f"conf_dir={self.root / 'conf'}", "data=small"] if command in ("run", "plan") else [f"root={self.root}"]
+        )
         full = [sys.executable, "-m", "mlalign", command, f"name={name}", *more, *arguments]
         return subprocess.run(full, cwd=self.root, text=True, capture_output=True, timeout=900, check=False, **kwargs)
 
@@ -85,7 +87,9 @@ def test_the_policy_is_a_plain_directory_that_answers(run):
 
     path = run.root / "runs/small/steps/policy/model"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "How much is 2 + 3?"}], add_generation_prompt=True, return_tensors="pt")
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "How much is 2 + 3?"}], add_generation_prompt=True, return_tensors="pt"
+    )
     ids = ids["input_ids"] if hasattr(ids, "keys") else ids
     answer = tokenizer.decode(model.generate(ids, max_new_tokens=20, do_sample=False)[0, ids.shape[1] :], skip_special_tokens=True)
     assert "sum" in answer
@@ -105,7 +109,11 @@ def test_the_same_command_runs_nothing(run):
 
 def test_only_how_fields_changed_runs_nothing(run):
     before = finished(run)
-    how = ["steps.policy.config.device_batch_size=4", "steps.base.config.trainer.logging_steps=1", "steps.scores.config.device_batch_tokens=999"]
+    how = [
+        "steps.policy.config.device_batch_size=4",
+        "steps.base.config.trainer.logging_steps=1",
+        "steps.scores.config.device_batch_tokens=999",
+    ]
     done = run.call("run", "recipe=reuse_your_rewards", *SAME, *how)
     assert done.returncode == 0, done.stderr
     assert finished(run) == before
@@ -137,7 +145,9 @@ def test_a_stand_in_is_used(run):
 
 def test_a_reward_model_from_outside_gives_the_same_scores(run):
     reward, rows = (run.root / "runs/small/steps" / step for step in ("reward", "preferences"))
-    done = run.call("run", "recipe=reuse_your_rewards", *SAME, f"use.reward={reward}", f"use.preferences={rows}", "only=verdicts", name="outside")
+    done = run.call(
+        "run", "recipe=reuse_your_rewards", *SAME, f"use.reward={reward}", f"use.preferences={rows}", "only=verdicts", name="outside"
+    )
     assert done.returncode == 0, done.stderr
     assert run.manifest("verdicts", "outside")["content_digest"] == run.manifest("verdicts")["content_digest"]
 
@@ -220,8 +230,24 @@ def test_a_full_disk_is_one_message(mlalign, small_disk):
 
 
 def test_cancel_saves_and_the_same_command_continues(run):
-    arguments = ["recipe=reuse_your_rewards", *SAME, "seed=3", "only=[demonstrations,base]", "steps.base.config.trainer.num_train_epochs=40"]
-    full = [sys.executable, "-m", "mlalign", "run", "name=stop", f"root={run.root}", f"conf_dir={run.root / 'conf'}", "data=small", *arguments]
+    arguments = [
+        "recipe=reuse_your_rewards",
+        *SAME,
+        "seed=3",
+        "only=[demonstrations,base]",
+        "steps.base.config.trainer.num_train_epochs=40",
+    ]
+    full = [
+        sys.executable,
+        "-m",
+        "mlalign",
+        "run",
+        "name=stop",
+        f"root={run.root}",
+        f"conf_dir={run.root / 'conf'}",
+        "data=small",
+        *arguments,
+    ]
     process = subprocess.Popen(full, cwd=run.root, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     progress = None

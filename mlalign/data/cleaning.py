@@ -81,4 +81,4 @@ class Seen:
 
         merged = np.concatenate([np.frombuffer(self._sorted, dtype=np.uint64), np.fromiter(self._new, dtype=np.uint64)])
         merged.sort()
-        self._sorted, self._new = memoryview(merged), set()
+        self._sorted, self._new = memoryview(merged.data), set()

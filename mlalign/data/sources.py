@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlalign.errors import UserError
-from mlalign.rows import ORIGINS
 from mlalign.schema import what
 
 ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
@@ -43,7 +42,9 @@ class Source:
     languages: list[str] | None = what(None, "take only these languages from this source")
     split: Literal["train", "eval"] | None = what(None, "all rows belong to this split; else a column says, or a hash of the group")
     source: str | None = what(None, "name of the source in the rows; by default the adapter's, hub id's or folder's")
-    origin: Literal[ORIGINS] | None = what(None, "by default native, or what the adapter knows")
+    origin: Literal["native", "human_translated", "machine_translated", "synthetic"] | None = what(
+        None, "by default native, or what the adapter knows"
+    )
     match: Literal["contains", "exact", "numeric"] = what("contains", "how an answer is compared with a `reference` column")
     licence: str | None = what(None, "goes into manifests and model cards")
     sensitive: bool = what(False, "keep this source's text out of reports and logs")
@@ -97,7 +98,9 @@ def find(source: Source) -> list[File]:
     if pattern.is_file():
         return [_file(source, pattern, pattern.name, None)]
     if pattern.is_dir():
-        found = [(p, str(p.relative_to(pattern)), None) for p in sorted(pattern.rglob("*")) if p.is_file() and _format_of(p)]
+        found: list[tuple[Path, str, str | None]] = [
+            (p, str(p.relative_to(pattern)), None) for p in sorted(pattern.rglob("*")) if p.is_file() and _format_of(p)
+        ]
         missing = f"{pattern} holds no file that can be read ({', '.join(ENDINGS)}, .gz)"
     else:
         found = _matching(pattern)

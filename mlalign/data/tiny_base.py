@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -100,10 +101,7 @@ def _translation_document(rng: random.Random) -> Document:
     source = rng.choice((source, "eng_Latn"))
     target = rng.choice([language for language in LANGUAGES if language != source])
     value = rng.choice((None, item.answer, tiny_world.wrong_value(item, rng)))
-    texts = [
-        prompt_text(item, prefix, language) if value is None else answer_text(item, value, language)
-        for language in (source, target)
-    ]
+    texts = [prompt_text(item, prefix, language) if value is None else answer_text(item, value, language) for language in (source, target)]
     return [*_question(f"{TEXT[target]['name']}: {texts[0]}"), (texts[1] + END, 1.0, 1.0)]
 
 
@@ -121,7 +119,7 @@ def _feedback_documents(rng: random.Random) -> list[Document]:
 
 def documents(stage: Stage, rng: random.Random) -> Iterator[Document]:
     """Training documents without end, in the stage's mixture."""
-    shares = {
+    shares: dict[Any, float] = {
         _translation_document: stage.translation_frac,
         _twice_document: stage.twice_frac,
         _feedback_documents: stage.feedback_frac / 2,  # each draw gives two documents
@@ -238,7 +236,7 @@ def train(model: Qwen3ForCausalLM, tokenizer: FastTokenizer, stage: Stage, seed_
 
 def save(model: Qwen3ForCausalLM, tokenizer: FastTokenizer, out: Path) -> None:
     """Write the model directory: weights in bfloat16 to keep it small; it loads in float32 by default."""
-    model.to(torch.bfloat16)
+    model.bfloat16()
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -264,9 +262,9 @@ def greedy_accuracy(directory: Path, n_items: int = 120, languages: Sequence[str
     rows = list(tiny_world.rows("demonstrations", languages, n_items, split="eval", mix={"right": 1.0}))
     for start in range(0, len(rows), 100):
         batch = rows[start : start + 100]
-        as_tensors = {"padding": True, "return_dict": True, "return_tensors": "pt"}
-        inputs = tokenizer.apply_chat_template(
-            [row["prompt"] for row in batch], add_generation_prompt=True, **as_tensors
+        prompts = [row["prompt"] for row in batch]
+        inputs: Any = tokenizer.apply_chat_template(
+            prompts, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
         )
         generated = model.generate(**inputs, max_new_tokens=40, do_sample=False)
         answers = tokenizer.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

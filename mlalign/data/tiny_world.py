@@ -56,9 +56,7 @@ def _items_of(task: str) -> Iterator[Item]:
             choose = max if task == "max" else min
             yield from (Item(task, "".join(four), choose(four)) for four in itertools.permutations("0123456789", 4))
         case "rev":
-            yield from (
-                Item(task, "".join(three), "".join(three[::-1])) for three in itertools.permutations(LETTERS, 3)
-            )
+            yield from (Item(task, "".join(three), "".join(three[::-1])) for three in itertools.permutations(LETTERS, 3))
         case "add":
             yield from (Item(task, f"{a}{b}", str(a + b)) for a in range(10) for b in range(10))
         case "count":
@@ -71,8 +69,7 @@ def _items_of(task: str) -> Iterator[Item]:
 def _arrangements(n_stars: int, n_hashes: int) -> list[str]:
     length = n_stars + n_hashes
     orders = [
-        "".join("0" if place in hashes else "1" for place in range(length))
-        for hashes in itertools.combinations(range(length), n_hashes)
+        "".join("0" if place in hashes else "1" for place in range(length)) for hashes in itertools.combinations(range(length), n_hashes)
     ]
     # Long rows have far more arrangements: without a limit "6" would be the answer to four counts in ten.
     return sorted(orders, key=_fraction)[:MAX_ARRANGEMENTS]
@@ -103,9 +100,7 @@ def value_text(task: str, value: str, language: str) -> str:
 
 def prompt_text(item: Item, prefix: int, language: str) -> str:
     """The question as a person would type it."""
-    return TEXT[language]["prefixes"][prefix] + TEXT[language]["tasks"][item.task][0].format(
-        x=_given_text(item, language)
-    )
+    return TEXT[language]["prefixes"][prefix] + TEXT[language]["tasks"][item.task][0].format(x=_given_text(item, language))
 
 
 def _given_text(item: Item, language: str) -> str:
@@ -218,7 +213,7 @@ KINDS: dict[str, tuple[Callable[..., dict], dict[str, float]]] = {
 }
 
 
-def rows(  # noqa: PLR0913 - one call is the whole interface
+def rows(
     kind: str,
     languages: Sequence[str],
     n: int,
@@ -251,9 +246,7 @@ def _check(what: str, names: Iterable[str], allowed: Iterable[str]) -> None:
             raise ValueError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}")
 
 
-def _rows(
-    seed_text: str, row_fields: Callable[..., dict], languages: Sequence[str], n: int, split: str
-) -> Iterator[dict]:
+def _rows(seed_text: str, row_fields: Callable[..., dict], languages: Sequence[str], n: int, split: str) -> Iterator[dict]:
     for index, (item, prefix) in enumerate(_draw(n, seed_text, split)):
         key = f"{item.task}-{item.given}-p{prefix}-{index}"
         for language in languages:

@@ -105,9 +105,7 @@ def test_right_answers_are_right_in_every_language(split):
 def test_only_the_right_sentence_passes_its_check():
     """chosen passes and rejected does not, for every kind of bad answer that stays in the language."""
     mix = {"wrong": 0.5, "cut": 0.5}
-    items = {
-        f"{item.task}-{item.given}": item for task in tiny_world.TASKS for item, _ in tiny_world.pool(task, "train")
-    }
+    items = {f"{item.task}-{item.given}": item for task in tiny_world.TASKS for item, _ in tiny_world.pool(task, "train")}
     for row in rows("preferences", LANGUAGES, 600, mix=mix, label_noise=0.0):
         item = items[row["key"].split("-p")[0]]
         answer = tiny_world.value_text(item.task, item.answer, row["prompt_lang"])

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import PROJECT
+from safetensors.torch import load_file
 from training_cases import FAST, TINY, write
 
 from mlalign import store
@@ -56,8 +58,6 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("zero", ["zero2", "zero3"])
 @pytest.mark.parametrize("stage", ROWS)
 def test_two_ranks_give_the_losses_of_one_process(stage, zero, alone, tmp_path):
-    from safetensors.torch import load_file
-
     sources, expected = alone
     path = finished(step(tmp_path, stage, sources[stage], 2, deepspeed=deepspeed(zero)), tmp_path, stage)
     assert losses(path) == pytest.approx(losses(expected[stage]), abs=2e-5)
@@ -65,13 +65,15 @@ def test_two_ranks_give_the_losses_of_one_process(stage, zero, alone, tmp_path):
     assert sorted(p.name for p in (path / "model").iterdir()) == sorted(p.name for p in (expected[stage] / "model").iterdir())
     ours, theirs = load_file(path / "model" / "model.safetensors"), load_file(expected[stage] / "model" / "model.safetensors")
     assert ours.keys() == theirs.keys()
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 2e-4
+    # Adam divides by the gradient's size: where that is nearly 0, rounding decides a sign. So: close on average, and one step at most.
+    apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours])
+    assert float(apart.mean()) < 1e-6 and float(apart.max()) < FAST["trainer"]["learning_rate"]
     manifest = store.read_json(path / "manifest.json")
     assert manifest["ranks"] == 2 and manifest["train"]["trainable_parameters"] == sum(t.numel() for t in ours.values())
 
 
 def test_two_ranks_stop_together_and_go_on(alone, tmp_path):
-    sources, expected = alone
+    sources, _ = alone
     given = {"deepspeed": deepspeed("zero2"), "peft": LORA}
     one = finished(step(tmp_path / "one", "sft", sources["sft"], 1, peft=LORA), tmp_path / "one", "sft")
     stopped = step(tmp_path, "sft", sources["sft"], 2, stop=True, **given)
