@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mlalign.stage import STOPPED
+
 GRACE_S = 60  # how long a step that was asked to stop may take to save its state
 
 
@@ -23,7 +25,8 @@ def argv(config: Path, resources: Mapping) -> list[str]:
 def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]) -> int:
     """Start a step, its output appended to `log`, and wait for it; returns its exit status.
 
-    On SIGINT or SIGTERM the step is asked to stop (a STOP file: it saves its state) and killed only after GRACE_S seconds.
+    On SIGINT or SIGTERM the step is asked to stop (a STOP file: it saves its state) and killed only after GRACE_S seconds; then
+    it goes on from its last checkpoint or shard, and the status is STOPPED too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     stop = _StopOnSignal(config.parent / "STOP")
@@ -36,7 +39,7 @@ def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]
             if stop.asked and time.monotonic() - stop.asked > GRACE_S:
                 os.killpg(process.pid, signal.SIGKILL)
             time.sleep(0.05)
-    return status
+    return STOPPED if stop.asked and status else status
 
 
 def environment(resources: Mapping) -> dict[str, str]:

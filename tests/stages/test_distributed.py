@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import PROJECT
+from helpers import PROJECT
 from safetensors.torch import load_file
 from training_cases import FAST, TINY, write
 
