@@ -31,7 +31,10 @@ from mlalign.data import tiny_world
 
 BOUND = 1.03
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
-KINDS = {"sft": ("demonstrations", "demonstration", ["prompt", "completion"]), "preference": ("preferences", "preference", ["prompt", "chosen", "rejected"])}
+KINDS = {
+    "sft": ("demonstrations", "demonstration", ["prompt", "completion"]),
+    "preference": ("preferences", "preference", ["prompt", "chosen", "rejected"]),
+}
 
 
 def main() -> None:
@@ -130,7 +133,9 @@ def peer(options: argparse.Namespace, name: str, folder: Path) -> Path:
         seed=0, logging_steps=1, report_to="none", disable_tqdm=True, save_strategy="steps", save_steps=100, **more,
         **({} if torch.cuda.is_available() else on_cpu),
     )  # fmt: skip
-    dataset = datasets.load_dataset("parquet", data_files=str(options.work / "peer.parquet"), split="train", cache_dir=str(folder / "datasets"))
+    dataset = datasets.load_dataset(
+        "parquet", data_files=str(options.work / "peer.parquet"), split="train", cache_dir=str(folder / "datasets")
+    )
     network, tokenizer = AutoModelForCausalLM.from_pretrained(options.model, dtype="float32"), AutoTokenizer.from_pretrained(options.model)
     trainer = getattr(trl, f"{kind}Trainer")(network, args=args, train_dataset=dataset, processing_class=tokenizer)
     trainer.train()

@@ -92,6 +92,8 @@ def _one_stage(name: str, arguments: list[str]) -> int:
         body["config"]["languages"] = "${languages}"
     if name == "prepare":
         body["config"]["sources"] = f"${{data.{SOURCES_OF.get(_value_of('kind', arguments, 'prompt'), 'prompts')}}}"
+    if name == "prepare" and any(a.startswith("sources=") for a in arguments) and not any(a.startswith("languages=") for a in arguments):
+        body["config"]["languages"] = None  # all that the sources have
     rest = [_short(a, name, fields, module.SLOTS) for a in arguments]
     dry = "dry=true" in rest
     rest = [a for a in rest if a != "dry=true"]

@@ -6,6 +6,7 @@ All mistakes are collected and reported together, each with its full key and the
 import dataclasses
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +16,26 @@ from mlalign.errors import UserError, nearest
 
 GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
 VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices")
-CONTROLS = ("only", "from", "force", "conf_dir")
+STEP_LISTS = ("only", "from", "force")
+CONTROLS = (*STEP_LISTS, "conf_dir")
 # What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
 GROUP_KEYS = {
     "model": ("path", "revision", "chat_template", "params", "stages"),
     "data": ("root", "demonstrations", "preferences", "prompts", "texts", "languages", "params"),
     "scale": ("stages", "resources", "engine_args"),
+    "engine": (
+        "name",
+        "args",
+        "dtype",
+        "batch_tokens",
+        "served_model",
+        "base_url",
+        "api_key_env",
+        "concurrency",
+        "timeout_s",
+        "max_retries",
+    ),
+    "launcher": ("name",),
 }
 
 
@@ -50,6 +65,7 @@ class Settings:
     use: dict[str, str]
     folders: list[Path]
     errors: list[str]
+    typed: dict[str, Any]  # top-level values of the command line that go into the steps' configurations
 
     @cached_property
     def _tree(self) -> Any:
@@ -103,9 +119,15 @@ def load(argv: Sequence[str], recipe: Mapping | None = None) -> Settings:
     if any(e.startswith(("recipe:", "conf_dir:")) for e in errors):
         raise UserError(*errors)
     root = _compose(choices, folders)
-    body = dict(recipe or root["recipe"] or {})
+    from mlalign.recipe import check_shape
+
+    body = recipe or root["recipe"] or {}
     controls.pop("conf_dir", None)
-    settings = Settings(_with_params(root, body), body, choices, controls, {}, folders, errors)
+    found = len(errors)
+    check_shape(body, errors)
+    if len(errors) > found:
+        raise UserError(*errors)
+    settings = Settings(_with_params(root, body), dict(body), choices, controls, {}, folders, errors, {})
     _apply(settings, overrides, errors)
     _check_groups(settings, errors)
     return settings
@@ -130,17 +152,23 @@ def options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
 
 def _parse(argv: Sequence[str], errors: list[str]) -> list[Override]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     parser = OverridesParser.create()
     parsed = []
     for text in argv:
-        if "=" not in text:
+        key, equals, value = text.partition("=")
+        if not equals:
             errors.append(f"{text}: expected key=value")
+            continue
+        if key in STEP_LISTS or key.startswith("use."):  # names of steps may hold brackets, which Hydra's grammar has for lists
+            head, _, rest = key.partition(".")
+            names = re.findall(r"[^,\[\]\s]+(?:\[[^\]]*\])?", value)
+            parsed.append(Override(text, [head, *([rest] if rest else [])], value if rest else names))
             continue
         try:
             override = parser.parse_override(_quoted(text))
-        except OverrideParseException as error:
+        except HydraException as error:
             errors.append(f"{text}: {str(error).splitlines()[0]}; quote a value with special characters: key='\"a=b\"'")
             continue
         if override.is_sweep_override():
@@ -234,8 +262,10 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
             continue
         if head in VALUES and not rest:
             settings.root[head] = override.value
+            settings.typed.update({head: override.value} if head == "deepspeed" else {})
         elif head in GROUPS and rest and head != "recipe":
-            _set(settings.root[head], rest, override.value)
+            _set(settings.root[head], rest, override.value, override, errors)
+            _note_typed(settings.typed, head, rest, override.value)
         elif head == "use" and rest:
             settings.use[".".join(rest)] = str(override.value)
         elif head == "steps" and len(rest) > 1:
@@ -254,12 +284,26 @@ def _apply_step(steps: Mapping[str, dict], rest: list[str], override: Override, 
     elif section not in ("config", "resources", "inputs") or not path:
         errors.append(f"steps.{name}.{section}: unknown key{nearest(section, ['config.KEY', 'resources.KEY', 'inputs.SLOT'])}")
     else:
-        _set(steps[name].setdefault(section, {}), path, override.value)
+        _set(steps[name].setdefault(section, {}), path, override.value, override, errors)
 
 
-def _set(tree: dict, path: list[str], value: Any) -> None:
+def _note_typed(typed: dict[str, Any], group: str, path: list[str], value: Any) -> None:
+    """Remember what of a group goes into the steps' own configurations: it beats the scale."""
+    if group == "engine":
+        for key in reversed([group, *path]):
+            value = {key: value}
+        typed["engine"] = merged(typed.get("engine", {}), value["engine"])
+    elif (group, path) == ("model", ["chat_template"]):
+        typed["chat_template"] = value
+
+
+def _set(tree: dict, path: list[str], value: Any, override: Override, errors: list[str]) -> None:
     for key in path[:-1]:
-        tree[key] = dict(tree.get(key) or {})
+        inner = tree.get(key) or {}
+        if not isinstance(inner, Mapping):
+            errors.append(f"{'.'.join(override.key)}: {key} is no mapping, it has no keys; set it whole")
+            return
+        tree[key] = dict(inner)
         tree = tree[key]
     tree[path[-1]] = value
 
@@ -271,10 +315,12 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
                 errors.append(f"{group}.{key}: unknown key{nearest(key, allowed)}")
     from mlalign import stage
 
-    for section in ("stages", "resources"):
-        for name in settings.root["scale"].get(section) or {}:
-            if name not in stage.names():
-                errors.append(f"scale.{section}.{name}: unknown stage{nearest(name, stage.names())}")
+    engines = options("engine", settings.folders)
+    known = {("scale", "stages"): stage.names(), ("scale", "resources"): stage.names(), ("model", "stages"): stage.names()}
+    for (group, section), names in {**known, ("scale", "engine_args"): list(engines)}.items():
+        for name in settings.root[group].get(section) or {}:
+            if name not in names:
+                errors.append(f"{group}.{section}.{name}: unknown{nearest(name, names)}")
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,21 +58,39 @@ def of_external(value: Mapping, digests: Digests, key: str) -> dict:
         raise UserError(f"{key}: there is no file or directory {path}")
     if (path / "manifest.json").is_file():
         return {**value, "path": str(path.resolve()), "identity": read_json(path / "manifest.json")["content_digest"]}
+    if (path / "adapter_config.json").is_file():
+        return {**value, "path": str(path), "identity": [digests.path(path), _of_base(path, digests, key)]}
     return {**value, "path": str(path), "identity": digests.path(path)}
 
 
-def check_model(path: Path, key: str) -> list[str]:
-    """What a local model directory lacks, as messages."""
-    if (path / "manifest.json").is_file():
-        return []
-    problems = []
-    if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
-        problems.append(f"{key}: {path} is no model directory (no config.json, no adapter_config.json)")
-    elif not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")):
-        problems.append(
-            f"{key}: {path} has no tokenizer (tokenizer.json); save one there: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+def _of_base(adapter: Path, digests: Digests, key: str) -> str:
+    """The identity of the base that an adapter names."""
+    named = read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
+    beside = adapter / named
+    return of_external({"path": str(beside if beside.is_dir() else named)}, digests, f"{key} (the base of {adapter.name})")["identity"]
+
+
+def check_kind(path: Path, kind: str, key: str) -> list[str]:
+    """What keeps a local path from standing in a slot of this kind (`rows`, `model`, `scorer`, `any`), as messages."""
+    manifest = path / "manifest.json"
+    if manifest.is_file():
+        made, wanted = read_json(manifest)["kind"], {"rows": ("rows", "scores"), "model": ("model",), "scorer": ("model",)}.get(kind)
+        return [f"{key}: {path} holds {made}, but this needs {' or '.join(wanted)}"] if wanted and made not in wanted else []
+    if kind == "rows":
+        return (
+            []
+            if (path / "rows").is_dir()
+            else [f"{key}: {path} is no rows artifact (no folder rows/); bring files in with `mlalign prepare`"]
         )
-    return problems
+    return _check_model(path, key) if kind in ("model", "scorer") else []
+
+
+def _check_model(path: Path, key: str) -> list[str]:
+    if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+        return [f"{key}: {path} is no model directory (no config.json, no adapter_config.json)"]
+    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+        return [f"{key}: {path} has no tokenizer (tokenizer.json); save one there with AutoTokenizer's save_pretrained"]
+    return []
 
 
 def hub_commit(repository: str, revision: str | None, key: str) -> str:

@@ -35,7 +35,6 @@ RTL_SCRIPTS = frozenset(("Adlm", "Arab", "Aran", "Hebr", "Mand", "Mend", "Nkoo",
 TAG = re.compile(r"([a-z]{2,3})(?:-([a-z]{4}))?(?:-([a-z]{2}|[0-9]{3}))?", re.IGNORECASE)
 
 
-@cache
 def normalise(text: str) -> str:
     """The canonical code for what a person wrote: a code of any standard (`sw`, `swh_Latn`, `zh-TW`) or a name (`Swahili`).
 
@@ -45,6 +44,11 @@ def normalise(text: str) -> str:
         raise UserError(f"language {text}: YAML reads a bare no, yes, on or off as true or false; quote it ('no'), or write nob_Latn")
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"language {text!r}: expected a code such as swh_Latn, sw or zh-TW, or a name such as Swahili")
+    return _normalise(text)
+
+
+@cache
+def _normalise(text: str) -> str:
     tag = _from_tag(text.strip()) or _from_name(text.strip())
     if tag is None:
         raise UserError(f"language {text!r}: unknown{_nearest(text.strip())}")

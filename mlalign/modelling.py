@@ -185,7 +185,7 @@ def _check_same_shape(path: Path, peft: Mapping) -> None:
     if differing:
         raise UserError(
             f"peft: training goes on in the adapter {path}, which has {', '.join(differing)}; adapters never stack: "
-            f"set the same values, or make it a full model first (the stage merge, or peft=null to train full weights)"
+            f"set the same values, or make it a full model first (peft=null trains full weights)"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import reward_models
 from mlalign import config, identity, languages, schema, stage, store
 from mlalign.errors import UserError, nearest
-from mlalign.recipe import Ref, Step, templates, unroll
+from mlalign.recipe import Ref, Resolve, Step, unroll
 
 # devices: ranks of a training step; threads: CPU threads of each process. Neither is part of a fingerprint.
 RESOURCES = ("devices", "threads")
@@ -74,8 +74,8 @@ def build(settings: config.Settings) -> Plan:
     """
     errors = list(settings.errors)
     _normalise_languages(settings, errors)
-    _check_controls(settings, errors)
-    steps = unroll(settings.recipe, settings.resolve, errors)
+    steps = unroll(settings.recipe, _resolver(settings), errors)
+    _check_controls(settings, steps, errors)
     if settings.use:
         steps = _stand_in(steps, settings.use)
     root = Path(str(settings.root["root"])).expanduser().absolute()
@@ -121,23 +121,38 @@ def resolve_languages(value: Any, settings: config.Settings, key: str, errors: l
         return None
 
 
-def _check_controls(settings: config.Settings, errors: list[str]) -> None:
-    known = templates(settings.recipe)
-    for control in ("only", "from", "force"):
-        value = settings.controls.get(control, [])
-        for name in value if isinstance(value, list) else [value]:
-            if _template(str(name)) not in known:
+def _resolver(settings: config.Settings) -> Resolve:
+    """`Settings.resolve`, with the languages of a `foreach` made canonical (its variable is called `lang`)."""
+
+    def resolve(value: Any, binding: Mapping[str, Any], key: str, errors: list[str]) -> Any:
+        out = settings.resolve(value, binding, key, errors)
+        if key.endswith(".foreach") and isinstance(out, Mapping) and isinstance(out.get("lang"), list):
+            out = {**out, "lang": resolve_languages(out["lang"], settings, f"{key}.lang", errors) or []}
+        return out
+
+    return resolve
+
+
+def _check_controls(settings: config.Settings, steps: list[Step], errors: list[str]) -> None:
+    """Steps named on the command line must be there: by full name, without their `foreach` value, or without their round."""
+    if not steps:
+        return  # the recipe's own mistakes come first
+    known = {name for s in steps for name in names_of(s)}
+    for control in config.STEP_LISTS:
+        for name in settings.controls.get(control, []):
+            if name not in known:
                 errors.append(f"{control}: the recipe has no step {name!r}{nearest(name, known)}")
-    errors.extend(f"use.{name}: the recipe has no such step{nearest(name, known)}" for name in settings.use if _template(name) not in known)
+    errors.extend(f"use.{name}: the recipe has no such step{nearest(name, known)}" for name in settings.use if name not in known)
 
 
-def _template(name: str) -> str:
-    return name.partition("[")[0].partition(".r")[0]
+def names_of(step: Step) -> set[str]:
+    """What a person may call a step: `reward.r1[eng_Latn]`, `reward.r1` or `reward`."""
+    return {step.name, step.name.partition("[")[0], step.template}
 
 
 def _stand_in(steps: list[Step], use: Mapping[str, str]) -> list[Step]:
     """Put external paths in the place of steps (`use.STEP=PATH`), and leave out what only those steps needed."""
-    paths = {s.name: use[n] for s in steps for n in (s.name, s.template) if n in use}
+    paths = {s.name: use[n] for s in steps for n in sorted(names_of(s), key=len) if n in use}
     ends = _ends(steps)
 
     def swap(item: Any) -> Any:
@@ -210,7 +225,8 @@ class _Planner:
         weak = {k: v for k, v in shared.items() if k in fields and v is not None}
         stages = [(root[group].get("stages") or {}).get(step.stage) or {} for group in ("model", "scale")]
         layers = self.settings.resolve(config.merged(weak, *stages), step.binding, f"scale.stages.{step.stage}", self.errors)
-        out = config.merged(layers, step.config)
+        typed = {k: v for k, v in self.settings.typed.items() if k in fields}
+        out = config.merged(layers, typed, step.config)
         if isinstance(out.get("deepspeed"), str):
             out["deepspeed"] = config.deepspeed_config(out["deepspeed"], self.settings.folders, f"{key}.config.deepspeed", self.errors)
         if out.get("languages") is not None and "languages" in fields:
@@ -265,13 +281,18 @@ class _Planner:
         model = self.settings.root["model"]
         if value["path"] == model.get("path") and model.get("revision"):
             value = {"revision": model["revision"], **value}
+        if kind == "rows" and not Path(value["path"]).expanduser().is_dir():
+            self.errors.append(
+                f"{key}: {value['path']} is no rows artifact; bring files in with `mlalign prepare`, or name a step's directory"
+            )
+            return None
         try:
             found = identity.of_external(value, self.digests, key)
         except UserError as error:
             self.errors.extend(error.messages)
             return None
-        if kind == "model" and Path(found["path"]).is_dir():
-            self.errors.extend(identity.check_model(Path(found["path"]), key))
+        if Path(found["path"]).exists():
+            self.errors.extend(identity.check_kind(Path(found["path"]), kind, key))
         return found
 
     def _resources(self, step: Step, module: ModuleType, key: str) -> dict:

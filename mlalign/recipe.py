@@ -68,7 +68,7 @@ def unroll(recipe: Mapping, resolve: Resolve, errors: list[str]) -> list[Step]:
     references to unknown steps, a cycle) are appended to `errors`, each with its full key.
     """
     before = len(errors)
-    _check_shape(recipe, errors)
+    check_shape(recipe, errors)
     if len(errors) > before:
         return []
     scopes = list(_scopes(recipe, resolve, errors))
@@ -103,20 +103,46 @@ def _scopes(recipe: Mapping, resolve: Resolve, errors: list[str]) -> Iterator[_S
     yield _Scope(recipe.get("finally") or {}, None, count)
 
 
-def _check_shape(recipe: Mapping, errors: list[str]) -> None:
+def check_shape(recipe: Any, errors: list[str]) -> None:
+    """Append what is wrong with the outline of a recipe: sections and steps of other types, unknown keys, names used twice."""
+    if not isinstance(recipe, Mapping):
+        errors.append(f"recipe: expected a mapping with `steps`, got {recipe!r}")
+        return
+    rounds = recipe.get("rounds") or {}
+    sections = {"params": recipe.get("params"), "steps": recipe.get("steps"), "rounds": rounds, "finally": recipe.get("finally")}
+    if isinstance(rounds, Mapping):
+        sections |= {"rounds.steps": rounds.get("steps"), "rounds.init": rounds.get("init")}
+    wrong = [name for name, value in sections.items() if value is not None and not isinstance(value, Mapping)]
+    errors.extend(f"{name}: expected a mapping, got {sections[name]!r}" for name in wrong)
+    if wrong:
+        return
     _known(recipe, RECIPE_KEYS, "", errors)
-    _known(recipe.get("rounds") or {}, ROUND_KEYS, "rounds.", errors)
-    for name, body in templates(recipe).items():
-        if not isinstance(body, Mapping):
-            errors.append(f"steps.{name}: expected a mapping with a `stage`, got {body!r}")
-            continue
-        _known(body, STEP_KEYS, f"steps.{name}.", errors)
-        if "stage" not in body:
-            errors.append(f"steps.{name}.stage: missing; name the stage that does this step")
-        if not re.fullmatch(r"\w+", str(name)):
-            errors.append(f"steps.{name}: a step's name is made of letters, digits and underscores")
-    if not templates(recipe):
+    _known(rounds, ROUND_KEYS, "rounds.", errors)
+    if rounds and not rounds.get("steps"):
+        errors.append("rounds.steps: missing; name the steps of a round")
+    found = [(name, body) for section in ("steps", "rounds.steps", "finally") for name, body in (sections.get(section) or {}).items()]
+    if not found:
         errors.append("steps: the recipe has no steps")
+    names = [name for name, _ in found]
+    errors.extend(f"steps.{name}: two steps have this name; rename one" for name in sorted({str(n) for n in names if names.count(n) > 1}))
+    for name, body in found:
+        _check_step(name, body, errors)
+
+
+def _check_step(name: Any, body: Any, errors: list[str]) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+        errors.append(
+            f"steps.{name}: a step's name is text made of letters, digits and underscores (YAML reads a bare `no` as false: quote it)"
+        )
+    if not isinstance(body, Mapping):
+        errors.append(f"steps.{name}: expected a mapping with a `stage`, got {body!r}")
+        return
+    _known(body, STEP_KEYS, f"steps.{name}.", errors)
+    if "stage" not in body:
+        errors.append(f"steps.{name}.stage: missing; name the stage that does this step")
+    for key in ("inputs", "config", "resources", "foreach"):
+        if body.get(key) is not None and not isinstance(body[key], Mapping):
+            errors.append(f"steps.{name}.{key}: expected a mapping, got {body[key]!r}")
 
 
 def _known(mapping: Mapping, allowed: tuple[str, ...], prefix: str, errors: list[str]) -> None:
@@ -133,6 +159,9 @@ def _expand(name: str, body: Mapping, scope: _Scope, resolve: Resolve, errors: l
     variable, values = next(iter(foreach.items()), (None, [None]))
     if not isinstance(values, list):
         errors.append(f"{key}.foreach.{variable}: expected a list, got {values!r}")
+        return
+    if len(set(map(str, values))) < len(values):
+        errors.append(f"{key}.foreach.{variable}: a value stands there twice: {', '.join(map(str, values))}")
         return
     for value in values:
         binding = {} if variable is None else {variable: value}

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ORIGINS = ("native", "human_translated", "machine_translated", "synthetic")
 SPLITS = ("train", "eval")
 COMMON = ("id", "group_id", "prompt_lang", "source", "origin", "split")
 SHARD_ROWS = 1024

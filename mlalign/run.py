@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from mlalign import stage, store
+from mlalign import shards, stage, store
 from mlalign.errors import UserError
 from mlalign.launch import local
-from mlalign.plan import Node, Plan, state
+from mlalign.plan import Node, Plan, names_of, state
 from mlalign.progress import Display
 
 LOG_TAIL = 15
@@ -30,13 +30,14 @@ def run(plan: Plan, display: Display) -> int:
     _check_launcher(plan.settings.root["launcher"]["name"])
     _open_run(plan)
     selected = _selection(plan)
-    _force(plan, selected)
+    _force(plan, selected["anew"])
     for number, node in enumerate(plan.nodes, 1):
         if node.name not in selected["run"]:
             continue
         status = _step(plan, node, display, f"[{number}/{len(plan.nodes)}]")
         if status:
             return status
+    (plan.run_dir / "forced.json").unlink(missing_ok=True)
     _publish_report(plan)
     return 0
 
@@ -82,13 +83,12 @@ def _selection(plan: Plan) -> dict[str, set[str]]:
     anew = set(force)
     if begin:
         anew |= begin | _downstream(plan, begin)
-    wanted = only or {n.name for n in plan.nodes}
-    return {"run": wanted, "anew": anew & wanted if only else anew}
+    wanted = only if "only" in controls else {n.name for n in plan.nodes}
+    return {"run": wanted, "anew": anew & wanted}
 
 
 def _names(plan: Plan, value: Any) -> set[str]:
-    asked = {str(v) for v in (value if isinstance(value, list) else [value] if value is not None else [])}
-    return {n.name for n in plan.nodes if {n.name, n.step.template, n.name.partition("[")[0]} & asked}
+    return {n.name for n in plan.nodes if names_of(n.step) & set(value or [])}
 
 
 def _downstream(plan: Plan, names: set[str]) -> set[str]:
@@ -99,10 +99,24 @@ def _downstream(plan: Plan, names: set[str]) -> set[str]:
     return found
 
 
-def _force(plan: Plan, selected: dict[str, set[str]]) -> None:
-    for node in plan.nodes:
-        if node.name in selected["anew"]:
-            plan.store.retire(node.step.stage, node.fingerprint)
+def _force(plan: Plan, anew: set[str]) -> None:
+    """Put aside what is to be computed again: once for a request, so that the same command goes on after an interruption."""
+    told = plan.run_dir / "forced.json"
+    asked = sorted(n.artifact for n in plan.nodes if n.name in anew)
+    if not asked or (told.is_file() and store.read_json(told)["asked"] == asked):
+        return
+    for node in (n for n in plan.nodes if n.name in anew):
+        _retire(plan, node)
+    store.write_json(told, {"asked": asked})
+
+
+def _retire(plan: Plan, node: Node) -> None:
+    """Put a step's artifact aside, and its shards out of the cache."""
+    partial, path = plan.store.partial(node.step.stage, node.fingerprint), plan.store.root / node.artifact
+    store.refuse_owned(partial)
+    for artifact in (path, partial):
+        shards.forget(artifact, plan.store)
+    plan.store.retire(node.step.stage, node.fingerprint)
 
 
 def _step(plan: Plan, node: Node, display: Display, number: str) -> int:
@@ -115,7 +129,7 @@ def _step(plan: Plan, node: Node, display: Display, number: str) -> int:
         raise UserError(f"{node.name}: {why}; put the file back, or compute the step again with force={node.step.template}")
     if now == "stale":
         display.line(f"{number} {node.name}: stale ({why}), computed again")
-        plan.store.retire(node.step.stage, node.fingerprint)
+        _retire(plan, node)
     _check_inputs(plan, node)
     return _execute(plan, node, display, number)
 
@@ -137,21 +151,30 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
     if (final / "manifest.json").is_file():
         display.end(f"{number} {node.name}: {_outcome(final)} in {seconds:.1f} s")
         return 0
+    outcome = partial / "outcome.json"
+    told = store.read_json(outcome) if outcome.is_file() else {}
+    status = told.get("status", status)
     display.end(f"{number} {node.name}: {'stopped' if status == stage.STOPPED else 'failed'} after {seconds:.1f} s")
     if status == stage.STOPPED:
         display.line("state saved; run the same command again to continue")
         return stage.STOPPED
-    raise UserError(_explain(node, status, log, begins))
+    raise UserError(f"{node.name}: {told['message']}\n(log: {log})" if told else _explain(node, status, log, begins))
 
 
 def prepare(plan: Plan, node: Node) -> Path:
     """Make the partial artifact of a step with its resolved configuration; returns its directory."""
     partial = plan.store.partial(node.step.stage, node.fingerprint)
+    store.refuse_owned(partial)
+    digests = {s["step"]: store.read_json(plan.store.root / s["artifact"] / "manifest.json")["content_digest"] for s in node.sources()}
+    before = partial / "config.yaml"
+    if before.is_file() and yaml.safe_load(before.read_text(encoding="utf-8")).get("input_digests") != digests:
+        store.put_aside(partial)  # begun on other content of its inputs
     partial.mkdir(parents=True, exist_ok=True)
-    (partial / "STOP").unlink(missing_ok=True)
+    for left in ("STOP", "outcome.json"):
+        (partial / left).unlink(missing_ok=True)
     told = {
         "step": node.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
-        "inputs": node.inputs, "guards": node.guards, "resources": node.resources,
+        "inputs": node.inputs, "guards": node.guards, "resources": node.resources, "input_digests": digests,
         "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round}, "git_commit": _commit(),
     }  # fmt: skip
     temporary = partial / f"config.yaml.{os.getpid()}.tmp"
@@ -181,13 +204,10 @@ def _outcome(final: Path) -> str:
 
 
 def _explain(node: Node, status: int, log: Path, begins: int) -> str:
-    """What a failed step said: its own message, or the end of its log."""
+    """The end of the log of a step that ended without a message of its own."""
     with open(log, "rb") as f:
         f.seek(begins)
         lines = f.read().decode("utf-8", errors="replace").splitlines()
-    said = next((i for i in reversed(range(len(lines))) if lines[i].startswith("error: ")), None)
-    if status == 2 and said is not None:
-        return f"{node.name}: " + "\n".join(lines[said:]).removeprefix("error: ") + f"\n(log: {log})"
     ended = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     hint = "; killed by signal 9 often means out of memory" if status in (-9, 137) else ""
     return f"{node.name} {ended}{hint}; the end of {log}:\n" + "\n".join(f"  {line}" for line in lines[-LOG_TAIL:])

@@ -29,13 +29,14 @@ def run_shards(
         if should_stop():
             return False
         target, marker = partial / "rows" / source.name, marker_of(partial, source)
-        if not marker.exists():
-            cached = store.shard_cache(fingerprint({**key, "shard": sha256(source)}))
+        identity = fingerprint({**key, "shard": sha256(source)})
+        if not marker.exists() or read_json(marker)["key"] != identity:
+            cached = store.shard_cache(identity)
             if not _from_cache(cached, target, marker):
                 tally = Tally()
                 work(source, target, tally)
-                _to_cache(cached, target, tally)
-                write_json(marker, tally.to_dict())
+                _to_cache(cached, target, tally, identity)
+                write_json(marker, read_json(cached.with_suffix(".json")))
         on_shard(source, Tally(read_json(marker)))
     return True
 
@@ -58,23 +59,36 @@ def total(inputs: Iterable[Path], partial: Path) -> Tally:
 
 
 def _from_cache(cached: Path, target: Path, marker: Path) -> bool:
-    tally = cached.with_suffix(".json")
-    if not tally.exists():
+    """Link a shard from the cache; False if it is not there, or its file is no longer what was written."""
+    told = cached.with_suffix(".json")
+    if not told.exists():
+        return False
+    content = read_json(told)["sha256"]  # None: the shard came to nothing, there is no file
+    if content is not None and (not cached.exists() or sha256(cached) != content):
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     marker.parent.mkdir(parents=True, exist_ok=True)
-    if cached.exists():  # a shard may come to nothing: then there is a tally and no file
+    if content is not None:
         link(cached, target)
-    write_json(marker, read_json(tally))
+    write_json(marker, read_json(told))
     return True
 
 
-def _to_cache(cached: Path, target: Path, tally: Tally) -> None:
+def _to_cache(cached: Path, target: Path, tally: Tally, key: str) -> None:
     cached.parent.mkdir(parents=True, exist_ok=True)
     (target.parent.parent / "shards").mkdir(exist_ok=True)
-    if target.exists():
+    content = sha256(target) if target.exists() else None
+    if content is not None:
         link(target, cached)
-    write_json(cached.with_suffix(".json"), tally.to_dict())
+    write_json(cached.with_suffix(".json"), {"key": key, "sha256": content, **tally.to_dict()})
+
+
+def forget(partial: Path, store: Store) -> None:
+    """Take the shards of an artifact out of the cache, so that they are computed again."""
+    for marker in (partial / "shards").glob("*.json"):
+        cached = store.shard_cache(read_json(marker)["key"])
+        for path in (cached, cached.with_suffix(".json")):
+            path.unlink(missing_ok=True)
 
 
 def link(source: Path, target: Path) -> None:

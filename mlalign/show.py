@@ -100,7 +100,12 @@ def _stand(root: Path, told: Mapping) -> tuple[str, str]:
         return manifest["status"], f"{manifest['finished'] - manifest['started']:.1f} s"
     if not partial.is_dir():
         return "waiting", ""
-    return ("running" if store.owners(partial) else "interrupted"), describe(partial)
+    if store.owners(partial):
+        return "running", describe(partial)
+    outcome = partial / "outcome.json"
+    if outcome.is_file() and (told := store.read_json(outcome))["status"] != stage.STOPPED:
+        return "failed", told["message"].partition("\n")[0]
+    return "interrupted", describe(partial)
 
 
 def logs(arguments: Mapping[str, str]) -> int:
@@ -137,10 +142,13 @@ def cancel(arguments: Mapping[str, str]) -> int:
 
 
 def _root(arguments: Mapping[str, str]) -> Path:
-    for key in arguments:
-        if key not in RUN_KEYS:
-            raise UserError(f"{key}: unknown key{nearest(key, RUN_KEYS)}")
+    _known(arguments, RUN_KEYS)
     return Path(arguments.get("root", ".")).expanduser().absolute()
+
+
+def _known(arguments: Mapping[str, str], allowed: Sequence[str]) -> None:
+    if unknown := [key for key in arguments if key not in allowed]:
+        raise UserError(*(f"{key}: unknown key{nearest(key, allowed)}" for key in unknown))
 
 
 def _name(arguments: Mapping[str, str]) -> str:
@@ -163,12 +171,18 @@ def _told(root: Path, name: str) -> dict:
 
 def recipes(arguments: Mapping[str, str]) -> int:
     """Every recipe on the search path with the first line of its header."""
-    errors: list[str] = []
-    found = config.options("recipe", config.search_path(arguments.get("conf_dir"), errors))
-    if errors:
-        raise UserError(*errors)
+    _known(arguments, ("conf_dir",))
+    found = config.options("recipe", _folders(arguments))
     print(table([[name, _first_comment(path)] for name, path in sorted(found.items())], ["recipe", "what it is"]))
     return 0
+
+
+def _folders(arguments: Mapping[str, str]) -> list[Path]:
+    errors: list[str] = []
+    folders = config.search_path(arguments.get("conf_dir"), errors)
+    if errors:
+        raise UserError(*errors)
+    return folders
 
 
 def _first_comment(path: Path) -> str:
@@ -178,7 +192,10 @@ def _first_comment(path: Path) -> str:
 
 def languages(arguments: Mapping[str, str]) -> int:
     """The language sets; with `set=NAME` (or any language) its members with names and scripts."""
-    sets = codes.sets(config.conf_home() / "languages")
+    _known(arguments, ("set", "conf_dir"))
+    sets: dict[str, list[str]] = {}
+    for folder in reversed(_folders(arguments)):
+        sets.update(codes.sets(folder / "languages") if (folder / "languages").is_dir() else {})
     if asked := arguments.get("set"):
         rows = [[c, codes.english_name(c), codes.autonym(c), codes.script(c), codes.direction(c)] for c in codes.resolve(asked, sets)]
         print(table(rows, ["code", "name", "own name", "script", "direction"]))
@@ -191,6 +208,7 @@ def doctor(arguments: Mapping[str, str]) -> int:
     """What this machine has of what mlalign uses; 1 if a training or generating recipe could not run."""
     from mlalign.step import versions
 
+    _known(arguments, ())
     have = versions()
     needed = {
         "torch": "all",

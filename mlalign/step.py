@@ -34,17 +34,22 @@ def main(argv: list[str] | None = None) -> int:
     try:
         execute(options.config.resolve(), (index, n))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _ended(options.config.parent, 2, f"error: {error}")
     except stage.Stopped:
-        print("stopped on request; run the same command again to continue", file=sys.stderr)
-        return stage.STOPPED
+        return _ended(options.config.parent, stage.STOPPED, "stopped on request; run the same command again to continue")
     except OSError as error:
         if (problem := disk_problem(error, options.config.parent)) is None:
             raise
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+        return _ended(options.config.parent, 2, f"error: {problem}")
     return 0
+
+
+def _ended(partial: Path, status: int, message: str) -> int:
+    """Say why a step ended, also in `outcome.json`: torchrun keeps the exit status of its ranks to itself."""
+    print(message, file=sys.stderr)
+    with contextlib.suppress(OSError):  # a full disk
+        store.write_json(partial / "outcome.json", {"status": status, "message": message.removeprefix("error: ")})
+    return status
 
 
 def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
@@ -93,9 +98,10 @@ def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
 
 
 def _publish(told: dict, output: stage.Output) -> Path:
-    shutil.rmtree(output.checkpoints, ignore_errors=True)
     (output.path / "STOP").unlink(missing_ok=True)
-    return store.finish(output.path, {**_manifest(told, output), **output.notes, "finished": time.time()})
+    final = store.finish(output.path, {**_manifest(told, output), **output.notes, "finished": time.time()})
+    shutil.rmtree(final / "checkpoints", ignore_errors=True)  # last: until the artifact is there they are all there is
+    return final
 
 
 def _manifest(told: dict, output: stage.Output) -> dict:

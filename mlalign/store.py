@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 HEARTBEAT_S = 15
 STALE_S = 120
 # Not part of an artifact's content: they differ between two equal computations.
-NOT_CONTENT = ("manifest.json", "config.yaml", "progress.json", "logs", "shards", "claims", "checkpoints", "STOP")
+NOT_CONTENT = ("manifest.json", "config.yaml", "progress.json", "logs", "shards", "claims", "checkpoints", "STOP", "outcome.json")
 
 
 def fingerprint(identity: dict) -> str:
@@ -86,7 +86,9 @@ def read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); the step that wrote it has to run again (force=STEP)") from None
+        raise UserError(
+            f"{path}: cannot be read as JSON ({error}); remove it, or compute the step that wrote it again with force=STEP"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -112,16 +114,25 @@ class Store:
         return (self.path(stage, print_) / "manifest.json").is_file()
 
     def retire(self, stage: str, print_: str) -> None:
-        """Put a finished or unfinished artifact aside so that its step is computed again."""
+        """Put a finished or unfinished artifact aside so that its step is computed again.
+
+        Raises: UserError if a process is working on it.
+        """
+        refuse_owned(self.partial(stage, print_))
         for path in (self.path(stage, print_), self.partial(stage, print_)):
-            aside = path.with_name(path.name + ".replaced")
-            shutil.rmtree(aside, ignore_errors=True)
-            if path.exists():
-                path.rename(aside)
+            put_aside(path)
 
     def shard_cache(self, key: str) -> Path:
         """Where a finished shard with this key is kept for other artifacts to link to (`gc` drops what nothing links)."""
         return self.root / ".shards" / key[:2] / key
+
+
+def put_aside(path: Path) -> None:
+    """Rename a directory to `….replaced`, in the place of an earlier one."""
+    aside = path.with_name(path.name + ".replaced")
+    if path.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
 
 
 # ---------------------------------------------------------------------------------------------------------------- claims
@@ -138,7 +149,7 @@ def claim(partial: Path, name: str = "step") -> Iterator[None]:
     """
     path = partial / "claims" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    _take(path)
+    mine = _take(path)
     stop = threading.Event()
     beat = threading.Thread(target=_heartbeat, args=(path, stop), daemon=True)
     beat.start()
@@ -149,29 +160,40 @@ def claim(partial: Path, name: str = "step") -> Iterator[None]:
         beat.join()
         published = partial.with_name(partial.name.removesuffix(".partial"))
         for where in (partial, published):
-            with contextlib.suppress(FileNotFoundError):
-                (where / "claims" / name).unlink()
+            held = where / "claims" / name
+            if _owner(held) == mine:
+                held.unlink(missing_ok=True)
 
 
-def _take(path: Path) -> None:
+def _take(path: Path) -> dict:
     me = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid()), "job": os.environ.get("SLURM_JOB_ID")}
     for _ in range(3):
         try:
             with open(path, "x", encoding="utf-8") as f:
                 json.dump(me, f)
-            return
+            return me
         except FileExistsError:
             owner = _owner(path)
             if owner is not None and _alive(owner, path):
-                raise UserError(
-                    f"{path.parent.parent.name}: process {owner['pid']} on {owner['host']} is working on this step; wait for it, "
-                    f"or stop it and run the same command again"
-                ) from None
-            aside = path.with_name(f"{path.name}.dead.{os.getpid()}.{time.monotonic_ns()}")
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(aside)
-                aside.unlink()
+                raise UserError(_taken(path.parent.parent, owner)) from None
+            _bury(path, owner)
     raise UserError(f"{path.parent.parent.name}: other processes keep claiming this step; run the same command again later")
+
+
+def _taken(partial: Path, owner: dict) -> str:
+    who = f"process {owner['pid']} on {owner['host']}"
+    return f"{partial.name}: {who} is working on this step; wait for it, or stop it and run the same command again"
+
+
+def _bury(path: Path, dead: dict | None) -> None:
+    """Remove a dead owner's claim, and put it back if it was another's by the time it was ours to remove."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        if dead is not None and _owner(aside) != dead:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
 
 
 def _owner(path: Path) -> dict | None:
@@ -212,11 +234,17 @@ def _process_start(pid: int) -> str | None:
 def owners(partial: Path) -> list[dict]:
     """Who is at work on a partial artifact: the living owners of its claims."""
     found = []
-    for path in sorted((partial / "claims").glob("*")):
+    for path in sorted(p for p in (partial / "claims").glob("*") if not p.name.startswith(".")):
         owner = _owner(path)
         if owner and _alive(owner, path):
             found.append(owner)
     return found
+
+
+def refuse_owned(partial: Path) -> None:
+    """Raises: UserError if a process is working on this partial artifact."""
+    if found := owners(partial):
+        raise UserError(_taken(partial, found[0]))
 
 
 def _heartbeat(path: Path, stop: threading.Event) -> None:
@@ -248,6 +276,8 @@ def finish(partial: Path, manifest: dict) -> Path:
     digest = fingerprint({name: f["sha256"] for name, f in files.items()})
     write_json(partial / "manifest.json", {"schema_version": SCHEMA_VERSION, **manifest, "content_digest": digest, "files": files})
     final = partial.with_name(partial.name.removesuffix(".partial"))
+    if not (final / "manifest.json").is_file():
+        put_aside(final)  # a directory without manifest is nobody's artifact
     partial.rename(final)
     return final
 

@@ -95,7 +95,10 @@ def _setting(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set {text}: expected KEY=VALUE")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value is not YAML ({str(error).splitlines()[0]})") from None
 
 
 def _windows(rows: Iterable[tuple[str, dict]]) -> Iterator[list[tuple[str, dict]]]:

@@ -135,3 +135,39 @@ def test_a_hub_id_without_a_known_commit_is_refused_offline(tmp_path, monkeypatc
     refs.mkdir(parents=True)
     (refs / "main").write_text("a" * 40)
     assert build(tmp_path, "recipe=candidates", "model=org/name").nodes
+
+
+def test_the_command_line_beats_the_scale(tmp_path):
+    planned = build(tmp_path, "recipe=reuse_your_rewards", "scale=node", "deepspeed=zero2", "engine.dtype=float32")
+    by_name = {n.name: n.config for n in planned.nodes}
+    assert by_name["policy"].deepspeed["zero_optimization"]["stage"] == 2
+    assert by_name["candidates"].engine.dtype == "float32"
+    assert {n.name: n.config for n in build(tmp_path, "recipe=reuse_your_rewards", "scale=node", "deepspeed=null").nodes}[
+        "policy"
+    ].deepspeed is None
+
+
+def test_only_of_a_round_that_is_not_there_is_refused(tmp_path):
+    for argument in ("only=policy.r9", "force=policy.r9", "only=reward[eng_Latn]"):
+        with pytest.raises(UserError, match="the recipe has no step"):
+            build(tmp_path, "recipe=iterative_dpo", argument)
+    assert build(tmp_path, "recipe=rm_transfer", "only=reward[eng_Latn]").nodes
+
+
+def test_the_base_of_an_adapter_is_part_of_its_identity(tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for folder in (base, adapter):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text("{}")
+    (base / "config.json").write_text("{}")
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "../base"}')
+    before = prints(build(tmp_path, "recipe=candidates", f"model={adapter}"))
+    (base / "model.safetensors").write_text("other weights")
+    assert prints(build(tmp_path, "recipe=candidates", f"model={adapter}"))["candidates"] != before["candidates"]
+
+
+def test_kto_hashes_the_rows_that_a_device_takes(tmp_path):
+    one, other = (
+        prints(build(tmp_path, "recipe=reuse_your_rewards", "loss=kto", f"steps.policy.config.device_batch_size={n}")) for n in (4, 8)
+    )
+    assert one["policy"] != other["policy"]

@@ -83,3 +83,26 @@ def test_seeds_and_ids_are_stable():
     seeds = {rows.seed_of(rows.candidate_id("a", "sampler", i)) for i in range(1000)}
     assert len(seeds) == 1000
     assert all(0 <= s < 2**31 for s in seeds)
+
+
+def test_a_shard_whose_input_changed_is_computed_again(tmp_path, source):
+    the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
+    run(source[:1], partial, the_store)
+    rows.write_shard(source[0], "text", [row(99)])
+    run(source[:1], partial, the_store)
+    assert [r["id"] for r in rows.read(partial)] == ["eng_Latn99"]
+
+
+def test_a_damaged_or_forgotten_shard_is_not_taken_from_the_cache(tmp_path, source):
+    the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
+    run(source[:2], partial, the_store)
+    whole = (partial / "rows" / source[0].name).read_bytes()
+    with open(partial / "rows" / source[0].name, "r+b") as f:  # in place: the cache holds the same file
+        f.write(b"BAD!")
+    seen = []
+    run(source[:2], tmp_path / "store" / "b.partial", the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    assert seen == [source[0].name]
+    assert (tmp_path / "store" / "b.partial" / "rows" / source[0].name).read_bytes() == whole
+    shards.forget(tmp_path / "store" / "b.partial", the_store)
+    run(source[:2], tmp_path / "store" / "c.partial", the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    assert len(seen) == 3

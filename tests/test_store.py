@@ -125,3 +125,23 @@ def test_broken_json_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json: cannot be read as JSON"):
         store.read_json(tmp_path / "manifest.json")
+
+
+def test_a_living_owners_artifact_is_not_put_aside(tmp_path, partial):
+    with store.claim(partial), pytest.raises(UserError, match="is working on this step"):
+        store.Store(tmp_path).retire("sft", "0123456789abcdef")
+    assert partial.is_dir()
+
+
+def test_burying_a_dead_claim_spares_a_new_one(partial):
+    with store.claim(partial):
+        path = partial / "claims" / "step"
+        store._bury(path, {"host": "elsewhere", "pid": 1, "started": "1", "job": None})
+        assert store.owners(partial)
+
+
+def test_a_directory_without_manifest_makes_room(partial):
+    (partial.parent / "sft-0123456789abcdef").mkdir()
+    (partial.parent / "sft-0123456789abcdef" / "left.txt").write_text("x")
+    final = store.finish(partial, {"status": "done", "finished": 0})
+    assert (final / "manifest.json").is_file()

@@ -221,7 +221,7 @@ def _parquet(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
                 for record in batch.to_pylist():
                     number += 1
                     yield number, record
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         problems.add(f"{file.path}: cannot be read as Parquet after row {number} ({str(error).splitlines()[0]}); fetch it again")
 
 
@@ -234,6 +234,6 @@ def read_hub(source: Source, problems: Problems) -> Iterator[tuple[int, dict]]:
         records = load_dataset(source.hub, source.config, split=source.hub_split, revision=source.revision)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
         problems.add(f"hub {source.hub}: cannot be loaded ({str(error).splitlines()[0]}); check hub, config, hub_split and revision, "
-                     "or on a machine without network run `mlalign fetch` elsewhere first")  # fmt: skip
+                     "or on a machine without network bring the hub's cache along")  # fmt: skip
         return
     yield from enumerate(records, 1)

@@ -81,7 +81,9 @@ def lora_rank(adapter: Path) -> int:
     told = read_json(adapter / "adapter_config.json")
     rank = max([told["r"], *(told.get("rank_pattern") or {}).values()])
     if rank > LORA_RANKS[-1]:
-        raise UserError(f"{adapter}: rank {rank} is more than vLLM serves ({LORA_RANKS[-1]}); merge the adapter first (`mlalign merge`)")
+        raise UserError(
+            f"{adapter}: rank {rank} is more than vLLM serves ({LORA_RANKS[-1]}); merge it into its base first (peft's merge_and_unload)"
+        )
     return next(r for r in LORA_RANKS if r >= rank)
 
 

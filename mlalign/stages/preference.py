@@ -80,7 +80,9 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     """As for every training stage; also refuses a loss that TRL does not have."""
     if found := problems(cfg):
         raise UserError(*found)
-    return config.identity(cfg, digest)
+    # KTO estimates its KL term from the rows that a device takes at a time.
+    kl = {"kl_rows": cfg.device_batch_size} if OTHERS.get(cfg.loss, DPO).name == "KTO" else {}
+    return {**config.identity(cfg, digest), **kl}
 
 
 def problems(cfg: Config) -> list[str]:
@@ -92,6 +94,8 @@ def problems(cfg: Config) -> list[str]:
     ]
     if len(parts) > 1:
         found += [f"loss: {part} has a trainer of its own and cannot be summed with others" for part in parts if part in OTHERS]
+    if OTHERS.get(cfg.loss, DPO).name == "KTO" and cfg.device_batch_size is None:
+        found.append(f"device_batch_size: {cfg.loss} estimates its KL term from the rows a device takes at a time, so it has to be set")
     if "exo_pair" in parts and not cfg.trainer.get("label_smoothing"):
         found.append("trainer.label_smoothing: exo_pair needs one above 0; the paper takes 1e-3")
     return found

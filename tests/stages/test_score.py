@@ -181,7 +181,7 @@ def test_one_split_only(tmp_path, candidates):
     ("scorers", "config", "messages"),
     [
         ([{"name": "verifier"}], {}, [r"inputs.scorers\[0\]: .* has no family; did you mean 'verifier'"]),
-        ([{"path": "somewhere"}], {}, [r"inputs.scorers\[0\]: .* has no family"]),
+        ([{"model": "somewhere"}], {}, [r"inputs.scorers\[0\]: .* has no family"]),
         ([{"family": "verifyer"}], {}, [r"inputs.scorers\[0\]: unknown family 'verifyer'; did you mean 'verifier'"]),
         ([{"family": "length"}, {"family": "length"}], {}, ["two are named 'length'"]),
         ([{"family": "length", "unit": "words"}, {"family": "language_adherence", "identifer": "x"}], {}, ["unit: unknown key", "identifer: unknown key; did you mean 'identifier'"]),
