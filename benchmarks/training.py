@@ -11,7 +11,7 @@ checkpoint at the end and end with the same weights, which is checked.
   CPU time      the same in CPU seconds, which other work on the machine disturbs less
   end to end    seconds from the start of the process to its end
 
-Passes when the interval of the training ratio reaches 1.03.
+Passes when the interval of the training ratio reaches down to 1.03.
 """
 
 import argparse

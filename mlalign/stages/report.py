@@ -48,7 +48,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 def gather(artifacts: Sequence[Artifact], run: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a report as one JSON-able value."""
     told = {a.step or a.path.name: a.manifest for a in artifacts}
-    tables = {a.step or a.path.name: read_json(a.path / "metrics.json") for a in artifacts if a.manifest["kind"] == "metrics"}
+    measured = [a for a in artifacts if a.manifest["kind"] == "metrics" and not a.skipped]
+    tables = {a.step or a.path.name: read_json(a.path / "metrics.json") for a in measured}
     content = {
         "run": {k: v for k, v in run.items() if k in ("name", "recipe") and v is not None},
         "metrics": [{"step": name, **row} for name, table in tables.items() for row in table["rows"]],
