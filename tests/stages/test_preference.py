@@ -61,12 +61,12 @@ def test_the_losses_of_trl_are_read_from_its_source():
 @pytest.mark.parametrize("loss", EVERY_LOSS)
 def test_every_loss_trains(loss, pairs, tmp_path):
     trainer = {"max_steps": 1, **NEEDS.get(loss, {})}
-    out = train("preference", pairs, tmp_path, loss=loss, trainer=trainer)
+    is_kto = preference.OTHERS.get(loss, preference.DPO).name == "KTO"
+    out = train("preference", pairs, tmp_path, loss=loss, trainer=trainer, device_batch_size=8 if is_kto else None)
     assert all(math.isfinite(x) for x in losses(out)) and len(losses(out)) == 1
     before, after = load_file(TINY / "model.safetensors"), weights(out)
     assert any(not torch.equal(before[name].float(), after[name]) for name in before)
-    n = 32 if preference.OTHERS.get(loss, preference.DPO).name == "KTO" else 16
-    assert out.tally.rows == dict.fromkeys(LANGUAGES, n)
+    assert out.tally.rows == dict.fromkeys(LANGUAGES, 32 if is_kto else 16)
 
 
 def test_without_a_reference_given_the_start_is_the_reference(full):
@@ -96,7 +96,12 @@ def test_another_reference_is_measured_against(full, pairs, policy, tmp_path):
 
 @pytest.mark.parametrize("case", ["full", "adapter", "kto", "orpo"])
 def test_a_stopped_step_goes_on_as_if_it_had_not_been(case, full, pairs, policy, tmp_path):
-    given = {"full": {}, "adapter": {"model": policy, "peft": {**LORA}}, "kto": {"loss": "kto"}, "orpo": {"loss": "orpo"}}[case]
+    given = {
+        "full": {},
+        "adapter": {"model": policy, "peft": {**LORA}},
+        "kto": {"loss": "kto", "device_batch_size": 8},
+        "orpo": {"loss": "orpo"},
+    }[case]
     unbroken = full if case == "full" else train("preference", pairs, tmp_path / "unbroken", **given)
     with pytest.raises(stage.Stopped):
         train("preference", pairs, tmp_path / "stopped", kind=StopAt, **given)
@@ -110,7 +115,7 @@ def test_a_stopped_step_goes_on_as_if_it_had_not_been(case, full, pairs, policy,
 
 def test_kto_takes_unpaired_rows_and_mixes_languages(tmp_path):
     source = write(tmp_path / "rows", "unpaired")
-    out = train("preference", source, tmp_path, loss="kto")
+    out = train("preference", source, tmp_path, loss="kto", device_batch_size=4)
     assert out.tally.rows == dict.fromkeys(LANGUAGES, 16)
     with pytest.raises(UserError, match="KTO needs at least 2 rows"):
         train("preference", source, tmp_path / "one", loss="kto", device_batch_size=1)
@@ -140,8 +145,16 @@ def test_settings_that_no_loss_has_are_refused():
     assert "unknown loss 'sigmod'; did you mean 'sigmoid'" in mistakes(loss="sigmod")
     assert "exo_pair needs one above 0" in mistakes(loss="exo_pair")
     assert "kto has a trainer of its own" in mistakes(loss="sigmoid+kto")
+    assert "device_batch_size: kto estimates its KL term" in mistakes(loss="kto")
     with pytest.raises(UserError, match=r"trainer.simpo_gamma: DPOConfig has no such argument"):
         config("preference", trainer={"simpo_gamma": 1.0})
     with pytest.raises(UserError, match=r"trainer.beta: set beta on the step"):
         config("preference", trainer={"beta": 1.0})
     assert config("preference", loss="simpo", trainer={"simpo_gamma": 1.0}).trainer["simpo_gamma"] == 1.0
+
+
+def test_what_kto_takes_at_a_time_is_hashed():
+    few, many = (preference.identity(config("preference", loss="kto", device_batch_size=n), lambda path: "") for n in (2, 8))
+    assert few != many
+    few, many = (preference.identity(config("preference", device_batch_size=n), lambda path: "") for n in (2, 8))
+    assert few == many

@@ -1,0 +1,41 @@
+"""What the documents say is there: links lead somewhere, commands are understood."""
+
+import re
+import shlex
+
+import pytest
+from helpers import PROJECT
+
+DOCS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
+PLACEHOLDERS = {"DIR": "mgsm", "runs/first/": None, "my_data": None, "qwen3_8b": None, "beta=0.1x": None}
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_relative_links_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def commands():
+    """The `mlalign` commands of the README without comments."""
+    lines = re.findall(r"^    (?:\$ )?(mlalign .*)$", (PROJECT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def test_the_number_of_commands_is_known():
+    assert len(commands()) == 18
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c[0] in ("run", "plan")], ids=" ".join)
+def test_recipes_in_the_readme_are_planned(mlalign, real_data, command):
+    """With this project's data, and without what a reader brings."""
+    if any(key in part for part in command for key in ("my_data", "beta=0.1x", "use.base")):
+        pytest.skip("a command about the reader's own files, or a wrong one on purpose")
+    dataset = next((part.removeprefix("data=") for part in command if part.startswith("data=")), "")
+    done = mlalign("plan", *(part.replace("=DIR", f"={real_data / dataset}") for part in command[1:]))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wrong_command_in_the_readme_is_told_all_its_mistakes(mlalign):
+    wrong = next(c for c in commands() if any("beta=0.1x" in part for part in c))
+    assert mlalign(*wrong).stderr.count("error:") == 3
