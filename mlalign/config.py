@@ -68,6 +68,10 @@ class Settings:
     typed: dict[str, Any]  # top-level values of the command line that go into the steps' configurations
 
     @cached_property
+    def language_sets(self) -> dict[str, list[str]]:
+        return language_sets(self.folders)
+
+    @cached_property
     def _tree(self) -> Any:
         from omegaconf import OmegaConf
 
@@ -139,6 +143,17 @@ def search_path(conf_dir: Any, errors: list[str]) -> list[Path]:
     folders = [Path(f).expanduser().absolute() for f in asked if f]
     errors.extend(f"conf_dir: there is no folder {folder}" for folder in folders if not folder.is_dir())
     return [*folders, conf_home()]
+
+
+def language_sets(folders: Sequence[Path]) -> dict[str, list[str]]:
+    """The language sets on the search path by name; a person's own come before the package's."""
+    from mlalign import languages
+
+    found: dict[str, list[str]] = {}
+    for folder in reversed(folders):
+        if (folder / "languages").is_dir():
+            found.update(languages.sets(folder / "languages", canonical=folder == conf_home()))
+    return found
 
 
 def options(group: str, folders: Iterable[Path]) -> dict[str, Path]:

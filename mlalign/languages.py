@@ -171,10 +171,11 @@ def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) ->
     items = [] if value is None else value.split(",") if isinstance(value, str) else [value] if isinstance(value, bool) else list(value)
     codes: list[str] = []
     errors: list[str] = []
+    members = {code for codes_ in sets.values() for code in codes_}
     for item in items:
         word = item.strip() if isinstance(item, str) else item
-        if isinstance(word, str) and word in sets:
-            codes.extend(sets[word])
+        if isinstance(word, str) and (word in sets or word in members):  # canonical: langcodes need not be imported
+            codes.extend(sets.get(word, [word]))
             continue
         try:
             codes.append(normalise(word))
@@ -190,8 +191,8 @@ def _with_sets(message: str, word: Any, sets: Mapping[str, list[str]]) -> str:
     return f"language or language set {word!r}: unknown{near}" if "did you mean" in near else message
 
 
-def sets(folder: Path) -> dict[str, list[str]]:
-    """The named sets in a folder: `NAME.yaml` holds `languages`, a list of codes.
+def sets(folder: Path, *, canonical: bool = False) -> dict[str, list[str]]:
+    """The named sets in a folder: `NAME.yaml` holds `languages`, a list of codes; `canonical` says that they need no normalising.
 
     Raises: UserError naming the file and the entry.
     """
@@ -205,7 +206,7 @@ def sets(folder: Path) -> dict[str, list[str]]:
             errors.append(f"{path}: expected `languages:` with a list of codes")
             continue
         try:
-            found[path.stem] = resolve(told["languages"], {})
+            found[path.stem] = told["languages"] if canonical else resolve(told["languages"], {})
         except UserError as error:
             errors.extend(f"{path}: {message}" for message in error.messages)
     if errors:

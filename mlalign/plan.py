@@ -112,10 +112,7 @@ def resolve_languages(value: Any, settings: config.Settings, key: str, errors: l
     if value is None:
         return None
     try:
-        sets: dict[str, list[str]] = {}
-        for folder in reversed(settings.folders):
-            sets.update(languages.sets(folder / "languages") if (folder / "languages").is_dir() else {})
-        return languages.resolve(value, sets)
+        return languages.resolve(value, settings.language_sets)
     except UserError as error:
         errors.extend(f"{key}: {message}" for message in error.messages)
         return None

@@ -193,9 +193,7 @@ def _first_comment(path: Path) -> str:
 def languages(arguments: Mapping[str, str]) -> int:
     """The language sets; with `set=NAME` (or any language) its members with names and scripts."""
     _known(arguments, ("set", "conf_dir"))
-    sets: dict[str, list[str]] = {}
-    for folder in reversed(_folders(arguments)):
-        sets.update(codes.sets(folder / "languages") if (folder / "languages").is_dir() else {})
+    sets = config.language_sets(_folders(arguments))
     if asked := arguments.get("set"):
         rows = [[c, codes.english_name(c), codes.autonym(c), codes.script(c), codes.direction(c)] for c in codes.resolve(asked, sets)]
         print(table(rows, ["code", "name", "own name", "script", "direction"]))
