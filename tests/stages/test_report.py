@@ -116,7 +116,7 @@ def test_skipped_steps_rows_dropped_and_sources(tmp_path):
         "step": "pairs", "stage": "pairs", "stage_version": 1, "fingerprint": "f" * 64, "seed": 0, "packages": {"torch": "1"},
         "rows_by_language": {"swh_Latn": 3}, "dropped": {"tie": {"swh_Latn": 2, "eng_Latn": 1}}, "sums": {"tokens": {"swh_Latn": 5}},
         "started": 1.0, "finished": 3.5, "inputs": {"model": {"path": "/home/person/model", "identity": "abc"}},
-        "sources": [{"name": "hh", "licence": "MIT", "revision": "r1"}], "status": "done",
+        "sources": [{"name": "hh", "licence": "MIT", "revision": "r1"}], "status": "done", "kind": "rows",
     }  # fmt: skip
     later = {**manifest, "step": "policy", "status": "skipped", "skipped_because": "guard said stop", "packages": {"torch": "2"}}
     for m in (manifest, later):
