@@ -206,21 +206,24 @@ def source_file(module: str) -> Path | None:
 
 
 def _class_fields(path: Path, module: str, cls: str) -> set[str]:
-    text = _text(path)
-    # Fields stand before the first method: parsing that much only is ten times faster than the file.
-    found = re.search(rf"^class {cls}\b.*?(?=^    (?:async )?def |^    @|^[A-Za-z_@]|\Z)", text, re.MULTILINE | re.DOTALL)
-    if found is None:
-        return set()
-    node = ast.parse(found[0]).body[0]
-    assert isinstance(node, ast.ClassDef)
-    names = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
-    for base in node.bases:
-        if not isinstance(base, ast.Name):
-            continue
-        where, name = _imported_from(text, base.id, module, is_package=path.name == "__init__.py") or (module, base.id)
+    body = class_source(path, cls)
+    names = set(re.findall(r"^    ([a-z]\w*)\s*:", body, re.MULTILINE))
+    bases = re.match(rf"class {cls}\(([^)]*)\)", body)
+    for base in re.findall(r"[\w.]+", bases[1]) if bases else []:
+        where, name = _imported_from(_text(path), base, module, is_package=path.name == "__init__.py") or (module, base)
         if (where, name) != (module, cls) and (source := source_file(where)):
             names |= _class_fields(source, where, name)
-    return {n for n in names if not n.startswith("_")}
+    return names
+
+
+def class_source(path: Path, cls: str) -> str:
+    """The text of a class up to its first method, without docstrings; empty if it is not there.
+
+    Fields are found in it by pattern: parsing the files of TRL and vLLM took a fifth of the time of a plan. A test compares the
+    outcome with the classes themselves.
+    """
+    found = re.search(rf"^class {cls}\b.*?(?=^    (?:async )?def |^    @|^[A-Za-z_@]|\Z)", _text(path), re.MULTILINE | re.DOTALL)
+    return re.sub(r'r?""".*?"""', "", found[0], flags=re.DOTALL) if found else ""
 
 
 @functools.cache

@@ -73,3 +73,18 @@ def test_field_names_are_read_from_source_without_import():
     assert {"beta", "learning_rate", "per_device_train_batch_size"} <= names
     assert ("trl" in sys.modules) == before
     assert schema.fields_of("no_such_package.x:Y") is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["trl.trainer.dpo_config:DPOConfig", "trl.trainer.sft_config:SFTConfig", "trl.trainer.reward_config:RewardConfig",
+     "trl.trainer.kto_config:KTOConfig", "trl.experimental.orpo.orpo_config:ORPOConfig", "trl.experimental.cpo.cpo_config:CPOConfig",
+     "peft.tuners.lora.config:LoraConfig"],
+)  # fmt: skip
+def test_field_names_are_those_of_the_class(source):
+    import importlib
+
+    module, _, cls = source.partition(":")
+    real = {f.name for f in dataclasses.fields(getattr(importlib.import_module(module), cls))}
+    assert {n for n in real if not n.startswith("_")} <= schema.fields_of(source)
+    assert len(schema.fields_of(source) - real) <= 1  # an init-only one

@@ -10,7 +10,6 @@ log-probabilities are computed once, before training, into TRL's own cache under
     loss=orpo | cpo | simpo     without a reference (Hong et al. 2024; Xu et al. 2024; Meng et al. 2024)
 """
 
-import ast
 import dataclasses
 import functools
 import importlib
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 
 from mlalign import rows
 from mlalign.errors import UserError, nearest
-from mlalign.schema import HOW_TRAINER, source_file, verbatim, what
+from mlalign.schema import HOW_TRAINER, class_source, source_file, verbatim, what
 from mlalign.stage import Inputs, Model, Output
 from mlalign.training import config
 from mlalign.training.config import RESERVED_TRAINER, TrainConfig, packages
@@ -107,8 +106,7 @@ def dpo_losses() -> frozenset[str]:
     path = source_file(DPO.config)
     if path is None:
         return frozenset()
-    fields = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.AnnAssign)]
-    told = next(ast.unparse(n) for n in fields if isinstance(n.target, ast.Name) and n.target.id == "loss_type")
+    told = class_source(path, "DPOConfig").partition("\n    loss_type:")[2].partition("\n    loss_weights:")[0]
     return frozenset(re.findall(r"`\\*'(\w+)\\*'`", told))
 
 
