@@ -67,12 +67,14 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
 
 def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None) -> int:
+    gc.disable()  # planning makes many small objects and keeps them: a fifth of its time went into collections
     from mlalign import config, plan, run, show
     from mlalign.progress import Display
 
-    gc.disable()  # planning makes many small objects and keeps them: a fifth of its time went into collections
-    planned = plan.build(config.load(arguments, recipe))
-    gc.enable()
+    try:
+        planned = plan.build(config.load(arguments, recipe))
+    finally:
+        gc.enable()
     if dry:
         print(show.show_plan(planned))
         return 0
