@@ -14,7 +14,7 @@ def recipe(folder, text, name="mine"):
     return [f"recipe={name}", f"conf_dir={folder}"]
 
 
-def refused(done, *told):
+def check_refused(done, *told):
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     for text in told:
@@ -78,14 +78,14 @@ def test_every_stage_has_help(mlalign, stage):
     ],
 )
 def test_mistakes_get_one_message_and_no_traceback(mlalign, arguments, told):
-    refused(mlalign(*arguments), told)
+    check_refused(mlalign(*arguments), told)
 
 
 def test_all_mistakes_are_reported_together(mlalign):
     done = mlalign(
         "plan", "recipe=reuse_your_rewards", "bta=1", "languages=[swahilli,eng]", "steps.policy.config.trainer.learning_rat=1", "scale=hue"
     )
-    lines = refused(done, "bta", "learning_rat", "wahili", "scale")
+    lines = check_refused(done, "bta", "learning_rat", "wahili", "scale")
     assert len(lines) == 4
 
 
@@ -120,21 +120,21 @@ def test_all_mistakes_are_reported_together(mlalign):
     ],
 )
 def test_mistakes_in_a_recipe_are_named(mlalign, tmp_path, text, told):
-    refused(mlalign("plan", *recipe(tmp_path, text)), told)
+    check_refused(mlalign("plan", *recipe(tmp_path, text)), told)
 
 
 def test_model_directory_without_tokenizer_or_config(mlalign, tmp_path):
     (tmp_path / "model").mkdir()
-    refused(mlalign("plan", "recipe=candidates", "model=./model"), "is no model directory (no config.json")
+    check_refused(mlalign("plan", "recipe=candidates", "model=./model"), "is no model directory (no config.json")
     (tmp_path / "model" / "config.json").write_text("{}")
-    refused(mlalign("plan", "recipe=candidates", "model=./model"), "has no tokenizer")
+    check_refused(mlalign("plan", "recipe=candidates", "model=./model"), "has no tokenizer")
 
 
-def test_another_recipes_run_directory_is_refused(mlalign, tmp_path):
+def test_another_recipes_run_directory_is_check_refused(mlalign, tmp_path):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "plan.json").write_text('{"recipe": "other"}')
     for command in ("plan", "run"):
-        refused(
+        check_refused(
             mlalign(command, "recipe=candidates", "name=mine"), "belongs to recipe 'other', not 'candidates'; give this run another name="
         )
 

@@ -95,10 +95,10 @@ def test_planning_imports_nothing_heavy():
 
 
 def test_light_dependency_set_is_enough_to_import():
-    """Everything that needs no training imports with trl, deepspeed, hydra and vllm absent."""
+    """Everything that needs no training imports with trl, deepspeed, hydra, vllm and datasets absent."""
     code = f"""
 import sys
-for name in ("trl", "deepspeed", "hydra", "omegaconf", "vllm"):
+for name in ("trl", "deepspeed", "hydra", "omegaconf", "vllm", "datasets"):
     sys.modules[name] = None
 import importlib
 for name in {modules(mlalign) + modules(reward_models)!r}:

@@ -8,9 +8,8 @@ that TRL finds what it has computed before.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +20,9 @@ from mlalign.errors import UserError, nearest
 from mlalign.stage import Output
 from mlalign.store import Tally, read_json, write_json
 from mlalign.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import datasets
 
 # The columns of training examples, with the kind of row whose Arrow types they have.
 COLUMNS = {
@@ -36,7 +38,7 @@ SIDES = ("completion", "chosen", "rejected")
 class TrainSet(NamedTuple):
     """`dataset` in TRL's format, and how many examples came from which source."""
 
-    dataset: datasets.Dataset
+    dataset: "datasets.Dataset"
     sources: dict[str, int]
 
 
@@ -73,7 +75,9 @@ def load(cfg: TrainConfig, source: Path, out: Output, tokenizer: PreTrainedToken
     return TrainSet(_open(file), counts["sources"])
 
 
-def _open(file: Path) -> datasets.Dataset:
+def _open(file: Path) -> "datasets.Dataset":
+    import datasets
+
     datasets.disable_progress_bars()
     return datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(file.parent / "datasets"))
 
