@@ -9,6 +9,10 @@ Sums favour whatever is long where they are positive. `length_normalise: tokens`
 `length_penalty` subtracts that much for every token, the length control of Chen et al. 2024 (arXiv 2406.09760, eq. 5) that the
 former paper takes over: there it is chosen so that chosen and rejected answers are equally long on average.
 
+Prompts that several answers share are read once, with `prefix_reuse`, wherever that is exact (network.py says how that is found).
+In float32 on a CPU a value is the same to the last bit whatever its batch, order, neighbours and shard (logps.py says how). On a GPU
+the order of sums depends on the shape of a batch: docs/scoring.md has the differences that were measured.
+
 A conversation longer than `max_length` loses tokens at its beginning (a BOS token stays): flag `truncated`; where even the answer
 does not fit, only what is left of it counts: flag `response_truncated`. None, flagged: `no_english_prompt`, `not_finite`.
 Columns: `logp_policy`, `logp_reference` (nats, summed), `n_tokens` of the answer.
@@ -26,6 +30,7 @@ from mlalign.engine.models import Model
 from mlalign.errors import UserError
 from reward_models.items import Item, Scores
 from reward_models.networks import causal
+from reward_models.networks.prefix import Ids
 
 ADAPTER = "adapter_config.json"
 UNBOUNDED = 10**9  # what tokenizers say who know no limit is larger
@@ -44,7 +49,8 @@ class Settings:
     condition_on: Literal["prompt", "english_prompt"] = "prompt"
     max_length: int | None = None  # tokens; by default what tokenizer and model allow
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device_batch_tokens: int = 16384  # padded tokens in a batch
+    prefix_reuse: bool = True  # prompts that several answers share are read once, where that is exact
+    device_batch_tokens: int = 16384  # most padded tokens in a batch (on a CPU 1024 at most)
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
 
     @staticmethod
@@ -72,13 +78,13 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     _check_same_tokens(tokenizer, policy, reference)
     networks = _load(policy, reference, settings.dtype)
     max_length = settings.max_length or _room(tokenizer, networks[0].config.get_text_config())
+    both = _both(networks, settings)
 
     def run(items: Sequence[Item]) -> Scores:
         prompts = [i.prompt if settings.condition_on == "prompt" else i.english_prompt for i in items]
         known = [i for i, prompt in enumerate(prompts) if prompt is not None]
         encoded = {i: _cut(_encode(items[i], prompts[i], tokenizer, settings), max_length, tokenizer.bos_token_id) for i in known}
-        wanted = causal.Sequences([encoded[i].ids for i in known], [encoded[i].begin for i in known], [items[i].id for i in known])
-        found = _both(networks, wanted, settings.device_batch_tokens)
+        found = both([tuple(e.ids) for e in encoded.values()], [e.begin for e in encoded.values()])
         return _scores(len(items), encoded, dict(zip(known, found, strict=True)), settings)
 
     return run
@@ -109,12 +115,23 @@ def reward(logp_policy: float, logp_reference: float, n_tokens: int, settings: S
     return (ratio / n_tokens if settings.length_normalise == "tokens" else ratio) - settings.length_penalty * n_tokens
 
 
-def _both(networks: tuple[Any, Any | None], wanted: causal.Sequences, tokens: int) -> list[tuple[float, float]]:
-    """(log-probability by the policy, by the reference) of each answer; without a second network it is the first less its adapter."""
+def _both(networks: tuple[Any, Any | None], settings: Settings) -> Callable[[Sequence[Ids], Sequence[int]], list[tuple[float, float]]]:
+    """What gives the (log-probability by the policy, by the reference) of each answer.
+
+    Without a second network the reference is the first one less its adapter.
+    """
+    from reward_models.networks.logps import Logps
+
     policy, reference = networks
-    by_policy = causal.logps(policy, wanted, tokens)
-    with policy.disable_adapter() if reference is None else contextlib.nullcontext():
-        return list(zip(by_policy, causal.logps(reference or policy, wanted, tokens), strict=True))
+    by_policy = Logps(_plain(policy), settings.device_batch_tokens, settings.prefix_reuse)
+    by_reference = Logps(_plain(reference), settings.device_batch_tokens, settings.prefix_reuse) if reference is not None else by_policy
+
+    def both(ids: Sequence[Ids], begins: Sequence[int]) -> list[tuple[float, float]]:
+        first = by_policy(ids, begins)
+        with policy.disable_adapter() if reference is None else contextlib.nullcontext():
+            return list(zip(first, by_reference(ids, begins), strict=True))
+
+    return both
 
 
 def _encode(item: Item, prompt: Sequence[Mapping] | None, tokenizer: Any, settings: Settings) -> Encoded:
@@ -182,6 +199,11 @@ def _check_same_tokens(tokenizer: Any, policy: Model, reference: Model | None) -
 
 def _load(policy: Model, reference: Model | None, dtype: str) -> tuple[Any, Any | None]:
     return causal.load(policy, dtype), causal.load(reference, dtype) if reference else None
+
+
+def _plain(network: Any) -> Any:
+    """The network with its adapter in it, if it has one, rather than around it."""
+    return network.get_base_model() if hasattr(network, "get_base_model") else network
 
 
 def _room(tokenizer: Any, config: Any) -> int:

@@ -21,7 +21,8 @@ def float32_head(model: Any) -> None:
 def use_onednn(model: Any) -> None:
     """Let float32 linear layers on x86 CPUs run through oneDNN.
 
-    torch gives them to MKL, which reaches half of an AMD processor's speed; on Intel's the two are level.
+    torch gives them to MKL, which reaches half of an AMD processor's speed; on Intel's the two are level. What comes out for a token
+    does not depend on how many others there are: oneDNN takes another way for one alone, so that one gets company.
     """
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return
@@ -32,4 +33,6 @@ def use_onednn(model: Any) -> None:
 
 
 def _linear(layer: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+    if inputs.numel() == layer.in_features:
+        return _linear(layer, torch.stack([inputs, inputs]))[0]
     return torch.ops.mkldnn._linear_pointwise(inputs, layer.weight, layer.bias, "none", [], "")

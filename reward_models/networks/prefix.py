@@ -35,14 +35,16 @@ class _Open:
     inner: list[Group]
 
 
-def groups(sequences: Sequence[Ids], shortest: int = SHORTEST) -> list[Group]:
+def groups(sequences: Sequence[Ids], begins: Sequence[int] | None = None, shortest: int = SHORTEST) -> list[Group]:
     """Disjoint groups, chosen for the tokens that are saved when each group's beginning is read once.
 
     `sequences` are distinct and in ascending order, so that those with a common beginning stand together: the common lengths of
     neighbours span a tree of intervals, and each either becomes a group or leaves that to the intervals within it, whichever
-    saves more. One level only: of a long system prompt and shorter prompts behind it, only one is shared.
+    saves more. One level only: of a long system prompt and shorter prompts behind it, only one is shared. What a sequence shares ends
+    before token `begins - 1`, the first one at which something is read: by default the last one.
     """
-    heights = [min(common(a, b), len(a) - 1) for a, b in pairwise(sequences)]
+    ends = [begin - 1 for begin in (map(len, sequences) if begins is None else begins)]
+    heights = [min(common(a, b), *ends[i : i + 2]) for i, (a, b) in enumerate(pairwise(sequences))]
     stack = [_Open(0, 0, [])]
     for right, height in enumerate([*heights, 0]):
         left: int = right

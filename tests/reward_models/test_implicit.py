@@ -10,8 +10,11 @@ import reward_models
 from mlalign.data import tiny_world
 from mlalign.errors import UserError
 from reward_models import Item
+from reward_models.networks import network
 
 TINY = Path(tiny_world.__file__).parent / "tiny"
+EXACT = {"reference": str(TINY), "beta": 1.0}
+TOLERANCE = 1e-5  # absolute, of sums over all tokens of an answer
 
 
 @pytest.fixture(scope="module")
@@ -130,21 +133,39 @@ def test_against_trl(items, policy, tmp_path):
         assert told[f"eval_rewards/{side}"] == pytest.approx(sum(values) / len(values), abs=1e-4)
 
 
-def test_a_score_depends_on_its_item_alone(items, policy):
-    told = {"reference": str(TINY)}
-    alone = opened(policy, **told, device_batch_tokens=1)(items)
-    for budget in (64, 500, 100_000):
-        assert opened(policy, **told, device_batch_tokens=budget)(items).values == pytest.approx(alone.values, abs=1e-5)
-    order = random.Random(0).sample(range(len(items)), len(items))
-    shuffled = opened(policy, **told)([items[i] for i in order])
-    assert shuffled.values == pytest.approx([alone.values[i] for i in order], abs=1e-5)
-    score = opened(policy, **told)
-    windows = [v for i in range(0, len(items), 7) for v in score(items[i : i + 7]).values]
-    assert windows == pytest.approx(alone.values, abs=1e-5)
-    assert all(v is not None for v in alone.values) and len(set(alone.values)) > 50
+# ------------------------------------------------------------------------------------------------------------- invariance
 
 
-def test_the_padding_of_the_tokenizer_does_not_matter(items, policy, tmp_path):
+@pytest.fixture(scope="module")
+def alone(items, policy):
+    """The values at beta 1, sums of up to 100 tokens' log-ratios, each answer in a batch of its own, nothing reused."""
+    found = opened(policy, **EXACT, device_batch_tokens=1, prefix_reuse=False)(items)
+    assert all(v is not None for v in found.values) and len(set(found.values)) > 50 and max(map(abs, found.values)) > 1
+    return found.values
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 7, 64])
+def test_batch_size(items, policy, alone, rows, reuse, monkeypatch):
+    monkeypatch.setattr(network, "CPU_TOKENS", 10**6)
+    monkeypatch.setattr(network, "PADDING", {})
+    longest = 130
+    found = opened(policy, **EXACT, device_batch_tokens=rows * longest if rows > 1 else 1, prefix_reuse=reuse)(items)
+    assert found.values == pytest.approx(alone, abs=TOLERANCE)
+
+
+def test_order_windows_and_shards(items, policy, alone):
+    score, order = opened(policy, **EXACT), random.Random(0).sample(range(len(items)), len(items))
+    assert score([items[i] for i in order]).values == pytest.approx([alone[i] for i in order], abs=TOLERANCE)
+    for size in (1, 7):
+        windows = [v for i in range(0, len(items), size) for v in score(items[i : i + size]).values]
+        assert windows == pytest.approx(alone, abs=TOLERANCE)
+    for n in (2, 5):
+        shards = [score(items[k::n]).values for k in range(n)]
+        assert [shards[i % n][i // n] for i in range(len(items))] == pytest.approx(alone, abs=TOLERANCE)
+
+
+def test_the_padding_of_the_tokenizer_does_not_matter(items, policy, alone, tmp_path):
     """Left padding, and padding with the end-of-turn token."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -152,25 +173,47 @@ def test_the_padding_of_the_tokenizer_does_not_matter(items, policy, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(TINY, padding_side="left")
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(tokenizer("x<|end|>")["input_ids"][-1])
     tokenizer.save_pretrained(tmp_path)
-    assert opened(tmp_path, reference=str(TINY))(items).values == pytest.approx(opened(policy, reference=str(TINY))(items).values, abs=1e-5)
+    assert opened(tmp_path, **EXACT)(items).values == pytest.approx(alone, abs=TOLERANCE)
+
+
+def test_prompts_that_answers_share_are_read_once(items, policy, monkeypatch):
+    """Sixteen answers to one prompt: the tokens that the layers see."""
+    prompt = [{"role": "user", "content": items[0].prompt[0]["content"] * 12}]
+    answers = [Item(str(i), prompt, f"The largest number is {i}." * (1 + i % 3)) for i in range(16)]
+    read, values = {}, {}
+    forward = network.Network._forward
+
+    def counting(self, rows, **options):
+        read[reuse] = read.get(reuse, 0) + sum(map(len, rows))
+        return forward(self, rows, **options)
+
+    for reuse in (True, False):
+        score = opened(policy, **EXACT, prefix_reuse=reuse)
+        monkeypatch.setattr(network.Network, "_forward", counting)
+        values[reuse] = score(answers).values
+        monkeypatch.undo()
+    assert values[True] == pytest.approx(values[False], abs=TOLERANCE)
+    assert read[True] < 0.3 * read[False]
 
 
 def test_few_logits_at_once_change_nothing(items, policy, monkeypatch):
-    from reward_models.networks import causal
+    from reward_models.networks import logps
 
     whole = opened(policy, reference=str(TINY))(items)
-    monkeypatch.setattr(causal, "HEAD_ELEMENTS", 20_000)
-    monkeypatch.setattr(causal, "CHUNK", 3)
+    monkeypatch.setattr(logps, "HEAD_ELEMENTS", 20_000)
+    monkeypatch.setattr(logps, "CHUNK", 3)
     assert opened(policy, reference=str(TINY))(items).values == pytest.approx(whole.values, abs=1e-5)
 
 
 def test_only_answers_go_through_the_head(items, policy, monkeypatch):
-    from reward_models.networks import causal
+    from reward_models.networks import logps
 
     seen = []
-    picked = causal._picked
-    monkeypatch.setattr(causal, "_picked", lambda logits, targets: seen.append(len(logits)) or picked(logits, targets))
-    found = opened(policy, reference=str(TINY))(items)
+    picked = logps.picked
+    monkeypatch.setattr(logps, "picked", lambda logits, targets: seen.append(len(logits)) or picked(logits, targets))
+    score = opened(policy, reference=str(TINY))
+    seen.clear()  # the models were tried out
+    found = score(items)
     assert sum(seen) == 2 * sum(found.columns["n_tokens"])
 
 
