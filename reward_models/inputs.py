@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from mlalign import languages
 from reward_models import files, formats
+from reward_models.items import LANGUAGE_COLUMNS
 
-LANGUAGE_COLUMNS = ("language", "response_lang_requested", "prompt_lang")
+LANGUAGE = "language of the rows that name none themselves"
 
 
 def add_options(parser: argparse.ArgumentParser, what: str) -> None:
@@ -15,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser, what: str) -> None:
     ends = ", ".join(files.ENDINGS)
     parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help=f"{what}: files ({ends}), patterns or folders")
     parser.add_argument("--format", choices=formats.NAMES, default=formats.ROWS, help="form of the files (%(default)s)")
-    parser.add_argument("--language", help="language of rows that name none")
+    parser.add_argument("--language", help=LANGUAGE)
 
 
 def read(options: argparse.Namespace, dropped: Counter) -> Iterator[tuple[str, dict]]:

@@ -11,6 +11,7 @@ from typing import Any
 from mlalign import languages, rows
 from mlalign.errors import UserError
 
+LANGUAGE_COLUMNS = ("language", "response_lang_requested", "prompt_lang")  # the first that a row has says its language
 SHAPES = "prompt and response, prompt and responses, messages, or chosen and rejected"
 
 
@@ -109,7 +110,7 @@ def _messages(value: Any, role: str, where: str) -> list[dict]:
 
 
 def _language(row: Mapping, where: str) -> str | None:
-    told = row.get("language") or row.get("response_lang_requested") or row.get("prompt_lang")
+    told = next((row[name] for name in LANGUAGE_COLUMNS if row.get(name)), None)
     try:
         return languages.normalise(told) if told else None
     except UserError as error:

@@ -22,7 +22,7 @@ from typing import Any
 import reward_models
 from mlalign import languages
 from mlalign.errors import UserError
-from reward_models import commands, formats
+from reward_models import commands, formats, inputs
 from reward_models.evidence import rewardbench
 
 HELP = "preference rows to accuracy by language, section and benchmark, with intervals"
@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", help=f"what scores, where no model says: {', '.join(reward_models.FAMILIES)}")
     parser.add_argument("--input", nargs="+", default=[], metavar="PATH", help="rows: .jsonl, .jsonl.gz, .parquet, or folders of them")
     parser.add_argument("--format", choices=formats.NAMES, default=formats.ROWS, help="the set that --input is in the form of")
-    parser.add_argument("--language", help="language of the rows that name none")
+    parser.add_argument("--language", help=inputs.LANGUAGE)
     parser.add_argument("--anchor", default="eng_Latn", help="language that the others are compared with")
     weights = "weights of RewardBench's subsets; if not given, rewardbench for English alone, else m_rewardbench"
     parser.add_argument("--weights", choices=tuple(rewardbench.COUNTS), help=weights)

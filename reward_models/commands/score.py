@@ -24,6 +24,7 @@ from mlalign import languages
 from mlalign.errors import UserError
 from reward_models import commands, files
 from reward_models.evidence import calibration
+from reward_models.inputs import LANGUAGE
 from reward_models.jobs import assembly, identity, job, parallel, provenance, scoring, survey
 from reward_models.jobs.progress import Progress
 
@@ -37,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--input", nargs="+", required=True, metavar="ROWS", help=f"files ({', '.join(files.ENDINGS)}), folders, glob patterns; - is stdin")
     add("--output", type=Path, required=True, help="scores: .jsonl or .parquet, or - for stdout")
     add("--column", default="score", help="name of the column of scores (%(default)s); with another, it begins the names of further ones")
-    add("--language", help="the language of all rows, whatever their column says")
+    add("--language", help=LANGUAGE)
     for name in scoring.COLUMNS:
         add(f"--{name}-column", metavar="COLUMN", help=argparse.SUPPRESS if name not in ("prompt", "response") else f"where the {name} is")
     add(

@@ -16,9 +16,9 @@ from mlalign import languages
 from mlalign.errors import UserError
 from reward_models import files, formats, items
 from reward_models.evidence.verdicts import UNKNOWN
+from reward_models.items import LANGUAGE_COLUMNS
 from reward_models.jobs import identity
 
-LANGUAGE_COLUMNS = ("language", "response_lang_requested", "prompt_lang")
 CODE = re.compile(r"(?:^|[._/-])([a-z]{3}_[A-Z][a-z]{3}(?:_[A-Z]{2})?)(?=[._/-]|$)")
 KEPT = ("id", "group_id", "language", "subset", "section", "n_chosen")
 WRITTEN = ".scores.jsonl"

@@ -20,6 +20,7 @@ from reward_models.networks.encoding import Encoded, encode
 NAMELESS = "(none)"
 ENGLISH = "eng_Latn"
 NO_SPACES = frozenset("Bopo Hani Hans Hant Hira Jpan Kana Khmr Laoo Mymr Thai Tibt".split())  # scripts that put none between words
+LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
 SHOWN_PROBLEMS = 3
 TRUNCATED_SHARE = 0.01  # of a language's answers; from here on a warning
 
@@ -171,10 +172,16 @@ def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _pieces(ids: Sequence[int], tokenizer: Any) -> list[tuple[int, str]]:
-    """Each token with its text; with its name in the vocabulary where it is a part of a character."""
-    texts = [tokenizer.decode([i]) for i in ids]
-    names = tokenizer.convert_ids_to_tokens(list(ids))
-    return [(i, str(name) if "\ufffd" in text else text) for i, text, name in zip(ids, texts, names, strict=True)]
+    """Each token with its text. Of a character that several tokens make up, the last one shows it; those before show `…`."""
+    out: list[tuple[int, str]] = []
+    begun: list[int] = []
+    for i in ids:
+        begun.append(i)
+        text = tokenizer.decode(begun, clean_up_tokenization_spaces=False)
+        whole = not text.endswith("\ufffd") or len(begun) == LONGEST_CHARACTER
+        out.append((i, text if whole else "…"))
+        begun = [] if whole else begun
+    return out
 
 
 def _special_pattern(tokenizer: Any) -> re.Pattern | None:

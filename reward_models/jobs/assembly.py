@@ -15,7 +15,7 @@ from reward_models import files
 from reward_models.jobs.job import Lines
 from reward_models.jobs.survey import Reader, Source, Window, lines_of
 
-GROUP_ROWS = 8192  # of a Parquet output
+GROUP_ROWS = 4096  # of a Parquet output
 GROUP_BYTES = 32 << 20
 
 Pairs = Iterator[tuple[Window, list[bytes]]]
@@ -39,8 +39,10 @@ def write(path: Path, parquet: bool, inputs: Sequence[Source], windows: Sequence
                 f.writelines(_json_lines(inputs, reader, window, columns, done[window.key].counts["replaced"]))
         return []
     if all(files.is_parquet(s.path) for s in inputs):
-        return _to_parquet(path, lambda: _joined_tables(reader, pairs()), _input_schema(inputs), name)
-    return _to_parquet(path, lambda: _joined_rows(inputs, reader, pairs(), done), None, name)
+        new = (_new_values(columns) for _, columns in pairs())
+        return _to_parquet(path, lambda: _joined_tables(reader, pairs()), new, _input_schema(inputs), name)
+    whole = (piece.rows for piece in _joined_rows(inputs, reader, pairs(), done))
+    return _to_parquet(path, lambda: _joined_rows(inputs, reader, pairs(), done), whole, None, name)
 
 
 def _json_lines(inputs: Sequence[Source], reader: Reader, window: Window, columns: Sequence[bytes], replaced: int) -> Iterator[bytes]:
@@ -85,11 +87,15 @@ def _joined_rows(inputs: Sequence[Source], reader: Reader, pairs: Pairs, done: d
 
 def _joined_tables(reader: Reader, pairs: Pairs) -> Iterator[Piece]:
     for window, columns in pairs:
-        more = [json.loads(line) for line in columns]
-        table = reader.table(window)
-        if None in more:
-            table = table.filter([m is not None for m in more])
-        yield Piece(table, [m for m in more if m is not None], table.nbytes)
+        table, there = reader.table(window), [column != b"null" for column in columns]
+        if not all(there):
+            table = table.filter(there)
+        yield Piece(table, _new_values(columns), table.nbytes)
+
+
+def _new_values(columns: Sequence[bytes]) -> list[dict]:
+    """The new columns of a window's rows but for those that were put aside."""
+    return [json.loads(column) for column in columns if column != b"null"]
 
 
 def _input_schema(inputs: Sequence[Source]) -> Any:
@@ -105,14 +111,17 @@ def _input_schema(inputs: Sequence[Source]) -> Any:
     return schema
 
 
-def _to_parquet(path: Path, pieces: Pieces, schema: Any, score: str) -> list[str]:
-    """Find the types of the columns that have none yet, then write; a column that turns out not to fit becomes JSON text."""
+def _to_parquet(path: Path, pieces: Pieces, untyped: Iterable[list[dict]], schema: Any, score: str) -> list[str]:
+    """Find the types of the columns that have none yet, of which `untyped` are the values, then write.
+
+    A column that turns out not to fit becomes JSON text.
+    """
     import pyarrow as pa
 
     known = {n: pa.float64() for n in (score, f"{score}_chosen", f"{score}_rejected")}  # also where all are null
     types: dict[str, Any] = {}
-    for piece in pieces():
-        _observe(types, piece.rows, known)
+    for rows in untyped:
+        _observe(types, rows, known)
     while (wrong := _write_parquet(path, pieces, schema, types)) is not None:
         types[wrong] = None
     return [name for name, kind in types.items() if kind is None]

@@ -42,7 +42,7 @@ def scored(scorer: "reward_models.Scorer", rows: Iterable[tuple[str, dict]], cou
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How rows are read: under which names their columns stand, and the language of all of them where it is not a column."""
+    """How rows are read: under which names their columns stand, and the language of those that name none."""
 
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {prompt: question}
     language: str | None = None
@@ -52,8 +52,9 @@ class Reading:
         """The row as `items.of_row` wants it."""
         if not self.columns and self.language is None:
             return row
-        named = {name: row.get(column) for name, column in self.columns.items()}
-        return {**row, **named, **({"language": self.language} if self.language else {})}
+        out = {**row, **{name: row.get(column) for name, column in self.columns.items()}}
+        nameless = self.language is not None and not any(out.get(name) for name in items.LANGUAGE_COLUMNS)
+        return {**out, "language": self.language} if nameless else out
 
     def check(self, entry: Entry) -> None:
         """Raises: UserError for a bad row. Plain rows, which most are, are seen to be good at a glance."""

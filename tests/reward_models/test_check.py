@@ -83,8 +83,17 @@ def test_numbers_by_language_against_a_count(check, classifier):
 def test_the_sample_is_what_the_model_reads(check, model):
     told = check(model, [pair("tr", "En büyük sayı 9 olur.")])[1]["samples"]["tur_Latn"]
     assert told["text"] == "<|bos|><|user|>How much is 2 + 2?<|end|><|assistant|>En büyük sayı 9 olur.<|end|>"
-    assert "".join(text for _, text in told["tokens"]).replace(" ", "") == told["text"].replace(" ", "")
+    assert "".join(text for _, text in told["tokens"] if text != "…").replace(" ", "") == told["text"].replace(" ", "")
     assert told["tokens"][0] == [0, "<|bos|>"] and told["cut"] == 0
+
+
+def test_tokens_that_are_parts_of_characters_are_shown_as_characters(check, model):
+    """No byte-level names: the last token of a character shows it. This tokenizer knows no Thai or Tamil character."""
+    told = check(model, [pair("th", "สวัสดี"), pair("ta", "நான் 4")])[1]["samples"]
+    for language, text in (("tha_Thai", "สวัสดี"), ("tam_Taml", "நான்4")):
+        shown = [text for _, text in told[language]["tokens"]]
+        assert "…" in shown and text in "".join(t for t in shown if t != "…").replace(" ", "")
+        assert all(c == "…" or c in told[language]["text"] for t in shown for c in t)
 
 
 def test_truncation_and_sides_that_become_equal(check, model):

@@ -118,15 +118,16 @@ def test_rows_of_mlalign(score, tmp_path):
     assert json.loads((tmp_path / "p.parquet.json").read_text())["counts"]["languages"] == {"swh_Latn": {"answers": 2}}
 
 
-def test_columns_under_other_names_and_a_language_for_all(score, tmp_path):
-    write(tmp_path / "rows.jsonl", [{"question": "q", "answer": "jibu ni nne", "language": "en", "score": 7}])
+def test_columns_under_other_names_and_a_language_for_rows_that_name_none(score, tmp_path):
+    rows = [{"question": "q", "answer": "jibu ni nne", "score": 7}, {"question": "q", "answer": "It is four.", "language": "en"}]
+    write(tmp_path / "rows.jsonl", rows)
     told = ("--prompt-column", "question", "--response-column", "answer", "--language", "sw")
     status, said = score("--input", "rows.jsonl", *told)
     assert status == 2 and "rows.jsonl:1: has a column 'score' already" in said and "--column NAME" in said
     assert score("--input", "rows.jsonl", *told, "--column", "adherence", "--restart", family=("--family", "language_adherence"))[0] == 0
-    (row,) = read(tmp_path / "scores.jsonl")
-    assert row["score"] == 7 and row["language"] == "en" and row["question"] == "q" and row["adherence.detected"]
-    assert list(json.loads((tmp_path / "scores.jsonl.json").read_text())["counts"]["languages"]) == ["swh_Latn"]
+    row, _ = read(tmp_path / "scores.jsonl")
+    assert row["score"] == 7 and "language" not in row and row["question"] == "q" and row["adherence.detected"]
+    assert list(json.loads((tmp_path / "scores.jsonl.json").read_text())["counts"]["languages"]) == ["eng_Latn", "swh_Latn"]
     status, said = score("--input", "rows.jsonl", "--prompt-column", "qestion", "--response-column", "answer", output="o.jsonl")
     assert status == 2 and "rows.jsonl:1: has nothing under --prompt-column qestion" in said
 
