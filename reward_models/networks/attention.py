@@ -5,8 +5,8 @@ model. Rows that continue a beginning look at its keys and values where they lie
 shorter beginnings is computed.
 
 Kernels sum in an order that follows from the shapes of a batch, so that float32 differs in the last bits between batches, and a network
-makes more of that. In float64 (`exactly`) those bits are far behind the ones that are kept, and everything else that a network computes
-on a CPU is a function of each token alone (`kernels`): scores are then the same to the last bit, whatever the batch.
+makes more of that: 1e-6 for a token's log-probability is usual, 1e-5 happens. In float64 (`exactly`) those bits are far behind the ones
+that are kept, and everything else that a network computes on an x86 CPU is a function of each token alone (`kernels`).
 """
 
 import dataclasses

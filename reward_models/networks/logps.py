@@ -1,8 +1,8 @@
 """Log-probabilities of the ends of token sequences by a causal language model; beginnings that several share are read once.
 
-In float32 on a CPU they are the same to the last bit whatever stands beside a sequence: attention is computed in float64 (`attention`),
-linear layers treat each token alone (`kernels`), and the sum over tokens is in float64. Other devices sum in an order that depends on
-the shape of a batch: by how much that shows is in docs/scoring.md.
+In float32 on an x86 CPU they do not depend on what stands beside a sequence: attention is computed in float64 (`attention`), linear
+layers treat each token alone (`kernels`), and softmax and the sum over tokens are in float64. Elsewhere matrix products sum in an order
+that follows from the shape of a batch.
 """
 
 import contextlib
