@@ -1,13 +1,12 @@
-"""The family `translation`: how close the answer is to a reference translation, by sacrebleu's chrF, chrF++ or BLEU, or by COMET.
+"""The family `translation`: how close the answer is to a reference translation, by sacrebleu's chrF, chrF++ or BLEU.
 
 Reads the row's `reference`: a text, `{"text": …}` or `{"answer": …}`, or a list of texts (several references). Values are on
-sacrebleu's scale, 0 to 100, of single sentences; COMET's are the model's own, about 0 to 1. Without a reference: None, flag
-`no_reference`.
+sacrebleu's scale, 0 to 100, of single sentences. Without a reference: None, flag `no_reference`.
 
 BLEU needs words. By default the tokenizer follows the language: `zh` for Chinese, `char` for other scripts without spaces,
 `13a` otherwise; `tokenize` names another of sacrebleu's (`ja-mecab`, `ko-mecab`, `flores200`, …, which need packages or a
 download of their own). Sentence BLEU is smoothed (exponential) and leaves out orders longer than the sentence.
-COMET also reads the source, the last message of the prompt, and needs the package unbabel-comet.
+COMET is none of them: docs/scoring.md says why, and how its scores get beside these.
 """
 
 import dataclasses
@@ -24,19 +23,17 @@ Metric = Callable[[Item, list[str]], float]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    metric: Literal["chrf", "chrf++", "bleu", "comet"] = "chrf"
+    metric: Literal["chrf", "chrf++", "bleu"] = "chrf"
     tokenize: str | None = None  # of BLEU; by default by language
-    path: str = "Unbabel/wmt22-comet-da"  # of COMET: checkpoint or hub id
-    batch_size: int = 16  # of COMET
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Raises: UserError if the package of the metric is missing, or sacrebleu has no such tokenizer."""
-    score_all = _comet(settings) if settings.metric == "comet" else _each(_sacrebleu(settings))
+    metric = _sacrebleu(settings)
 
     def run(items: Sequence[Item]) -> Scores:
         told = {i: texts for i, item in enumerate(items) if (texts := references(item.reference))}
-        found = dict(zip(told, score_all([(items[i], told[i]) for i in told]), strict=True))
+        found = {i: metric(items[i], texts) for i, texts in told.items()}
         return Scores([found.get(i) for i in range(len(items))], {"no_reference": [i not in told for i in range(len(items))]})
 
     return run
@@ -64,10 +61,6 @@ def tokenizer_for(language: str | None) -> str:
     return "char" if any(script in SPACELESS for script in written) else "13a"
 
 
-def _each(metric: Metric) -> Callable[[Sequence[tuple[Item, list[str]]]], list[float]]:
-    return lambda told: [metric(item, texts) for item, texts in told]
-
-
 def _sacrebleu(settings: Settings) -> Metric:
     try:
         from sacrebleu.metrics.bleu import _TOKENIZERS, BLEU
@@ -91,23 +84,3 @@ def _sacrebleu(settings: Settings) -> Metric:
         return opened[name].sentence_score(item.response, texts).score
 
     return bleu
-
-
-def _comet(settings: Settings) -> Callable[[Sequence[tuple[Item, list[str]]]], list[float]]:
-    """COMET of the first reference. Raises: UserError without the package unbabel-comet."""
-    try:
-        import comet
-    except ModuleNotFoundError:
-        raise UserError("translation with metric: comet needs the package: pip install unbabel-comet") from None
-    import torch
-
-    model = comet.load_from_checkpoint(comet.download_model(settings.path))
-
-    def score(told: Sequence[tuple[Item, list[str]]]) -> list[float]:
-        rows = [{"src": item.prompt[-1]["content"] if item.prompt else "", "mt": item.response, "ref": texts[0]} for item, texts in told]
-        if not rows:
-            return []
-        gpus = 1 if torch.cuda.is_available() else 0
-        return [float(s) for s in model.predict(rows, batch_size=settings.batch_size, gpus=gpus, progress_bar=False).scores]
-
-    return score

@@ -110,8 +110,7 @@ def test_what_is_refused():
         opened(metric="chr")
 
 
-@pytest.mark.parametrize(("package", "metric", "pip"), [("sacrebleu", "chrf", "sacrebleu"), ("comet", "comet", "unbabel-comet")])
-def test_a_missing_package_is_named(package, metric, pip):
-    code = f"import sys; sys.modules[{package!r}] = None; import reward_models; reward_models.open_scorer({{'family': 'translation', 'metric': {metric!r}}})"
+def test_a_missing_package_is_named():
+    code = "import sys; sys.modules['sacrebleu'] = None; import reward_models; reward_models.open_scorer({'family': 'translation'})"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False)
-    assert f"needs the package: pip install {pip}" in done.stderr
+    assert "needs the package: pip install sacrebleu" in done.stderr
