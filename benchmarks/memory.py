@@ -74,7 +74,10 @@ def compare(case: str, steps: int = 2, allocator: str = "kernel") -> float:
     moment, tensors = predicted(case, on_cpu=told["on_cpu"])
     ratio = tensors.total() / told["peak"]
     parameters = architecture.from_config(config_of(case)).parameters("classifier" if case.startswith("reward") else "causal")
-    print(f"{case:<17}{parameters / 1e6:>9.1f} M{tensors.total() / 1e6:>8.0f} MB{told['peak'] / 1e6:>7.0f} MB{ratio:>7.3f}  {moment}", flush=True)
+    print(
+        f"{case:<17}{parameters / 1e6:>9.1f} M{tensors.total() / 1e6:>8.0f} MB{told['peak'] / 1e6:>7.0f} MB{ratio:>7.3f}  {moment}",
+        flush=True,
+    )
     return ratio
 
 
@@ -110,8 +113,18 @@ def prepare(case: str, work: Path) -> None:
     with rows.ShardWriter(work / "rows", KINDS[name]) as writer:
         for i in range(n_rows):
             asked, longest = 16, length - 16 - 4  # two role words and two ends
-            common = {"id": str(i), "group_id": str(i), "prompt_lang": "eng_Latn", "source": "words", "origin": "synthetic", "split": "train"}
-            answers = {side: rows.messages(words(n), "assistant") for side, n in {"completion": longest - 40 * (i % 2), "chosen": longest, "rejected": longest - 40}.items()}
+            common = {
+                "id": str(i),
+                "group_id": str(i),
+                "prompt_lang": "eng_Latn",
+                "source": "words",
+                "origin": "synthetic",
+                "split": "train",
+            }
+            answers = {
+                side: rows.messages(words(n), "assistant")
+                for side, n in {"completion": longest - 40 * (i % 2), "chosen": longest, "rejected": longest - 40}.items()
+            }
             row = {**common, "prompt": rows.messages(words(asked)), **answers}
             writer.write({k: row.get(k) for k in (*rows.COMMON, *rows.COLUMNS[KINDS[name]])})
 

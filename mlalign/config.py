@@ -22,7 +22,7 @@ CONTROLS = (*STEP_LISTS, "conf_dir")
 GROUP_KEYS = {
     "model": ("path", "revision", "chat_template", "params", "stages"),
     "data": ("root", "demonstrations", "preferences", "prompts", "texts", "languages", "params"),
-    "scale": ("stages", "resources", "engine_args"),
+    "scale": ("stages", "resources", "engine_args", "device"),
     "engine": (
         "name",
         "args",
@@ -331,7 +331,9 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
             if key not in allowed:
                 errors.append(f"{group}.{key}: unknown key{nearest(key, allowed)}")
     from mlalign import stage
+    from mlalign.planner import device
 
+    device.of_scale(settings.root["scale"].get("device"), errors)
     engines = options("engine", settings.folders)
     known = {("scale", "stages"): stage.names(), ("scale", "resources"): stage.names(), ("model", "stages"): stage.names()}
     for (group, section), names in {**known, ("scale", "engine_args"): list(engines)}.items():

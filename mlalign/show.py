@@ -18,6 +18,7 @@ from mlalign import languages as codes
 from mlalign.errors import UserError, nearest
 from mlalign.launch import local
 from mlalign.plan import Plan
+from mlalign.planner import estimate
 from mlalign.progress import describe
 from mlalign.state import state
 
@@ -37,9 +38,10 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
 def show_plan(plan: Plan) -> str:
     """The steps with their state, inputs and exact commands; then what would keep them from running."""
     plan.check_name()
-    rows = []
+    rows, finished = [], []
     for node in plan.nodes:
         now, why = state(node, plan.store)
+        finished += [node.name] if now in ("done", "skipped") else []
         inputs = ", ".join(dict.fromkeys(s["step"] for s in node.sources()))
         rows.append(
             [node.name, node.step.stage, now + (f" ({why})" if why else ""), node.resources.get("devices", 1), node.artifact, inputs]
@@ -48,11 +50,13 @@ def show_plan(plan: Plan) -> str:
         f"recipe {plan.recipe}, run {plan.name}, languages {', '.join(plan.settings.root['languages'] or []) or 'those of the data'}",
         "",
     ]
-    lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), "", "commands:"]
+    needs = estimate.of_plan(plan, finished)
+    lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), ""]
+    lines += [table(estimate.shown(needs, plan.nodes), estimate.HEADER), "", "commands:"]
     for node in plan.nodes:
         path = plan.store.partial(node.step.stage, node.fingerprint) / "config.yaml"
         lines.append(f"  {node.name}: {shlex.join(local.argv(path, node.resources))}")
-    problems = [f"would not run here: {p}" for p in plan.problems()]
+    problems = [f"would not run here: {p}" for p in plan.problems()] + [f"warning: {w}" for w in estimate.warnings(needs)]
     return "\n".join([*lines, *(["", *problems] if problems else [])])
 
 

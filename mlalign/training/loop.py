@@ -177,8 +177,10 @@ def _record(trainer: Any, out: Output, sizes: dict[str, Any], seconds: float) ->
     steps, losses = trainer.state.global_step, [(entry["step"], entry["loss"]) for entry in log]
     metrics = {"steps": steps, "first_loss": losses[0][1] if losses else None, "final_loss": losses[-1][1] if losses else None}
     metrics |= {k: sizes[k] for k in ("parameters", "trainable_parameters")}
-    every = -(-len(losses) // N_LOG_POINTS) or 1
-    out.note(train={**metrics, "resumed_from": sizes["resumed_from"], "seconds": round(seconds, 2), "log": losses[::every]})
+    every, args = -(-len(losses) // N_LOG_POINTS) or 1, trainer.args
+    here = steps - int((sizes["resumed_from"] or "-0").rpartition("-")[2])  # steps that `seconds` stands for
+    work = {"rows": here * args.per_device_train_batch_size * args.gradient_accumulation_steps * n_devices(), "seconds": round(seconds, 2)}
+    out.note(train={**metrics, "resumed_from": sizes["resumed_from"], **work, "log": losses[::every]})
     if out.is_main:
         write_json(out.path / "metrics.json", metrics)
         (out.path / "log_history.json").write_text(
