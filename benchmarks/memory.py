@@ -95,7 +95,7 @@ def step_config(case: str, steps: int) -> Any:
 
 
 def predicted(case: str, on_cpu: bool) -> tuple[str, Any]:
-    name, found = case.split("-")[0], architecture.from_config(config_of(case))
+    name, found = case.split("-", maxsplit=1)[0], architecture.from_config(config_of(case))
     return training.peak(training_job(name, step_config(case, 2), found, devices=1, on_cpu=on_cpu, reference=False))
 
 
@@ -150,7 +150,7 @@ def measured(case: str, work: Path, steps: int) -> dict[str, Any]:
     """Run the stage; the highest memory above what the imports needed."""
     import torch
 
-    name = case.split("-")[0]
+    name = case.split("-", maxsplit=1)[0]
     _imports(name)
     (work / "x.partial").mkdir()
     out = stage.Output(work / "x.partial", store.Store(work))

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -193,8 +192,8 @@ class _Planner:
         if limit and found.seconds and found.seconds > limit:
             jobs = -(-found.seconds // limit)
             found.warnings.append(
-                f"takes about {told(found.seconds)} ({found.basis}), and a job may take {told(limit)}: {jobs:.0f} jobs, each going on where "
-                f"the one before stopped"
+                f"takes about {told(found.seconds)} ({found.basis}), and a job may take {told(limit)}: {jobs:.0f} jobs, each going on "
+                f"where the one before stopped"
             )
 
 

@@ -11,7 +11,7 @@ from mlalign.planner import counts, work
 from mlalign.planner.counts import Count
 from mlalign.planner.device import Device
 from mlalign.planner.jobs import UNPAIRED
-from mlalign.planner.models import Decoder, Models
+from mlalign.planner.models import Models
 from mlalign.store import read_json
 
 EPOCHS = 3.0  # transformers' default of num_train_epochs
@@ -72,8 +72,9 @@ class Times:
             return now == [s.get("family") for s in before.get("scorers", [])]
         mine, given = self.models.of(node.inputs["model"]), before["inputs"].get("model") or {}
         theirs = self.models.of(self._as_input(given))
-        known = isinstance(mine, Decoder) and isinstance(theirs, Decoder)
-        return known and mine.architecture == theirs.architecture and node.config.engine.name == before["sampler"]["engine"]["name"]
+        if isinstance(mine, str) or isinstance(theirs, str):
+            return False
+        return mine.architecture == theirs.architecture and node.config.engine.name == before["sampler"]["engine"]["name"]
 
     def _as_input(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a manifest tells of an input, as a plan tells it."""

@@ -25,6 +25,7 @@ OPTIMIZERS = {
     "adamw_torch_fused": 2.0, "adamw_torch": 2.0, "adamw_hf": 2.0, "sgd": 0.0,
     "adamw_8bit": 0.5, "adamw_bnb_8bit": 0.5, "paged_adamw_8bit": 0.5, "lion_32bit": 1.0, "lion_8bit": 0.25,
 }  # fmt: skip
+FULL = Trained()
 # DeepSpeed's own defaults, in elements.
 REDUCE_BUCKET, LIVE_PARAMETERS = 500_000_000, 1_000_000_000
 # NF4 with double quantisation: 4 bits, and 0.127 for the constants (Dettmers et al. 2023, section 3).
@@ -50,9 +51,10 @@ def zero_of(config: Mapping[str, Any] | None) -> Zero | None:
     told = config.get("zero_optimization") or {}
     stage = int(told.get("stage", 0))
     bucket = told.get("reduce_bucket_size", REDUCE_BUCKET)
-    on_host = [(told.get(f"offload_{part}") or {}).get("device", "none") != "none" for part in ("optimizer", "param")]
+    moved = {part: (told.get(f"offload_{part}") or {}).get("device", "none") != "none" for part in ("optimizer", "param")}
     live = told.get("stage3_max_live_parameters", LIVE_PARAMETERS)
-    return Zero(stage, 0 if bucket == "auto" else int(bucket), bool(told.get("overlap_comm", stage == 3)), *on_host, int(live))
+    overlap = bool(told.get("overlap_comm", stage == 3))
+    return Zero(stage, 0 if bucket == "auto" else int(bucket), overlap, moved["optimizer"], moved["param"], int(live))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Job:
     loss: Literal["fused", "logits", "classifier"] = "fused"
     weight_bytes: int = 4
     autocast: bool = False
-    trained: Trained = Trained()
+    trained: Trained = FULL
     freeze_embeddings: bool = False
     optimizer: str = "adamw_torch_fused"
     zero: Zero | None = None

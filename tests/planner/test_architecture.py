@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from planner_cases import GEMMA3_4B, LLAMA3_8B
 
 from mlalign.planner import architecture
 
@@ -63,18 +64,10 @@ def test_sliding_layers_are_those_of_transformers():
 
 def test_what_a_config_leaves_out_is_the_default_of_its_class():
     """The text part of google/gemma-3-4b-it's config.json names no heads, no vocabulary and no tie."""
-    told = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
-            "num_hidden_layers": 34, "sliding_window": 1024}}  # fmt: skip
-    gemma = architecture.from_config(told)
+    gemma = architecture.from_config(GEMMA3_4B)
     assert (gemma.vocab_size, gemma.n_heads, gemma.n_kv_heads, gemma.head_dim, gemma.tied) == (262208, 8, 4, 256, True)
     assert gemma.parameters() == 3_880_263_168  # 3.88 B: the 4.3 B of the whole model without its vision tower
     assert (gemma.window, gemma.n_sliding) == (1024, 29)
-
-
-LLAMA3_8B = {
-    "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072, "torch_dtype": "bfloat16",
-}  # fmt: skip
 
 
 def test_a_published_model():
