@@ -1,6 +1,7 @@
 """What `mlalign plan` says of memory and time: models found, rows counted, mistakes told, mends that hold."""
 
 import json
+import re
 import struct
 import time
 
@@ -88,7 +89,7 @@ def test_what_vllm_holds_is_told(mlalign, qwen):
     done = mlalign("plan", *LARGE, f"model={qwen}")
     assert "8 sequences of 4,096 tokens at once" in done.stdout
     done = mlalign("plan", *LARGE, f"model={qwen}", "engine.args.max_model_len=32768", "engine.args.gpu_memory_utilization=0.75")
-    assert "set steps.STEP.config.engine.args.gpu_memory_utilization=0.95" in done.stdout
+    assert "set steps.STEP.config.engine.args.gpu_memory_utilization=0.9" in done.stdout
 
 
 def test_shipped_scales_fit_their_models(mlalign, qwen):
@@ -106,7 +107,7 @@ def test_an_unknown_model_is_said_to_be_unknown(mlalign, qwen):
 def test_mistakes_in_a_device_are_told(mlalign):
     done = mlalign("plan", "recipe=candidates", "scale.device={memory: 24, utilization: 40, peak_tflops: -1}")
     assert done.returncode == 1
-    assert "scale.device.memory: unknown key; did you mean 'memory_gib'?" in done.stderr or "scale.device.memory: unknown key" in done.stderr
+    assert "scale.device.memory: unknown key; did you mean 'memory_gib'?" in done.stderr
     done = mlalign("plan", "recipe=candidates", "scale.device={utilization: 40, peak_tflops: -1}")
     assert "scale.device.utilization: a share between 0 and 1, got 40" in done.stderr
     assert "scale.device.peak_tflops: must be above 0, got -1" in done.stderr
@@ -135,7 +136,7 @@ def smallest(memory, devices=1, **values):
 def test_the_order_of_changes():
     """Full Qwen3 8B in bfloat16: 16.4 GB weights, 16.4 gradients, 32.8 moments; 131 GB under ZeRO on one device."""
     no_saving = {"trainer": {"gradient_checkpointing": False}}
-    assert smallest(150, device_batch_size=64) == {"device_batch_size": 16}
+    assert smallest(90, device_batch_size=64) == {"device_batch_size": 16}
     assert smallest(75, device_batch_size=1, **no_saving) == {"trainer.gradient_checkpointing": True}
     assert smallest(50, devices=8, device_batch_size=1) == {"deepspeed": "zero2"}
     assert smallest(30, devices=8, device_batch_size=1) == {"deepspeed": "zero3"}
@@ -181,15 +182,15 @@ def test_rows_are_counted_from_parquet_footers(tmp_path, n):
 
 
 def test_time_comes_from_the_last_step_of_the_stage(mlalign, tmp_path):
-    """4 steps of 32 rows took so long; twice the steps take twice as long."""
-    one = ["sft", f"rows={cases.write(tmp_path / 'rows', 'demonstration')}", "batch_size=8", "checkpoint_every=0"]
+    """Two steps of 8 rows took so long; four take twice as long."""
+    one = ["sft", f"rows={cases.write(tmp_path / 'rows', 'demonstration')}", "batch_size=8", "device_batch_size=8", "languages=[eng_Latn,swh_Latn]"]
     done = mlalign(*one, "trainer.max_steps=2", "name=first")
     assert done.returncode == 0, done.stderr
     manifest = json.loads(next((tmp_path / "store").glob("sft-*/manifest.json")).read_text())
     assert manifest["train"]["rows"] == 16
     seconds = 2 * manifest["train"]["seconds"]
     done = mlalign(*one, "trainer.max_steps=4", "dry=true", "name=second")
-    assert f"{work.told(seconds)}  32 rows, as sft took on cpu" in done.stdout
+    assert re.search(rf"{work.told(seconds)} +32 rows, as sft took on cpu", done.stdout), done.stdout
 
 
 def test_time_by_the_scales_rate(tmp_path, qwen):
@@ -204,10 +205,10 @@ def test_time_by_the_scales_rate(tmp_path, qwen):
 def test_a_limit_too_short_is_said(tmp_path, qwen):
     whole = planned("recipe=reuse_your_rewards", "scale=node", f"model={qwen}", "steps.base.config.trainer.max_steps=100", root=tmp_path)
     node = next(n for n in whole.nodes if n.name == "base")
-    node.resources["time"] = "00:30:00"
+    node.resources["time"] = "00:10:00"
     found = next(e for e in estimate.of_plan(whole) if e.step == "base")
-    assert "and a job may take 30 min" in found.warnings[0]
-    assert found.seconds > 1800
+    assert "and a job may take 10 min" in found.warnings[0]
+    assert found.seconds > 600
 
 
 def test_sizes_and_times_are_read_and_told():
