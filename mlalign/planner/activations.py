@@ -7,14 +7,13 @@ A test asks autograd itself (`saved_tensors_hooks`) and wants the same bytes.
 Sizes are in bytes. T = sequences x length is the number of tokens that a device has at a time, padding included.
 """
 
-import dataclasses
 from collections import Counter
+from typing import NamedTuple
 
 from mlalign.planner.architecture import Architecture
 
 
-@dataclasses.dataclass(frozen=True)
-class Precision:
+class Precision(NamedTuple):
     """Bytes of a weight as it is held, of a number in a matrix product (`compute`), and of the residual stream.
 
     Plain float32: 4, 4, 4. bfloat16 weights: 2, 2, 2. float32 weights under autocast: 4, 2, 4; then every linear layer casts its own
@@ -35,8 +34,7 @@ def precision(weight_bytes: int, autocast: bool) -> Precision:
     return Precision(weight_bytes, compute, weight_bytes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Sequences on a device at a time. `masked`: they differ in length, so attention gets a mask."""
 
     sequences: int
@@ -48,8 +46,7 @@ class Batch:
         return self.sequences * self.length
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
+class Trained(NamedTuple):
     """Which weights are trained: all, or LoRA matrices of `rank` on `targets`, whose dtype has `lora_bytes`."""
 
     rank: int = 0

@@ -5,17 +5,15 @@ qwen3_moe. Values that a `config.json` leaves out are the defaults of transforme
 """
 
 import ast
-import dataclasses
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlalign.schema import class_source, source_file
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """What a model type's code says and its configuration does not."""
 
     config_class: str
@@ -38,8 +36,7 @@ FAMILIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """A decoder. `experts`: n, how many of them see a token, and their inner size, in each of `n_sparse` layers."""
 
     family: str

@@ -3,15 +3,13 @@
 Rows are counted from the footers of Parquet shards, without pyarrow, whose import alone would take as long as the rest of a plan.
 """
 
-import dataclasses
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Count:
+class Count(NamedTuple):
     """A number of rows; `exact` is False for an upper bound."""
 
     n: int

@@ -102,7 +102,7 @@ def of_vllm(a: Architecture, engine: Engine) -> Iterator[Keys]:
 
 
 def engine_with(engine: Engine, keys: Mapping[str, Any]) -> Engine:
-    return dataclasses.replace(engine, **{VLLM[k.rpartition(".")[2]]: v for k, v in keys.items()})
+    return engine._replace(**{VLLM[k.rpartition(".")[2]]: v for k, v in keys.items()})
 
 
 def of_scoring(cfg: Any) -> Iterator[Keys]:

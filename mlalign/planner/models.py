@@ -1,11 +1,10 @@
 """Which decoder a step of a plan will open, before it is there: its own files, or those of the model that it is trained from."""
 
-import dataclasses
 import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlalign import identity
 from mlalign.engine.models import local_model
@@ -15,8 +14,7 @@ from mlalign.planner.jobs import BYTES
 from mlalign.store import read_json
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoder:
+class Decoder(NamedTuple):
     """A model of a plan; `same`: what tells it from others of the plan. `other_bytes`: weights beyond the decoder, as stored."""
 
     architecture: Architecture
@@ -48,7 +46,7 @@ class Models:
             return self._of_folder(made, value["artifact"])
         slots = self.inputs.get(value["step"], {})
         found = self.of(slots.get("model") or slots.get("candidates") or [])
-        return found if isinstance(found, str) else dataclasses.replace(found, same=value["artifact"])
+        return found if isinstance(found, str) else found._replace(same=value["artifact"])
 
     def _of_folder(self, folder: Path, same: str) -> Decoder | str:
         base = local_model(folder, same).base

@@ -1,7 +1,7 @@
 """Memory of a model that generates or scores: weights, keys and values, and the widest tensors of a forward pass."""
 
-import dataclasses
 from collections import Counter
+from typing import NamedTuple
 
 from mlalign.planner.architecture import Architecture
 
@@ -25,8 +25,7 @@ def forward(a: Architecture, tokens: int, size: int, logits: int = 0, devices: i
     return max(layer, 4 * logits * a.vocab_size + tokens * a.hidden_size * size)
 
 
-@dataclasses.dataclass(frozen=True)
-class Engine:
+class Engine(NamedTuple):
     """How vLLM is started: it takes `utilization` of the device and fills what weights and its trial run leave with keys and values."""
 
     utilization: float

@@ -9,10 +9,9 @@ through the vocabulary in tiles and never holds all logits (`trl.kernels.chunked
 What is not a tensor of the training is not counted: Python and its libraries, the CUDA context, and what an allocator keeps without need.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mlalign.planner import activations
 from mlalign.planner.activations import Batch, Precision, Trained
@@ -32,8 +31,7 @@ REDUCE_BUCKET, LIVE_PARAMETERS = 500_000_000, 1_000_000_000
 QUANTIZED_BITS = {"nf4": 4.127, "int8": 8.0}
 
 
-@dataclasses.dataclass(frozen=True)
-class Zero:
+class Zero(NamedTuple):
     """What of a DeepSpeed configuration decides memory; bucket sizes in elements, 0 for `auto`."""
 
     stage: int
@@ -57,8 +55,7 @@ def zero_of(config: Mapping[str, Any] | None) -> Zero | None:
     return Zero(stage, 0 if bucket == "auto" else int(bucket), overlap, moved["optimizer"], moved["param"], int(live))
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One training step on `n_devices`. `loss`: how it reads the last hidden states.
 
     `reference` is another model that is held beside the policy: in training, only before it (for log-probabilities that are computed

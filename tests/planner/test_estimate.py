@@ -183,7 +183,13 @@ def test_rows_are_counted_from_parquet_footers(tmp_path, n):
 
 def test_time_comes_from_the_last_step_of_the_stage(mlalign, tmp_path):
     """Two steps of 8 rows took so long; four take twice as long."""
-    one = ["sft", f"rows={cases.write(tmp_path / 'rows', 'demonstration')}", "batch_size=8", "device_batch_size=8", "languages=[eng_Latn,swh_Latn]"]
+    one = [
+        "sft",
+        f"rows={cases.write(tmp_path / 'rows', 'demonstration')}",
+        "batch_size=8",
+        "device_batch_size=8",
+        "languages=[eng_Latn,swh_Latn]",
+    ]
     done = mlalign(*one, "trainer.max_steps=2", "name=first")
     assert done.returncode == 0, done.stderr
     manifest = json.loads(next((tmp_path / "store").glob("sft-*/manifest.json")).read_text())

@@ -25,7 +25,9 @@ def test_sliding_layers_keep_their_window():
 
 
 def engine(**values):
-    return Engine(**{"utilization": 0.9, "max_model_len": 8192, "batched_tokens": 8192, "sequences": 256, "devices": 1, "size": 2, **values})
+    return Engine(
+        **{"utilization": 0.9, "max_model_len": 8192, "batched_tokens": 8192, "sequences": 256, "devices": 1, "size": 2, **values}
+    )
 
 
 def test_what_fits_beside_the_weights():
