@@ -177,6 +177,28 @@ def curve(points: Sequence[Sequence[float]], title: str) -> Markup:
     return svg(height, body, title)
 
 
+def scatter(
+    points: Sequence[tuple[float, float, bool]], title: str, form: Format, *, log: bool, best: Callable[..., float] | None = None
+) -> Markup:
+    """Points (x, y, hollow); x on a logarithmic scale with `log`. With `best` (min or max) a line of the best y so far, along x."""
+    height, left = 210, 12.0
+    xs, ys = [math.log10(p[0]) if log else p[0] for p in points], [p[1] for p in points]
+    of, wide = domain([(y, None, None) for y in ys]), domain([(x, None, None) for x in xs])
+    up, across = scale(of, height - 26, 6), scale(wide, left, 99)
+    body = [line(left, up(t), 99, up(t), "grid") + text(left - 1, up(t) + 4, form(t), "tick", "end") for t in ticks(*of, 4)]
+    for t in ticks(*wide, 5):
+        body.append(text(across(t), height - 6, brief(10**t) if log else brief(t), "tick", "middle"))
+    if best is not None:
+        steps = [(x, best(so_far)) for i, x in enumerate(xs) if (so_far := [y for _, y, hollow in points[: i + 1] if not hollow])]
+        for (x0, y0), (x1, y1) in zip(steps, steps[1:], strict=False):
+            body.append(line(across(x0), up(y0), across(x1), up(y0), "axis") + line(across(x1), up(y0), across(x1), up(y1), "axis"))
+    for x, (value, y, hollow) in zip(xs, points, strict=True):
+        kind = "before" if hollow else "after"
+        told = f"<title>{brief(value)}: {escape(form(y))}</title>"
+        body.append(f'<g>{told}<circle cx="{across(x):.2f}%" cy="{up(y):.1f}" r="4" class="dot {kind}"/></g>')
+    return svg(height, body, title)
+
+
 def brief(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
