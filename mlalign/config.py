@@ -263,6 +263,7 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
 
     OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent / path), replace=True)
     OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("times", lambda a, b: float(f"{float(a) * float(b):.12g}"), replace=True)
     extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders[:-1])}]"] if len(folders) > 1 else []
     picked = [f"{group}={name}" for group, name in choices.items()]
     try:

@@ -50,12 +50,18 @@ class Node:
 
 @dataclasses.dataclass
 class Variant:
-    """One variant of a sweep: its settings by swept key, the arguments that give them, and its steps' names in the united plan."""
+    """One variant of a sweep: its settings by swept key, the arguments that give them, and its steps' names in the united plan.
+
+    A trial of a search also has its number, and a state where it is not for its steps to tell: pruned or failed, and why.
+    """
 
     label: str
     values: dict[str, Any]
     overrides: list[str]
     steps: dict[str, str]
+    trial: int | None = None
+    state: str = ""
+    why: str = ""
 
 
 @dataclasses.dataclass
@@ -104,7 +110,7 @@ def build(settings: config.Settings) -> Plan:
     Raises: UserError with every mistake in languages, recipe, step configurations and inputs.
     """
     errors = list(settings.errors)
-    _normalise_languages(settings, errors)
+    normalise_languages(settings, errors)
     steps = unroll(settings.recipe, _resolver(settings), errors)
     _check_controls(settings, steps, errors)
     if settings.use:
@@ -128,7 +134,8 @@ def _run_name(name: Any) -> str:
     return name
 
 
-def _normalise_languages(settings: config.Settings, errors: list[str]) -> None:
+def normalise_languages(settings: config.Settings, errors: list[str]) -> None:
+    """Make `languages` of the settings canonical: those asked for, else those that the data names."""
     root = settings.root
     value = (
         root["languages"]
@@ -406,4 +413,5 @@ INSTALL = {
     "deepspeed": "pip install 'mlalign[train]', or leave out deepspeed=",
     "trl": "pip install 'mlalign[train]'",
     "lm_eval": "pip install 'mlalign[lm-eval]'",
+    "optuna": "pip install 'mlalign[search]'",
 }

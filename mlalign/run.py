@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,17 @@ def run(plan: Plan, display: Display) -> int:
         raise UserError(*(m for messages in failed.values() for m in messages), _variants_lost(plan, failed))
     (plan.run_dir / "forced.json").unlink(missing_ok=True)
     _publish_report(plan)
+    return 0
+
+
+def run_some(plan: Plan, nodes: Sequence[Node], display: Display, go_on: Callable[[Node], bool]) -> int:
+    """Run some steps of a plan here; after each, `go_on` says whether to do the next. Returns the exit status."""
+    _open_run(plan)
+    for number, node in enumerate(nodes, 1):
+        if status := _step(plan, node, display, f"[{number}/{len(nodes)}]"):
+            return status
+        if not go_on(node):
+            return 0
     return 0
 
 

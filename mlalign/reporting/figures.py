@@ -186,8 +186,8 @@ def scatter(
     of, wide = domain([(y, None, None) for y in ys]), domain([(x, None, None) for x in xs])
     up, across = scale(of, height - 26, 6), scale(wide, left, 99)
     body = [line(left, up(t), 99, up(t), "grid") + text(left - 1, up(t) + 4, form(t), "tick", "end") for t in ticks(*of, 4)]
-    for t in ticks(*wide, 5):
-        body.append(text(across(t), height - 6, brief(10**t) if log else brief(t), "tick", "middle"))
+    marks = _decades(*wide) if log else [(t, t) for t in ticks(*wide, 5)]
+    body += [text(across(t), height - 6, brief(value), "tick", "middle") for t, value in marks]
     if best is not None:
         steps = [(x, best(so_far)) for i, x in enumerate(xs) if (so_far := [y for _, y, hollow in points[: i + 1] if not hollow])]
         for (x0, y0), (x1, y1) in zip(steps, steps[1:], strict=False):
@@ -197,6 +197,13 @@ def scatter(
         told = f"<title>{brief(value)}: {escape(form(y))}</title>"
         body.append(f'<g>{told}<circle cx="{across(x):.2f}%" cy="{up(y):.1f}" r="4" class="dot {kind}"/></g>')
     return svg(height, body, title)
+
+
+def _decades(low: float, high: float) -> list[tuple[float, float]]:
+    """(logarithm, value) of round numbers between two logarithms: 1, 2, 5, 10, …, or powers of ten alone where they are many."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    found = [(math.log10(n) + e, n * 10.0**e) for e in powers for n in ((1,) if high - low > 2.5 else (1, 2, 5))]
+    return [(t, v) for t, v in found if low <= t <= high]
 
 
 def brief(value: float) -> str:

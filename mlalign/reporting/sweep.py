@@ -51,9 +51,7 @@ def markdown_page(content: Mapping[str, Any], digits: int) -> str:
     by = [[v["variant"], *(_told(_of(v, content).get(c), digits) for c in codes)] for v in content["variants"]]
     parts += ["## By language", markdown.grid(["variant", *codes], by)]
     for e in _effects(content):
-        rows = [
-            [_text(x["value"]), _mean(x, content, digits), _shift(x, content, digits), x["n"]] for x in e["levels"]
-        ]
+        rows = [[_text(x["value"]), _mean(x, content, digits), _shift(x, content, digits), x["n"]] for x in e["levels"]]
         parts += [f"## Main effect of {markdown.cell(e['key'])}", markdown.grid([e["key"], "mean", "against all", "variants"], rows)]
     lost = [[v["variant"], v["state"], v["why"]] for v in content["variants"] if v["state"] != "done"]
     parts += ["## Not complete", markdown.grid(["variant", "state", "why"], lost)] if lost else []
@@ -85,9 +83,21 @@ def _effects(content: Mapping) -> list[Mapping]:
 
 
 def _keys(content: Mapping) -> list[dict[str, Any]]:
-    """Every swept key with its values."""
-    found = {k: list(dict.fromkeys(_text(v["values"][k]) for v in content["variants"])) for k in content["keys"]}
-    return [{"key": k, "values": v[:LEVELS], "more": max(len(v) - LEVELS, 0)} for k, v in found.items()]
+    """Every swept key with its values; many numbers as their range."""
+    out = []
+    for key, short in zip(content["keys"], _heads(content), strict=True):
+        found = [v["values"][key] for v in content["variants"]]
+        numbers = all(isinstance(x, int | float) for x in found)
+        texts = list(dict.fromkeys(map(_text, sorted(found) if numbers else found)))
+        many = len(texts) > LEVELS
+        out.append({"key": short, "values": f"{texts[0]} to {texts[-1]}" if many and numbers else ", ".join(texts)})
+    return out
+
+
+def _heads(content: Mapping) -> list[str]:
+    """The swept keys, each by its last part where that says enough."""
+    last = [k.rpartition(".")[2] for k in content["keys"]]
+    return [short if last.count(short) == 1 else k for k, short in zip(content["keys"], last, strict=True)]
 
 
 def _text(value: Any) -> str:
@@ -124,13 +134,24 @@ def _tiles(content: Mapping, digits: int) -> list[dict[str, Any]]:
         told = {"name": "Lead over the second", "by": "", "of": "", "value": change(abs(lead["value"]), metric, digits)}
         signed = lead if content["direction"] == "maximize" else second
         out.append({**told, "interval": _bounds(signed, metric, digits), "worst": name(found[1]["values"])})
-    if effects := sorted(_effects(content), key=lambda e: -_range(e)):
+    if effects := sorted((e for e in _effects(content) if not _is_cloud(e)), key=lambda e: -_range(e)):
         e = effects[0]
         low, high = (pick(e["levels"], key=lambda x: x["mean"]) for pick in (min, max))
         between = f"from {_text(low['value'])} ({number(low['mean'], metric, digits)}) to {_text(high['value'])} "
-        told = {"name": "Matters most", "by": "", "of": e["key"], "value": change(_range(e), metric, digits), "interval": ""}
+        told = {
+            "name": "Matters most",
+            "by": "",
+            "of": e["key"].rpartition(".")[2],
+            "value": change(_range(e), metric, digits),
+            "interval": "",
+        }
         out.append({**told, "worst": f"{between}({number(high['mean'], metric, digits)}), means over variants"})
     return out
+
+
+def _is_cloud(effect: Mapping) -> bool:
+    """Whether a key has so many numbers that they are drawn as points, not averaged."""
+    return len(effect["levels"]) > LEVELS and all(isinstance(x["value"], int | float) for x in effect["levels"])
 
 
 def _minus(value: float | None) -> float | None:
@@ -175,7 +196,7 @@ def _picture(content: Mapping, digits: int) -> dict[str, Any] | None:
     title = f"{metric_name(content['metric'])} of every variant, average over languages"
     svg = draw(rows[::-1] if many else rows, title, headline.axis(content["metric"], digits), at)
     line = "" if at is None else f"dashed line: {number(at, content['metric'], 2)}"
-    return {"name": title, "svg": svg, "many": many, "line": line, "keys": " · ".join(content["keys"])}
+    return {"name": title, "svg": svg, "many": many, "line": line, "keys": " · ".join(_heads(content))}
 
 
 # ------------------------------------------------------------------------------------------------------------------- tables
@@ -184,7 +205,7 @@ def _picture(content: Mapping, digits: int) -> dict[str, Any] | None:
 def _lines(content: Mapping, digits: int) -> list[list[str]]:
     """The variants as rows of text with a head: settings, average, lowest language, how far behind the best."""
     behind = {b["variant"]: b for b in (content["statistics"] or {}).get("behind", [])}
-    out = [[*content["keys"], metric_name(content["metric"], content["by"]), "lowest language", "behind the best", "state"]]
+    out = [[*_heads(content), metric_name(content["metric"], content["by"]), "lowest language", "behind the best", "state"]]
     for v in content["variants"]:
         rows, b = _of(v, content), behind.get(v["variant"])
         worst = rows.get(WORST)
@@ -219,9 +240,10 @@ def _variants(content: Mapping, digits: int) -> dict[str, Any] | None:
         further = [value_cell(told.get(k, {}).get(AVERAGE), digits) for k in others]
         lowest = value_cell(own.get(WORST), digits)
         state = [v["state"]] if _unfinished(content) else []
-        rows.append([*(_setting(v["values"][k]) for k in content["keys"]), value_cell(own.get(AVERAGE), digits), apart, lowest, *further, *state])
-    head = [*content["keys"], metric_name(metric, content["by"]), "behind the best", "lowest language", *(metric_name(*k) for k in others)]
-    return tabled([*head, *(["state"] if _unfinished(content) else [])], rows)
+        settings = [_setting(v["values"][k]) for k in content["keys"]]
+        rows.append([*settings, *state, value_cell(own.get(AVERAGE), digits), apart, lowest, *further])
+    named = [metric_name(metric, content["by"]), "behind the best", "lowest language", *(metric_name(*k) for k in others)]
+    return tabled([*_heads(content), *(["state"] if _unfinished(content) else []), *named], rows)
 
 
 def _unfinished(content: Mapping) -> bool:
@@ -244,7 +266,7 @@ def _intervals(content: Mapping, digits: int) -> dict[str, Any] | None:
     found, codes = _measured(content), content["languages"]
     if len(codes) <= min(len(found), ACROSS):
         rows = [[_bare(v["values"]), *(value_cell(_of(v, content).get(c), digits) for c in (AVERAGE, *codes))] for v in found]
-        return tabled([" · ".join(content["keys"]), "average", *map(language, codes)], rows)
+        return tabled([" · ".join(_heads(content)), "average", *map(language, codes)], rows)
     shown = found[:ACROSS]
     rows = [[lang_cell(c), *(value_cell(_of(v, content).get(c), digits) for v in shown)] for c in codes]
     return tabled(["language", *(_bare(v["values"]) for v in shown)], rows)
@@ -271,11 +293,12 @@ def _shift(level: Mapping, content: Mapping, digits: int) -> str:
 def _effect(content: Mapping, effect: Mapping, digits: int) -> dict[str, Any]:
     """The main effect of a key: a mark with its interval for each value, or, for many numbers, a point for each variant."""
     metric, levels, key = content["metric"], effect["levels"], effect["key"]
+    head = key.rpartition(".")[2]
     axis = headline.axis(metric, digits)
-    if len(levels) > LEVELS and all(isinstance(x["value"], int | float) for x in levels):
+    if _is_cloud(effect):
         points = [(v["values"][key], _of(v, content)[AVERAGE]["value"], v["state"] != "done") for v in _measured(content)]
         title = f"{metric_name(metric)} by {key}, a point for each variant"
-        return {"key": key, "svg": figures.scatter(points, title, axis, log=_is_log([p[0] for p in points])), "table": None}
+        return {"key": head, "svg": figures.scatter(points, title, axis, log=_is_log([p[0] for p in points])), "table": None}
     rows = [{"label": _text(x["value"]), "before": None, "after": (x["mean"], x["low"], x["high"])} for x in levels]
     svg = figures.languages_plot(rows, f"{metric_name(metric)}: mean over the variants by {key}", axis)
     lines = []
@@ -284,7 +307,7 @@ def _effect(content: Mapping, effect: Mapping, digits: int) -> dict[str, Any]:
         shift = _bounds({"low": x["effect_low"], "high": x["effect_high"]}, metric, digits)
         mean = cell(number(x["mean"], metric, digits), x["mean"], note=bounds)
         lines.append([_setting(x["value"]), mean, cell(change(x["effect"], metric, digits), x["effect"], note=shift), x["n"]])
-    return {"key": key, "svg": svg, "table": tabled([key, "mean", "against all", "variants"], lines)}
+    return {"key": head, "svg": svg, "table": tabled([head, "mean", "against all", "variants"], lines)}
 
 
 def _is_log(values: Sequence[float]) -> bool:
@@ -301,16 +324,16 @@ def _crossed(content: Mapping, digits: int) -> dict[str, Any] | None:
     values = [[at.get((_text(r), _text(c))) for c in columns] for r in rows]
     spread = (min(at.values()), max(at.values()))
     told = matrices.heat(values, [_text(r) for r in rows], [_text(c) for c in columns], content["metric"], "crossed", digits, spread)
-    return {**told, "down": down, "across": across}
+    return {**told, "down": down.rpartition(".")[2], "across": across.rpartition(".")[2]}
 
 
 def _history(content: Mapping, digits: int) -> Any:
     """Of a search: the trials in the order in which they ran."""
-    found = [(v["trial"], _of(v, content)[AVERAGE]["value"], v["state"] != "done") for v in _measured(content) if v.get("trial") is not None]
+    found = [
+        (v["trial"], _of(v, content)[AVERAGE]["value"], v["state"] != "done") for v in _measured(content) if v.get("trial") is not None
+    ]
     if len(found) < 2:
         return None
     better = min if content["direction"] == "minimize" else max
     title = f"{metric_name(content['metric'])} by trial"
     return figures.scatter(sorted(found), title, headline.axis(content["metric"], digits), best=better, log=False)
-
-

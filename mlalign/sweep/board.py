@@ -131,5 +131,3 @@ class Board(Display):
         if self.live and self._drawn:
             print(f"\x1b[{self._drawn}F\x1b[J", end="", file=self.out, flush=True)
         self._drawn = 0
-
-

@@ -3,12 +3,15 @@
 import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlalign import run, show, store
 from mlalign.errors import UserError, nearest
 from mlalign.plan import Plan
 from mlalign.sweep import grid, results, united
+
+if TYPE_CHECKING:
+    from mlalign.sweep.search import Search
 
 
 def carry_out(argv: Sequence[str], *, dry: bool, recipe: Mapping | None = None) -> int:
@@ -18,24 +21,26 @@ def carry_out(argv: Sequence[str], *, dry: bool, recipe: Mapping | None = None) 
     """
     gc.disable()  # see `cli`: planning keeps all that it makes
     try:
-        asked = grid.read(argv)
-        if asked.searches:
-            from mlalign.sweep import search
-
-            planned = search.plan(asked, recipe)
-        else:
-            planned = united.build(asked, recipe)
+        asked = grid.read(argv, recipe)
+        search = _search(asked, recipe) if asked.searches else None
+        planned = search.probed if search else united.build(asked, recipe)
     finally:
         gc.freeze()
         gc.enable()
     metric, direction = (asked.options.get(k) for k in ("metric", "direction"))
     results.check_metric(metric, direction, harness=any(n.step.stage == "lm_eval" for n in planned.nodes))
     if dry:
-        print(f"{united.outline(planned)}\n\n{show.show_plan(planned)}")
+        print(f"{search.outline() if search else united.outline(planned)}\n\n{show.show_plan(planned)}")
         return 0
-    if asked.searches:
-        return search.run(asked, recipe, planned)
+    if search:
+        return search.run()
     return _grid(planned, metric, direction)
+
+
+def _search(asked: grid.Asked, recipe: Mapping | None) -> "Search":
+    from mlalign.sweep.search import Search
+
+    return Search(asked, recipe)
 
 
 def _grid(planned: Plan, metric: str | None, direction: str | None) -> int:
@@ -91,5 +96,3 @@ def show_results(argv: Sequence[str]) -> int:
     results.check_metric(asked, direction, harness=any(s["stage"] == "lm_eval" for s in told["steps"]))
     print(_summary(results.publish(run_dir, store.Store(root / "store"), asked, direction), run_dir))
     return 0
-
-

@@ -36,6 +36,11 @@ class Axis:
     key: str
     values: list[Value]
     space: Any = None
+    sets: Any = None
+
+    def value(self, shown: float) -> Value:
+        """A number out of the space as a value."""
+        return _value(self.key, shown, repr(shown), self.sets, [])
 
 
 @dataclasses.dataclass
@@ -57,8 +62,8 @@ def wanted(argv: Sequence[str]) -> bool:
     return any(a in FLAGS or a.startswith(("sweep=", "search.")) for a in argv)
 
 
-def read(argv: Sequence[str]) -> Asked:
-    """The sweep in the arguments of `run` and `plan`.
+def read(argv: Sequence[str], recipe: Mapping | None = None) -> Asked:
+    """The sweep in the arguments of `run` and `plan`; `recipe` stands in for `recipe=NAME`.
 
     Raises: UserError with every mistake: grammar, unknown options and presets, values given twice, ranges that only a search can take.
     """
@@ -70,7 +75,11 @@ def read(argv: Sequence[str]) -> Asked:
     preset = _preset(asked.preset, folders, errors) if asked.preset else {}
     options = {**{k: preset[k] for k in ("metric", "direction") if k in preset}, **_flat_search(preset), **given}
     asked.options = {k: _option(k, v, errors) for k, v in options.items()}
-    texts = {**{k: f"{k}={v}" for k, v in (preset.get("grid") or {}).items()}, **{a.partition("=")[0]: a for a in rest}}
+    texts = {k: f"{k}={_resolved(k, v, rest, recipe)}" for k, v in (preset.get("grid") or {}).items() if _of(k, rest) is None}
+    for argument in rest:  # of two with one key the later counts, in its own place
+        key = argument.partition("=")[0]
+        texts.pop(key, None)
+        texts[key] = argument
     for key, text in texts.items():
         axis = _axis(key, text, asked, preset, folders, errors)
         if axis is None:
@@ -119,6 +128,24 @@ def _preset(name: str, folders: list[Path], errors: list[str]) -> dict[str, Any]
     return dict(body)
 
 
+def _resolved(key: str, value: Any, argv: Sequence[str], recipe: Mapping | None) -> Any:
+    """The values of a key in a preset; `${languages}` stands for those of this command.
+
+    Raises: UserError with what is wrong with this command without the sweep.
+    """
+    if "${" not in str(value):
+        return value
+    from mlalign import plan
+
+    settings = config.load(argv, recipe)
+    errors = list(settings.errors)
+    plan.normalise_languages(settings, errors)
+    found = settings.resolve(value, {}, f"sweep: {key}", errors)
+    if errors or not found:
+        raise UserError(*(errors or [f"{key}: {value} gives no values; name them, {key}=a,b"]))
+    return ",".join(map(str, found)) if isinstance(found, list) else found
+
+
 def _flat_search(preset: Mapping) -> dict[str, Any]:
     return {f"search.{k}": v for k, v in (preset.get("search") or {}).items()}
 
@@ -158,11 +185,13 @@ def _axis(key: str, text: str, asked: Asked, preset: Mapping, folders: list[Path
     if override.is_interval_sweep():
         if not asked.searches:
             errors.append(f"{text}: a grid has no room for an interval; list values or a range(…), or search with search.trials=N")
-        return Axis(key, [], override)
+        return Axis(key, [], override, sets)
     elements = _elements(override, key, folders, errors)
     if len(set(map(str, elements))) < len(elements):
         errors.append(f"{key}: a value stands there twice: {', '.join(map(str, elements))}")
-    return Axis(key, [_value(key, config.plain(e), _written(e), sets, errors) for e in elements], override if asked.searches else None)
+    return Axis(
+        key, [_value(key, config.plain(e), _written(e), sets, errors) for e in elements], override if asked.searches else None, sets
+    )
 
 
 def _elements(override: Any, key: str, folders: list[Path], errors: list[str]) -> list[Any]:

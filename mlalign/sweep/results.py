@@ -34,6 +34,7 @@ class Outcome:
     why: str
     rows: dict[Key, dict[str, Mapping]]
     evaluations: dict[Key, str]  # the artifact that the rows stand in
+    trial: int | None = None
 
 
 def outcome(the_store: store.Store, variant: Mapping[str, Any], artifacts: Mapping[str, str]) -> Outcome:
@@ -41,7 +42,7 @@ def outcome(the_store: store.Store, variant: Mapping[str, Any], artifacts: Mappi
     own = {step: artifacts[name] for step, name in variant["steps"].items()}
     rows, evaluations = measured(the_store, own)
     state, why = _state(the_store, variant, artifacts)
-    return Outcome(variant["label"], variant["values"], variant["overrides"], state, why, rows, evaluations)
+    return Outcome(variant["label"], variant["values"], variant["overrides"], state, why, rows, evaluations, variant.get("trial"))
 
 
 def measured(the_store: store.Store, artifacts: Mapping[str, str]) -> tuple[dict[Key, dict[str, Mapping]], dict[Key, str]]:
@@ -167,7 +168,8 @@ def _leading_first(key: Key, found: Sequence[Key]) -> list[Key]:
 
 def _variant(o: Outcome) -> dict[str, Any]:
     rows = [row for table in o.rows.values() for row in table.values()]
-    return {"variant": o.label, "values": o.values, "overrides": o.overrides, "state": o.state, "why": o.why, "rows": rows}
+    told_ = {"variant": o.label, "values": o.values, "overrides": o.overrides, "state": o.state, "why": o.why, "trial": o.trial}
+    return {**told_, "rows": rows}
 
 
 def _confidence(the_store: store.Store, outcomes: Sequence[Outcome], key: Key) -> float:
@@ -196,5 +198,3 @@ def publish(run_dir: Path, the_store: store.Store, metric: str | None, direction
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(run_dir / name)
     return found
-
-

@@ -5,7 +5,7 @@ fingerprint, configuration and manifest are those of a single run, so that such 
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlalign import config, plan
@@ -48,20 +48,23 @@ class Planner:
 
     def plan_all(self, points: Iterable[Point]) -> list[Planned]:
         """All variants. Raises: UserError with the mistakes of all of them, each told once."""
-        planned, told, n = [], {}, 0
+        planned: list[Planned] = []
+        told: dict[str, list[str]] = {}  # message -> the variants that have it
+        keys, n = set(), 0
         for n, point in enumerate(points, 1):
+            keys |= {o.partition("=")[0] for _, value in point for o in value.overrides}
             try:
                 planned.append(self.plan(point))
             except UserError as error:
                 for message in error.messages:
                     told.setdefault(message, []).append(label({key: value.shown for key, value in point}))
         if told:
-            raise UserError(*(self._explained(message, where, n) for message, where in told.items()))
+            raise UserError(*(self._explained(message, where, keys, n) for message, where in told.items()))
         return planned
 
-    def _explained(self, message: str, where: Sequence[str], n: int) -> str:
-        keys = {o.partition("=")[0] for axis in self.asked.axes for value in axis.values for o in value.overrides}
-        if self.asked.preset and len(where) == n and any(message.startswith(f"{key}:") for key in keys):
+    def _explained(self, message: str, where: Sequence[str], keys: Collection[str], n: int) -> str:
+        about = message.partition(": ")[0]
+        if self.asked.preset and any(key == about or key.startswith(f"{about}.") for key in keys):
             return f"sweep={self.asked.preset} does not fit this recipe: {message}"
         others = f" and {len(where) - 1} more" if len(where) > 1 else ""
         return message if len(where) == n else f"{message} (in the variant {where[0]}{others})"
