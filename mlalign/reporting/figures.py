@@ -5,6 +5,7 @@ size. Colours are classes that the page's style sheet maps for light, dark and p
 hollow is before, filled is after. Labels are escaped.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -190,7 +191,7 @@ def scatter(
     body += [text(across(t), height - 6, brief(value), "tick", "middle") for t, value in marks]
     if best is not None:
         steps = [(x, best(so_far)) for i, x in enumerate(xs) if (so_far := [y for _, y, hollow in points[: i + 1] if not hollow])]
-        for (x0, y0), (x1, y1) in zip(steps, steps[1:], strict=False):
+        for (x0, y0), (x1, y1) in itertools.pairwise(steps):
             body.append(line(across(x0), up(y0), across(x1), up(y0), "axis") + line(across(x1), up(y0), across(x1), up(y1), "axis"))
     for x, (value, y, hollow) in zip(xs, points, strict=True):
         kind = "before" if hollow else "after"

@@ -23,8 +23,8 @@ def page(content: Mapping[str, Any], digits: int) -> str:
         "confidence": f"{100 * content['confidence']:g}%",
     }  # fmt: skip
     return html.render(
-        "sweep.html", title=content["name"], content=content, top=top, metric=metric_name(content["metric"], content["by"]), variants=_variants(content, digits),
-        grid=grid, intervals=_intervals(content, digits), effects=[_effect(content, e, digits) for e in _effects(content)],
+        "sweep.html", title=content["name"], content=content, top=top, metric=metric_name(content["metric"], content["by"]),
+        variants=_variants(content, digits), grid=grid, intervals=_intervals(content, digits), effects=[_effect(content, e, digits) for e in _effects(content)],
         crossed=_crossed(content, digits), lost=_lost(content), history=_history(content, digits), data=data, keys=_keys(content),
     )  # fmt: skip
 

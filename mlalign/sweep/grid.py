@@ -68,12 +68,12 @@ def read(argv: Sequence[str], recipe: Mapping | None = None) -> Asked:
     Raises: UserError with every mistake: grammar, unknown options and presets, values given twice, ranges that only a search can take.
     """
     errors: list[str] = []
-    given = dict(a.split("=", 1) for a in argv if "=" in a and _is_option(a))
+    given: dict[str, Any] = dict(a.split("=", 1) for a in argv if "=" in a and _is_option(a))
     rest = [a for a in argv if a not in FLAGS and not _is_option(a)]
     folders = config.search_path(_of("conf_dir", rest), errors)
     asked = Asked([], [], {}, given.pop("sweep", None))
     preset = _preset(asked.preset, folders, errors) if asked.preset else {}
-    options = {**{k: preset[k] for k in ("metric", "direction") if k in preset}, **_flat_search(preset), **given}
+    options: dict[str, Any] = {**{k: preset[k] for k in ("metric", "direction") if k in preset}, **_flat_search(preset), **given}
     asked.options = {k: _option(k, v, errors) for k, v in options.items()}
     texts = {k: f"{k}={_resolved(k, v, rest, recipe)}" for k, v in (preset.get("grid") or {}).items() if _of(k, rest) is None}
     for argument in rest:  # of two with one key the later counts, in its own place

@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlalign import run as runner
 from mlalign import store
@@ -111,9 +111,8 @@ class Search:
 
         optuna.logging.set_verbosity(logging.WARNING)
         storage = JournalStorage(JournalFileBackend(str(self.probed.run_dir / "search.journal")))
-        direction = (
-            "minimize" if results.lower_is_better(self.metric.partition(":")[0], self.asked.options.get("direction")) else "maximize"
-        )
+        fewer = results.lower_is_better(self.metric.partition(":")[0], self.asked.options.get("direction"))
+        direction: Literal["minimize", "maximize"] = "minimize" if fewer else "maximize"
         study = optuna.create_study(storage=storage, study_name="search", direction=direction, load_if_exists=True, pruner=self._pruner())
         self._check_same(study)
         retried = set(study.user_attrs.get("retried", []))

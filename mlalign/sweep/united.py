@@ -50,8 +50,9 @@ class Planner:
         """All variants. Raises: UserError with the mistakes of all of them, each told once."""
         planned: list[Planned] = []
         told: dict[str, list[str]] = {}  # message -> the variants that have it
-        keys, n = set(), 0
-        for n, point in enumerate(points, 1):
+        keys: set[str] = set()
+        points = list(points)
+        for point in points:
             keys |= {o.partition("=")[0] for _, value in point for o in value.overrides}
             try:
                 planned.append(self.plan(point))
@@ -59,7 +60,7 @@ class Planner:
                 for message in error.messages:
                     told.setdefault(message, []).append(label({key: value.shown for key, value in point}))
         if told:
-            raise UserError(*(self._explained(message, where, keys, n) for message, where in told.items()))
+            raise UserError(*(self._explained(message, where, keys, len(points)) for message, where in told.items()))
         return planned
 
     def _explained(self, message: str, where: Sequence[str], keys: Collection[str], n: int) -> str:
