@@ -258,7 +258,7 @@ def _by_language(content: Mapping, digits: int) -> dict[str, Any] | None:
     if not known:
         return None
     labels = [_bare(v["values"]) for v in found]
-    return matrices.heat(values, labels, codes, content["metric"], "variants", digits, (min(known), max(known)))
+    return matrices.heat(values, labels, codes, content["metric"], "by-language", digits, (min(known), max(known)))
 
 
 def _intervals(content: Mapping, digits: int) -> dict[str, Any] | None:
@@ -323,7 +323,7 @@ def _crossed(content: Mapping, digits: int) -> dict[str, Any] | None:
     at = {(_text(v["values"][down]), _text(v["values"][across])): _of(v, content)[AVERAGE]["value"] for v in _measured(content)}
     values = [[at.get((_text(r), _text(c))) for c in columns] for r in rows]
     spread = (min(at.values()), max(at.values()))
-    told = matrices.heat(values, [_text(r) for r in rows], [_text(c) for c in columns], content["metric"], "crossed", digits, spread)
+    told = matrices.heat(values, [_text(r) for r in rows], [_text(c) for c in columns], content["metric"], "by-two", digits, spread)
     return {**told, "down": down.rpartition(".")[2], "across": across.rpartition(".")[2]}
 
 

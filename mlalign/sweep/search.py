@@ -151,13 +151,18 @@ class Search:
     def _plan(self, params: Mapping[str, Any]) -> Planned:
         return self.planner.plan([(a.key, _value(a, params[a.key])) for a in self.asked.axes])
 
-    def _trial(self, study: "optuna.Study") -> int:
-        """One trial from proposal to result; returns the exit status of a run that was stopped, else 0."""
+    def _ask(self, study: "optuna.Study") -> "optuna.Trial":
+        """The next proposal: a function of the seed and of what has been found so far."""
         from optuna.samplers import TPESampler
-        from optuna.trial import TrialState
 
         study.sampler = TPESampler(seed=self.asked.options.get("search.seed", 0) + len(self.trials))
-        trial = study.ask({a.key: _distribution(a) for a in self.asked.axes})
+        return study.ask({a.key: _distribution(a) for a in self.asked.axes})
+
+    def _trial(self, study: "optuna.Study") -> int:
+        """One trial from proposal to result; returns the exit status of a run that was stopped, else 0."""
+        from optuna.trial import TrialState
+
+        trial = self._ask(study)
         one = _Trial(self._plan(trial.params))
         self.trials.append(one)
         whole = self.united()

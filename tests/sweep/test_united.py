@@ -88,7 +88,9 @@ def test_values_that_read_alike_get_names_of_their_own(tmp_path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
         for file in (PROJECT / "mlalign/data/tiny").iterdir():
-            (tmp_path / folder / file.name).write_bytes(file.read_bytes() + (b"\n" if file.name == "config.json" and folder == "b" else b""))
+            (tmp_path / folder / file.name).write_bytes(
+                file.read_bytes() + (b"\n" if file.name == "config.json" and folder == "b" else b"")
+            )
         (tmp_path / folder).rename(tmp_path / f"{folder}_")
         (tmp_path / folder).mkdir()
         (tmp_path / f"{folder}_").rename(tmp_path / folder / "model")
