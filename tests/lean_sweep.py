@@ -20,7 +20,7 @@ steps:
   candidates:
     stage: generate
     inputs: {model: {path: "${model.path}"}, rows: prompts}
-    config: {split: train, temperature: 1.0, n: "${params.n}"}
+    config: {split: train, temperature: 2.0, n: "${params.n}"}
   scores: {stage: score, inputs: {rows: candidates, scorers: [reward]}}
   pairs: {stage: pairs, inputs: {rows: candidates, scores: scores}, config: {score: reward, args: {wrong_language: "off"}}}
 """

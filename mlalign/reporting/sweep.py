@@ -23,10 +23,21 @@ def page(content: Mapping[str, Any], digits: int) -> str:
         "confidence": f"{100 * content['confidence']:g}%",
     }  # fmt: skip
     return html.render(
-        "sweep.html", title=content["name"], content=content, top=top, metric=metric_name(content["metric"], content["by"]),
-        variants=_variants(content, digits), grid=grid, intervals=_intervals(content, digits), effects=[_effect(content, e, digits) for e in _effects(content)],
-        crossed=_crossed(content, digits), lost=_lost(content), history=_history(content, digits), data=data, keys=_keys(content),
-    )  # fmt: skip
+        "sweep.html",
+        title=content["name"],
+        content=content,
+        top=top,
+        metric=metric_name(content["metric"], content["by"]),
+        keys=_keys(content),
+        variants=_variants(content, digits),
+        grid=grid,
+        intervals=_intervals(content, digits),
+        effects=[_effect(content, e, digits) for e in _effects(content)],
+        crossed=_crossed(content, digits),
+        history=_history(content, digits),
+        lost=_lost(content),
+        data=data,
+    )
 
 
 def summary(content: Mapping[str, Any], digits: int) -> str:

@@ -55,8 +55,7 @@ def _grid(planned: Plan, metric: str | None, direction: str | None) -> int:
         tell(planned, metric, direction)
         raise
     board.close()
-    if status == 0 or _evaluated(planned):
-        tell(planned, metric, direction)
+    tell(planned, metric, direction)
     return status
 
 
@@ -66,8 +65,9 @@ def _evaluated(planned: Plan) -> bool:
 
 
 def tell(planned: Plan, metric: str | None, direction: str | None) -> None:
-    """Write the results that are there and print the best of them; nothing where nothing was measured."""
+    """Write the results that are there and print the best of them."""
     if not _evaluated(planned):
+        print(f"\nnothing is measured yet; the results, as far as they are: mlalign results name={planned.name} root={planned.root}")
         return
     print(_summary(results.publish(planned.run_dir, planned.store, metric, direction), planned.run_dir))
 

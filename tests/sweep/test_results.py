@@ -153,7 +153,7 @@ def test_the_command_writes_four_files(swept, capsys):
     page = (folder / "results.html").read_text()
     assert "out of &lt;b&gt;memory" in page
     pytest.importorskip("html5lib").HTMLParser(strict=True).parse(page)
-    with pytest.raises(UserError, match="there is no sweep 'y'.*did you mean|there is no sweep 'y'"):
+    with pytest.raises(UserError, match="there is no sweep 'y'"):
         command.show_results([f"root={swept}", "name=y"])
     with pytest.raises(UserError, match="metrc: unknown key; did you mean 'metric'"):
         command.show_results([f"root={swept}", "name=x", "metrc=a"])
