@@ -31,7 +31,7 @@ def run(plan: Plan, display: Display) -> int:
         raise UserError(*problems)
     _check_launcher(plan.settings.root["launcher"]["name"])
     _open_run(plan)
-    selected = _selection(plan)
+    selected = selection(plan)
     _force(plan, selected["anew"])
     failed: dict[str, list[str]] = {}  # artifact -> the messages; none where it only waited for one that failed
     for number, node in enumerate(plan.nodes, 1):
@@ -109,7 +109,7 @@ def describe(plan: Plan) -> dict:
     return {**told, **more}
 
 
-def _selection(plan: Plan) -> dict[str, set[str]]:
+def selection(plan: Plan) -> dict[str, set[str]]:
     """Which steps to run and which to compute anew, from `only=`, `from=` and `force=`."""
     controls = plan.settings.controls
     only, begin, force = (_names(plan, controls.get(c)) for c in ("only", "from", "force"))

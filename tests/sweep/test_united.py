@@ -112,9 +112,9 @@ def test_a_key_that_changes_nothing_is_refused(tmp_path):
 
 def test_steps_are_named_with_and_without_their_variant(tmp_path):
     planned = build(tmp_path, "beta=0.1,0.3", "force=policy[beta=0.3]")
-    assert run._selection(planned)["anew"] == {"policy[beta=0.3]"}
+    assert run.selection(planned)["anew"] == {"policy[beta=0.3]"}
     planned = build(tmp_path, "beta=0.1,0.3", "from=policy")
-    assert {n.partition("[")[0] for n in run._selection(planned)["anew"]} == {"policy", "answers", "marks", "metrics", "report"}
+    assert {n.partition("[")[0] for n in run.selection(planned)["anew"]} == {"policy", "answers", "marks", "metrics", "report"}
     with pytest.raises(UserError, match=r"only: no variant has a step 'policy\[beta=0.2\]'; did you mean"):
         build(tmp_path, "beta=0.1,0.3", "only=policy[beta=0.2]")
 
