@@ -52,6 +52,10 @@ class Search:
         probes = self.planner.plan_all(united.probes(asked.axes, ends))
         self.depends = united.dependencies(probes)
         self.probed = united.unite(probes, self.depends, asked, {}, "search")
+        if self.probed.settings.root["launcher"]["name"] != "local" or asked.options.get("search.parallel", 1) > 1:
+            raise UserError(
+                "search: trials run one after the other on this machine: leave out search.parallel and launcher=, or sweep a grid (-m)"
+            )
         self.wanted: int = asked.options.get("search.trials", TRIALS)
         self.metric: str = asked.options["metric"]
         self.trials: list[_Trial] = []
@@ -231,14 +235,9 @@ def _after(told: "optuna.trial.FrozenTrial") -> str:
 
 def _problems(asked: Asked, planner: Planner) -> list[str]:
     """What keeps a search from being one."""
-    given = {k: v for a in asked.shared for k, _, v in [a.partition("=")]}
     found = [f"{control}: has no meaning in a search" for control in planner.controls]
     if "metric" not in asked.options:
         found.append("metric: say what the search is for, such as metric=accuracy")
-    if given.get("launcher", "local") != "local" or asked.options.get("search.parallel", 1) > 1:
-        found.append(
-            "search: trials run one after the other on this machine; leave out search.parallel and launcher (a grid, -m, goes to Slurm)"
-        )
     if importlib.util.find_spec("optuna") is None:
         found.append(f"search: the package 'optuna' is not installed; {INSTALL['optuna']}")
     for axis in asked.axes:

@@ -117,7 +117,9 @@ def unite(planned: Sequence[Planned], depends: Depends, asked: Asked, controls: 
     named = first.settings.root["name"]
     name = first.name if named else f"{recipe}_{asked.preset or kind}"
     told = {"shared": asked.shared, "keys": keys, **asked.options}
-    settings = dataclasses.replace(first.settings, root={**first.settings.root, kind: told}, controls={**first.settings.controls, **controls})
+    settings = dataclasses.replace(
+        first.settings, root={**first.settings.root, kind: told}, controls={**first.settings.controls, **controls}
+    )
     united = Plan(name, recipe, settings, first.root, list(nodes.by_artifact.values()), kind, variants)
     _check_controls(united, controls)
     return united
