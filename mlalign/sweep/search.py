@@ -10,7 +10,7 @@ import dataclasses
 import importlib.util
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlalign import run as runner
@@ -172,49 +172,53 @@ class Search:
         whole = self.united()
         nodes = {n.name: n for n in whole.nodes}
         own = [nodes[name] for name in whole.variants[-1].steps.values()]
-        last = max((n.step.round or 0 for n in own), default=0)
-
-        def go_on(node: Node) -> bool:
-            value = self._of_round(whole, node) if node.step.round else None
-            if value is None or node.step.round in trial_rounds:
-                return True
-            trial_rounds.add(node.step.round)
-            trial.report(value, node.step.round or 0)
-            if (node.step.round or 0) < last and trial.should_prune():
-                one.state, one.why = "pruned", f"after round {node.step.round} at {value:.4g}"
-            return not one.state
-
-        trial_rounds: set[int | None] = set()
-        board = Board(whole, self.metric)
-        board.line(f"trial {len(self.trials)}/{self.wanted}: {whole.variants[-1].label}")
+        board, title = Board(whole, self.metric), f"trial {len(self.trials)}/{self.wanted}"
+        board.line(f"{title}: {whole.variants[-1].label}")
         try:
-            if status := runner.run_some(whole, own, board, go_on):
-                self.trials.pop()
-                return status
+            status = runner.run_some(whole, own, board, self._pruning(whole, own, trial, one))
         except UserError as error:
             study.tell(trial, state=TrialState.FAIL)
             self._failed(own, whole, error)
             return 0
-        if one.state:
-            board.line(f"trial {len(self.trials)}/{self.wanted}: pruned {one.why}")
+        if status:
+            self.trials.pop()
+        elif one.state:
+            board.line(f"{title}: pruned {one.why}")
             study.tell(trial, state=TrialState.PRUNED)
         else:
             study.tell(trial, self._result(whole, nodes))
-        return 0
+        return status
+
+    def _pruning(self, whole: Plan, own: list[Node], trial: "optuna.Trial", one: _Trial) -> Callable[[Node], bool]:
+        """Whether to go on after a step: reports the metric of each round but the last, and asks the pruner."""
+        last = max((n.step.round or 0 for n in own), default=0)
+        reported: set[int] = set()
+
+        def go_on(node: Node) -> bool:
+            number = node.step.round or 0
+            value = self._of_round(whole, node) if number and number not in reported else None
+            if value is not None:
+                reported.add(number)
+                trial.report(value, number)
+                if number < last and trial.should_prune():
+                    one.state, one.why = "pruned", f"after round {number} at {value:.4g}"
+            return not one.state
+
+        return go_on
 
     def _failed(self, own: list[Node], whole: Plan, error: UserError) -> None:
         """Note a trial that failed. Raises: its error, where every other trial would fail like it."""
         self.trials.pop()
-        node = next(n for n in own if not (whole.store.root / n.artifact / "manifest.json").is_file())
-        if not node.variant or len(self.trials) + len(self.failures) >= self.wanted:
+        node = next((n for n in own if not (whole.store.root / n.artifact / "manifest.json").is_file()), None)
+        if node is None or not node.variant:
             raise error
-        self.failures += error.messages
+        self.failures.append(str(error))
         self.wanted -= 1
 
     def _of_round(self, whole: Plan, node: Node) -> float | None:
         """The metric of a round, where this step measured it."""
         path = whole.store.root / node.artifact / "metrics.json"
-        if not path.is_file():
+        if node.module.KIND != "metrics" or not path.is_file():  # a step that was skipped has none
             return None
         rows = [r for r in store.read_json(path)["rows"] if r["language"] == AVERAGE]
         keys = {(r["metric"], r["by"] or ""): r["value"] for r in rows}
