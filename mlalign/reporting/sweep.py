@@ -82,7 +82,7 @@ def _keys(content: Mapping) -> list[dict[str, Any]]:
 
 
 def _tiles(content: Mapping, digits: int) -> list[dict[str, Any]]:
-    found = variants.measured(content)
+    found = variants.complete(content)
     if not found:
         return []
     best, metric = found[0], content["metric"]
@@ -126,7 +126,7 @@ def _range(effect: Mapping) -> float:
 
 
 def _verdict(content: Mapping, digits: int) -> str:
-    found = variants.measured(content)
+    found = variants.complete(content)
     if not found:
         return "No variant has been measured."
     best = f"Best by {metric_name(content['metric'], content['by'])}: {variants.name(found[0]['values'])}, "

@@ -34,6 +34,12 @@ def measured(content: Mapping) -> list[Mapping]:
     return [v for v in content["variants"] if (rows_of(v, content).get(AVERAGE) or {}).get("value") is not None]
 
 
+def complete(content: Mapping) -> list[Mapping]:
+    """Those that are complete, or all where none is: what is compared."""
+    found = measured(content)
+    return [v for v in found if v["state"] == "done"] or found
+
+
 def effects(content: Mapping) -> list[Mapping]:
     return (content["statistics"] or {}).get("effects", [])
 
@@ -183,7 +189,7 @@ def crossed(content: Mapping, digits: int) -> dict[str, Any] | None:
     if len(levels) != 2 or any(len(x) > ACROSS for x in levels.values()):
         return None
     (down, rows), (across, columns) = sorted(levels.items(), key=lambda p: -len(p[1]))
-    at = {(text(v["values"][down]), text(v["values"][across])): rows_of(v, content)[AVERAGE]["value"] for v in measured(content)}
+    at = {(text(v["values"][down]), text(v["values"][across])): rows_of(v, content)[AVERAGE]["value"] for v in complete(content)}
     values = [[at.get((text(r), text(c))) for c in columns] for r in rows]
     spread = (min(at.values()), max(at.values()))
     told = matrices.heat(values, [text(r) for r in rows], [text(c) for c in columns], content["metric"], "by-two", digits, spread)

@@ -142,6 +142,7 @@ def content(run_dir: Path, the_store: store.Store, metric: str | None, direction
     fewer = lower_is_better(key[0], direction)
     ranked = sorted((o for o in outcomes if _value(o, key) is not None), key=lambda o: _value(o, key) or 0.0, reverse=not fewer)
     complete = [o for o in ranked if o.state == "done"] or ranked
+    ranked = [*complete, *(o for o in ranked if o not in complete)]  # what an incomplete one has, it may have of an earlier round
     statistics = effects.compute(complete, key, the_store) if complete else None
     uses = [name for v in told_["variants"] for name in v["steps"].values()]
     return {

@@ -136,8 +136,10 @@ class Search:
     def _pruner(self) -> Any:
         from optuna import pruners
 
-        kinds = {"median": pruners.MedianPruner, "halving": pruners.SuccessiveHalvingPruner, "none": pruners.NopPruner}
-        return kinds[self.asked.options.get("search.pruner", "median")]()
+        kind = self.asked.options.get("search.pruner", "median")
+        if kind == "halving":  # recipes have few rounds: after each the better half goes on
+            return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+        return pruners.MedianPruner() if kind == "median" else pruners.NopPruner()
 
     def _check_same(self, study: "optuna.Study") -> None:
         """Raises: UserError if the directory holds a search for something else."""
@@ -171,7 +173,7 @@ class Search:
         self.trials.append(one)
         whole = self.united()
         nodes = {n.name: n for n in whole.nodes}
-        own = [nodes[name] for name in whole.variants[-1].steps.values()]
+        own = _by_round([nodes[name] for name in dict.fromkeys(whole.variants[-1].steps.values())])
         board, title = Board(whole, self.metric), f"trial {len(self.trials)}/{self.wanted}"
         board.line(f"{title}: {whole.variants[-1].label}")
         try:
@@ -230,6 +232,14 @@ class Search:
         rows, _ = results.measured(whole.store, {step: nodes[n].artifact for step, n in whole.variants[-1].steps.items()})
         row = rows[results.choose(self.metric, rows)][AVERAGE]
         return float(row["value"])
+
+
+def _by_round(nodes: list[Node]) -> list[Node]:
+    """The same steps, all of one round before those of the next; what follows from a round alone goes with it."""
+    reached: dict[str, int] = {}
+    for node in nodes:
+        reached[node.artifact] = max([node.step.round or 0, *(reached.get(s["artifact"], 0) for s in node.sources())])
+    return sorted(nodes, key=lambda n: reached[n.artifact])
 
 
 def _after(told: "optuna.trial.FrozenTrial") -> str:

@@ -83,6 +83,15 @@ def test_a_search_draws_points_and_its_history():
     assert sweep._tiles(found, 3)[2]["of"] == "loss"  # twenty betas are no levels
 
 
+def test_a_pruned_trial_is_not_compared():
+    one, other = variant({"beta": 0.1}, 0.5, trial=0), variant({"beta": 0.2}, 0.9, trial=1, state="pruned", why="after round 1")
+    found = content([one, other], kind="search", statistics={"paired": True, "behind": [], "effects": []}) | {"variants": [one, other]}
+    page = sweep.page(found, 3)
+    assert "best of 1 variants" in page
+    assert "Lead over the second" not in page
+    assert "Best by Right answers (by verifier): beta 0.1, 50.0%" in sweep.summary(found, 3)
+
+
 def test_scatter_places_points_and_follows_the_best():
     import xml.etree.ElementTree as ET
 

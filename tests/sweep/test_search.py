@@ -42,6 +42,20 @@ def test_only_what_depends_on_a_searched_key_is_a_trials_own(tmp_path):
     assert "the metric of each round goes to the pruner" in loop.outline()
 
 
+def test_a_trial_goes_round_by_round(tmp_path):
+    """So that a round is measured before the next begins; the plan's own order mixes them."""
+    made = search.Search(grid.read([f"root={tmp_path}", "recipe=iterative_dpo", "sweep=search"]))
+    first = made.probed.variants[0].steps
+    nodes = search._by_round([n for n in made.probed.nodes if n.name in first.values()])
+    rounds = [n.step.round or 0 for n in nodes if n.step.stage != "report"]
+    assert rounds == sorted(rounds)
+    assert max(rounds) == 2
+    seen = set()
+    for node in nodes:
+        assert {s["artifact"] for s in node.sources()} <= seen
+        seen.add(node.artifact)
+
+
 def proposals(root, n, broken):
     """The first n proposals where accuracy is worked out from the settings; at the places in `broken` a new process takes over."""
     root.mkdir()
