@@ -117,7 +117,7 @@ def _tiles(content: Mapping, digits: int) -> list[dict[str, Any]]:
 
 
 def _minus(value: float | None) -> float | None:
-    return None if value is None else -value
+    return None if value is None else 0.0 - value  # no minus before a zero
 
 
 def _range(effect: Mapping) -> float:
