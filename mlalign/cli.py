@@ -3,10 +3,13 @@
   run      recipe=NAME [model=] [data=] [languages=] [scale=] [engine=] [launcher=] [name=] [key=value …]    run, or continue
              only=STEP   run this step alone          from=STEP   compute this step and all after it again
              force=STEP  compute this step again      use.STEP=PATH   an artifact or model in the place of a step
+             -m key=a,b  a sweep over all combinations, shared steps once, one table       sweep=NAME   a ready one (conf/sweep)
+             search.trials=N 'key=interval(a,b)'      a search: Optuna chooses the values  metric=NAME  what makes a variant best
   plan     the same arguments: check everything and show the steps, without running
   status   [name=RUN]                 where every step of a run stands
   logs     name=RUN [step=STEP]       the log of a step (the running or last one)
   cancel   name=RUN                   ask a run to save its state and stop
+  results  name=SWEEP [metric=NAME]    the table and the page of a sweep, as far as it is
   compare  RUN RUN … [output=DIR]     several runs on one page
   recipes | languages | doctor        what there is; what this machine has
   STAGE    key=value …                one stage alone: prepare sft reward generate score pairs preference select evaluate lm_eval report
@@ -64,8 +67,12 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from mlalign.reporting.compare import compare
 
         return compare(arguments)
+    if command == "results":
+        from mlalign.sweep.command import show_results
+
+        return show_results(arguments)
     if command not in SHOWN:
-        raise UserError(f"unknown command {command!r}{nearest(command, ['run', 'plan', 'compare', *SHOWN, *stage.names()])}")
+        raise UserError(f"unknown command {command!r}{nearest(command, ['run', 'plan', 'compare', 'results', *SHOWN, *stage.names()])}")
     from mlalign import show
 
     status: int = getattr(show, command)(_pairs(arguments))
@@ -76,6 +83,12 @@ SHOWN = ("status", "logs", "cancel", "recipes", "languages", "doctor")  # comman
 
 
 def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None) -> int:
+    from mlalign.sweep import grid
+
+    if grid.wanted(arguments):
+        from mlalign.sweep import command
+
+        return command.carry_out(arguments, dry=dry, recipe=recipe)
     gc.disable()  # planning makes many small objects and keeps them all: collections would take a third of its time
     from mlalign import config, plan, show
 

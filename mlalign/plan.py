@@ -31,10 +31,12 @@ class Node:
     resources: dict[str, Any]
     fingerprint: str
     missing: list[str]
+    variant: str = ""  # of a sweep: the settings that this step does not share with all variants, `beta=0.05`
 
     @property
     def name(self) -> str:
-        return self.step.name
+        """What the step is called in its run: that of a variant is `policy[beta=0.05]`."""
+        return f"{self.step.name}[{self.variant}]" if self.variant else self.step.name
 
     @property
     def artifact(self) -> str:
@@ -47,14 +49,32 @@ class Node:
 
 
 @dataclasses.dataclass
+class Variant:
+    """One variant of a sweep: its settings by swept key, the arguments that give them, and its steps' names in the united plan.
+
+    A trial of a search also has its number, and a state where it is not for its steps to tell: pruned or failed, and why.
+    """
+
+    label: str
+    values: dict[str, Any]
+    overrides: list[str]
+    steps: dict[str, str]
+    trial: int | None = None
+    state: str = ""
+    why: str = ""
+
+
+@dataclasses.dataclass
 class Plan:
-    """All steps of a run in an order in which they can run."""
+    """All steps of a run in an order in which they can run; of a sweep those of all variants, each artifact once."""
 
     name: str
     recipe: str
     settings: config.Settings
     root: Path
     nodes: list[Node]
+    kind: str = "run"  # run, sweep or search
+    variants: list[Variant] = dataclasses.field(default_factory=list)
 
     @property
     def store(self) -> store.Store:
@@ -65,10 +85,19 @@ class Plan:
         return self.root / "runs" / self.name
 
     def check_name(self) -> None:
-        """Raises: UserError if the run's directory is another recipe's."""
-        told = self.run_dir / "plan.json"
-        if told.is_file() and (other := store.read_json(told)["recipe"]) != self.recipe:
+        """Raises: UserError if the run's directory is another recipe's, or a sweep's where this is a run."""
+        if not (self.run_dir / "plan.json").is_file():
+            return
+        told = store.read_json(self.run_dir / "plan.json")
+        if (other := told["recipe"]) != self.recipe:
             raise UserError(f"name: {self.run_dir} belongs to recipe {other!r}, not {self.recipe!r}; give this run another name=")
+        if (kind := told.get("kind", "run")) != self.kind:
+            raise UserError(f"name: {self.run_dir} belongs to a {kind}, and this is a {self.kind}; give it another name=")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the step of each artifact is called here: in a sweep not by the name that `Node.sources` tell."""
+        return {n.artifact: n.name for n in self.nodes}
 
     def problems(self) -> list[str]:
         """What keeps the plan from running here and now, though it is correct."""
@@ -81,7 +110,7 @@ def build(settings: config.Settings) -> Plan:
     Raises: UserError with every mistake in languages, recipe, step configurations and inputs.
     """
     errors = list(settings.errors)
-    _normalise_languages(settings, errors)
+    normalise_languages(settings, errors)
     steps = unroll(settings.recipe, _resolver(settings), errors)
     _check_controls(settings, steps, errors)
     if settings.use:
@@ -105,7 +134,8 @@ def _run_name(name: Any) -> str:
     return name
 
 
-def _normalise_languages(settings: config.Settings, errors: list[str]) -> None:
+def normalise_languages(settings: config.Settings, errors: list[str]) -> None:
+    """Make `languages` of the settings canonical: those asked for, else those that the data names."""
     root = settings.root
     value = (
         root["languages"]
@@ -383,4 +413,5 @@ INSTALL = {
     "deepspeed": "pip install 'mlalign[train]', or leave out deepspeed=",
     "trl": "pip install 'mlalign[train]'",
     "lm_eval": "pip install 'mlalign[lm-eval]'",
+    "optuna": "pip install 'mlalign[search]'",
 }

@@ -43,6 +43,9 @@ class Display:
     def end(self, text: str) -> None:
         self.line(f"\r\x1b[K{text}" if self.live else text)
 
+    def failed(self, artifact: str) -> None:
+        """A step of a sweep failed, and the run goes on with what does not depend on it."""
+
 
 def describe(partial: Path) -> str:
     """`120/400 shards (eng_Latn 64, swh_Latn 56)`, or an empty text when the step has not said anything."""

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,47 @@ def run(plan: Plan, display: Display) -> int:
         raise UserError(*problems)
     _check_launcher(plan.settings.root["launcher"]["name"])
     _open_run(plan)
-    selected = _selection(plan)
+    selected = selection(plan)
     _force(plan, selected["anew"])
+    failed: dict[str, list[str]] = {}  # artifact -> the messages; none where it only waited for one that failed
     for number, node in enumerate(plan.nodes, 1):
         if node.name not in selected["run"]:
             continue
-        status = _step(plan, node, display, f"[{number}/{len(plan.nodes)}]")
+        if any(source["artifact"] in failed for source in node.sources()):
+            failed[node.artifact] = []
+            continue
+        try:
+            status = _step(plan, node, display, f"[{number}/{len(plan.nodes)}]")
+        except UserError as error:
+            if not plan.variants:
+                raise
+            failed[node.artifact] = error.messages  # the other variants go on
+            display.failed(node.artifact)
+            continue
         if status:
             return status
+    if failed:
+        raise UserError(*(m for messages in failed.values() for m in messages), _variants_lost(plan, failed))
     (plan.run_dir / "forced.json").unlink(missing_ok=True)
     _publish_report(plan)
     return 0
+
+
+def run_some(plan: Plan, nodes: Sequence[Node], display: Display, go_on: Callable[[Node], bool]) -> int:
+    """Run some steps of a plan here; after each, `go_on` says whether to do the next. Returns the exit status."""
+    _open_run(plan)
+    for number, node in enumerate(nodes, 1):
+        if status := _step(plan, node, display, f"[{number}/{len(nodes)}]"):
+            return status
+        if not go_on(node):
+            return 0
+    return 0
+
+
+def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
+    names = {n.name for n in plan.nodes if n.artifact in failed}
+    lost = [v.label for v in plan.variants if names & set(v.steps.values())]
+    return f"{len(lost)} of {len(plan.variants)} variants failed: {'; '.join(lost)}; the same command tries them again"
 
 
 def _check_launcher(name: str) -> None:
@@ -67,15 +98,18 @@ def _open_run(plan: Plan) -> None:
 
 def describe(plan: Plan) -> dict:
     """The plan as JSON: every step with its stage, fingerprint, artifact, inputs and resources."""
+    names = plan.names
     steps = [
         {"step": n.name, "stage": n.step.stage, "fingerprint": n.fingerprint, "artifact": n.artifact, "round": n.step.round,
-         "inputs": sorted({s["step"] for s in n.sources()}), "resources": n.resources}
+         "inputs": sorted({names[s["artifact"]] for s in n.sources()}), "resources": n.resources}
         for n in plan.nodes
     ]  # fmt: skip
-    return {"recipe": plan.recipe, "name": plan.name, "languages": plan.settings.root["languages"], "steps": steps}
+    told = {"recipe": plan.recipe, "name": plan.name, "kind": plan.kind, "languages": plan.settings.root["languages"], "steps": steps}
+    more = {"sweep": plan.settings.root[plan.kind], "variants": [dataclasses.asdict(v) for v in plan.variants]} if plan.variants else {}
+    return {**told, **more}
 
 
-def _selection(plan: Plan) -> dict[str, set[str]]:
+def selection(plan: Plan) -> dict[str, set[str]]:
     """Which steps to run and which to compute anew, from `only=`, `from=` and `force=`."""
     controls = plan.settings.controls
     only, begin, force = (_names(plan, controls.get(c)) for c in ("only", "from", "force"))
@@ -87,15 +121,15 @@ def _selection(plan: Plan) -> dict[str, set[str]]:
 
 
 def _names(plan: Plan, value: Any) -> set[str]:
-    return {n.name for n in plan.nodes if names_of(n.step) & set(value or [])}
+    return {n.name for n in plan.nodes if (names_of(n.step) | {n.name}) & set(value or [])}
 
 
 def _downstream(plan: Plan, names: set[str]) -> set[str]:
-    found = set(names)
+    found = {n.artifact: n.name for n in plan.nodes if n.name in names}
     for node in plan.nodes:
-        if any(source["step"] in found for source in node.sources()):
-            found.add(node.name)
-    return found
+        if any(source["artifact"] in found for source in node.sources()):
+            found[node.artifact] = node.name
+    return set(found.values())
 
 
 def _force(plan: Plan, anew: set[str]) -> None:
@@ -156,9 +190,9 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
 def frozen(plan: Plan, node: Node) -> dict[str, Any]:
     """All that a step needs to know to run later and elsewhere: its resolved configuration and inputs. JSON types only."""
     return {
-        "step": node.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
+        "step": node.step.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
         "inputs": node.inputs, "guards": node.guards, "resources": node.resources,
-        "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round}, "git_commit": _commit(),
+        "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round, "step": node.name}, "git_commit": _commit(),
     }  # fmt: skip
 
 
@@ -194,6 +228,8 @@ def _explain(node: Node, status: int, log: Path, begins: int) -> str:
 
 def _publish_report(plan: Plan) -> None:
     """`runs/NAME/report` points to the report's artifact."""
+    if plan.variants:
+        return  # each variant has a report of its own; `results.html` is that of all
     reports = [n for n in plan.nodes if n.step.stage == "report" and (plan.store.root / n.artifact / "manifest.json").is_file()]
     if reports:
         link = plan.run_dir / "report"

@@ -38,11 +38,11 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
 def show_plan(plan: Plan) -> str:
     """The steps with their state, inputs and exact commands; then what would keep them from running."""
     plan.check_name()
-    rows, finished = [], []
+    rows, finished, names = [], [], plan.names
     for node in plan.nodes:
         now, why = state(node, plan.store)
         finished += [node.name] if now in ("done", "skipped") else []
-        inputs = ", ".join(dict.fromkeys(s["step"] for s in node.sources()))
+        inputs = ", ".join(dict.fromkeys(names[s["artifact"]] for s in node.sources()))
         rows.append(
             [node.name, node.step.stage, now + (f" ({why})" if why else ""), node.resources.get("devices", 1), node.artifact, inputs]
         )

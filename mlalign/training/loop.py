@@ -66,11 +66,12 @@ def _tracked(out: Output) -> dict[str, Any]:
     """
     if not out.run:
         return {}
-    name, folder = out.run["name"], out.store.root.parent / "runs" / out.run["name"] / "tensorboard" / out.step
+    name, step = out.run["name"], out.run.get("step", out.step)
+    folder = out.store.root.parent / "runs" / name / "tensorboard" / step
     told = {"WANDB_PROJECT": out.run["recipe"], "WANDB_RUN_GROUP": name, "TENSORBOARD_LOGGING_DIR": str(folder)}
     for variable, value in told.items():
         os.environ.setdefault(variable, value)
-    return {"run_name": f"{name}/{out.step}", "project": name}
+    return {"run_name": f"{name}/{step}", "project": name}
 
 
 def weights(task: Literal["causal", "classifier"], cfg: TrainConfig, trainer: Mapping, args: Any) -> modelling.Weights:
