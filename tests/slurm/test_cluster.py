@@ -25,7 +25,7 @@ def test_without_slurm_the_tests_are_skipped_with_the_reason(monkeypatch, make_c
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("shutil.which", lambda name, path: None)
     monkeypatch.delenv("REQUIRE_SLURM", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="slurm-up.sh install"), make_cluster():
+    with pytest.raises(pytest.skip.Exception, match=r"slurm-up\.sh install"), make_cluster():
         pass
     monkeypatch.setenv("REQUIRE_SLURM", "1")
     with pytest.raises(pytest.fail.Exception, match="not installed"), make_cluster():
