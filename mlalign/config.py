@@ -35,7 +35,6 @@ GROUP_KEYS = {
         "timeout_s",
         "max_retries",
     ),
-    "launcher": ("name",),
 }
 
 
@@ -331,9 +330,12 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
             if key not in allowed:
                 errors.append(f"{group}.{key}: unknown key{nearest(key, allowed)}")
     from mlalign import stage
+    from mlalign.launch import config as launchers
 
+    launchers.build(settings.root["launcher"], errors)
     engines = options("engine", settings.folders)
-    known = {("scale", "stages"): stage.names(), ("scale", "resources"): stage.names(), ("model", "stages"): stage.names()}
+    staged = (("scale", "stages"), ("scale", "resources"), ("model", "stages"), ("launcher", "resources"))
+    known = dict.fromkeys(staged, stage.names())
     for (group, section), names in {**known, ("scale", "engine_args"): list(engines)}.items():
         for name in settings.root[group].get(section) or {}:
             if name not in names:

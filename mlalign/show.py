@@ -11,24 +11,16 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mlalign import config, stage, store
 from mlalign import languages as codes
 from mlalign.errors import UserError, nearest
 from mlalign.launch import local
 from mlalign.plan import Plan
-from mlalign.progress import describe
+from mlalign.progress import describe, table
 from mlalign.state import state
 
 RUN_KEYS = ("name", "root", "step")
-
-
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
-    """Plain text columns, each as wide as its widest cell."""
-    cells = [[str(c) for c in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
 # ------------------------------------------------------------------------------------------------------------- plan, run
