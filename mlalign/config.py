@@ -17,7 +17,7 @@ from mlalign.errors import UserError, nearest
 GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
 VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices")
 STEP_LISTS = ("only", "from", "force")
-CONTROLS = (*STEP_LISTS, "conf_dir")
+CONTROLS = (*STEP_LISTS, "conf_dir", "show")
 # What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
 GROUP_KEYS = {
     "model": ("path", "revision", "chat_template", "params", "stages"),
@@ -121,6 +121,8 @@ def load(argv: Sequence[str], recipe: Mapping | None = None) -> Settings:
     choices = _choices(overrides, folders, errors, needs_recipe=recipe is None)
     if any(e.startswith(("recipe:", "conf_dir:")) for e in errors):
         raise UserError(*errors)
+    if controls.get("show") not in (None, "sbatch"):
+        errors.append(f"show: {controls['show']!r} cannot be shown; allowed: sbatch")
     root = _compose(choices, folders)
     from mlalign.recipe import check_shape
 

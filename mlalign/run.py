@@ -33,7 +33,7 @@ def run(plan: Plan, display: Display) -> int:
     if problems := plan.problems():
         raise UserError(*problems)
     _open_run(plan)
-    selected = _selection(plan)
+    selected = selection(plan)
     _force(plan, selected["anew"])
     for number, node in enumerate(plan.nodes, 1):
         if node.name not in selected["run"]:
@@ -54,7 +54,7 @@ def _queue(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
     queue = of_plan(plan, launcher)
     steps = queue_steps(plan)
     with jobs.alone(queue.folder):
-        selected = _selection(plan)
+        selected = selection(plan)
         queued = submit.refuse_queued(queue, [n.artifact for n in plan.nodes], anew=bool(selected["anew"]))
         _open_run(plan)
         if all(step.done for step in steps):
@@ -125,7 +125,7 @@ def describe(plan: Plan) -> dict:
     return {"recipe": plan.recipe, "name": plan.name, "languages": plan.settings.root["languages"], "steps": steps}
 
 
-def _selection(plan: Plan) -> dict[str, set[str]]:
+def selection(plan: Plan) -> dict[str, set[str]]:
     """Which steps to run and which to compute anew, from `only=`, `from=` and `force=`."""
     controls = plan.settings.controls
     only, begin, force = (_names(plan, controls.get(c)) for c in ("only", "from", "force"))

@@ -6,6 +6,7 @@ Reads plans, manifests and progress files; writes nothing but STOP files (`cance
 import dataclasses
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -15,11 +16,13 @@ from pathlib import Path
 from mlalign import config, stage, store
 from mlalign import languages as codes
 from mlalign.errors import UserError, nearest
-from mlalign.launch import local
+from mlalign.launch import config as launchers
+from mlalign.launch import local, submit
 from mlalign.plan import Plan
 from mlalign.progress import describe, table
 from mlalign.state import state
 
+EVER_SAME = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"  # options of every job, left out of the overview
 RUN_KEYS = ("name", "root", "step")
 
 
@@ -41,11 +44,25 @@ def show_plan(plan: Plan) -> str:
         "",
     ]
     lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), "", "commands:"]
-    for node in plan.nodes:
-        path = plan.store.partial(node.step.stage, node.fingerprint) / "config.yaml"
-        lines.append(f"  {node.name}: {shlex.join(local.argv(path, node.resources))}")
+    lines += _commands(plan)
     problems = [f"would not run here: {p}" for p in plan.problems()]
     return "\n".join([*lines, *(["", *problems] if problems else [])])
+
+
+def _commands(plan: Plan) -> list[str]:
+    """How each step would be started: a command, or a batch script (in full with `show=sbatch`, for the steps in `only=`)."""
+    launcher = launchers.build(plan.settings.root["launcher"])
+    if isinstance(launcher, launchers.Local):
+        paths = {n.name: plan.store.partial(n.step.stage, n.fingerprint) / "config.yaml" for n in plan.nodes}
+        return [f"  {n.name}: {shlex.join(local.argv(paths[n.name], n.resources))}" for n in plan.nodes]
+    from mlalign import run
+
+    chosen, queue = run.selection(plan)["run"], run.of_plan(plan, launcher)
+    texts = submit.texts(queue, [step for step in run.queue_steps(plan) if step.name in chosen])
+    if plan.settings.controls.get("show") == "sbatch":
+        return [f"---- {name}\n{text}" for name, text in texts.items()]
+    asked = {name: " ".join(re.findall(rf"^#SBATCH (--(?!{EVER_SAME}).*)", text, re.MULTILINE)) for name, text in texts.items()}
+    return [*(f"  {name}: sbatch {options}" for name, options in asked.items()), "", "whole scripts: show=sbatch [only=STEP]"]
 
 
 def final_table(plan: Plan) -> str:

@@ -198,7 +198,8 @@ def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
 def _publish(told: dict, output: stage.Output) -> Path:
     (output.path / "STOP").unlink(missing_ok=True)
     final = store.finish(output.path, {**_manifest(told, output), **output.notes, "finished": time.time()})
-    shutil.rmtree(final / "checkpoints", ignore_errors=True)  # last: until the artifact is there they are all there is
+    for needed_until_now in ("checkpoints", "parts"):
+        shutil.rmtree(final / needed_until_now, ignore_errors=True)
     return final
 
 

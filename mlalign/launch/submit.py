@@ -60,10 +60,10 @@ class Run:
         return slurm.Job(step.name, self.name, self.folder, partial, source, step.resources, step.distributed)
 
 
-def texts(run: Run, steps: Sequence[Step]) -> list[str]:
-    """The batch scripts of steps, as they would be submitted now."""
+def texts(run: Run, steps: Sequence[Step]) -> dict[str, str]:
+    """step -> its batch script, as it would be submitted now."""
     source = snapshot.place(run.folder)
-    return [slurm.script(run.job(step, source), run.cfg) for step in steps]
+    return {step.name: slurm.script(run.job(step, source), run.cfg) for step in steps}
 
 
 def refuse_queued(run: Run, artifacts: Sequence[str], *, anew: bool) -> list[jobs.Live]:
