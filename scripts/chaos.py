@@ -26,8 +26,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-seconds", type=float, default=40, help="the longest time from a start to its kill")
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="slurm: on a test cluster, by the ways of Slurm")
     parser.add_argument("arguments", nargs="*", default=["recipe=reuse_your_rewards"], help="of `mlalign run`")
     asked = parser.parse_args()
+    if asked.launcher == "slurm":
+        import chaos_slurm
+
+        return chaos_slurm.main(asked)
     draw = random.Random(asked.seed)
     with tempfile.TemporaryDirectory(prefix="chaos-") as root:
         whole, broken = Path(root, "whole"), Path(root, "broken")

@@ -140,8 +140,10 @@ def explain_lost(folder: Path, entry: dict[str, Any]) -> str | None:
     if not told or told["JobState"] in ("PENDING", "RUNNING", "COMPLETED") or told.get("Reason") in ("Dependency", jobs.NEVER):
         return None
     log = folder / entry["log"].replace("%j", entry["job"]).replace("%A", entry["job"]).replace("%a", told.get("ArrayTaskId", "0"))
-    head = f"{entry['step']}: Slurm ended job {entry['job']} on {told.get('NodeList', '?')}: {told['JobState']}, status {told['ExitCode']}"
-    text = mends.explanation(head, "", str(log), tail(log), waiting(folder, entry["job"]), told["JobState"])
+    state = told["JobState"] + (f" ({told['Reason']})" if told.get("Reason", "None") not in ("None", "NonZeroExitCode") else "")
+    where = f" on {told['NodeList']}" if told.get("NodeList", "(null)") != "(null)" else ""
+    head = f"{entry['step']}: Slurm ended job {entry['job']}{where}: {state}, status {told['ExitCode']}"
+    text = mends.explanation(head, "", str(log), tail(log), waiting(folder, entry["job"]))
     path.write_text(text, encoding="utf-8")
     return text
 

@@ -27,6 +27,7 @@ MENDS = (
     (r"no CUDA-capable device|CUDA driver|No CUDA GPUs|Torch not compiled with CUDA|Found no NVIDIA driver",
      "there is no GPU in the job: give resources.gpus and a partition that has GPUs, and check the preamble's CUDA module"),
     (r"FileNotFoundError|[Nn]o such file or directory|there is no file", "a file is missing: see below; paths must exist on the nodes"),
+    (r"BadConstraints", "no node has what this step asks for: see its resources (nodes, gpus, cpus, memory, constraint)"),
     (r"NODE_FAIL|BOOT_FAIL", "a node went away: run the same command again; resources.exclude leaves a faulty node out"),
     (r"CANCELLED|PREEMPTED|COMPLETING",
      "it was ended from outside (scancel, or a preemption without a requeue): run the same command again"),
@@ -40,12 +41,12 @@ def mend(told: str) -> str | None:
     return next((text for pattern, text in MENDS if re.search(pattern, told)), None)
 
 
-def explanation(head: str, message: str, log: str, lines: Sequence[str], waiting: Sequence[str], state: str = "") -> str:
+def explanation(head: str, message: str, log: str, lines: Sequence[str], waiting: Sequence[str]) -> str:
     """One screen: what ended and how, what it said, what likely helps, the end of its log, and what was waiting for it."""
     tail = [clean(line)[:WIDTH] for line in lines if line.strip()][-LOG_LINES:]
-    found = mend(" ".join([head, state, message])) or mend("\n".join(tail))
+    found = mend(f"{head} {message}") or mend("\n".join(tail))
     parts = [head]
-    parts += [f"it said: {clean(line)[:WIDTH]}" for line in message.splitlines()[:4]]
+    parts += [f"it said: {clean(line)[: 3 * WIDTH]}" for line in message.splitlines()[:4]]
     parts += [f"likely: {found}"] if found else []
     parts += [f"the end of {log}:", *(f"  {line}" for line in tail)] if tail else [f"its log {log} is empty or was never written"]
     parts += [f"cancelled with it: {', '.join(waiting[:12])}{', …' if len(waiting) > 12 else ''}"] if waiting else []

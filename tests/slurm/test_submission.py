@@ -81,7 +81,6 @@ def test_uncommitted_changes_are_refused_where_a_commit_is_asked_for(run, tmp_pa
     [
         ("launcher.partition=nope", "invalid partition specified: nope", "launcher.partition (nope)"),
         ("steps.base.resources.nodes=3", "", "steps.base.resources.nodes (3)"),
-        ("steps.base.resources.gpus=99", "", "steps.base.resources.gpus (99)"),
         ("steps.base.resources.memory=900G", "", "steps.base.resources.memory (900G)"),
         ("launcher.reservation=nope", "reservation", "launcher.reservation (nope)"),
         ("launcher.sbatch={no-such-option: 1}", "unrecognized option", "launcher.sbatch"),
@@ -117,7 +116,7 @@ def test_an_input_that_will_never_be_there(run):
 
 def test_a_failing_step_explains_itself_and_cancels_what_waits_for_it(slurm, run):
     (run.root / "conf/data/small.yaml").write_text(
-        (run.root / "conf/data/small.yaml").read_text().replace("demonstrations: [", f"demonstrations: [{{path: {run.root}/bad.jsonl}}, ")
+        (run.root / "conf/data/small.yaml").read_text().replace("demonstrations: [", f"demonstrations: [{{path: {run.root}/bad.jsonl, language: eng_Latn}}, ")
     )
     (run.root / "bad.jsonl").write_text('{"prompt": "x"\n')
     done = run.call("run", "recipe=chain", "launcher=slurm", "launcher.wait=true")
@@ -129,7 +128,7 @@ def test_a_failing_step_explains_itself_and_cancels_what_waits_for_it(slurm, run
     assert told.splitlines()[0] in run.log("rows") and told.splitlines()[0] in done.stderr
     assert "prompts: done" in done.stdout and "ended without a result" in done.stdout
     assert slurm.job(run.job("base"))["JobState"] == "CANCELLED"
-    (run.root / "bad.jsonl").write_text('{"prompt": "x", "completion": "y", "language": "eng_Latn"}\n')
+    (run.root / "bad.jsonl").write_text('{"prompt": "x", "completion": "y"}\n')
     until(lambda: not slurm.queue(), "an empty queue")
 
 
