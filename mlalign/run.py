@@ -64,7 +64,13 @@ def _queue(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
         new = submit.submit(queue, wanted, queued, display.line)
     _publish_report(plan, coming=True)
     display.line(_submitted(queue, wanted, new))
-    return watch.follow(queue, wanted, display.line) if launcher.wait and (new or queued) else 0
+    if not (launcher.wait and (new or queued)):
+        return 0
+    try:
+        return watch.follow(queue, wanted, display.line)
+    except KeyboardInterrupt:
+        display.line(f"\nno longer watching; the jobs go on: {submit.hint(queue.name)}")
+        raise
 
 
 def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:

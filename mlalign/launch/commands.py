@@ -61,13 +61,18 @@ def environment(options: Sequence[str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if stays(name)}
 
 
-def job(job_id: str) -> dict[str, str]:
-    """What the controller says of a job or an array task; empty once it has forgotten it."""
+def tasks(job_id: str) -> list[dict[str, str]]:
+    """What the controller says of a job, or of each task of an array; nothing once it has forgotten it."""
     try:
         told = call("scontrol", "-o", "show", "job", job_id)
     except Refused:
-        return {}
-    return dict(re.findall(r"(\S+?)=(\S*)", told.partition("\n")[0]))
+        return []
+    return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in told.splitlines() if line.strip()]
+
+
+def job(job_id: str) -> dict[str, str]:
+    """What the controller says of a job or of one array task; empty once it has forgotten it."""
+    return next(iter(tasks(job_id)), {})
 
 
 def cancel(jobs: Sequence[str]) -> None:

@@ -49,11 +49,11 @@ class _End:
         self.outcome = store.read_json(outcome) if outcome.is_file() else {}
 
     def decide(self, status: int) -> int:
-        if stage.STOPPED not in (status, self.outcome.get("status")):
-            return self.fail(status, self.outcome.get("message", ""))
         state = commands.job(self.job).get("JobState", "unknown")
         if state != "RUNNING":  # Slurm has ended it, or has sent it back to the queue by itself
-            return self.fail(status, f"the job was ended from outside (Slurm calls it {state}); its state is saved")
+            return self.fail(status, f"the job was ended from outside (Slurm calls it {state})")
+        if stage.STOPPED not in (status, self.outcome.get("status")):
+            return self.fail(status, self.outcome.get("message", ""))
         if self._stuck():
             return self.fail(status, f"it was continued {TURNS} times and made no progress")
         if self.told["slurm"]["requeue"]:
@@ -67,7 +67,8 @@ class _End:
         """Whether the last turns all ended where this one has."""
         found = [p for name in ("checkpoints", "shards") for p in (self.partial / name).rglob("*") if not p.name.endswith(".tmp")]
         mark = store.fingerprint({"files": sorted(str(p.relative_to(self.partial)) for p in found)})
-        path = stage.own_file(self.partial, self.part, "turns.json")
+        path = self.partial / "parts" / f"{self.part[0]}.turns.json"
+        path.parent.mkdir(exist_ok=True)
         before = store.read_json(path)["marks"] if path.is_file() else []
         store.write_json(path, {"marks": [*before, mark]})
         return before[-TURNS:] == [mark] * TURNS
@@ -136,8 +137,9 @@ def explain_lost(folder: Path, entry: dict[str, Any]) -> str | None:
     path = slurm.failed_file(folder, entry["step"])
     if path.is_file() and path.stat().st_mtime >= entry["submitted"]:
         return path.read_text(encoding="utf-8")
-    told = commands.job(entry["job"])
-    if not told or told["JobState"] in ("PENDING", "RUNNING", "COMPLETED") or told.get("Reason") in ("Dependency", jobs.NEVER):
+    ended = (t for t in commands.tasks(entry["job"]) if t["JobState"] not in ("PENDING", "RUNNING", "COMPLETED"))
+    told = next((t for t in ended if t.get("Reason") not in ("Dependency", jobs.NEVER)), None)
+    if told is None:
         return None
     log = folder / entry["log"].replace("%j", entry["job"]).replace("%A", entry["job"]).replace("%a", told.get("ArrayTaskId", "0"))
     state = told["JobState"] + (f" ({told['Reason']})" if told.get("Reason", "None") not in ("None", "NonZeroExitCode") else "")

@@ -77,11 +77,12 @@ def refuse_queued(run: Run, artifacts: Sequence[str], *, anew: bool) -> list[job
     if other:
         shown = ", ".join(f"{one.entry['step']} (job {one.entry['job']})" for one in other[:5]) + (", …" if len(other) > 5 else "")
         why = "force= and from= begin when the queue is empty" if anew else "they were submitted with other settings"
-        raise UserError(f"name: run {run.name!r} has jobs in the queue: {shown}; {why}: {_watch(run.name)}")
+        raise UserError(f"name: run {run.name!r} has jobs in the queue: {shown}; {why}: {hint(run.name)}")
     return found
 
 
-def _watch(name: str) -> str:
+def hint(name: str) -> str:
+    """How a person looks at the jobs of a run, and ends them."""
     return f"see `mlalign status name={name}`, end them with `mlalign cancel name={name}`"
 
 
@@ -98,7 +99,7 @@ def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Ca
             todo.append(step)
     if not todo:
         if waiting:
-            raise UserError(f"name: all that is left of run {run.name!r} is in the queue already: {_watch(run.name)}")
+            raise UserError(f"name: all that is left of run {run.name!r} is in the queue already: {hint(run.name)}")
         return []
     _check_inputs(run, todo, waiting)
     disks.check(run.store.root.parent)
