@@ -29,7 +29,7 @@ CLUSTER = {
 # Jobs share the machine's cores; the time limit of the first training step is shorter than its work.
 SLURM = ["launcher=slurm", "launcher.grace_s=30", "launcher.resources.generate={tasks: 2}", "launcher.resources.score={tasks: 2}"]
 LIMIT = ["steps.base.resources.time='0:01:00'"]
-LONG = ["sft_epochs=12"]
+LONG = ["steps.base.config.trainer.max_steps=200"]
 
 
 def main(asked: argparse.Namespace) -> int:
@@ -38,9 +38,9 @@ def main(asked: argparse.Namespace) -> int:
         whole, broken = Path(root, "whole"), Path(root, "broken")
         arguments = [*asked.arguments, *LONG]
         started = time.monotonic()
-        subprocess.run(chaos.command(arguments, whole), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(chaos.command(arguments, whole, asked.engine), check=True, stdout=subprocess.DEVNULL)
         print(f"unbroken run, here: {time.monotonic() - started:.0f} s", flush=True)
-        problems = survive(chaos.command([*arguments, *SLURM, *LIMIT], broken), broken, draw, asked)
+        problems = survive(chaos.command([*arguments, *SLURM, *LIMIT], broken, asked.engine), broken, draw, asked)
         problems += chaos.compare(whole, broken)
         problems += limits_hit(broken)
     for message in problems:
@@ -129,7 +129,7 @@ def lose_node(draw: random.Random) -> str:
     node = f"n{draw.randint(1, NODES)}"
     call("scontrol", "update", f"nodename={node}", "state=down", "reason=chaos")
     time.sleep(2)
-    call("scontrol", "update", f"nodename={node}", "state=resume")
+    call("scontrol", "update", f"nodename={node}", "state=resume")  # in case it has not come back by itself
     return f"lost node: {node}"
 
 

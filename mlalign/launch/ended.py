@@ -49,8 +49,12 @@ class _End:
         self.outcome = store.read_json(outcome) if outcome.is_file() else {}
 
     def decide(self, status: int) -> int:
-        state = commands.job(self.job).get("JobState", "unknown")
-        if state != "RUNNING":  # Slurm has ended it, or has sent it back to the queue by itself
+        told = commands.job(self.job)
+        state = told.get("JobState", "unknown")
+        if int(told.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+            print("Slurm has sent the job back to the queue", file=sys.stderr)
+            return status or 1
+        if state != "RUNNING":
             return self.fail(status, f"the job was ended from outside (Slurm calls it {state})")
         if stage.STOPPED not in (status, self.outcome.get("status")):
             return self.fail(status, self.outcome.get("message", ""))
@@ -92,8 +96,8 @@ class _End:
 
     def fail(self, status: int, message: str) -> int:
         """Leave the explanation, in the log too. While a submission is under way its end is awaited, so that it stays whole."""
-        node, when = os.environ.get("SLURMD_NODENAME", socket.gethostname()), os.environ.get("SLURM_RESTART_COUNT", "0")
-        again = f", started {int(when) + 1} times" if when != "0" else ""
+        node, restarts = os.environ.get("SLURMD_NODENAME", socket.gethostname()), int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        again = f", in its turn {restarts + 1}" if restarts else ""
         head = f"{self.told['step']} ended with status {status}: job {self.job} on {node}{again}"
         text = mends.explanation(head, message, str(self.log), tail(self.log), waiting(self.folder, self.job.partition("_")[0]))
         slurm.failed_file(self.folder, self.told["step"]).write_text(text, encoding="utf-8")

@@ -116,7 +116,9 @@ def test_an_input_that_will_never_be_there(run):
 
 def test_a_failing_step_explains_itself_and_cancels_what_waits_for_it(slurm, run):
     (run.root / "conf/data/small.yaml").write_text(
-        (run.root / "conf/data/small.yaml").read_text().replace("demonstrations: [", f"demonstrations: [{{path: {run.root}/bad.jsonl, language: eng_Latn}}, ")
+        (run.root / "conf/data/small.yaml")
+        .read_text()
+        .replace("demonstrations: [", f"demonstrations: [{{path: {run.root}/bad.jsonl, language: eng_Latn}}, ")
     )
     (run.root / "bad.jsonl").write_text('{"prompt": "x"\n')
     done = run.call("run", "recipe=chain", "launcher=slurm", "launcher.wait=true")
