@@ -51,7 +51,7 @@ class _End:
     def decide(self, status: int) -> int:
         told = commands.job(self.job)
         state = told.get("JobState", "unknown")
-        if int(told.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+        if int(told.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
             print("Slurm has sent the job back to the queue", file=sys.stderr)
             return status or 1
         if state != "RUNNING":
@@ -96,7 +96,7 @@ class _End:
 
     def fail(self, status: int, message: str) -> int:
         """Leave the explanation, in the log too. While a submission is under way its end is awaited, so that it stays whole."""
-        node, restarts = os.environ.get("SLURMD_NODENAME", socket.gethostname()), int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        node, restarts = os.environ.get("SLURMD_NODENAME", socket.gethostname()), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         again = f", in its turn {restarts + 1}" if restarts else ""
         head = f"{self.told['step']} ended with status {status}: job {self.job} on {node}{again}"
         text = mends.explanation(head, message, str(self.log), tail(self.log), waiting(self.folder, self.job.partition("_")[0]))
