@@ -27,16 +27,16 @@ CLUSTER = {
     "PartitionName=urgent Nodes=ALL PriorityTier=9 MaxTime=INFINITE State=UP",
 }
 # Jobs share the machine's cores; the time limit of the first training step is shorter than its work.
-SLURM = ["launcher=slurm", "launcher.grace_s=30", "launcher.resources.generate={tasks: 2}", "launcher.resources.score={tasks: 2}"]
-LIMIT = ["steps.base.resources.time='0:01:00'"]
-LONG = ["steps.base.config.trainer.max_steps=200"]
+SLURM = ["launcher=slurm", "launcher.grace_s=60", "launcher.resources.generate={tasks: 2}", "launcher.resources.score={tasks: 2}"]
+LIMIT = ["steps.base.resources.time='0:02:00'"]
+LONG = ["steps.base.config.trainer.max_steps=800"]
 
 
 def main(asked: argparse.Namespace) -> int:
     draw = random.Random(asked.seed)
     with tempfile.TemporaryDirectory(prefix="chaos-") as root, cluster():
         whole, broken = Path(root, "whole"), Path(root, "broken")
-        arguments = [*asked.arguments, *LONG]
+        arguments = [*LONG, *asked.arguments]
         started = time.monotonic()
         subprocess.run(chaos.command(arguments, whole, asked.engine), check=True, stdout=subprocess.DEVNULL)
         print(f"unbroken run, here: {time.monotonic() - started:.0f} s", flush=True)

@@ -170,7 +170,8 @@ def _undo(submitted: Sequence[str], error: BaseException) -> None:
 
 def _write(run: Run, step: Step, job: slurm.Job) -> None:
     """Freeze a step: its configuration and its script."""
-    (job.partial / "STOP").unlink(missing_ok=True)
+    for left in (job.partial / "STOP", *(job.partial / "parts").glob("*.turns.json")):
+        left.unlink(missing_ok=True)
     how = {"requeue": run.cfg.requeue, "options": slurm.options(job, run.cfg)}
     store.write_json(job.frozen, {**step.told, "store": str(run.store.root), "slurm": how})
     job.script.write_text(slurm.script(job, run.cfg), encoding="utf-8")
