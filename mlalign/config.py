@@ -18,7 +18,7 @@ from mlalign.errors import UserError, nearest
 GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
 VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices")
 STEP_LISTS = ("only", "from", "force")
-CONTROLS = (*STEP_LISTS, "conf_dir")
+CONTROLS = (*STEP_LISTS, "conf_dir", "show")
 # What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
 GROUP_KEYS = {
     "model": ("path", "revision", "chat_template", "params", "stages"),
@@ -36,7 +36,6 @@ GROUP_KEYS = {
         "timeout_s",
         "max_retries",
     ),
-    "launcher": ("name",),
 }
 
 
@@ -124,6 +123,8 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
     choices = _choices(overrides, folders, errors, needs_recipe=recipe is None)
     if any(e.startswith(("recipe:", "conf_dir:")) for e in errors):
         raise UserError(*errors)
+    if controls.get("show") not in (None, "sbatch"):
+        errors.append(f"show: {controls['show']!r} cannot be shown; allowed: sbatch")
     known, files = {} if composed is None else composed, tuple(sorted(choices.items()))
     if files not in known:
         known[files] = _compose(choices, folders)
@@ -357,8 +358,12 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
     from mlalign.planner import device
 
     device.of_scale(settings.root["scale"].get("device"), errors)
+    from mlalign.launch import config as launchers
+
+    launchers.build(settings.root["launcher"], errors)
     engines = options("engine", settings.folders)
-    known = {("scale", "stages"): stage.names(), ("scale", "resources"): stage.names(), ("model", "stages"): stage.names()}
+    staged = (("scale", "stages"), ("scale", "resources"), ("model", "stages"), ("launcher", "resources"))
+    known = dict.fromkeys(staged, stage.names())
     for (group, section), names in {**known, ("scale", "engine_args"): list(engines)}.items():
         for name in settings.root[group].get(section) or {}:
             if name not in names:

@@ -11,11 +11,10 @@ import reward_models
 from mlalign import config, identity, languages, schema, stage, store
 from mlalign.engine.models import models_in, with_models
 from mlalign.errors import UserError, nearest
+from mlalign.launch import resources
 from mlalign.mistakes import told_once
 from mlalign.recipe import Ref, Resolve, Step, unroll
 
-# devices: ranks of a training step; threads: CPU threads of each process. Neither is part of a fingerprint.
-RESOURCES = ("devices", "threads")
 KIND_OF_SLOT = {"model": ("model",), "rows": ("rows", "scores"), "scorer": ("model",)}
 
 
@@ -239,14 +238,14 @@ class _Planner:
         if not slots_fit or cfg is None or not whole:
             return
         guards = [self._artifact(g) for g in step.guards]
-        resources = self._resources(step, module, key)
+        asked = self._resources(step, module, key)
         missing = _missing_packages(module, cfg, key)
         hashed = self._hashed(module, cfg, key)
         prints = {slot: [self._print_of(v, module, slot) for v in (i if isinstance(i, list) else [i])] for slot, i in inputs.items()}
         stops = [self.nodes[g["step"]].fingerprint for g in guards]
         identity_ = {"stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints, "guards": stops}
         print_ = store.fingerprint(identity_)
-        self.nodes[step.name] = Node(step, module, cfg, inputs, guards, resources, print_, missing)
+        self.nodes[step.name] = Node(step, module, cfg, inputs, guards, asked, print_, missing)
 
     @staticmethod
     def _ready(value: Any) -> bool:
@@ -349,16 +348,11 @@ class _Planner:
 
     def _resources(self, step: Step, module: ModuleType, key: str) -> dict:
         root = self.settings.root
-        out = config.merged((root["scale"].get("resources") or {}).get(step.stage) or {}, step.resources)
+        out = config.merged(*(given for _, given in resources.layers(root, step.stage)), step.resources)
         if module.DISTRIBUTED and root["devices"] is not None:
             out["devices"] = root["devices"]
-        for name, value in out.items():
-            if name not in RESOURCES:
-                self.errors.append(f"{key}.resources.{name}: unknown key{nearest(name, RESOURCES)}")
-            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                self.errors.append(f"{key}.resources.{name}: expected a whole number from 1, got {value!r}")
-            elif name == "devices" and value > 1 and not module.DISTRIBUTED:
-                self.errors.append(f"{key}.resources.devices: {step.stage} runs as one process, got {value}")
+        whole = {"distributed": module.DISTRIBUTED, "sharded": module.SHARDED is not None}
+        self.errors.extend(resources.problems(out, f"{key}.resources", **whole))
         return out
 
     def _hashed(self, module: ModuleType, cfg: Any, key: str) -> dict:

@@ -2,8 +2,10 @@
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mlalign.errors import UserError
 from mlalign.store import read_json
@@ -48,14 +50,25 @@ class Display:
 
 
 def describe(partial: Path) -> str:
-    """`120/400 shards (eng_Latn 64, swh_Latn 56)`, or an empty text when the step has not said anything."""
-    path = partial / "progress.json"
-    if not path.is_file():
+    """`120/400 shards (eng_Latn 64, swh_Latn 56)`, or an empty text when the step has not said anything.
+
+    Tasks of an array are added up; those that have not begun are not in the total.
+    """
+    paths = [p for p in (partial / "progress.json", *sorted((partial / "parts").glob("*.progress.json"))) if p.is_file()]
+    if not paths:
         return ""
     try:
-        told = read_json(path)
+        told = [read_json(path) for path in paths]
     except UserError:  # the artifact was renamed under us: the step is done
         return ""
-    by = ", ".join(f"{language} {n}" for language, n in sorted(told["by_language"].items())[:12])
-    done = told["done"] if told["total"] is None else f"{told['done']}/{told['total']}"
-    return f"{done} {told['unit']}" + (f" ({by})" if by else "")
+    languages: Counter[str] = sum((Counter(t["by_language"]) for t in told), Counter())
+    by = ", ".join(f"{language} {n}" for language, n in sorted(languages.items())[:12])
+    done, totals = sum(t["done"] for t in told), [t["total"] for t in told]
+    return f"{done if None in totals else f'{done}/{sum(totals)}'} {told[0]['unit']}" + (f" ({by})" if by else "")
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    """Plain text columns, each as wide as its widest cell."""
+    cells = [[str(c) for c in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)

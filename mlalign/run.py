@@ -5,8 +5,8 @@ Reads a Plan; writes `runs/NAME/` (`plan.json`, `config.yaml`, links in `steps/`
 
 import contextlib
 import dataclasses
+import functools
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -15,21 +15,24 @@ from typing import Any
 
 import yaml
 
-from mlalign import shards, stage, step, store
+from mlalign import stage, step, store
 from mlalign.errors import UserError
-from mlalign.launch import local
+from mlalign.launch import config as launchers
+from mlalign.launch import jobs, local, submit, watch
 from mlalign.plan import Node, Plan, names_of
-from mlalign.progress import Display
+from mlalign.progress import Display, table
 from mlalign.state import state
 
 LOG_TAIL = 15
 
 
 def run(plan: Plan, display: Display) -> int:
-    """Run a plan with the local launcher, or go on with it; returns the exit status (0, or 75 when stopped on request)."""
+    """Run a plan, or go on with it, here or as Slurm jobs; returns the exit status (0, or 75 when stopped on request)."""
+    launcher = launchers.build(plan.settings.root["launcher"])
+    if isinstance(launcher, launchers.Slurm):
+        return _queue(plan, launcher, display)
     if problems := plan.problems():
         raise UserError(*problems)
-    _check_launcher(plan.settings.root["launcher"]["name"])
     _open_run(plan)
     selected = selection(plan)
     _force(plan, selected["anew"])
@@ -74,13 +77,66 @@ def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
     return f"{len(lost)} of {len(plan.variants)} variants failed: {'; '.join(lost)}; the same command tries them again"
 
 
-def _check_launcher(name: str) -> None:
-    if name == "local":
-        return
-    missing = "" if shutil.which("sbatch") else " and Slurm's `sbatch` is not on the PATH"
-    raise UserError(
-        f"launcher: {name!r} cannot submit in this version{missing}; choose launcher=local (inside an allocation: srun mlalign run …)"
-    )
+def _queue(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
+    """Submit what is neither done nor queued; with `launcher.wait` stay until it has ended."""
+    if (problems := plan.problems()) and not (launcher.python or launcher.prefix or launcher.srun):
+        raise UserError(*problems)  # what the nodes' own environment has is not seen from here
+    plan.check_name()
+    queue = of_plan(plan, launcher)
+    steps = queue_steps(plan)
+    with jobs.alone(queue.folder):
+        selected = selection(plan)
+        queued = submit.refuse_queued(queue, [n.artifact for n in plan.nodes], anew=bool(selected["anew"]))
+        _open_run(plan)
+        if all(step.done for step in steps):
+            (plan.run_dir / "forced.json").unlink(missing_ok=True)
+        _force(plan, selected["anew"])
+        wanted = [step for step in queue_steps(plan) if step.name in selected["run"]]
+        new = submit.submit(queue, wanted, queued, display.line)
+    _publish_report(plan, coming=True)
+    display.line(_submitted(queue, wanted, new))
+    if not (launcher.wait and (new or queued)):
+        return 0
+    try:
+        return watch.follow(queue, wanted, display.line)
+    except KeyboardInterrupt:
+        display.line(f"\nno longer watching; the jobs go on: {submit.hint(queue.name)}")
+        raise
+
+
+def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:
+    return submit.Run(plan.name, plan.run_dir, plan.store, launcher, plan.settings.root)
+
+
+def queue_steps(plan: Plan) -> list[submit.Step]:
+    """The steps of a plan as a submission needs them. Raises: UserError for a damaged artifact."""
+    found = []
+    for node in plan.nodes:
+        now, why = state(node, plan.store)
+        if now == "damaged":
+            raise UserError(_damaged(node, why))
+        sources = {s["step"]: s["artifact"] for s in node.sources()}
+        found.append(submit.Step(
+            node.name, node.artifact, node.step.stage, node.module.DISTRIBUTED, node.resources, node.step.resources, sources,
+            frozen(plan, node), now in ("done", "skipped"),
+        ))  # fmt: skip
+    return found
+
+
+def _damaged(node: Node, why: str) -> str:
+    return f"{node.name}: {why}; put the file back, or compute the step again with force={node.step.template}"
+
+
+def _submitted(queue: submit.Run, wanted: list[submit.Step], new: list[submit.Step]) -> str:
+    """What was submitted, as a table, and how to watch it."""
+    if not new:
+        return f"all {len(wanted)} steps are done, nothing to submit"
+    last = {entry["artifact"]: entry for entry in jobs.read(queue.folder)}
+    rows = [[s.name, e["job"], e["tasks"], ",".join(e["after"]) or "-"] for s in new for e in (last[s.artifact],)]
+    reused = f"; {len(wanted) - len(new)} done or queued before" if len(wanted) > len(new) else ""
+    where = f"name={queue.name} root={queue.store.root.parent}"
+    hint = f"watch: mlalign status {where} | mlalign logs {where} step=STEP | end: mlalign cancel {where}"
+    return f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(new)} jobs submitted{reused}; {hint}"
 
 
 def _open_run(plan: Plan) -> None:
@@ -139,17 +195,8 @@ def _force(plan: Plan, anew: set[str]) -> None:
     if not asked or (told.is_file() and store.read_json(told)["asked"] == asked):
         return
     for node in (n for n in plan.nodes if n.name in anew):
-        _retire(plan, node)
+        step.retire(plan.store, node.step.stage, node.fingerprint)
     store.write_json(told, {"asked": asked})
-
-
-def _retire(plan: Plan, node: Node) -> None:
-    """Put a step's artifact aside, and its shards out of the cache."""
-    partial, path = plan.store.partial(node.step.stage, node.fingerprint), plan.store.root / node.artifact
-    store.refuse_owned(partial)
-    for artifact in (path, partial):
-        shards.forget(artifact, plan.store)
-    plan.store.retire(node.step.stage, node.fingerprint)
 
 
 def _step(plan: Plan, node: Node, display: Display, number: str) -> int:
@@ -159,10 +206,10 @@ def _step(plan: Plan, node: Node, display: Display, number: str) -> int:
         display.line(f"{number} {node.name}: {'reused' if now == 'done' else 'skipped before'}")
         return 0
     if now == "damaged":
-        raise UserError(f"{node.name}: {why}; put the file back, or compute the step again with force={node.step.template}")
+        raise UserError(_damaged(node, why))
     if now == "stale":
         display.line(f"{number} {node.name}: stale ({why}), computed again")
-        _retire(plan, node)
+        step.retire(plan.store, node.step.stage, node.fingerprint)
     return _execute(plan, node, display, number)
 
 
@@ -196,6 +243,7 @@ def frozen(plan: Plan, node: Node) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@functools.cache
 def _commit() -> str | None:
     """The commit of mlalign's own checkout, with `+` if it has local changes; None when installed from a wheel."""
     here = Path(__file__).parent.parent
@@ -226,11 +274,12 @@ def _explain(node: Node, status: int, log: Path, begins: int) -> str:
     return f"{node.name} {ended}{hint}; the end of {log}:\n" + "\n".join(f"  {line}" for line in lines[-LOG_TAIL:])
 
 
-def _publish_report(plan: Plan) -> None:
-    """`runs/NAME/report` points to the report's artifact."""
+def _publish_report(plan: Plan, *, coming: bool = False) -> None:
+    """`runs/NAME/report` points to the report's artifact, with `coming` also to one that is not there yet."""
     if plan.variants:
         return  # each variant has a report of its own; `results.html` is that of all
-    reports = [n for n in plan.nodes if n.step.stage == "report" and (plan.store.root / n.artifact / "manifest.json").is_file()]
+    reports = [n for n in plan.nodes if n.step.stage == "report"]
+    reports = [n for n in reports if coming or (plan.store.root / n.artifact / "manifest.json").is_file()]
     if reports:
         link = plan.run_dir / "report"
         with contextlib.suppress(FileNotFoundError):

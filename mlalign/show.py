@@ -6,30 +6,25 @@ Reads plans, manifests and progress files; writes nothing but STOP files (`cance
 import dataclasses
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mlalign import config, stage, store
 from mlalign import languages as codes
 from mlalign.errors import UserError, nearest
-from mlalign.launch import local
+from mlalign.launch import config as launchers
+from mlalign.launch import local, submit
 from mlalign.plan import Plan
 from mlalign.planner import estimate
-from mlalign.progress import describe
+from mlalign.progress import describe, table
 from mlalign.state import state
 
+EVER_SAME = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"  # options of every job, left out of the overview
 RUN_KEYS = ("name", "root", "step")
-
-
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
-    """Plain text columns, each as wide as its widest cell."""
-    cells = [[str(c) for c in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
 # ------------------------------------------------------------------------------------------------------------- plan, run
@@ -53,11 +48,25 @@ def show_plan(plan: Plan) -> str:
     needs = estimate.of_plan(plan, finished)
     lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), ""]
     lines += [table(estimate.shown(needs, plan.nodes), estimate.HEADER), "", "commands:"]
-    for node in plan.nodes:
-        path = plan.store.partial(node.step.stage, node.fingerprint) / "config.yaml"
-        lines.append(f"  {node.name}: {shlex.join(local.argv(path, node.resources))}")
+    lines += _commands(plan)
     problems = [f"would not run here: {p}" for p in plan.problems()] + [f"warning: {w}" for w in estimate.warnings(needs)]
     return "\n".join([*lines, *(["", *problems] if problems else [])])
+
+
+def _commands(plan: Plan) -> list[str]:
+    """How each step would be started: a command, or a batch script (in full with `show=sbatch`, for the steps in `only=`)."""
+    launcher = launchers.build(plan.settings.root["launcher"])
+    if isinstance(launcher, launchers.Local):
+        paths = {n.name: plan.store.partial(n.step.stage, n.fingerprint) / "config.yaml" for n in plan.nodes}
+        return [f"  {n.name}: {shlex.join(local.argv(paths[n.name], n.resources))}" for n in plan.nodes]
+    from mlalign import run
+
+    chosen, queue = run.selection(plan)["run"], run.of_plan(plan, launcher)
+    texts = submit.texts(queue, [step for step in run.queue_steps(plan) if step.name in chosen])
+    if plan.settings.controls.get("show") == "sbatch":
+        return [f"---- {name}\n{text}" for name, text in texts.items()]
+    asked = {name: " ".join(re.findall(rf"^#SBATCH (--(?!{EVER_SAME}).*)", text, re.MULTILINE)) for name, text in texts.items()}
+    return [*(f"  {name}: sbatch {options}" for name, options in asked.items()), "", "whole scripts: show=sbatch [only=STEP]"]
 
 
 def final_table(plan: Plan) -> str:

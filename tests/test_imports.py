@@ -31,8 +31,9 @@ ALLOWED = {
     "training": (*LIGHT, "stage", "modelling"),
     "reporting": (*LIGHT, "metrics"),
     "stages": (*LIGHT, "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling", "reporting"),
-    "step": (*LIGHT, "stage"),
-    "launch": (*LIGHT, "stage"),
+    "state": LIGHT,
+    "step": (*LIGHT, "stage", "state"),
+    "launch": (*LIGHT, "stage", "progress"),
 }
 HEAVY = ("optuna", "torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft", "lingua", "pyarrow", "numpy")
 
