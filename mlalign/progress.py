@@ -2,8 +2,9 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mlalign.errors import UserError
 from mlalign.store import read_json
@@ -45,14 +46,23 @@ class Display:
 
 
 def describe(partial: Path) -> str:
-    """`120/400 shards (eng_Latn 64, swh_Latn 56)`, or an empty text when the step has not said anything."""
+    """How far a step is, or an empty text when it has not said anything."""
+    return text(told(partial))
+
+
+def told(partial: Path) -> dict[str, Any]:
+    """`{done, total, unit, by_language}` as the step wrote it; empty when it has not said anything."""
     path = partial / "progress.json"
-    if not path.is_file():
-        return ""
     try:
-        told = read_json(path)
+        return read_json(path) if path.is_file() else {}
     except UserError:  # the artifact was renamed under us: the step is done
+        return {}
+
+
+def text(progress: Mapping[str, Any]) -> str:
+    """`120/400 shards (eng_Latn 64, swh_Latn 56)`; nothing for an empty one."""
+    if not progress:
         return ""
-    by = ", ".join(f"{language} {n}" for language, n in sorted(told["by_language"].items())[:12])
-    done = told["done"] if told["total"] is None else f"{told['done']}/{told['total']}"
-    return f"{done} {told['unit']}" + (f" ({by})" if by else "")
+    by = ", ".join(f"{language} {n}" for language, n in sorted(progress["by_language"].items())[:12])
+    done = progress["done"] if progress["total"] is None else f"{progress['done']}/{progress['total']}"
+    return f"{done} {progress['unit']}" + (f" ({by})" if by else "")
