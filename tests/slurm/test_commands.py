@@ -18,7 +18,8 @@ class Submitted:
         (self.folder / "logs").mkdir(parents=True)
         self.steps = {name: ARTIFACT.format(i) for i, name in enumerate(steps)}
         told = [
-            {"step": name, "stage": "generate", "artifact": self.steps[name], "round": None, "inputs": [], "resources": {}} for name in steps
+            {"step": name, "stage": "generate", "artifact": self.steps[name], "round": None, "inputs": [], "resources": {}}
+            for name in steps
         ]
         plan = {"recipe": "tried", "name": "mine", "languages": [], "steps": told}
         (root / "runs" / "mine" / "plan.json").write_text(json.dumps(plan))
@@ -156,7 +157,7 @@ def test_logs_of_jobs_and_tasks_with_the_explanation_first(mlalign, submitted, s
 def test_logs_follow_a_job_to_its_end(mlalign, submitted, slurm):
     run = submitted("slow")
     job = run.submit("slow", "echo begun; sleep 4; echo finished")
-    until(lambda: (run.folder / "logs" / f"slow-{job}.log").is_file())
+    until((run.folder / "logs" / f"slow-{job}.log").is_file)
     assert mlalign("logs", "name=mine", "follow=true").stdout.splitlines()[-2:] == ["begun", "finished"]
 
 
