@@ -56,7 +56,8 @@ def _with_dependents(recorded: Sequence[Mapping], steps: Iterable[str]) -> list[
 
 def _mark(run_dir: Path, jobs: Iterable[Mapping] | None) -> None:
     """Tell running jobs (of these steps, or all) not to requeue themselves, nor to submit a continuation."""
-    for path in [run_dir / "slurm" / MARKER] if jobs is None else [(run_dir / job["script"]).with_suffix(f".{MARKER}") for job in jobs]:
+    folder = run_dir / "slurm"
+    for path in [folder / MARKER] if jobs is None else [(folder / job["script"]).with_suffix(f".{MARKER}") for job in jobs]:
         path.touch()
 
 

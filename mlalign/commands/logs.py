@@ -45,15 +45,15 @@ def run(arguments: Mapping[str, str]) -> int:
 def logs_of(root: Path, run: str, told: Mapping, recorded: Sequence[dict], task: str | None = None) -> list[Path]:
     """Every log of a step: those of its last Slurm jobs, and the one in its artifact; or one task's."""
     mine = queue.current(recorded, told["step"])
-    found = [path for job in mine for path in _expanded(root / "runs" / run, job, task)]
+    found = [path for job in mine for path in _expanded(root / "runs" / run / "slurm", job, task)]
     if task is None:
         found += [root / "store" / f"{told['artifact']}{suffix}" / "logs" / "step.log" for suffix in (".partial", "")]
     return list(dict.fromkeys(p.resolve() for p in found if p.is_file()))
 
 
-def _expanded(run_dir: Path, job: Mapping, task: str | None) -> list[Path]:
+def _expanded(folder: Path, job: Mapping, task: str | None) -> list[Path]:
     """The files that a job's log pattern (`%j`, `%A`, `%a`, …) stands for. When its step is done, `.partial` is gone from the path."""
-    pattern = run_dir / str(job["log"])
+    pattern = folder / str(job["log"])
     name = "".join(_meaning(part, job, task) for part in re.split(r"(%\d*[A-Za-z%])", pattern.name))
     folders = (pattern.parent, Path(str(pattern.parent).replace(".partial/", "/")))
     return [p for folder in dict.fromkeys(folders) if folder.is_dir() for p in sorted(folder.iterdir()) if re.fullmatch(name, p.name)]

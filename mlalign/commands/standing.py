@@ -140,7 +140,7 @@ def failure(run_dir: Path, mine: Sequence[Mapping]) -> Path | None:
     """The page on why the last of a step's jobs failed, if there is one that is younger than the job."""
     if not mine:
         return None
-    path = (run_dir / mine[-1]["script"]).with_suffix(".failed.txt")
+    path = (run_dir / "slurm" / mine[-1]["script"]).with_suffix(".failed.txt")
     return path if path.is_file() and path.stat().st_mtime >= mine[-1]["submitted"] else None
 
 

@@ -115,7 +115,8 @@ class Slurm:
 
 
 def recorded(run_dir: Path) -> list[dict[str, Any]]:
-    """The jobs that were submitted for a run, in that order; a line that is just being written is left out.
+    """The jobs that were submitted for a run, in that order; a line that is just being written is left out. `script` and `log` are
+    relative to `runs/NAME/slurm`.
 
     Raises: UserError for a line that is no job.
     """

@@ -164,7 +164,7 @@ def test_deletion_leaves_what_a_run_can_go_on_from(root, mlalign):
 def test_a_run_with_jobs_is_left_alone_while_slurm_cannot_be_asked(root, mlalign, monkeypatch, tmp_path):
     folder = root / "runs" / "mine" / "slurm"
     folder.mkdir()
-    line = {"job": "7", "step": "s1", "artifact": BEGUN, "tasks": 1, "script": "slurm/s1.sbatch", "log": "slurm/s1-%j.log", "submitted": 0}
+    line = {"job": "7", "step": "s1", "artifact": BEGUN, "tasks": 1, "script": "s1.sbatch", "log": "logs/s1-%j.log", "submitted": 0}
     (folder / "jobs.jsonl").write_text(json.dumps(line) + "\n")
     checkpoint(root / "store" / f"{BEGUN}.partial", 20)
     monkeypatch.setenv("PATH", str(tmp_path))

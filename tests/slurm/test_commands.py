@@ -25,14 +25,14 @@ class Submitted:
         (root / "runs" / "mine" / "plan.json").write_text(json.dumps(plan))
 
     def submit(self, step, script, *options, tasks=1, after=(), continues=None):
-        log = f"slurm/logs/{step}-%A_%a.log" if tasks > 1 else f"slurm/logs/{step}-%j.log"
+        log = f"logs/{step}-%A_%a.log" if tasks > 1 else f"logs/{step}-%j.log"
         path = self.folder / f"{step}.sbatch"
         path.write_text(f"#!/bin/bash\n{script}\n")
         given = [f"--dependency=afterok:{':'.join(after)}"] if after else []
         given += [f"--array=0-{tasks - 1}"] if tasks > 1 else []
-        job = self.slurm.sbatch(f"--output={self.root}/runs/mine/{log}", *given, *options, path)
+        job = self.slurm.sbatch(f"--output={self.folder}/{log}", *given, *options, path)
         line = {
-            "job": job, "step": step, "artifact": self.steps[step], "tasks": tasks, "script": f"slurm/{step}.sbatch", "log": log,
+            "job": job, "step": step, "artifact": self.steps[step], "tasks": tasks, "script": f"{step}.sbatch", "log": log,
             "after": list(after), "submitted": time.time(), "continues": continues,
         }  # fmt: skip
         with open(self.folder / "jobs.jsonl", "a") as f:
