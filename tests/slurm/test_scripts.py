@@ -68,7 +68,7 @@ def recipe(tmp_path, **steps):
 
 def sft(tmp_path):
     source = write(tmp_path / "rows", "demonstration")
-    config = {**FAST, "checkpoint_every": 10, "trainer": {**FAST["trainer"], "max_steps": 60}}
+    config = {**FAST, "device_batch_size": 4, "checkpoint_every": 10, "trainer": {**FAST["trainer"], "max_steps": 60}}
     return recipe(
         tmp_path, base={"stage": "sft", "inputs": {"model": {"path": str(TINY)}, "rows": {"path": str(source)}}, "config": config}
     )
@@ -76,8 +76,8 @@ def sft(tmp_path):
 
 def interrupted(slurm, tmp_path, job):
     """Wait until the step of a job trains, give the notice of its end, and wait for its second start and its end; its log."""
-    partial = lambda: next((tmp_path / "store").glob("*.partial/progress.json"), None)  # noqa: E731
-    until(partial, lambda: log(tmp_path, job), 180)
+    begun = lambda: list((tmp_path / "store").glob("*.partial/progress.json")) or slurm.job(job)["JobState"] == "FAILED"  # noqa: E731
+    until(begun, lambda: log(tmp_path, job), 180)
     slurm.run("scancel", "--signal=USR1", "--batch", job)
     until(lambda: slurm.job(job)["Restarts"] == "1", lambda: log(tmp_path, job), 60)
     assert slurm.wait(job, "COMPLETED", "FAILED", timeout=240)["JobState"] == "COMPLETED", log(tmp_path, job)
