@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -51,12 +52,21 @@ def describe(partial: Path) -> str:
 
 
 def told(partial: Path) -> dict[str, Any]:
-    """`{done, total, unit, by_language}` as the step wrote it; empty when it has not said anything."""
-    path = partial / "progress.json"
+    """`{done, total, unit, by_language}` as the step wrote it; empty when it has not said anything.
+
+    Tasks of an array are added up; those that have not begun are not in the total.
+    """
+    paths = [p for p in (partial / "progress.json", *sorted((partial / "parts").glob("*.progress.json"))) if p.is_file()]
     try:
-        return read_json(path) if path.is_file() else {}
+        parts = [read_json(path) for path in paths]
     except UserError:  # the artifact was renamed under us: the step is done
         return {}
+    if not parts:
+        return {}
+    totals = [part["total"] for part in parts]
+    languages: Counter[str] = sum((Counter(part["by_language"]) for part in parts), Counter())
+    done, total = sum(part["done"] for part in parts), None if None in totals else sum(totals)
+    return {"done": done, "total": total, "unit": parts[0]["unit"], "by_language": dict(languages)}
 
 
 def text(progress: Mapping[str, Any]) -> str:
