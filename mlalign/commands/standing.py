@@ -54,7 +54,9 @@ def of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm
         out.job = ",".join(str(job["job"]) for job in mine)
         out.restarts = len(mine) - 1 + sum(job.restarts for job in slurm.of(mine))
     if (path / "manifest.json").is_file():
-        return _finished(out, store.read_json(path / "manifest.json"))
+        _finished(out, store.read_json(path / "manifest.json"))
+        out.nodes = ",".join(dict.fromkeys(j.nodes for j in slurm.of(mine) if j.nodes)) or out.nodes
+        return out
     if partial.is_dir():
         out.progress = progress_of(partial, told["stage"], parts=bool(mine) and mine[0]["tasks"] > 1)
     if mine:
@@ -66,12 +68,11 @@ def of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm
     return out
 
 
-def _finished(out: Standing, manifest: Mapping) -> Standing:
+def _finished(out: Standing, manifest: Mapping) -> None:
     out.state, out.elapsed_s, out.nodes = manifest["status"], manifest["finished"] - manifest["started"], str(manifest.get("host") or "")
     out.why = str(manifest.get("skipped_because") or "")
     by = manifest.get("rows_by_language") or {}
     out.progress = {"done": sum(by.values()), "total": None, "unit": "rows", "by_language": by} if by else {}
-    return out
 
 
 def _queued(out: Standing, mine: Sequence[Mapping], slurm: Slurm, partial: Path) -> None:

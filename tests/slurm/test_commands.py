@@ -108,7 +108,8 @@ def test_states_nodes_reasons_and_restarts_are_slurms_own(mlalign, submitted, sl
 
 def test_an_artifact_counts_more_than_its_job_and_a_forgotten_job_is_called_so(mlalign, submitted, slurm):
     run = submitted("done", "lost", "stopped")
-    for step in run.steps:
+    run.submit("done", "sleep 60", "--hold")
+    for step in ("lost", "stopped"):
         run.submit(step, "sleep 60")
     finished = {"status": "done", "started": 10.0, "finished": 25.0, "host": "n9", "rows_by_language": {"swh_Latn": 3}}
     path = run.root / "store" / run.steps["done"]
@@ -234,3 +235,15 @@ def test_the_accounting_is_asked_for_what_the_controller_forgot(make_cluster, ml
         until(lambda: not slurm.run("squeue", "-h", "-t", "all").stdout.strip(), timeout=60)
         told = until(lambda: (s := steps_of(mlalign)["broken"])["state"] == "failed" and s)
         assert told["why"] == "ended with an error (exit status 3)" and told["nodes"] == "n1"
+
+
+def test_gc_leaves_a_queued_run_alone(mlalign, submitted, slurm):
+    run = submitted("queued")
+    job = run.submit("queued", "true", "--hold")
+    for number in (20, 40):
+        folder = run.partial("queued") / "checkpoints" / "trainer" / f"checkpoint-{number}"
+        folder.mkdir(parents=True)
+        (folder / "complete.json").write_text("{}")
+    assert mlalign("gc", "keep_checkpoints=0").stdout.startswith("nothing in")
+    slurm.run("scancel", job)
+    until(lambda: "checkpoint-20" in mlalign("gc").stdout)

@@ -165,6 +165,7 @@ def test_a_vllm_server_answers_and_takes_its_address_along_when_it_goes(slurm, s
 
 @pytest.mark.slow
 def test_a_server_that_cannot_start_says_so(slurm, submit, tmp_path):
-    job = submit("vllm_server", MODEL=str(tmp_path / "none"), ADDRESS=str(tmp_path / "judge.url"))
+    without_vllm = f"{sys.base_prefix}/bin/python3"
+    job = submit("vllm_server", MODEL="any", ADDRESS=str(tmp_path / "judge.url"), PYTHON=without_vllm)
     assert slurm.wait(job, "COMPLETED", "FAILED", timeout=120)["JobState"] == "FAILED"
     assert "the server ended before it answered" in log(tmp_path, job) and not (tmp_path / "judge.url").exists()
