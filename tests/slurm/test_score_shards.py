@@ -21,7 +21,7 @@ def states(slurm, job):
 
 def test_a_killed_task_returns_and_the_file_equals_the_unbroken_one(slurm, tmp_path):
     model = save_classifier(tmp_path / "model")
-    rows = [{"id": f"r{i}", "prompt": f"What is {i} + 1?", "response": f"It is {i + 1}. " * (i % 12 + 1)} for i in range(1600)]
+    rows = [{"id": f"r{i}", "prompt": f"What is {i} + 1?", "response": f"It is {i + 1}. " * (i % 12 + 1)} for i in range(900)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = ["--model", str(model), "--input", str(tmp_path / "rows.jsonl"), "--window", "8", "--quiet"]
     output = tmp_path / "scores.jsonl"
