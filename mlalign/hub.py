@@ -19,7 +19,7 @@ HUB_IDENTITY = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 # sacrebleu's tokenizers that bring a model from the network
 SACREBLEU = ("flores101", "flores200", "spm", "spBLEU-1K")
-Kind = Literal["model", "tokenizer", "data set", "COMET model", "sacrebleu tokenizer", "lm-eval tasks"]
+Kind = Literal["model", "tokenizer", "data set", "sacrebleu tokenizer", "lm-eval tasks"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +103,8 @@ def _in(value: Any) -> Iterator[Need]:
             yield from _in(item)
     elif isinstance(value, Mapping) and not _is_served(value):
         kind: Kind = "tokenizer" if value.get("family") == "length" else "model"
-        if value.get("family") == "translation":
-            yield from _translation(value)
-            return
+        if value.get("family") == "translation" and value.get("tokenize") in SACREBLEU:
+            yield Need("sacrebleu tokenizer", value["tokenize"])
         for id_, commit in _identities(value.get("identity")):
             yield Need(kind, id_, commit, value.get("revision") if value.get("path") == id_ else None)
         for key, item in value.items():
@@ -127,17 +126,6 @@ def _identities(value: Any) -> Iterator[tuple[str, str]]:
             yield match[1], match[2]
 
 
-def _translation(settings: Mapping) -> Iterator[Need]:
-    from reward_models.families.translation import Settings
-
-    if settings.get("metric") == "comet":
-        path = str(settings.get("path", Settings.path))
-        if not Path(path).exists():
-            yield Need("COMET model", path, next((commit for _, commit in _identities(settings.get("identity"))), None))
-    elif settings.get("tokenize") in SACREBLEU:
-        yield Need("sacrebleu tokenizer", str(settings["tokenize"]))
-
-
 # ------------------------------------------------------------------------------------------------------------ what is here
 
 
@@ -155,8 +143,6 @@ def here(need: Need) -> bool:
         return False
     if need.kind == "tokenizer":
         return any((folder / name).is_file() for name in TOKENIZER)
-    if need.kind == "COMET model":
-        return (folder / "hparams.yaml").is_file() and any((folder / "checkpoints").glob("*.ckpt"))
     return _has_weights(folder)
 
 

@@ -17,7 +17,7 @@ def planned(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     (tmp_path / "conf" / "recipe").mkdir(parents=True)
 
-    def make(steps, *arguments, known=("org/model", "org/judge", "org/reward", "org/comet", "org/words")):
+    def make(steps, *arguments, known=("org/model", "org/judge", "org/reward", "org/words")):
         for name in known:
             repository(tmp_path, name)
         (tmp_path / "conf" / "recipe" / "mine.yaml").write_text(yaml.safe_dump({"steps": {"prompts": PROMPTS, **steps}}))
@@ -68,16 +68,11 @@ def test_what_a_server_holds_is_not_needed_here(planned):
 def test_scorers_that_download_on_their_own(planned):
     scorers = [
         {"family": "length", "name": "tokens", "unit": "tokens", "path": "org/words"},
-        {"family": "translation", "name": "comet", "metric": "comet"},
         {"family": "translation", "name": "bleu", "metric": "bleu", "tokenize": "flores200"},
         {"family": "language_adherence"},
     ]
     needed = list(hub.needed(planned({"answers": ANSWERS, "marks": marks(*scorers)})))[1:]
-    assert needed == [
-        Need("tokenizer", "org/words", COMMIT),
-        Need("COMET model", "Unbabel/wmt22-comet-da"),
-        Need("sacrebleu tokenizer", "flores200"),
-    ]
+    assert needed == [Need("tokenizer", "org/words", COMMIT), Need("sacrebleu tokenizer", "flores200")]
 
 
 def test_an_adapter_here_on_a_base_there(planned, tmp_path):

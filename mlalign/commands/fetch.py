@@ -1,8 +1,8 @@
 """`mlalign fetch recipe=NAME …`: bring everything that a plan needs from the hub into the local cache, at the planned commits.
 
 Run it where there is network, with the arguments of `mlalign plan`; jobs then run with the hub offline. Weights are taken as safetensors
-where a repository has them, in other forms only where it does not; code is never taken. What an adapter or a COMET model stands on is
-fetched with it. What is there already is not fetched again.
+where a repository has them, in other forms only where it does not; code is never taken. The base of an adapter is fetched with it.
+What is there already is not fetched again.
 """
 
 import contextlib
@@ -14,8 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mlalign import hub
 from mlalign.errors import UserError
@@ -83,7 +81,7 @@ def _model(need: Need) -> Result:
     _check_is_model(need, folder)
     note = "" if need.kind != "model" or any(f.filename.endswith(".safetensors") for f in chosen) else "no safetensors: PyTorch weights"
     before = sum(f.file_size or 0 for f in chosen if not f.will_download)
-    return Fetched(need, len(chosen), new, before, note), list(_stands_on(need, folder))
+    return Fetched(need, len(chosen), new, before, note), list(_stands_on(folder))
 
 
 def _revision(need: Need) -> str | None:
@@ -105,8 +103,6 @@ def _same_commit(need: Need, found: str) -> str:
 def _wanted(names: Sequence[str], need: Need) -> list[str]:
     """The files of a repository to take: no code, no folders of other frameworks, and weights in one form only."""
     names = [n for n in names if not n.endswith(CODE) and not n.startswith((".", "original/", "onnx/", "openvino/", "coreml/", "metal/"))]
-    if need.kind == "COMET model":
-        return names
     safe = [n for n in names if n.endswith(".safetensors")]
     if need.kind == "tokenizer":
         return [n for n in names if n not in safe and not n.endswith((*OTHER_WEIGHTS, ".index.json"))]
@@ -127,15 +123,11 @@ def _check_is_model(need: Need, folder: Path) -> None:
         raise UserError(f"{need.id}: holds neither config.json nor adapter_config.json, so it is no model for transformers")
 
 
-def _stands_on(need: Need, folder: Path) -> Iterator[Need]:
-    """The base of an adapter; the encoder whose tokenizer a COMET model uses."""
-    adapter, settings = folder / "adapter_config.json", folder / "hparams.yaml"
+def _stands_on(folder: Path) -> Iterator[Need]:
+    """The base of an adapter."""
+    adapter = folder / "adapter_config.json"
     if adapter.is_file() and (base := read_json(adapter).get("base_model_name_or_path")) and not Path(base).exists():
         yield Need("model", base)
-    if need.kind == "COMET model" and settings.is_file():
-        encoder = (yaml.safe_load(settings.read_text(encoding="utf-8")) or {}).get("pretrained_model")
-        if encoder:
-            yield Need("tokenizer", encoder)
 
 
 # --------------------------------------------------------------------------------------------------------- everything else
@@ -169,7 +161,7 @@ def _sacrebleu(need: Need) -> Result:
 
 
 FETCH: dict[str, Callable[[Need], Result]] = {
-    "model": _model, "tokenizer": _model, "COMET model": _model, "data set": _data_set, "lm-eval tasks": _lm_eval,
+    "model": _model, "tokenizer": _model, "data set": _data_set, "lm-eval tasks": _lm_eval,
     "sacrebleu tokenizer": _sacrebleu,
 }  # fmt: skip
 
