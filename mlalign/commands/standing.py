@@ -63,7 +63,9 @@ def of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm
         _queued(out, mine, slurm, partial)
     else:
         _local(out, partial)
-    if out.state not in (*OVER, *MOVING):
+    if out.state == "interrupted":
+        out.why = "its state is saved; the same command goes on"
+    elif out.state not in (*OVER, *MOVING):
         out.why = _explanation(root / "runs" / run, out.step, mine) or out.why
     return out
 
@@ -91,7 +93,7 @@ def _queued(out: Standing, mine: Sequence[Mapping], slurm: Slurm, partial: Path)
     shown = next(([j for j in jobs if j.state in kind] for kind in (RUNNING, WAITING) if any(j.state in kind for j in jobs)), jobs)
     out.state = _state(shown, partial)
     out.nodes = ",".join(dict.fromkeys(j.nodes for j in shown if j.nodes))
-    out.elapsed_s = max(j.elapsed_s for j in shown) if out.state != "pending" else None
+    out.elapsed_s = max(j.elapsed_s for j in shown) or None
     why = dict.fromkeys(j.why for j in shown if j.why)
     out.why = "; ".join(why) if any(j.active for j in shown) else _message(partial) or "; ".join(why) or "ended without an artifact"
 

@@ -163,7 +163,7 @@ def explained(reason: str) -> str:
     return f"{reason}: {told}" if told else "" if reason in ("None", "") else reason
 
 
-def command(arguments: Sequence[str], timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+def command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run a Slurm command, without the variables that would filter or reshape what it prints.
 
     Raises: UserError if it is not there or does not answer in time.
@@ -172,9 +172,9 @@ def command(arguments: Sequence[str], timeout_s: float = TIMEOUT_S) -> subproces
         raise UserError(f"Slurm's command {arguments[0]} is not on the PATH of this machine")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))} | {"LC_ALL": "C"}
     try:
-        return subprocess.run(arguments, env=env, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+        return subprocess.run(arguments, env=env, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise UserError(f"Slurm does not answer: {arguments[0]} had said nothing after {timeout_s:.0f} s") from None
+        raise UserError(f"Slurm does not answer: {arguments[0]} had said nothing after {TIMEOUT_S:.0f} s") from None
 
 
 def _squeue(ids: Sequence[str]) -> list[Job]:
