@@ -89,10 +89,10 @@ def test_states_nodes_reasons_and_restarts_are_slurms_own(mlalign, submitted, sl
     held = run.submit("held", "true", "--hold")
     slurm.wait(first, "RUNNING")
     until(lambda: steps_of(mlalign)["array"]["tasks"].get("done") == 1)
-    slurm.run("scontrol", "requeue", first)
-    told = steps_of(mlalign)
+    slurm.run("scontrol", "requeuehold", first)
+    told = until(lambda: (now := steps_of(mlalign))["first"]["state"] == "pending" and now)
     assert (told["first"]["state"], told["first"]["job"], told["first"]["restarts"]) == ("pending", first, 1)
-    assert told["first"]["why"].startswith("BeginTime: may not start before")
+    assert told["first"]["why"].endswith("is held: scontrol release JOB lets it go")
     assert told["array"]["state"] == "running" and sum(told["array"]["tasks"].values()) == 3
     assert set(told["array"]["nodes"].split(",")) <= {"n1", "n2"} and told["array"]["nodes"]
     assert told["next"]["why"] == "Dependency: waits for the steps before it"
@@ -102,6 +102,7 @@ def test_states_nodes_reasons_and_restarts_are_slurms_own(mlalign, submitted, sl
     table = mlalign("status", "name=mine").stdout
     assert "mine (recipe tried): 0/6 done" in table and held in table and "1 done" in table
     assert mlalign("status").stdout.splitlines()[1].split()[:2] == ["mine", "tried"]
+    slurm.run("scontrol", "release", first)
     until(lambda: steps_of(mlalign)["first"]["state"] == "running")
     assert steps_of(mlalign)["first"]["elapsed_s"] >= 0
 
