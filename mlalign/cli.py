@@ -6,9 +6,12 @@
              -m key=a,b  a sweep over all combinations, shared steps once, one table       sweep=NAME   a ready one (conf/sweep)
              search.trials=N 'key=interval(a,b)'      a search: Optuna chooses the values  metric=NAME  what makes a variant best
   plan     the same arguments: check everything and show the steps, without running
-  status   [name=RUN]                 where every step of a run stands
-  logs     name=RUN [step=STEP]       the log of a step (the running or last one)
-  cancel   name=RUN                   ask a run to save its state and stop
+  fetch    the same arguments: bring what the plan needs from the hub, for machines without network
+  freeze   the same arguments, only=STEP: write the configuration of a step, for scripts of your own
+  status   [name=RUN] [watch=SECONDS] [json=true]                        where every step stands, here and in Slurm's queue
+  logs     name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]     the log of a step (by default the last one)
+  cancel   name=RUN [step=STEP] [now=true]                               ask a run to save its state and stop, or kill it
+  gc       [keep_checkpoints=1] [older_than=DAYS] [delete=true]          what can be deleted, and how much that frees
   results  name=SWEEP [metric=NAME]    the table and the page of a sweep, as far as it is
   compare  RUN RUN … [output=DIR]     several runs on one page
   recipes | languages | doctor        what there is; what this machine has
@@ -19,11 +22,16 @@ Scoring a file with a reward model: python -m reward_models --help
 
 import dataclasses
 import gc
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mlalign.errors import UserError, disk_problem, nearest
+
+if TYPE_CHECKING:
+    from mlalign.plan import Plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,15 +79,22 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from mlalign.sweep.command import show_results
 
         return show_results(arguments)
+    if command in PLANNED:
+        return int(importlib.import_module(f"mlalign.commands.{command}").run(_planned(arguments)))
+    if command in COMMANDS:
+        return int(importlib.import_module(f"mlalign.commands.{command}").run(_pairs(arguments)))
     if command not in SHOWN:
-        raise UserError(f"unknown command {command!r}{nearest(command, ['run', 'plan', 'compare', 'results', *SHOWN, *stage.names()])}")
+        known = ["run", "plan", "compare", "results", *PLANNED, *COMMANDS, *SHOWN, *stage.names()]
+        raise UserError(f"unknown command {command!r}{nearest(command, known)}")
     from mlalign import show
 
     status: int = getattr(show, command)(_pairs(arguments))
     return status
 
 
-SHOWN = ("status", "logs", "cancel", "recipes", "languages", "doctor")  # commands that are functions of `show`
+COMMANDS = ("status", "logs", "cancel", "gc")  # modules of `mlalign.commands`, given `key=value` pairs
+PLANNED = ("fetch", "freeze")  # modules of `mlalign.commands`, given a plan
+SHOWN = ("recipes", "languages", "doctor")  # functions of `show`
 
 
 def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None) -> int:
@@ -89,14 +104,9 @@ def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None)
         from mlalign.sweep import command
 
         return command.carry_out(arguments, dry=dry, recipe=recipe)
-    gc.disable()  # planning makes many small objects and keeps them all: collections would take a third of its time
-    from mlalign import config, plan, show
+    from mlalign import show
 
-    try:
-        planned = plan.build(config.load(arguments, recipe))
-    finally:
-        gc.freeze()  # later collections, and the one at exit, need not look at them
-        gc.enable()
+    planned = _planned(arguments, recipe)
     if dry:
         print(show.show_plan(planned))
         return 0
@@ -107,6 +117,17 @@ def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None)
     if status == 0:
         print(show.final_table(planned))
     return status
+
+
+def _planned(arguments: list[str], recipe: dict | None = None) -> "Plan":
+    gc.disable()  # planning makes many small objects and keeps them all: collections would take a third of its time
+    from mlalign import config, plan
+
+    try:
+        return plan.build(config.load(arguments, recipe))
+    finally:
+        gc.freeze()  # later collections, and the one at exit, need not look at them
+        gc.enable()
 
 
 def _one_stage(name: str, arguments: list[str]) -> int:

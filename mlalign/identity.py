@@ -124,5 +124,5 @@ def _ask_hub(repository: str, revision: str | None, key: str) -> str:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{key}: {repository!r} is no directory here, not in the hub cache, and the hub does not give it ({reason}); "
-            f"download it (`hf download {repository}`), name a local directory, or pin its commit with model.revision="
+            f"plan or `mlalign fetch` where there is network, name a local directory, or pin its commit with model.revision="
         ) from None

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,25 +50,32 @@ class Display:
 
 
 def describe(partial: Path) -> str:
-    """`120/400 shards (eng_Latn 64, swh_Latn 56)`, or an empty text when the step has not said anything.
+    """How far a step is, or an empty text when it has not said anything."""
+    return text(told(partial))
+
+
+def told(partial: Path) -> dict[str, Any]:
+    """`{done, total, unit, by_language}` as the step wrote it; empty when it has not said anything.
 
     Tasks of an array are added up; those that have not begun are not in the total.
     """
     paths = [p for p in (partial / "progress.json", *sorted((partial / "parts").glob("*.progress.json"))) if p.is_file()]
-    if not paths:
-        return ""
     try:
-        told = [read_json(path) for path in paths]
+        parts = [read_json(path) for path in paths]
     except UserError:  # the artifact was renamed under us: the step is done
+        return {}
+    if not parts:
+        return {}
+    totals = [part["total"] for part in parts]
+    languages: Counter[str] = sum((Counter(part["by_language"]) for part in parts), Counter())
+    done, total = sum(part["done"] for part in parts), None if None in totals else sum(totals)
+    return {"done": done, "total": total, "unit": parts[0]["unit"], "by_language": dict(languages)}
+
+
+def text(progress: Mapping[str, Any]) -> str:
+    """`120/400 shards (eng_Latn 64, swh_Latn 56)`; nothing for an empty one."""
+    if not progress:
         return ""
-    languages: Counter[str] = sum((Counter(t["by_language"]) for t in told), Counter())
-    by = ", ".join(f"{language} {n}" for language, n in sorted(languages.items())[:12])
-    done, totals = sum(t["done"] for t in told), [t["total"] for t in told]
-    return f"{done if None in totals else f'{done}/{sum(totals)}'} {told[0]['unit']}" + (f" ({by})" if by else "")
-
-
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
-    """Plain text columns, each as wide as its widest cell."""
-    cells = [[str(c) for c in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    by = ", ".join(f"{language} {n}" for language, n in sorted(progress["by_language"].items())[:12])
+    done = progress["done"] if progress["total"] is None else f"{progress['done']}/{progress['total']}"
+    return f"{done} {progress['unit']}" + (f" ({by})" if by else "")

@@ -20,8 +20,9 @@ from mlalign.errors import UserError
 from mlalign.launch import config as launchers
 from mlalign.launch import jobs, local, submit, watch
 from mlalign.plan import Node, Plan, names_of
-from mlalign.progress import Display, table
+from mlalign.progress import Display
 from mlalign.state import state
+from mlalign.terminal import table
 
 LOG_TAIL = 15
 

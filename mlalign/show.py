@@ -1,7 +1,4 @@
-"""What a person is shown: the plan, a run's status and logs, the final table, and what is there to choose from.
-
-Reads plans, manifests and progress files; writes nothing but STOP files (`cancel`).
-"""
+"""What a person is shown: the plan, the final table, and what is there to choose from. Reads plans and manifests; writes nothing."""
 
 import dataclasses
 import importlib.util
@@ -10,22 +7,21 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from mlalign import config, stage, store
+from mlalign import config, hub, stage, store
 from mlalign import languages as codes
-from mlalign.errors import UserError, nearest
+from mlalign.commands import known
+from mlalign.errors import UserError
 from mlalign.launch import config as launchers
 from mlalign.launch import local, submit
 from mlalign.plan import Plan
 from mlalign.planner import estimate
-from mlalign.progress import describe, table
 from mlalign.state import state
+from mlalign.terminal import table
 
 EVER_SAME = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"  # options of every job, left out of the overview
-RUN_KEYS = ("name", "root", "step")
-
 
 # ------------------------------------------------------------------------------------------------------------- plan, run
 
@@ -50,7 +46,7 @@ def show_plan(plan: Plan) -> str:
     lines += [table(estimate.shown(needs, plan.nodes), estimate.HEADER), "", "commands:"]
     lines += _commands(plan)
     problems = [f"would not run here: {p}" for p in plan.problems()] + [f"warning: {w}" for w in estimate.warnings(needs)]
-    return "\n".join([*lines, *(["", *problems] if problems else [])])
+    return "\n\n".join(filter(None, ["\n".join(lines), hub.summary(plan), "\n".join(problems)]))
 
 
 def _commands(plan: Plan) -> list[str]:
@@ -87,102 +83,12 @@ def final_table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------------ status, logs, cancel
-
-
-def status(arguments: Mapping[str, str]) -> int:
-    """Where every step of one run (or of all runs under the root) stands."""
-    root = _root(arguments)
-    names = [arguments["name"]] if "name" in arguments else sorted(p.parent.name for p in (root / "runs").glob("*/plan.json"))
-    if not names:
-        print(f"no runs under {root}")
-    for name in names:
-        told = _told(root, name)
-        rows = [[s["step"], s["stage"], *_stand(root, s)] for s in told["steps"]]
-        print(f"{name} (recipe {told['recipe']})\n{table(rows, ['step', 'stage', 'state', 'progress'])}\n")
-    return 0
-
-
-def _stand(root: Path, told: Mapping) -> tuple[str, str]:
-    path = root / "store" / told["artifact"]
-    partial = path.with_name(path.name + ".partial")
-    if (path / "manifest.json").is_file():
-        manifest = store.read_json(path / "manifest.json")
-        return manifest["status"], f"{manifest['finished'] - manifest['started']:.1f} s"
-    if not partial.is_dir():
-        return "waiting", ""
-    if store.owners(partial):
-        return "running", describe(partial)
-    outcome = partial / "outcome.json"
-    if outcome.is_file() and (told := store.read_json(outcome))["status"] != stage.STOPPED:
-        return "failed", told["message"].partition("\n")[0]
-    return "interrupted", describe(partial)
-
-
-def logs(arguments: Mapping[str, str]) -> int:
-    """Print the log of a step: the one named, else the running or latest one."""
-    root = _root(arguments)
-    told = _told(root, _name(arguments))
-    paths = {s["step"]: path for s in told["steps"] if (path := _log(root, s["artifact"]))}
-    if not paths:
-        raise UserError(f"{arguments['name']}: no step has a log yet")
-    step = arguments.get("step") or max(paths, key=lambda name: paths[name].stat().st_mtime)
-    if step not in paths:
-        raise UserError(f"step: {step!r} has no log{nearest(step, paths)}")
-    print(f"{paths[step]}\n{paths[step].read_text(encoding='utf-8', errors='replace')}")
-    return 0
-
-
-def _log(root: Path, artifact: str) -> Path | None:
-    found = (root / "store" / f"{artifact}{suffix}" / "logs" / "step.log" for suffix in (".partial", ""))
-    return next((p for p in found if p.is_file()), None)
-
-
-def cancel(arguments: Mapping[str, str]) -> int:
-    """Ask the running steps of a run to save their state and stop."""
-    root = _root(arguments)
-    told = _told(root, _name(arguments))
-    partials = {s["step"]: root / "store" / f"{s['artifact']}.partial" for s in told["steps"]}
-    running = {step: partial for step, partial in partials.items() if store.owners(partial)}
-    for step, partial in running.items():
-        (partial / "STOP").touch()
-        print(f"{step}: asked to save its state and stop")
-    if not running:
-        print("no step of this run is running")
-    return 0
-
-
-def _root(arguments: Mapping[str, str]) -> Path:
-    _known(arguments, RUN_KEYS)
-    return Path(arguments.get("root", ".")).expanduser().absolute()
-
-
-def _known(arguments: Mapping[str, str], allowed: Sequence[str]) -> None:
-    if unknown := [key for key in arguments if key not in allowed]:
-        raise UserError(*(f"{key}: unknown key{nearest(key, allowed)}" for key in unknown))
-
-
-def _name(arguments: Mapping[str, str]) -> str:
-    if "name" not in arguments:
-        raise UserError("name: missing; say which run, name=RUN (see `mlalign status`)")
-    return arguments["name"]
-
-
-def _told(root: Path, name: str) -> dict:
-    path = root / "runs" / name / "plan.json"
-    if not path.is_file():
-        raise UserError(
-            f"name: there is no run {name!r} under {root}{nearest(name, [p.parent.name for p in (root / 'runs').glob('*/plan.json')])}"
-        )
-    return store.read_json(path)
-
-
 # ------------------------------------------------------------------------------------------- recipes, languages, doctor, help
 
 
 def recipes(arguments: Mapping[str, str]) -> int:
     """Every recipe on the search path with the first line of its header."""
-    _known(arguments, ("conf_dir",))
+    known(arguments, ("conf_dir",))
     found = config.options("recipe", _folders(arguments))
     print(table([[name, _first_comment(path)] for name, path in sorted(found.items())], ["recipe", "what it is"]))
     return 0
@@ -203,7 +109,7 @@ def _first_comment(path: Path) -> str:
 
 def languages(arguments: Mapping[str, str]) -> int:
     """The language sets; with `set=NAME` (or any language) its members with names and scripts."""
-    _known(arguments, ("set", "conf_dir"))
+    known(arguments, ("set", "conf_dir"))
     sets = config.language_sets(_folders(arguments))
     if asked := arguments.get("set"):
         rows = [[c, codes.english_name(c), codes.autonym(c), codes.script(c), codes.direction(c)] for c in codes.resolve(asked, sets)]
@@ -217,7 +123,7 @@ def doctor(arguments: Mapping[str, str]) -> int:
     """What this machine has of what mlalign uses; 1 if a training or generating recipe could not run."""
     from mlalign.step import versions
 
-    _known(arguments, ())
+    known(arguments, ())
     have = versions()
     needed = {
         "torch": "all",

@@ -6,7 +6,7 @@ import shlex
 import pytest
 from helpers import PROJECT
 
-DOCS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
+DOCS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("slurm/*.md")])
 PLACEHOLDERS = {"DIR": "mgsm", "runs/first/": None, "my_data": None, "qwen3_8b": None, "beta=0.1x": None}
 
 
@@ -23,7 +23,7 @@ def commands():
 
 
 def test_the_number_of_commands_is_known():
-    assert len(commands()) == 22
+    assert len(commands()) == 28
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c[0] in ("run", "plan")], ids=" ".join)

@@ -161,7 +161,7 @@ def test_another_recipe_is_refused(run):
 def test_status_and_logs(run):
     told = run.call("status").stdout
     assert "reuse_your_rewards" in told
-    assert told.count("done") == 18
+    assert "18/18 done" in told and told.count("  done  ") == 18
     assert "step.log" in run.call("logs", "step=policy").stdout
 
 

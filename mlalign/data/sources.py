@@ -225,6 +225,14 @@ def _parquet(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
         problems.add(f"{file.path}: cannot be read as Parquet after row {number} ({str(error).splitlines()[0]}); fetch it again")
 
 
+def _other_commit(records: Any, revision: str | None) -> str | None:
+    """The commit that a prepared data set has, if it is not the one asked for: offline, `datasets` takes the latest that it has."""
+    if not revision or not re.fullmatch("[0-9a-f]{40}", revision) or not records.cache_files:
+        return None
+    commit = Path(records.cache_files[0]["filename"]).parent.name
+    return commit if commit != revision and re.fullmatch("[0-9a-f]{40}", commit) else None
+
+
 def read_hub(source: Source, problems: Problems) -> Iterator[tuple[int, dict]]:
     """The records of a hub data set: downloaded once (or taken from the cache, offline too), then read from disk."""
     from datasets import load_dataset
@@ -234,6 +242,11 @@ def read_hub(source: Source, problems: Problems) -> Iterator[tuple[int, dict]]:
         records = load_dataset(source.hub, source.config, split=source.hub_split, revision=source.revision)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
         problems.add(f"hub {source.hub}: cannot be loaded ({str(error).splitlines()[0]}); check hub, config, hub_split and revision, "
-                     "or on a machine without network bring the hub's cache along")  # fmt: skip
+                     "or where there is no network, let `mlalign fetch` bring it beforehand")  # fmt: skip
+        return
+    if other := _other_commit(records, source.revision):
+        problems.add(
+            f"hub {source.hub}: without network only commit {other} can be had, not {source.revision}; let `mlalign fetch` bring it"
+        )
         return
     yield from enumerate(records, 1)

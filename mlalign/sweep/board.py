@@ -69,7 +69,7 @@ class Board(Display):
 
     def table(self, *, every: bool = False) -> str:
         """The variants with what they have and wait for; the first that are not done, where there are many and not `every` one."""
-        from mlalign.progress import table
+        from mlalign.terminal import table
 
         rows = [self._row(v) for v in self._plan.variants]
         left = [r for r in rows if r[2] != "done"]

@@ -1,0 +1,230 @@
+"""`mlalign gc [root=DIR] [keep_checkpoints=1] [older_than=DAYS] [delete=true]`: what of a store nobody needs, and how much it takes.
+
+Without `delete=true` nothing is touched. What can go:
+
+- checkpoints of finished steps; of unfinished ones all but the newest `keep_checkpoints`
+- artifacts, begun or finished, that no run links to and no kept artifact stands on (give up a run: remove its folder in `runs/`)
+- what was put aside when a step was computed again (`….replaced`), and directories without a manifest
+- shards in the cache that no artifact links to any more
+
+Never touched: what a living process has claimed, what a run with jobs in Slurm's queue refers to (while Slurm does not answer, any
+run with jobs counts as one), what is younger than `older_than`, and whatever has a name that mlalign did not give.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mlalign import store
+from mlalign.commands import flag, known, number, root_of, runs, told
+from mlalign.errors import UserError
+from mlalign.launch import queue
+from mlalign.terminal import harmless, size, table
+
+NAME = re.compile(r"([a-z_]+-[0-9a-f]{16})((?:\.partial)?(?:\.replaced|\.deleting)?)")
+MENTION = re.compile(r"[a-z_]+-[0-9a-f]{16}")
+# Files of an artifact in which the names of others stand: its inputs, what it selected, the base of its adapter.
+TELLING = ("config.yaml", "selected.json", "model/adapter_config.json")
+DAY_S = 86400.0
+
+
+@dataclasses.dataclass
+class Item:
+    """Something that can go. `n_bytes` is what deleting all items frees by this one: a file with several names counts once."""
+
+    path: Path
+    what: str
+    why: str
+    n_bytes: int = 0
+
+
+def run(arguments: Mapping[str, str]) -> int:
+    known(arguments, ("root", "keep_checkpoints", "older_than", "delete"))
+    root, keep = root_of(arguments), number(arguments, "keep_checkpoints", 1)
+    if keep != int(keep):
+        raise UserError(f"keep_checkpoints: expected a whole number, got {arguments['keep_checkpoints']!r}")
+    delete = flag(arguments, "delete")
+    if not (root / "store").is_dir():
+        raise UserError(f"root: there is no store in {root}; say where store/ and runs/ lie with root=DIR")
+    items = measured(find(root, int(keep), number(arguments, "older_than", 0)))
+    if not items:
+        print(f"nothing in {root / 'store'} can go")
+        return 0
+    rows = [[item.path.relative_to(root / "store"), item.what, item.why, size(item.n_bytes)] for item in items]
+    print(harmless(table([*rows, ["", "", "in all", size(sum(i.n_bytes for i in items))]], ["in store/", "what", "why", "size"])))
+    if not delete:
+        print("\nnothing was deleted; delete=true does it")
+        return 0
+    return _delete_all(items)
+
+
+# ---------------------------------------------------------------------------------------------------------- what can go
+
+
+def find(root: Path, keep_checkpoints: int, older_than_days: float) -> list[Item]:
+    """Everything that the rules let go, in the order of the store.
+
+    Raises: UserError if a run's plan or jobs cannot be read: then nobody knows what is needed.
+    """
+    the_store = root / "store"
+    queued = _queued(root)
+    needed = _closure(the_store, _linked(root) | queued)
+    before = time.time() - older_than_days * DAY_S
+    items = [item for path in sorted(the_store.iterdir()) for item in _of_entry(path, needed, queued, keep_checkpoints)]
+    items = [item for item in items if _newest(item.path) <= before]
+    return [*items, *(i for i in _cached(the_store, items) if i.path.lstat().st_ctime <= before)]
+
+
+def _linked(root: Path) -> set[str]:
+    """The artifacts that a run's plan names or any link in a run's folder leads to."""
+    found = {step["artifact"] for name in runs(root) for step in told(root, name)["steps"]}
+    for folder, folders, files in os.walk(root / "runs"):
+        for path in (Path(folder, name) for name in [*folders, *files]):
+            if path.is_symlink():
+                found |= set(MENTION.findall(os.readlink(path)))
+    return found
+
+
+def _queued(root: Path) -> set[str]:
+    """All artifacts of the runs that have a job in Slurm's queue, and all that jobs in the queue work on."""
+    recorded = {name: queue.recorded(root / "runs" / name) for name in runs(root)}
+    slurm = queue.ask(str(job["job"]) for jobs in recorded.values() for job in jobs)
+    found = set()
+    for name, jobs in recorded.items():
+        if jobs and (slurm.problem or any(task.active for task in slurm.of(jobs))):
+            found |= {job["artifact"] for job in jobs} | {step["artifact"] for step in told(root, name)["steps"]}
+    return found
+
+
+def _closure(the_store: Path, names: Iterable[str]) -> set[str]:
+    """These artifacts with all that they stand on."""
+    found, todo = set[str](), set(names)
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        for path in (the_store / f"{name}{suffix}" / file for suffix in ("", ".partial") for file in TELLING):
+            if path.is_file():
+                todo |= set(MENTION.findall(path.read_text(encoding="utf-8", errors="replace"))) - found
+    return found
+
+
+def _of_entry(path: Path, needed: set[str], queued: set[str], keep: int) -> Iterator[Item]:
+    """What can go of one directory in the store."""
+    match = NAME.fullmatch(path.name)
+    if not match or not path.is_dir() or match[1] in queued or store.owners(path):
+        return
+    if match[2].endswith((".replaced", ".deleting")):
+        yield Item(path, "put aside", "its step was computed again" if path.name.endswith(".replaced") else "its deletion was cut short")
+    elif match[1] not in needed:
+        yield Item(path, "artifact" if not match[2] else "unfinished artifact", "no run refers to it")
+    elif not match[2] and not (path / "manifest.json").is_file():
+        yield Item(path, "leftover", "has no manifest, so it is no artifact")
+    elif not match[2]:
+        yield from (Item(p, "checkpoints", "their step is finished") for p in [path / "checkpoints"] if p.is_dir())
+    else:
+        yield from _old_checkpoints(path, keep)
+
+
+def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
+    """Checkpoints of a step that nobody works on, beyond the newest complete ones, and those that were never completed."""
+    found = [p for p in (partial / "checkpoints").glob("*/checkpoint-*") if p.name.split("-")[1].isdecimal()]
+    found = sorted(found, key=lambda p: int(p.name.split("-")[1]))
+    complete = [p for p in found if (p / "complete.json").is_file()]
+    kept = complete[-keep:] if keep else []
+    for path in found:
+        if path not in complete:
+            yield Item(path, "checkpoint", "was never completed")
+        elif path not in kept:
+            yield Item(path, "checkpoint", f"the newest {keep} of its step stay" if keep else "none is to stay")
+
+
+def _cached(the_store: Path, items: Sequence[Item]) -> Iterator[Item]:
+    """Shards whose only other names, if any, are in what goes. None while a step runs: it may be about to link one."""
+    if any(store.owners(p) for p in the_store.glob("*.partial")):
+        return
+    going = Counter((s.st_dev, s.st_ino) for item in items for s in _files(item.path) if s.st_nlink > 1)
+    for path in sorted((the_store / ".shards").glob("*/*")):
+        stat = path.lstat()
+        if path.suffix != ".json" and stat.st_nlink - going[stat.st_dev, stat.st_ino] <= 1:
+            yield Item(path, "cached shard", "no artifact links to it")
+
+
+def _newest(path: Path) -> float:
+    """When anything in a directory was last changed."""
+    return max([path.lstat().st_mtime, *(s.st_mtime for s in _files(path))])
+
+
+# -------------------------------------------------------------------------------------------------------------------- sizes
+
+
+def measured(items: Sequence[Item]) -> list[Item]:
+    """The items with what they free: blocks on the disk of files that have no name outside of what goes, each counted once."""
+    names: Counter[tuple[int, int]] = Counter()
+    for item in items:
+        names.update((s.st_dev, s.st_ino) for s in _files(item.path))
+    counted = set[tuple[int, int]]()
+    for item in items:
+        for stat in _files(item.path):
+            key = stat.st_dev, stat.st_ino
+            if stat.st_nlink <= names[key] and key not in counted:
+                counted.add(key)
+                item.n_bytes += stat.st_blocks * 512
+    return list(items)
+
+
+def _files(path: Path) -> Iterator[os.stat_result]:
+    """Every file below a path (itself, if it is one); links are not followed."""
+    if not path.is_dir() or path.is_symlink():
+        yield path.lstat()
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a run goes on beside us
+                yield Path(folder, name).lstat()
+
+
+# ----------------------------------------------------------------------------------------------------------------- deletion
+
+
+def _delete_all(items: Sequence[Item]) -> int:
+    """Delete what is still nobody's; 1 if something had to stay."""
+    stayed, freed = [], 0
+    for item in items:
+        try:
+            _delete(item)
+            freed += item.n_bytes
+        except UserError as error:
+            stayed.append(str(error))
+        except OSError as error:
+            stayed.append(f"{item.path}: cannot be deleted ({error.strerror})")
+    print(f"\n{len(items) - len(stayed)} deleted, {size(freed)} freed" + "".join(f"\nstays: {harmless(line)}" for line in stayed))
+    return 1 if stayed else 0
+
+
+def _delete(item: Item) -> None:
+    """Delete what a claim then keeps others from beginning in. What others could take for whole is renamed, or unmarked, first.
+
+    Raises: UserError if a process has begun to work there.
+    """
+    if item.what == "cached shard":
+        for path in (item.path.with_suffix(".json"), item.path):
+            path.unlink(missing_ok=True)
+        return
+    owner = next(p for p in (item.path, *item.path.parents) if NAME.fullmatch(p.name))
+    store.refuse_owned(owner)
+    with store.claim(owner, "gc"):
+        (item.path / "complete.json").unlink(missing_ok=True)
+        aside = item.path
+        if item.path == owner and not owner.name.endswith(".deleting"):
+            aside = owner.with_name(f"{owner.name}.deleting")
+            shutil.rmtree(aside, ignore_errors=True)
+            owner.rename(aside)
+        shutil.rmtree(aside)
+    with contextlib.suppress(OSError):
+        (owner / "claims").rmdir()
