@@ -98,9 +98,9 @@ class _End:
         """Leave the explanation, in the log too. While a submission is under way its end is awaited, so that it stays whole."""
         node, restarts = os.environ.get("SLURMD_NODENAME", socket.gethostname()), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         again = f", in its turn {restarts + 1}" if restarts else ""
-        head = f"{self.told['step']} ended with status {status}: job {self.job} on {node}{again}"
+        head = f"{self.told['run']['step']} ended with status {status}: job {self.job} on {node}{again}"
         text = mends.explanation(head, message, str(self.log), tail(self.log), waiting(self.folder, self.job.partition("_")[0]))
-        slurm.failed_file(self.folder, self.told["step"]).write_text(text, encoding="utf-8")
+        slurm.failed_file(self.folder, self.told["run"]["step"]).write_text(text, encoding="utf-8")
         print(text, file=sys.stderr)
         with jobs.alone(self.folder, PATIENCE_S):
             return status or 1

@@ -94,7 +94,7 @@ def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Ca
     waiting = {one.entry["artifact"] for one in queued}
     todo: list[Step] = []
     for step in steps:
-        ready = step.done and not any(step.sources.get(other.name) == other.artifact for other in todo)
+        ready = step.done and not any(other.artifact in step.sources.values() for other in todo)
         if not ready and step.artifact not in waiting:
             todo.append(step)
     if not todo:
