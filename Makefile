@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 bin := $(VENV)/bin
 
-.PHONY: install demo test check recipes chaos bench clean
+.PHONY: install demo test check recipes chaos chaos-slurm bench clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,9 @@ recipes: install       ## every recipe end to end at scale=tiny
 
 chaos: install         ## ten kills chained into one run of the demo, then compared with the unbroken run
 	$(bin)/python scripts/chaos.py
+
+chaos-slurm: install   ## requeues, signals, lost nodes, preemption and scancel in one run on a test cluster
+	$(bin)/python scripts/chaos.py --launcher slurm --kills 6
 
 bench: install         ## ours beside the peer's, as ratios
 	for b in benchmarks/*.py; do $(bin)/python $$b; done

@@ -3,6 +3,8 @@
   run      recipe=NAME [model=] [data=] [languages=] [scale=] [engine=] [launcher=] [name=] [key=value …]    run, or continue
              only=STEP   run this step alone          from=STEP   compute this step and all after it again
              force=STEP  compute this step again      use.STEP=PATH   an artifact or model in the place of a step
+             -m key=a,b  a sweep over all combinations, shared steps once, one table       sweep=NAME   a ready one (conf/sweep)
+             search.trials=N 'key=interval(a,b)'      a search: Optuna chooses the values  metric=NAME  what makes a variant best
   plan     the same arguments: check everything and show the steps, without running
   fetch    the same arguments: bring what the plan needs from the hub, for machines without network
   freeze   the same arguments, only=STEP: write the configuration of a step, for scripts of your own
@@ -10,6 +12,7 @@
   logs     name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]     the log of a step (by default the last one)
   cancel   name=RUN [step=STEP] [now=true]                               ask a run to save its state and stop, or kill it
   gc       [keep_checkpoints=1] [older_than=DAYS] [delete=true]          what can be deleted, and how much that frees
+  results  name=SWEEP [metric=NAME]                                         the table and the page of a sweep, as far as it is
   compare  RUN RUN … [output=DIR]     several runs on one page
   recipes | languages | doctor        what there is; what this machine has
   STAGE    key=value …                one stage alone: prepare sft reward generate score pairs preference select evaluate lm_eval report
@@ -72,12 +75,16 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from mlalign.reporting.compare import compare
 
         return compare(arguments)
+    if command == "results":
+        from mlalign.sweep.command import show_results
+
+        return show_results(arguments)
     if command in PLANNED:
         return int(importlib.import_module(f"mlalign.commands.{command}").run(_planned(arguments)))
     if command in COMMANDS:
         return int(importlib.import_module(f"mlalign.commands.{command}").run(_pairs(arguments)))
     if command not in SHOWN:
-        known = ["run", "plan", "compare", *PLANNED, *COMMANDS, *SHOWN, *stage.names()]
+        known = ["run", "plan", "compare", "results", *PLANNED, *COMMANDS, *SHOWN, *stage.names()]
         raise UserError(f"unknown command {command!r}{nearest(command, known)}")
     from mlalign import show
 
@@ -92,6 +99,12 @@ SHOWN = ("recipes", "languages", "doctor")  # functions of `show`
 
 def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None) -> int:
     from mlalign import show
+    from mlalign.sweep import grid
+
+    if grid.wanted(arguments):
+        from mlalign.sweep import command
+
+        return command.carry_out(arguments, dry=dry, recipe=recipe)
 
     planned = _planned(arguments, recipe)
     if dry:

@@ -3,6 +3,7 @@
 All mistakes are collected and reported together, each with its full key and the nearest valid one. Nothing heavy is imported.
 """
 
+import copy
 import dataclasses
 import importlib.util
 import os
@@ -17,12 +18,12 @@ from mlalign.errors import UserError, nearest
 GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
 VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices")
 STEP_LISTS = ("only", "from", "force")
-CONTROLS = (*STEP_LISTS, "conf_dir")
+CONTROLS = (*STEP_LISTS, "conf_dir", "show")
 # What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
 GROUP_KEYS = {
     "model": ("path", "revision", "chat_template", "params", "stages"),
     "data": ("root", "demonstrations", "preferences", "prompts", "texts", "languages", "params"),
-    "scale": ("stages", "resources", "engine_args"),
+    "scale": ("stages", "resources", "engine_args", "device"),
     "engine": (
         "name",
         "args",
@@ -35,7 +36,6 @@ GROUP_KEYS = {
         "timeout_s",
         "max_retries",
     ),
-    "launcher": ("name",),
 }
 
 
@@ -106,10 +106,11 @@ class Settings:
                 del tree[name]
 
 
-def load(argv: Sequence[str], recipe: Mapping | None = None) -> Settings:
+def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tuple, dict] | None = None) -> Settings:
     """Compose the configuration that `key=value` arguments ask for. `recipe` stands in for `recipe=NAME`.
 
-    Mistakes are left in `errors` of the result, for the planner to report together with its own.
+    Mistakes are left in `errors` of the result, for the planner to report together with its own. With `composed`, what Hydra
+    composed is kept there, and taken from there where the same files are chosen (the variants of a sweep).
 
     Raises: UserError where nothing can be composed (no recipe, no such folder, unreadable YAML).
     """
@@ -122,7 +123,12 @@ def load(argv: Sequence[str], recipe: Mapping | None = None) -> Settings:
     choices = _choices(overrides, folders, errors, needs_recipe=recipe is None)
     if any(e.startswith(("recipe:", "conf_dir:")) for e in errors):
         raise UserError(*errors)
-    root = _compose(choices, folders)
+    if controls.get("show") not in (None, "sbatch"):
+        errors.append(f"show: {controls['show']!r} cannot be shown; allowed: sbatch")
+    known, files = {} if composed is None else composed, tuple(sorted(choices.items()))
+    if files not in known:
+        known[files] = _compose(choices, folders)
+    root = copy.deepcopy(known[files])
     from mlalign.recipe import check_shape
 
     body = recipe or root["recipe"] or {}
@@ -166,10 +172,6 @@ def options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
 
 
 def _parse(argv: Sequence[str], errors: list[str]) -> list[Override]:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser = OverridesParser.create()
     parsed = []
     for text in argv:
         key, equals, value = text.partition("=")
@@ -178,19 +180,32 @@ def _parse(argv: Sequence[str], errors: list[str]) -> list[Override]:
             continue
         if key in STEP_LISTS or key.startswith("use."):  # names of steps may hold brackets, which Hydra's grammar has for lists
             head, _, rest = key.partition(".")
-            names = re.findall(r"[^,\[\]\s]+(?:\[[^\]]*\])?", value)
-            parsed.append(Override(text, [head, *([rest] if rest else [])], value if rest else names))
+            parsed.append(Override(text, [head, *([rest] if rest else [])], value if rest else step_names(value)))
             continue
-        try:
-            override = parser.parse_override(_quoted(text))
-        except HydraException as error:
-            errors.append(f"{text}: {str(error).splitlines()[0]}; quote a value with special characters: key='\"a=b\"'")
+        if (override := by_grammar(text, errors)) is None:
             continue
         if override.is_sweep_override():
-            errors.append(f"{text}: several values at once make a sweep; give one value, or [a,b] for a list")
+            errors.append(f"{text}: several values at once make a sweep; add -m for one, give one value, or [a,b] for a list")
             continue
-        parsed.append(Override(text, str(override.key_or_group).replace("/", ".").split("."), _plain(override.value())))
+        parsed.append(Override(text, str(override.key_or_group).replace("/", ".").split("."), plain(override.value())))
     return parsed
+
+
+def step_names(value: str) -> list[str]:
+    """`[reward[eng_Latn],policy]` as the names of steps."""
+    return re.findall(r"[^,\[\]\s]+(?:\[[^\]]*\])*", value)
+
+
+def by_grammar(text: str, errors: list[str]) -> Any:
+    """`key=value` as Hydra's grammar understands it (its own `Override`); None if it does not, with a message in `errors`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(_quoted(text))
+    except HydraException as error:
+        errors.append(f"{text}: {str(error).splitlines()[0]}; quote a value with special characters: key='\"a=b\"'")
+        return None
 
 
 def _quoted(text: str) -> str:
@@ -202,12 +217,12 @@ def _quoted(text: str) -> str:
     return text
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Hydra keeps quoted strings as objects of its own: unwrap them, in lists and mappings too."""
     if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, dict):
-        return {str(_plain(k)): _plain(v) for k, v in value.items()}
+        return {str(plain(k)): plain(v) for k, v in value.items()}
     return value.text if type(value).__name__ == "QuotedString" else value
 
 
@@ -248,6 +263,8 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
     from yaml import YAMLError
 
     OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent / path), replace=True)
+    OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("times", lambda a, b: float(f"{float(a) * float(b):.12g}"), replace=True)
     extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders[:-1])}]"] if len(folders) > 1 else []
     picked = [f"{group}={name}" for group, name in choices.items()]
     try:
@@ -256,6 +273,13 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
             return composed
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from None
+
+
+def _first(n: int, values: Any) -> list:
+    """`${first:N,${languages}}`: the first N of a list, never fewer."""
+    if not isinstance(n, int) or not 1 <= n <= len(values or []):
+        raise ValueError(f"the first {n} of {len(values or [])} cannot be taken")
+    return list(values[:n])
 
 
 def _with_params(root: dict, recipe: Mapping) -> dict[str, Any]:
@@ -331,9 +355,15 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
             if key not in allowed:
                 errors.append(f"{group}.{key}: unknown key{nearest(key, allowed)}")
     from mlalign import stage
+    from mlalign.planner import device
 
+    device.of_scale(settings.root["scale"].get("device"), errors)
+    from mlalign.launch import config as launchers
+
+    launchers.build(settings.root["launcher"], errors)
     engines = options("engine", settings.folders)
-    known = {("scale", "stages"): stage.names(), ("scale", "resources"): stage.names(), ("model", "stages"): stage.names()}
+    staged = (("scale", "stages"), ("scale", "resources"), ("model", "stages"), ("launcher", "resources"))
+    known = dict.fromkeys(staged, stage.names())
     for (group, section), names in {**known, ("scale", "engine_args"): list(engines)}.items():
         for name in settings.root[group].get(section) or {}:
             if name not in names:

@@ -57,6 +57,7 @@ def load_tokenizer(model: Model, chat_template: str | None, needs_template: bool
         source = chat.tokenizer_source(model)
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
     tokenizer.padding_side = "right"
+    tokenizer.init_kwargs.pop("local_files_only", None)  # would be saved, and says only whether this process runs offline
     return tokenizer
 
 

@@ -11,11 +11,10 @@ import reward_models
 from mlalign import config, identity, languages, schema, stage, store
 from mlalign.engine.models import models_in, with_models
 from mlalign.errors import UserError, nearest
+from mlalign.launch import resources
 from mlalign.mistakes import told_once
 from mlalign.recipe import Ref, Resolve, Step, unroll
 
-# devices: ranks of a training step; threads: CPU threads of each process. Neither is part of a fingerprint.
-RESOURCES = ("devices", "threads")
 KIND_OF_SLOT = {"model": ("model",), "rows": ("rows", "scores"), "scorer": ("model",)}
 
 
@@ -31,10 +30,12 @@ class Node:
     resources: dict[str, Any]
     fingerprint: str
     missing: list[str]
+    variant: str = ""  # of a sweep: the settings that this step does not share with all variants, `beta=0.05`
 
     @property
     def name(self) -> str:
-        return self.step.name
+        """What the step is called in its run: that of a variant is `policy[beta=0.05]`."""
+        return f"{self.step.name}[{self.variant}]" if self.variant else self.step.name
 
     @property
     def artifact(self) -> str:
@@ -47,14 +48,32 @@ class Node:
 
 
 @dataclasses.dataclass
+class Variant:
+    """One variant of a sweep: its settings by swept key, the arguments that give them, and its steps' names in the united plan.
+
+    A trial of a search also has its number, and a state where it is not for its steps to tell: pruned or failed, and why.
+    """
+
+    label: str
+    values: dict[str, Any]
+    overrides: list[str]
+    steps: dict[str, str]
+    trial: int | None = None
+    state: str = ""
+    why: str = ""
+
+
+@dataclasses.dataclass
 class Plan:
-    """All steps of a run in an order in which they can run."""
+    """All steps of a run in an order in which they can run; of a sweep those of all variants, each artifact once."""
 
     name: str
     recipe: str
     settings: config.Settings
     root: Path
     nodes: list[Node]
+    kind: str = "run"  # run, sweep or search
+    variants: list[Variant] = dataclasses.field(default_factory=list)
 
     @property
     def store(self) -> store.Store:
@@ -65,10 +84,19 @@ class Plan:
         return self.root / "runs" / self.name
 
     def check_name(self) -> None:
-        """Raises: UserError if the run's directory is another recipe's."""
-        told = self.run_dir / "plan.json"
-        if told.is_file() and (other := store.read_json(told)["recipe"]) != self.recipe:
+        """Raises: UserError if the run's directory is another recipe's, or a sweep's where this is a run."""
+        if not (self.run_dir / "plan.json").is_file():
+            return
+        told = store.read_json(self.run_dir / "plan.json")
+        if (other := told["recipe"]) != self.recipe:
             raise UserError(f"name: {self.run_dir} belongs to recipe {other!r}, not {self.recipe!r}; give this run another name=")
+        if (kind := told.get("kind", "run")) != self.kind:
+            raise UserError(f"name: {self.run_dir} belongs to a {kind}, and this is a {self.kind}; give it another name=")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the step of each artifact is called here: in a sweep not by the name that `Node.sources` tell."""
+        return {n.artifact: n.name for n in self.nodes}
 
     def problems(self) -> list[str]:
         """What keeps the plan from running here and now, though it is correct."""
@@ -81,7 +109,7 @@ def build(settings: config.Settings) -> Plan:
     Raises: UserError with every mistake in languages, recipe, step configurations and inputs.
     """
     errors = list(settings.errors)
-    _normalise_languages(settings, errors)
+    normalise_languages(settings, errors)
     steps = unroll(settings.recipe, _resolver(settings), errors)
     _check_controls(settings, steps, errors)
     if settings.use:
@@ -105,7 +133,8 @@ def _run_name(name: Any) -> str:
     return name
 
 
-def _normalise_languages(settings: config.Settings, errors: list[str]) -> None:
+def normalise_languages(settings: config.Settings, errors: list[str]) -> None:
+    """Make `languages` of the settings canonical: those asked for, else those that the data names."""
     root = settings.root
     value = (
         root["languages"]
@@ -209,14 +238,14 @@ class _Planner:
         if not slots_fit or cfg is None or not whole:
             return
         guards = [self._artifact(g) for g in step.guards]
-        resources = self._resources(step, module, key)
+        asked = self._resources(step, module, key)
         missing = _missing_packages(module, cfg, key)
         hashed = self._hashed(module, cfg, key)
         prints = {slot: [self._print_of(v, module, slot) for v in (i if isinstance(i, list) else [i])] for slot, i in inputs.items()}
         stops = [self.nodes[g["step"]].fingerprint for g in guards]
         identity_ = {"stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints, "guards": stops}
         print_ = store.fingerprint(identity_)
-        self.nodes[step.name] = Node(step, module, cfg, inputs, guards, resources, print_, missing)
+        self.nodes[step.name] = Node(step, module, cfg, inputs, guards, asked, print_, missing)
 
     @staticmethod
     def _ready(value: Any) -> bool:
@@ -319,16 +348,11 @@ class _Planner:
 
     def _resources(self, step: Step, module: ModuleType, key: str) -> dict:
         root = self.settings.root
-        out = config.merged((root["scale"].get("resources") or {}).get(step.stage) or {}, step.resources)
+        out = config.merged(*(given for _, given in resources.layers(root, step.stage)), step.resources)
         if module.DISTRIBUTED and root["devices"] is not None:
             out["devices"] = root["devices"]
-        for name, value in out.items():
-            if name not in RESOURCES:
-                self.errors.append(f"{key}.resources.{name}: unknown key{nearest(name, RESOURCES)}")
-            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                self.errors.append(f"{key}.resources.{name}: expected a whole number from 1, got {value!r}")
-            elif name == "devices" and value > 1 and not module.DISTRIBUTED:
-                self.errors.append(f"{key}.resources.devices: {step.stage} runs as one process, got {value}")
+        whole = {"distributed": module.DISTRIBUTED, "sharded": module.SHARDED is not None}
+        self.errors.extend(resources.problems(out, f"{key}.resources", **whole))
         return out
 
     def _hashed(self, module: ModuleType, cfg: Any, key: str) -> dict:
@@ -383,4 +407,5 @@ INSTALL = {
     "deepspeed": "pip install 'mlalign[train]', or leave out deepspeed=",
     "trl": "pip install 'mlalign[train]'",
     "lm_eval": "pip install 'mlalign[lm-eval]'",
+    "optuna": "pip install 'mlalign[search]'",
 }

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,6 +45,9 @@ class Display:
     def end(self, text: str) -> None:
         self.line(f"\r\x1b[K{text}" if self.live else text)
 
+    def failed(self, artifact: str) -> None:
+        """A step of a sweep failed, and the run goes on with what does not depend on it."""
+
 
 def describe(partial: Path) -> str:
     """How far a step is, or an empty text when it has not said anything."""
@@ -76,3 +79,10 @@ def text(progress: Mapping[str, Any]) -> str:
     by = ", ".join(f"{language} {n}" for language, n in sorted(progress["by_language"].items())[:12])
     done = progress["done"] if progress["total"] is None else f"{progress['done']}/{progress['total']}"
     return f"{done} {progress['unit']}" + (f" ({by})" if by else "")
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    """Plain text columns, each as wide as its widest cell."""
+    cells = [[str(c) for c in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)

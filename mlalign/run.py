@@ -5,51 +5,138 @@ Reads a Plan; writes `runs/NAME/` (`plan.json`, `config.yaml`, links in `steps/`
 
 import contextlib
 import dataclasses
+import functools
 import os
-import shutil
 import subprocess
 import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mlalign import shards, stage, step, store
+from mlalign import stage, step, store
 from mlalign.errors import UserError
-from mlalign.launch import local
+from mlalign.launch import config as launchers
+from mlalign.launch import jobs, local, submit, watch
 from mlalign.plan import Node, Plan, names_of
-from mlalign.progress import Display
+from mlalign.progress import Display, table
 from mlalign.state import state
 
 LOG_TAIL = 15
 
 
 def run(plan: Plan, display: Display) -> int:
-    """Run a plan with the local launcher, or go on with it; returns the exit status (0, or 75 when stopped on request)."""
+    """Run a plan, or go on with it, here or as Slurm jobs; returns the exit status (0, or 75 when stopped on request)."""
+    launcher = launchers.build(plan.settings.root["launcher"])
+    if isinstance(launcher, launchers.Slurm):
+        return _queue(plan, launcher, display)
     if problems := plan.problems():
         raise UserError(*problems)
-    _check_launcher(plan.settings.root["launcher"]["name"])
     _open_run(plan)
-    selected = _selection(plan)
+    selected = selection(plan)
     _force(plan, selected["anew"])
+    failed: dict[str, list[str]] = {}  # artifact -> the messages; none where it only waited for one that failed
     for number, node in enumerate(plan.nodes, 1):
         if node.name not in selected["run"]:
             continue
-        status = _step(plan, node, display, f"[{number}/{len(plan.nodes)}]")
+        if any(source["artifact"] in failed for source in node.sources()):
+            failed[node.artifact] = []
+            continue
+        try:
+            status = _step(plan, node, display, f"[{number}/{len(plan.nodes)}]")
+        except UserError as error:
+            if not plan.variants:
+                raise
+            failed[node.artifact] = error.messages  # the other variants go on
+            display.failed(node.artifact)
+            continue
         if status:
             return status
+    if failed:
+        raise UserError(*(m for messages in failed.values() for m in messages), _variants_lost(plan, failed))
     (plan.run_dir / "forced.json").unlink(missing_ok=True)
     _publish_report(plan)
     return 0
 
 
-def _check_launcher(name: str) -> None:
-    if name == "local":
-        return
-    missing = "" if shutil.which("sbatch") else " and Slurm's `sbatch` is not on the PATH"
-    raise UserError(
-        f"launcher: {name!r} cannot submit in this version{missing}; choose launcher=local (inside an allocation: srun mlalign run …)"
-    )
+def run_some(plan: Plan, nodes: Sequence[Node], display: Display, go_on: Callable[[Node], bool]) -> int:
+    """Run some steps of a plan here; after each, `go_on` says whether to do the next. Returns the exit status."""
+    _open_run(plan)
+    for number, node in enumerate(nodes, 1):
+        if status := _step(plan, node, display, f"[{number}/{len(nodes)}]"):
+            return status
+        if not go_on(node):
+            return 0
+    return 0
+
+
+def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
+    names = {n.name for n in plan.nodes if n.artifact in failed}
+    lost = [v.label for v in plan.variants if names & set(v.steps.values())]
+    return f"{len(lost)} of {len(plan.variants)} variants failed: {'; '.join(lost)}; the same command tries them again"
+
+
+def _queue(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
+    """Submit what is neither done nor queued; with `launcher.wait` stay until it has ended."""
+    if (problems := plan.problems()) and not (launcher.python or launcher.prefix or launcher.srun):
+        raise UserError(*problems)  # what the nodes' own environment has is not seen from here
+    plan.check_name()
+    queue = of_plan(plan, launcher)
+    steps = queue_steps(plan)
+    with jobs.alone(queue.folder):
+        selected = selection(plan)
+        queued = submit.refuse_queued(queue, [n.artifact for n in plan.nodes], anew=bool(selected["anew"]))
+        _open_run(plan)
+        if all(step.done for step in steps):
+            (plan.run_dir / "forced.json").unlink(missing_ok=True)
+        _force(plan, selected["anew"])
+        wanted = [step for step in queue_steps(plan) if step.name in selected["run"]]
+        new = submit.submit(queue, wanted, queued, display.line)
+    _publish_report(plan, coming=True)
+    display.line(_submitted(queue, wanted, new))
+    if not (launcher.wait and (new or queued)):
+        return 0
+    try:
+        return watch.follow(queue, wanted, display.line)
+    except KeyboardInterrupt:
+        display.line(f"\nno longer watching; the jobs go on: {submit.hint(queue.name)}")
+        raise
+
+
+def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:
+    return submit.Run(plan.name, plan.run_dir, plan.store, launcher, plan.settings.root)
+
+
+def queue_steps(plan: Plan) -> list[submit.Step]:
+    """The steps of a plan as a submission needs them. Raises: UserError for a damaged artifact."""
+    found = []
+    for node in plan.nodes:
+        now, why = state(node, plan.store)
+        if now == "damaged":
+            raise UserError(_damaged(node, why))
+        sources = {s["step"]: s["artifact"] for s in node.sources()}
+        found.append(submit.Step(
+            node.name, node.artifact, node.step.stage, node.module.DISTRIBUTED, node.resources, node.step.resources, sources,
+            frozen(plan, node), now in ("done", "skipped"),
+        ))  # fmt: skip
+    return found
+
+
+def _damaged(node: Node, why: str) -> str:
+    return f"{node.name}: {why}; put the file back, or compute the step again with force={node.step.template}"
+
+
+def _submitted(queue: submit.Run, wanted: list[submit.Step], new: list[submit.Step]) -> str:
+    """What was submitted, as a table, and how to watch it."""
+    if not new:
+        return f"all {len(wanted)} steps are done, nothing to submit"
+    last = {entry["artifact"]: entry for entry in jobs.read(queue.folder)}
+    rows = [[s.name, e["job"], e["tasks"], ",".join(e["after"]) or "-"] for s in new for e in (last[s.artifact],)]
+    reused = f"; {len(wanted) - len(new)} done or queued before" if len(wanted) > len(new) else ""
+    where = f"name={queue.name} root={queue.store.root.parent}"
+    hint = f"watch: mlalign status {where} | mlalign logs {where} step=STEP | end: mlalign cancel {where}"
+    return f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(new)} jobs submitted{reused}; {hint}"
 
 
 def _open_run(plan: Plan) -> None:
@@ -67,15 +154,18 @@ def _open_run(plan: Plan) -> None:
 
 def describe(plan: Plan) -> dict:
     """The plan as JSON: every step with its stage, fingerprint, artifact, inputs and resources."""
+    names = plan.names
     steps = [
         {"step": n.name, "stage": n.step.stage, "fingerprint": n.fingerprint, "artifact": n.artifact, "round": n.step.round,
-         "inputs": sorted({s["step"] for s in n.sources()}), "resources": n.resources}
+         "inputs": sorted({names[s["artifact"]] for s in n.sources()}), "resources": n.resources}
         for n in plan.nodes
     ]  # fmt: skip
-    return {"recipe": plan.recipe, "name": plan.name, "languages": plan.settings.root["languages"], "steps": steps}
+    told = {"recipe": plan.recipe, "name": plan.name, "kind": plan.kind, "languages": plan.settings.root["languages"], "steps": steps}
+    more = {"sweep": plan.settings.root[plan.kind], "variants": [dataclasses.asdict(v) for v in plan.variants]} if plan.variants else {}
+    return {**told, **more}
 
 
-def _selection(plan: Plan) -> dict[str, set[str]]:
+def selection(plan: Plan) -> dict[str, set[str]]:
     """Which steps to run and which to compute anew, from `only=`, `from=` and `force=`."""
     controls = plan.settings.controls
     only, begin, force = (_names(plan, controls.get(c)) for c in ("only", "from", "force"))
@@ -87,15 +177,15 @@ def _selection(plan: Plan) -> dict[str, set[str]]:
 
 
 def _names(plan: Plan, value: Any) -> set[str]:
-    return {n.name for n in plan.nodes if names_of(n.step) & set(value or [])}
+    return {n.name for n in plan.nodes if (names_of(n.step) | {n.name}) & set(value or [])}
 
 
 def _downstream(plan: Plan, names: set[str]) -> set[str]:
-    found = set(names)
+    found = {n.artifact: n.name for n in plan.nodes if n.name in names}
     for node in plan.nodes:
-        if any(source["step"] in found for source in node.sources()):
-            found.add(node.name)
-    return found
+        if any(source["artifact"] in found for source in node.sources()):
+            found[node.artifact] = node.name
+    return set(found.values())
 
 
 def _force(plan: Plan, anew: set[str]) -> None:
@@ -105,17 +195,8 @@ def _force(plan: Plan, anew: set[str]) -> None:
     if not asked or (told.is_file() and store.read_json(told)["asked"] == asked):
         return
     for node in (n for n in plan.nodes if n.name in anew):
-        _retire(plan, node)
+        step.retire(plan.store, node.step.stage, node.fingerprint)
     store.write_json(told, {"asked": asked})
-
-
-def _retire(plan: Plan, node: Node) -> None:
-    """Put a step's artifact aside, and its shards out of the cache."""
-    partial, path = plan.store.partial(node.step.stage, node.fingerprint), plan.store.root / node.artifact
-    store.refuse_owned(partial)
-    for artifact in (path, partial):
-        shards.forget(artifact, plan.store)
-    plan.store.retire(node.step.stage, node.fingerprint)
 
 
 def _step(plan: Plan, node: Node, display: Display, number: str) -> int:
@@ -125,10 +206,10 @@ def _step(plan: Plan, node: Node, display: Display, number: str) -> int:
         display.line(f"{number} {node.name}: {'reused' if now == 'done' else 'skipped before'}")
         return 0
     if now == "damaged":
-        raise UserError(f"{node.name}: {why}; put the file back, or compute the step again with force={node.step.template}")
+        raise UserError(_damaged(node, why))
     if now == "stale":
         display.line(f"{number} {node.name}: stale ({why}), computed again")
-        _retire(plan, node)
+        step.retire(plan.store, node.step.stage, node.fingerprint)
     return _execute(plan, node, display, number)
 
 
@@ -156,12 +237,13 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
 def frozen(plan: Plan, node: Node) -> dict[str, Any]:
     """All that a step needs to know to run later and elsewhere: its resolved configuration and inputs. JSON types only."""
     return {
-        "step": node.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
+        "step": node.step.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
         "inputs": node.inputs, "guards": node.guards, "resources": node.resources,
-        "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round}, "git_commit": _commit(),
+        "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round, "step": node.name}, "git_commit": _commit(),
     }  # fmt: skip
 
 
+@functools.cache
 def _commit() -> str | None:
     """The commit of mlalign's own checkout, with `+` if it has local changes; None when installed from a wheel."""
     here = Path(__file__).parent.parent
@@ -192,9 +274,12 @@ def _explain(node: Node, status: int, log: Path, begins: int) -> str:
     return f"{node.name} {ended}{hint}; the end of {log}:\n" + "\n".join(f"  {line}" for line in lines[-LOG_TAIL:])
 
 
-def _publish_report(plan: Plan) -> None:
-    """`runs/NAME/report` points to the report's artifact."""
-    reports = [n for n in plan.nodes if n.step.stage == "report" and (plan.store.root / n.artifact / "manifest.json").is_file()]
+def _publish_report(plan: Plan, *, coming: bool = False) -> None:
+    """`runs/NAME/report` points to the report's artifact, with `coming` also to one that is not there yet."""
+    if plan.variants:
+        return  # each variant has a report of its own; `results.html` is that of all
+    reports = [n for n in plan.nodes if n.step.stage == "report"]
+    reports = [n for n in reports if coming or (plan.store.root / n.artifact / "manifest.json").is_file()]
     if reports:
         link = plan.run_dir / "report"
         with contextlib.suppress(FileNotFoundError):

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -13,10 +14,15 @@ from mlalign import config, hub, stage, store
 from mlalign import languages as codes
 from mlalign.commands import known
 from mlalign.errors import UserError
-from mlalign.launch import local
+from mlalign.launch import config as launchers
+from mlalign.launch import local, submit
 from mlalign.plan import Plan
+from mlalign.planner import estimate
 from mlalign.state import state
 from mlalign.terminal import table
+
+EVER_SAME = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"  # options of every job, left out of the overview
+
 
 # ------------------------------------------------------------------------------------------------------------- plan, run
 
@@ -24,10 +30,11 @@ from mlalign.terminal import table
 def show_plan(plan: Plan) -> str:
     """The steps with their state, inputs and exact commands; then what would keep them from running."""
     plan.check_name()
-    rows = []
+    rows, finished, names = [], [], plan.names
     for node in plan.nodes:
         now, why = state(node, plan.store)
-        inputs = ", ".join(dict.fromkeys(s["step"] for s in node.sources()))
+        finished += [node.name] if now in ("done", "skipped") else []
+        inputs = ", ".join(dict.fromkeys(names[s["artifact"]] for s in node.sources()))
         rows.append(
             [node.name, node.step.stage, now + (f" ({why})" if why else ""), node.resources.get("devices", 1), node.artifact, inputs]
         )
@@ -35,12 +42,28 @@ def show_plan(plan: Plan) -> str:
         f"recipe {plan.recipe}, run {plan.name}, languages {', '.join(plan.settings.root['languages'] or []) or 'those of the data'}",
         "",
     ]
-    lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), "", "commands:"]
-    for node in plan.nodes:
-        path = plan.store.partial(node.step.stage, node.fingerprint) / "config.yaml"
-        lines.append(f"  {node.name}: {shlex.join(local.argv(path, node.resources))}")
-    problems = [f"would not run here: {p}" for p in plan.problems()]
+    needs = estimate.of_plan(plan, finished)
+    lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), ""]
+    lines += [table(estimate.shown(needs, plan.nodes), estimate.HEADER), "", "commands:"]
+    lines += _commands(plan)
+    problems = [f"would not run here: {p}" for p in plan.problems()] + [f"warning: {w}" for w in estimate.warnings(needs)]
     return "\n\n".join(filter(None, ["\n".join(lines), hub.summary(plan), "\n".join(problems)]))
+
+
+def _commands(plan: Plan) -> list[str]:
+    """How each step would be started: a command, or a batch script (in full with `show=sbatch`, for the steps in `only=`)."""
+    launcher = launchers.build(plan.settings.root["launcher"])
+    if isinstance(launcher, launchers.Local):
+        paths = {n.name: plan.store.partial(n.step.stage, n.fingerprint) / "config.yaml" for n in plan.nodes}
+        return [f"  {n.name}: {shlex.join(local.argv(paths[n.name], n.resources))}" for n in plan.nodes]
+    from mlalign import run
+
+    chosen, queue = run.selection(plan)["run"], run.of_plan(plan, launcher)
+    texts = submit.texts(queue, [step for step in run.queue_steps(plan) if step.name in chosen])
+    if plan.settings.controls.get("show") == "sbatch":
+        return [f"---- {name}\n{text}" for name, text in texts.items()]
+    asked = {name: " ".join(re.findall(rf"^#SBATCH (--(?!{EVER_SAME}).*)", text, re.MULTILINE)) for name, text in texts.items()}
+    return [*(f"  {name}: sbatch {options}" for name, options in asked.items()), "", "whole scripts: show=sbatch [only=STEP]"]
 
 
 def final_table(plan: Plan) -> str:

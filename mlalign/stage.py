@@ -27,6 +27,7 @@ from mlalign.errors import UserError, nearest
 from mlalign.store import Artifact, Store, Tally, read_json, write_json
 
 STOPPED = 75  # exit status of a step that saved its state because it was asked to stop (EX_TEMPFAIL)
+NOTHING_TO_DO = 3  # exit status of beginning a step whose artifact is complete
 
 
 class Stopped(Exception):
@@ -144,6 +145,14 @@ def external_model(value: Mapping) -> Model:
     return Model(value["path"], identity, value.get("revision"))
 
 
+def own_file(partial: Path, part: tuple[int, int], name: str) -> Path:
+    """`NAME` in the partial artifact, or `parts/I.NAME` for the I-th of several tasks that share its shards."""
+    if part[1] == 1:
+        return partial / name
+    (partial / "parts").mkdir(exist_ok=True)
+    return partial / "parts" / f"{part[0]}.{name}"
+
+
 class Output:
     """Where a step writes: `path` (the partial artifact), counts, progress, and notes for the manifest."""
 
@@ -170,12 +179,16 @@ class Output:
             self._written = now
             languages = dict(self.tally.rows)
             write_json(
-                self.path / "progress.json", {"done": done, "total": total, "unit": unit, "by_language": languages, "time": time.time()}
+                self.own("progress.json"), {"done": done, "total": total, "unit": unit, "by_language": languages, "time": time.time()}
             )
 
     def should_stop(self) -> bool:
-        """Whether the run was asked to stop (a file named STOP in the partial artifact)."""
-        return (self.path / "STOP").exists()
+        """Whether the run was asked to stop, or the array task that this is (files named STOP in the partial artifact)."""
+        return (self.path / "STOP").exists() or self.own("STOP").exists()
+
+    def own(self, name: str) -> Path:
+        """Where a file of this name is told apart from those of the other tasks of an array."""
+        return own_file(self.path, self.part, name)
 
     def note(self, **values: Any) -> None:
         """Add keys to the manifest."""

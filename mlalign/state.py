@@ -1,14 +1,30 @@
 """Where the steps of a plan stand, as their manifests and inputs say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from mlalign import store
-from mlalign.plan import Node
+from mlalign.engine.models import models_in
 
 
-def state(node: Node, the_store: store.Store) -> tuple[str, str]:
-    """Where a step stands: (`done` | `skipped` | `stale` | `damaged` | `partial` | `todo`, why)."""
-    path = the_store.root / node.artifact
+def state(node: Any, the_store: store.Store) -> tuple[str, str]:
+    """Where a step of a plan (`mlalign.plan.Node`) stands: (`done` | `skipped` | `stale` | `damaged` | `partial` | `todo`, why)."""
+    return of_artifact(node.artifact, node.sources(), the_store)
+
+
+def of_frozen(told: Mapping[str, Any], the_store: store.Store) -> tuple[str, str]:
+    """The same for a step's frozen configuration."""
+    return of_artifact(the_store.path(told["stage"], told["fingerprint"]).name, sources(told), the_store)
+
+
+def sources(told: Mapping[str, Any]) -> Iterator[dict]:
+    """Every artifact that a frozen step reads, or that guards it."""
+    slots = [v if isinstance(v, list) else [v] for v in told["inputs"].values()]
+    yield from (m for values in [*slots, told["guards"]] for m in models_in(values) if "artifact" in m)
+
+
+def of_artifact(artifact: str, inputs: Iterable[Mapping], the_store: store.Store) -> tuple[str, str]:
+    path = the_store.root / artifact
     if not (path / "manifest.json").is_file():
         begun = path.with_name(path.name + ".partial").is_dir()
         return ("partial", "begun, not finished") if begun else ("todo", "")
@@ -16,7 +32,7 @@ def state(node: Node, the_store: store.Store) -> tuple[str, str]:
     if wrong := store.damage(path, manifest):
         return "damaged", wrong
     recorded = {d["step"]: d.get("content_digest") for d in _recorded(manifest)}
-    for source in node.sources():
+    for source in inputs:
         now = the_store.root / source["artifact"] / "manifest.json"
         if not now.is_file():
             return "stale", f"its input {source['step']} is gone"

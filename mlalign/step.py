@@ -1,10 +1,13 @@
 """Run one step in a process of its own:  python -m mlalign.step ARTIFACT.partial/config.yaml [--part I/N]
 
+With `--begin FROZEN` instead it only makes that partial artifact, where a step was frozen to run later: a Slurm job begins so.
+
 Reads the resolved configuration that `mlalign run` wrote, claims the step, runs its stage and publishes the artifact. Ranks of a
 training job all come through here; only the first claims and publishes. With `--part` (an array task) the task works through
 its share of the shards, and whichever task finishes last publishes.
 
-Exit status: 0 done, 2 a person's mistake (one message on stderr), 75 stopped on request and ready to go on, else a crash.
+Exit status: 0 done, 2 a person's mistake (one message on stderr), 75 stopped on request and ready to go on, 3 there was nothing to
+begin (the artifact is complete), else a crash.
 """
 
 import argparse
@@ -20,53 +23,102 @@ from typing import Any
 
 import yaml
 
-from mlalign import rows, schema, shards, stage, store
+from mlalign import rows, schema, shards, stage, state, store
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, disk_problem
 from reward_models.jobs.provenance import versions
 
+PATIENCE_S = store.STALE_S + 2 * store.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mlalign.step", description=__doc__)
-    parser.add_argument("config", type=Path, help="config.yaml of a partial artifact")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("config", type=Path, nargs="?", help="config.yaml of a partial artifact")
+    what.add_argument("--begin", type=Path, metavar="FROZEN", help="a frozen step, as submission writes it; only begin it")
     parser.add_argument("--part", default="0/1", help="I/N: take every N-th shard, beginning with the I-th")
     options = parser.parse_args(argv)
     index, n = (int(x) for x in options.part.split("/"))
+    part = (index, n)
+    partial = partial_of(options.begin) if options.begin else options.config.resolve().parent
     try:
-        execute(options.config.resolve(), (index, n))
+        if options.begin:
+            return begin_frozen(options.begin, part)
+        execute(options.config.resolve(), part)
     except UserError as error:
-        return _ended(options.config.parent, 2, f"error: {error}")
+        return _ended(partial, part, 2, f"error: {error}")
     except stage.Stopped:
-        return _ended(options.config.parent, stage.STOPPED, "stopped on request; run the same command again to continue")
+        return _ended(partial, part, stage.STOPPED, "stopped on request; run the same command again to continue")
     except OSError as error:
-        if (problem := disk_problem(error, options.config.parent)) is None:
+        if (problem := disk_problem(error, partial)) is None:
             raise
-        return _ended(options.config.parent, 2, f"error: {problem}")
+        return _ended(partial, part, 2, f"error: {problem}")
     return 0
 
 
-def _ended(partial: Path, status: int, message: str) -> int:
+def _ended(partial: Path, part: tuple[int, int], status: int, message: str) -> int:
     """Say why a step ended, also in `outcome.json`: torchrun keeps the exit status of its ranks to itself."""
     print(message, file=sys.stderr)
     with contextlib.suppress(OSError):  # a full disk
-        store.write_json(partial / "outcome.json", {"status": status, "message": message.removeprefix("error: ")})
+        told = {"status": status, "message": message.removeprefix("error: ")}
+        store.write_json(stage.own_file(partial, part, "outcome.json"), told)
     return status
 
 
-def begin(the_store: store.Store, told: Mapping[str, Any]) -> Path:
+def partial_of(frozen: Path) -> Path:
+    """Where a frozen step works."""
+    told = store.read_json(frozen)
+    return store.Store(Path(told["store"])).partial(told["stage"], told["fingerprint"])
+
+
+def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
+    """Begin a step that was frozen to run later; tasks of an array that start together begin it once.
+
+    What another process still holds is waited for: a job that was requeued may find its former self. Returns 0, or NOTHING_TO_DO
+    if the artifact is complete. Raises: UserError as `begin` does.
+    """
+    told = store.read_json(frozen)
+    the_store = store.Store(Path(told.pop("store")))
+    told.pop("slurm", None)
+    partial = the_store.partial(told["stage"], told["fingerprint"])
+    with store.claim_in_turn(the_store.root / ".begin" / partial.name, patience_s=600):
+        now, why = state.of_frozen(told, the_store)
+        if now in ("done", "skipped"):
+            print(f"{told['step']}: is there already, nothing to do")
+            return stage.NOTHING_TO_DO
+        if now == "damaged":
+            raise UserError(f"{told['step']}: {why}; put the file back, or compute the step again with force=")
+        if now == "stale":
+            retire(the_store, told["stage"], told["fingerprint"])
+        begin(the_store, told, part, PATIENCE_S)
+    return 0
+
+
+def retire(the_store: store.Store, stage_: str, print_: str) -> None:
+    """Put a step's artifact aside, and its shards out of the cache. Raises: UserError if a process is working on it."""
+    partial = the_store.partial(stage_, print_)
+    store.refuse_owned(partial)
+    for artifact in (the_store.path(stage_, print_), partial):
+        shards.forget(artifact, the_store)
+    the_store.retire(stage_, print_)
+
+
+def begin(the_store: store.Store, told: Mapping[str, Any], part: tuple[int, int] = (0, 1), patience_s: float = 0) -> Path:
     """Make the partial artifact of a step, with its configuration and the digests of its inputs; returns its directory.
 
+    Another process that is working on the step is waited for up to `patience_s` seconds; other tasks of the same array may be.
     Raises: UserError for an input that is not there, and for a step that another process is working on.
     """
     partial = the_store.partial(told["stage"], told["fingerprint"])
-    store.refuse_owned(partial)
+    store.refuse_owned(partial, "." if part[1] == 1 else "part-", patience_s)
     told = {**told, "input_digests": _digests(told, the_store)}
     before = partial / "config.yaml"
     if before.is_file() and yaml.safe_load(before.read_text(encoding="utf-8")).get("input_digests") != told["input_digests"]:
+        store.refuse_owned(partial, patience_s=patience_s)
         store.put_aside(partial)  # begun on other content of its inputs
     partial.mkdir(parents=True, exist_ok=True)
     for left in ("STOP", "outcome.json"):
-        (partial / left).unlink(missing_ok=True)
+        stage.own_file(partial, part, left).unlink(missing_ok=True)
     temporary = partial / f"config.yaml.{os.getpid()}.tmp"
     temporary.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     temporary.replace(before)
@@ -75,9 +127,8 @@ def begin(the_store: store.Store, told: Mapping[str, Any]) -> Path:
 
 def _digests(told: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
     """Step -> content digest, for every artifact that a step reads or is guarded by."""
-    slots = [v if isinstance(v, list) else [v] for v in told["inputs"].values()]
     found = {}
-    for source in (m for values in [*slots, told["guards"]] for m in models_in(values) if "artifact" in m):
+    for source in state.sources(told):
         manifest = the_store.root / source["artifact"] / "manifest.json"
         if not manifest.is_file():
             name = source["step"]
@@ -88,16 +139,28 @@ def _digests(told: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
 
 def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
     """Run the step described by `config`; returns the finished artifact, None where another task or rank publishes it."""
+    if part[1] > 1:
+        return _execute_part(config, part)
     partial, told = config.parent, yaml.safe_load(config.read_text(encoding="utf-8"))
     the_store = store.Store(partial.parent)
     if not stage.Output(partial, the_store).is_main:
         _run(told, partial, the_store, part)
         return None
-    name = "step" if part[1] == 1 else f"part-{part[0]}"
-    with store.claim(partial, name):
-        output = _run(told, partial, the_store, part)
-        if part[1] == 1:
-            return _publish(told, output)
+    with store.claim(partial):
+        return _publish(told, _run(told, partial, the_store, part))
+
+
+def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
+    """Work through a task's share of the shards; None where another task publishes, perhaps while this one is still at it."""
+    partial = config.parent
+    try:
+        told = yaml.safe_load(config.read_text(encoding="utf-8"))
+        with store.claim(partial, f"part-{part[0]}"):
+            output = _run(told, partial, store.Store(partial.parent), part)
+    except FileNotFoundError:
+        if not (partial.with_name(partial.name.removesuffix(".partial")) / "manifest.json").is_file():
+            raise
+        return None
     return _publish_if_last(told, output)
 
 
@@ -134,7 +197,8 @@ def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
 def _publish(told: dict, output: stage.Output) -> Path:
     (output.path / "STOP").unlink(missing_ok=True)
     final = store.finish(output.path, {**_manifest(told, output), **output.notes, "finished": time.time()})
-    shutil.rmtree(final / "checkpoints", ignore_errors=True)  # last: until the artifact is there they are all there is
+    for needed_until_now in ("checkpoints", "parts"):
+        shutil.rmtree(final / needed_until_now, ignore_errors=True)
     return final
 
 
@@ -169,8 +233,8 @@ def _input_digests(told: dict, the_store: store.Store) -> dict:
 def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
     """After an array task: publish if no shard is pending. Two tasks that end together are told apart by a claim."""
     module = stage.load(told["stage"])
-    inputs = stage.Inputs(output.store, told["inputs"])
-    sources = rows.shards(inputs.rows(module.SHARDED), told["config"].get("split"))
+    skipped = output.notes.get("status") == "skipped"
+    sources = [] if skipped else rows.shards(stage.Inputs(output.store, told["inputs"]).rows(module.SHARDED), told["config"].get("split"))
     if shards.pending(sources, output.path):
         return None
     with contextlib.suppress(UserError, FileNotFoundError), store.claim(output.path, "publish"):

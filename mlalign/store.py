@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 HEARTBEAT_S = 15
 STALE_S = 120
 # Not part of an artifact's content: they differ between two equal computations.
-NOT_CONTENT = ("manifest.json", "config.yaml", "progress.json", "logs", "shards", "claims", "checkpoints", "STOP", "outcome.json")
+NOT_CONTENT = ("manifest.json", "config.yaml", "progress.json", "logs", "shards", "claims", "checkpoints", "parts", "STOP", "outcome.json")
 
 
 def fingerprint(identity: dict) -> str:
@@ -165,8 +165,24 @@ def claim(partial: Path, name: str = "step") -> Iterator[None]:
                 held.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def claim_in_turn(partial: Path, name: str = "step", patience_s: float = STALE_S + 2 * HEARTBEAT_S) -> Iterator[None]:
+    """`claim`, after waiting for another owner to leave. Raises: UserError if it has not left after `patience_s` seconds."""
+    end = time.monotonic() + patience_s
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(claim(partial, name))
+                break
+            except UserError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(0.1)
+        yield
+
+
 def _take(path: Path) -> dict:
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid()), "job": os.environ.get("SLURM_JOB_ID")}
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid()), **_job()}
     for _ in range(3):
         try:
             with open(path, "x", encoding="utf-8") as f:
@@ -178,6 +194,11 @@ def _take(path: Path) -> dict:
                 raise UserError(_taken(path.parent.parent, owner)) from None
             _bury(path, owner)
     raise UserError(f"{path.parent.parent.name}: other processes keep claiming this step; run the same command again later")
+
+
+def _job() -> dict:
+    """The Slurm job that this process is in, and how often that was requeued."""
+    return {"job": os.environ.get("SLURM_JOB_ID"), "restart": os.environ.get("SLURM_RESTART_COUNT", "0")}
 
 
 def _taken(partial: Path, owner: dict) -> str:
@@ -209,6 +230,9 @@ def _owner(path: Path) -> dict | None:
 
 
 def _alive(owner: dict, path: Path) -> bool:
+    me = _job()
+    if me["job"] is not None and owner.get("job") == me["job"] and owner["restart"] != me["restart"]:
+        return False  # this job, before it was requeued, perhaps on another node
     if owner["host"] == socket.gethostname():
         return _process_start(owner["pid"]) == owner["started"]
     try:
@@ -231,20 +255,23 @@ def _process_start(pid: int) -> str | None:
     return "running" if not Path("/proc/self").exists() else None
 
 
-def owners(partial: Path) -> list[dict]:
-    """Who is at work on a partial artifact: the living owners of its claims."""
+def owners(partial: Path, besides: str = ".") -> list[dict]:
+    """Who is at work on a partial artifact: the living owners of its claims, without those whose names begin with `besides`."""
     found = []
-    for path in sorted(p for p in (partial / "claims").glob("*") if not p.name.startswith(".")):
+    for path in sorted(p for p in (partial / "claims").glob("*") if not p.name.startswith((".", besides))):
         owner = _owner(path)
         if owner and _alive(owner, path):
             found.append(owner)
     return found
 
 
-def refuse_owned(partial: Path) -> None:
-    """Raises: UserError if a process is working on this partial artifact."""
-    if found := owners(partial):
-        raise UserError(_taken(partial, found[0]))
+def refuse_owned(partial: Path, besides: str = ".", patience_s: float = 0) -> None:
+    """Wait up to `patience_s` seconds until no process is working on this partial artifact. Raises: UserError if one still is."""
+    end = time.monotonic() + patience_s
+    while found := owners(partial, besides):
+        if time.monotonic() >= end:
+            raise UserError(_taken(partial, found[0]))
+        time.sleep(0.5)
 
 
 def _heartbeat(path: Path, stop: threading.Event) -> None:

@@ -26,15 +26,21 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-seconds", type=float, default=40, help="the longest time from a start to its kill")
+    parser.add_argument("--engine", help="what generates; vLLM where it is installed")
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="slurm: on a test cluster, by the ways of Slurm")
     parser.add_argument("arguments", nargs="*", default=["recipe=reuse_your_rewards"], help="of `mlalign run`")
     asked = parser.parse_args()
+    if asked.launcher == "slurm":
+        import chaos_slurm
+
+        return chaos_slurm.main(asked)
     draw = random.Random(asked.seed)
     with tempfile.TemporaryDirectory(prefix="chaos-") as root:
         whole, broken = Path(root, "whole"), Path(root, "broken")
         started = time.monotonic()
-        subprocess.run(command(asked.arguments, whole), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command(asked.arguments, whole, asked.engine), check=True, stdout=subprocess.DEVNULL)
         print(f"unbroken run: {time.monotonic() - started:.0f} s", flush=True)
-        again = survive(command(asked.arguments, broken), broken, draw, asked.kills, asked.max_seconds)
+        again = survive(command(asked.arguments, broken, asked.engine), broken, draw, asked.kills, asked.max_seconds)
         different = compare(whole, broken)
     for message in [*again, *different]:
         print(f"FAILED: {message}")
@@ -42,8 +48,8 @@ def main() -> int:
     return 1 if again or different else 0
 
 
-def command(arguments: list[str], root: Path) -> list[str]:
-    engine = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+def command(arguments: list[str], root: Path, engine: str | None = None) -> list[str]:
+    engine = engine or ("vllm" if importlib.util.find_spec("vllm") else "transformers")
     return [sys.executable, "-m", "mlalign", "run", *arguments, "name=chaos", f"root={root}", f"engine={engine}"]
 
 

@@ -10,7 +10,7 @@ here=$(dirname "$0")/..
 $pip setuptools==78.1.1 wheel ninja py-cpuinfo packaging torch==2.13.0
 # DeepSpeed builds from source and has to see the torch that is installed, not one of a build environment.
 $pip --no-build-isolation deepspeed==0.19.8
-$pip -e "${here}[train,dev,openai,judge,translation,lm-eval,trackers]"
+$pip -e "${here}[train,dev,openai,judge,translation,lm-eval,trackers,search]"
 
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
     $pip -e "${here}[vllm]"

@@ -25,7 +25,7 @@ def check_refused(done, *told):
 def test_help_names_every_command_and_stage(mlalign):
     done = mlalign("--help")
     assert done.returncode == 0
-    for word in ("run", "plan", "status", "logs", "cancel", "recipes", "languages", "doctor", "prepare", "preference"):
+    for word in ("run", "plan", "results", "sweep", "status", "logs", "cancel", "recipes", "languages", "doctor", "prepare", "preference"):
         assert word in done.stdout
     assert mlalign().stdout == done.stdout
 

@@ -31,10 +31,11 @@ ALLOWED = {
     "training": (*LIGHT, "stage", "modelling"),
     "reporting": (*LIGHT, "metrics"),
     "stages": (*LIGHT, "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling", "reporting"),
-    "step": (*LIGHT, "stage"),
-    "launch": (*LIGHT, "stage"),
+    "state": LIGHT,
+    "step": (*LIGHT, "stage", "state"),
+    "launch": (*LIGHT, "stage", "progress"),
 }
-HEAVY = ("torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft", "lingua", "pyarrow", "numpy")
+HEAVY = ("optuna", "torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft", "lingua", "pyarrow", "numpy")
 
 
 def modules(package):
@@ -89,7 +90,7 @@ def run_python(code):
 
 
 def test_planning_imports_nothing_heavy():
-    stages = [n for n in modules(mlalign) if n.startswith("mlalign.stages")]
+    stages = [n for n in modules(mlalign) if n.startswith(("mlalign.stages", "mlalign.sweep"))]
     code = f"import sys, mlalign.cli, mlalign.plan, mlalign.run, mlalign.show, {', '.join(stages)}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = run_python(code)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

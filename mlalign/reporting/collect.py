@@ -75,8 +75,7 @@ def gather(steps: Steps, run: Mapping[str, Any]) -> dict[str, Any]:
     content = {
         "run": {k: run.get(k) for k in ("name", "recipe")},
         "about": about(run),
-        "evaluations": evaluations(steps),
-        "metrics": [{"step": name, **row} for name, table in tables.items() for row in table["rows"]],
+        **measured(steps),
         "matrices": [{"step": name, **table["matrix"]} for name, table in tables.items() if table["matrix"].get("sources")],
         "breakdown": [r for name in tables for r in _breakdown(steps[name])],
         "confusion": [{"step": name, **found} for name in tables if (found := _beside(steps[name], "confusion"))],
@@ -86,7 +85,6 @@ def gather(steps: Steps, run: Mapping[str, Any]) -> dict[str, Any]:
             if (found := _beside(steps[name], "consistency"))
         ],
         "not_computed": [{"step": name, "what": text} for name, m in told.items() for text in m.get("not_computed") or []],
-        "decisions": [_decided(name, m) for name, m in told.items() if "decisions" in m],
         "steps": [_step(steps, s) for s in steps.values()],
         "sources": _unique(source for m in told.values() for source in m.get("sources") or []),
         "external": [e for name, m in told.items() for e in _external(name, m)],
@@ -96,6 +94,16 @@ def gather(steps: Steps, run: Mapping[str, Any]) -> dict[str, Any]:
         "times": [{"step": name, **_times(m)} for name, m in told.items()],
     }
     return public(content)
+
+
+def measured(steps: Steps) -> dict[str, Any]:
+    """What was measured: the evaluations, their tables, and what guards decided on them."""
+    tables = {s.name: read_json(s.path / "metrics.json") for s in steps.values() if s.manifest["kind"] == "metrics" and s.done}
+    return {
+        "evaluations": evaluations(steps),
+        "metrics": [{"step": name, **row} for name, table in tables.items() for row in table["rows"]],
+        "decisions": [_decided(name, s.manifest) for name, s in steps.items() if "decisions" in s.manifest],
+    }
 
 
 def about(run: Mapping[str, Any]) -> dict[str, str]:

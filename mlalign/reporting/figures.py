@@ -5,6 +5,7 @@ size. Colours are classes that the page's style sheet maps for light, dark and p
 hollow is before, filled is after. Labels are escaped.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -175,6 +176,35 @@ def curve(points: Sequence[Sequence[float]], title: str) -> Markup:
         body.append(f'<polyline points="{places}" class="{kind}" vector-effect="non-scaling-stroke"/>')
     body.append("</svg>" + text(left, height - 6, f"step {xs[0]:g}", "tick") + text(100, height - 6, f"{xs[-1]:g}", "tick", "end"))
     return svg(height, body, title)
+
+
+def scatter(
+    points: Sequence[tuple[float, float, bool]], title: str, form: Format, *, log: bool, best: Callable[..., float] | None = None
+) -> Markup:
+    """Points (x, y, hollow); x on a logarithmic scale with `log`. With `best` (min or max) a line of the best y so far, along x."""
+    height, left = 210, 12.0
+    xs, ys = [math.log10(p[0]) if log else p[0] for p in points], [p[1] for p in points]
+    of, wide = domain([(y, None, None) for y in ys]), domain([(x, None, None) for x in xs])
+    up, across = scale(of, height - 26, 6), scale(wide, left, 99)
+    body = [line(left, up(t), 99, up(t), "grid") + text(left - 1, up(t) + 4, form(t), "tick", "end") for t in ticks(*of, 4)]
+    marks = _decades(*wide) if log else [(t, t) for t in ticks(*wide, 5)]
+    body += [text(across(t), height - 6, brief(value), "tick", "middle") for t, value in marks]
+    if best is not None:
+        steps = [(x, best(so_far)) for i, x in enumerate(xs) if (so_far := [y for _, y, hollow in points[: i + 1] if not hollow])]
+        for (x0, y0), (x1, y1) in itertools.pairwise(steps):
+            body.append(line(across(x0), up(y0), across(x1), up(y0), "axis") + line(across(x1), up(y0), across(x1), up(y1), "axis"))
+    for x, (value, y, hollow) in zip(xs, points, strict=True):
+        kind = "before" if hollow else "after"
+        told = f"<title>{brief(value)}: {escape(form(y))}</title>"
+        body.append(f'<g>{told}<circle cx="{across(x):.2f}%" cy="{up(y):.1f}" r="4" class="dot {kind}"/></g>')
+    return svg(height, body, title)
+
+
+def _decades(low: float, high: float) -> list[tuple[float, float]]:
+    """(logarithm, value) of round numbers between two logarithms: 1, 2, 5, 10, …, or powers of ten alone where they are many."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    found = [(math.log10(n) + e, n * 10.0**e) for e in powers for n in ((1,) if high - low > 2.5 else (1, 2, 5))]
+    return [(t, v) for t, v in found if low <= t <= high]
 
 
 def brief(value: float) -> str:

@@ -26,7 +26,6 @@ SECTIONS = {
     "results": ("Results by language", "Results", results.results),
     "transfer": ("Reward transfer", "Transfer", matrices.transfer),
     "rounds": ("Round by round", "Rounds", results.rounds),
-    "sweep": ("Sweep", "Sweep", results.sweep),
     "breakdown": ("Breakdown", "Breakdown", results.breakdown),
     "consistency": ("Consistency across languages", "Consistency", matrices.consistency),
     "confusion": ("Language confusion", "Confusion", matrices.confusion),

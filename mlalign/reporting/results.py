@@ -1,4 +1,4 @@
-"""Sections of measured values: results by language, breakdown, rounds and sweeps; pure functions of the content, None without data."""
+"""Sections of measured values: results by language, breakdown and rounds; pure functions of the content, None without data."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from mlalign.metrics import AVERAGE, GAP, SUMMARIES, WORST
 from mlalign.reporting import figures, headline
 from mlalign.reporting.cells import cell, changed_cell, lang_cell, tabled, value_cell
 from mlalign.reporting.collect import MANY_COLUMNS
-from mlalign.reporting.text import is_language, is_share, language, metric_name, number
+from mlalign.reporting.text import is_language, is_share, language, metric_name
 
 Section = dict[str, Any]
 OPEN = 3  # tables of results that are not folded, and have pictures
@@ -131,38 +131,3 @@ def rounds(content: Mapping, digits: int) -> Section | None:
     )
     skipped = [s["step"] for s in content["steps"] if s["status"] == "skipped"]
     return {"plots": plots, "guards": content["decisions"], "decisions": decisions, "skipped": skipped}
-
-
-def sweep(content: Mapping, digits: int) -> Section | None:
-    """All variants of a sweep in one table, and the main effect of every parameter.
-
-    `content["variants"]`: a list of `{variant, values: {parameter: value}, metric, value, low, high}`.
-    """
-    variants = content.get("variants") or []
-    if not variants:
-        return None
-    names = list(dict.fromkeys(n for v in variants for n in v["values"]))
-    rows = [[*(_setting(v["values"].get(n)) for n in names), value_cell({"which": "", **v}, digits)] for v in variants]
-    effects = [
-        {"name": n, "table": tabled([n, "mean", "variants"],
-                                    [[_setting(value), cell(number(mean, metric, digits), mean), size] for value, mean, size in found])}
-        for n, metric, found in main_effects(variants, names)
-    ]  # fmt: skip
-    return {"table": tabled([*names, metric_name(variants[0]["metric"])], rows), "effects": effects}
-
-
-def _setting(value: Any) -> dict[str, Any]:
-    return cell(value, value if isinstance(value, int | float) else str(value))
-
-
-def main_effects(variants: Sequence[Mapping], names: Sequence[str]) -> list[tuple[str, str, list[tuple[Any, float, int]]]]:
-    """(parameter, metric, [(value, mean over all variants with it, how many)]), for parameters that vary."""
-    out = []
-    for name in names:
-        groups: dict[Any, list[float]] = {}
-        for v in variants:
-            if v["value"] is not None:
-                groups.setdefault(v["values"].get(name), []).append(v["value"])
-        if len(groups) > 1:
-            out.append((name, variants[0]["metric"], [(k, sum(g) / len(g), len(g)) for k, g in groups.items()]))
-    return out

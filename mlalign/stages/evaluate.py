@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     import numpy as np
     from pyarrow import Table
 
-    from mlalign.metrics.answers import Answers
+    from mlalign.metrics.answers import Answers, Items
     from mlalign.metrics.columns import Metadata
-    from mlalign.metrics.measures import Columns
+    from mlalign.metrics.measures import Columns, Measure
     from mlalign.metrics.tables import Tables
 
 VERSION = 2
@@ -102,6 +102,25 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     write_json(out.path / "breakdown.json", {"rows": [{c: r[c] for c in table.BREAKDOWN} for r in breakdown]})
     out.note(not_computed=tables.not_computed)
     out.progress(1, 1, "tables", force=True)
+
+
+def by_item(cfg: Config, inputs: Inputs, metric: str, by: str) -> "tuple[Items, Measure] | None":
+    """What every item adds to a metric of our answers, of their wins, or of preference rows: for statistics over several evaluations.
+
+    None for a metric that is no sum over items (differences of policies, length-controlled win rates).
+    """
+    from mlalign.metrics import measures
+
+    metadata = _metadata(cfg, inputs)
+    ours, preferences = _policy(cfg, inputs, "rows", "scores", metadata), _preferences(cfg, inputs, metadata)
+    found: list[tuple[Items, Measure]] = []
+    if ours is not None:
+        found += [(ours.items, m) for m in measures.of_answers(ours, _columns(cfg), cfg.anchor_language)]
+        if (baseline := _policy(cfg, inputs, "baseline", "baseline_scores", metadata)) is not None:
+            found.append((ours.items, measures.of_wins(ours, baseline, cfg.win_by)))
+    if preferences is not None:
+        found += [(preferences.items, m) for m in measures.of_preferences(preferences, by, cfg.anchor_language)]
+    return next(((items, m) for items, m in found if (m.name, m.by) == (metric, by)), None)
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
@@ -212,7 +231,7 @@ def _count(language: Sequence[str], without: "np.ndarray", out: Output) -> None:
             out.tally.add("answers without scores", lang, n)
 
 
-def _preferences(cfg: Config, inputs: Inputs, metadata: "Metadata", out: Output) -> "Answers | None":
+def _preferences(cfg: Config, inputs: Inputs, metadata: "Metadata", out: Output | None = None) -> "Answers | None":
     """The preference rows whose two sides (`rows.side_id`) stand in the scores, or None without any."""
     from mlalign.metrics import columns
     from mlalign.metrics.answers import joined
@@ -222,9 +241,9 @@ def _preferences(cfg: Config, inputs: Inputs, metadata: "Metadata", out: Output)
     for name in sorted({p.name for a in scores for p in rows.shards(a.path, cfg.split, cfg.languages or None)}):
         sides, both = columns.of_sides(_marks(name, scores, renamed), metadata, cfg.parts)
         for language, complete in zip(sides.items.language, both, strict=True):
-            if complete:
+            if out and complete:
                 out.tally.keep(language)
-            else:
+            elif out:
                 out.tally.drop("only one side has scores", language)
         found.append(sides.only(both))
     return joined(found) if any(len(f.items) for f in found) else None

@@ -66,11 +66,12 @@ def _tracked(out: Output) -> dict[str, Any]:
     """
     if not out.run:
         return {}
-    name, folder = out.run["name"], out.store.root.parent / "runs" / out.run["name"] / "tensorboard" / out.step
+    name, step = out.run["name"], out.run.get("step", out.step)
+    folder = out.store.root.parent / "runs" / name / "tensorboard" / step
     told = {"WANDB_PROJECT": out.run["recipe"], "WANDB_RUN_GROUP": name, "TENSORBOARD_LOGGING_DIR": str(folder)}
     for variable, value in told.items():
         os.environ.setdefault(variable, value)
-    return {"run_name": f"{name}/{out.step}", "project": name}
+    return {"run_name": f"{name}/{step}", "project": name}
 
 
 def weights(task: Literal["causal", "classifier"], cfg: TrainConfig, trainer: Mapping, args: Any) -> modelling.Weights:
@@ -177,8 +178,10 @@ def _record(trainer: Any, out: Output, sizes: dict[str, Any], seconds: float) ->
     steps, losses = trainer.state.global_step, [(entry["step"], entry["loss"]) for entry in log]
     metrics = {"steps": steps, "first_loss": losses[0][1] if losses else None, "final_loss": losses[-1][1] if losses else None}
     metrics |= {k: sizes[k] for k in ("parameters", "trainable_parameters")}
-    every = -(-len(losses) // N_LOG_POINTS) or 1
-    out.note(train={**metrics, "resumed_from": sizes["resumed_from"], "seconds": round(seconds, 2), "log": losses[::every]})
+    every, args = -(-len(losses) // N_LOG_POINTS) or 1, trainer.args
+    here = steps - int((sizes["resumed_from"] or "-0").rpartition("-")[2])  # steps that `seconds` stands for
+    work = {"rows": here * args.per_device_train_batch_size * args.gradient_accumulation_steps * n_devices(), "seconds": round(seconds, 2)}
+    out.note(train={**metrics, "resumed_from": sizes["resumed_from"], **work, "log": losses[::every]})
     if out.is_main:
         write_json(out.path / "metrics.json", metrics)
         (out.path / "log_history.json").write_text(

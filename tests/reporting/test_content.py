@@ -126,22 +126,6 @@ def test_many_score_columns_are_lines_of_one_table():
     assert [r[0]["text"] for r in first[0]["table"]["rows"]] == [f"c{i}" for i in range(6)]
 
 
-def test_main_effects_of_a_sweep():
-    variants = [
-        {"variant": f"{b}{n}", "values": {"beta": b, "n": n, "loss": "dpo"}, "metric": "accuracy", "value": v, "low": None, "high": None}
-        for b, n, v in ((0.1, 4, 0.5), (0.1, 8, 0.7), (0.3, 4, 0.6), (0.3, 8, 0.8))
-    ]
-    effects = {name: found for name, _, found in results.main_effects(variants, ["beta", "n", "loss"])}
-    assert effects == {
-        "beta": [(0.1, pytest.approx(0.6), 2), (0.3, pytest.approx(0.7), 2)],
-        "n": [(4, pytest.approx(0.55), 2), (8, pytest.approx(0.75), 2)],
-    }
-    section = results.sweep({"variants": variants}, 3)
-    assert [e["name"] for e in section["effects"]] == ["beta", "n"]
-    assert section["table"]["head"] == ["beta", "n", "loss", "Right answers"]
-    assert results.sweep({}, 3) is None
-
-
 def test_confusion_folds_languages_that_nobody_asked_for():
     told = {
         "step": "m",

@@ -1,0 +1,118 @@
+"""The jobs of a run: `runs/NAME/slurm/jobs.jsonl`, one line for each that was submitted, and which of them still wait or run."""
+
+import contextlib
+import dataclasses
+import getpass
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlalign import store
+from mlalign.errors import UserError
+from mlalign.launch import commands
+
+FILE = "jobs.jsonl"
+NEVER = "DependencyNeverSatisfied"
+
+
+@dataclasses.dataclass(frozen=True)
+class Live:
+    """A job that waits or runs: what its line says, and the state, reason and nodes of each of its tasks in Slurm's words."""
+
+    entry: dict[str, Any]
+    tasks: list[tuple[str, str, str]]
+
+    @property
+    def waits(self) -> bool:
+        return all(state == "PENDING" for state, _, _ in self.tasks)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Every job that was submitted for a run, in that order. Raises: UserError naming an unreadable line."""
+    path = folder / FILE
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            raise UserError(f"{path}, line {number}: is no JSON; remove the line") from None
+    return found
+
+
+def append(folder: Path, entry: dict[str, Any]) -> None:
+    """Add a line in one write, so that lines of several processes do not mix."""
+    line = json.dumps({**entry, "submitted": time.time()}, ensure_ascii=False) + "\n"
+    handle = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+def queue() -> dict[str, list[tuple[str, str, str]]]:
+    """Job id (of the whole array) -> (state, reason, nodes) of each task, for all jobs of this user that wait or run."""
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for line in commands.call("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%F|%T|%r|%N").splitlines():
+        job, state, reason, nodes = line.split("|", 3)
+        found.setdefault(job, []).append((state, reason, nodes))
+    return found
+
+
+def live(folder: Path) -> list[Live]:
+    """The jobs of a run that wait or run, in the order of submission; without those that wait for what can no longer come."""
+    entries = read(folder)
+    if not entries:
+        return []
+    queued = queue()
+    found = {e["job"]: Live(e, queued[e["job"]]) for e in entries if e["job"] in queued}
+    found = {job: one for job, one in found.items() if not all(reason == NEVER for _, reason, _ in one.tasks)}
+    for job, one in list(found.items()):  # what a job waits for was submitted before it
+        if one.waits and any(_lost(folder, entries, found, before) for before in one.entry["after"]):
+            del found[job]
+    return list(found.values())
+
+
+def _lost(folder: Path, entries: Sequence[dict[str, Any]], found: Mapping[str, Live], job: str) -> bool:
+    """Whether a job neither waits nor runs nor is gone on with, and its artifact is not there."""
+    artifact = next((e["artifact"] for e in entries if e["job"] == job), None)
+    if artifact is None or any(job in chain(entries, other) for other in found):
+        return False
+    return not (folder.parent.parent.parent / "store" / artifact / "manifest.json").is_file()
+
+
+def doomed(folder: Path) -> list[str]:
+    """Jobs that wait for what can no longer come."""
+    alive = {one.entry["job"] for one in live(folder)}
+    queued = queue()
+    return [e["job"] for e in read(folder) if e["job"] in queued and e["job"] not in alive]
+
+
+@contextlib.contextmanager
+def alone(folder: Path, patience_s: float = 0) -> Iterator[None]:
+    """Be the only one who submits for a run, after waiting for others up to `patience_s` seconds.
+
+    Raises: UserError if another process is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(store.claim_in_turn(folder, "submit", patience_s))
+        except UserError:
+            raise UserError(
+                f"name: another process is submitting run {folder.parent.name!r} at this moment; wait until it has ended, then see "
+                f"`mlalign status`"
+            ) from None
+        yield
+
+
+def chain(entries: Sequence[dict[str, Any]], job: str) -> set[str]:
+    """The jobs that a job goes on for: itself and those that it continues, back to the first."""
+    by_id, found = {e["job"]: e for e in entries}, {job}
+    while (before := by_id.get(job, {}).get("continues")) and (job := before.partition("_")[0]) not in found:
+        found.add(job)
+    return found

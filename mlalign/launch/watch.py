@@ -1,0 +1,54 @@
+"""Stay with a submitted run until it has ended: what each step does, from Slurm and from progress files."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from mlalign.launch import ended, jobs, submit
+from mlalign.progress import describe
+
+EVERY_S = (1, 10)  # the controller is asked this often at first, and when nothing has changed for long
+
+
+def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], None]) -> int:
+    """Say every change until no job of the run is left; returns 0 if all steps are done, else 1 with the explanations on stderr.
+
+    Ctrl-C ends the looking on, not the jobs.
+    """
+    shown, pause = {step.name: "" for step in steps}, float(EVERY_S[0])
+    while True:
+        alive = jobs.live(run.folder)
+        now = {step.name: _stand(run, step, alive) for step in steps}
+        changed = [name for name in now if now[name] != shown[name]]
+        for name in changed:
+            say(f"{time.strftime('%H:%M:%S')} {name}: {now[name]}")
+        shown = now
+        if not alive:
+            break
+        pause = EVERY_S[0] if changed else min(pause * 1.3, EVERY_S[1])
+        time.sleep(pause)
+    missing = [step for step in steps if not _done(run, step)]
+    last = {entry["artifact"]: entry for entry in jobs.read(run.folder)}
+    for entry in (last[step.artifact] for step in missing if step.artifact in last):
+        if told := ended.explain_lost(run.folder, entry):
+            print(f"\n{told}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _done(run: submit.Run, step: submit.Step) -> bool:
+    return (run.store.root / step.artifact / "manifest.json").is_file()
+
+
+def _stand(run: submit.Run, step: submit.Step, alive: Sequence[jobs.Live]) -> str:
+    """Where a step stands, in a few words."""
+    if _done(run, step):
+        return "done"
+    mine = [one for one in alive if one.entry["artifact"] == step.artifact]
+    tasks = [task for one in mine for task in one.tasks]
+    running = sorted({nodes for state, _, nodes in tasks if state in ("RUNNING", "COMPLETING")})
+    if running:
+        told = describe(run.store.root / f"{step.artifact}.partial")
+        return f"running on {', '.join(running)}" + (f", {told}" if told else "")
+    if tasks:
+        return f"waits ({', '.join(sorted({reason for _, reason, _ in tasks}))})"
+    return "ended without a result"

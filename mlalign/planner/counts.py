@@ -1,0 +1,106 @@
+"""How many rows steps read: counted in what is there already, bounded by the configuration otherwise, else unknown.
+
+Rows are counted from the footers of Parquet shards, without pyarrow, whose import alone would take as long as the rest of a plan.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Count(NamedTuple):
+    """A number of rows; `exact` is False for an upper bound."""
+
+    n: int
+    exact: bool = True
+
+    def times(self, factor: int) -> "Count":
+        return Count(self.n * factor, self.exact)
+
+    def told(self) -> str:
+        return f"{self.n:,}" if self.exact else f"at most {self.n:,}"
+
+
+def of_artifact(path: Path, split: str | None, languages: list[str] | None) -> Count | None:
+    """The rows of a finished rows artifact in one split and some languages (None: all); None if it has none."""
+    shards = [p for p in sorted((path / "rows").glob("*.parquet")) if _wanted(p.stem, split, languages)]
+    return Count(sum(map(parquet_rows, shards))) if shards else None
+
+
+def _wanted(stem: str, split: str | None, languages: list[str] | None) -> bool:
+    language, of_split, _ = stem.split(".")
+    return split in (None, of_split) and (languages is None or language in languages)
+
+
+def parquet_rows(path: Path) -> int:
+    """`num_rows` of a Parquet file's footer: field 3 of a struct in Thrift's compact protocol (the format's README, "File metadata")."""
+    with open(path, "rb") as file:
+        file.seek(-8, 2)
+        length = struct.unpack("<I", file.read(4))[0]
+        file.seek(-8 - length, 2)
+        fields = _Thrift(file.read(length)).fields()
+    return next(value for number, value in fields if number == 3)
+
+
+class _Thrift:
+    """Reads structs in the compact protocol; of strings only the place moves on."""
+
+    def __init__(self, data: bytes):
+        self.data, self.at = data, 0
+
+    def fields(self) -> Iterator[tuple[int, Any]]:
+        number = 0
+        while (head := self._byte()) != 0:
+            number = number + (head >> 4) if head >> 4 else self._signed()
+            yield number, self._value(head & 15)
+
+    def _value(self, kind: int) -> Any:
+        if kind in (1, 2):  # true, false
+            return kind == 1
+        if kind in (4, 5, 6):
+            return self._signed()
+        if kind in (3, 7):
+            return self._skip(1 if kind == 3 else 8)
+        if kind == 8:
+            return self._skip(self._unsigned())
+        if kind in (9, 10):
+            head = self._byte()
+            n = head >> 4 if head >> 4 < 15 else self._unsigned()
+            return [self._byte() if head & 15 in (1, 2) else self._value(head & 15) for _ in range(n)]
+        if kind == 12:
+            return dict(self.fields())
+        raise ValueError(f"no Parquet footer: type {kind}")
+
+    def _skip(self, n: int) -> None:
+        self.at += n
+
+    def _byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def _unsigned(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+            shift += 7
+
+    def _signed(self) -> int:
+        value = self._unsigned()
+        return (value >> 1) ^ -(value & 1)
+
+
+def of_prepare(cfg: Any, split: str | None, languages: list[str] | None) -> Count | None:
+    """What a prepare step that has not run may give at most."""
+    named = languages or cfg.languages
+    bounds = [cfg.total_rows] if cfg.total_rows and split == "train" else []
+    if cfg.max_rows_per_language and named:
+        bounds.append(cfg.max_rows_per_language * len(named) * (1 if split else 2))
+    return Count(min(bounds), exact=False) if bounds else None
+
+
+def of_manifest(manifest: Mapping[str, Any]) -> int:
+    return sum((manifest.get("rows_by_language") or {}).values())

@@ -1,0 +1,133 @@
+"""The variants of a sweep while it runs: what each has, what it waits for, and its result once it is there."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from mlalign.plan import Node, Plan
+from mlalign.progress import TICK_S, Display, describe
+from mlalign.sweep import results
+
+MAX_LINES = 16
+
+
+class Board(Display):
+    """On a terminal a table of the variants above the running step, redrawn in place; elsewhere a line when a variant is done."""
+
+    def __init__(self, plan: Plan, metric: str | None = None, out: TextIO | None = None):
+        super().__init__(out)
+        self._plan, self._metric = plan, metric
+        self._nodes = {n.name: n for n in plan.nodes}
+        self._done: set[str] = set()
+        self._failed: set[str] = set()  # names of steps
+        self._values: dict[str, str] = {}
+        self._running = ""
+        self._drawn = 0
+        self.told: set[str] = set()
+        self._look()
+        self.told = {v.label for v in plan.variants if self._finished(v.steps)}
+
+    def begin(self, title: str, partial: Path) -> None:
+        artifact = partial.name.removesuffix(".partial")
+        self._running = next((n.name for n in self._plan.nodes if n.artifact == artifact), "")
+        super().begin(title, partial)
+        self._draw()
+
+    def tick(self) -> None:
+        if not self.live:
+            super().tick()
+            return
+        if time.monotonic() - self._last >= TICK_S:
+            self._last = time.monotonic()
+            self._draw()
+
+    def end(self, text: str) -> None:
+        self._running = ""
+        self.line(text)
+
+    def line(self, text: str) -> None:
+        self._wipe()
+        super().line(text)
+        self._look()
+        for variant in self._plan.variants:
+            if variant.label not in self.told and self._finished(variant.steps):
+                self.told.add(variant.label)
+                super().line(f"variant {variant.label}: done{self._value(variant.label, ', ')}")
+        self._draw()
+
+    def failed(self, artifact: str) -> None:
+        self._failed.update(n.name for n in self._plan.nodes if n.artifact == artifact)
+
+    def close(self) -> None:
+        """Leave the last table standing."""
+        self._wipe()
+        self._look()
+        print(self.table(every=True), file=self.out, flush=True)
+
+    # ---------------------------------------------------------------------------------------------------------------- table
+
+    def table(self, *, every: bool = False) -> str:
+        """The variants with what they have and wait for; the first that are not done, where there are many and not `every` one."""
+        from mlalign.progress import table
+
+        rows = [self._row(v) for v in self._plan.variants]
+        left = [r for r in rows if r[2] != "done"]
+        shown = rows if every or len(rows) <= MAX_LINES else left[:MAX_LINES]
+        text = table(shown, ["variant", "steps", "", self._metric or ""])
+        return text + (f"\n{len(rows) - len(left)} of {len(rows)} variants are done" if len(shown) < len(rows) else "")
+
+    def _row(self, variant: Any) -> list[str]:
+        steps = list(variant.steps.values())
+        done = sum(s in self._done for s in steps)
+        return [variant.label, f"{done}/{len(steps)}", self._stands(steps), self._value(variant.label)]
+
+    def _stands(self, steps: list[str]) -> str:
+        left = [s for s in steps if s not in self._done]
+        if not left:
+            return "done"
+        if lost := [s for s in left if s in self._failed]:
+            return f"failed: {lost[0]}"
+        if self._running in left:
+            return f"{self._running}: {describe(self._partial) or 'running'}"
+        return f"waits for {left[0]}"
+
+    def _value(self, label: str, before: str = "") -> str:
+        if label not in self._values:
+            variant = next(v for v in self._plan.variants if v.label == label)
+            if not self._finished(variant.steps):
+                return ""
+            row = results.average(self._plan.store, variant.steps, self._nodes, self._metric)
+            self._values[label] = results.told(row) if row else ""
+        text = self._values[label]
+        return before + text if text else ""
+
+    def _finished(self, steps: dict[str, str]) -> bool:
+        return all(s in self._done for s in steps.values())
+
+    def _look(self) -> None:
+        for name, node in self._nodes.items():
+            if name not in self._done and self._is_done(node):
+                self._done.add(name)
+
+    def _is_done(self, node: Node) -> bool:
+        return (self._plan.store.root / node.artifact / "manifest.json").is_file()
+
+    # --------------------------------------------------------------------------------------------------------------- drawing
+
+    def _draw(self) -> None:
+        if not self.live:
+            return
+        self._wipe()
+        width = shutil.get_terminal_size().columns - 1
+        lines = ["", *self.table().splitlines()]
+        if self._running:
+            lines.append(f"{self._title}: {describe(self._partial) or 'starting'}")
+        print("\n".join(line[:width] for line in lines), file=self.out, flush=True)
+        self._drawn = len(lines)
+
+    def _wipe(self) -> None:
+        """Take back the table that was drawn last."""
+        if self.live and self._drawn:
+            print(f"\x1b[{self._drawn}F\x1b[J", end="", file=self.out, flush=True)
+        self._drawn = 0
