@@ -93,7 +93,8 @@ def _queued(out: Standing, mine: Sequence[Mapping], slurm: Slurm, partial: Path)
     shown = next(([j for j in jobs if j.state in kind] for kind in (RUNNING, WAITING) if any(j.state in kind for j in jobs)), jobs)
     out.state = _state(shown, partial)
     out.nodes = ",".join(dict.fromkeys(j.nodes for j in shown if j.nodes))
-    out.elapsed_s = max(j.elapsed_s for j in shown) or None
+    elapsed = max(j.elapsed_s for j in shown)
+    out.elapsed_s = elapsed if elapsed or out.state == "running" else None
     why = dict.fromkeys(j.why for j in shown if j.why)
     out.why = "; ".join(why) if any(j.active for j in shown) else _message(partial) or "; ".join(why) or "ended without an artifact"
 

@@ -58,6 +58,9 @@ class _End:
             return self.fail(status, f"the job was ended from outside (Slurm calls it {state})")
         if stage.STOPPED not in (status, self.outcome.get("status")):
             return self.fail(status, self.outcome.get("message", ""))
+        if jobs.cancelled(self.folder, slurm.file_name(self.told["step"])):
+            print("state saved; the run was cancelled, so its job is not continued", file=sys.stderr)
+            return stage.STOPPED
         if self._stuck():
             return self.fail(status, f"it was continued {TURNS} times and made no progress")
         if self.told["slurm"]["requeue"]:
@@ -141,6 +144,8 @@ def explain_lost(folder: Path, entry: dict[str, Any]) -> str | None:
     path = slurm.failed_file(folder, entry["step"])
     if path.is_file() and path.stat().st_mtime >= entry["submitted"]:
         return path.read_text(encoding="utf-8")
+    if jobs.cancelled(folder, slurm.file_name(entry["step"])):
+        return None
     ended = (t for t in commands.tasks(entry["job"]) if t["JobState"] not in ("PENDING", "RUNNING", "COMPLETED"))
     told = next((t for t in ended if t.get("Reason") not in ("Dependency", jobs.NEVER)), None)
     if told is None:

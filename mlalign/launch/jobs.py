@@ -44,6 +44,11 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def cancelled(folder: Path, file: str) -> bool:
+    """Whether `mlalign cancel` wants the jobs of a run, or of the step with this file name, to end for good."""
+    return (folder / "cancelled").exists() or (folder / f"{file}.cancelled").exists()
+
+
 def append(folder: Path, entry: dict[str, Any]) -> None:
     """Add a line in one write, so that lines of several processes do not mix."""
     line = json.dumps({**entry, "submitted": time.time()}, ensure_ascii=False) + "\n"

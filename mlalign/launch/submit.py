@@ -170,7 +170,8 @@ def _undo(submitted: Sequence[str], error: BaseException) -> None:
 
 def _write(run: Run, step: Step, job: slurm.Job) -> None:
     """Freeze a step: its configuration and its script."""
-    for left in (job.partial / "STOP", *(job.partial / "parts").glob("*.turns.json")):
+    markers = (run.folder / "cancelled", run.folder / f"{job.file}.cancelled")  # an earlier `mlalign cancel` is over
+    for left in (*markers, job.partial / "STOP", *(job.partial / "parts").glob("*.turns.json")):
         left.unlink(missing_ok=True)
     how = {"requeue": run.cfg.requeue, "options": slurm.options(job, run.cfg)}
     store.write_json(job.frozen, {**step.told, "store": str(run.store.root), "slurm": how})
