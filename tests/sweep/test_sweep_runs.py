@@ -85,7 +85,7 @@ def test_a_variant_that_fails_leaves_the_others_alone(twelve):
     arguments = ("n=1,4", "name=some", "-m", "metric=accuracy")
     done = twelve.call("run", *arguments)
     assert done.returncode == 1
-    assert "variant n=4: done" in done.stdout
+    assert "metrics[n=4]: reused" in done.stdout  # of the sweep before, and after the failure of the other
     assert "error: pairs[n=1]: pairs: no prompt gave a row" in done.stderr
     assert "1 of 2 variants failed: n=1; the same command tries them again" in done.stderr
     assert "Traceback" not in done.stderr
