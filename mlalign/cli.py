@@ -114,8 +114,8 @@ def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None)
     from mlalign.progress import Display
 
     status = run.run(planned, Display())
-    if status == 0:
-        print(show.final_table(planned))
+    if status == 0 and (table := show.final_table(planned)):
+        print(table)
     return status
 
 

@@ -23,7 +23,7 @@ def test_two_nodes_with_zero2_give_the_losses_of_one_process(slurm, tmp_path):
     assert alone.returncode == 0, alone.stderr
     done = two.call("run", *TRAIN, "launcher=slurm", "deepspeed=zero2", "steps.base.resources.nodes=2")
     assert done.returncode == 0, done.stderr
-    until(lambda: not slurm.queue(), "the end", 400)
+    until(lambda: not slurm.queue(), "the end", 600)  # DeepSpeed compiles a kernel at first use
     assert (two.root / "runs/r/steps/base/manifest.json").is_file(), two.log("base")[-3000:]
     manifest = json.loads((two.root / "runs/r/steps/base/manifest.json").read_text())
     assert manifest["ranks"] == 2 and manifest["job"] == two.job("base")
