@@ -6,7 +6,7 @@ import pytest
 from slurm_cases import Run, until
 
 pytestmark = pytest.mark.slow
-SMALL = ("recipe=reuse_your_rewards", "scale=tiny", "n=4", "n_eval=2")
+SMALL = ("recipe=reuse_your_rewards", "scale=tiny", "n=4", "n_eval=2", "temperature=2.0")
 SHARED = ("launcher.resources.generate={tasks: 2}", "launcher.resources.score={tasks: 2}")
 
 
