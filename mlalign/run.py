@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import stage, step, store
+from mlalign import hub, stage, step, store
 from mlalign.errors import UserError
 from mlalign.launch import config as launchers
 from mlalign.launch import jobs, local, submit, watch
@@ -80,8 +80,9 @@ def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
 
 def _queue(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
     """Submit what is neither done nor queued; with `launcher.wait` stay until it has ended."""
-    if (problems := plan.problems()) and not (launcher.python or launcher.prefix or launcher.srun):
-        raise UserError(*problems)  # what the nodes' own environment has is not seen from here
+    own = launcher.python or launcher.prefix or launcher.srun  # what the nodes' own environment has is not seen from here
+    if problems := ([] if own else plan.problems()) + (hub.missing(plan) if launcher.offline else []):
+        raise UserError(*problems)
     plan.check_name()
     queue = of_plan(plan, launcher)
     steps = queue_steps(plan)
@@ -106,6 +107,8 @@ def _queue(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
 
 
 def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:
+    if launcher.offline:
+        launcher = dataclasses.replace(launcher, environment=hub.offline_environment() | launcher.environment)
     return submit.Run(plan.name, plan.run_dir, plan.store, launcher, plan.settings.root)
 
 

@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mlalign.progress import table
 from mlalign.reporting.text import visible
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    """Plain text columns, each as wide as its widest cell."""
+    cells = [[str(c) for c in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
 def without_empty(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
