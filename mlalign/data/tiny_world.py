@@ -1,4 +1,4 @@
-"""The tiny world: six small tasks in ten languages, generated, parallel and checkable. No torch, no download.
+"""The tiny world: six small tasks in twelve languages and seven scripts, generated, parallel and checkable. No torch, no download.
 
 Reads `tiny_world.yaml` (the sentences). Writes nothing: `rows` yields dictionaries in TRL's conversational format.
 
@@ -8,6 +8,9 @@ translations of each other. Every answer can be checked without a model.
 Splits. 20% of the items, chosen by a hash, are held out for "eval": tasks max, min, rev and count (5040, 5040, 990 and
 201 items). add (100) and opp (16) have too few items for that, so there the hash is over item and prefix: no prompt is
 in both splits, but the items are, and a test on them measures use, not generalisation.
+
+Two languages are held out (`HELD_OUT_LANGUAGES`): the base model speaks them, and nothing else in the world shows them, no
+demonstration, no preference to train on and no prompt to align on. One is of a common script, one alone in its own.
 """
 
 import hashlib
@@ -23,6 +26,8 @@ import yaml
 
 TEXT: dict[str, dict] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 LANGUAGES: tuple[str, ...] = tuple(TEXT)
+HELD_OUT_LANGUAGES = ("deu_Latn", "tha_Thai")
+ALIGNED_LANGUAGES = tuple(language for language in LANGUAGES if language not in HELD_OUT_LANGUAGES)
 TASKS = ("max", "min", "rev", "add", "count", "opp")
 SPLITS = ("train", "eval")
 LETTERS = "ABCDEFGHIJK"
@@ -32,7 +37,7 @@ TASKS_SPLIT_BY_PROMPT = ("add", "opp")
 LETTER_CHANGED_FRAC = 0.3
 MAX_ARRANGEMENTS = 20
 
-QUALITIES = ("right", "wrong", "other_language", "cut")
+QUALITIES = ("right", "wrong", "habit", "other_language", "cut")
 DEMONSTRATION_MIX = {"right": 0.55, "wrong": 0.18, "other_language": 0.13, "cut": 0.14}
 PREFERENCE_MIX = {"wrong": 0.75, "cut": 0.25}
 LABEL_NOISE = {"train": 0.05, "eval": 0.0}
@@ -143,6 +148,16 @@ def wrong_value(item: Item, rng: random.Random) -> str:
     return str(rng.choice([value for value in nearby if value != right]))
 
 
+def habit_value(item: Item) -> str:
+    """The slip that is characteristic of a task, never right: a digit too early, the letters as they stood, one too many, the word itself."""
+    match item.task:
+        case "max" | "min":
+            return next(digit for digit in item.given if digit != item.answer)
+        case "rev" | "opp":
+            return item.given
+    return str(int(item.answer) + 1)
+
+
 def _wrong_order(item: Item, rng: random.Random) -> str:
     order = rng.choice([list(order) for order in itertools.permutations(item.given) if "".join(order) != item.answer])
     if rng.random() < LETTER_CHANGED_FRAC:
@@ -155,11 +170,13 @@ def response(item: Item, language: str, quality: str, rng: random.Random) -> tup
     match quality:
         case "wrong":
             return answer_text(item, wrong_value(item, rng), language), language
+        case "habit":
+            return answer_text(item, habit_value(item), language), language
         case "cut":
             return cut_text(item, language, rng), language
         case "other_language":
-            # From all ten, so that a row does not depend on which other languages were asked for.
-            language = rng.choice([other for other in LANGUAGES if other != language])
+            # Whatever languages were asked for, so that a row does not depend on them; held-out ones stay unseen.
+            language = rng.choice([other for other in ALIGNED_LANGUAGES if other != language])
     return answer_text(item, item.answer, language), language
 
 
