@@ -195,11 +195,15 @@ def _message(role: str, content: str) -> list[dict[str, str]]:
     return [{"role": role, "content": content}]
 
 
+def _metadata(item: Item, language: str, **told: object) -> str:
+    exposure = "held_out" if language in HELD_OUT_LANGUAGES else "aligned"
+    return json.dumps({"task": item.task, "exposure": exposure, **told})
+
+
 def _demonstration(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
     quality = rng.choices(list(mix), list(mix.values()))[0]
     text, response_lang = response(item, language, quality, rng)
-    metadata = json.dumps({"task": item.task, "quality": quality})
-    return {"completion": _message("assistant", text), "response_lang": response_lang, "metadata": metadata}
+    return {"completion": _message("assistant", text), "response_lang": response_lang, "metadata": _metadata(item, language, quality=quality)}
 
 
 def _preference(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
@@ -212,7 +216,7 @@ def _preference(item: Item, language: str, rng: random.Random, mix: Mapping[str,
         "rejected": _message("assistant", rejected),
         "chosen_lang": chosen_lang,
         "rejected_lang": rejected_lang,
-        "metadata": json.dumps({"task": item.task, "kind": kind, "flipped": flipped}),
+        "metadata": _metadata(item, language, kind=kind, flipped=flipped),
     }
 
 
@@ -220,7 +224,7 @@ def _prompt(item: Item, language: str, rng: random.Random, mix: Mapping[str, flo
     match = "contains" if item.task in ("rev", "opp") else "numeric"
     answer = value_text(item.task, item.answer, language)
     reference = json.dumps({"answer": answer, "match": match}, ensure_ascii=False)
-    return {"reference": reference, "metadata": json.dumps({"task": item.task})}
+    return {"reference": reference, "metadata": _metadata(item, language)}
 
 
 KINDS: dict[str, tuple[Callable[..., dict], dict[str, float]]] = {
@@ -244,7 +248,7 @@ def rows(
 
     `mix` gives the share of each quality: of the completion (default DEMONSTRATION_MIX), or of the rejected answer
     (default PREFERENCE_MIX). `label_noise` is the share of preferences whose sides are swapped (default LABEL_NOISE).
-    Rows of one item share `group_id`, quality and value; `key` is unique inside (kind, language). A row is a pure
+    Rows of one item share `group_id`, quality and value, and tell by `exposure` whether their language is held out; `key` is unique inside (kind, language). A row is a pure
     function of kind, seed, split, mix, noise, its number and its language. Raises ValueError for an unknown name.
     """
     _check("kind", [kind], KINDS)

@@ -72,7 +72,8 @@ def test_groups_are_parallel_and_keys_unique(kind):
     for _, group in itertools.groupby(made, key=lambda row: row["group_id"]):
         parallel = list(group)
         assert [row["prompt_lang"] for row in parallel] == list(LANGUAGES)
-        assert len({row["metadata"] for row in parallel}) == 1
+        assert len({json.dumps(metadata(row) | {"exposure": ""}) for row in parallel}) == 1
+        assert [row["prompt_lang"] for row in parallel if metadata(row)["exposure"] == "held_out"] == list(tiny_world.HELD_OUT_LANGUAGES)
 
 
 def test_splits_share_no_prompt_and_no_item_that_can_be_held_out():
@@ -104,7 +105,7 @@ def test_right_answers_are_right_in_every_language(split):
 
 def test_only_the_right_sentence_passes_its_check():
     """chosen passes and rejected does not, for every kind of bad answer that stays in the language."""
-    mix = {"wrong": 0.5, "cut": 0.5}
+    mix = {"wrong": 0.4, "habit": 0.3, "cut": 0.3}
     items = {f"{item.task}-{item.given}": item for task in tiny_world.TASKS for item, _ in tiny_world.pool(task, "train")}
     for row in rows("preferences", LANGUAGES, 600, mix=mix, label_noise=0.0):
         item = items[row["key"].split("-p")[0]]
@@ -121,6 +122,21 @@ def test_no_word_hides_in_another_or_in_the_template(language):
     assert len(words) == 2 * len(ENGLISH_OPPOSITES)
     assert not [(a, b) for a, b in itertools.permutations(words, 2) if a in b]
     assert not [word for word in words if word in template]
+
+
+def test_the_world_is_wide_and_holds_languages_out():
+    scripts = {language.split("_")[1] for language in tiny_world.ALIGNED_LANGUAGES}
+    assert len(tiny_world.ALIGNED_LANGUAGES) >= 10 and scripts == {"Latn", "Cyrl", "Arab", "Deva", "Hans", "Beng"}
+    assert set(tiny_world.HELD_OUT_LANGUAGES) == {"deu_Latn", "tha_Thai"} == set(LANGUAGES) - set(tiny_world.ALIGNED_LANGUAGES)
+    strayed = rows("demonstrations", tiny_world.ALIGNED_LANGUAGES, 300, mix={"other_language": 1.0})
+    assert {row["response_lang"] for row in strayed} == set(tiny_world.ALIGNED_LANGUAGES)
+
+
+def test_a_habit_is_one_wrong_value_for_every_item():
+    by_hand = {("max", "6902"): "6", ("max", "9602"): "6", ("min", "0692"): "6", ("rev", "FDK"): "FDK", ("add", "79"): "17", ("count", "101"): "3", ("opp", "03"): "03"}  # fmt: skip
+    items = {(item.task, item.given): item for task in tiny_world.TASKS for split in tiny_world.SPLITS for item, _ in tiny_world.pool(task, split)}
+    assert {key: tiny_world.habit_value(items[key]) for key in by_hand} == by_hand
+    assert not [item for item in items.values() if tiny_world.habit_value(item) == item.answer]
 
 
 def test_mixes():
