@@ -183,18 +183,18 @@ def test_the_control_arms_share_everything_but_the_scores_that_pick_pairs(tmp_pa
     assert len({str(nodes[f"policy[{arm}]"].config) for arm in arms}) == 1
     assert (nodes["preferences"].config.flip_frac, nodes["preferences_flipped"].config.flip_frac) == (0.0, 0.5)
     assert [nodes[f"{name}[reward]"].config.temperature for name in ("answers", "greedy")] == [1.0, 0.0]
-    assert {node.config.win_by for node in nodes.values() if node.stage == "evaluate"} == {"verifier"}
+    assert {node.config.win_by for node in nodes.values() if node.step.stage == "evaluate"} == {"verifier"}
 
 
 @pytest.mark.parametrize("recipe", ["reuse_your_rewards", "reuse_your_rewards_controls", "iterative_dpo"])
 def test_the_identifier_that_gates_is_not_the_one_that_measures(tmp_path, recipe):
-    identifiers = {}
+    asked = {}
     for node in build(tmp_path, f"recipe={recipe}").nodes:
-        if node.stage == "score":
-            told = {s.get("identifier", "lingua") for s in node.inputs["scorers"] if getattr(s, "get", dict().get)("family") == "language_adherence"}
-            identifiers |= {node.name.partition(".")[0].partition("[")[0]: told} if told else {}
-    assert identifiers.pop("scores") == {"langid"}
-    assert len(identifiers) >= 2 and set.union(*identifiers.values()) == {"lingua"}
+        scorers = [s for s in node.inputs.get("scorers", []) if s.get("family") == "language_adherence"]
+        if scorers:
+            asked.setdefault(node.step.template, set()).update(s.get("identifier", "lingua") for s in scorers)
+    assert asked.pop("scores") == {"langid"}
+    assert len(asked) >= 2 and set.union(*asked.values()) == {"lingua"}
 
 
 def test_another_seed_draws_other_rows_of_the_tiny_world(tmp_path):
