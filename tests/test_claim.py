@@ -29,7 +29,11 @@ def root(tmp_path):
         steps = tmp_path / "runs" / cell / "steps"
         for step in claim.STEPS:
             value = flipped if "flipped" in step else 0.7
-            metrics = [row(m, value if m.endswith("_over_control") or "before" not in step else 0.4) for _, _, s, m, *_ in claim.MEASURES if s == step]
+            metrics = [
+                row(m, value if m.endswith("_over_control") or "before" not in step else 0.4)
+                for _, _, s, m, *_ in claim.MEASURES
+                if s == step
+            ]
             held_out = [row("win_rate", 0.6, part="exposure", member="held_out"), row("win_rate", 0.8, part="exposure", member="aligned")]
             verdicts = [row("reward_accuracy", v, lang, part="kind", member=kind) | {"by": by}
                         for by, v in (("reward", 0.9), ("reward_flipped", 0.5)) for lang in ("eng_Latn", "avg") for kind in ("wrong", "cut")]  # fmt: skip
@@ -40,7 +44,10 @@ def root(tmp_path):
 
 def test_the_table_tells_intervals_and_where_the_claim_holds(root):
     lines = claim.report(claim.read(root)).splitlines()
-    told = {(part, name): fields for part, name, *fields in ([f.strip() for f in line.split("|")[1:-1]] for line in lines if line.count("|") > 5)}
+    told = {
+        (part, name): fields
+        for part, name, *fields in ([f.strip() for f in line.split("|")[1:-1]] for line in lines if line.count("|") > 5)
+    }
     assert told["", ""] == ["A0", "B2", "holds"]
     assert told["a", "win rate of DPO over SFT, T = 1"] == ["0.700 [0.690, 0.710]", "0.700 [0.690, 0.710]", "2 of 2"]
     assert told["a", "accuracy of SFT, greedy"] == ["0.400 [0.390, 0.410]"] * 2 + [""]
@@ -51,7 +58,12 @@ def test_the_table_tells_intervals_and_where_the_claim_holds(root):
 
 def test_reward_accuracies_are_means_over_cells(root):
     lines = claim.transfer(claim.read(root))
-    assert lines == ["| e: reward accuracy | cut | wrong |", "| --- | --- | --- |", "| eng_Latn | 0.900 | 0.900 |", "| avg | 0.900 | 0.900 |"]
+    assert lines == [
+        "| e: reward accuracy | cut | wrong |",
+        "| --- | --- | --- |",
+        "| eng_Latn | 0.900 | 0.900 |",
+        "| avg | 0.900 | 0.900 |",
+    ]
 
 
 def test_what_must_hold_is_about_intervals():

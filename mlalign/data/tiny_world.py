@@ -149,7 +149,7 @@ def wrong_value(item: Item, rng: random.Random) -> str:
 
 
 def habit_value(item: Item) -> str:
-    """The slip that is characteristic of a task, never right: a digit too early, the letters as they stood, one too many, the word itself."""
+    """The slip that is typical of a task, never right: the first digit, the letters as they stood, one too many, the word itself."""
     match item.task:
         case "max" | "min":
             return next(digit for digit in item.given if digit != item.answer)
@@ -203,7 +203,11 @@ def _metadata(item: Item, language: str, **told: object) -> str:
 def _demonstration(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
     quality = rng.choices(list(mix), list(mix.values()))[0]
     text, response_lang = response(item, language, quality, rng)
-    return {"completion": _message("assistant", text), "response_lang": response_lang, "metadata": _metadata(item, language, quality=quality)}
+    return {
+        "completion": _message("assistant", text),
+        "response_lang": response_lang,
+        "metadata": _metadata(item, language, quality=quality),
+    }
 
 
 def _preference(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
@@ -248,8 +252,9 @@ def rows(
 
     `mix` gives the share of each quality: of the completion (default DEMONSTRATION_MIX), or of the rejected answer
     (default PREFERENCE_MIX). `label_noise` is the share of preferences whose sides are swapped (default LABEL_NOISE).
-    Rows of one item share `group_id`, quality and value, and tell by `exposure` whether their language is held out; `key` is unique inside (kind, language). A row is a pure
-    function of kind, seed, split, mix, noise, its number and its language. Raises ValueError for an unknown name.
+    Rows of one item share `group_id`, quality and value, and tell by `exposure` whether their language is held out; `key` is
+    unique inside (kind, language). A row is a pure function of kind, seed, split, mix, noise, its number and its language.
+    Raises ValueError for an unknown name.
     """
     _check("kind", [kind], KINDS)
     _check("language", languages, LANGUAGES)

@@ -134,7 +134,12 @@ def test_the_world_is_wide_and_holds_languages_out():
 
 def test_a_habit_is_one_wrong_value_for_every_item():
     by_hand = {("max", "6902"): "6", ("max", "9602"): "6", ("min", "0692"): "6", ("rev", "FDK"): "FDK", ("add", "79"): "17", ("count", "101"): "3", ("opp", "03"): "03"}  # fmt: skip
-    items = {(item.task, item.given): item for task in tiny_world.TASKS for split in tiny_world.SPLITS for item, _ in tiny_world.pool(task, split)}
+    items = {
+        (item.task, item.given): item
+        for task in tiny_world.TASKS
+        for split in tiny_world.SPLITS
+        for item, _ in tiny_world.pool(task, split)
+    }
     assert {key: tiny_world.habit_value(items[key]) for key in by_hand} == by_hand
     assert not [item for item in items.values() if tiny_world.habit_value(item) == item.answer]
 

@@ -114,7 +114,17 @@ def test_unknown_identifier_is_refused():
         reward_models.open_scorer({"family": "language_adherence", "identifier": "langua"})
 
 
-XCOPA = {"et": "ekk_Latn", "id": "ind_Latn", "it": "ita_Latn", "sw": "swh_Latn", "ta": "tam_Taml", "th": "tha_Thai", "tr": "tur_Latn", "vi": "vie_Latn", "zh": "cmn_Hans"}
+XCOPA = {
+    "et": "ekk_Latn",
+    "id": "ind_Latn",
+    "it": "ita_Latn",
+    "sw": "swh_Latn",
+    "ta": "tam_Taml",
+    "th": "tha_Thai",
+    "tr": "tur_Latn",
+    "vi": "vie_Latn",
+    "zh": "cmn_Hans",
+}
 KNOWN_TO_LANGID = {"ht": "hat_Latn", "qu": "que_Latn"}
 
 
