@@ -175,7 +175,7 @@ def test_kto_hashes_the_rows_that_a_device_takes(tmp_path):
 
 def test_the_control_arms_share_everything_but_the_scores_that_pick_pairs(tmp_path):
     nodes = {node.name: node for node in build(tmp_path, "recipe=reuse_your_rewards_controls").nodes}
-    arms = ("reward", "reward_flipped", "random")
+    arms = ("random", "reward_flipped", "reward")
     for stage in ("pairs", "policy", "answers", "greedy", "marks", "metrics", "greedy_metrics"):
         assert {name for name in nodes if name.startswith(f"{stage}[")} == {f"{stage}[{arm}]" for arm in arms}
     assert [nodes[f"pairs[{arm}]"].config.score for arm in arms] == list(arms)
