@@ -1,5 +1,6 @@
 """The tiny world: rows are deterministic, parallel, leak-free and right; the embedded model can answer them."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -193,6 +194,23 @@ def test_embedded_tokenizer_keeps_any_text_and_masks_assistant_turns(tokenizer):
     encoded = tokenizer.apply_chat_template(chat, return_assistant_tokens_mask=True, return_dict=True)
     masked = [i for i, m in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if m]
     assert tokenizer.decode(masked) == "a<|end|>a<|end|>"
+
+
+def test_the_base_is_a_function_of_its_seed():
+    torch, tiny_base = pytest.importorskip("torch"), pytest.importorskip("mlalign.data.tiny_base")
+
+    def built(seed):
+        tokenizer = tiny_base.train_tokenizer(seed, 2000)
+        model = tiny_base.new_model(tokenizer, seed)
+        before = model.state_dict()["model.norm.weight"].clone()
+        tiny_base.train(model, tokenizer, dataclasses.replace(tiny_base.STAGE_2, n_steps=3), f"stage2-{seed}")
+        assert not torch.equal(before, model.state_dict()["model.norm.weight"])
+        return tokenizer.get_vocab(), model.state_dict()
+
+    (vocabulary, first), (_, again), (_, other) = built(0), built(0), built(1)
+    assert len(vocabulary) == tiny_base.N_VOCABULARY
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+    assert not any(torch.equal(other[name], value) for name, value in first.items() if "mlp" in name)
 
 
 def test_embedded_model_answers_held_out_questions_in_two_languages():
