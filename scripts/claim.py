@@ -86,7 +86,7 @@ def compute(cell: str, root: Path) -> int:
 
 
 def base_b(root: Path) -> Path:
-    """The second base, built if it is not there (about 20 minutes on one core)."""
+    """The second base, built if it is not there (about 11 minutes on one core)."""
     folder = (root / "bases" / "B").absolute()
     if not (folder / "training.json").is_file():  # written last
         command = [sys.executable, "-m", "mlalign.data.tiny_base", "--out", str(folder), "--seed", str(SEED_OF_B)]
