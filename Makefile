@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 bin := $(VENV)/bin
 
-.PHONY: install demo test check recipes chaos chaos-slurm bench clean
+.PHONY: install demo test check recipes claim chaos chaos-slurm bench clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,9 @@ check: install         ## lint, format, types, fast tests
 
 recipes: install       ## every recipe end to end at scale=tiny
 	$(bin)/python scripts/recipes.py
+
+claim: install         ## the claim with its controls: six runs of the demo's size, a table (hours; docs/claim.md)
+	$(bin)/python scripts/claim.py
 
 chaos: install         ## ten kills chained into one run of the demo, then compared with the unbroken run
 	$(bin)/python scripts/chaos.py

@@ -27,7 +27,7 @@ def names(group):
 
 def test_the_number_of_shipped_files_is_known():
     found = {p.name: len(list(p.rglob("*.yaml"))) for p in CONF.iterdir() if p.is_dir() and list(p.rglob("*.yaml"))}
-    assert found == {"recipe": 4, "model": 5, "data": 5, "engine": 3, "scale": 3, "launcher": 2, "languages": 6, "deepspeed": 5, "sweep": 7}
+    assert found == {"recipe": 5, "model": 5, "data": 5, "engine": 3, "scale": 3, "launcher": 2, "languages": 6, "deepspeed": 5, "sweep": 7}
 
 
 @pytest.mark.parametrize(("recipe", "scale"), list(itertools.product(names("recipe"), names("scale"))))
@@ -171,3 +171,32 @@ def test_kto_hashes_the_rows_that_a_device_takes(tmp_path):
         prints(build(tmp_path, "recipe=reuse_your_rewards", "loss=kto", f"steps.policy.config.device_batch_size={n}")) for n in (4, 8)
     )
     assert one["policy"] != other["policy"]
+
+
+def test_the_control_arms_share_everything_but_the_scores_that_pick_pairs(tmp_path):
+    nodes = {node.name: node for node in build(tmp_path, "recipe=reuse_your_rewards_controls").nodes}
+    arms = ("random", "reward_flipped", "reward")
+    for stage in ("pairs", "policy", "answers", "greedy", "marks", "metrics", "greedy_metrics"):
+        assert {name for name in nodes if name.startswith(f"{stage}[")} == {f"{stage}[{arm}]" for arm in arms}
+    assert [nodes[f"pairs[{arm}]"].config.score for arm in arms] == list(arms)
+    assert len({str(dataclasses.replace(nodes[f"pairs[{arm}]"].config, score="")) for arm in arms}) == 1
+    assert len({str(nodes[f"policy[{arm}]"].config) for arm in arms}) == 1
+    assert (nodes["preferences"].config.flip_frac, nodes["preferences_flipped"].config.flip_frac) == (0.0, 0.5)
+    assert [nodes[f"{name}[reward]"].config.temperature for name in ("answers", "greedy")] == [1.0, 0.0]
+    assert {node.config.win_by for node in nodes.values() if node.step.stage == "evaluate"} == {"verifier"}
+
+
+@pytest.mark.parametrize("recipe", ["reuse_your_rewards", "reuse_your_rewards_controls", "iterative_dpo"])
+def test_the_identifier_that_gates_is_not_the_one_that_measures(tmp_path, recipe):
+    asked = {}
+    for node in build(tmp_path, f"recipe={recipe}").nodes:
+        scorers = [s for s in node.inputs.get("scorers", []) if s.get("family") == "language_adherence"]
+        if scorers:
+            asked.setdefault(node.step.template, set()).update(s.get("identifier", "lingua") for s in scorers)
+    assert asked.pop("scores") == {"langid"}
+    assert len(asked) >= 2 and set.union(*asked.values()) == {"lingua"}
+
+
+def test_another_seed_draws_other_rows_of_the_tiny_world(tmp_path):
+    zero, one = (prints(build(tmp_path, "recipe=reuse_your_rewards", f"seed={seed}")) for seed in (0, 1))
+    assert all(zero[name] != one[name] for name in ("demonstrations", "preferences", "prompts"))

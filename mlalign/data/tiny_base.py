@@ -1,4 +1,4 @@
-"""Train the tiny base model: a tokenizer and a 1.4M-parameter Qwen3 that can answer in the ten tiny-world languages.
+"""Train the tiny base model: a tokenizer and a 1.5M-parameter Qwen3 that can answer in the twelve tiny-world languages.
 
     python -m mlalign.data.tiny_base --out DIR
 
@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from mlalign.data import tiny_world
 from mlalign.data.tiny_world import LANGUAGES, TASKS, TEXT, Item, answer_text, prompt_text
 
 PAD, USER, ASSISTANT, END = SPECIAL_TOKENS = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
-N_VOCABULARY = 1536
+N_VOCABULARY = 2048
 MAX_POSITIONS = 1024
 BATCH_DOCUMENTS = 48
 # Documents are sorted by length inside a block of this many batches: less padding, same mixture.
@@ -62,9 +63,9 @@ class Stage:
     feedback_frac: float
 
 
-STAGE_1 = Stage(n_steps=2000, learning_rate=3e-3, translation_frac=0.10, twice_frac=0.06, feedback_frac=0.25)
-STAGE_2 = Stage(n_steps=4500, learning_rate=2e-3, translation_frac=0.08, twice_frac=0.05, feedback_frac=0.50)
-BAD_MIX = {"wrong": 0.72, "other_language": 0.14, "cut": 0.14}
+STAGE_1 = Stage(n_steps=1400, learning_rate=3e-3, translation_frac=0.10, twice_frac=0.06, feedback_frac=0.25)
+STAGE_2 = Stage(n_steps=2600, learning_rate=2e-3, translation_frac=0.08, twice_frac=0.05, feedback_frac=0.50)
+BAD_MIX = {"wrong": 0.52, "habit": 0.20, "other_language": 0.14, "cut": 0.14}
 
 # A document is pieces of text, each with the loss weight of its first token and of the others.
 Piece = tuple[str, float, float]
@@ -213,8 +214,20 @@ def _learning_rate(stage: Stage, step: int, n_warmup: int = 100, floor_frac: flo
     return stage.learning_rate * (floor_frac + (1 - floor_frac) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def _multiply_in_bfloat16(model: Qwen3ForCausalLM) -> None:
+    """Let linear layers multiply in bfloat16 and keep everything else in float32: 1.7 times as fast on a CPU that has it."""
+    layers: list[Any] = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
+    for layer in layers:
+        layer.forward = partial(_linear, layer)
+
+
+def _linear(layer: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(inputs.bfloat16(), layer.weight.bfloat16()).float()
+
+
 def train(model: Qwen3ForCausalLM, tokenizer: FastTokenizer, stage: Stage, seed_text: str) -> list[float]:
     """Train in place; returns the mean loss of every `PRINT_EVERY` steps."""
+    _multiply_in_bfloat16(model)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
     batches = _batches(tokenizer, stage, random.Random(seed_text))
     started, losses, means = time.monotonic(), [], []

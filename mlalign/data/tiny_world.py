@@ -1,4 +1,4 @@
-"""The tiny world: six small tasks in ten languages, generated, parallel and checkable. No torch, no download.
+"""The tiny world: six small tasks in twelve languages and seven scripts, generated, parallel and checkable. No torch, no download.
 
 Reads `tiny_world.yaml` (the sentences). Writes nothing: `rows` yields dictionaries in TRL's conversational format.
 
@@ -8,6 +8,9 @@ translations of each other. Every answer can be checked without a model.
 Splits. 20% of the items, chosen by a hash, are held out for "eval": tasks max, min, rev and count (5040, 5040, 990 and
 201 items). add (100) and opp (16) have too few items for that, so there the hash is over item and prefix: no prompt is
 in both splits, but the items are, and a test on them measures use, not generalisation.
+
+Two languages are held out (`HELD_OUT_LANGUAGES`): the base model speaks them, and nothing else in the world shows them, no
+demonstration, no preference to train on and no prompt to align on. One is of a common script, one alone in its own.
 """
 
 import hashlib
@@ -23,6 +26,8 @@ import yaml
 
 TEXT: dict[str, dict] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 LANGUAGES: tuple[str, ...] = tuple(TEXT)
+HELD_OUT_LANGUAGES = ("deu_Latn", "tha_Thai")
+ALIGNED_LANGUAGES = tuple(language for language in LANGUAGES if language not in HELD_OUT_LANGUAGES)
 TASKS = ("max", "min", "rev", "add", "count", "opp")
 SPLITS = ("train", "eval")
 LETTERS = "ABCDEFGHIJK"
@@ -32,7 +37,7 @@ TASKS_SPLIT_BY_PROMPT = ("add", "opp")
 LETTER_CHANGED_FRAC = 0.3
 MAX_ARRANGEMENTS = 20
 
-QUALITIES = ("right", "wrong", "other_language", "cut")
+QUALITIES = ("right", "wrong", "habit", "other_language", "cut")
 DEMONSTRATION_MIX = {"right": 0.55, "wrong": 0.18, "other_language": 0.13, "cut": 0.14}
 PREFERENCE_MIX = {"wrong": 0.75, "cut": 0.25}
 LABEL_NOISE = {"train": 0.05, "eval": 0.0}
@@ -143,6 +148,16 @@ def wrong_value(item: Item, rng: random.Random) -> str:
     return str(rng.choice([value for value in nearby if value != right]))
 
 
+def habit_value(item: Item) -> str:
+    """The slip that is typical of a task, never right: the first digit, the letters as they stood, one too many, the word itself."""
+    match item.task:
+        case "max" | "min":
+            return next(digit for digit in item.given if digit != item.answer)
+        case "rev" | "opp":
+            return item.given
+    return str(int(item.answer) + 1)
+
+
 def _wrong_order(item: Item, rng: random.Random) -> str:
     order = rng.choice([list(order) for order in itertools.permutations(item.given) if "".join(order) != item.answer])
     if rng.random() < LETTER_CHANGED_FRAC:
@@ -155,11 +170,13 @@ def response(item: Item, language: str, quality: str, rng: random.Random) -> tup
     match quality:
         case "wrong":
             return answer_text(item, wrong_value(item, rng), language), language
+        case "habit":
+            return answer_text(item, habit_value(item), language), language
         case "cut":
             return cut_text(item, language, rng), language
         case "other_language":
-            # From all ten, so that a row does not depend on which other languages were asked for.
-            language = rng.choice([other for other in LANGUAGES if other != language])
+            # Whatever languages were asked for, so that a row does not depend on them; held-out ones stay unseen.
+            language = rng.choice([other for other in ALIGNED_LANGUAGES if other != language])
     return answer_text(item, item.answer, language), language
 
 
@@ -178,11 +195,19 @@ def _message(role: str, content: str) -> list[dict[str, str]]:
     return [{"role": role, "content": content}]
 
 
+def _metadata(item: Item, language: str, **told: object) -> str:
+    exposure = "held_out" if language in HELD_OUT_LANGUAGES else "aligned"
+    return json.dumps({"task": item.task, "exposure": exposure, **told})
+
+
 def _demonstration(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
     quality = rng.choices(list(mix), list(mix.values()))[0]
     text, response_lang = response(item, language, quality, rng)
-    metadata = json.dumps({"task": item.task, "quality": quality})
-    return {"completion": _message("assistant", text), "response_lang": response_lang, "metadata": metadata}
+    return {
+        "completion": _message("assistant", text),
+        "response_lang": response_lang,
+        "metadata": _metadata(item, language, quality=quality),
+    }
 
 
 def _preference(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
@@ -195,7 +220,7 @@ def _preference(item: Item, language: str, rng: random.Random, mix: Mapping[str,
         "rejected": _message("assistant", rejected),
         "chosen_lang": chosen_lang,
         "rejected_lang": rejected_lang,
-        "metadata": json.dumps({"task": item.task, "kind": kind, "flipped": flipped}),
+        "metadata": _metadata(item, language, kind=kind, flipped=flipped),
     }
 
 
@@ -203,7 +228,7 @@ def _prompt(item: Item, language: str, rng: random.Random, mix: Mapping[str, flo
     match = "contains" if item.task in ("rev", "opp") else "numeric"
     answer = value_text(item.task, item.answer, language)
     reference = json.dumps({"answer": answer, "match": match}, ensure_ascii=False)
-    return {"reference": reference, "metadata": json.dumps({"task": item.task})}
+    return {"reference": reference, "metadata": _metadata(item, language)}
 
 
 KINDS: dict[str, tuple[Callable[..., dict], dict[str, float]]] = {
@@ -227,8 +252,9 @@ def rows(
 
     `mix` gives the share of each quality: of the completion (default DEMONSTRATION_MIX), or of the rejected answer
     (default PREFERENCE_MIX). `label_noise` is the share of preferences whose sides are swapped (default LABEL_NOISE).
-    Rows of one item share `group_id`, quality and value; `key` is unique inside (kind, language). A row is a pure
-    function of kind, seed, split, mix, noise, its number and its language. Raises ValueError for an unknown name.
+    Rows of one item share `group_id`, quality and value, and tell by `exposure` whether their language is held out; `key` is
+    unique inside (kind, language). A row is a pure function of kind, seed, split, mix, noise, its number and its language.
+    Raises ValueError for an unknown name.
     """
     _check("kind", [kind], KINDS)
     _check("language", languages, LANGUAGES)

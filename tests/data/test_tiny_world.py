@@ -1,5 +1,6 @@
 """The tiny world: rows are deterministic, parallel, leak-free and right; the embedded model can answer them."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -72,7 +73,8 @@ def test_groups_are_parallel_and_keys_unique(kind):
     for _, group in itertools.groupby(made, key=lambda row: row["group_id"]):
         parallel = list(group)
         assert [row["prompt_lang"] for row in parallel] == list(LANGUAGES)
-        assert len({row["metadata"] for row in parallel}) == 1
+        assert len({json.dumps(metadata(row) | {"exposure": ""}) for row in parallel}) == 1
+        assert [row["prompt_lang"] for row in parallel if metadata(row)["exposure"] == "held_out"] == list(tiny_world.HELD_OUT_LANGUAGES)
 
 
 def test_splits_share_no_prompt_and_no_item_that_can_be_held_out():
@@ -104,7 +106,7 @@ def test_right_answers_are_right_in_every_language(split):
 
 def test_only_the_right_sentence_passes_its_check():
     """chosen passes and rejected does not, for every kind of bad answer that stays in the language."""
-    mix = {"wrong": 0.5, "cut": 0.5}
+    mix = {"wrong": 0.4, "habit": 0.3, "cut": 0.3}
     items = {f"{item.task}-{item.given}": item for task in tiny_world.TASKS for item, _ in tiny_world.pool(task, "train")}
     for row in rows("preferences", LANGUAGES, 600, mix=mix, label_noise=0.0):
         item = items[row["key"].split("-p")[0]]
@@ -121,6 +123,26 @@ def test_no_word_hides_in_another_or_in_the_template(language):
     assert len(words) == 2 * len(ENGLISH_OPPOSITES)
     assert not [(a, b) for a, b in itertools.permutations(words, 2) if a in b]
     assert not [word for word in words if word in template]
+
+
+def test_the_world_is_wide_and_holds_languages_out():
+    scripts = {language.split("_")[1] for language in tiny_world.ALIGNED_LANGUAGES}
+    assert len(tiny_world.ALIGNED_LANGUAGES) >= 10 and scripts == {"Latn", "Cyrl", "Arab", "Deva", "Hans", "Beng"}
+    assert set(tiny_world.HELD_OUT_LANGUAGES) == {"deu_Latn", "tha_Thai"} == set(LANGUAGES) - set(tiny_world.ALIGNED_LANGUAGES)
+    strayed = rows("demonstrations", tiny_world.ALIGNED_LANGUAGES, 300, mix={"other_language": 1.0})
+    assert {row["response_lang"] for row in strayed} == set(tiny_world.ALIGNED_LANGUAGES)
+
+
+def test_a_habit_is_one_wrong_value_for_every_item():
+    by_hand = {("max", "6902"): "6", ("max", "9602"): "6", ("min", "0692"): "6", ("rev", "FDK"): "FDK", ("add", "79"): "17", ("count", "101"): "3", ("opp", "03"): "03"}  # fmt: skip
+    items = {
+        (item.task, item.given): item
+        for task in tiny_world.TASKS
+        for split in tiny_world.SPLITS
+        for item, _ in tiny_world.pool(task, split)
+    }
+    assert {key: tiny_world.habit_value(items[key]) for key in by_hand} == by_hand
+    assert not [item for item in items.values() if tiny_world.habit_value(item) == item.answer]
 
 
 def test_mixes():
@@ -172,6 +194,23 @@ def test_embedded_tokenizer_keeps_any_text_and_masks_assistant_turns(tokenizer):
     encoded = tokenizer.apply_chat_template(chat, return_assistant_tokens_mask=True, return_dict=True)
     masked = [i for i, m in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if m]
     assert tokenizer.decode(masked) == "a<|end|>a<|end|>"
+
+
+def test_the_base_is_a_function_of_its_seed():
+    torch, tiny_base = pytest.importorskip("torch"), pytest.importorskip("mlalign.data.tiny_base")
+
+    def built(seed):
+        tokenizer = tiny_base.train_tokenizer(seed, 2000)
+        model = tiny_base.new_model(tokenizer, seed)
+        before = model.state_dict()["model.norm.weight"].clone()
+        tiny_base.train(model, tokenizer, dataclasses.replace(tiny_base.STAGE_2, n_steps=3), f"stage2-{seed}")
+        assert not torch.equal(before, model.state_dict()["model.norm.weight"])
+        return tokenizer.get_vocab(), model.state_dict()
+
+    (vocabulary, first), (_, again), (_, other) = built(0), built(0), built(1)
+    assert len(vocabulary) == tiny_base.N_VOCABULARY
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+    assert not any(torch.equal(other[name], value) for name, value in first.items() if "mlp" in name)
 
 
 def test_embedded_model_answers_held_out_questions_in_two_languages():

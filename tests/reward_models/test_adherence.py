@@ -10,7 +10,7 @@ from mlalign.errors import UserError
 from reward_models import Item
 from reward_models.families import scripts
 
-IDENTIFIERS = ("lingua", "fasttext")
+IDENTIFIERS = ("lingua", "langid", "fasttext")
 
 
 @pytest.fixture(scope="session")
@@ -26,20 +26,22 @@ def tiny_answers(language):
     return sorted({tiny_world.answer_text(item, item.answer, language) for item in items})
 
 
+@pytest.mark.parametrize("identifier", ["lingua", "langid"])
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
-def test_every_answer_of_the_tiny_world_is_recognised(adherence, language):
-    found = adherence(tiny_answers(language), language)
+def test_every_answer_of_the_tiny_world_is_recognised(adherence, language, identifier):
+    found = adherence(tiny_answers(language), language, identifier)
     assert set(found.values) == {1.0} and set(found.detected) == {language}
     assert all(0 < c <= 1 for c in found.columns["confidence"])
 
 
+@pytest.mark.parametrize("identifier", ["lingua", "langid"])
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
-def test_answers_in_another_language_are_not(adherence, language):
+def test_answers_in_another_language_are_not(adherence, language, identifier):
     others = [t for other in tiny_world.LANGUAGES if other != language for t in tiny_answers(other)[::4]]
-    assert sum(adherence(others, language).values) / len(others) <= 0.03
+    assert sum(adherence(others, language, identifier).values) / len(others) <= 0.03
 
 
-def test_the_second_identifier_agrees_where_it_is_reliable(adherence):
+def test_fasttext_agrees_where_it_is_reliable(adherence):
     for language in tiny_world.LANGUAGES:
         found = adherence(tiny_answers(language), language, "fasttext")
         assert set(found.values) == ({None} if language == "swh_Latn" else {1.0}), language
@@ -57,6 +59,10 @@ def test_a_verdict_depends_on_its_answer_alone(adherence):
 def test_nothing_to_detect(adherence, text):
     found = adherence([text], "deu_Latn")
     assert found.values == [None] and found.detected == [None] and found.flags["undetected"] == [True]
+
+
+def test_langid_knows_languages_that_lingua_does_not(adherence):
+    assert adherence(["Nonm nan te louvri tiyo a.", "He opened the tap."], "hat_Latn", "langid").values == [1.0, 0.0]
 
 
 def test_unknown_languages_are_none_but_another_script_is_certain(adherence):
@@ -108,15 +114,30 @@ def test_unknown_identifier_is_refused():
         reward_models.open_scorer({"family": "language_adherence", "identifier": "langua"})
 
 
+XCOPA = {
+    "et": "ekk_Latn",
+    "id": "ind_Latn",
+    "it": "ita_Latn",
+    "sw": "swh_Latn",
+    "ta": "tam_Taml",
+    "th": "tha_Thai",
+    "tr": "tur_Latn",
+    "vi": "vie_Latn",
+    "zh": "cmn_Hans",
+}
+KNOWN_TO_LANGID = {"ht": "hat_Latn", "qu": "que_Latn"}
+
+
 @pytest.mark.data
-@pytest.mark.parametrize(("code", "language"), [("et", "ekk_Latn"), ("id", "ind_Latn"), ("it", "ita_Latn"), ("sw", "swh_Latn"), ("ta", "tam_Taml"),
-                                                ("th", "tha_Thai"), ("tr", "tur_Latn"), ("vi", "vie_Latn"), ("zh", "cmn_Hans")])  # fmt: skip
-def test_short_real_sentences(adherence, real_data, code, language):
+@pytest.mark.parametrize(("identifier", "code", "language"), [
+    *(("lingua", *known) for known in XCOPA.items()), *(("langid", *known) for known in (XCOPA | KNOWN_TO_LANGID).items()),
+])  # fmt: skip
+def test_short_real_sentences(adherence, real_data, identifier, code, language):
     lines = (real_data / "xcopa" / f"val.{code}.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)[choice] for line in lines for choice in ("choice1", "choice2")]
-    assert sum(adherence(texts, language).values) / len(texts) >= 0.95
+    assert sum(adherence(texts, language, identifier).values) / len(texts) >= 0.95
     wrong_for = "eng_Latn" if language == "ita_Latn" else "ita_Latn"
-    assert sum(adherence(texts, wrong_for).values) / len(texts) <= 0.03
+    assert sum(adherence(texts, wrong_for, identifier).values) / len(texts) <= 0.03
 
 
 # -------------------------------------------------------------------------------------------------------- lines and words

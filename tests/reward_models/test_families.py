@@ -260,3 +260,12 @@ assert reward_models.open_scorer({{"family": "language_adherence"}}).score(rows)
 """
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_random_score_is_of_an_answer_or_of_its_text():
+    items = [Item(str(i), [{"role": "user", "content": prompt}], text) for i, (prompt, text) in enumerate([("p", "a"), ("p", "a"), ("p", "b"), ("q", "a")])]
+    own, told = (reward_models.open_scorer({"family": "random", "per": per}).score_items(items).values for per in ("answer", "text"))
+    assert len(set(own)) == 4
+    assert told[0] == told[1] and len(set(told)) == 3
+    other = reward_models.open_scorer({"family": "random", "per": "text", "seed": 1}).score_items(items).values
+    assert not set(other) & set(told) and all(0 <= v < 1 for v in other + told)

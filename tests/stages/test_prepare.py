@@ -41,7 +41,7 @@ def source(data, what, root):
     """One list of a shipped data set, resolved as the command line does."""
     from omegaconf import OmegaConf
 
-    told = OmegaConf.create({"data": yaml.safe_load((CONF / "data" / f"{data}.yaml").read_text())})
+    told = OmegaConf.create({"seed": 0, "data": yaml.safe_load((CONF / "data" / f"{data}.yaml").read_text())})
     told.data.root = root and str(root)
     return OmegaConf.to_container(told, resolve=True)["data"][what]
 
@@ -227,19 +227,43 @@ def test_a_fingerprint_follows_content_and_not_place(tmp_path):
     assert identity("here", "x") == identity("there", "x") != identity("here", "y")
 
 
+def test_flipped_preferences_are_a_fixed_share_of_training_rows(tmp_path, run):
+    told = [{**p, "chosen_lang": "sw", "split": "eval" if i % 4 == 0 else "train", "margin": 2.0} for i, p in enumerate(pairs(800))]
+    config = {"kind": "preference", "sources": [{"path": write(tmp_path / "a.jsonl", told), "language": "sw"}]}
+    straight, (out, flipped) = run(**config)[1], run(**config, flip_frac=0.5)
+    assert run(**config, flip_frac=0.5)[1] == flipped != run(**config, flip_frac=0.5, seed=1)[1]
+    assert run(**config, flip_frac=0.0)[1] == straight
+    swapped = [a["id"] for a, b in zip(straight, flipped, strict=True) if (a["chosen"], a["rejected"]) == (b["rejected"], b["chosen"])]
+    assert [a for a in straight if a["id"] not in swapped] == [b for b in flipped if b["id"] not in swapped]
+    assert {r["split"] for r in flipped if r["id"] in swapped} == {"train"} and {r["margin"] for r in flipped} == {2.0}
+    assert len(swapped) / 600 == pytest.approx(0.5, abs=0.06) and out.tally.to_dict()["sums"] == {"flipped": {"swh_Latn": len(swapped)}}
+    everything = run(**config, flip_frac=1.0)[1]
+    assert all(r["chosen"][0]["content"].startswith("bad") == (r["split"] == "train") for r in everything)
+
+
+def test_only_preferences_can_be_flipped(run):
+    wrong = {"sources": [{"adapter": "tiny_world", "options": {"n": 1}}]}
+    assert errors_of(run, kind="prompt", flip_frac=0.5, **wrong) == ["flip_frac: swaps the sides of preferences; prompt rows have none"]
+    assert errors_of(run, kind="preference", flip_frac=1.5, **wrong) == ["flip_frac: a share between 0 and 1, got 1.5"]
+
+
 # -------------------------------------------------------------------------------------------------------- shipped data sets
 
 
 @pytest.mark.parametrize("kind", ["demonstration", "preference", "prompt"])
 def test_tiny_world(run, kind):
     out, found = run(kind=kind, sources=source("tiny_world", f"{kind}s", None))
-    assert len(+out.tally.rows) == 10
+    held_out = {"deu_Latn", "tha_Thai"}
+    assert len(+out.tally.rows) == (10 if kind == "demonstration" else 12)
+    assert not held_out & {r[column] for r in found if r["split"] == "train" for column in ("prompt_lang", "response_lang") if column in r}
     assert {r["origin"] for r in found} == {"synthetic"}
     if kind == "preference":
         assert {r["prompt_lang"] for r in found if r["split"] == "train"} == {"eng_Latn"}
-        assert sum(r["split"] == "eval" for r in found) == 960
+        assert {json.loads(r["metadata"])["kind"] for r in found if r["split"] == "eval"} == {"wrong", "habit", "cut", "other_language"}
+        assert sum(r["split"] == "eval" for r in found) == 12 * 120
     if kind == "prompt":
-        assert len(found) == 1400
+        assert len(found) == 10 * 80 + 12 * 60
+        assert {r["prompt_lang"] for r in found if json.loads(r["metadata"])["exposure"] == "held_out"} == held_out
 
 
 @pytest.mark.data
