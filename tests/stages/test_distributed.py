@@ -31,7 +31,7 @@ def step(root: Path, stage: str, source: Path, n_ranks: int, stop: bool = False,
     launcher = [] if n_ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_ranks)]
     command = [sys.executable, *launcher, "-m", "mlalign.step", str(partial / "config.yaml")]
     env = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=300, check=False)
+    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=900, check=False)
 
 
 def deepspeed(name: str) -> dict:

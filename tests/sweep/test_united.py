@@ -170,8 +170,8 @@ def test_every_preset_is_planned(tmp_path, preset):
 
 
 def test_presets_set_what_they_say(tmp_path):
-    def configs(preset, step, read):
-        planned = united.build(grid.read([RECIPE, f"sweep={preset}", f"root={tmp_path}"]))
+    def configs(preset, step, read, *more):
+        planned = united.build(grid.read([RECIPE, f"sweep={preset}", f"root={tmp_path}", *more]))
         return [read(n.config) for n in planned.nodes if n.step.name == step]
 
     rates = configs("learning_rate", "policy", lambda c: c.trainer["learning_rate"])
@@ -179,7 +179,7 @@ def test_presets_set_what_they_say(tmp_path):
     assert [len(x) for x in configs("n_languages", "pairs", lambda c: c.languages)] == [1, 2, 5, 10]
     tuned = configs("lora_or_full", "policy", lambda c: (c.peft and c.peft["r"], c.trainer["learning_rate"]))
     assert tuned == [(None, 2e-4), (16, 2e-3)]
-    assert len(configs("source_language", "reward", lambda c: c.languages)) == 10
+    assert len(configs("source_language", "reward", lambda c: c.languages, "data=tiny_world_parallel")) == 10
     one = single(tmp_path)
     assert next(n for n in one.nodes if n.name == "policy").fingerprint in {
         n.fingerprint for n in united.build(grid.read([RECIPE, "sweep=learning_rate", f"root={tmp_path}"])).nodes
