@@ -263,7 +263,10 @@ assert reward_models.open_scorer({{"family": "language_adherence"}}).score(rows)
 
 
 def test_a_random_score_is_of_an_answer_or_of_its_text():
-    items = [Item(str(i), [{"role": "user", "content": prompt}], text) for i, (prompt, text) in enumerate([("p", "a"), ("p", "a"), ("p", "b"), ("q", "a")])]
+    items = [
+        Item(str(i), [{"role": "user", "content": prompt}], text)
+        for i, (prompt, text) in enumerate([("p", "a"), ("p", "a"), ("p", "b"), ("q", "a")])
+    ]
     own, told = (reward_models.open_scorer({"family": "random", "per": per}).score_items(items).values for per in ("answer", "text"))
     assert len(set(own)) == 4
     assert told[0] == told[1] and len(set(told)) == 3
