@@ -44,8 +44,8 @@ class Run:
         """step -> state, as `plan` tells it."""
         done = self.call("plan", "recipe=reuse_your_rewards", *arguments, name=name)
         assert done.returncode == 0, done.stderr
-        lines = done.stdout.split("commands:")[0].splitlines()[3:]
-        return {line.split()[0]: line.split()[2] for line in lines if line.strip()}
+        lines = done.stdout.split("\n\n")[1].splitlines()[1:]
+        return {line.split()[0]: line.split()[2] for line in lines}
 
     def manifest(self, step, name="small"):
         return json.loads((self.root / "runs" / name / "steps" / step / "manifest.json").read_text())

@@ -519,14 +519,16 @@ def test_twenty_kills(tmp_path, classifier, forked):
     ]
     source = write(tmp_path / "rows.jsonl", rows)
     told = ("score", "--model", classifier, "--input", source, "--window", 8, "--quiet", "--set", "device_batch_tokens=64")
+    began = time.monotonic()
     whole = forked([*told, "--output", tmp_path / "whole.jsonl"])
     whole.join()
+    took = time.monotonic() - began
     draw = random.Random(5)
     kept = []
     while len(kept) < 20:
         share = () if draw.random() < 0.3 else ("--shard", f"{draw.randrange(3)}/3")
         child = forked([*told, "--output", tmp_path / "scores.jsonl", *share])
-        child.join(timeout=draw.uniform(0.05, 1.0))
+        child.join(timeout=draw.uniform(0.005, 0.06) * took)
         if child.is_alive():
             child.kill()
             child.join()

@@ -108,7 +108,7 @@ def test_what_lacks_its_columns_is_said_with_the_reason(tmp_path):
     assert said[2].startswith(
         "right_in_language, right_elsewhere, wrong_in_language, wrong_elsewhere, adherence_of_right, coco_cola: no answer"
     )
-    assert said[3:] == ["breakdown by kind, quality, task: no `items` with metadata are given"]
+    assert said[3:] == ["breakdown by kind, quality, task, exposure: no `items` with metadata are given"]
     measured = {metric for metric, _, _ in table}
     assert not measured & {"adherence", "lcpr", "coco_cola"}
 
