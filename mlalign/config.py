@@ -6,6 +6,7 @@ All mistakes are collected and reported together, each with its full key and the
 import copy
 import dataclasses
 import importlib.util
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,6 +67,14 @@ class Settings:
     folders: list[Path]
     errors: list[str]
     typed: dict[str, Any]  # top-level values of the command line that go into the steps' configurations
+
+    @property
+    def about(self) -> str:
+        """The comment at the head of the recipe's file: its title, paper, question, command and so on; of a lone stage, nothing."""
+        if "recipe" not in self.choices:
+            return ""
+        lines = options("recipe", self.folders)[self.choices["recipe"]].read_text(encoding="utf-8").splitlines()
+        return "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
     @cached_property
     def language_sets(self) -> dict[str, list[str]]:

@@ -34,7 +34,7 @@ def run(plan: Plan, display: Display) -> int:
         return _queue(plan, launcher, display)
     if problems := plan.problems():
         raise UserError(*problems)
-    _open_run(plan)
+    open_run(plan)
     selected = selection(plan)
     _force(plan, selected["anew"])
     failed: dict[str, list[str]] = {}  # artifact -> the messages; none where it only waited for one that failed
@@ -63,7 +63,7 @@ def run(plan: Plan, display: Display) -> int:
 
 def run_some(plan: Plan, nodes: Sequence[Node], display: Display, go_on: Callable[[Node], bool]) -> int:
     """Run some steps of a plan here; after each, `go_on` says whether to do the next. Returns the exit status."""
-    _open_run(plan)
+    open_run(plan)
     for number, node in enumerate(nodes, 1):
         if status := _step(plan, node, display, f"[{number}/{len(nodes)}]"):
             return status
@@ -89,7 +89,7 @@ def _queue(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
     with jobs.alone(queue.folder):
         selected = selection(plan)
         queued = submit.refuse_queued(queue, [n.artifact for n in plan.nodes], anew=bool(selected["anew"]))
-        _open_run(plan)
+        open_run(plan)
         if all(step.done for step in steps):
             (plan.run_dir / "forced.json").unlink(missing_ok=True)
         _force(plan, selected["anew"])
@@ -143,7 +143,7 @@ def _submitted(queue: submit.Run, wanted: list[submit.Step], new: list[submit.St
     return f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(new)} jobs submitted{reused}; {hint}"
 
 
-def _open_run(plan: Plan) -> None:
+def open_run(plan: Plan) -> None:
     """Make or re-open the run's directory; another recipe's is refused."""
     plan.check_name()
     (plan.run_dir / "steps").mkdir(parents=True, exist_ok=True)
@@ -240,10 +240,11 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
 
 def frozen(plan: Plan, node: Node) -> dict[str, Any]:
     """All that a step needs to know to run later and elsewhere: its resolved configuration and inputs. JSON types only."""
+    about = {"about": plan.settings.about} if node.step.stage == "report" else {}
     return {
         "step": node.step.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
         "inputs": node.inputs, "guards": node.guards, "resources": node.resources,
-        "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round, "step": node.name}, "git_commit": _commit(),
+        "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round, "step": node.name, **about}, "git_commit": _commit(),
     }  # fmt: skip
 
 

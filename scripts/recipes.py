@@ -15,7 +15,8 @@ import time
 from mlalign.config import conf_home, options
 
 # What keeps a recipe to minutes on two cores; the demo runs reuse_your_rewards in full.
-SMALL = {"rm_transfer": ["languages=[eng_Latn,swh_Latn,hin_Deva]"]}
+# Reward models in several languages need preferences in each.
+SMALL = {"rm_transfer": ["data=tiny_world_parallel", "languages=[eng_Latn,swh_Latn,hin_Deva]"]}
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ import pytest
 from mlalign import config, plan, stage, step, store
 from mlalign import run as runner
 from mlalign.progress import describe
+from mlalign.reporting import collect
 
 
 @pytest.fixture
@@ -66,3 +67,15 @@ def test_progress_of_tasks_adds_up(tmp_path):
         output.tally.keep("eng_Latn", n)
         output.progress(n, 10, "prompts")
     assert describe(tmp_path) == "7/20 prompts (eng_Latn 7)"
+
+
+def test_a_report_says_what_the_recipe_says_of_itself(tmp_path):
+    steps = "steps:\n  rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}\n"
+    steps += "finally:\n  report: {stage: report, inputs: {steps: '*'}}\n"
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text(f"# My title.\n#\n# Paper      Some 2025, 'P'.\n# Expected   +3%.\n{steps}# not this\n")
+    planned = plan.build(config.load(["recipe=mine", f"conf_dir={tmp_path}", f"root={tmp_path}"]))
+    rows, report = (runner.frozen(planned, node)["run"] for node in planned.nodes)
+    told = collect.about(report)
+    assert "about" not in rows and (told["title"], told["paper"], told["expected"]) == ("My title.", "Some 2025, 'P'.", "+3%.")
+    assert "not this" not in report["about"] and collect.about({})["title"] == ""

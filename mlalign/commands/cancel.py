@@ -15,7 +15,7 @@ from pathlib import Path
 from mlalign import store
 from mlalign.commands import flag, known, name_of, root_of, steps_named, told
 from mlalign.errors import UserError
-from mlalign.launch import queue
+from mlalign.launch import commands, jobs, queue
 from mlalign.launch.queue import Job
 
 MARKER = "cancelled"
@@ -27,7 +27,7 @@ def run(arguments: Mapping[str, str]) -> int:
     run_dir = root / "runs" / name
     steps = steps_named(told(root, name), arguments.get("step"))
     partials = {s["step"]: root / "store" / f"{s['artifact']}.partial" for s in steps}
-    recorded = queue.recorded(run_dir)
+    recorded = jobs.read(run_dir / "slurm")
     chosen = _with_dependents(recorded, partials) if "step" in arguments else recorded
     if chosen:
         _mark(run_dir, chosen if "step" in arguments else None)
@@ -54,10 +54,10 @@ def _with_dependents(recorded: Sequence[Mapping], steps: Iterable[str]) -> list[
     return found
 
 
-def _mark(run_dir: Path, jobs: Iterable[Mapping] | None) -> None:
+def _mark(run_dir: Path, chosen: Iterable[Mapping] | None) -> None:
     """Tell running jobs (of these steps, or all) not to requeue themselves, nor to submit a continuation."""
     folder = run_dir / "slurm"
-    for path in [folder / MARKER] if jobs is None else [(folder / job["script"]).with_suffix(f".{MARKER}") for job in jobs]:
+    for path in [folder / MARKER] if chosen is None else [(folder / job["script"]).with_suffix(f".{MARKER}") for job in chosen]:
         path.touch()
 
 
@@ -85,11 +85,11 @@ def _kill(owner: Mapping) -> str:
     return "killed"
 
 
-def _slurm(chosen: Sequence[Mapping], jobs: Sequence[Job], now: bool) -> list[str]:
+def _slurm(chosen: Sequence[Mapping], tasks: Sequence[Job], now: bool) -> list[str]:
     """Cancel what waits and ask what runs, by a signal to its batch shell (or cancel all); says so by step."""
     by_id: dict[str, list[Job]] = {}
-    for job in (j for j in jobs if j.active):
-        by_id.setdefault(job.array, []).append(job)
+    for task in (t for t in tasks if t.active):
+        by_id.setdefault(task.array, []).append(task)
     waiting = {id_ for id_, tasks in by_id.items() if all(t.state in queue.WAITING for t in tasks)}
     mixed = {id_ for id_, tasks in by_id.items() if any(t.state in queue.WAITING for t in tasks)} - waiting
     _scancel(sorted(by_id if now else waiting, key=int))
@@ -111,8 +111,5 @@ def _did(tasks: Sequence[Job], now: bool) -> str:
 
 def _scancel(ids: Sequence[str], *options: str) -> None:
     """Raises: UserError with Slurm's own words if it refuses."""
-    if not ids:
-        return
-    done = queue.command(["scancel", *options, *ids])
-    if done.returncode:
-        raise UserError(f"scancel {' '.join([*options, *ids])}: {done.stderr.strip() or 'refused without a word'}")
+    if ids:
+        commands.call("scancel", *options, *ids)

@@ -30,6 +30,6 @@ def run(plan: Plan) -> int:
     if now in ("stale", "damaged"):
         raise UserError(f"{node.name}: is {now} ({why}); compute it again with mlalign run … force={node.step.template}")
     plan.check_name()
-    runner._open_run(plan)
+    runner.open_run(plan)
     print(step.begin(plan.store, runner.frozen(plan, node)) / "config.yaml")
     return 0

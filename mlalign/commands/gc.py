@@ -24,7 +24,7 @@ from pathlib import Path
 from mlalign import store
 from mlalign.commands import flag, known, number, root_of, runs, told
 from mlalign.errors import UserError
-from mlalign.launch import queue
+from mlalign.launch import jobs, queue
 from mlalign.terminal import harmless, size, table
 
 NAME = re.compile(r"([a-z_]+-[0-9a-f]{16})((?:\.partial)?(?:\.replaced|\.deleting)?)")
@@ -93,12 +93,12 @@ def _linked(root: Path) -> set[str]:
 
 def _queued(root: Path) -> set[str]:
     """All artifacts of the runs that have a job in Slurm's queue, and all that jobs in the queue work on."""
-    recorded = {name: queue.recorded(root / "runs" / name) for name in runs(root)}
-    slurm = queue.ask(str(job["job"]) for jobs in recorded.values() for job in jobs)
+    recorded = {name: jobs.read(root / "runs" / name / "slurm") for name in runs(root)}
+    slurm = queue.ask(str(job["job"]) for mine in recorded.values() for job in mine)
     found = set()
-    for name, jobs in recorded.items():
-        if jobs and (slurm.problem or any(task.active for task in slurm.of(jobs))):
-            found |= {job["artifact"] for job in jobs} | {step["artifact"] for step in told(root, name)["steps"]}
+    for name, mine in recorded.items():
+        if mine and (slurm.problem or any(task.active for task in slurm.of(mine))):
+            found |= {job["artifact"] for job in mine} | {step["artifact"] for step in told(root, name)["steps"]}
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from mlalign.commands import flag, known, name_of, root_of, standing, steps_named, told
 from mlalign.commands.status import look
 from mlalign.errors import UserError
-from mlalign.launch import queue
+from mlalign.launch import jobs
 from mlalign.terminal import harmless
 
 LINES = 200
@@ -25,7 +25,7 @@ ASK_S = 5.0  # how often a followed step is looked at
 def run(arguments: Mapping[str, str]) -> int:
     known(arguments, ("name", "root", "step", "task", "lines", "follow"))
     root, name = root_of(arguments), name_of(arguments)
-    plan, recorded, n = told(root, name), queue.recorded(root / "runs" / name), _lines(arguments)
+    plan, recorded, n = told(root, name), jobs.read(root / "runs" / name / "slurm"), _lines(arguments)
     follow = flag(arguments, "follow")
     steps = steps_named(plan, arguments.get("step"))
     found = {s["step"]: paths for s in steps if (paths := logs_of(root, name, s, recorded, arguments.get("task")))}
@@ -33,7 +33,7 @@ def run(arguments: Mapping[str, str]) -> int:
         asked = " ".join(f"{key}={arguments[key]}" for key in ("step", "task") if key in arguments)
         raise UserError(f"{asked}: no log yet" if asked else f"{name}: no step has a log yet")
     path, step = max(((p, step) for step, paths in found.items() for p in paths), key=lambda pair: pair[0].stat().st_mtime)
-    if page := standing.failure(root / "runs" / name, queue.current(recorded, step)):
+    if page := standing.failure(root / "runs" / name, jobs.current(recorded, step)):
         print(harmless(page.read_text(encoding="utf-8", errors="replace")).rstrip() + "\n")
     _announce(path, found[step])
     at = _tail(path, n)
@@ -44,7 +44,7 @@ def run(arguments: Mapping[str, str]) -> int:
 
 def logs_of(root: Path, run: str, told: Mapping, recorded: Sequence[dict], task: str | None = None) -> list[Path]:
     """Every log of a step: those of its last Slurm jobs, and the one in its artifact; or one task's."""
-    mine = queue.current(recorded, told["step"])
+    mine = jobs.current(recorded, told["step"])
     found = [path for job in mine for path in _expanded(root / "runs" / run / "slurm", job, task)]
     if task is None:
         found += [root / "store" / f"{told['artifact']}{suffix}" / "logs" / "step.log" for suffix in (".partial", "")]

@@ -1,6 +1,6 @@
 """Where a step stands: what its manifest, its claim and its last words say, and what Slurm says of its jobs. Nothing is guessed.
 
-Of a step's jobs (`queue.recorded`) those of the last submission count (`queue.current`).
+Of a step's jobs (`jobs.read`) those of the last submission count (`jobs.current`).
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mlalign import progress, rows, stage, store
-from mlalign.launch import queue
+from mlalign.launch import jobs
 from mlalign.launch.queue import RUNNING, WAITING, Job, Slurm
 
 OVER = ("done", "skipped")
@@ -47,7 +47,7 @@ def of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm
     """`told` is the step in plan.json, `recorded` all jobs of the run."""
     path = root / "store" / told["artifact"]
     partial = path.with_name(path.name + ".partial")
-    mine = queue.current(recorded, told["step"])
+    mine = jobs.current(recorded, told["step"])
     language = re.search(r"\[(.+)\]$", told["step"])
     out = Standing(told["step"], told["stage"], told["artifact"], told.get("round"), language[1] if language else "")
     if mine:
@@ -79,18 +79,18 @@ def _finished(out: Standing, manifest: Mapping) -> None:
 
 def _queued(out: Standing, mine: Sequence[Mapping], slurm: Slurm, partial: Path) -> None:
     """The state of a step whose work is a Slurm job."""
-    jobs = slurm.of(mine)
-    if slurm.problem or not jobs:
+    tasks = slurm.of(mine)
+    if slurm.problem or not tasks:
         owners = store.owners(partial)
         out.state = "running" if owners else "submitted" if slurm.problem else _last_word(partial) or "gone"
         out.nodes = owners[0]["host"] if owners else ""
         out.why = "" if owners or slurm.problem else _message(partial) or f"Slurm has forgotten job {out.job}, which left no artifact"
         return
-    states = Counter(TASK_WORDS.get(j.state, j.state.lower()) for j in jobs)
+    states = Counter(TASK_WORDS.get(j.state, j.state.lower()) for j in tasks)
     if mine[0]["tasks"] > 1:
-        states["ended"] += max(0, mine[0]["tasks"] - len(jobs))
+        states["ended"] += max(0, mine[0]["tasks"] - len(tasks))
         out.tasks = {state: n for state, n in sorted(states.items(), key=_order) if n}
-    shown = next(([j for j in jobs if j.state in kind] for kind in (RUNNING, WAITING) if any(j.state in kind for j in jobs)), jobs)
+    shown = next(([j for j in tasks if j.state in kind] for kind in (RUNNING, WAITING) if any(j.state in kind for j in tasks)), tasks)
     out.state = _state(shown, partial)
     out.nodes = ",".join(dict.fromkeys(j.nodes for j in shown if j.nodes))
     elapsed = max(j.elapsed_s for j in shown)
@@ -104,12 +104,12 @@ def _order(item: tuple[str, int]) -> tuple[int, str]:
     return (usual.index(item[0]) if item[0] in usual else len(usual), item[0])
 
 
-def _state(jobs: Sequence[Job], partial: Path) -> str:
-    if any(j.state in RUNNING for j in jobs):
+def _state(tasks: Sequence[Job], partial: Path) -> str:
+    if any(j.state in RUNNING for j in tasks):
         return "running"
-    if any(j.state in WAITING for j in jobs):
+    if any(j.state in WAITING for j in tasks):
         return "pending"
-    bad = [j.state.lower() for j in jobs if j.state != "COMPLETED"]
+    bad = [j.state.lower() for j in tasks if j.state != "COMPLETED"]
     return _last_word(partial) or (bad[0] if bad else "failed")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from mlalign import progress
 from mlalign.commands import flag, known, number, root_of, runs, standing, told
 from mlalign.commands.standing import MOVING, OVER, Standing
-from mlalign.launch import queue
+from mlalign.launch import jobs, queue
 from mlalign.terminal import duration, harmless, table, without_empty
 
 HEADER = ("round", "step", "language", "stage", "state", "job", "node", "elapsed", "restarts", "progress", "why")
@@ -52,9 +52,9 @@ def run(arguments: Mapping[str, str]) -> int:
 def look(root: Path, names: Sequence[str]) -> tuple[list[Run], queue.Slurm]:
     """Where all steps of these runs stand, with one question to Slurm."""
     plans = {name: told(root, name) for name in names}
-    recorded = {name: queue.recorded(root / "runs" / name) for name in names}
-    ids = {str(job["job"]) for jobs in recorded.values() for job in jobs}
-    slurm = queue.ask(ids, {str(j["job"]) for jobs in recorded.values() for j in _unfinished(root, jobs)})
+    recorded = {name: jobs.read(root / "runs" / name / "slurm") for name in names}
+    ids = {str(job["job"]) for submitted in recorded.values() for job in submitted}
+    slurm = queue.ask(ids, {str(j["job"]) for submitted in recorded.values() for j in _unfinished(root, submitted)})
     found = [
         Run(name, plan["recipe"], [standing.of_step(root, name, step, recorded[name], slurm) for step in plan["steps"]])
         for name, plan in plans.items()

@@ -17,24 +17,26 @@ class Refused(UserError):
 
     def __init__(self, command: str, words: str):
         self.words = words
-        super().__init__(f"launcher: {command} failed: {words}")
+        super().__init__(f"{command} failed: {words}")
 
 
 def call(*words: str, env: Mapping[str, str] | None = None) -> str:
-    """What a command printed.
+    """What a command printed; without `env`, in this environment less the variables that filter or reshape what Slurm prints.
 
     Raises: UserError if it is not there or does not answer; Refused if it ended with an error.
     """
+    if env is None:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))} | {"LC_ALL": "C"}
     try:
         done = subprocess.run(words, env=env, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
     except FileNotFoundError:
         raise UserError(
-            f"launcher: Slurm's `{words[0]}` is not on the PATH; log in to a machine of the cluster, or choose launcher=local"
+            f"Slurm's `{words[0]}` is not on the PATH of this machine; log in to one of the cluster, or choose launcher=local"
         ) from None
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"launcher: `{words[0]}` did not answer within {TIMEOUT_S} s; see whether Slurm's controller is up (scontrol ping), then run "
-            f"the same command again"
+            f"Slurm does not answer: `{words[0]}` said nothing for {TIMEOUT_S} s; see whether its controller is up (scontrol ping), then "
+            f"run the same command again"
         ) from None
     if done.returncode:
         told = [line.removeprefix(f"{words[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]

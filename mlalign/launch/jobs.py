@@ -2,17 +2,16 @@
 
 import contextlib
 import dataclasses
-import getpass
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlalign import store
 from mlalign.errors import UserError
-from mlalign.launch import commands
+from mlalign.launch import queue
 
 FILE = "jobs.jsonl"
 NEVER = "DependencyNeverSatisfied"
@@ -31,17 +30,33 @@ class Live:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Every job that was submitted for a run, in that order. Raises: UserError naming an unreadable line."""
+    """Every job that was submitted for a run, in that order; a line that is just being written is left out. `script` and `log` are
+    relative to the folder.
+
+    Raises: UserError naming an unreadable line.
+    """
     path = folder / FILE
     if not path.is_file():
         return []
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
         try:
             found.append(json.loads(line))
         except ValueError:
             raise UserError(f"{path}, line {number}: is no JSON; remove the line") from None
     return found
+
+
+def current(recorded: Iterable[dict[str, Any]], step: str) -> list[dict[str, Any]]:
+    """The jobs of a step's last submission: the job, and those that go on for it or for one of its tasks."""
+    mine = {str(job["job"]): job for job in recorded if job["step"] == step}
+
+    def root(job: dict[str, Any]) -> str:
+        before = str(job["continues"] or "").partition("_")[0]
+        return root(mine[before]) if before in mine else str(job["job"])
+
+    last = root(list(mine.values())[-1]) if mine else ""
+    return [job for job in mine.values() if root(job) == last]
 
 
 def cancelled(folder: Path, file: str) -> bool:
@@ -59,12 +74,12 @@ def append(folder: Path, entry: dict[str, Any]) -> None:
         os.close(handle)
 
 
-def queue() -> dict[str, list[tuple[str, str, str]]]:
-    """Job id (of the whole array) -> (state, reason, nodes) of each task, for all jobs of this user that wait or run."""
+def _queued(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[str, str, str]]]:
+    """Job id (of the whole array) -> (state, reason, nodes) of each task, for those of these jobs that wait or run."""
     found: dict[str, list[tuple[str, str, str]]] = {}
-    for line in commands.call("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%F|%T|%r|%N").splitlines():
-        job, state, reason, nodes = line.split("|", 3)
-        found.setdefault(job, []).append((state, reason, nodes))
+    for task in queue.squeue([entry["job"] for entry in entries]):
+        if task.active:
+            found.setdefault(task.array, []).append((task.state, task.reason, task.nodes))
     return found
 
 
@@ -73,7 +88,7 @@ def live(folder: Path) -> list[Live]:
     entries = read(folder)
     if not entries:
         return []
-    queued = queue()
+    queued = _queued(entries)
     found = {e["job"]: Live(e, queued[e["job"]]) for e in entries if e["job"] in queued}
     found = {job: one for job, one in found.items() if not all(reason == NEVER for _, reason, _ in one.tasks)}
     for job, one in list(found.items()):  # what a job waits for was submitted before it
@@ -92,9 +107,9 @@ def _lost(folder: Path, entries: Sequence[dict[str, Any]], found: Mapping[str, L
 
 def doomed(folder: Path) -> list[str]:
     """Jobs that wait for what can no longer come."""
-    alive = {one.entry["job"] for one in live(folder)}
-    queued = queue()
-    return [e["job"] for e in read(folder) if e["job"] in queued and e["job"] not in alive]
+    alive, entries = {one.entry["job"] for one in live(folder)}, read(folder)
+    queued = _queued(entries) if entries else {}
+    return [e["job"] for e in entries if e["job"] in queued and e["job"] not in alive]
 
 
 @contextlib.contextmanager

@@ -1,21 +1,15 @@
-"""What Slurm says of a run's jobs: one `squeue` for all of them, and `sacct`, where accounting is on, for those that it has forgotten.
+"""What Slurm says of jobs: one `squeue` for all of them, and `sacct`, where accounting is on, for those that it has forgotten.
 
-Reads `runs/NAME/slurm/jobs.jsonl`, in which every submitted job is a line, and Slurm. Nothing is guessed: where Slurm has no
-commands here, or does not answer, the message of `Slurm.problem` says so.
+Nothing is guessed: where Slurm has no commands here, or does not answer, the message of `Slurm.problem` says so.
 """
 
 import dataclasses
-import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mlalign.errors import UserError
+from mlalign.launch import commands
 
-TIMEOUT_S = 20.0
 # field of squeue -> its width; fixed widths, since what stands in a field may hold any separator
 FIELDS = {
     "JobArrayID": 64, "ArrayTaskID": 32, "State": 20, "Reason": 128, "NodeList": 255, "TimeUsed": 24, "RestartCnt": 12, "exit_code": 12,
@@ -114,41 +108,13 @@ class Slurm:
         return [j for j in self.jobs if j.array in ids and j.id not in replaced]
 
 
-def recorded(run_dir: Path) -> list[dict[str, Any]]:
-    """The jobs that were submitted for a run, in that order; a line that is just being written is left out. `script` and `log` are
-    relative to `runs/NAME/slurm`.
-
-    Raises: UserError for a line that is no job.
-    """
-    path = run_dir / "slurm" / "jobs.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    try:
-        return [{"tasks": 1, "after": [], "continues": None, **json.loads(line)} for line in lines if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove the broken line") from None
-
-
-def current(recorded: Iterable[dict[str, Any]], step: str) -> list[dict[str, Any]]:
-    """The jobs of a step's last submission: the job, and those that go on for it or for one of its tasks."""
-    mine = {str(job["job"]): job for job in recorded if job["step"] == step}
-
-    def root(job: dict[str, Any]) -> str:
-        before = str(job["continues"] or "").partition("_")[0]
-        return root(mine[before]) if before in mine else str(job["job"])
-
-    last = root(list(mine.values())[-1]) if mine else ""
-    return [job for job in mine.values() if root(job) == last]
-
-
 def ask(ids: Iterable[str], forgotten: Iterable[str] | None = None) -> Slurm:
     """What Slurm knows of these jobs. `forgotten` are those worth asking the accounting for (all, by default)."""
     ids = sorted(set(ids), key=int)
     if not ids:
         return Slurm([])
     try:
-        jobs = _squeue(ids)
+        jobs = squeue(ids)
     except UserError as error:
         return Slurm([], str(error))
     known = {job.array for job in jobs}
@@ -163,26 +129,16 @@ def explained(reason: str) -> str:
     return f"{reason}: {told}" if told else "" if reason in ("None", "") else reason
 
 
-def command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a Slurm command, without the variables that would filter or reshape what it prints.
-
-    Raises: UserError if it is not there or does not answer in time.
-    """
-    if shutil.which(arguments[0]) is None:
-        raise UserError(f"Slurm's command {arguments[0]} is not on the PATH of this machine")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))} | {"LC_ALL": "C"}
-    try:
-        return subprocess.run(arguments, env=env, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise UserError(f"Slurm does not answer: {arguments[0]} had said nothing after {TIMEOUT_S:.0f} s") from None
-
-
-def _squeue(ids: Sequence[str]) -> list[Job]:
+def squeue(ids: Sequence[str]) -> list[Job]:
+    """The tasks of these jobs, of those that Slurm's controller still knows. Raises: UserError if it does not answer."""
     layout = ",".join(f"{name}:{width}" for name, width in FIELDS.items())
-    done = command(["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(ids)}", f"--Format={layout}"])
-    if done.returncode and "Invalid job id" not in done.stderr:
-        raise UserError(f"Slurm does not answer: {_first(done.stderr)}")
-    return [_job(line) for line in done.stdout.splitlines() if line.strip()]
+    try:
+        told = commands.call("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(ids)}", f"--Format={layout}")
+    except commands.Refused as refused:
+        if "Invalid job id" in refused.words:  # the only one asked for, forgotten
+            return []
+        raise UserError(f"Slurm does not answer: {refused.words}") from None
+    return [_job(line) for line in told.splitlines() if line.strip()]
 
 
 def _job(line: str) -> Job:
@@ -199,9 +155,12 @@ def _job(line: str) -> Job:
 def _sacct(ids: Sequence[str]) -> list[Job]:
     """Jobs from the accounting; none where there is no accounting."""
     columns = "JobID,State,NodeList,ElapsedRaw,ExitCode,Reason"
-    done = command(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}", f"--format={columns}"])
+    try:
+        told = commands.call("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}", f"--format={columns}")
+    except UserError:
+        return []
     found = []
-    for line in done.stdout.splitlines() if done.returncode == 0 else []:
+    for line in told.splitlines():
         id_, state, nodes, elapsed, code, reason = line.split("|", 5)
         array, _, task = id_.partition("_")
         found.append(
@@ -233,7 +192,3 @@ def _seconds(clock: str) -> float:
     except ValueError:
         return 0.0
     return float(sum(n * 60**i for i, n in enumerate(reversed(parts))) + int(days or 0) * 86400)
-
-
-def _first(text: str) -> str:
-    return next((line for line in text.splitlines() if line.strip()), "no word of why")

@@ -109,22 +109,11 @@ def measured(steps: Steps) -> dict[str, Any]:
 def about(run: Mapping[str, Any]) -> dict[str, str]:
     """What a recipe says of itself in its header: `title` and the lines that begin with Paper, Question, Expected and so on.
 
-    The header comes with the run (`about`); else it is that of the recipe of this name that ships with the package.
+    The header comes with the run (`about`).
     """
-    text = run.get("about") or _shipped_header(str(run.get("recipe") or ""))
-    lines = [line.strip("# ").rstrip() for line in text.splitlines()]
+    lines = [line.strip("# ").rstrip() for line in run.get("about", "").splitlines()]
     told = {"title": lines[0] if lines else "", **dict.fromkeys(("paper", "question", "expected", "deviations"), "")}
     return told | {found[1].lower(): found[2] for line in lines if (found := HEADER_LINE.fullmatch(line))}
-
-
-def _shipped_header(recipe: str) -> str:
-    package = Path(__file__).parent.parent
-    for folder in (package / "conf", package.parent / "conf"):
-        path = folder / "recipe" / f"{Path(recipe).name}.yaml"
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return "\n".join(lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), None)])
-    return ""
 
 
 def evaluations(steps: Steps) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ def test_a_broken_list_of_jobs_is_named(mlalign, partial, tmp_path):
     (tmp_path / "runs" / "mine" / "slurm" / "jobs.jsonl").write_text("not json\n")
     for command in (["status"], ["cancel", "name=mine"], ["gc"]):
         done = mlalign(*command)
-        assert done.returncode == 1 and "jobs.jsonl: cannot be read" in done.stderr
+        assert done.returncode == 1 and "jobs.jsonl, line 1: is no JSON; remove the line" in done.stderr
 
 
 def test_elapsed_is_the_time_since_the_step_began(mlalign, partial, owner):

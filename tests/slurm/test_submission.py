@@ -190,7 +190,7 @@ def test_slurm_does_not_answer(make_cluster, tmp_path, monkeypatch, capfd):
         finally:
             os.kill(controller, signal.SIGCONT)
     assert status == 1
-    assert "did not answer within 2 s" in capfd.readouterr().err
+    assert "said nothing for 2 s" in capfd.readouterr().err
 
 
 @contextlib.contextmanager

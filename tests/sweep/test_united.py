@@ -121,11 +121,11 @@ def test_steps_are_named_with_and_without_their_variant(tmp_path):
 
 def test_the_run_directory_belongs_to_a_sweep_or_to_a_run(tmp_path):
     sweep, one = build(tmp_path, "beta=0.1,0.3", "name=x"), single(tmp_path, "name=x")
-    run._open_run(sweep)
+    run.open_run(sweep)
     with pytest.raises(UserError, match="belongs to a sweep, and this is a run"):
         one.check_name()
     other = single(tmp_path, "name=y")
-    run._open_run(other)
+    run.open_run(other)
     with pytest.raises(UserError, match="belongs to a run, and this is a sweep"):
         build(tmp_path, "beta=0.1,0.3", "name=y").check_name()
 
