@@ -1,8 +1,9 @@
 """Trouble of Slurm's kinds at random moments of one run, on a cluster of its own: `scripts/chaos.py --launcher slurm`.
 
-A requeue, a signal, a lost node, a preemption by a higher partition, the end of one array task by scancel: each is followed by the
-same command again. One training step is given a time limit that it hits, twice at least. Passes when the run ends with
-the content of the unbroken one, nothing that had finished is computed again, and every stop on the way was explained.
+A requeue, a signal, a lost node, a preemption by a higher partition, the end of one array task by scancel: each strikes work that is
+running, in a drawn order, and is followed by the same command again. One training step has a time limit that it hits twice at least.
+Passes when the run ends with the content of the unbroken one, nothing that had finished is computed again, all troubles found
+something to strike, and what Slurm ended for good was explained.
 """
 
 import argparse
@@ -27,16 +28,18 @@ CLUSTER = {
     "PartitionName=urgent Nodes=ALL PriorityTier=9 MaxTime=INFINITE State=UP",
 }
 # Jobs share the machine's cores; the time limit of the first training step is shorter than its work.
-SLURM = ["launcher=slurm", "launcher.grace_s=60", "launcher.resources.generate={tasks: 2}", "launcher.resources.score={tasks: 2}"]
+SLURM = ["launcher=slurm", "launcher.grace_s=30", "launcher.resources.generate={tasks: 2}", "launcher.resources.score={tasks: 2}"]
 LIMIT = ["steps.base.resources.time='0:02:00'"]
-LONG = ["steps.base.config.trainer.max_steps=800"]
+SMALL = ["steps.base.config.trainer.max_steps=800", "languages=[eng_Latn,swh_Latn,hin_Deva]"]
+PATIENCE_S = 2400  # for the whole run, of which a requeue alone costs up to two minutes
+DONE = "are done, nothing to submit"
 
 
 def main(asked: argparse.Namespace) -> int:
     draw = random.Random(asked.seed)
     with tempfile.TemporaryDirectory(prefix="chaos-") as root, cluster():
         whole, broken = Path(root, "whole"), Path(root, "broken")
-        arguments = [*LONG, *asked.arguments]
+        arguments = [*asked.arguments, *SMALL]
         started = time.monotonic()
         subprocess.run(chaos.command(arguments, whole, asked.engine), check=True, stdout=subprocess.DEVNULL)
         print(f"unbroken run, here: {time.monotonic() - started:.0f} s", flush=True)
@@ -66,32 +69,44 @@ def cluster() -> Iterator[None]:
 
 
 def survive(run: list[str], root: Path, draw: random.Random, asked: argparse.Namespace) -> list[str]:
-    """Submit, make trouble, submit again …, and at last wait for the end; returns what went wrong."""
+    """Submit, make trouble, submit again …, until all steps are done; returns what went wrong."""
     finished: dict[str, float] = {}
-    problems = submit(run, root)
-    for number in range(1, asked.kills + 1):
+    ended: list[str] = []  # jobs that were ended for good
+    said, problems, end = [submit(run, root)], [], time.monotonic() + PATIENCE_S
+
+    def going_on() -> bool:
+        time.sleep(10)
+        said.append(submit(run, root))
+        return DONE not in said[-1] and time.monotonic() < end
+
+    for number, trouble in enumerate(draw.sample(TROUBLES, k=min(asked.kills, len(TROUBLES))), 1):
         time.sleep(draw.uniform(1, asked.max_seconds))
-        told = draw.choice(TROUBLES)(draw)
-        problems += submit(run, root) + chaos.recomputed(root, finished)
-        print(f"trouble {number}: {told}; steps finished so far: {len(finished)}", flush=True)
-    for _ in range(5):
-        while queue():
-            time.sleep(1)
-        problems += submit(run, root)
-        if not queue():
-            break
+        while not (running := sorted(j for j in queue("RUNNING") if trouble is not cancel_task or "_" in j)) and going_on():
+            pass
+        if not running:
+            problems.append(f"{trouble.__name__} found nothing to strike")
+            continue
+        trouble(job := draw.choice(running))
+        ended += [job.partition("_")[0]] if trouble is cancel_task else []
+        said.append(submit(run, root))
+        problems += chaos.recomputed(root, finished)
+        print(f"trouble {number}: {trouble.__name__} of job {job}; steps finished so far: {len(finished)}", flush=True)
+    while going_on():
+        pass
+    problems += [] if DONE in said[-1] else [f"the run has not ended after {PATIENCE_S} s; its last word: {said[-1][-500:]}"]
+    problems += [f"the end of job {job} was not explained" for job in ended if not re.search(rf"job {job}\b", "".join(said))]
     return problems + chaos.recomputed(root, finished)
 
 
-def submit(run: list[str], root: Path) -> list[str]:
-    """The same command: it submits what is missing, or says that all of it is in the queue. Every earlier stop must be explained."""
+def submit(run: list[str], root: Path) -> str:
+    """The same command: it submits what is missing, or says that all of it is in the queue. Returns its words, explanations included.
+
+    Raises: SystemExit for any other end of it.
+    """
     done = subprocess.run(run, text=True, capture_output=True, timeout=300, check=False)
-    slurm = root / "runs" / "chaos" / "slurm"
-    for path in slurm.glob("*.failed.txt"):
-        print("  " + path.read_text().partition("\n")[0], flush=True)
-    if done.returncode == 0 or "in the queue already" in done.stderr:
-        return []
-    return [f"submitting ended with status {done.returncode}: {done.stderr.strip()}"]
+    if done.returncode and "in the queue already" not in done.stderr:
+        sys.exit(f"submitting ended with status {done.returncode}: {done.stderr.strip()}")
+    return done.stdout + done.stderr + "".join(p.read_text() for p in (root / "runs" / "chaos" / "slurm").glob("*.failed.txt"))
 
 
 def queue(*states: str) -> list[str]:
@@ -104,39 +119,30 @@ def call(*words: str) -> str:
     return subprocess.run(words, text=True, capture_output=True, timeout=60, check=False).stdout
 
 
-def requeue(draw: random.Random) -> str:
-    return on_running(draw, "requeue", ["scontrol", "requeue"])
+def requeue(job: str) -> None:
+    call("scontrol", "requeue", job)
 
 
-def signal(draw: random.Random) -> str:
-    return on_running(draw, "signal", ["scancel", "--signal=USR1", "--batch"])
+def signal(job: str) -> None:
+    call("scancel", "--signal=USR1", "--batch", job)
 
 
-def cancel_task(draw: random.Random) -> str:
-    return on_running(draw, "scancel of a task", ["scancel"], arrays=True)
+def cancel_task(job: str) -> None:
+    call("scancel", job)
 
 
-def on_running(draw: random.Random, name: str, command: list[str], *, arrays: bool = False) -> str:
-    running = sorted(job for job in queue("RUNNING") if not arrays or "_" in job)
-    if not running:
-        return f"{name}: nothing to do it to"
-    job = draw.choice(running)
-    call(*command, job)
-    return f"{name}: job {job}"
-
-
-def lose_node(draw: random.Random) -> str:
-    node = f"n{draw.randint(1, NODES)}"
+def lose_node(job: str) -> None:
+    node = call("squeue", "-h", "-r", "-j", job, "-o", "%N").strip() or "n1"
     call("scontrol", "update", f"nodename={node}", "state=down", "reason=chaos")
     time.sleep(2)
-    call("scontrol", "update", f"nodename={node}", "state=resume")  # in case it has not come back by itself
-    return f"lost node: {node}"
+    call("scontrol", "update", f"nodename={node}", "state=resume")
 
 
-def preempt(draw: random.Random) -> str:
+def preempt(job: str) -> None:
+    """By one that wants all nodes."""
     call("sbatch", "-p", "urgent", "--exclusive", f"-N{NODES}", "-o", "/dev/null", "--wrap", "sleep 2")
-    time.sleep(3)
-    return "preemption of all nodes"
+    while "R" not in call("squeue", "-h", "-p", "urgent", "-o", "%t").split():
+        time.sleep(0.5)
 
 
 TROUBLES = (requeue, signal, lose_node, preempt, cancel_task)
