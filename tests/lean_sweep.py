@@ -1,7 +1,8 @@
 """The shortest recipe in which a reward model's language and DPO's beta matter, on the smallest data that works."""
 
 import subprocess
-import sys
+
+from helpers import run_here
 
 SHARED = """
 params: {beta: 0.1, source_language: eng_Latn, n: 4, learning_rate: 5.0e-4}
@@ -63,7 +64,6 @@ class Lean:
         (root / "conf/recipe/loop.yaml").write_text(SHARED + LOOP)
         (root / "conf/data/lean.yaml").write_text(DATA)
 
-    def call(self, command, *arguments):
+    def call(self, command, *arguments) -> subprocess.CompletedProcess:
         own = ["recipe=lean", "data=lean", "engine=transformers", "conf_dir=conf"] if command != "results" else []
-        full = [sys.executable, "-m", "mlalign", command, *own, f"root={self.root}", *arguments]
-        return subprocess.run(full, cwd=self.root, text=True, capture_output=True, timeout=1800, check=False)
+        return run_here(self.root, command, *own, f"root={self.root}", *arguments)

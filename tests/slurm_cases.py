@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from helpers import run_here
 
 ROWS = """
 root: null
@@ -42,10 +44,18 @@ class Run:
             (root / f"conf/{name}.yaml").write_text(text)
 
     def call(self, command: str, *arguments: str, name: str = "r", timeout: float = 600, **more) -> subprocess.CompletedProcess:
-        given = [f"root={self.root}", f"conf_dir={self.root / 'conf'}", "data=small", "engine=transformers", *arguments]
-        full = [sys.executable, "-m", "mlalign", command, f"name={name}", *given]
+        full = [sys.executable, "-m", "mlalign", *self._words(command, arguments, name)]
         options = {"cwd": self.root, "env": self.env, "text": True, "capture_output": True, "timeout": timeout}
         return subprocess.run(full, check=False, **(options | more))
+
+    def here(self, *arguments: str) -> None:
+        """Run everything in this process, for comparison."""
+        done = run_here(self.root, *self._words("run", arguments, "r"))
+        assert done.returncode == 0, done.stderr
+
+    def _words(self, command: str, arguments: Sequence[str], name: str) -> list[str]:
+        given = [f"root={self.root}", f"conf_dir={self.root / 'conf'}", "data=small", "engine=transformers"]
+        return [command, f"name={name}", *given, *arguments]
 
     def folder(self, name: str = "r") -> Path:
         return self.root / "runs" / name / "slurm"

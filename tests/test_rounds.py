@@ -1,11 +1,9 @@
 """A loop with a guard, on real parts: what comes after a stop is skipped, and the best policy is passed on."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from helpers import PROJECT
+from helpers import PROJECT, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +28,7 @@ def test_a_guard_stops_the_loop(tmp_path):
         "temperature=2.0",
         f"use.base={PROJECT / 'mlalign/data/tiny'}",
     ]
-    command = [sys.executable, "-m", "mlalign", "run", "recipe=iterative_dpo", "conf_dir=conf", *settings, "min_gain=2"]
-    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=600, check=False)
+    done = run_here(tmp_path, "run", "recipe=iterative_dpo", "conf_dir=conf", *settings, "min_gain=2")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = tmp_path / "runs/iterative_dpo/steps"
     status = {p.name: json.loads((p / "manifest.json").read_text())["status"] for p in steps.iterdir()}

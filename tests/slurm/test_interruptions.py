@@ -11,8 +11,7 @@ SLOW = ("recipe=chain", "steps.base.config.trainer.max_steps=30", "steps.answers
 @pytest.fixture(scope="module")
 def unbroken(slurm, tmp_path_factory):
     run = Run(tmp_path_factory.mktemp("unbroken"), slurm.env)
-    done = run.call("run", *SLOW)
-    assert done.returncode == 0, done.stderr
+    run.here(*SLOW)
     return run.digests()
 
 

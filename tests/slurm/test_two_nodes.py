@@ -19,8 +19,7 @@ def losses(run: Run) -> list[float]:
 
 def test_two_nodes_with_zero2_give_the_losses_of_one_process(slurm, tmp_path):
     one, two = Run(tmp_path / "one", slurm.env), Run(tmp_path / "two", slurm.env)
-    alone = one.call("run", *TRAIN)
-    assert alone.returncode == 0, alone.stderr
+    one.here(*TRAIN)
     done = two.call("run", *TRAIN, "launcher=slurm", "deepspeed=zero2", "steps.base.resources.nodes=2")
     assert done.returncode == 0, done.stderr
     until(lambda: not slurm.queue(), "the end", 600)  # DeepSpeed compiles a kernel at first use

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from training_cases import FAST, TINY, write
 
 from mlalign import store
+from mlalign.step import main
 
 pytestmark = pytest.mark.slow
 ROWS = {"sft": "demonstration", "reward": "preference", "preference": "preference"}
@@ -21,13 +22,16 @@ LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
 def step(root: Path, stage: str, source: Path, n_ranks: int, stop: bool = False, **config) -> subprocess.CompletedProcess:
-    """Run a step the way `mlalign run` does, in `root`; with `stop` it is asked to stop from the beginning, so it stops at step 1."""
+    """Run a step in `root` the way `mlalign run` does, one without DeepSpeed in this process. With `stop` it is asked to stop from the
+    beginning, so it stops at step 1."""
     partial = root / f"{stage}-test.partial"
     partial.mkdir(parents=True, exist_ok=True)
     inputs = {"model": {"path": str(TINY)}, "rows": {"path": str(source)}}
     told = {"stage": stage, "step": stage, "fingerprint": "test", "config": {**FAST, **config}, "inputs": inputs}
     (partial / "config.yaml").write_text(yaml.safe_dump(told))
     (partial / "STOP").touch() if stop else (partial / "STOP").unlink(missing_ok=True)
+    if n_ranks == 1 and "deepspeed" not in config:
+        return subprocess.CompletedProcess([], main([str(partial / "config.yaml")]))
     launcher = [] if n_ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_ranks)]
     command = [sys.executable, *launcher, "-m", "mlalign.step", str(partial / "config.yaml")]
     env = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

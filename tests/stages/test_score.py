@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import run_here
 
 from mlalign import rows, schema, shards
 from mlalign.errors import UserError
@@ -434,9 +435,6 @@ def test_mistakes_within_scorers_are_found_in_planning(tmp_path, old, new, messa
 
 @pytest.mark.slow
 def test_a_recipe_with_an_implicit_reward_runs(tmp_path):
-    import subprocess
-    import sys
-
     planned(tmp_path, RECIPE.replace("POLICY", "policy"))
     told = [
         "recipe=implicit",
@@ -447,10 +445,9 @@ def test_a_recipe_with_an_implicit_reward_runs(tmp_path):
         "data=tiny_world",
         "languages=[eng_Latn,tur_Latn]",
     ]
-    command = [sys.executable, "-m", "mlalign", "run", *told]
-    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=400, check=False)
+    done = run_here(tmp_path, "run", *told)
     assert done.returncode == 0, done.stdout + done.stderr
-    again = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=400, check=False)
+    again = run_here(tmp_path, "run", *told)
     assert again.returncode == 0 and "computed again" not in again.stdout, again.stdout + again.stderr
     steps = tmp_path / "runs/implicit/steps"
     scores = list(rows.read(steps / "marks"))
