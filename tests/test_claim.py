@@ -48,11 +48,13 @@ def test_the_table_tells_intervals_and_where_the_claim_holds(root):
         (part, name): fields
         for part, name, *fields in ([f.strip() for f in line.split("|")[1:-1]] for line in lines if line.count("|") > 5)
     }
-    assert told["", ""] == ["A0", "B2", "holds"]
-    assert told["a", "win rate of DPO over SFT, T = 1"] == ["0.700 [0.690, 0.710]", "0.700 [0.690, 0.710]", "2 of 2"]
-    assert told["a", "accuracy of SFT, greedy"] == ["0.400 [0.390, 0.410]"] * 2 + [""]
+    assert told["", ""] == ["A0", "B2", "mean of cells", "holds"]
+    assert told["a", "win rate of DPO over SFT, T = 1"] == ["0.700 [0.690, 0.710]"] * 2 + ["0.700 [0.700, 0.700]", "2 of 2"]
+    assert told["a", "accuracy of SFT, greedy"] == ["0.400 [0.390, 0.410]"] * 2 + ["0.400 [0.400, 0.400]", ""]
     assert told["a", "win rate of DPO over SFT in the held-out languages, T = 1"][:2] == ["0.600 [0.590, 0.610]"] * 2
-    assert told["c", "accuracy, flipped minus random reward, greedy"] == ["0.000 [-0.010, 0.010]", "0.050 [0.040, 0.060]", "1 of 2"]
+    assert told["c", "accuracy, flipped minus random reward, greedy"][:2] == ["0.000 [-0.010, 0.010]", "0.050 [0.040, 0.060]"]
+    # Student's t with one degree of freedom is 12.706; the standard error is 0.025
+    assert told["c", "accuracy, flipped minus random reward, greedy"][2:] == ["0.025 [-0.293, 0.343]", "1 of 2"]
     assert lines[-1] == "Not computed: A1, A2, B0, B1."
 
 
