@@ -94,7 +94,7 @@ def survive(run: list[str], root: Path, draw: random.Random, asked: argparse.Nam
     while going_on():
         pass
     problems += [] if DONE in said[-1] else [f"the run has not ended after {PATIENCE_S} s; its last word: {said[-1][-500:]}"]
-    problems += [f"the end of job {job} was not explained" for job in ended if not re.search(rf"job {job}\b", "".join(said))]
+    problems += [f"the end of job {job} was not explained" for job in ended if not re.search(rf"job {job}(?!\d)", "".join(said))]
     return problems + chaos.recomputed(root, finished)
 
 
