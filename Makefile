@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 bin := $(VENV)/bin
 
-.PHONY: install demo test check recipes claim chaos chaos-slurm bench clean
+.PHONY: install demo test test-long check recipes claim chaos chaos-slurm bench clean
 
 install: $(VENV)/.installed
 
@@ -18,7 +18,10 @@ demo: install          ## the main job on the embedded default
 pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: install          ## everything a change can break, real parts on tiny models
-	$(pytest)
+	$(pytest) -m "not long" --durations=25
+
+test-long: install     ## the same recipe on Slurm, more ranks and stages, a bigger model
+	$(pytest) -m long
 
 check: install         ## lint, format, types, fast tests
 	$(bin)/ruff check .

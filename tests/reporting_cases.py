@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from mlalign import rows, stage, step, store
+from mlalign.config import load
 from mlalign.stages import report
 
 # What a model, a person or a data set may put into a text, a name or a title.
@@ -67,7 +68,9 @@ class Run:
     def report(self, target: Path, name: str = "made", recipe: str = "reuse_your_rewards", **config) -> Path:
         """The files of the report on all steps, in `target`."""
         target.mkdir(parents=True)
-        out = stage.Output(target, self.store, step="report", run={"name": name, "recipe": recipe})
+        out = stage.Output(
+            target, self.store, step="report", run={"name": name, "recipe": recipe, "about": load([f"recipe={recipe}"]).about}
+        )
         report.run(report.Config(**config), stage.Inputs(self.store, {"steps": list(self.refs.values())}), out)
         return target
 

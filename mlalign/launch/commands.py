@@ -17,7 +17,7 @@ class Refused(UserError):
 
     def __init__(self, command: str, words: str):
         self.words = words
-        super().__init__(f"{command} failed: {words}")
+        super().__init__(f"launcher: {command} failed: {words}")
 
 
 def call(*words: str, env: Mapping[str, str] | None = None) -> str:

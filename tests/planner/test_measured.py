@@ -15,6 +15,7 @@ def memory():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["reward-40m"])
 def test_the_predicted_peak_is_near_the_measured_one(memory, case):
     assert memory.compare(case) == pytest.approx(1, abs=memory.BOUND)

@@ -32,6 +32,7 @@ def test_requeued_in_training_and_in_sampling(slurm, unbroken, tmp_path):
     assert '"resumed_from": "checkpoint-' in manifest.read_text()
 
 
+@pytest.mark.long
 def test_asked_to_stop_where_requeueing_is_forbidden(slurm, unbroken, tmp_path):
     """The further job goes on where the first was, and what waited for the first waits for it."""
     run = Run(tmp_path, slurm.env)

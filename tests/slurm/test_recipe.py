@@ -5,7 +5,7 @@ import json
 import pytest
 from slurm_cases import Run, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 SMALL = ("recipe=reuse_your_rewards", "scale=tiny", "n=4", "n_eval=2", "temperature=2.0")
 SHARED = ("launcher.resources.generate={tasks: 2}", "launcher.resources.score={tasks: 2}")
 

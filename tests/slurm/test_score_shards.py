@@ -10,7 +10,7 @@ from tiny_classifier import save_classifier
 
 from reward_models.__main__ import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 OPTIONS = ("--gpus-per-node=0", "--mem=1000", "--cpus-per-task=1", "--array=2-4", "--requeue")
 
 

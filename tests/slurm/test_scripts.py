@@ -97,6 +97,7 @@ def test_one_stage_is_interrupted_and_goes_on(slurm, submit, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_training_over_two_nodes_is_interrupted_and_goes_on(slurm, submit, tmp_path):
     options = ("--nodes=2", "--gpus-per-node=0", "--mem=1000", "--cpus-per-task=1", "--time=10")
     job = submit("train_multinode", *sft(tmp_path), "name=mine", options=options, STEP="base", PROCESSES="1")
@@ -143,6 +144,7 @@ def test_an_array_generates_what_one_process_does(slurm, submit, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_vllm_server_answers_and_takes_its_address_along_when_it_goes(slurm, submit, tmp_path):
     address = tmp_path / "judge.url"
     arguments = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--no-enable-chunked-prefill")
