@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlalign.engine.chat import TOKENIZER_FILES
 from mlalign.errors import UserError
 from mlalign.store import fingerprint, read_json, sha256, write_json
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

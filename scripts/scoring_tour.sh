@@ -357,7 +357,7 @@ bad '{"prompt": ' "bad.jsonl:1: is not JSON"
 score 1 --family length --input rows.jsonl bad.jsonl --output skipped.jsonl --on-bad-row skip; says "rejected"
 holds skipped.rejected.jsonl "len(rows) == 1 and 'line' in rows[0]"
 score 2 --model nohead --input rows.jsonl --output nothing.jsonl; says "newly initialised"
-score 2 --model notokenizer --input rows.jsonl --output nothing.jsonl; says "no tokenizer|no chat template"
+score 2 --model notokenizer --input rows.jsonl --output nothing.jsonl; says "notokenizer: has no tokenizer"
 score 2 --model nowhere/at/all --input rows.jsonl --output nothing.jsonl; says "neither a directory here nor a hub id"
 printf '%s\n' '{"prompt": "a", "response": "b"}' '{"prompt": "qzqz", "response": "qzqz"}' > nan.jsonl
 score 1 --model nan --input nan.jsonl --output nan_out.jsonl; says "without a score"; says "nan.jsonl:2 .not_finite"

@@ -10,7 +10,9 @@ from mlalign.errors import UserError
 if TYPE_CHECKING:
     from mlalign.engine.models import Model
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 
 
 def tokenizer_source(model: "Model") -> "Model":

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlalign.engine.chat import TOKENIZER_FILES
 from mlalign.errors import UserError, nearest
 from reward_models import card as cards
 from reward_models.networks.causal import first_line, quiet
@@ -26,6 +27,8 @@ def tokenizer(path: str, revision: str | None, told: cards.Card) -> Any:
     """The model's tokenizer with its chat template. Raises: UserError without one of them, or if the card names another template."""
     from transformers import AutoTokenizer
 
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"{path}: has no tokenizer (tokenizer.json); save the model's own there")
     try:
         found = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:

@@ -137,7 +137,7 @@ def test_directories_that_cannot_score(classifier, tmp_path):
     with pytest.raises(UserError, match="has no chat template"):
         reward_models.load(save_classifier(tmp_path / "bare", tokenizer=tokenizer))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: no tokenizer can be loaded"):
+    with pytest.raises(UserError, match="empty: has no tokenizer"):
         reward_models.load(tmp_path / "empty")
     with pytest.raises(UserError, match=r"scorer.max_lenght: unknown key; did you mean 'max_length'"):
         reward_models.load(classifier, max_lenght=3)
