@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # runs are compared bit for bit, 
 
 def pytest_collection_modifyitems(items):
     """Long tests last, so that a plain mistake shows early; of these the longest files first, so that no worker is left with one."""
-    longest = ("slurm/test_recipe", "test_distributed", "slurm/", "test_run.py", "sweep/", "test_rounds", "reward_models/")
+    longest = ("slurm/test_recipe", "test_run.py", "test_distributed", "slurm/", "sweep/", "test_rounds", "reward_models/")
 
     def order(item: pytest.Item) -> tuple[bool, int]:
         slow, path = item.get_closest_marker("slow") is not None, str(item.path)
