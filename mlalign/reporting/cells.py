@@ -39,8 +39,8 @@ def value_cell(row: Mapping | None, digits: int) -> dict[str, Any]:
 
 
 def changed_cell(old: Mapping | None, new: Mapping | None, gain: Mapping | None, metric: str, digits: int) -> dict[str, Any]:
-    """The difference; with the interval of the paired difference where that was computed."""
+    """The paired difference with its interval where that was computed, else the difference of the two values."""
     if old is None or new is None or None in (old["value"], new["value"]):
         return cell("", None)
-    value = new["value"] - old["value"]
+    value = headline.difference(old, new, gain)
     return cell(headline.arrow(value) + change(value, metric, digits), value, note=headline.interval(gain, digits) if gain else "")

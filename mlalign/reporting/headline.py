@@ -107,8 +107,8 @@ def _tile(content: Mapping, key: tuple[str, str], table: Table, digits: int) -> 
         "value": number(average["value"], metric, digits), "interval": interval(average, digits),
     }  # fmt: skip
     if old and None not in (old["value"], average["value"]):
-        gain = average["value"] - old["value"]
         paired = tables(content).get(gain_of(key), {}).get(after, {}).get(AVERAGE)
+        gain = difference(old, average, paired)
         certain = f" ({interval(paired, digits)})" if paired and interval(paired, digits) else ""
         tile["change"] = arrow(gain) + change(gain, metric, digits) + certain
         tile["before"] = f"from {number(old['value'], metric, digits)} ({label_of(content, before or '')})"
@@ -130,6 +130,11 @@ def asked(content: Mapping) -> str:
     codes = {r["language"] for r in content["metrics"] if is_language(r["language"])}
     parts = {"model": ", ".join(models), "data": ", ".join(data), "languages": str(len(codes) or "")}
     return " · ".join(f"{name}: {value}" for name, value in parts.items() if value)
+
+
+def difference(old: Mapping, new: Mapping, paired: Mapping | None) -> float:
+    """The paired difference where there is one: it is over the items in which both have a value, so it need not be that of the averages."""
+    return paired["value"] if paired and paired["value"] is not None else new["value"] - old["value"]
 
 
 def gain_of(key: tuple[str, str]) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlalign.reporting import headline, matrices, results, sections, text
+from mlalign.reporting import cells, headline, matrices, results, sections, text
 
 
 def row(step, language, value, *, metric="accuracy", by="v", half=0.1, which=""):
@@ -178,3 +178,12 @@ def test_hidden_characters_are_shown_and_those_that_scripts_need_stay():
     assert text.visible("a\u202eb\x00\u200b\ud800\r\nc") == "a⟨U+202E⟩b⟨U+0000⟩⟨U+200B⟩⟨U+D800⟩\nc"
     needed = "می\u200cخواهم क्\u200dष 👩\u200d👩 \u200f\tx\n"
     assert text.visible(needed) == needed
+
+
+def test_a_change_is_the_paired_difference_with_its_own_interval():
+    """Over the items in which both have a value it may be another number than the difference of the averages."""
+    old, new = row("a", "avg", 0.92, half=0.03), row("b", "avg", 0.98, half=0.01)
+    paired = row("b", "avg", 0.031, metric="accuracy_over_baseline", half=0.01)
+    told = cells.changed_cell(old, new, paired, "accuracy", 3)
+    assert (told["text"], told["note"], told["sort"]) == ("▲ +3.1 pp", "+2.1 to +4.1", 0.031)
+    assert cells.changed_cell(old, new, None, "accuracy", 3)["text"] == "▲ +6.0 pp"
