@@ -27,11 +27,8 @@ from mlalign.planner import architecture, training
 from mlalign.planner.jobs import training_job
 
 BOUND = 0.15
-# Model configurations of 38 (for a quick look), 101, 163 and 234 million parameters, and the rows and tokens that a device takes at a time.
+# Model configurations of 101, 163 and 234 million parameters, and the rows and tokens that a device takes at a time.
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
-    "40m": (
-        {"model_type": "qwen3", "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 10,
-         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": False}, 8, 160),
     "100m": (
         {"model_type": "qwen3", "vocab_size": 8192, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14,
          "num_attention_heads": 12, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": False}, 8, 160),
@@ -43,7 +40,7 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
          "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": False}, 4, 192),
 }  # fmt: skip
 STAGES = ("sft", "reward", "preference")
-CASES = [f"{name}-{size}" for size in ("100m", "160m", "250m") for name in STAGES]
+CASES = [f"{name}-{size}" for size in SIZES for name in STAGES]
 KINDS = {"sft": "demonstration", "reward": "preference", "preference": "preference"}
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <eos> {% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
 

@@ -79,7 +79,9 @@ def survive(run: list[str], root: Path, draw: random.Random, asked: argparse.Nam
         said.append(submit(run, root))
         return DONE not in said[-1] and time.monotonic() < end
 
-    for number, trouble in enumerate(draw.sample(TROUBLES, k=min(asked.kills, len(TROUBLES))), 1):
+    order = draw.sample(TROUBLES, k=len(TROUBLES))
+    for number in range(1, asked.kills + 1):
+        trouble = order[(number - 1) % len(order)]
         time.sleep(draw.uniform(1, asked.max_seconds))
         while not (running := sorted(j for j in queue("RUNNING") if trouble is not cancel_task or "_" in j)) and going_on():
             pass

@@ -112,4 +112,4 @@ def _did(tasks: Sequence[Job], now: bool) -> str:
 def _scancel(ids: Sequence[str], *options: str) -> None:
     """Raises: UserError with Slurm's own words if it refuses."""
     if ids:
-        commands.call("scancel", *options, *ids)
+        commands.call("scancel", *options, *ids, timeout_s=queue.TIMEOUT_S)

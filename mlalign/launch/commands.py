@@ -20,22 +20,24 @@ class Refused(UserError):
         super().__init__(f"launcher: {command} failed: {words}")
 
 
-def call(*words: str, env: Mapping[str, str] | None = None) -> str:
+def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | None = None) -> str:
     """What a command printed; without `env`, in this environment less the variables that filter or reshape what Slurm prints.
+    It is waited for `timeout_s` seconds (TIMEOUT_S by default).
 
     Raises: UserError if it is not there or does not answer; Refused if it ended with an error.
     """
+    timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     if env is None:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))} | {"LC_ALL": "C"}
     try:
-        done = subprocess.run(words, env=env, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(words, env=env, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
     except FileNotFoundError:
         raise UserError(
             f"Slurm's `{words[0]}` is not on the PATH of this machine; log in to one of the cluster, or choose launcher=local"
         ) from None
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"Slurm does not answer: `{words[0]}` said nothing for {TIMEOUT_S} s; see whether its controller is up (scontrol ping), then "
+            f"Slurm does not answer: `{words[0]}` said nothing for {timeout_s:g} s; see whether its controller is up (scontrol ping), then "
             f"run the same command again"
         ) from None
     if done.returncode:

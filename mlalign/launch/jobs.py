@@ -11,7 +11,7 @@ from typing import Any
 
 from mlalign import store
 from mlalign.errors import UserError
-from mlalign.launch import queue
+from mlalign.launch import commands, queue
 
 FILE = "jobs.jsonl"
 NEVER = "DependencyNeverSatisfied"
@@ -77,24 +77,27 @@ def append(folder: Path, entry: dict[str, Any]) -> None:
 def _queued(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[str, str, str]]]:
     """Job id (of the whole array) -> (state, reason, nodes) of each task, for those of these jobs that wait or run."""
     found: dict[str, list[tuple[str, str, str]]] = {}
-    for task in queue.squeue([entry["job"] for entry in entries]):
+    for task in queue.squeue([entry["job"] for entry in entries], commands.TIMEOUT_S):
         if task.active:
             found.setdefault(task.array, []).append((task.state, task.reason, task.nodes))
     return found
 
 
-def live(folder: Path) -> list[Live]:
-    """The jobs of a run that wait or run, in the order of submission; without those that wait for what can no longer come."""
+def live(folder: Path) -> tuple[list[Live], list[str]]:
+    """The jobs of a run that wait or run, in the order of submission; and the ids of those that wait for what can no longer come.
+
+    Raises: UserError if Slurm does not answer.
+    """
     entries = read(folder)
     if not entries:
-        return []
+        return [], []
     queued = _queued(entries)
     found = {e["job"]: Live(e, queued[e["job"]]) for e in entries if e["job"] in queued}
     found = {job: one for job, one in found.items() if not all(reason == NEVER for _, reason, _ in one.tasks)}
     for job, one in list(found.items()):  # what a job waits for was submitted before it
         if one.waits and any(_lost(folder, entries, found, before) for before in one.entry["after"]):
             del found[job]
-    return list(found.values())
+    return list(found.values()), [job for job in queued if job not in found]
 
 
 def _lost(folder: Path, entries: Sequence[dict[str, Any]], found: Mapping[str, Live], job: str) -> bool:
@@ -103,13 +106,6 @@ def _lost(folder: Path, entries: Sequence[dict[str, Any]], found: Mapping[str, L
     if artifact is None or any(job in chain(entries, other) for other in found):
         return False
     return not (folder.parent.parent.parent / "store" / artifact / "manifest.json").is_file()
-
-
-def doomed(folder: Path) -> list[str]:
-    """Jobs that wait for what can no longer come."""
-    alive, entries = {one.entry["job"] for one in live(folder)}, read(folder)
-    queued = _queued(entries) if entries else {}
-    return [e["job"] for e in entries if e["job"] in queued and e["job"] not in alive]
 
 
 @contextlib.contextmanager

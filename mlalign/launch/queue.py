@@ -10,6 +10,7 @@ from typing import Any
 from mlalign.errors import UserError
 from mlalign.launch import commands
 
+TIMEOUT_S = 20.0  # a person waits for the answer
 # field of squeue -> its width; fixed widths, since what stands in a field may hold any separator
 FIELDS = {
     "JobArrayID": 64, "ArrayTaskID": 32, "State": 20, "Reason": 128, "NodeList": 255, "TimeUsed": 24, "RestartCnt": 12, "exit_code": 12,
@@ -114,7 +115,7 @@ def ask(ids: Iterable[str], forgotten: Iterable[str] | None = None) -> Slurm:
     if not ids:
         return Slurm([])
     try:
-        jobs = squeue(ids)
+        jobs = squeue(ids, TIMEOUT_S)
     except UserError as error:
         return Slurm([], str(error))
     known = {job.array for job in jobs}
@@ -129,11 +130,12 @@ def explained(reason: str) -> str:
     return f"{reason}: {told}" if told else "" if reason in ("None", "") else reason
 
 
-def squeue(ids: Sequence[str]) -> list[Job]:
+def squeue(ids: Sequence[str], timeout_s: float) -> list[Job]:
     """The tasks of these jobs, of those that Slurm's controller still knows. Raises: UserError if it does not answer."""
     layout = ",".join(f"{name}:{width}" for name, width in FIELDS.items())
+    asked = ("--noheader", "--array", "--states=all", f"--jobs={','.join(ids)}", f"--Format={layout}")
     try:
-        told = commands.call("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(ids)}", f"--Format={layout}")
+        told = commands.call("squeue", *asked, timeout_s=timeout_s)
     except commands.Refused as refused:
         if "Invalid job id" in refused.words:  # the only one asked for, forgotten
             return []
@@ -156,7 +158,8 @@ def _sacct(ids: Sequence[str]) -> list[Job]:
     """Jobs from the accounting; none where there is no accounting."""
     columns = "JobID,State,NodeList,ElapsedRaw,ExitCode,Reason"
     try:
-        told = commands.call("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}", f"--format={columns}")
+        asked = ("--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}", f"--format={columns}")
+        told = commands.call("sacct", *asked, timeout_s=TIMEOUT_S)
     except UserError:
         return []
     found = []

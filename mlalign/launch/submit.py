@@ -71,8 +71,8 @@ def refuse_queued(run: Run, artifacts: Sequence[str], *, anew: bool) -> list[job
 
     Raises: UserError if there are jobs for steps as they no longer are, or any at all where steps are to be computed `anew`.
     """
-    commands.cancel(jobs.doomed(run.folder))
-    found = jobs.live(run.folder)
+    found, doomed = jobs.live(run.folder)
+    commands.cancel(doomed)
     other = [one for one in found if anew or one.entry["artifact"] not in artifacts]
     if other:
         shown = ", ".join(f"{one.entry['step']} (job {one.entry['job']})" for one in other[:5]) + (", …" if len(other) > 5 else "")

@@ -17,7 +17,7 @@ def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], N
     """
     shown, pause = {step.name: "" for step in steps}, float(EVERY_S[0])
     while True:
-        alive = jobs.live(run.folder)
+        alive, _ = jobs.live(run.folder)
         now = {step.name: _stand(run, step, alive) for step in steps}
         changed = [name for name in now if now[name] != shown[name]]
         for name in changed:
