@@ -109,12 +109,13 @@ def _queue(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
 def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:
     if launcher.offline:
         launcher = dataclasses.replace(launcher, environment=hub.offline_environment() | launcher.environment)
-    return submit.Run(plan.name, plan.run_dir, plan.store, launcher, plan.settings.root)
+    return submit.Run(plan.name, plan.run_dir, plan.store, launcher, plan.settings.root, bool(plan.variants))
 
 
 def queue_steps(plan: Plan) -> list[submit.Step]:
     """The steps of a plan as a submission needs them. Raises: UserError for a damaged artifact."""
     found = []
+    read = {source["artifact"] for node in plan.nodes for source in node.sources()}
     for node in plan.nodes:
         now, why = state(node, plan.store)
         if now == "damaged":
@@ -122,7 +123,7 @@ def queue_steps(plan: Plan) -> list[submit.Step]:
         sources = {s["step"]: s["artifact"] for s in node.sources()}
         found.append(submit.Step(
             node.name, node.artifact, node.step.stage, node.module.DISTRIBUTED, node.resources, node.step.resources, sources,
-            frozen(plan, node), now in ("done", "skipped"),
+            frozen(plan, node), now in ("done", "skipped"), node.artifact not in read,
         ))  # fmt: skip
     return found
 

@@ -26,7 +26,8 @@ OPTIONS = {"nodes": "nodes", "cpus": "cpus-per-task", "memory": "mem", "time": "
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One step as a job. `folder` is the run's own for Slurm, `source` goes in front on PYTHONPATH."""
+    """One step as a job. `folder` is the run's own for Slurm, `source` goes in front on PYTHONPATH. In a sweep nothing waits for the
+    `last` steps of a variant."""
 
     step: str
     run: str
@@ -35,6 +36,8 @@ class Job:
     source: Path
     resources: Mapping[str, Any]
     distributed: bool
+    sweep: bool = False
+    last: bool = False
 
     @property
     def tasks(self) -> int:
@@ -79,6 +82,7 @@ def script(job: Job, cfg: Slurm) -> str:
         f"export PYTHONPATH={shlex.quote(str(job.source))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         "",
         *_names(job, cfg),
+        *([_results(job)] if job.sweep else []),
         BEGIN,
         *([EXTENSIONS] if job.distributed else []),
         *([RENDEZVOUS] if _n_nodes(job) > 1 else []),
@@ -137,6 +141,14 @@ def _names(job: Job, cfg: Slurm) -> list[str]:
         f"python=({python})",
         f"helper=({outside}{python})",
     ]
+
+
+def _results(job: Job) -> str:
+    """Write the results of the sweep anew where a variant has come to its end: with its last steps, or because a step failed."""
+    run_dir = job.folder.parent
+    results = f"results name={shlex.quote(run_dir.name)} root={shlex.quote(str(run_dir.parent.parent))}"
+    when = "results" if job.last else "'[ \"$?\" -eq 0 ] || results'"
+    return f"""results() {{ "${{helper[@]}}" -m mlalign {results}; }}\ntrap {when} EXIT"""
 
 
 # Bash sees a signal while it waits, and between two commands. USR1 comes from Slurm ahead of the time limit, TERM with the end.

@@ -28,7 +28,8 @@ CAUSES = (
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step of a plan that may become a job. `sources`: step -> artifact of its inputs; `told`: its frozen configuration."""
+    """One step of a plan that may become a job. `sources`: step -> artifact of its inputs; `told`: its frozen configuration; `last`:
+    no other step of the plan reads it."""
 
     name: str
     artifact: str
@@ -39,6 +40,7 @@ class Step:
     sources: Mapping[str, str]
     told: Mapping[str, Any]
     done: bool
+    last: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Run:
     store: store.Store
     cfg: Slurm
     root: Mapping[str, Any]
+    sweep: bool
 
     @property
     def folder(self) -> Path:
@@ -57,7 +60,9 @@ class Run:
 
     def job(self, step: Step, source: Path) -> slurm.Job:
         partial = self.store.root / f"{step.artifact}.partial"
-        return slurm.Job(step.name, self.name, self.folder, partial, source, step.resources, step.distributed)
+        return slurm.Job(
+            step.name, self.name, self.folder, partial, source, step.resources, step.distributed, self.sweep, step.last
+        )  # fmt: skip
 
 
 def texts(run: Run, steps: Sequence[Step]) -> dict[str, str]:

@@ -183,11 +183,17 @@ def _confidence(the_store: store.Store, outcomes: Sequence[Outcome], key: Key) -
 
 
 def publish(run_dir: Path, the_store: store.Store, metric: str | None, direction: str | None) -> dict[str, Any]:
-    """Write the results of a sweep beside its plan.json; returns their content."""
+    """Write the results of a sweep beside its plan.json; returns their content. Of several that do so at a time the last sees the most."""
+    with store.claim_in_turn(run_dir, "results"):
+        found = collect.public(content(run_dir, the_store, metric, direction))
+        _write(run_dir, found)
+    return found
+
+
+def _write(run_dir: Path, found: Mapping[str, Any]) -> None:
     from mlalign.metrics import table
     from mlalign.reporting import sweep
 
-    found = collect.public(content(run_dir, the_store, metric, direction))
     store.write_json(run_dir / "results.json", found)
     columns = ("variant", *(k for k in found["keys"]), "state", *table.COLUMNS, "step")
     lines = [{"variant": v["variant"], **v["values"], "state": v["state"], **row} for v in found["variants"] for row in v["rows"] or [{}]]
@@ -198,4 +204,3 @@ def publish(run_dir: Path, the_store: store.Store, metric: str | None, direction
         temporary = run_dir / f"{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(run_dir / name)
-    return found

@@ -11,6 +11,7 @@ from mlalign.launch import config, mends, resources, slurm
 
 HERE = Path(__file__).parent
 ROOT = Path("/shared/project")
+HOSTILE = ROOT / 'runs/it\'s 100% "x" $y/slurm'
 CASES = {
     "plain": ({}, {}, {}),
     "array": ({"step": "answers"}, {"tasks": 4, "gpus": 1, "cpus": 8, "memory": "64G", "time": "90 min"}, {"requeue": False}),
@@ -19,13 +20,14 @@ CASES = {
         {"nodes": 2, "devices": 8, "gpus": 1, "partition": "gpu", "account": "me", "sbatch": {"mail-type": "END", "exclusive": True}},
         {"preamble": ["module load cuda"], "environment": {"HF_HOME": "$SCRATCH/hub"}, "grace_s": 300},
     ),
+    "sweep": ({"step": "policy[beta=0.1]", "run": "betas", "sweep": True}, {}, {}),
     "container": (
         {"distributed": True},
         {"devices": 2},
         {"prefix": ["apptainer", "exec", "my image.sif"], "python": "python3", "srun": ["--container-mounts=/a:/a"], "offline": False},
     ),
     "hostile": (
-        {"step": 'reward[a "b" $(c) %j]', "run": "it's 100% `new`\nrun", "folder": ROOT / 'runs/it\'s 100% "x" $y/slurm'},
+        {"step": 'reward[a "b" $(c) %j]', "run": "it's 100% `new`\nrun", "folder": HOSTILE, "sweep": True, "last": True},
         {"constraint": 'a&b "c"'},
         {"environment": {"A": "it's; rm -rf /", "B": '$HOME/"$(x)`y`'}},
     ),
@@ -58,10 +60,11 @@ def test_what_a_person_named_adds_no_line_and_runs_nothing():
     lines = text("hostile").splitlines()
     assert [line.split(" ")[0] for line in lines[1:10]] == ["#SBATCH"] * 9
     assert not any(line.startswith("run") for line in lines)
-    probe = text("hostile").partition("asked=''")[0] + 'printf "%s\\n" "$A" "$B" "$frozen"'
+    probe = text("hostile").partition("asked=''")[0] + 'printf "%s\\n" "$A" "$B" "$frozen"; helper=(printf "%s\\n")'
     said = subprocess.run(["bash", "-c", probe], text=True, capture_output=True, env={"HOME": "/h", "PATH": "/bin"}, check=True, timeout=60)
     assert said.stdout.splitlines()[:2] == ["it's; rm -rf /", '/h/"$(x)`y`']
-    assert said.stdout.splitlines()[2].startswith(str(CASES["hostile"][0]["folder"]))
+    assert said.stdout.splitlines()[2].startswith(str(HOSTILE))
+    assert said.stdout.splitlines()[-2:] == [f"name={HOSTILE.parent.name}", f"root={ROOT}"]  # of `results`, at the end
     assert said.stderr == ""
 
 

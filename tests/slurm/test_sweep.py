@@ -1,46 +1,91 @@
-"""A sweep as Slurm jobs: shared steps are one job, the variants' wait for it, and the results are those of the local launcher."""
+"""A sweep as Slurm jobs: shared steps are one job, the variants' wait for it, and the last of them leaves the results."""
 
+import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from helpers import PROJECT
+from lean_sweep import Lean
+from slurm_cases import until
 
 from mlalign import store
 
 pytestmark = pytest.mark.slow
 
 RECIPE = """
-params: {confidence: 0.95, n: 12}
+params: {confidence: 0.95, n: 12, split: eval}
 steps:
   preferences: {stage: prepare, config: {kind: preference, sources: [{adapter: tiny_world, split: eval, options: {n: "${params.n}"}, languages: [eng_Latn, swh_Latn]}]}}
-  verdicts: {stage: score, inputs: {rows: preferences, scorers: [{family: length}]}, config: {split: eval}}
+  verdicts: {stage: score, inputs: {rows: preferences, scorers: [{family: length}]}, config: {split: "${params.split}"}}
   metrics: {stage: evaluate, inputs: {scores: verdicts}, config: {confidence: "${params.confidence}", n_bootstrap: 100}}
+  report: {stage: report, inputs: {steps: "*"}}
 """
 
 
+def call(slurm, folder, *arguments):
+    command = [sys.executable, "-m", "mlalign", "run", f"root={folder}", f"conf_dir={folder / 'conf'}", *arguments]
+    return subprocess.run(command, env=slurm.env, cwd=PROJECT, text=True, capture_output=True, timeout=600, check=False)
+
+
+def manifests(folder):
+    return [store.read_json(p) for p in (folder / "store").glob("*/manifest.json")]
+
+
 @pytest.fixture
-def call(slurm, tmp_path):
+def short(tmp_path):
     (tmp_path / "conf/recipe").mkdir(parents=True)
     (tmp_path / "conf/recipe/short.yaml").write_text(RECIPE)
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "mlalign", "run", "recipe=short", f"root={tmp_path}", f"conf_dir={tmp_path / 'conf'}", *arguments]
-        return subprocess.run(command, env=slurm.env, cwd=PROJECT, text=True, capture_output=True, timeout=600, check=False)
-
-    return run
+    return tmp_path
 
 
-def test_shared_steps_are_one_job(call, tmp_path):
-    sweep = ("confidence=0.8,0.9,0.95", "n=6,12", "-m", "name=s", "metric=reward_accuracy")
-    done = call(*sweep, "launcher=slurm", "launcher.wait=true")
+def test_shared_steps_are_one_job(slurm, short):
+    sweep = ("recipe=short", "confidence=0.8,0.9,0.95", "n=6,12", "-m", "name=s", "metric=reward_accuracy")
+    done = call(slurm, short, *sweep, "launcher=slurm", "launcher.wait=true")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "10 jobs submitted" in done.stdout
+    assert "16 jobs submitted" in done.stdout
     assert "Best by Reward model prefers the better answer" in done.stdout
-    there = (tmp_path / "runs/s/results.json").read_text()
-    again = call(*sweep)  # with the local launcher
-    assert again.stdout.count(": reused") == 10
-    assert (tmp_path / "runs/s/results.json").read_text() == there
-    manifests = [store.read_json(p) for p in (tmp_path / "store").glob("*/manifest.json")]
-    assert sorted(m["step"] for m in manifests) == ["metrics"] * 6 + ["preferences"] * 2 + ["verdicts"] * 2
-    assert all(m["job"] for m in manifests)
+    there = (short / "runs/s/results.json").read_text()
+    again = call(slurm, short, *sweep)  # with the local launcher
+    assert again.stdout.count(": reused") == 16
+    assert (short / "runs/s/results.json").read_text() == there
+    assert sorted(m["step"] for m in manifests(short)) == ["metrics"] * 6 + ["preferences"] * 2 + ["report"] * 6 + ["verdicts"] * 2
+    assert all(m["job"] for m in manifests(short))
+
+
+def states(folder):
+    return {v["variant"]: v["state"] for v in json.loads((folder / "runs/s/results.json").read_text())["variants"]}
+
+
+def test_the_jobs_leave_the_results(slurm, short):
+    """With nobody waiting: the last steps of a variant, and a step that failed, before which others had ended."""
+    sweep = ("recipe=short", "-m", "name=s", "metric=reward_accuracy", "launcher=slurm")
+    done = call(slurm, short, *sweep, "n=6,12")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"results will stand in {short / 'runs/s/results.html'}" in done.stdout
+    until(lambda: not slurm.queue(), "the end of all jobs", 300)
+    assert states(short) == {"n=6": "done", "n=12": "done"}
+    assert (short / "runs/s/results.html").is_file()
+    done = call(slurm, short, *sweep, "split=eval,train")
+    assert "3 jobs submitted; 4 done or queued before" in done.stdout
+    until(lambda: not slurm.queue(), "the end of all jobs", 300)
+    assert states(short) == {"split=eval": "done", "split=train": "failed"}
+
+
+@pytest.mark.long
+def test_twelve_variants(slurm, tmp_path):
+    """Three betas and four source languages, as in tests/sweep, with the artifacts and the results of the local launcher."""
+    there, here = Lean(tmp_path / "there"), Lean(tmp_path / "here")
+    grid = ("beta=0.1,0.3,0.05", "source_language=eng_Latn,swh_Latn,spa_Latn,hin_Deva", "metric=accuracy", "-m", "name=grid")
+    done = call(slurm, there.root, "recipe=lean", "data=lean", "engine=transformers", *grid, "launcher=slurm")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "63 jobs submitted" in done.stdout
+    assert here.call("run", *grid).returncode == 0
+    until(lambda: not slurm.queue(), "the end of all jobs", 1500)
+    found = manifests(there.root)
+    once, each = dict.fromkeys(("preferences", "prompts", "candidates"), 1), dict.fromkeys(("policy", "answers", "marks", "metrics"), 12)
+    assert Counter(m["step"] for m in found) == {**once, **dict.fromkeys(("reward", "scores", "pairs"), 4), **each}
+    assert {m["content_digest"] for m in found} == {m["content_digest"] for m in manifests(here.root)}
+    assert (there.root / "runs/grid/results.json").read_text() == (here.root / "runs/grid/results.json").read_text()
+    assert (there.root / "runs/grid/results.html").is_file()
