@@ -8,8 +8,9 @@ import dataclasses
 import functools
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +26,21 @@ from mlalign.state import state
 from mlalign.terminal import table
 
 LOG_TAIL = 15
+Failed = Mapping[str, Sequence[str]]  # artifact -> the messages of its step; none where it only waited for one that failed
 
 
 def run(plan: Plan, display: Display) -> int:
     """Run a plan, or go on with it, here or as Slurm jobs; returns the exit status (0, or 75 when stopped on request)."""
-    launcher = launchers.build(plan.settings.root["launcher"])
+    check(plan)
+    launcher = _launcher(plan)
     if isinstance(launcher, launchers.Slurm):
         return _queue(plan, launcher, display)
-    if problems := plan.problems():
-        raise UserError(*problems)
     open_run(plan)
     selected = selection(plan)
     _force(plan, selected["anew"])
-    failed: dict[str, list[str]] = {}  # artifact -> the messages; none where it only waited for one that failed
-    for number, node in enumerate(plan.nodes, 1):
-        if node.name not in selected["run"]:
-            continue
-        if any(source["artifact"] in failed for source in node.sources()):
-            failed[node.artifact] = []
-            continue
-        try:
-            status = _step(plan, node, display, f"[{number}/{len(plan.nodes)}]")
-        except UserError as error:
-            if not plan.variants:
-                raise
-            failed[node.artifact] = error.messages  # the other variants go on
-            display.failed(node.artifact)
-            continue
-        if status:
-            return status
+    status, failed = _here(plan, [n for n in plan.nodes if n.name in selected["run"]], plan.nodes, display)
+    if status:
+        return status
     if failed:
         raise UserError(*(m for messages in failed.values() for m in messages), _variants_lost(plan, failed))
     (plan.run_dir / "forced.json").unlink(missing_ok=True)
@@ -61,15 +48,56 @@ def run(plan: Plan, display: Display) -> int:
     return 0
 
 
-def run_some(plan: Plan, nodes: Sequence[Node], display: Display, go_on: Callable[[Node], bool]) -> int:
-    """Run some steps of a plan here; after each, `go_on` says whether to do the next. Returns the exit status."""
-    open_run(plan)
-    for number, node in enumerate(nodes, 1):
-        if status := _step(plan, node, display, f"[{number}/{len(nodes)}]"):
-            return status
-        if not go_on(node):
-            return 0
-    return 0
+def run_some(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display) -> tuple[int, Failed]:
+    """Bring some steps of a sweep to their end, here or as Slurm jobs that are waited for; they are numbered `among` others.
+
+    Returns the exit status (75: stopped on request), and what failed.
+    """
+    launcher = _launcher(plan)
+    if not isinstance(launcher, launchers.Slurm):
+        open_run(plan)
+        return _here(plan, nodes, among, display)
+    queue, steps, _, _ = _submit(plan, launcher, {n.name for n in nodes}, set(), display)
+    lost = _follow(queue, steps, display)
+    stopped = lost and not any(lost.values())  # by `mlalign cancel`: nothing to explain
+    return stage.STOPPED if stopped else 0, {artifact: [why] if why else [] for artifact, why in lost.items()}
+
+
+def check(plan: Plan) -> None:
+    """Raises: UserError with all that keeps the steps from running where they are to run."""
+    launcher, problems = _launcher(plan), []
+    if not (isinstance(launcher, launchers.Slurm) and (launcher.python or launcher.prefix or launcher.srun)):
+        problems += plan.problems()  # what an environment of the nodes' own has is not seen from here
+    if isinstance(launcher, launchers.Slurm) and launcher.offline:
+        problems += hub.missing(plan)
+    if problems:
+        raise UserError(*problems)
+    plan.check_name()
+
+
+def _launcher(plan: Plan) -> launchers.Local | launchers.Slurm:
+    return launchers.build(plan.settings.root["launcher"])
+
+
+def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display) -> tuple[int, Failed]:
+    """Run steps on this machine, one after the other. Raises: UserError for a step that fails in a plan without variants."""
+    failed: dict[str, list[str]] = {}
+    numbers = {node.name: f"[{number}/{len(among)}]" for number, node in enumerate(among, 1)}
+    for node in nodes:
+        if any(source["artifact"] in failed for source in node.sources()):
+            failed[node.artifact] = []
+            continue
+        try:
+            status = _step(plan, node, display, numbers[node.name])
+        except UserError as error:
+            if not plan.variants:
+                raise
+            failed[node.artifact] = error.messages  # the other variants go on
+            display.failed(node.artifact)
+            continue
+        if status:
+            return status, failed
+    return 0, failed
 
 
 def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
@@ -80,27 +108,42 @@ def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
 
 def _queue(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
     """Submit what is neither done nor queued; with `launcher.wait` stay until it has ended."""
-    own = launcher.python or launcher.prefix or launcher.srun  # what the nodes' own environment has is not seen from here
-    if problems := ([] if own else plan.problems()) + (hub.missing(plan) if launcher.offline else []):
-        raise UserError(*problems)
-    plan.check_name()
+    selected = selection(plan)
+    queue, wanted, new, queued = _submit(plan, launcher, selected["run"], selected["anew"], display)
+    if queued and not new:
+        raise UserError(f"name: all that is left of run {queue.name!r} is in the queue already: {submit.hint(queue.name)}")
+    _publish_report(plan, coming=True)
+    display.line(_submitted(queue, wanted, new))
+    if not (launcher.wait and new):
+        return 0
+    lost = _follow(queue, wanted, display)
+    for why in filter(None, lost.values()):
+        print(f"\n{why}", file=sys.stderr)
+    return 1 if lost else 0
+
+
+def _submit(
+    plan: Plan, launcher: launchers.Slurm, names: Collection[str], anew: Collection[str], display: Display
+) -> tuple[submit.Run, list[submit.Step], list[submit.Step], list[jobs.Live]]:
+    """Submit those of these steps that are neither done nor queued.
+
+    Returns the run in the queue, all these steps, those that were submitted, and the jobs that were in the queue before.
+    """
     queue = of_plan(plan, launcher)
-    steps = queue_steps(plan)
     with jobs.alone(queue.folder):
-        selected = selection(plan)
-        queued = submit.refuse_queued(queue, [n.artifact for n in plan.nodes], anew=bool(selected["anew"]))
+        steps = queue_steps(plan)
+        queued = submit.refuse_queued(queue, [n.artifact for n in plan.nodes], anew=bool(anew))
         open_run(plan)
         if all(step.done for step in steps):
             (plan.run_dir / "forced.json").unlink(missing_ok=True)
-        _force(plan, selected["anew"])
-        wanted = [step for step in queue_steps(plan) if step.name in selected["run"]]
-        new = submit.submit(queue, wanted, queued, display.line)
-    _publish_report(plan, coming=True)
-    display.line(_submitted(queue, wanted, new))
-    if not (launcher.wait and (new or queued)):
-        return 0
+        _force(plan, anew)
+        wanted = [step for step in queue_steps(plan) if step.name in names]
+        return queue, wanted, submit.submit(queue, wanted, queued, display.line), queued
+
+
+def _follow(queue: submit.Run, steps: Sequence[submit.Step], display: Display) -> dict[str, str]:
     try:
-        return watch.follow(queue, wanted, display.line)
+        return watch.follow(queue, steps, display.line)
     except KeyboardInterrupt:
         display.line(f"\nno longer watching; the jobs go on: {submit.hint(queue.name)}")
         raise
@@ -193,7 +236,7 @@ def _downstream(plan: Plan, names: set[str]) -> set[str]:
     return set(found.values())
 
 
-def _force(plan: Plan, anew: set[str]) -> None:
+def _force(plan: Plan, anew: Collection[str]) -> None:
     """Put aside what is to be computed again: once for a request, so that the same command goes on after an interruption."""
     told = plan.run_dir / "forced.json"
     asked = sorted(n.artifact for n in plan.nodes if n.name in anew)

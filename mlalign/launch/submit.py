@@ -94,7 +94,7 @@ def hint(name: str) -> str:
 def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Callable[[str], None]) -> list[Step]:
     """Submit what is neither done nor queued, in the order of the plan; returns what was submitted.
 
-    Raises: UserError if everything that is left is queued already, if an input will never be there, or if Slurm refuses a job.
+    Raises: UserError if an input will never be there, or if Slurm refuses a job.
     """
     waiting = {one.entry["artifact"] for one in queued}
     todo: list[Step] = []
@@ -103,8 +103,6 @@ def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Ca
         if not ready and step.artifact not in waiting:
             todo.append(step)
     if not todo:
-        if waiting:
-            raise UserError(f"name: all that is left of run {run.name!r} is in the queue already: {hint(run.name)}")
         return []
     _check_inputs(run, todo, waiting)
     disks.check(run.store.root.parent)

@@ -1,6 +1,5 @@
 """Stay with a submitted run until it has ended: what each step does, from Slurm and from progress files."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,8 +9,9 @@ from mlalign.progress import describe
 EVERY_S = (1, 10)  # the controller is asked this often at first, and when nothing has changed for long
 
 
-def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], None]) -> int:
-    """Say every change until no job of the run is left; returns 0 if all steps are done, else 1 with the explanations on stderr.
+def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], None]) -> dict[str, str]:
+    """Say every change until no job of the run is left; returns the artifacts that are not there then, each with what explains it, if
+    anything does.
 
     Ctrl-C ends the looking on, not the jobs.
     """
@@ -27,12 +27,9 @@ def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], N
             break
         pause = EVERY_S[0] if changed else min(pause * 1.3, EVERY_S[1])
         time.sleep(pause)
-    missing = [step for step in steps if not _done(run, step)]
     last = {entry["artifact"]: entry for entry in jobs.read(run.folder)}
-    for entry in (last[step.artifact] for step in missing if step.artifact in last):
-        if told := ended.explain_lost(run.folder, entry):
-            print(f"\n{told}", file=sys.stderr)
-    return 1 if missing else 0
+    missing = [step.artifact for step in steps if not _done(run, step)]
+    return {a: (ended.explain_lost(run.folder, last[a]) or "") if a in last else "" for a in missing}
 
 
 def _done(run: submit.Run, step: submit.Step) -> bool:
@@ -50,5 +47,6 @@ def _stand(run: submit.Run, step: submit.Step, alive: Sequence[jobs.Live]) -> st
         told = describe(run.store.root / f"{step.artifact}.partial")
         return f"running on {', '.join(running)}" + (f", {told}" if told else "")
     if tasks:
-        return f"waits ({', '.join(sorted({reason for _, reason, _ in tasks}))})"
+        reasons = sorted({reason for _, reason, _ in tasks} - {"None"})
+        return f"waits ({', '.join(reasons)})" if reasons else "waits"
     return "ended without a result"

@@ -3,14 +3,15 @@
 Trials are variants of one united plan and share the store, so what does not depend on the searched keys runs once. Where a recipe has
 rounds, the metric of each round goes to the pruner, and a pruned trial's later rounds are not run. What was proposed and found stands in
 `runs/NAME/search.journal`: the same command goes on after an interruption, and as the sampler is seeded anew by the number of the trial,
-it proposes what an unbroken search would have.
+it proposes what an unbroken search would have. With `search.parallel` so many trials are proposed at a time and go round by round together:
+as Slurm jobs at the same time, here one step after the other, with the same proposals.
 """
 
 import dataclasses
 import importlib.util
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlalign import run as runner
@@ -18,24 +19,33 @@ from mlalign import store
 from mlalign.errors import UserError
 from mlalign.metrics import AVERAGE
 from mlalign.plan import INSTALL, Node, Plan
-from mlalign.sweep import results, united
+from mlalign.sweep import results, space, united
 from mlalign.sweep.board import Board
-from mlalign.sweep.grid import Asked, Axis, Value
+from mlalign.sweep.grid import Asked
 from mlalign.sweep.united import Planned, Planner
 
 if TYPE_CHECKING:
     import optuna
 
 TRIALS = 20  # where nobody says how many
-FIGURES = 4  # significant figures of a proposed number: what a person can type again
-NOT_ASKED = ("name=", "root=", "conf_dir=")  # may differ when a search goes on
+NOT_ASKED = ("name=", "root=", "conf_dir=", "launcher")  # may differ when a search goes on
 
 
 @dataclasses.dataclass
 class _Trial:
     planned: Planned
-    state: str = ""
+    state: str = ""  # pruned or failed
     why: str = ""
+
+
+@dataclasses.dataclass
+class _Running:
+    """A trial under way: Optuna's own, its steps (-> their names in the united plan), and what it is called."""
+
+    trial: _Trial
+    optuna: "optuna.Trial"
+    steps: dict[str, str] = dataclasses.field(default_factory=dict)
+    title: str = ""
 
 
 class Search:
@@ -48,17 +58,15 @@ class Search:
         self.asked, self.planner = asked, Planner(asked, recipe)
         if problems := _problems(asked, self.planner):
             raise UserError(*problems)
-        ends = {a.key: _ends(a) for a in asked.axes}
+        ends = {a.key: space.ends(a) for a in asked.axes}
         probes = self.planner.plan_all(united.probes(asked.axes, ends))
         self.depends = united.dependencies(probes)
         self.probed = united.unite(probes, self.depends, asked, {}, "search")
-        if self.probed.settings.root["launcher"]["name"] != "local" or asked.options.get("search.parallel", 1) > 1:
-            raise UserError(
-                "search: trials run one after the other on this machine: leave out search.parallel and launcher=, or sweep a grid (-m)"
-            )
         self.wanted: int = asked.options.get("search.trials", TRIALS)
+        self.parallel: int = asked.options.get("search.parallel", 1)
         self.metric: str = asked.options["metric"]
         self.trials: list[_Trial] = []
+        self.proposed = 0
         self.failures: list[str] = []
 
     def outline(self) -> str:
@@ -67,7 +75,7 @@ class Search:
         rounds = {n.step.round for n in self.probed.nodes} - {None}
         pruned = "the metric of each round goes to the pruner" if len(rounds) > 1 else "one round or none: no trial is pruned"
         return "\n".join([
-            f"search {self.probed.name}: {self.wanted} trials for the best {self.metric}",
+            f"search {self.probed.name}: {self.wanted} trials for the best {self.metric}, {self.parallel} at a time",
             *(f"  {a.key}: {a.space.input_line.partition('=')[2] if a.space else a.values[0].shown}" for a in self.asked.axes),
             f"  {len(steps)} steps a trial, {len(self.depends)} of them its own; {pruned}",
         ])  # fmt: skip
@@ -84,18 +92,16 @@ class Search:
 
         Raises: UserError where a step that all trials share failed, and at the end where trials failed.
         """
-        if problems := self.probed.problems():
-            raise UserError(*problems)
-        self.probed.check_name()
+        runner.check(self.probed)
         self.probed.run_dir.mkdir(parents=True, exist_ok=True)
         print(self.outline(), flush=True)
         study, status = self._open(), 0
-        while not status and len(self.trials) < self.wanted:
-            status = self._trial(study)
+        while not status and self.proposed < self.wanted:
+            status = self._batch(study)
         if self.trials:
             self._publish()
         if self.failures and not status:
-            raise UserError(*self.failures, f"{len(self.failures)} trials failed; the same command tries them again")
+            raise UserError(*self.failures, f"{self.proposed - len(self.trials)} trials failed; the same command tries them again")
         return status
 
     def _publish(self) -> None:
@@ -131,6 +137,7 @@ class Search:
                     study.enqueue_trial(told.params)
                 retried.add(told.number)
         study.set_user_attr("retried", sorted(retried))
+        self.proposed = len(self.trials)
         return study
 
     def _pruner(self) -> Any:
@@ -145,7 +152,7 @@ class Search:
         """Raises: UserError if the directory holds a search for something else."""
         options = {k: v for k, v in self.asked.options.items() if k != "search.trials"}
         shared = sorted(a for a in self.asked.shared if not a.startswith(NOT_ASKED))
-        now = {"shared": shared, "space": {a.key: str(_distribution(a)) for a in self.asked.axes}, **options}
+        now = {"shared": shared, "space": {a.key: str(space.distribution(a)) for a in self.asked.axes}, **options}
         before = study.user_attrs.get("asked", now)
         if differ := [k for k in {*now, *before} if now.get(k) != before.get(k)]:
             told = "; ".join(f"{k} was {before.get(k)}" for k in sorted(differ))
@@ -155,67 +162,82 @@ class Search:
     # --------------------------------------------------------------------------------------------------------------- trials
 
     def _plan(self, params: Mapping[str, Any]) -> Planned:
-        return self.planner.plan([(a.key, _value(a, params[a.key])) for a in self.asked.axes])
+        return self.planner.plan([(a.key, space.value(a, params[a.key])) for a in self.asked.axes])
 
-    def _ask(self, study: "optuna.Study") -> "optuna.Trial":
-        """The next proposal: a function of the seed and of what has been found so far."""
+    def _ask(self, study: "optuna.Study", n: int = 1) -> list["optuna.Trial"]:
+        """The next proposals: a function of the seed, of their numbers and of what has been found so far."""
         from optuna.samplers import TPESampler
 
-        study.sampler = TPESampler(seed=self.asked.options.get("search.seed", 0) + len(self.trials))
-        return study.ask({a.key: _distribution(a) for a in self.asked.axes})
+        found = []
+        for _ in range(n):
+            seed = self.asked.options.get("search.seed", 0) + self.proposed
+            study.sampler = TPESampler(seed=seed, constant_liar=True)  # what is under way counts as bad, so that proposals differ
+            found.append(study.ask({a.key: space.distribution(a) for a in self.asked.axes}))
+            self.proposed += 1
+        return found
 
-    def _trial(self, study: "optuna.Study") -> int:
-        """One trial from proposal to result; returns the exit status of a run that was stopped, else 0."""
+    def _batch(self, study: "optuna.Study") -> int:
+        """Some trials from proposal to result, round by round; returns the exit status of a run that was stopped, else 0."""
+        asked = self._ask(study, min(self.parallel, self.wanted - self.proposed))
+        batch = [_Running(_Trial(self._plan(proposal.params)), proposal) for proposal in asked]
+        self.trials += [one.trial for one in batch]
+        whole = self.united()
+        board = Board(whole, self.metric)
+        self._begin(batch, whole, board)
+        rounds = _by_round([n for n in whole.nodes if any(n.name in one.steps.values() for one in batch)])
+        for number, nodes in rounds.items():
+            going = [one for one in batch if not one.trial.state]
+            wanted = [n for n in nodes if any(n.name in one.steps.values() for one in going)]
+            status, failed = runner.run_some(whole, wanted, nodes, board)
+            if status:
+                del self.trials[-len(batch) :]
+                return status
+            self._failed(going, wanted, failed)
+            if number:
+                self._prune([one for one in going if not one.trial.state], whole, wanted, number, number == max(rounds))
+        self._tell(study, batch, whole, board)
+        return 0
+
+    def _begin(self, batch: list[_Running], whole: Plan, board: Board) -> None:
+        for i, (one, variant) in enumerate(zip(batch, whole.variants[-len(batch) :], strict=True)):
+            one.steps, one.title = variant.steps, f"trial {self.proposed - len(batch) + i + 1}/{self.wanted}"
+            board.line(f"{one.title}: {variant.label}")
+
+    def _failed(self, going: list[_Running], nodes: list[Node], failed: runner.Failed) -> None:
+        """Note the trials that failed. Raises: UserError where every other trial would fail like them."""
+        for node in (n for n in nodes if n.artifact in failed):
+            if failed[node.artifact] and not node.variant:
+                raise UserError(*failed[node.artifact])
+            self.failures += failed[node.artifact]
+            for one in (one for one in going if node.name in one.steps.values()):
+                one.trial.state = "failed"
+
+    def _prune(self, going: list[_Running], whole: Plan, nodes: list[Node], number: int, last: bool) -> None:
+        """Report what each trial reached in a round; before the last, ask the pruner about each."""
+        reached = []
+        for one in going:
+            found = (self._of_round(whole, n) for n in nodes if n.step.round == number and n.name in one.steps.values())
+            if (value := next((v for v in found if v is not None), None)) is not None:
+                one.optuna.report(value, number)
+                reached.append((one, value))
+        for one, value in [] if last else reached:
+            if one.optuna.should_prune():
+                one.trial.state, one.trial.why = "pruned", f"after round {number} at {value:.4g}"
+
+    def _tell(self, study: "optuna.Study", batch: list[_Running], whole: Plan, board: Board) -> None:
+        """Tell Optuna what came out, in the order of the proposals."""
         from optuna.trial import TrialState
 
-        trial = self._ask(study)
-        one = _Trial(self._plan(trial.params))
-        self.trials.append(one)
-        whole = self.united()
-        nodes = {n.name: n for n in whole.nodes}
-        own = _by_round([nodes[name] for name in dict.fromkeys(whole.variants[-1].steps.values())])
-        board, title = Board(whole, self.metric), f"trial {len(self.trials)}/{self.wanted}"
-        board.line(f"{title}: {whole.variants[-1].label}")
-        try:
-            status = runner.run_some(whole, own, board, self._pruning(whole, own, trial, one))
-        except UserError as error:
-            study.tell(trial, state=TrialState.FAIL)
-            self._failed(own, whole, error)
-            return 0
-        if status:
-            self.trials.pop()
-        elif one.state:
-            board.line(f"{title}: pruned {one.why}")
-            study.tell(trial, state=TrialState.PRUNED)
-        else:
-            study.tell(trial, self._result(whole, nodes))
-        return status
-
-    def _pruning(self, whole: Plan, own: list[Node], trial: "optuna.Trial", one: _Trial) -> Callable[[Node], bool]:
-        """Whether to go on after a step: reports the metric of each round but the last, and asks the pruner."""
-        last = max((n.step.round or 0 for n in own), default=0)
-        reported: set[int] = set()
-
-        def go_on(node: Node) -> bool:
-            number = node.step.round or 0
-            value = self._of_round(whole, node) if number and number not in reported else None
-            if value is not None:
-                reported.add(number)
-                trial.report(value, number)
-                if number < last and trial.should_prune():
-                    one.state, one.why = "pruned", f"after round {number} at {value:.4g}"
-            return not one.state
-
-        return go_on
-
-    def _failed(self, own: list[Node], whole: Plan, error: UserError) -> None:
-        """Note a trial that failed. Raises: its error, where every other trial would fail like it."""
-        self.trials.pop()
-        node = next((n for n in own if not (whole.store.root / n.artifact / "manifest.json").is_file()), None)
-        if node is None or not node.variant:
-            raise error
-        self.failures.append(str(error))
-        self.wanted -= 1
+        artifacts = {n.name: n.artifact for n in whole.nodes}
+        for one in batch:
+            if one.trial.state == "failed":
+                study.tell(one.optuna, state=TrialState.FAIL)
+                self.trials.remove(one.trial)
+            elif one.trial.state == "pruned":
+                board.line(f"{one.title}: pruned {one.trial.why}")
+                study.tell(one.optuna, state=TrialState.PRUNED)
+            else:
+                study.tell(one.optuna, self._result(whole, {step: artifacts[name] for step, name in one.steps.items()}))
 
     def _of_round(self, whole: Plan, node: Node) -> float | None:
         """The metric of a round, where this step measured it."""
@@ -227,19 +249,19 @@ class Search:
         name = self.metric.partition(":")[0]
         return keys[results.choose(self.metric, keys)] if any(k[0] == name for k in keys) else None
 
-    def _result(self, whole: Plan, nodes: Mapping[str, Node]) -> float:
+    def _result(self, whole: Plan, artifacts: Mapping[str, str]) -> float:
         """Raises: UserError if the trial does not have the metric."""
-        rows, _ = results.measured(whole.store, {step: nodes[n].artifact for step, n in whole.variants[-1].steps.items()})
+        rows, _ = results.measured(whole.store, artifacts)
         row = rows[results.choose(self.metric, rows)][AVERAGE]
         return float(row["value"])
 
 
-def _by_round(nodes: list[Node]) -> list[Node]:
-    """The same steps, all of one round before those of the next; what follows from a round alone goes with it."""
+def _by_round(nodes: list[Node]) -> dict[int, list[Node]]:
+    """Round -> its steps, and those that follow from it and earlier ones alone; 0 before the first."""
     reached: dict[str, int] = {}
     for node in nodes:
         reached[node.artifact] = max([node.step.round or 0, *(reached.get(s["artifact"], 0) for s in node.sources())])
-    return sorted(nodes, key=lambda n: reached[n.artifact])
+    return {number: [n for n in nodes if reached[n.artifact] == number] for number in sorted(set(reached.values()))}
 
 
 def _after(told: "optuna.trial.FrozenTrial") -> str:
@@ -262,39 +284,3 @@ def _problems(asked: Asked, planner: Planner) -> list[str]:
             elif "log" in told.tags and told.start <= 0:
                 found.append(f"{axis.key}: a logarithmic interval begins above 0, not at {told.start}")
     return found
-
-
-# ----------------------------------------------------------------------------------------------------------------- the space
-
-
-def _distribution(axis: Axis) -> Any:
-    """A swept key as Optuna's distribution: `interval` (`int(interval(…))`, `tag(log,interval(…))`), `range`, or a choice."""
-    from optuna import distributions
-
-    told = axis.space.value() if axis.space is not None else None
-    if told is not None and axis.space.is_interval_sweep():
-        whole = isinstance(told.start, int) and isinstance(told.end, int)
-        kind = distributions.IntDistribution if whole else distributions.FloatDistribution
-        return kind(told.start, told.end, log="log" in told.tags)
-    numbers = [v.shown for v in axis.values]
-    if told is not None and axis.space.is_range_sweep() and len(numbers) > 1:
-        step = numbers[1] - numbers[0]
-        kind = distributions.IntDistribution if isinstance(step, int) else distributions.FloatDistribution
-        return kind(min(numbers), max(numbers), step=abs(step))
-    return distributions.CategoricalDistribution([str(v.shown) for v in axis.values])
-
-
-def _value(axis: Axis, proposed: Any) -> Value:
-    """What was proposed as a value of the key; numbers between the ends are rounded to what a person can type."""
-    if isinstance(proposed, str):
-        return next(v for v in axis.values if str(v.shown) == proposed)
-    if isinstance(proposed, float) and axis.space.is_interval_sweep():
-        told = axis.space.value()
-        return axis.value(min(max(float(f"{proposed:.{FIGURES}g}"), told.start), told.end))
-    return axis.value(proposed)
-
-
-def _ends(axis: Axis) -> list[Value]:
-    if axis.space is not None and axis.space.is_interval_sweep():
-        return [axis.value(axis.space.value().start), axis.value(axis.space.value().end)]
-    return [axis.values[0], axis.values[-1]]

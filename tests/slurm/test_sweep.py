@@ -1,6 +1,7 @@
 """A sweep as Slurm jobs: shared steps are one job, the variants' wait for it, and the last of them leaves the results."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -71,6 +72,24 @@ def test_the_jobs_leave_the_results(slurm, short):
     assert "3 jobs submitted; 4 done or queued before" in done.stdout
     until(lambda: not slurm.queue(), "the end of all jobs", 300)
     assert states(short) == {"split=eval": "done", "split=train": "failed"}
+
+
+def test_a_search_runs_its_trials_as_jobs(slurm, short):
+    """Two at a time, with the proposals and results of the local launcher; a trial that fails is explained and lost alone."""
+    space = ("n=range(4,13,4)", "split=choice(eval,train)", "metric=reward_accuracy", "search.trials=6", "search.parallel=2")
+    done = call(slurm, short, "recipe=short", "name=s", *space, "launcher=slurm")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "no rows of split 'eval'" in done.stderr
+    assert "trials failed; the same command tries them again" in done.stderr
+    there = json.loads((short / "runs/s/results.json").read_text())
+    assert {v["values"]["split"] for v in there["variants"]} == {"eval"}
+    assert re.search(r"trial 2/6: .*\n(.*\n)*.*trial 3/6: ", done.stdout)
+    local = call(slurm, short, "recipe=short", "name=here", *space, "search.seed=0")
+    assert [v["values"] for v in json.loads((short / "runs/here/results.json").read_text())["variants"]] == [
+        v["values"] for v in there["variants"]
+    ]
+    assert "started" not in re.sub(r".*metrics\[.*train.*", "", local.stdout)  # what succeeded is there; what failed is tried again
 
 
 @pytest.mark.long
