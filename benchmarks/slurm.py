@@ -1,8 +1,8 @@
 """What `launcher=slurm` costs: a step's submission and start beside a bare `sbatch --wrap true`, and 200 queued steps at once.
 
 On a test cluster of its own (tests/slurm-up.sh). First in interleaved pairs: the time from calling the program to the job's end of
-`sbatch --wrap true`, and of `mlalign run … launcher=slurm` of one `prepare` step whose content is already there when the job begins,
-so that nothing but submission and start is timed. Then a recipe of 200 steps is planned and submitted held; Slurm's own
+`sbatch --wrap true`, and of `mlalign run … launcher=slurm` of one `prepare` step of four rows, so that hardly more than submission and
+start is timed. Then a recipe of 200 steps is planned and submitted held; Slurm's own
 time is that of 200 bare calls of sbatch.
 """
 
