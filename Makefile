@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 bin := $(VENV)/bin
 
-.PHONY: install demo test test-long check recipes claim chaos chaos-slurm bench clean
+.PHONY: install demo test test-long check recipes claim chaos chaos-local chaos-slurm bench clean
 
 install: $(VENV)/.installed
 
@@ -35,11 +35,13 @@ recipes: install       ## every recipe end to end at scale=tiny
 claim: install         ## the claim with its controls: six runs of the demo's size, a table (hours; docs/claim.md)
 	$(bin)/python scripts/claim.py
 
-chaos: install         ## ten kills chained into one run of the demo, then compared with the unbroken run
+chaos: chaos-local chaos-slurm
+
+chaos-local: install   ## ten kills chained into one run of the demo, then compared with the unbroken run
 	$(bin)/python scripts/chaos.py
 
-chaos-slurm: install   ## requeues, signals, lost nodes, preemption and scancel in one run on a test cluster
-	$(bin)/python scripts/chaos.py --launcher slurm --kills 6
+chaos-slurm: install   ## a requeue, a signal, a lost node, preemption, scancel and a time limit in one run on a test cluster
+	$(bin)/python scripts/chaos.py --launcher slurm --kills 5
 
 bench: install         ## ours beside the peer's, as ratios
 	for b in benchmarks/*.py; do $(bin)/python $$b; done
