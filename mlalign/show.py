@@ -55,10 +55,10 @@ def _commands(plan: Plan) -> list[str]:
     if isinstance(launcher, launchers.Local):
         paths = {n.name: plan.store.partial(n.step.stage, n.fingerprint) / "config.yaml" for n in plan.nodes}
         return [f"  {n.name}: {shlex.join(local.argv(paths[n.name], n.resources))}" for n in plan.nodes]
-    from mlalign import run
+    from mlalign import queued, run_dir
 
-    chosen, queue = run.selection(plan)["run"], run.of_plan(plan, launcher)
-    texts = submit.texts(queue, [step for step in run.queue_steps(plan) if step.name in chosen])
+    chosen, queue = run_dir.selection(plan)["run"], queued.of_plan(plan, launcher)
+    texts = submit.texts(queue, [step for step in queued.steps(plan) if step.name in chosen])
     if plan.settings.controls.get("show") == "sbatch":
         return [f"---- {name}\n{text}" for name, text in texts.items()]
     asked = {name: " ".join(re.findall(rf"^#SBATCH (--(?!{EVER_SAME}).*)", text, re.MULTILINE)) for name, text in texts.items()}

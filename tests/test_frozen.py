@@ -2,8 +2,7 @@
 
 import pytest
 
-from mlalign import config, plan, stage, step, store
-from mlalign import run as runner
+from mlalign import config, plan, run_dir, stage, step, store
 from mlalign.progress import describe
 from mlalign.reporting import collect
 
@@ -14,7 +13,7 @@ def frozen(tmp_path):
     recipe = {"steps": {"rows": {"stage": "prepare", "config": {"kind": "prompt", "sources": "${data.prompts}"}}}}
     planned = plan.build(config.load([f"root={tmp_path}", "name=r"], recipe))
     path = tmp_path / "rows.json"
-    store.write_json(path, {**runner.frozen(planned, planned.nodes[0]), "store": str(tmp_path / "store"), "slurm": {"requeue": True}})
+    store.write_json(path, {**run_dir.frozen(planned, planned.nodes[0]), "store": str(tmp_path / "store"), "slurm": {"requeue": True}})
     return path
 
 
@@ -75,7 +74,7 @@ def test_a_report_says_what_the_recipe_says_of_itself(tmp_path):
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "mine.yaml").write_text(f"# My title.\n#\n# Paper      Some 2025, 'P'.\n# Expected   +3%.\n{steps}# not this\n")
     planned = plan.build(config.load(["recipe=mine", f"conf_dir={tmp_path}", f"root={tmp_path}"]))
-    rows, report = (runner.frozen(planned, node)["run"] for node in planned.nodes)
+    rows, report = (run_dir.frozen(planned, node)["run"] for node in planned.nodes)
     told = collect.about(report)
     assert "about" not in rows and (told["title"], told["paper"], told["expected"]) == ("My title.", "Some 2025, 'P'.", "+3%.")
     assert "not this" not in report["about"] and collect.about({})["title"] == ""

@@ -193,13 +193,12 @@ def test_an_input_with_other_content_makes_stale(run):
 
 def partial_of(run, name, *arguments):
     """A partial artifact with its configuration, as `run` leaves it when it is killed before the step begins."""
-    from mlalign import config, plan, step
-    from mlalign import run as runner
+    from mlalign import config, plan, run_dir, step
 
     planned = plan.build(
         config.load([f"root={run.root}", f"conf_dir={run.root / 'conf'}", "data=small", "recipe=reuse_your_rewards", *arguments])
     )
-    return step.begin(planned.store, runner.frozen(planned, next(n for n in planned.nodes if n.name == name)))
+    return step.begin(planned.store, run_dir.frozen(planned, next(n for n in planned.nodes if n.name == name)))
 
 
 def test_a_second_process_on_the_same_step_is_refused(run):

@@ -7,8 +7,7 @@ nothing is printed.
 
 import sys
 
-from mlalign import run as runner
-from mlalign import step
+from mlalign import run_dir, step
 from mlalign.errors import UserError
 from mlalign.plan import Plan, names_of
 from mlalign.state import state
@@ -30,6 +29,6 @@ def run(plan: Plan) -> int:
     if now in ("stale", "damaged"):
         raise UserError(f"{node.name}: is {now} ({why}); compute it again with mlalign run … force={node.step.template}")
     plan.check_name()
-    runner.open_run(plan)
-    print(step.begin(plan.store, runner.frozen(plan, node)) / "config.yaml")
+    run_dir.open_run(plan)
+    print(step.begin(plan.store, run_dir.frozen(plan, node)) / "config.yaml")
     return 0

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlalign import run as runner
-from mlalign import store
+from mlalign import run_dir, store
 from mlalign.errors import UserError
 from mlalign.metrics import AVERAGE
 from mlalign.plan import INSTALL, Node, Plan
@@ -108,7 +108,7 @@ class Search:
         from mlalign.sweep.command import tell
 
         whole = self.united()
-        store.write_json(whole.run_dir / "plan.json", runner.describe(whole))
+        store.write_json(whole.run_dir / "plan.json", run_dir.describe(whole))
         tell(whole, self.metric, self.asked.options.get("direction"))
 
     # ---------------------------------------------------------------------------------------------------------------- study

@@ -5,7 +5,7 @@ import time
 import pytest
 from helpers import PROJECT
 
-from mlalign import config, plan, run
+from mlalign import config, plan, run_dir
 from mlalign.errors import UserError
 from mlalign.sweep import grid, united
 
@@ -57,7 +57,7 @@ def test_a_variant_is_the_single_run(tmp_path, twelve):
     for node in one.nodes:
         same = nodes[variant.steps[node.name]]
         assert same.fingerprint == node.fingerprint
-        ours, theirs = run.frozen(twelve, same), run.frozen(one, node)
+        ours, theirs = run_dir.frozen(twelve, same), run_dir.frozen(one, node)
         assert {k: v for k, v in ours.items() if k != "run"} == {k: v for k, v in theirs.items() if k != "run"}
     assert variant.overrides == ["beta=0.3", "source_language=swh_Latn"]
 
@@ -112,20 +112,20 @@ def test_a_key_that_changes_nothing_is_refused(tmp_path):
 
 def test_steps_are_named_with_and_without_their_variant(tmp_path):
     planned = build(tmp_path, "beta=0.1,0.3", "force=policy[beta=0.3]")
-    assert run.selection(planned)["anew"] == {"policy[beta=0.3]"}
+    assert run_dir.selection(planned)["anew"] == {"policy[beta=0.3]"}
     planned = build(tmp_path, "beta=0.1,0.3", "from=policy")
-    assert {n.partition("[")[0] for n in run.selection(planned)["anew"]} == {"policy", "answers", "marks", "metrics", "report"}
+    assert {n.partition("[")[0] for n in run_dir.selection(planned)["anew"]} == {"policy", "answers", "marks", "metrics", "report"}
     with pytest.raises(UserError, match=r"only: no variant has a step 'policy\[beta=0.2\]'; did you mean"):
         build(tmp_path, "beta=0.1,0.3", "only=policy[beta=0.2]")
 
 
 def test_the_run_directory_belongs_to_a_sweep_or_to_a_run(tmp_path):
     sweep, one = build(tmp_path, "beta=0.1,0.3", "name=x"), single(tmp_path, "name=x")
-    run.open_run(sweep)
+    run_dir.open_run(sweep)
     with pytest.raises(UserError, match="belongs to a sweep, and this is a run"):
         one.check_name()
     other = single(tmp_path, "name=y")
-    run.open_run(other)
+    run_dir.open_run(other)
     with pytest.raises(UserError, match="belongs to a run, and this is a sweep"):
         build(tmp_path, "beta=0.1,0.3", "name=y").check_name()
 

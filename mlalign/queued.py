@@ -1,0 +1,101 @@
+"""A plan as Slurm jobs: which steps become jobs, their submission, and staying with them until they have ended."""
+
+import dataclasses
+import sys
+from collections.abc import Collection
+
+from mlalign import hub, run_dir
+from mlalign.errors import UserError
+from mlalign.launch import config as launchers
+from mlalign.launch import jobs, submit, watch
+from mlalign.plan import Plan
+from mlalign.progress import Display
+from mlalign.state import state
+from mlalign.terminal import table
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """A submission: the run in the queue, the steps asked for, those of them that became jobs now, and the jobs that were there before."""
+
+    run: submit.Run
+    steps: list[submit.Step]
+    new: list[submit.Step]
+    before: list[jobs.Live]
+
+
+def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
+    """Submit what is neither done nor queued; with `launcher.wait` stay until it has ended. Returns the exit status."""
+    selected = run_dir.selection(plan)
+    sent = send(plan, launcher, selected["run"], display, anew=selected["anew"])
+    if sent.before and not sent.new:
+        raise UserError(f"name: all that is left of run {plan.name!r} is in the queue already: {submit.hint(plan.name)}")
+    run_dir.publish_report(plan, coming=True)
+    display.line(_told(sent))
+    if not (launcher.wait and sent.new):
+        return 0
+    lost = follow(sent, display)
+    for why in filter(None, lost.values()):
+        print(f"\n{why}", file=sys.stderr)
+    return 1 if lost else 0
+
+
+def send(plan: Plan, launcher: launchers.Slurm, names: Collection[str], display: Display, *, anew: Collection[str] = ()) -> Sent:
+    """Submit those of these steps that are neither done nor queued; what is to be computed `anew` is put aside before.
+
+    Raises: UserError as `submit.submit` and `submit.refuse_queued` do, and for a damaged artifact.
+    """
+    queue = of_plan(plan, launcher)
+    with jobs.alone(queue.folder):
+        all_done = all(step.done for step in steps(plan))
+        before = submit.refuse_queued(queue, [n.artifact for n in plan.nodes], anew=bool(anew))
+        run_dir.open_run(plan)
+        if all_done:
+            (plan.run_dir / "forced.json").unlink(missing_ok=True)
+        run_dir.force(plan, anew)
+        wanted = [step for step in steps(plan) if step.name in names]
+        return Sent(queue, wanted, submit.submit(queue, wanted, before, display.line), before)
+
+
+def follow(sent: Sent, display: Display) -> dict[str, str]:
+    """`watch.follow`, with a word to those who leave it by Ctrl-C."""
+    try:
+        return watch.follow(sent.run, sent.steps, display.line)
+    except KeyboardInterrupt:
+        display.line(f"\nno longer watching; the jobs go on: {submit.hint(sent.run.name)}")
+        raise
+
+
+def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:
+    """Where the plan's run lives, and how its steps become jobs."""
+    if launcher.offline:
+        launcher = dataclasses.replace(launcher, environment=hub.offline_environment() | launcher.environment)
+    return submit.Run(plan.name, plan.run_dir, plan.store, launcher, plan.settings.root, bool(plan.variants))
+
+
+def steps(plan: Plan) -> list[submit.Step]:
+    """The steps of a plan as a submission needs them. Raises: UserError for a damaged artifact."""
+    found = []
+    read = {source["artifact"] for node in plan.nodes for source in node.sources()}
+    for node in plan.nodes:
+        now, why = state(node, plan.store)
+        if now == "damaged":
+            raise UserError(run_dir.damaged(node, why))
+        sources = {s["step"]: s["artifact"] for s in node.sources()}
+        found.append(submit.Step(
+            node.name, node.artifact, node.step.stage, node.module.DISTRIBUTED, node.resources, node.step.resources, sources,
+            run_dir.frozen(plan, node), now in ("done", "skipped"), node.artifact not in read,
+        ))  # fmt: skip
+    return found
+
+
+def _told(sent: Sent) -> str:
+    """What was submitted, as a table, and how to watch it."""
+    if not sent.new:
+        return f"all {len(sent.steps)} steps are done, nothing to submit"
+    last = {entry["artifact"]: entry for entry in jobs.read(sent.run.folder)}
+    rows = [[s.name, e["job"], e["tasks"], ",".join(e["after"]) or "-"] for s in sent.new for e in (last[s.artifact],)]
+    reused = f"; {len(sent.steps) - len(sent.new)} done or queued before" if len(sent.steps) > len(sent.new) else ""
+    where = f"name={sent.run.name} root={sent.run.store.root.parent}"
+    hint = f"watch: mlalign status {where} | mlalign logs {where} step=STEP | end: mlalign cancel {where}"
+    return f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(sent.new)} jobs submitted{reused}; {hint}"
