@@ -129,7 +129,7 @@ def test_a_failing_step_explains_itself_and_cancels_what_waits_for_it(slurm, run
     assert len(told.splitlines()) <= 24
     assert told.splitlines()[0] in run.log("rows") and told.splitlines()[0] in done.stderr
     assert "prompts: done" in done.stdout and "ended without a result" in done.stdout
-    assert slurm.job(run.job("base"))["JobState"] == "CANCELLED"
+    slurm.wait(run.job("base"), "CANCELLED")
     (run.root / "bad.jsonl").write_text('{"prompt": "x", "completion": "y"}\n')
     until(lambda: not slurm.queue(), "an empty queue")
 
