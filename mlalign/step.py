@@ -23,12 +23,12 @@ from typing import Any
 
 import yaml
 
-from mlalign import rows, schema, shards, stage, state, store
+from mlalign import claims, rows, schema, shards, stage, state, store
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, disk_problem
 from reward_models.jobs.provenance import versions
 
-PATIENCE_S = store.STALE_S + 2 * store.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
+PATIENCE_S = claims.STALE_S + 2 * claims.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +81,7 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
     the_store = store.Store(Path(told.pop("store")))
     told.pop("slurm", None)
     partial = the_store.partial(told["stage"], told["fingerprint"])
-    with store.claim_in_turn(the_store.root / ".begin" / partial.name, patience_s=600):
+    with claims.claim_in_turn(the_store.root / ".begin" / partial.name, patience_s=600):
         now, why = state.of_frozen(told, the_store)
         if now in ("done", "skipped"):
             print(f"{told['step']}: is there already, nothing to do")
@@ -97,7 +97,7 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
 def retire(the_store: store.Store, stage_: str, print_: str) -> None:
     """Put a step's artifact aside, and its shards out of the cache. Raises: UserError if a process is working on it."""
     partial = the_store.partial(stage_, print_)
-    store.refuse_owned(partial)
+    claims.refuse_owned(partial)
     for artifact in (the_store.path(stage_, print_), partial):
         shards.forget(artifact, the_store)
     the_store.retire(stage_, print_)
@@ -110,11 +110,11 @@ def begin(the_store: store.Store, told: Mapping[str, Any], part: tuple[int, int]
     Raises: UserError for an input that is not there, and for a step that another process is working on.
     """
     partial = the_store.partial(told["stage"], told["fingerprint"])
-    store.refuse_owned(partial, "." if part[1] == 1 else "part-", patience_s)
+    claims.refuse_owned(partial, "." if part[1] == 1 else "part-", patience_s)
     told = {**told, "input_digests": _digests(told, the_store)}
     before = partial / "config.yaml"
     if before.is_file() and yaml.safe_load(before.read_text(encoding="utf-8")).get("input_digests") != told["input_digests"]:
-        store.refuse_owned(partial, patience_s=patience_s)
+        claims.refuse_owned(partial, patience_s=patience_s)
         store.put_aside(partial)  # begun on other content of its inputs
     partial.mkdir(parents=True, exist_ok=True)
     for left in ("STOP", "outcome.json"):
@@ -146,7 +146,7 @@ def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
     if not stage.Output(partial, the_store).is_main:
         _run(told, partial, the_store, part)
         return None
-    with store.claim(partial):
+    with claims.claim(partial):
         return _publish(told, _run(told, partial, the_store, part))
 
 
@@ -155,7 +155,7 @@ def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
     partial = config.parent
     try:
         told = yaml.safe_load(config.read_text(encoding="utf-8"))
-        with store.claim(partial, f"part-{part[0]}"):
+        with claims.claim(partial, f"part-{part[0]}"):
             output = _run(told, partial, store.Store(partial.parent), part)
     except FileNotFoundError:
         if not (partial.with_name(partial.name.removesuffix(".partial")) / "manifest.json").is_file():
@@ -237,7 +237,7 @@ def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
     sources = [] if skipped else rows.shards(stage.Inputs(output.store, told["inputs"]).rows(module.SHARDED), told["config"].get("split"))
     if shards.pending(sources, output.path):
         return None
-    with contextlib.suppress(UserError, FileNotFoundError), store.claim(output.path, "publish"):
+    with contextlib.suppress(UserError, FileNotFoundError), claims.claim(output.path, "publish"):
         if output.path.exists():
             output.tally = shards.total(sources, output.path)
             return _publish(told, output)

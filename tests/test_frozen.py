@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlalign import config, plan, run_dir, stage, step, store
+from mlalign import claims, config, plan, run_dir, stage, step, store
 from mlalign.progress import describe
 from mlalign.reporting import collect
 
@@ -28,7 +28,7 @@ def test_tasks_of_an_array_begin_once_and_keep_their_own_stops_apart(frozen):
     assert step.begin_frozen(frozen, (0, 2)) == 0
     for i in (0, 1):
         stage.own_file(partial, (i, 2), "STOP").touch()
-    with store.claim(partial, "part-1"):  # the other task is at work
+    with claims.claim(partial, "part-1"):  # the other task is at work
         assert step.begin_frozen(frozen, (0, 2)) == 0
     stops = [stage.Output(partial, store.Store(partial.parent), part=(i, 2)).should_stop() for i in (0, 1)]
     assert stops == [False, True]
@@ -39,7 +39,7 @@ def test_tasks_of_an_array_begin_once_and_keep_their_own_stops_apart(frozen):
 def test_a_whole_step_at_work_keeps_an_array_from_beginning(frozen, monkeypatch):
     step.begin_frozen(frozen, (0, 1))
     monkeypatch.setattr(step, "PATIENCE_S", 0)
-    with store.claim(step.partial_of(frozen)), pytest.raises(store.UserError, match="is working on this step"):
+    with claims.claim(step.partial_of(frozen)), pytest.raises(store.UserError, match="is working on this step"):
         step.begin_frozen(frozen, (0, 2))
 
 
@@ -53,11 +53,11 @@ def test_a_finished_step_has_nothing_to_begin(frozen, capsys):
 
 def test_the_claim_of_this_job_before_a_requeue_is_dead(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    with store.claim(tmp_path):
+    with claims.claim(tmp_path):
         with pytest.raises(store.UserError):
-            store.refuse_owned(tmp_path)
+            claims.refuse_owned(tmp_path)
         monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-        store.refuse_owned(tmp_path)
+        claims.refuse_owned(tmp_path)
 
 
 def test_progress_of_tasks_adds_up(tmp_path):

@@ -12,14 +12,15 @@ from helpers import PROJECT
 import mlalign
 import reward_models
 
-LIGHT = ("languages", "rows", "shards", "store", "errors", "schema", "engine")
+LIGHT = ("languages", "rows", "shards", "store", "claims", "errors", "schema", "engine")
 # What a part of mlalign may import of mlalign, besides LIGHT.
 ALLOWED = {
     "languages": ("errors",),
     "rows": ("errors",),
     "errors": (),
     "schema": ("errors",),
-    "store": ("errors",),
+    "claims": ("errors",),
+    "store": ("errors", "claims"),
     "shards": ("errors", "store"),
     "stage": ("errors", "store", "stages", "engine"),
     "engine": LIGHT,

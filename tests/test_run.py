@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 
-from mlalign import store
+from mlalign import claims, store
 
 pytestmark = pytest.mark.slow
 
@@ -203,7 +203,7 @@ def partial_of(run, name, *arguments):
 
 def test_a_second_process_on_the_same_step_is_refused(run):
     partial = partial_of(run, "prompts", "seed=7")
-    with store.claim(partial):
+    with claims.claim(partial):
         done = subprocess.run([sys.executable, "-m", "mlalign.step", partial / "config.yaml"], text=True, capture_output=True, check=False)
     assert done.returncode == 2
     assert f"process {os.getpid()} on" in done.stderr

@@ -1,13 +1,9 @@
 import json
-import multiprocessing
-import os
-import subprocess
-import sys
 import time
 
 import pytest
 
-from mlalign import store
+from mlalign import claims, store
 from mlalign.errors import UserError
 
 
@@ -57,59 +53,6 @@ def test_damage_names_the_file(partial, text, told):
     assert "is missing" in store.damage(final, store.read_json(final / "manifest.json"))
 
 
-def test_a_living_owner_is_not_replaced(partial):
-    with store.claim(partial):
-        with pytest.raises(UserError, match=f"process {os.getpid()} on .* is working on this step"), store.claim(partial):
-            pass
-        assert [o["pid"] for o in store.owners(partial)] == [os.getpid()]
-    assert store.owners(partial) == []
-    with store.claim(partial):
-        pass
-
-
-def test_a_dead_owner_is_replaced(partial):
-    code = f"from pathlib import Path; from mlalign import store; import os\nwith store.claim(Path({str(partial)!r})): os._exit(9)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
-    assert (partial / "claims" / "step").exists()
-    with store.claim(partial):
-        pass
-
-
-def test_a_claim_of_another_host_dies_when_it_is_not_touched(partial):
-    path = partial / "claims" / "step"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1", "job": None}))
-    with pytest.raises(UserError, match="elsewhere"), store.claim(partial):
-        pass
-    long_ago = time.time() - store.STALE_S - 1
-    os.utime(path, (long_ago, long_ago))
-    with store.claim(partial):
-        pass
-
-
-def _contend(partial, start, results):
-    start.wait()
-    try:
-        with store.claim(partial):
-            results.put("won")
-            time.sleep(0.5)
-    except UserError:
-        results.put("lost")
-
-
-def test_one_of_many_wins_a_claim(partial):
-    context = multiprocessing.get_context("spawn")
-    start, results = context.Event(), context.Queue()
-    processes = [context.Process(target=_contend, args=(partial, start, results)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    time.sleep(1)
-    start.set()
-    for process in processes:
-        process.join()
-    assert sorted(results.get() for _ in processes) == ["lost", "lost", "lost", "won"]
-
-
 def test_retire_puts_aside(tmp_path, partial):
     (partial / "a.txt").write_text("abc")
     store.finish(partial, {"status": "done", "finished": 0})
@@ -128,16 +71,9 @@ def test_broken_json_is_named(tmp_path):
 
 
 def test_a_living_owners_artifact_is_not_put_aside(tmp_path, partial):
-    with store.claim(partial), pytest.raises(UserError, match="is working on this step"):
+    with claims.claim(partial), pytest.raises(UserError, match="is working on this step"):
         store.Store(tmp_path).retire("sft", "0123456789abcdef")
     assert partial.is_dir()
-
-
-def test_burying_a_dead_claim_spares_a_new_one(partial):
-    with store.claim(partial):
-        path = partial / "claims" / "step"
-        store._bury(path, {"host": "elsewhere", "pid": 1, "started": "1", "job": None})
-        assert store.owners(partial)
 
 
 def test_a_directory_without_manifest_makes_room(partial):

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mlalign import store
+from mlalign import claims
 from mlalign.commands import flag, known, name_of, root_of, steps_named, told
 from mlalign.errors import UserError
 from mlalign.launch import commands, jobs, queue
@@ -65,7 +65,7 @@ def _local(partials: Mapping[str, Path], now: bool) -> list[str]:
     """Ask, or kill, the steps that run outside Slurm."""
     said = []
     for step, partial in partials.items():
-        owners = [o for o in store.owners(partial) if not o.get("job")]
+        owners = [o for o in claims.owners(partial) if not o.get("job")]
         if not owners:
             continue
         (partial / "STOP").touch()

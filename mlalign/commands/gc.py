@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlalign import store
+from mlalign import claims
 from mlalign.commands import flag, known, number, root_of, runs, told
 from mlalign.errors import UserError
 from mlalign.launch import jobs, queue
@@ -117,7 +117,7 @@ def _closure(the_store: Path, names: Iterable[str]) -> set[str]:
 def _of_entry(path: Path, needed: set[str], queued: set[str], keep: int) -> Iterator[Item]:
     """What can go of one directory in the store."""
     match = NAME.fullmatch(path.name)
-    if not match or not path.is_dir() or match[1] in queued or store.owners(path):
+    if not match or not path.is_dir() or match[1] in queued or claims.owners(path):
         return
     if match[2].endswith((".replaced", ".deleting")):
         yield Item(path, "put aside", "its step was computed again" if path.name.endswith(".replaced") else "its deletion was cut short")
@@ -146,7 +146,7 @@ def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
 
 def _cached(the_store: Path, items: Sequence[Item]) -> Iterator[Item]:
     """Shards whose only other names, if any, are in what goes. None while a step runs: it may be about to link one."""
-    if any(store.owners(p) for p in the_store.glob("*.partial")):
+    if any(claims.owners(p) for p in the_store.glob("*.partial")):
         return
     going = Counter((s.st_dev, s.st_ino) for item in items for s in _files(item.path) if s.st_nlink > 1)
     for path in sorted((the_store / ".shards").glob("*/*")):
@@ -217,8 +217,8 @@ def _delete(item: Item) -> None:
             path.unlink(missing_ok=True)
         return
     owner = next(p for p in (item.path, *item.path.parents) if NAME.fullmatch(p.name))
-    store.refuse_owned(owner)
-    with store.claim(owner, "gc"):
+    claims.refuse_owned(owner)
+    with claims.claim(owner, "gc"):
         (item.path / "complete.json").unlink(missing_ok=True)
         aside = item.path
         if item.path == owner and not owner.name.endswith(".deleting"):

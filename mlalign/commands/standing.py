@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import progress, rows, stage, store
+from mlalign import claims, progress, rows, stage, store
 from mlalign.launch import jobs
 from mlalign.launch.queue import RUNNING, WAITING, Job, Slurm
 
@@ -81,7 +81,7 @@ def _queued(out: Standing, mine: Sequence[Mapping], slurm: Slurm, partial: Path)
     """The state of a step whose work is a Slurm job."""
     tasks = slurm.of(mine)
     if slurm.problem or not tasks:
-        owners = store.owners(partial)
+        owners = claims.owners(partial)
         out.state = "running" if owners else "submitted" if slurm.problem else _last_word(partial) or "gone"
         out.nodes = owners[0]["host"] if owners else ""
         out.why = "" if owners or slurm.problem else _message(partial) or f"Slurm has forgotten job {out.job}, which left no artifact"
@@ -116,7 +116,7 @@ def _state(tasks: Sequence[Job], partial: Path) -> str:
 def _local(out: Standing, partial: Path) -> None:
     if not partial.is_dir():
         return
-    owners = store.owners(partial)
+    owners = claims.owners(partial)
     out.state = "running" if owners else _last_word(partial) or "interrupted"
     out.why = "" if owners else _message(partial)
     if owners:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign import store
+from mlalign import claims
 from mlalign.errors import UserError
 from mlalign.launch import commands, queue
 
@@ -117,7 +117,7 @@ def alone(folder: Path, patience_s: float = 0) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(store.claim_in_turn(folder, "submit", patience_s))
+            stack.enter_context(claims.claim_in_turn(folder, "submit", patience_s))
         except UserError:
             raise UserError(
                 f"name: another process is submitting run {folder.parent.name!r} at this moment; wait until it has ended, then see "

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import stage, store
+from mlalign import claims, stage, store
 from mlalign.errors import UserError, nearest
 from mlalign.metrics import AVERAGE
 from mlalign.reporting import collect, headline
@@ -184,7 +184,7 @@ def _confidence(the_store: store.Store, outcomes: Sequence[Outcome], key: Key) -
 
 def publish(run_dir: Path, the_store: store.Store, metric: str | None, direction: str | None) -> dict[str, Any]:
     """Write the results of a sweep beside its plan.json; returns their content. Of several that do so at a time the last sees the most."""
-    with store.claim_in_turn(run_dir, "results"):
+    with claims.claim_in_turn(run_dir, "results"):
         found = collect.public(content(run_dir, the_store, metric, direction))
         _write(run_dir, found)
     return found

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mlalign import store
+from mlalign import claims
 from mlalign.commands import gc
 
 KEPT, BASE, ALONE, BEGUN = (f"sft-{i:016x}" for i in range(4))
@@ -105,7 +105,7 @@ def test_leftovers(root):
 
 def test_what_a_process_has_claimed_is_never_touched(root, mlalign):
     other = artifact(root, "reward-00000000000000aa", done=False)
-    with store.claim(other), store.claim(root / "store" / f"{BEGUN}.partial", "part-3"):
+    with claims.claim(other), claims.claim(root / "store" / f"{BEGUN}.partial", "part-3"):
         for step in (20, 40):
             checkpoint(root / "store" / f"{BEGUN}.partial", step)
         assert set(found(root, keep=0)) == {ALONE}
@@ -114,7 +114,7 @@ def test_what_a_process_has_claimed_is_never_touched(root, mlalign):
 
 def test_a_claim_that_comes_between_looking_and_deleting_is_respected(root, capsys):
     items = gc.measured(gc.find(root, 1, 0))
-    with store.claim(root / "store" / ALONE):
+    with claims.claim(root / "store" / ALONE):
         assert gc._delete_all(items) == 1
     assert "stays:" in capsys.readouterr().out and (root / "store" / ALONE / "manifest.json").is_file()
 

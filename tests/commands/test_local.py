@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-CLAIM = "import sys, time; from pathlib import Path; from mlalign import store; c = store.claim(Path(sys.argv[1])); c.__enter__(); print('mine', flush=True); time.sleep(60)"
+CLAIM = "import sys, time; from pathlib import Path; from mlalign import claims; c = claims.claim(Path(sys.argv[1])); c.__enter__(); print('mine', flush=True); time.sleep(60)"
 
 
 @pytest.fixture
