@@ -3,6 +3,8 @@
 import pytest
 from tiny_classifier import TEXTS, save_classifier
 
+from reward_models.__main__ import main
+
 
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory):
@@ -16,3 +18,16 @@ def answers():
 
     prompt = [{"role": "user", "content": "Which number is the largest: 3 1 2?"}]
     return [Item(f"id{i:02}", prompt * (1 + i % 2), " ".join(TEXTS[: i % 6 + 1]) * (1 + i % 3), "eng_Latn") for i in range(40)]
+
+
+@pytest.fixture
+def score(tmp_path, monkeypatch, capfd):
+    """The command with the family `length`, in `tmp_path`: `score("--input", …)` -> (exit status, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, family=("--family", "length"), output="scores.jsonl"):
+        capfd.readouterr()
+        status = main(["score", *family, "--output", str(output), *map(str, arguments)])
+        return status, capfd.readouterr().err
+
+    return call
