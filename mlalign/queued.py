@@ -29,10 +29,14 @@ def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
     selected = run_dir.selection(plan)
     sent = send(plan, launcher, selected["run"], display, anew=selected["anew"])
     if sent.before and not sent.new:
-        raise UserError(f"name: all that is left of run {plan.name!r} is in the queue already: {submit.hint(plan.name)}")
-    run_dir.publish_report(plan, coming=True)
-    display.line(_told(sent))
-    if not (launcher.wait and sent.new):
+        there = f"all that is left of run {plan.name!r} is in the queue already"
+        if not launcher.wait:
+            raise UserError(f"name: {there}: {submit.hint(sent.run)}")
+        display.line(there)
+    else:
+        run_dir.publish_report(plan, coming=True)
+        display.line(_told(sent))
+    if not (launcher.wait and (sent.new or sent.before)):
         return 0
     lost = follow(sent, display)
     for why in filter(None, lost.values()):
@@ -58,12 +62,15 @@ def send(plan: Plan, launcher: launchers.Slurm, names: Collection[str], display:
 
 
 def follow(sent: Sent, display: Display) -> dict[str, str]:
-    """`watch.follow`, with a word to those who leave it by Ctrl-C."""
+    """`watch.follow`, with a word to those who leave it by Ctrl-C; the display hears of what failed."""
     try:
-        return watch.follow(sent.run, sent.steps, display.line)
+        lost = watch.follow(sent.run, sent.steps, display.line)
     except KeyboardInterrupt:
-        display.line(f"\nno longer watching; the jobs go on: {submit.hint(sent.run.name)}")
+        display.line(f"\nno longer watching; the jobs go on: {submit.hint(sent.run)}")
         raise
+    for artifact in (a for a, why in lost.items() if why):
+        display.failed(artifact)
+    return lost
 
 
 def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:
@@ -96,6 +103,6 @@ def _told(sent: Sent) -> str:
     last = {entry["artifact"]: entry for entry in jobs.read(sent.run.folder)}
     rows = [[s.name, e["job"], e["tasks"], ",".join(e["after"]) or "-"] for s in sent.new for e in (last[s.artifact],)]
     reused = f"; {len(sent.steps) - len(sent.new)} done or queued before" if len(sent.steps) > len(sent.new) else ""
-    where = f"name={sent.run.name} root={sent.run.store.root.parent}"
+    where = sent.run.words
     hint = f"watch: mlalign status {where} | mlalign logs {where} step=STEP | end: mlalign cancel {where}"
     return f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(sent.new)} jobs submitted{reused}; {hint}"

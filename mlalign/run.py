@@ -10,7 +10,7 @@ from pathlib import Path
 from mlalign import hub, queued, run_dir, stage, step, store
 from mlalign.errors import UserError
 from mlalign.launch import config as launchers
-from mlalign.launch import local
+from mlalign.launch import jobs, local
 from mlalign.plan import Node, Plan
 from mlalign.progress import Display
 from mlalign.state import state
@@ -47,8 +47,11 @@ def run_some(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: 
     if not isinstance(launcher, launchers.Slurm):
         run_dir.open_run(plan)
         return _here(plan, nodes, among, display)
-    lost = queued.follow(queued.send(plan, launcher, {n.name for n in nodes}, display), display)
-    stopped = lost and not any(lost.values())  # by `mlalign cancel`: nothing to explain
+    folder, names = queued.of_plan(plan, launcher).folder, {n.name for n in nodes}
+    if jobs.cancelled(folder):
+        return stage.STOPPED, {}
+    lost = queued.follow(queued.send(plan, launcher, names, display), display)
+    stopped = any(n.artifact in lost and jobs.cancelled(folder, n.name) for n in nodes)
     return stage.STOPPED if stopped else 0, {artifact: [why] if why else [] for artifact, why in lost.items()}
 
 
@@ -62,6 +65,10 @@ def check(plan: Plan) -> None:
     if problems:
         raise UserError(*problems)
     plan.check_name()
+    try:
+        plan.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"root: {plan.run_dir} cannot be made ({error.strerror}); choose another root=") from None
 
 
 def _launcher(plan: Plan) -> launchers.Local | launchers.Slurm:

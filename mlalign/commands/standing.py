@@ -5,6 +5,7 @@ Of a step's jobs (`jobs.read`) those of the last submission count (`jobs.current
 
 import dataclasses
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ def of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm
     path = root / "store" / told["artifact"]
     partial = path.with_name(path.name + ".partial")
     mine = jobs.current(recorded, told["step"])
-    language = re.search(r"\[(.+)\]$", told["step"])
+    language = re.search(r"\[([^=]+)\]$", told["step"])  # in a sweep the brackets hold values of keys
     out = Standing(told["step"], told["stage"], told["artifact"], told.get("round"), language[1] if language else "")
     if mine:
         out.job = ",".join(str(job["job"]) for job in mine)
@@ -151,7 +152,7 @@ def failure(run_dir: Path, mine: Sequence[Mapping]) -> Path | None:
 def _explanation(run_dir: Path, step: str, mine: Sequence[Mapping]) -> str:
     page = failure(run_dir, mine)
     first = page.read_text(encoding="utf-8", errors="replace").strip().partition("\n")[0] if page else ""
-    return f"{first} (mlalign logs step={step} tells more)" if first else ""
+    return f"{first} (mlalign logs {shlex.join([f'name={run_dir.name}', f'step={step}'])} tells more)" if first else ""
 
 
 # --------------------------------------------------------------------------------------------------------------- progress

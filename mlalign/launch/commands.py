@@ -12,6 +12,10 @@ TIMEOUT_S = 60
 VARIABLES = {"SBATCH_TIMELIMIT": "time", "SBATCH_ARRAY_INX": "array", "SBATCH_MEM_PER_NODE": "mem", "SBATCH_SIGNAL": "signal"}
 
 
+class Silent(UserError):
+    """Slurm did not answer: its controller is down, or busy."""
+
+
 class Refused(UserError):
     """A command of Slurm ended with an error; `words` are Slurm's own."""
 
@@ -24,7 +28,7 @@ def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | N
     """What a command printed; without `env`, in this environment less the variables that filter or reshape what Slurm prints.
     It is waited for `timeout_s` seconds (TIMEOUT_S by default).
 
-    Raises: UserError if it is not there or does not answer; Refused if it ended with an error.
+    Raises: UserError if it is not there; Silent if it does not answer; Refused if it ended with an error.
     """
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     if env is None:
@@ -36,7 +40,7 @@ def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | N
             f"Slurm's `{words[0]}` is not on the PATH of this machine; log in to one of the cluster, or choose launcher=local"
         ) from None
     except subprocess.TimeoutExpired:
-        raise UserError(
+        raise Silent(
             f"Slurm does not answer: `{words[0]}` said nothing for {timeout_s:g} s; see whether its controller is up (scontrol ping), then "
             f"run the same command again"
         ) from None

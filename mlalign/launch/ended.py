@@ -54,12 +54,13 @@ class _End:
         if int(told.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
             print("Slurm has sent the job back to the queue", file=sys.stderr)
             return status or 1
-        if state != "RUNNING":
+        cancelled = jobs.cancelled(self.folder, self.told["run"]["step"])
+        if state != "RUNNING" and not cancelled:
             return self.fail(status, f"the job was ended from outside (Slurm calls it {state})")
-        if stage.STOPPED not in (status, self.outcome.get("status")):
+        if state == "RUNNING" and stage.STOPPED not in (status, self.outcome.get("status")):
             return self.fail(status, self.outcome.get("message", ""))
-        if jobs.cancelled(self.folder, slurm.file_name(self.told["step"])):
-            print("state saved; the run was cancelled, so its job is not continued", file=sys.stderr)
+        if cancelled:
+            print("the run was cancelled, so its job is not continued; what it has saved is kept", file=sys.stderr)
             return stage.STOPPED
         if self._stuck():
             return self.fail(status, f"it was continued {TURNS} times and made no progress")
@@ -144,7 +145,7 @@ def explain_lost(folder: Path, entry: dict[str, Any]) -> str | None:
     path = slurm.failed_file(folder, entry["step"])
     if path.is_file() and path.stat().st_mtime >= entry["submitted"]:
         return path.read_text(encoding="utf-8")
-    if jobs.cancelled(folder, slurm.file_name(entry["step"])):
+    if jobs.cancelled(folder, entry["step"]):
         return None
     ended = (t for t in commands.tasks(entry["job"]) if t["JobState"] not in ("PENDING", "RUNNING", "COMPLETED"))
     told = next((t for t in ended if t.get("Reason") not in ("Dependency", jobs.NEVER)), None)

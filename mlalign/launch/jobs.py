@@ -12,6 +12,7 @@ from typing import Any
 from mlalign import claims
 from mlalign.errors import UserError
 from mlalign.launch import commands, queue
+from mlalign.launch.slurm import file_name
 
 FILE = "jobs.jsonl"
 NEVER = "DependencyNeverSatisfied"
@@ -59,9 +60,14 @@ def current(recorded: Iterable[dict[str, Any]], step: str) -> list[dict[str, Any
     return [job for job in mine.values() if root(job) == last]
 
 
-def cancelled(folder: Path, file: str) -> bool:
-    """Whether `mlalign cancel` wants the jobs of a run, or of the step with this file name, to end for good."""
-    return (folder / "cancelled").exists() or (folder / f"{file}.cancelled").exists()
+def cancelled(folder: Path, step: str | None = None) -> bool:
+    """Whether `mlalign cancel` wants the jobs of a run, or of this step of it, to end for good."""
+    return (folder / "cancelled").exists() or (step is not None and (folder / f"{file_name(step)}.cancelled").exists())
+
+
+def go_on(folder: Path) -> None:
+    """An earlier `mlalign cancel` of the whole run is over."""
+    (folder / "cancelled").unlink(missing_ok=True)
 
 
 def append(folder: Path, entry: dict[str, Any]) -> None:
@@ -77,21 +83,21 @@ def append(folder: Path, entry: dict[str, Any]) -> None:
 def _queued(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[str, str, str]]]:
     """Job id (of the whole array) -> (state, reason, nodes) of each task, for those of these jobs that wait or run."""
     found: dict[str, list[tuple[str, str, str]]] = {}
-    for task in queue.squeue([entry["job"] for entry in entries], commands.TIMEOUT_S):
+    ids = [entry["job"] for entry in entries]
+    for task in queue.squeue(ids, commands.TIMEOUT_S) if ids else []:
         if task.active:
             found.setdefault(task.array, []).append((task.state, task.reason, task.nodes))
     return found
 
 
 def live(folder: Path) -> tuple[list[Live], list[str]]:
-    """The jobs of a run that wait or run, in the order of submission; and the ids of those that wait for what can no longer come.
+    """The jobs of a run that wait or run for what is not there yet, in the order of submission; and the ids of those that wait for what can
+    no longer come.
 
     Raises: UserError if Slurm does not answer.
     """
     entries = read(folder)
-    if not entries:
-        return [], []
-    queued = _queued(entries)
+    queued = _queued(e for e in entries if not _there(folder, e["artifact"]))
     found = {e["job"]: Live(e, queued[e["job"]]) for e in entries if e["job"] in queued}
     found = {job: one for job, one in found.items() if not all(reason == NEVER for _, reason, _ in one.tasks)}
     for job, one in list(found.items()):  # what a job waits for was submitted before it
@@ -105,7 +111,11 @@ def _lost(folder: Path, entries: Sequence[dict[str, Any]], found: Mapping[str, L
     artifact = next((e["artifact"] for e in entries if e["job"] == job), None)
     if artifact is None or any(job in chain(entries, other) for other in found):
         return False
-    return not (folder.parent.parent.parent / "store" / artifact / "manifest.json").is_file()
+    return not _there(folder, artifact)
+
+
+def _there(folder: Path, artifact: str) -> bool:
+    return (folder.parent.parent.parent / "store" / artifact / "manifest.json").is_file()
 
 
 @contextlib.contextmanager

@@ -139,7 +139,7 @@ def squeue(ids: Sequence[str], timeout_s: float) -> list[Job]:
     except commands.Refused as refused:
         if "Invalid job id" in refused.words:  # the only one asked for, forgotten
             return []
-        raise UserError(f"Slurm does not answer: {refused.words}") from None
+        raise commands.Silent(f"Slurm does not answer: {refused.words}") from None
     return [_job(line) for line in told.splitlines() if line.strip()]
 
 

@@ -77,11 +77,15 @@ def script(job: Job, cfg: Slurm) -> str:
         *(f"#SBATCH {option}" for option in options(job, cfg)),
         f"# Step {one_line(job.step)} of run {one_line(job.run)}. By hand: sbatch {shlex.quote(one_line(str(job.script)))}",
         "",
+        *_ask(job),
         *_environment(job, cfg),
         *cfg.preamble,
         f"export PYTHONPATH={shlex.quote(str(job.source))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         "",
         *_names(job, cfg),
+        "",
+        SEES,
+        "",
         *([_results(job)] if job.sweep else []),
         BEGIN,
         *([EXTENSIONS] if job.distributed else []),
@@ -115,6 +119,19 @@ def _time(value: str | None) -> str | None:
     return f"{int(worded[1]) * (60 if worded[2] == 'h' else 1)}"
 
 
+def _ask(job: Job) -> list[str]:
+    """Before all else: what to do when a signal comes. USR1 comes from Slurm ahead of the time limit, TERM with the end; bash sees them
+    while it waits, and between two commands."""
+    return [
+        f"partial={shlex.quote(str(job.partial))}",
+        'stop="$partial/parts/$SLURM_ARRAY_TASK_ID.STOP"' if job.is_array else 'stop="$partial/STOP"',
+        "asked='' timer=''",
+        'ask() { asked=1; touch -- "$stop" 2>/dev/null; }',
+        "trap ask USR1 TERM",
+        "",
+    ]
+
+
 def _environment(job: Job, cfg: Slurm) -> list[str]:
     devices = job.resources.get("devices") or 1
     threads = job.resources.get("threads") or (max(1, job.resources["cpus"] // devices) if job.resources.get("cpus") else None)
@@ -133,10 +150,8 @@ def _names(job: Job, cfg: Slurm) -> list[str]:
     return [
         f"frozen={shlex.quote(str(job.frozen))}",
         f"failed={shlex.quote(str(job.failed))}",
-        f"partial={shlex.quote(str(job.partial))}",
         own,
         f'log={shlex.quote(str(job.folder / "logs" / job.file))}-"$job.log"',
-        f'stop="$partial/parts/{index}.STOP"' if job.is_array else 'stop="$partial/STOP"',
         f"patience={max(cfg.grace_s - 15, cfg.grace_s // 2)}",
         f"python=({python})",
         f"helper=({outside}{python})",
@@ -148,20 +163,18 @@ def _results(job: Job) -> str:
     run_dir = job.folder.parent
     results = f"results name={shlex.quote(run_dir.name)} root={shlex.quote(str(run_dir.parent.parent))}"
     when = "results" if job.last else "'[ \"$?\" -eq 0 ] || results'"
-    return f"""results() {{ "${{helper[@]}}" -m mlalign {results}; }}\ntrap {when} EXIT"""
+    return f"""results() {{ "${{helper[@]}}" -m mlalign {results} >/dev/null; }}\ntrap {when} EXIT"""
 
 
-# Bash sees a signal while it waits, and between two commands. USR1 comes from Slurm ahead of the time limit, TERM with the end.
-BEGIN = f"""\
-asked='' timer=''
-ask() {{ asked=1; touch -- "$stop" 2>/dev/null; }}
-trap ask USR1 TERM
-end() {{ "${{helper[@]}}" -m mlalign.launch.ended "$frozen" "$1" --part "$part" --job "$job" --log "$log"; exit; }}
-
+SEES = """\
 if ! [ -r "$frozen" ]; then
   echo "error: node $(hostname) does not see $frozen: root= must lie on a disk that the nodes share" >&2
   exit 78
-fi
+fi"""
+
+BEGIN = f"""\
+end() {{ "${{helper[@]}}" -m mlalign.launch.ended "$frozen" "$1" --part "$part" --job "$job" --log "$log"; exit; }}
+
 grep -qs "job $job on " "$failed" && rm -f -- "$failed"
 "${{helper[@]}}" -m mlalign.step --begin "$frozen" --part "$part"
 status=$?

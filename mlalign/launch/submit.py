@@ -6,6 +6,7 @@ Writes `runs/NAME/slurm/`: `STEP.json` (the frozen step), `STEP.sbatch`, `jobs.j
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ CAUSES = (
     (r"node list|node name", ("exclude",)), (r"gres|tres|GPU", ("gpus",)),
     (r"unrecognized option|invalid option|Invalid .*specif", ("sbatch",)),
     (r"[Nn]ode count|configuration is not available|[Mm]ore processors|[Mm]emory|CPU count",
-     ("nodes", "gpus", "devices", "cpus", "memory")),
+     ("nodes", "gpus", "devices", "cpus", "memory", "sbatch")),
 )  # fmt: skip
 
 
@@ -58,6 +59,11 @@ class Run:
     def folder(self) -> Path:
         return self.directory / "slurm"
 
+    @property
+    def words(self) -> str:
+        """The run as words of a command."""
+        return shlex.join([f"name={self.name}", f"root={self.store.root.parent}"])
+
     def job(self, step: Step, source: Path) -> slurm.Job:
         partial = self.store.root / f"{step.artifact}.partial"
         return slurm.Job(
@@ -82,13 +88,13 @@ def refuse_queued(run: Run, artifacts: Sequence[str], *, anew: bool) -> list[job
     if other:
         shown = ", ".join(f"{one.entry['step']} (job {one.entry['job']})" for one in other[:5]) + (", …" if len(other) > 5 else "")
         why = "force= and from= begin when the queue is empty" if anew else "they were submitted with other settings"
-        raise UserError(f"name: run {run.name!r} has jobs in the queue: {shown}; {why}: {hint(run.name)}")
+        raise UserError(f"name: run {run.name!r} has jobs in the queue: {shown}; {why}: {hint(run)}")
     return found
 
 
-def hint(name: str) -> str:
+def hint(run: Run) -> str:
     """How a person looks at the jobs of a run, and ends them."""
-    return f"see `mlalign status name={name}`, end them with `mlalign cancel name={name}`"
+    return f"see `mlalign status {run.words}`, end them with `mlalign cancel {run.words}`"
 
 
 def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Callable[[str], None]) -> list[Step]:
@@ -108,10 +114,11 @@ def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Ca
     disks.check(run.store.root.parent)
     before = jobs.read(run.folder)
     for told in filter(None, (ended.explain_lost(run.folder, e) for e in _last(before, todo))):
-        say(told)
+        say(f"of the attempt before: {told}")
     (run.folder / "logs").mkdir(parents=True, exist_ok=True)
     source = snapshot.take(run.folder, clean=run.cfg.source == "commit")
     snapshot.record(run.folder)
+    jobs.go_on(run.folder)
     _submit_all(run, [(step, run.job(step, source)) for step in todo], queued)
     return todo
 
@@ -173,8 +180,9 @@ def _undo(submitted: Sequence[str], error: BaseException) -> None:
 
 def _write(run: Run, step: Step, job: slurm.Job) -> None:
     """Freeze a step: its configuration and its script."""
-    markers = (run.folder / "cancelled", run.folder / f"{job.file}.cancelled")  # an earlier `mlalign cancel` is over
-    for left in (*markers, job.partial / "STOP", *(job.partial / "parts").glob("*.turns.json")):
+    of_run, of_step = (run.folder / f"{job.file}.cancelled", job.failed), (job.partial / "STOP", job.partial / "outcome.json")
+    of_tasks = (path for pattern in ("*.turns.json", "*.outcome.json") for path in (job.partial / "parts").glob(pattern))
+    for left in (*of_run, *of_step, *of_tasks):  # of an earlier attempt
         left.unlink(missing_ok=True)
     how = {"requeue": run.cfg.requeue, "options": slurm.options(job, run.cfg)}
     store.write_json(job.frozen, {**step.told, "store": str(run.store.root), "slurm": how})
@@ -188,6 +196,6 @@ def _sbatch(run: Run, step: Step, job: slurm.Job, after: Sequence[str]) -> str:
     except commands.Refused as refused:
         causes = [name for pattern, names in CAUSES if re.search(pattern, refused.words) for name in names]
         told = {name: resources.set_by(name, run.root, step.stage, step.name, step.asked) for name in dict.fromkeys(causes)}
-        keys = [f"{key} ({step.resources[name]})" for name, key in told.items() if key and name in step.resources]
+        keys = [f"{key} ({step.resources[name]})" for name, key in told.items() if key and step.resources.get(name)]
         mend = f"; see {', '.join(keys)}" if keys else ""
         raise UserError(f"{step.name}: Slurm refused the job: {refused.words}{mend}") from None

@@ -3,21 +3,22 @@
 import time
 from collections.abc import Callable, Sequence
 
-from mlalign.launch import ended, jobs, submit
+from mlalign.launch import commands, ended, jobs, submit
 from mlalign.progress import describe
 
-EVERY_S = (1, 10)  # the controller is asked this often at first, and when nothing has changed for long
+EVERY_S = (1, 30)  # the controller is asked this often at first, and when nothing has changed for long
+OUTAGE_S = 3600  # so long a controller may be away
 
 
 def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], None]) -> dict[str, str]:
     """Say every change until no job of the run is left; returns the artifacts that are not there then, each with what explains it, if
     anything does.
 
-    Ctrl-C ends the looking on, not the jobs.
+    Ctrl-C ends the looking on, not the jobs. Raises: UserError if Slurm has not answered for an hour.
     """
-    shown, pause = {step.name: "" for step in steps}, float(EVERY_S[0])
+    shown, pause = {step.name: "done" if _done(run, step) else "" for step in steps}, float(EVERY_S[0])
     while True:
-        alive, _ = jobs.live(run.folder)
+        alive = _live(run, say)
         now = {step.name: _stand(run, step, alive) for step in steps}
         changed = [name for name in now if now[name] != shown[name]]
         for name in changed:
@@ -30,6 +31,22 @@ def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], N
     last = {entry["artifact"]: entry for entry in jobs.read(run.folder)}
     missing = [step.artifact for step in steps if not _done(run, step)]
     return {a: (ended.explain_lost(run.folder, last[a]) or "") if a in last else "" for a in missing}
+
+
+def _live(run: submit.Run, say: Callable[[str], None]) -> list[jobs.Live]:
+    """The jobs that wait or run; an outage of the controller is waited for."""
+    since = time.monotonic()
+    told = False
+    while True:
+        try:
+            return jobs.live(run.folder)[0]
+        except commands.Silent as silent:
+            if time.monotonic() - since > OUTAGE_S:
+                raise
+            if not told:
+                say(f"{time.strftime('%H:%M:%S')} {silent.messages[0].partition(';')[0]}; asking on")
+            told = True
+        time.sleep(EVERY_S[1])
 
 
 def _done(run: submit.Run, step: submit.Step) -> bool:

@@ -66,12 +66,13 @@ def _evaluated(planned: Plan) -> bool:
 
 def tell(planned: Plan, metric: str | None, direction: str | None) -> None:
     """Write the results that are there and print the best of them."""
+    found = results.publish(planned.run_dir, planned.store, metric, direction)
     if not _evaluated(planned):
         again = f"mlalign results name={planned.name} root={planned.root}"
         page = planned.run_dir / "results.html"
         print(f"\nnothing is measured yet; results will stand in {page}; as far as they are: {again}")
         return
-    print(_summary(results.publish(planned.run_dir, planned.store, metric, direction), planned.run_dir))
+    print(_summary(found, planned.run_dir))
 
 
 def _summary(found: Mapping[str, Any], run_dir: Path) -> str:

@@ -13,6 +13,7 @@ import yaml
 
 from mlalign import claims, stage, store
 from mlalign.errors import UserError, nearest
+from mlalign.launch import slurm
 from mlalign.metrics import AVERAGE
 from mlalign.reporting import collect, headline
 from mlalign.reporting.text import METRICS, OVER, is_language, number, parted
@@ -21,6 +22,7 @@ Key = tuple[str, str]  # metric, score column
 LOWER = ("reward_ties", "wrong_in_language", "wrong_elsewhere", "right_elsewhere", "truncated")  # the lower the better
 NEITHER = ("tokens", "characters", "bytes", "content_bytes", "byte_premium", "tokens_per_character")
 DIGITS = 3
+PATIENCE_S = 600  # of one who waits for others to have written the results
 
 
 @dataclasses.dataclass
@@ -37,11 +39,11 @@ class Outcome:
     trial: int | None = None
 
 
-def outcome(the_store: store.Store, variant: Mapping[str, Any], artifacts: Mapping[str, str]) -> Outcome:
+def outcome(run_dir: Path, the_store: store.Store, variant: Mapping[str, Any], artifacts: Mapping[str, str]) -> Outcome:
     """`variant`: an entry of `variants` in plan.json; `artifacts`: name of a step -> its artifact."""
     own = {step: artifacts[name] for step, name in variant["steps"].items()}
     rows, evaluations = measured(the_store, own)
-    state, why = _state(the_store, variant, artifacts)
+    state, why = _state(run_dir, the_store, variant, artifacts)
     return Outcome(variant["label"], variant["values"], variant["overrides"], state, why, rows, evaluations, variant.get("trial"))
 
 
@@ -57,7 +59,7 @@ def measured(the_store: store.Store, artifacts: Mapping[str, str]) -> tuple[dict
     return rows, evaluations
 
 
-def _state(the_store: store.Store, variant: Mapping[str, Any], artifacts: Mapping[str, str]) -> tuple[str, str]:
+def _state(run_dir: Path, the_store: store.Store, variant: Mapping[str, Any], artifacts: Mapping[str, str]) -> tuple[str, str]:
     left = [n for n in variant["steps"].values() if not (the_store.root / artifacts[n] / "manifest.json").is_file()]
     if not left or variant.get("state"):
         return variant.get("state") or "done", variant.get("why") or ""
@@ -65,6 +67,8 @@ def _state(the_store: store.Store, variant: Mapping[str, Any], artifacts: Mappin
         told = the_store.root / f"{artifacts[name]}.partial" / "outcome.json"
         if told.is_file() and (said := store.read_json(told))["status"] != stage.STOPPED:
             return "failed", f"{name}: {said['message']}"
+        if (page := slurm.failed_file(run_dir / "slurm", name)).is_file():  # it could not say so itself
+            return "failed", page.read_text(encoding="utf-8").partition("\n")[0]
     return "unfinished", f"waits for {left[0]}"
 
 
@@ -130,15 +134,15 @@ def told(row: Mapping) -> str:
 def content(run_dir: Path, the_store: store.Store, metric: str | None, direction: str | None) -> dict[str, Any]:
     """All that is shown of a sweep, as JSON types.
 
-    Raises: UserError for a metric that no variant has.
+    Raises: UserError for a metric that no variant has, though others are there.
     """
     from mlalign.sweep import effects
 
     told_ = store.read_json(run_dir / "plan.json")
     artifacts = {s["step"]: s["artifact"] for s in told_["steps"]}
-    outcomes = [outcome(the_store, v, artifacts) for v in told_["variants"]]
+    outcomes = [outcome(run_dir, the_store, v, artifacts) for v in told_["variants"]]
     found = list(dict.fromkeys(k for o in outcomes for k in o.rows))
-    key = choose(metric, found)
+    key = choose(metric, found) if found else ((metric or headline.LEADING[0]).partition(":")[0], "")
     fewer = lower_is_better(key[0], direction)
     ranked = sorted((o for o in outcomes if _value(o, key) is not None), key=lambda o: _value(o, key) or 0.0, reverse=not fewer)
     complete = [o for o in ranked if o.state == "done"] or ranked
@@ -184,7 +188,7 @@ def _confidence(the_store: store.Store, outcomes: Sequence[Outcome], key: Key) -
 
 def publish(run_dir: Path, the_store: store.Store, metric: str | None, direction: str | None) -> dict[str, Any]:
     """Write the results of a sweep beside its plan.json; returns their content. Of several that do so at a time the last sees the most."""
-    with claims.claim_in_turn(run_dir, "results"):
+    with claims.claim_in_turn(run_dir, "results", PATIENCE_S):
         found = collect.public(content(run_dir, the_store, metric, direction))
         _write(run_dir, found)
     return found

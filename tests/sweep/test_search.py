@@ -1,10 +1,10 @@
 """What a search proposes and refuses; that a broken one goes on as an unbroken one would."""
 
 import pytest
-from optuna.trial import TrialState
 
 from mlalign.errors import UserError
 from mlalign.sweep import grid, search, space
+from mlalign.sweep.proposals import Proposals
 
 RECIPE = "recipe=reuse_your_rewards"
 SPACE = ("beta=tag(log,interval(0.01,1))", "n=int(interval(2,8))", "loss=choice(sigmoid,ipo)", "epochs=range(1,4)")
@@ -56,40 +56,88 @@ def test_a_trial_goes_round_by_round(tmp_path):
         seen.add(node.artifact)
 
 
-def proposals(root, n, broken):
-    """The first n proposals where accuracy is worked out from the settings; at the places in `broken` a new process takes over."""
+def opened(root, *argv, trials):
+    """The proposals of a search as a new process finds them."""
+    made = searching(root, *argv, trials=trials)
+    made.probed.run_dir.mkdir(parents=True, exist_ok=True)
+    return Proposals(made.probed.run_dir, made.asked, made.planner, made.wanted, minimize=False)
+
+
+def carried_out(root, n, *, parallel=1, broken=(), fails=()):
+    """All settings in their order, where accuracy is worked out from them. In batches that begin with a trial in `broken` a process dies: before
+    anything of it is told; trials in `fails` fail, once."""
     root.mkdir()
-    made, found = None, []
-    while len(found) < n:
-        if made is None or len(found) in broken:
-            made = searching(root, *SPACE, trials=n)
-            made.probed.run_dir.mkdir(parents=True, exist_ok=True)
-            if len(found) in broken:  # the last one died while a trial was under way
-                study = made._open()
-                made._ask(study)
-                made = searching(root, *SPACE, trials=n)
-            study = made._open()
-        (trial,) = made._ask(study)
-        study.tell(trial, 1 - abs(trial.params["beta"] - 0.2) + (trial.params["loss"] == "ipo") / 9)
-        made.trials.append(search._Trial(made._plan(trial.params)))
-        found.append(trial.params)
+    argv = (*SPACE, f"search.parallel={parallel}")
+    found, left = opened(root, *argv, trials=n), {*broken}
+    while batch := found.batch():
+        first = found.trials.index(batch[0])
+        if first in left:
+            left.remove(first)
+            found = opened(root, *argv, trials=n)
+            continue
+        for trial in batch:
+            if found.trials.index(trial) in fails:
+                trial.state, trial.why = "failed", "no memory"
+            found.tell(trial, 1 - abs(trial.params["beta"] - 0.2) + (trial.params["loss"] == "ipo") / 9)
     return found
 
 
-def test_a_broken_search_proposes_what_an_unbroken_one_would(tmp_path):
-    whole = proposals(tmp_path / "whole", 14, ())
-    assert proposals(tmp_path / "broken", 14, (3, 12)) == whole
-    assert len({p["beta"] for p in whole}) == 14  # a sampler with the same seed each time would repeat itself
+def settings(found):
+    return [(trial.params, trial.state) for trial in found.trials]
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_a_broken_search_proposes_what_an_unbroken_one_would(tmp_path, parallel):
+    whole = settings(carried_out(tmp_path / "whole", 14, parallel=parallel, fails=(2, 5)))
+    assert settings(carried_out(tmp_path / "broken", 14, parallel=parallel, broken=(4, 12), fails=(2, 5))) == whole
+    assert [state for _, state in whole].count("failed") == 2
+    assert len({p["beta"] for p, _ in whole}) == 14  # a sampler with the same seed each time would repeat itself
+
+
+def test_a_batch_that_was_broken_off_while_it_was_proposed_is_completed(tmp_path):
+    whole = settings(carried_out(tmp_path / "whole", 6, parallel=3))
+    (tmp_path / "broken").mkdir()
+    argv = (*SPACE, "search.parallel=3")
+    found = opened(tmp_path / "broken", *argv, trials=6)
+    found._propose()
+    found = opened(tmp_path / "broken", *argv, trials=6)
+    assert [t.params for t in found.batch()] == [p for p, _ in whole[:3]]
+
+
+def test_failed_trials_are_tried_again_by_the_next_command_and_keep_their_place(tmp_path):
+    before = settings(carried_out(tmp_path / "a", 5, fails=(0, 3)))
+    found = opened(tmp_path / "a", *SPACE, "search.parallel=1", trials=5)
+    assert settings(found) == before
+    assert [t.why for t in found.trials] == ["no memory", "", "", "no memory", ""]
+    while batch := found.batch():
+        for trial in batch:
+            found.tell(trial, 0.5)
+    assert settings(found) == [(params, "done") for params, _ in before]
+    assert settings(opened(tmp_path / "a", *SPACE, "search.parallel=1", trials=5)) == settings(found)
+
+
+def test_a_setting_is_proposed_once_and_a_small_space_ends(tmp_path):
+    found = opened(tmp_path, "n=choice(2,4,8)", "search.parallel=2", trials=9)
+    while batch := found.batch():
+        for trial in batch:
+            found.tell(trial, int(trial.params["n"]) / 8)
+    assert sorted(t.params["n"] for t in found.trials) == ["2", "4", "8"]
+    assert found.exhausted
+
+
+def test_a_value_that_is_no_number_is_a_failure(tmp_path):
+    found = opened(tmp_path, *SPACE, trials=1)
+    (trial,) = found.batch()
+    found.tell(trial, float("nan"))
+    assert (trial.state, trial.why) == ("failed", "the metric is not a number")
 
 
 def test_another_search_in_the_same_directory_is_refused(tmp_path):
-    made = searching(tmp_path, "beta=interval(0.01,1)", "name=x")
-    made.probed.run_dir.mkdir(parents=True)
-    made._open()
-    searching(tmp_path, "beta=interval(0.01,1)", "name=x", trials=9)._open()  # more trials are the same search
+    opened(tmp_path, "beta=interval(0.01,1)", "name=x", trials=6)
+    opened(tmp_path, "beta=interval(0.01,1)", "name=x", "launcher=slurm", trials=9)  # more trials, elsewhere: the same search
     for other in (["beta=interval(0.01,2)"], ["beta=interval(0.01,1)", "n=4"], ["beta=interval(0.01,1)", "search.seed=1"]):
         with pytest.raises(UserError, match="holds another search"):
-            searching(tmp_path, *other, "name=x")._open()
+            opened(tmp_path, *other, "name=x", trials=6)
 
 
 @pytest.mark.parametrize(
@@ -117,14 +165,3 @@ def test_plan_shows_the_search(mlalign):
     assert done.returncode == 0, done.stderr
     assert "search reuse_your_rewards_search: 7 trials for the best accuracy" in done.stdout
     assert "beta: tag(log,interval(0.01,1))" in done.stdout
-
-
-def test_several_at_a_time_differ_and_a_failed_one_is_not_proposed_again(tmp_path):
-    made = searching(tmp_path, *SPACE, trials=8)
-    made.probed.run_dir.mkdir(parents=True)
-    study, seen = made._open(), []
-    for _ in range(2):
-        for trial in made._ask(study, 4):
-            seen.append(trial.params)
-            study.tell(trial, state=TrialState.FAIL)
-    assert len({p["beta"] for p in seen}) == 8
