@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mlalign.launch import commands, ended, jobs, submit
 from mlalign.progress import describe
@@ -18,7 +19,7 @@ def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], N
     """
     shown, pause = {step.name: "done" if _done(run, step) else "" for step in steps}, float(EVERY_S[0])
     while True:
-        alive = _live(run, say)
+        alive = _live(run.folder, say)
         now = {step.name: _stand(run, step, alive) for step in steps}
         changed = [name for name in now if now[name] != shown[name]]
         for name in changed:
@@ -33,13 +34,13 @@ def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], N
     return {a: (ended.explain_lost(run.folder, last[a]) or "") if a in last else "" for a in missing}
 
 
-def _live(run: submit.Run, say: Callable[[str], None]) -> list[jobs.Live]:
+def _live(folder: Path, say: Callable[[str], None]) -> list[jobs.Live]:
     """The jobs that wait or run; an outage of the controller is waited for."""
     since = time.monotonic()
     told = False
     while True:
         try:
-            return jobs.live(run.folder)[0]
+            return jobs.live(folder)[0]
         except commands.Silent as silent:
             if time.monotonic() - since > OUTAGE_S:
                 raise

@@ -42,7 +42,10 @@ def test_what_is_done_is_not_submitted_and_what_is_queued_is_refused(slurm, run)
     assert "nothing to submit" in run.call("run", *ONLY).stdout
     assert len(run.jobs()) == 2
     assert (run.folder() / "environment.json").is_file()
-    anew = run.call("run", *ONLY, "force=rows", "launcher.wait=true")
+    held = run.call("run", *ONLY, "force=rows", "launcher.sbatch={begin: now+3}")
+    assert held.returncode == 0, held.stderr
+    anew = run.call("run", *ONLY, "launcher.wait=true")  # stays with what is in the queue
+    assert "is in the queue already" in anew.stdout and "rows: done" in anew.stdout
     assert anew.returncode == 0 and [e["step"] for e in run.jobs()] == ["rows", "prompts", "rows"], anew.stderr
 
 

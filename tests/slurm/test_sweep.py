@@ -83,13 +83,67 @@ def test_a_search_runs_its_trials_as_jobs(slurm, short):
     assert "no rows of split 'eval'" in done.stderr
     assert "trials failed; the same command tries them again" in done.stderr
     there = json.loads((short / "runs/s/results.json").read_text())
-    assert {v["values"]["split"] for v in there["variants"]} == {"eval"}
+    assert {(v["values"]["split"], v["state"]) for v in there["variants"]} == {("eval", "done"), ("train", "failed")}
     assert re.search(r"trial 2/6: .*\n(.*\n)*.*trial 3/6: ", done.stdout)
-    local = call(slurm, short, "recipe=short", "name=here", *space, "search.seed=0")
+    local = call(slurm, short, "recipe=short", "name=here", *space)
     assert [v["values"] for v in json.loads((short / "runs/here/results.json").read_text())["variants"]] == [
         v["values"] for v in there["variants"]
     ]
     assert "started" not in re.sub(r".*metrics\[.*train.*", "", local.stdout)  # what succeeded is there; what failed is tried again
+
+
+SLOW = ("recipe=short", "name=s", "n=range(4,30,4)", "metric=reward_accuracy", "search.trials=4", "search.parallel=2", "launcher=slurm")
+
+
+def begun(slurm, folder, trial):
+    """A search as a process, once this trial has jobs."""
+    command = [
+        sys.executable,
+        "-m",
+        "mlalign",
+        "run",
+        f"root={folder}",
+        f"conf_dir={folder / 'conf'}",
+        *SLOW,
+        "launcher.preamble=[sleep 2]",
+    ]
+    process = subprocess.Popen(command, env=slurm.env, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if ": waits" in line and any(line.startswith(f"trial {trial}/") for line in said):
+            return process
+    raise AssertionError("".join(said))
+
+
+def test_a_search_that_was_killed_goes_on_with_its_jobs_in_the_queue(slurm, short):
+    process = begun(slurm, short, 3)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert slurm.queue()
+    done = call(slurm, short, *SLOW)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trial 2/4" not in done.stdout and "trial 3/4" in done.stdout
+    assert set(states(short).values()) == {"done"} and len(states(short)) == 4
+    steps = [json.loads(line)["step"] for line in (short / "runs/s/slurm/jobs.jsonl").read_text().splitlines()]
+    assert len(steps) == len(set(steps)) == 16
+
+
+def test_a_cancelled_search_ends_and_a_second_one_is_refused(slurm, short):
+    process = begun(slurm, short, 1)
+    second = call(slurm, short, *SLOW)
+    assert second.returncode == 1 and "another process is at the search 's'" in second.stderr
+    cancel = [sys.executable, "-m", "mlalign", "cancel", f"root={short}", "name=s", "now=true"]
+    assert subprocess.run(cancel, env=slurm.env, check=False, capture_output=True, timeout=60).returncode == 0
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, said
+    assert "stopped; the same command goes on with this search" in said
+    assert "trial 3/4" not in said
+    assert not slurm.queue() and not list((short / "runs/s/slurm").glob("*.failed.txt"))
+    done = call(slurm, short, *SLOW)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(states(short).values()) == {"done"} and len(states(short)) == 4
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -105,8 +106,6 @@ def test_differences_to_the_best_are_paired(swept):
 
 
 def test_without_rows_the_bounds_come_from_the_tables(swept, tmp_path):
-    import shutil
-
     root = tmp_path / "moved"
     shutil.copytree(swept, root)
     for path in (root / "store").glob("generate-*"):
@@ -118,6 +117,20 @@ def test_without_rows_the_bounds_come_from_the_tables(swept, tmp_path):
     assert level["low"] == pytest.approx(sum(r["low"] for r in rows) / 2, abs=1e-5)
     assert level["effect_low"] is None
     assert found["statistics"]["behind"][0]["low"] is None
+
+
+def test_a_sweep_in_which_nothing_was_measured_has_its_page(swept, tmp_path):
+    """Also what Slurm ended, which could not say so itself, has failed."""
+    folder = tmp_path / "runs/x"
+    (folder / "slurm").mkdir(parents=True)
+    shutil.copy(swept / "runs/x/plan.json", folder)
+    (folder / "slurm/policy[lost].failed.txt").write_text("policy[lost] ended with status 137: job 7 on n1\nmore\n")
+    found = results.publish(folder, store.Store(tmp_path / "store"), "accuracy", None)
+    assert [v["state"] for v in found["variants"]] == ["unfinished"] * 4 + ["failed"]
+    assert found["variants"][-1]["why"] == "policy[lost] ended with status 137: job 7 on n1"
+    assert "No variant has been measured." in (folder / "results.md").read_text()
+    pytest.importorskip("html5lib").HTMLParser(strict=True).parse((folder / "results.html").read_text())
+    assert results.publish(folder, store.Store(tmp_path / "store"), None, None)["best"] is None
 
 
 def test_levels_of_many_kinds_are_told_apart():
