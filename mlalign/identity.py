@@ -1,5 +1,6 @@
 """What identifies something that mlalign did not make: the digest of local files, or a hub id with its commit."""
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -36,9 +37,11 @@ class Digests:
         return fingerprint({str(p.relative_to(path)): self.file(p) for p in files})
 
     def save(self) -> None:
+        """Remember what was hashed, where that can be written: a plan needs no disk."""
         if self._changed:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._file, self._known)
+            with contextlib.suppress(OSError):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self._file, self._known)
 
 
 def looks_local(path: str) -> bool:

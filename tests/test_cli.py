@@ -22,6 +22,15 @@ def check_refused(done, *told):
     return done.stderr.strip().splitlines()
 
 
+@pytest.mark.parametrize("more", [[], ["launcher=slurm"], ["n=2,4", "-m"], ["n=choice(2,4)", "search.trials=2", "metric=accuracy"]])
+def test_a_root_that_cannot_be_made_is_told(mlalign, tmp_path, more):
+    (tmp_path / "file").write_text("")
+    done = mlalign("run", "recipe=reuse_your_rewards", "engine=transformers", f"root={tmp_path / 'file'}", *more)
+    assert done.returncode == 1
+    assert "cannot be made (Not a directory); choose another root=" in done.stderr
+    assert "Traceback" not in done.stderr and "waits for" not in done.stdout
+
+
 def test_help_names_every_command_and_stage(mlalign):
     done = mlalign("--help")
     assert done.returncode == 0

@@ -51,8 +51,9 @@ def _grid(planned: Plan, metric: str | None, direction: str | None) -> int:
     try:
         status = run.run(planned, board)
     except UserError:
-        board.close()
-        tell(planned, metric, direction)
+        if (planned.run_dir / "plan.json").is_file():  # something was begun
+            board.close()
+            tell(planned, metric, direction)
         raise
     board.close()
     tell(planned, metric, direction)
