@@ -78,7 +78,7 @@ class Proposals:
         while n_new > 0 and not self.exhausted:
             found += self._propose()
             n_new -= 1
-        return found
+        return found or (self.batch() if self._lost else [])
 
     def tell(self, trial: Trial, value: float | None = None) -> None:
         """What came of a trial: a value, or by its state that it was pruned or has failed."""

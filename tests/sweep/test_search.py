@@ -125,6 +125,17 @@ def test_a_setting_is_proposed_once_and_a_small_space_ends(tmp_path):
     assert found.exhausted
 
 
+def test_in_a_small_space_what_failed_is_tried_again_too(tmp_path):
+    found = opened(tmp_path, "n=choice(2,4)", "search.parallel=1", trials=9)
+    while batch := found.batch():
+        batch[0].state = "failed" if batch[0].params["n"] == "2" else "running"
+        found.tell(batch[0], 0.5)
+    found = opened(tmp_path, "n=choice(2,4)", "search.parallel=1", trials=9)
+    (again,) = found.batch()
+    assert again.params == {"n": "2"}
+    assert found.batch() == []
+
+
 def test_a_value_that_is_no_number_is_a_failure(tmp_path):
     found = opened(tmp_path, *SPACE, trials=1)
     (trial,) = found.batch()
