@@ -27,7 +27,7 @@ class Sent:
 def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
     """Submit what is neither done nor queued; with `launcher.wait` stay until it has ended. Returns the exit status."""
     selected = run_dir.selection(plan)
-    sent = send(plan, launcher, selected["run"], display, anew=selected["anew"])
+    sent = send(plan, launcher, selected["run"], display, anew=selected["anew"], go_on=True)
     if sent.before and not sent.new:
         there = f"all that is left of run {plan.name!r} is in the queue already"
         if not launcher.wait:
@@ -44,20 +44,27 @@ def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
     return 1 if lost else 0
 
 
-def send(plan: Plan, launcher: launchers.Slurm, names: Collection[str], display: Display, *, anew: Collection[str] = ()) -> Sent:
-    """Submit those of these steps that are neither done nor queued; what is to be computed `anew` is put aside before.
+def send(
+    plan: Plan, launcher: launchers.Slurm, names: Collection[str], display: Display, *, anew: Collection[str] = (), go_on: bool = False
+) -> Sent:
+    """Submit those of these steps that are neither done nor queued; what is to be computed `anew` is put aside before. With `go_on` an
+    earlier `mlalign cancel` is over.
 
     Raises: UserError as `submit.submit` and `submit.refuse_queued` do, and for a damaged artifact.
     """
     queue = of_plan(plan, launcher)
     with jobs.alone(queue.folder):
-        all_done = all(step.done for step in steps(plan))
+        found = steps(plan)
         before = submit.refuse_queued(queue, [n.artifact for n in plan.nodes], anew=bool(anew))
         run_dir.open_run(plan)
-        if all_done:
+        if go_on:
+            jobs.go_on(queue.folder)
+        if all(step.done for step in found):
             (plan.run_dir / "forced.json").unlink(missing_ok=True)
-        run_dir.force(plan, anew)
-        wanted = [step for step in steps(plan) if step.name in names]
+        if anew:
+            run_dir.force(plan, anew)
+            found = steps(plan)
+        wanted = [step for step in found if step.name in names]
         return Sent(queue, wanted, submit.submit(queue, wanted, before, display.line), before)
 
 

@@ -47,7 +47,7 @@ def run_some(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: 
     if not isinstance(launcher, launchers.Slurm):
         run_dir.open_run(plan)
         return _here(plan, nodes, among, display)
-    folder, names = queued.of_plan(plan, launcher).folder, {n.name for n in nodes}
+    folder, names = plan.run_dir / "slurm", {n.name for n in nodes}
     if jobs.cancelled(folder):
         return stage.STOPPED, {}
     lost = queued.follow(queued.send(plan, launcher, names, display), display)

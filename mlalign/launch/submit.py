@@ -118,7 +118,6 @@ def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Ca
     (run.folder / "logs").mkdir(parents=True, exist_ok=True)
     source = snapshot.take(run.folder, clean=run.cfg.source == "commit")
     snapshot.record(run.folder)
-    jobs.go_on(run.folder)
     _submit_all(run, [(step, run.job(step, source)) for step in todo], queued)
     return todo
 

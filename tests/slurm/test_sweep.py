@@ -146,6 +146,33 @@ def test_a_cancelled_search_ends_and_a_second_one_is_refused(slurm, short):
     assert set(states(short).values()) == {"done"} and len(states(short)) == 4
 
 
+def test_a_search_in_which_nothing_succeeds_ends_early(slurm, short):
+    space = ("n=range(4,30,4)", "split=train", "metric=reward_accuracy", "search.trials=6", "search.parallel=2")
+    done = call(slurm, short, "recipe=short", "name=s", *space, "launcher=slurm")
+    assert done.returncode == 1
+    assert "2 of 2 trials failed, so the search has ended early" in done.stderr
+    assert "trial 3/6" not in done.stdout
+    assert set(states(short).values()) == {"failed"}
+    assert "No variant has been measured." in (short / "runs/s/results.md").read_text()
+
+
+def test_a_step_of_one_variant_is_cancelled_alone(slurm, short):
+    """While its preamble runs: signals count from the first line of a job."""
+    done = call(
+        slurm, short, "recipe=short", "n=6,12", "-m", "name=s", "metric=reward_accuracy", "launcher=slurm", "launcher.preamble=[sleep 3]"
+    )
+    assert done.returncode == 0, done.stderr
+    jobs = {e["step"]: e["job"] for e in map(json.loads, (short / "runs/s/slurm/jobs.jsonl").read_text().splitlines())}
+    slurm.wait(jobs["verdicts[n=6]"], "RUNNING")
+    cancel = [sys.executable, "-m", "mlalign", "cancel", f"root={short}", "name=s", "step=verdicts[n=6]"]
+    said = subprocess.run(cancel, env=slurm.env, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert "asked to save its state and end" in said
+    until(lambda: not slurm.queue(), "the end of all jobs", 120)
+    assert states(short) == {"n=6": "unfinished", "n=12": "done"}
+    assert not list((short / "runs/s/slurm").glob("*.failed.txt"))
+    assert "what it has saved is kept" in "".join(p.read_text() for p in (short / "runs/s/slurm/logs").glob("verdicts[[]n=6*"))
+
+
 @pytest.mark.long
 def test_twelve_variants(slurm, tmp_path):
     """Three betas and four source languages, as in tests/sweep, with the artifacts and the results of the local launcher."""
