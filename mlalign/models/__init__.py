@@ -1,0 +1,1 @@
+"""Opening models and tokenizers, and turning messages into their text: the only places that do."""
