@@ -7,15 +7,14 @@ Compute nodes often have no network. So everything is fetched on a login node in
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from mlalign.engine.models import ON_THE_HUB
 from mlalign.identity import hub_cache
 from mlalign.plan import Node, Plan
 
-HUB_IDENTITY = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 # sacrebleu's tokenizers that bring a model from the network
 SACREBLEU = ("flores101", "flores200", "spm", "spBLEU-1K")
@@ -122,7 +121,7 @@ def _identities(value: Any) -> Iterator[tuple[str, str]]:
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, list):
             yield from _identities(item)
-        elif isinstance(item, str) and (match := HUB_IDENTITY.fullmatch(item)):
+        elif isinstance(item, str) and (match := ON_THE_HUB.fullmatch(item)):
             yield match[1], match[2]
 
 

@@ -1,55 +1,25 @@
 """What identifies something that mlalign did not make: the digest of local files, or a hub id with its commit."""
 
-import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlalign.digests import HEX, Digests, tree
 from mlalign.engine.chat import TOKENIZER_FILES
+from mlalign.engine.models import ON_THE_HUB
 from mlalign.errors import UserError
-from mlalign.store import fingerprint, read_json, sha256, write_json
+from mlalign.store import MANIFEST, read_json, read_manifest
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class Digests:
-    """SHA-256 of files, remembered by (path, size, mtime) in `STORE/.digests.json`: a 16 GB model is hashed once."""
-
-    def __init__(self, store_root: Path):
-        self._file = store_root / ".digests.json"
-        self._known = read_json(self._file) if self._file.is_file() else {}
-        self._changed = False
-
-    def file(self, path: Path) -> str:
-        stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        if key not in self._known:
-            self._known[key] = sha256(path)
-            self._changed = True
-        return self._known[key]
-
-    def path(self, path: Path) -> str:
-        """The digest of a file, or of all files below a directory with their relative names (hidden ones left out)."""
-        if path.is_file():
-            return self.file(path)
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.relative_to(path).parts))
-        return fingerprint({str(p.relative_to(path)): self.file(p) for p in files})
-
-    def save(self) -> None:
-        """Remember what was hashed, where that can be written: a plan needs no disk."""
-        if self._changed:
-            with contextlib.suppress(OSError):
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self._file, self._known)
-
 
 def looks_local(path: str) -> bool:
     return path.startswith(("/", ".", "~")) or Path(path).exists()
 
 
-def of_external(value: Mapping, digests: Digests, key: str) -> dict:
-    """An external input (`{path, revision}`) with absolute path and `identity`.
+def of_external(value: Mapping, digests: Digests, key: str, above: tuple[Path, ...] = ()) -> dict:
+    """An external input (`{path, revision}`) with absolute path and `identity`; `above` are the adapters that stand on it.
 
     Raises: UserError if a local path does not exist, or no commit is known for a hub id.
     """
@@ -59,25 +29,34 @@ def of_external(value: Mapping, digests: Digests, key: str) -> dict:
     path = Path(given).expanduser().absolute()
     if not path.exists():
         raise UserError(f"{key}: there is no file or directory {path}")
-    if (path / "manifest.json").is_file():
-        return {**value, "path": str(path.resolve()), "identity": read_json(path / "manifest.json")["content_digest"]}
+    if (path / MANIFEST).is_file():
+        return {**value, "path": str(path.resolve()), "identity": read_manifest(path)["content_digest"]}
     if (path / "adapter_config.json").is_file():
-        return {**value, "path": str(path), "identity": [digests.path(path), _of_base(path, digests, key)]}
+        return {**value, "path": str(path), "identity": [digests.path(path), _of_base(path, digests, key, above)]}
     return {**value, "path": str(path), "identity": digests.path(path)}
 
 
-def _of_base(adapter: Path, digests: Digests, key: str) -> str:
+def _of_base(adapter: Path, digests: Digests, key: str, above: tuple[Path, ...]) -> str:
     """The identity of the base that an adapter names."""
-    named = read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
-    beside = adapter / named
-    return of_external({"path": str(beside if beside.is_dir() else named)}, digests, f"{key} (the base of {adapter.name})")["identity"]
+    if adapter.resolve() in above:
+        raise UserError(f"{key}: {adapter} names itself as its base; put the base model's path into its adapter_config.json")
+    base, key = base_of(adapter, key), f"{key} (the base of {adapter.name})"
+    return of_external({"path": base}, digests, key, (*above, adapter.resolve()))["identity"]
+
+
+def base_of(adapter: Path, key: str) -> str:
+    """What an adapter stands on: a folder relative to its own, another path, or a hub id. Raises: UserError if it names nothing."""
+    told = read_json(adapter / "adapter_config.json")
+    named = told.get("base_model_name_or_path") if isinstance(told, dict) else None
+    if not isinstance(named, str) or not named:
+        raise UserError(f"{key}: {adapter / 'adapter_config.json'} names no base_model_name_or_path; save the adapter with PEFT again")
+    return str(adapter / named) if (adapter / named).is_dir() else named
 
 
 def check_kind(path: Path, kind: str, key: str) -> list[str]:
     """What keeps a local path from standing in a slot of this kind (`rows`, `model`, `scorer`, `any`), as messages."""
-    manifest = path / "manifest.json"
-    if manifest.is_file():
-        made, wanted = read_json(manifest)["kind"], {"rows": ("rows", "scores"), "model": ("model",), "scorer": ("model",)}.get(kind)
+    if (path / MANIFEST).is_file():
+        made, wanted = read_manifest(path)["kind"], {"rows": ("rows", "scores"), "model": ("model",), "scorer": ("model",)}.get(kind)
         return [f"{key}: {path} holds {made}, but this needs {' or '.join(wanted)}"] if wanted and made not in wanted else []
     if kind == "rows":
         return (
@@ -107,6 +86,27 @@ def hub_commit(repository: str, revision: str | None, key: str) -> str:
     if cached.is_file():
         return f"{repository}@{cached.read_text().strip()}"
     return f"{repository}@{_ask_hub(repository, revision, key)}"
+
+
+def hub_snapshot(identity: str) -> Path | None:
+    """The folder of the local cache for `REPOSITORY@COMMIT`; None if it is not there."""
+    match = ON_THE_HUB.fullmatch(identity)
+    assert match
+    folder = hub_cache() / f"models--{match[1].replace('/', '--')}" / "snapshots" / match[2]
+    return folder if folder.is_dir() else None
+
+
+def snapshot_damages(folder: Path, digests: Digests) -> list[str]:
+    """Files of a snapshot whose content is not that of their names in the cache, which are SHA-256, or git's SHA-1 of small ones."""
+    files = {p: p.resolve().name for p in tree(folder).values()}
+    large = digests.files(p for p, name in files.items() if HEX.fullmatch(name))
+    wrong = [p for p, digest in large.items() if digest != files[p]]
+    wrong += [p for p, name in files.items() if COMMIT.fullmatch(name) and _git_blob(p.read_bytes()) != name]
+    return [f"{p} was changed after it was fetched" for p in wrong]
+
+
+def _git_blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def hub_cache() -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -9,11 +10,13 @@ from typing import Any
 
 import reward_models
 from mlalign import config, identity, languages, schema, stage, store
+from mlalign.digests import Digests, of_store
 from mlalign.engine.models import models_in, with_models
 from mlalign.errors import UserError, nearest
 from mlalign.launch import resources
 from mlalign.mistakes import told_once
 from mlalign.recipe import Ref, Resolve, Step, unroll
+from reward_models.jobs.identity import NOT_CONTENT
 
 KIND_OF_SLOT = {"model": ("model",), "rows": ("rows", "scores"), "scorer": ("model",)}
 
@@ -30,6 +33,7 @@ class Node:
     resources: dict[str, Any]
     fingerprint: str
     missing: list[str]
+    read: dict[str, Any]  # what the plan read of files outside the store: `files` (path -> SHA-256), and `config` (key -> fingerprint)
     variant: str = ""  # of a sweep: the settings that this step does not share with all variants, `beta=0.05`
 
     @property
@@ -115,7 +119,7 @@ def build(settings: config.Settings) -> Plan:
     if settings.use:
         steps = _stand_in(steps, settings.use)
     root = Path(str(settings.root["root"])).expanduser().absolute()
-    digests = identity.Digests(root / "store")
+    digests = of_store(root / "store")
     planner = _Planner(settings, digests, errors)
     for step in steps:
         planner.add(step)
@@ -220,7 +224,7 @@ def _upstream(steps: list[Step], ends: set[str]) -> list[Step]:
 @dataclasses.dataclass
 class _Planner:
     settings: config.Settings
-    digests: identity.Digests
+    digests: Digests
     errors: list[str]
     nodes: dict[str, Node] = dataclasses.field(default_factory=dict)
 
@@ -233,6 +237,11 @@ class _Planner:
             return
         slots_fit = self._check_slots(step, module, key)
         cfg = schema.build(module.Config, self._layers(step, module, key), f"{key}.config", self.errors)
+        with self.digests.recording() as files:
+            self._add(step, module, cfg, key, slots_fit, files)
+
+    def _add(self, step: Step, module: ModuleType, cfg: Any, key: str, slots_fit: bool, files: dict[str, str]) -> None:
+        """Resolve inputs and fingerprint; `files` fills with the digests of what is read for that."""
         inputs = {slot: self._input(v, module, slot, f"{key}.inputs.{slot}") for slot, v in step.inputs.items()}
         whole = all(self._ready(v) for v in inputs.values()) and all(g in self.nodes for g in step.guards)
         if not slots_fit or cfg is None or not whole:
@@ -240,12 +249,14 @@ class _Planner:
         guards = [self._artifact(g) for g in step.guards]
         asked = self._resources(step, module, key)
         missing = _missing_packages(module, cfg, key)
-        hashed = self._hashed(module, cfg, key)
+        own = self._own_identity(module, cfg, key)
+        hashed = schema.hashed(cfg) | own
         prints = {slot: [self._print_of(v, module, slot) for v in (i if isinstance(i, list) else [i])] for slot, i in inputs.items()}
         stops = [self.nodes[g["step"]].fingerprint for g in guards]
         identity_ = {"stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints, "guards": stops}
         print_ = store.fingerprint(identity_)
-        self.nodes[step.name] = Node(step, module, cfg, inputs, guards, asked, print_, missing)
+        read = {"files": files, "config": {name: store.fingerprint({name: value}) for name, value in own.items()}}
+        self.nodes[step.name] = Node(step, module, cfg, inputs, guards, asked, print_, missing, read)
 
     @staticmethod
     def _ready(value: Any) -> bool:
@@ -355,24 +366,32 @@ class _Planner:
         self.errors.extend(resources.problems(out, f"{key}.resources", **whole))
         return out
 
-    def _hashed(self, module: ModuleType, cfg: Any, key: str) -> dict:
-        """What of a configuration is fingerprinted; a stage's `identity` puts the digests of files in the place of paths."""
-        hashed = schema.hashed(cfg)
-        if hasattr(module, "identity"):
-            try:
-                hashed |= module.identity(cfg, self.digests.path)
-            except UserError as error:
-                self.errors.extend(f"{key}.config.{m}" for m in error.messages)
-        return hashed
+    def _own_identity(self, module: ModuleType, cfg: Any, key: str) -> dict:
+        """What a stage's `identity` fingerprints in the place of configured values: the digests of files where paths stand."""
+        try:
+            return module.identity(cfg, self.digests.path) if hasattr(module, "identity") else {}
+        except UserError as error:
+            self.errors.extend(f"{key}.config.{m}" for m in error.messages)
+            return {}
 
     def _print_of(self, value: Mapping, module: ModuleType, slot: str) -> Any:
         """What an input adds to a fingerprint. Names matter where a stage writes them down (columns, tables)."""
         if "artifact" not in value:
             own = {k: v for k, v in value.items() if k != "path" or "identity" not in value}
-            return {k: with_models(v, self._print_of_model) for k, v in own.items()}
+            return {k: self._with_files(with_models(v, self._print_of_model), k) for k, v in own.items()}
         named = module.SLOTS[slot].rstrip("?*") in ("scorer", "any")
         names = {"step": value["step"], "binding": value.get("binding")} if named else {}
         return {"fingerprint": self.nodes[value["step"]].fingerprint, **names}
+
+    def _with_files(self, value: Any, name: str) -> Any:
+        """A scorer's settings in which files that they name, such as a judge's prompt, stand by their content."""
+        if isinstance(value, Mapping):
+            return {k: self._with_files(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._with_files(v, name) for v in value]
+        is_path = isinstance(value, str) and name not in NOT_CONTENT and (os.sep in value or bool(Path(value).suffix))
+        place = Path(value).expanduser() if is_path else None
+        return {"sha256": self.digests.file(place)} if place and len(value) < 4096 and place.is_file() else value
 
     def _print_of_model(self, model: Mapping) -> dict:
         """What a model that a scorer's settings name adds to a fingerprint."""

@@ -97,13 +97,19 @@ def shard_name(language: str, split: str, index: int) -> str:
 
 
 def shards(path: Path, split: str | None = None, languages: Sequence[str] | None = None) -> list[Path]:
-    """The shard files of a rows artifact in a fixed order, optionally of one split and some prompt languages only."""
-    folder = Path(path) / "rows"
+    """The shard files of a rows artifact in a fixed order, optionally of one split and some prompt languages only.
+
+    Of a finished artifact they are those that its manifest lists: a file that was put beside them is not read.
+    """
+    from mlalign.store import listed
+
+    folder, files = Path(path) / "rows", listed(Path(path))
     if not folder.is_dir():
         from mlalign.errors import UserError
 
         raise UserError(f"{path}: holds no rows (no folder {folder.name}/); give a rows artifact, or bring files in with `mlalign prepare`")
-    return [p for p in sorted(folder.glob("*.parquet")) if _wanted(p, split, languages)]
+    found = sorted(p for p in folder.glob("*.parquet") if files is None or f"rows/{p.name}" in files)
+    return [p for p in found if _wanted(p, split, languages)]
 
 
 def _wanted(path: Path, split: str | None, languages: Sequence[str] | None) -> bool:

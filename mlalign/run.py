@@ -138,7 +138,7 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
 
 
 def _outcome(final: Path) -> str:
-    manifest = store.read_json(final / "manifest.json")
+    manifest = store.read_manifest(final)
     if manifest["status"] == "skipped":
         return f"skipped ({manifest['skipped_because']})"
     kept, dropped = sum(manifest["rows_by_language"].values()), sum(sum(by.values()) for by in manifest["dropped"].values())

@@ -83,7 +83,7 @@ def frozen(plan: Plan, node: Node) -> dict[str, Any]:
     about = {"about": plan.settings.about} if node.step.stage == "report" else {}
     return {
         "step": node.step.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
-        "inputs": node.inputs, "guards": node.guards, "resources": node.resources,
+        "inputs": node.inputs, "guards": node.guards, "read": node.read, "resources": node.resources,
         "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round, "step": node.name, **about}, "git_commit": _commit(),
     }  # fmt: skip
 

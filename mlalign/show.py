@@ -37,6 +37,7 @@ def show_plan(plan: Plan) -> str:
         rows.append(
             [node.name, node.step.stage, now + (f" ({why})" if why else ""), node.resources.get("devices", 1), node.artifact, inputs]
         )
+    plan.store.digests.save()
     lines = [
         f"recipe {plan.recipe}, run {plan.name}, languages {', '.join(plan.settings.root['languages'] or []) or 'those of the data'}",
         "",
@@ -72,7 +73,7 @@ def final_table(plan: Plan) -> str:
         path = plan.store.root / node.artifact / "manifest.json"
         if not path.is_file():
             continue
-        manifest = store.read_json(path)
+        manifest = store.read_manifest(path.parent)
         kept, dropped = sum(manifest["rows_by_language"].values()), sum(sum(by.values()) for by in manifest["dropped"].values())
         seconds = manifest["finished"] - manifest["started"]
         rows.append([node.name, node.step.stage, manifest["status"], kept or "", dropped or "", f"{seconds:.1f} s"])

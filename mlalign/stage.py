@@ -13,18 +13,19 @@ A stage is one module in `mlalign/stages/` with
 `packages(cfg) -> list[str]`, optional, names the packages that `run` will import.
 """
 
+import dataclasses
 import importlib
 import os
 import pkgutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlalign.engine.models import Model, local_model, with_models
+from mlalign.engine.models import Model, commit_of, local_model, with_models
 from mlalign.errors import UserError, nearest
-from mlalign.store import Artifact, Store, Tally, read_json, write_json
+from mlalign.store import MANIFEST, Artifact, Store, Tally, has, read_json, read_manifest, write_json
 
 STOPPED = 75  # exit status of a step that saved its state because it was asked to stop (EX_TEMPFAIL)
 NOTHING_TO_DO = 3  # exit status of beginning a step whose artifact is complete
@@ -67,7 +68,7 @@ class Inputs:
     def artifacts(self, slot: str) -> list[Artifact]:
         """The artifacts in a slot, without those of skipped steps."""
         found = [a if isinstance(a, Artifact) else Artifact(Path(a["path"])) for a in self.all(slot)]
-        return [a for a in found if not (a.path / "manifest.json").exists() or not a.skipped]
+        return [a for a in found if not (a.path / MANIFEST).exists() or not a.skipped]
 
     def rows(self, slot: str) -> Path:
         return self.artifact(slot).path
@@ -90,8 +91,8 @@ class Inputs:
         """Where the rows and scores of all slots came from in the end (`source`, `licence`, …), each source once."""
         given = [value for slot in self._slots for value in self.all(slot)]
         paths = [value.path if isinstance(value, Artifact) else Path(str(value.get("path", ""))) for value in given]
-        manifests = [read_json(p / "manifest.json") for p in paths if (p / "manifest.json").is_file()]
-        told = [s for m in manifests if m.get("kind") in ("rows", "scores") for s in m.get("sources", [])]
+        manifests = [read_manifest(p) for p in paths if (p / MANIFEST).is_file()]
+        told = [s for m in manifests if m["kind"] in ("rows", "scores") for s in m.get("sources", [])]
         return [source for i, source in enumerate(told) if source not in told[:i]]
 
     def opened(self, value: Mapping) -> Artifact | dict:
@@ -105,6 +106,7 @@ class Inputs:
             model = self._model(value)
             base = {"base": model.base.path} if model.base else {}
             return {"family": "classifier", "name": value.step, "path": model.path, **base, **value.binding}
+        value = _at_their_commits(value)
         if "family" not in value:  # a model directory in the place of a step
             value = {"family": "classifier", "name": value.get("step") or Path(value["path"]).name, **value}
         own = {k: with_models(v, lambda model: self._model(self.opened(model)).path) for k, v in value.items() if k != "step"}
@@ -116,18 +118,44 @@ class Inputs:
         value = selected(value)
         if isinstance(value, dict):
             return external_model(value)
-        return local_model(value.path / "model", identity=value.manifest["content_digest"])
+        return _of_artifact(value)
+
+
+def _of_artifact(artifact: Artifact) -> Model:
+    """The model in an artifact; an adapter's base on the hub at the commit that it was trained on."""
+    manifest = artifact.manifest
+    model = local_model(artifact.path / "model", identity=manifest["content_digest"])
+    if model.base is None or Path(model.base.path).is_dir():
+        return model
+    recorded = [v for value in manifest["inputs"].values() for v in (value if isinstance(value, list) else [value])]
+    commits = [commit_of(v.get("identity")) for v in recorded if v.get("path") == model.base.path]
+    return dataclasses.replace(model, base=dataclasses.replace(model.base, revision=next(iter(commits), None)))
+
+
+def _at_their_commits(settings: Any) -> Any:
+    """A scorer's settings in which models on the hub have the commit that the plan found, wherever the branch has moved since."""
+    if isinstance(settings, list):
+        return [_at_their_commits(value) for value in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    out = {key: _at_their_commits(value) for key, value in settings.items()}
+    inner = {"path": "revision", "reference": "reference_revision"}
+    named = {name: settings[key]["identity"] for key, name in inner.items() if _has_identity(settings.get(key))}
+    named |= {"revision": settings["identity"]} if isinstance(settings.get("path"), str) and "identity" in settings else {}
+    return out | {name: commit for name, value in named.items() if (commit := commit_of(value))}
+
+
+def _has_identity(value: Any) -> bool:
+    return isinstance(value, Mapping) and "identity" in value
 
 
 def selected(artifact: Artifact) -> Artifact | dict:
     """Follow `selected.json` of `select` artifacts to the artifact, or the external model, that they chose."""
-    pointer = artifact.path / "selected.json"
-    while pointer.is_file():
-        chosen = read_json(pointer)
+    while has(artifact.path, "selected.json"):
+        chosen = read_json(artifact.path / "selected.json")
         if "external" in chosen:
             return chosen["external"]
         artifact = Artifact(artifact.path.parent / chosen["artifact"], chosen["step"], chosen.get("binding", {}))
-        pointer = artifact.path / "selected.json"
     return artifact
 
 
@@ -135,7 +163,10 @@ def external_model(value: Mapping) -> Model:
     """`{path, revision, identity}` of a recipe; `path` is a directory, an artifact, a run's step, or a hub id."""
     path = Path(value["path"]).expanduser()
     identity = value.get("identity", str(path))
-    if (path / "selected.json").is_file() or (path / "model").is_dir():
+    commit = commit_of(identity)
+    if commit:  # what the plan found, wherever the branch has moved since
+        return Model(value["path"], identity, commit)
+    if has(path, "selected.json") or (path / "model").is_dir():
         chosen = selected(Artifact(path.resolve()))
         if isinstance(chosen, dict):
             return external_model(chosen)
@@ -160,6 +191,8 @@ class Output:
         self.path, self.store, self.step, self.part, self.run = path, store, step, part, dict(run or {})
         self.tally = Tally()
         self.notes: dict[str, Any] = {}
+        # Raises UserError if the step's inputs were changed since it began: called before work is kept that a later try would trust.
+        self.check_inputs: Callable[[], None] = lambda: None
         self._written = 0.0
 
     @property

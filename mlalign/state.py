@@ -25,18 +25,18 @@ def sources(told: Mapping[str, Any]) -> Iterator[dict]:
 
 def of_artifact(artifact: str, inputs: Iterable[Mapping], the_store: store.Store) -> tuple[str, str]:
     path = the_store.root / artifact
-    if not (path / "manifest.json").is_file():
+    if not (path / store.MANIFEST).is_file():
         begun = path.with_name(path.name + ".partial").is_dir()
         return ("partial", "begun, not finished") if begun else ("todo", "")
-    manifest = store.read_json(path / "manifest.json")
-    if wrong := store.damage(path, manifest):
+    manifest = store.read_manifest(path)
+    if wrong := store.damage(path, manifest, the_store.digests):
         return "damaged", wrong
     recorded = {d["step"]: d.get("content_digest") for d in _recorded(manifest)}
     for source in inputs:
-        now = the_store.root / source["artifact"] / "manifest.json"
-        if not now.is_file():
+        now = the_store.root / source["artifact"]
+        if not (now / store.MANIFEST).is_file():
             return "stale", f"its input {source['step']} is gone"
-        if recorded.get(source["step"]) not in (None, store.read_json(now)["content_digest"]):
+        if recorded.get(source["step"]) not in (None, store.read_manifest(now)["content_digest"]):
             return "stale", f"its input {source['step']} has other content now"
     return manifest["status"], ""
 
@@ -44,4 +44,4 @@ def of_artifact(artifact: str, inputs: Iterable[Mapping], the_store: store.Store
 def _recorded(manifest: Mapping) -> Iterator[dict]:
     for value in manifest["inputs"].values():
         for v in value if isinstance(value, list) else [value]:
-            yield from (told for told in (v, *v.get("models", ())) if "step" in told)
+            yield from (told for told in (v, *(v.get("models") or ())) if "step" in told)

@@ -26,6 +26,7 @@ import yaml
 from mlalign import claims, rows, schema, shards, stage, state, store
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, disk_problem
+from mlalign.verification import Verification
 from reward_models.jobs.provenance import versions
 
 PATIENCE_S = claims.STALE_S + 2 * claims.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
@@ -129,11 +130,11 @@ def _digests(told: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
     """Step -> content digest, for every artifact that a step reads or is guarded by."""
     found = {}
     for source in state.sources(told):
-        manifest = the_store.root / source["artifact"] / "manifest.json"
-        if not manifest.is_file():
+        path = the_store.root / source["artifact"]
+        if not (path / store.MANIFEST).is_file():
             name = source["step"]
             raise UserError(f"{told['step']}: its input {name} is not there yet; run without only=, or with from={name}")
-        found[source["step"]] = store.read_json(manifest)["content_digest"]
+        found[source["step"]] = store.read_manifest(path)["content_digest"]
     return found
 
 
@@ -169,9 +170,15 @@ def _run(told: dict, partial: Path, the_store: store.Store, part: tuple[int, int
     cfg = schema.build(module.Config, told["config"], key=f"steps.{told['step']}.config")
     output = stage.Output(partial, the_store, told["step"], part, told.get("run"))
     output.notes["started"] = time.time()
+    inputs = Verification(told, the_store)
+    if output.is_main:
+        inputs.check()
+        output.check_inputs = inputs.still
     if reason := skip_reason(told, the_store):
         return _skip(told, output, reason)
     module.run(cfg, stage.Inputs(the_store, told["inputs"]), output)
+    if output.is_main:
+        inputs.check()
     return output
 
 
@@ -179,8 +186,7 @@ def skip_reason(told: dict, the_store: store.Store) -> str | None:
     """Why a step of a loop has nothing to do: a guard of an earlier round said stop."""
     for guard in told.get("guards", []):
         path = the_store.root / guard["artifact"]
-        manifest = store.read_json(path / "manifest.json")
-        if manifest["status"] == "skipped" or store.read_json(path / "selected.json")["stop"]:
+        if store.read_manifest(path)["status"] == "skipped" or store.read_json(path / "selected.json")["stop"]:
             return f"{guard['step']} said stop"
     return None
 
@@ -196,7 +202,10 @@ def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
 
 def _publish(told: dict, output: stage.Output) -> Path:
     (output.path / "STOP").unlink(missing_ok=True)
-    final = store.finish(output.path, {**_manifest(told, output), **output.notes, "finished": time.time()})
+    manifest = {**_manifest(told, output), **output.notes, "finished": time.time()}
+    sharded = stage.load(told["stage"]).SHARDED and manifest["status"] != "skipped"
+    made = {"expected": shards.recorded(output.path), "closed": shards.FOLDERS} if sharded else {}
+    final = store.finish(output.path, manifest, **made)
     for needed_until_now in ("checkpoints", "parts"):
         shutil.rmtree(final / needed_until_now, ignore_errors=True)
     return final
@@ -223,7 +232,7 @@ def _input_digests(told: dict, the_store: store.Store) -> dict:
             own = {k: value[k] for k in ("path", "family", "revision", "identity") if isinstance(value.get(k), str | list)}
             inner = [one(m) for v in value.values() for m in models_in(v)]
             return {**own, **({"models": inner} if inner else {})}
-        manifest = store.read_json(the_store.root / value["artifact"] / "manifest.json")
+        manifest = store.read_manifest(the_store.root / value["artifact"])
         return {"step": value["step"], "fingerprint": manifest["fingerprint"], "content_digest": manifest["content_digest"]}
 
     slots = {**told["inputs"], **({"guards": told["guards"]} if told.get("guards") else {})}
@@ -237,7 +246,11 @@ def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
     sources = [] if skipped else rows.shards(stage.Inputs(output.store, told["inputs"]).rows(module.SHARDED), told["config"].get("split"))
     if shards.pending(sources, output.path):
         return None
-    with contextlib.suppress(UserError, FileNotFoundError), claims.claim(output.path, "publish"):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claims.claim(output.path, "publish"))
+        except (UserError, FileNotFoundError):
+            return None  # another task publishes, or has published
         if output.path.exists():
             output.tally = shards.total(sources, output.path)
             return _publish(told, output)

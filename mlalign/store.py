@@ -5,19 +5,29 @@ then the directory is renamed. So a directory with a `manifest.json` is complete
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import shutil
 import threading
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlalign import claims
+from mlalign import claims, digests
+from mlalign.digests import HEX
 from mlalign.errors import UserError
 
+sha256 = digests.sha256
 SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+# What a manifest must have, with the type of each value.
+SHAPE: dict[str, type | tuple[type, ...]] = {
+    "step": str, "stage": str, "kind": str, "status": str, "fingerprint": str, "inputs": dict, "rows_by_language": dict, "dropped": dict,
+    "started": (int, float), "finished": (int, float), "content_digest": str, "files": dict,
+}  # fmt: skip
 # Not part of an artifact's content: they differ between two equal computations.
 NOT_CONTENT = ("manifest.json", "config.yaml", "progress.json", "logs", "shards", "claims", "checkpoints", "parts", "STOP", "outcome.json")
 
@@ -59,6 +69,13 @@ class Tally:
         }
 
 
+def is_tally(told: Mapping) -> bool:
+    """Whether a value that was read from a file can be a Tally."""
+    named = [told.get(name, {}) for name in ("dropped", "sums")]
+    groups = all(isinstance(n, dict) and all(_are_counts(by) for by in n.values()) for n in named)
+    return groups and _are_counts(told.get("rows", {}))
+
+
 @dataclasses.dataclass(frozen=True)
 class Artifact:
     """A finished artifact: its directory, its manifest, and the step (and `foreach` binding) it was given under."""
@@ -69,7 +86,7 @@ class Artifact:
 
     @property
     def manifest(self) -> dict:
-        return read_json(self.path / "manifest.json")
+        return read_manifest(self.path)
 
     @property
     def skipped(self) -> bool:
@@ -99,6 +116,11 @@ class Store:
     def __init__(self, root: Path):
         self.root = Path(root)
 
+    @property
+    def digests(self) -> digests.Digests:
+        """Digests of files that this process, and others on this store, have hashed."""
+        return digests.of_store(self.root)
+
     def path(self, stage: str, print_: str) -> Path:
         return self.root / f"{stage}-{print_[:16]}"
 
@@ -106,7 +128,7 @@ class Store:
         return self.root / f"{stage}-{print_[:16]}.partial"
 
     def done(self, stage: str, print_: str) -> bool:
-        return (self.path(stage, print_) / "manifest.json").is_file()
+        return (self.path(stage, print_) / MANIFEST).is_file()
 
     def retire(self, stage: str, print_: str) -> None:
         """Put a finished or unfinished artifact aside so that its step is computed again.
@@ -139,35 +161,119 @@ def content_files(path: Path) -> list[Path]:
     return sorted(p for p in files if p.relative_to(path).parts[0] not in NOT_CONTENT)
 
 
-def sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def finish(partial: Path, manifest: dict) -> Path:
+def finish(partial: Path, manifest: dict, expected: Mapping[str, str] | None = None, closed: Collection[str] = ()) -> Path:
     """Describe the files, write the manifest and rename `X.partial` to `X`; returns the artifact's path.
 
-    `manifest` brings everything but `files`, `content_digest` and `schema_version`.
+    `manifest` brings everything but `files`, `content_digest` and `schema_version`. `expected` has the digests of files that were
+    recorded when they were made (name -> SHA-256); in the folders `closed` nothing else counts as content.
+    Raises: UserError for one of those that has other content by now.
     """
-    files = {str(p.relative_to(partial)): {"size": p.stat().st_size, "sha256": sha256(p)} for p in content_files(partial)}
-    digest = fingerprint({name: f["sha256"] for name, f in files.items()})
-    write_json(partial / "manifest.json", {"schema_version": SCHEMA_VERSION, **manifest, "content_digest": digest, "files": files})
+    known, expected = digests.of_store(partial.parent), expected or {}
+    found = {str(p.relative_to(partial)): p for p in content_files(partial)}
+    found = {name: p for name, p in found.items() if name in expected or PurePosixPath(name).parts[0] not in closed}
+    hashed = known.files(found.values())
+    files = {name: {"size": p.stat().st_size, "sha256": hashed[p]} for name, p in found.items()}
+    if wrong := [name for name, digest in expected.items() if name not in files or files[name]["sha256"] != digest]:
+        raise UserError(
+            f"{partial / wrong[0]}: is not what was written there; run the same command again, which computes it anew"
+        )
+    digest = content_digest(files)
+    write_json(partial / MANIFEST, {"schema_version": SCHEMA_VERSION, **manifest, "content_digest": digest, "files": files})
     final = partial.with_name(partial.name.removesuffix(".partial"))
-    if not (final / "manifest.json").is_file():
+    if not (final / MANIFEST).is_file():
         put_aside(final)  # a directory without manifest is nobody's artifact
     partial.rename(final)
+    known.moved(partial, final)
+    known.save()
     return final
 
 
-def damage(path: Path, manifest: dict) -> str | None:
-    """What is wrong with a finished artifact's files (the first thing found), or None. Rehashes only files touched later."""
+def content_digest(files: Mapping[str, Mapping]) -> str:
+    """The digest of an artifact's content from the `files` of its manifest."""
+    return fingerprint({name: told["sha256"] for name, told in files.items()})
+
+
+def read_manifest(artifact: Path) -> dict:
+    """The manifest of an artifact, of the shape that `finish` gives it.
+
+    Raises: UserError naming the file and what is wrong with it.
+    """
+    path = artifact / MANIFEST
+    told = read_json(path)
+    if problem := _malformed(told):
+        raise UserError(
+            f"{path}: is no manifest of an artifact ({problem}); compute the step that wrote it again with force=STEP, or, if it is "
+            "not mlalign's, give the file another name"
+        )
+    return told
+
+
+def _malformed(told: Any) -> str | None:
+    """What keeps a value from being a manifest."""
+    if not isinstance(told, dict):
+        return f"expected an object, found a {type(told).__name__}"
+    if missing := [key for key in SHAPE if key not in told]:
+        return f"no {missing[0]}"
+    good = {key: isinstance(told[key], kind) and not isinstance(told[key], bool) for key, kind in SHAPE.items()}
+    if all(good.values()):
+        good["rows_by_language"] = _are_counts(told["rows_by_language"])
+        good["dropped"] = all(_are_counts(by) for by in told["dropped"].values())
+        slots = [v for value in told["inputs"].values() for v in (value if isinstance(value, list) else [value])]
+        good["inputs"] = all(isinstance(value, dict) for value in slots)
+        good["files"] = all(_is_file_entry(name, entry) for name, entry in told["files"].items())
+    wrong = next((key for key, is_good in good.items() if not is_good), None)
+    return wrong and f"{wrong}: not what belongs there, but {json.dumps(told[wrong], ensure_ascii=True)[:80]}"
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(n, int | float) for n in value.values())
+
+
+def _is_file_entry(name: str, entry: Any) -> bool:
+    """`{size, sha256}` under a name that stays within the artifact."""
+    inside = bool(name) and not name.startswith("/") and ".." not in PurePosixPath(name).parts
+    return inside and isinstance(entry, dict) and isinstance(entry.get("size"), int) and bool(HEX.fullmatch(str(entry.get("sha256"))))
+
+
+def listed(artifact: Path) -> dict[str, dict] | None:
+    """Name -> {size, sha256} of the files of a finished artifact; None for a folder without a manifest."""
+    seen = digests.signature(artifact / MANIFEST)
+    return _listed(artifact, seen) if seen else None
+
+
+@functools.lru_cache(64)
+def _listed(artifact: Path, _signature: str) -> dict[str, dict]:
+    files: dict[str, dict] = read_manifest(artifact)["files"]
+    return files
+
+
+def has(artifact: Path, name: str) -> bool:
+    """Whether an artifact has a file: one that lies there, and that its manifest lists if it has one."""
+    files = listed(artifact)
+    return (files is None or name in files) and (artifact / name).is_file()
+
+
+def damages(path: Path, manifest: Mapping, digest: Callable[[Path], str]) -> Iterator[str]:
+    """What is wrong with a finished artifact's files, by their digests."""
+    if content_digest(manifest["files"]) != manifest["content_digest"]:
+        yield f"{path / MANIFEST} was changed: its content_digest is not that of its files"
     for name, told in manifest["files"].items():
         file = path / name
         if not file.is_file():
-            return f"{file} is missing"
-        stat = file.stat()
-        if stat.st_size != told["size"]:
-            return f"{file} has {stat.st_size} bytes, {told['size']} when it was written"
-        if stat.st_mtime > manifest["finished"] + 1 and sha256(file) != told["sha256"]:
-            return f"{file} was changed after it was written"
-    return None
+            yield f"{file} is missing"
+        elif (size := file.stat().st_size) != told["size"]:
+            yield f"{file} has {size} bytes, {told['size']} when it was written"
+        elif digest(file) != told["sha256"]:
+            yield f"{file} was changed after it was written"
+
+
+def damage(path: Path, manifest: Mapping, known: digests.Digests) -> str | None:
+    """The first thing that is wrong with a finished artifact's files, or None; hashes what was touched since it was hashed last."""
+    known.files(path / name for name in manifest["files"] if (path / name).is_file())
+    return next(damages(path, manifest, known.file), None)
+
+
+def strays(path: Path, manifest: Mapping) -> list[Path]:
+    """Files in the place of an artifact's content that its manifest does not list; hidden ones are nobody's input."""
+    found = {str(p.relative_to(path)): p for p in content_files(path)}
+    return [p for name, p in found.items() if name not in manifest["files"] and not any(x.startswith(".") for x in Path(name).parts)]

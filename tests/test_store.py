@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from mlalign import claims, store
+from mlalign import claims, digests, store
 from mlalign.errors import UserError
 
 
@@ -40,7 +40,7 @@ def test_finish_publishes_only_content_and_the_manifest_last(partial):
     assert list(manifest["files"]) == ["rows/a.txt"]
     assert manifest["files"]["rows/a.txt"]["size"] == 3
     assert not partial.exists()
-    assert store.damage(final, manifest) is None
+    assert store.damage(final, manifest, digests.Digests()) is None
 
 
 @pytest.mark.parametrize(("text", "told"), [("abcd", "4 bytes"), ("xyz", "was changed")])
@@ -48,9 +48,9 @@ def test_damage_names_the_file(partial, text, told):
     (partial / "a.txt").write_text("abc")
     final = store.finish(partial, {"status": "done", "finished": time.time() - 100})
     (final / "a.txt").write_text(text)
-    assert told in store.damage(final, store.read_json(final / "manifest.json"))
+    assert told in store.damage(final, store.read_json(final / "manifest.json"), digests.Digests())
     (final / "a.txt").unlink()
-    assert "is missing" in store.damage(final, store.read_json(final / "manifest.json"))
+    assert "is missing" in store.damage(final, store.read_json(final / "manifest.json"), digests.Digests())
 
 
 def test_retire_puts_aside(tmp_path, partial):

@@ -21,8 +21,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlalign import claims
+from mlalign import checkpoints, claims
 from mlalign.commands import flag, known, number, root_of, runs, told
+from mlalign.digests import of_store
 from mlalign.errors import UserError
 from mlalign.launch import jobs, queue
 from mlalign.terminal import harmless, size, table
@@ -61,7 +62,7 @@ def run(arguments: Mapping[str, str]) -> int:
     if not delete:
         print("\nnothing was deleted; delete=true does it")
         return 0
-    return _delete_all(items)
+    return _delete_all(items, root / "store")
 
 
 # ---------------------------------------------------------------------------------------------------------- what can go
@@ -133,13 +134,13 @@ def _of_entry(path: Path, needed: set[str], queued: set[str], keep: int) -> Iter
 
 def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
     """Checkpoints of a step that nobody works on, beyond the newest complete ones, and those that were never completed."""
-    found = [p for p in (partial / "checkpoints").glob("*/checkpoint-*") if p.name.split("-")[1].isdecimal()]
-    found = sorted(found, key=lambda p: int(p.name.split("-")[1]))
-    complete = [p for p in found if (p / "complete.json").is_file()]
+    found = [p for folder in sorted((partial / "checkpoints").glob("*")) for p in checkpoints.ordered(folder)]
+    problems = {p: checkpoints.problem(p) for p in found}
+    complete = [p for p in found if problems[p] is None]
     kept = complete[-keep:] if keep else []
     for path in found:
         if path not in complete:
-            yield Item(path, "checkpoint", "was never completed")
+            yield Item(path, "checkpoint", str(problems[path]))
         elif path not in kept:
             yield Item(path, "checkpoint", f"the newest {keep} of its step stay" if keep else "none is to stay")
 
@@ -192,7 +193,7 @@ def _files(path: Path) -> Iterator[os.stat_result]:
 # ----------------------------------------------------------------------------------------------------------------- deletion
 
 
-def _delete_all(items: Sequence[Item]) -> int:
+def _delete_all(items: Sequence[Item], the_store: Path) -> int:
     """Delete what is still nobody's; 1 if something had to stay."""
     stayed, freed = [], 0
     for item in items:
@@ -203,6 +204,7 @@ def _delete_all(items: Sequence[Item]) -> int:
             stayed.append(str(error))
         except OSError as error:
             stayed.append(f"{item.path}: cannot be deleted ({error.strerror})")
+    of_store(the_store).forget_missing()
     print(f"\n{len(items) - len(stayed)} deleted, {size(freed)} freed" + "".join(f"\nstays: {harmless(line)}" for line in stayed))
     return 1 if stayed else 0
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, progress, rows, stage, store
+from mlalign import claims, progress, rows, shards, stage, store
 from mlalign.launch import jobs
 from mlalign.launch.queue import RUNNING, WAITING, Job, Slurm
 
@@ -55,7 +55,7 @@ def of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm
         out.job = ",".join(str(job["job"]) for job in mine)
         out.restarts = len(mine) - 1 + sum(job.restarts for job in slurm.of(mine))
     if (path / "manifest.json").is_file():
-        _finished(out, store.read_json(path / "manifest.json"))
+        _finished(out, store.read_manifest(path))
         out.nodes = ",".join(dict.fromkeys(j.nodes for j in slurm.of(mine) if j.nodes)) or out.nodes
         return out
     if partial.is_dir():
@@ -168,7 +168,7 @@ def _of_shards(partial: Path, stage_name: str) -> dict[str, Any]:
     markers = sorted((partial / "shards").glob("*.json"))
     tally = store.Tally()
     for marker in markers:
-        tally.merge(store.Tally(store.read_json(marker)))
+        tally.merge(store.Tally(shards.read_marker(marker)))
     return {"done": len(markers), "total": _n_shards(partial, stage_name), "unit": "shards", "by_language": dict(tally.rows)}
 
 

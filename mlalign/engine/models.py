@@ -1,11 +1,14 @@
 """Which model an engine or a scorer is to open. Opens nothing itself."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlalign.store import read_json
+
+ON_THE_HUB = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})")  # the identity of something on the hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +21,12 @@ class Model:
     base: "Model | None" = None
 
 
+def commit_of(identity: Any) -> str | None:
+    """The commit in the identity of something on the hub; None for any other."""
+    match = ON_THE_HUB.fullmatch(identity) if isinstance(identity, str) else None
+    return match[2] if match else None
+
+
 def local_model(path: Path, identity: str) -> Model:
     """The model in a directory; an adapter names its base, in a directory relative to its own or under a hub id."""
     adapter = path / "adapter_config.json"
@@ -25,7 +34,10 @@ def local_model(path: Path, identity: str) -> Model:
         return Model(str(path), identity)
     told = read_json(adapter)["base_model_name_or_path"]
     base = Path(told) if Path(told).is_absolute() else (path / told)
-    return Model(str(path), identity, base=local_model(base.resolve(), str(base)) if base.is_dir() else Model(told, told))
+    if base.is_dir():
+        return Model(str(path), identity, base=local_model(base.resolve(), str(base)))
+    base_identity = identity[1] if isinstance(identity, list) else told  # `of_external` gives an adapter's own and its base's
+    return Model(str(path), identity, base=Model(told, base_identity, commit_of(base_identity)))
 
 
 def with_models(settings: Any, change: Callable[[Any], Any]) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlalign import rows
+
 
 class Count(NamedTuple):
     """A number of rows; `exact` is False for an upper bound."""
@@ -24,13 +26,8 @@ class Count(NamedTuple):
 
 def of_artifact(path: Path, split: str | None, languages: list[str] | None) -> Count | None:
     """The rows of a finished rows artifact in one split and some languages (None: all); None if it has none."""
-    shards = [p for p in sorted((path / "rows").glob("*.parquet")) if _wanted(p.stem, split, languages)]
+    shards = rows.shards(path, split, languages) if (path / "rows").is_dir() else []
     return Count(sum(map(parquet_rows, shards))) if shards else None
-
-
-def _wanted(stem: str, split: str | None, languages: list[str] | None) -> bool:
-    language, of_split, _ = stem.split(".")
-    return split in (None, of_split) and (languages is None or language in languages)
 
 
 def parquet_rows(path: Path) -> int:

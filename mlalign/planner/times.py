@@ -3,16 +3,18 @@
 Nothing is guessed: where rows or rate are not known, the time is unknown, and the reason is told.
 """
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlalign.errors import UserError
 from mlalign.planner import counts, work
 from mlalign.planner.counts import Count
 from mlalign.planner.device import Device
 from mlalign.planner.jobs import UNPAIRED
 from mlalign.planner.models import Models
-from mlalign.store import read_json
+from mlalign.store import read_manifest
 
 EPOCHS = 3.0  # transformers' default of num_train_epochs
 ONE_EACH = ("best_worst", "best_of_n")  # methods that make at most one row of a prompt
@@ -87,8 +89,11 @@ class Times:
         """The manifest of the step of this stage that finished last in the store."""
         if stage not in self._history:
             found = [(p.stat().st_mtime, str(p), p) for p in self.root.glob(f"{stage}-*/manifest.json")]
-            done = [m for _, _, p in sorted(found, reverse=True)[:8] if (m := read_json(p))["status"] == "done"]
-            self._history[stage] = done[0] if done else None
+            done: list[dict] = []
+            for _, _, path in sorted(found, reverse=True)[:8]:
+                with contextlib.suppress(UserError):  # an estimate need not know what is wrong with another run's artifact
+                    done.append(read_manifest(path.parent))
+            self._history[stage] = next((m for m in done if m["status"] == "done"), None)
         return self._history[stage]
 
     # ---------------------------------------------------------------------------------------------------------------- rows

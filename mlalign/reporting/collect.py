@@ -15,7 +15,7 @@ import yaml
 
 from mlalign.metrics import AVERAGE
 from mlalign.reporting.text import public
-from mlalign.store import Artifact, read_json
+from mlalign.store import Artifact, has, read_json
 
 FROM_MANIFEST = (
     "stage", "stage_version", "status", "skipped_because", "fingerprint", "content_digest", "seed", "git_commit", "rows_by_language",
@@ -140,8 +140,7 @@ def evaluations(steps: Steps) -> list[dict[str, Any]]:
 
 def _beside(step: Step, name: str) -> dict[str, Any]:
     """A further table of an evaluation; empty where it has none."""
-    path = step.path / f"{name}.json"
-    return read_json(path) if path.is_file() else {}
+    return read_json(step.path / f"{name}.json") if has(step.path, f"{name}.json") else {}
 
 
 def _breakdown(step: Step) -> Iterator[dict[str, Any]]:
@@ -184,7 +183,7 @@ def _settings(step: Step) -> dict[str, Any]:
 def _curves(step: Step) -> dict[str, Any] | None:
     """What a training step logged: name -> [[step, value], …], thinned to at most CURVE_POINTS means of neighbours."""
     path = step.path / "log_history.json"
-    if not path.is_file():
+    if not has(step.path, path.name):
         return None
     series: dict[str, list[tuple[float, float]]] = {}
     for i, entry in enumerate(read_json(path)):

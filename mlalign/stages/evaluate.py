@@ -33,7 +33,7 @@ from mlalign import rows
 from mlalign.errors import UserError, nearest
 from mlalign.schema import what
 from mlalign.stage import Inputs, Output
-from mlalign.store import Artifact, write_json
+from mlalign.store import Artifact, has, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -268,7 +268,7 @@ def _marks(shard: str, scores: Sequence[Artifact], renamed: Sequence[dict[str, s
 
     paths = [(artifact.path / "rows" / shard, names) for artifact, names in zip(scores, renamed, strict=True)]
     told = ("candidate_id", "response_lang_detected", *ITEM)
-    return [(_read(path, [*told, *names]), names) for path, names in paths if path.is_file()]
+    return [(_read(path, [*told, *names]), names) for path, names in paths if has(path.parent.parent, f"rows/{path.name}")]
 
 
 def _read(shard: Path, columns: Sequence[str] | None = None) -> "Table":

@@ -121,7 +121,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         out.progress(out.tally.rows.total() + dropped, total, "prompts")
 
     with contextlib.closing(_Generation(cfg, model, told, shards.missing(mine, out.path, out.store, key))) as generation:
-        if not shards.run_shards(mine, out.path, out.store, key, generation.shard, on_shard, out.should_stop):
+        if not shards.run_shards(mine, out.path, out.store, key, generation.shard, on_shard, out.should_stop, out.check_inputs):
             raise Stopped
     if not shards.pending(sources, out.path):
         check_languages(shards.total(sources, out.path))

@@ -18,6 +18,7 @@ from mlalign.errors import UserError, nearest
 from mlalign.pairing import Pair, Scored
 from mlalign.schema import what
 from mlalign.stage import Inputs, Output, Stopped
+from mlalign.store import has
 
 VERSION = 1
 KIND = "rows"
@@ -97,7 +98,7 @@ def _joined_shards(cfg: Config, inputs: Inputs) -> list[tuple[Path, Path]]:
     shards = [(p, scores / "rows" / p.name) for p in rows.shards(path, cfg.split, cfg.languages or None)]
     if not shards:
         raise UserError(f"{path}: holds no candidates of split {cfg.split!r}")
-    if absent := [s for _, s in shards if not s.is_file()]:
+    if absent := [s for _, s in shards if not has(scores, f"rows/{s.name}")]:
         raise UserError(f"{scores}: lacks {absent[0].name} ({len(absent)} of {len(shards)} shards); score the candidates this step reads")
     return shards
 

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import reward_models
-from mlalign import rows, shards
+from mlalign import checkpoints, rows, shards
 from mlalign.engine.models import with_models
 from mlalign.errors import UserError
 from mlalign.schema import how, what
+from mlalign.shards import JUDGEMENTS
 from mlalign.stage import Inputs, Output, Stopped, external_model
-from mlalign.store import Artifact, Tally, fingerprint, read_json, sha256, write_json
+from mlalign.store import MANIFEST, Artifact, Tally, fingerprint, read_manifest, sha256
 from reward_models.families import combine
 from reward_models.families.combine import Combination
 from reward_models.items import Item, Scores, of_candidates, of_preference
@@ -40,7 +41,6 @@ DISTRIBUTED = False
 
 ITEMS: dict[str, Callable[[Mapping], list[Item]]] = {"candidates": of_candidates, "preference": of_preference}
 ENGLISH = "eng_Latn"
-JUDGEMENTS = "judgements"
 NOT_CONTENT = ("name", "step", "checklists")  # settings of a scorer that its scores do not depend on: names, and a cache
 
 
@@ -64,7 +64,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     key = _key(cfg, told, [sha256(p) for p in english_shards])
     scoring = _Scoring(cfg, told, english_shards, _items_of(path), out, key, sum(map(_n_rows, sources)))
     with contextlib.closing(scoring):
-        if not shards.run_shards(sources, out.path, out.store, key, scoring.shard, scoring.finished, out.should_stop):
+        watch = (scoring.finished, out.should_stop, out.check_inputs)
+        if not shards.run_shards(sources, out.path, out.store, key, scoring.shard, *watch, beside=[JUDGEMENTS]):
             raise Stopped
     (out.path / "rows").mkdir(exist_ok=True)
     out.note(scorers=[_without_identity(t) for t in told])
@@ -82,7 +83,6 @@ class _Scoring:
     key: dict
     total: int
     done: int = 0
-    computed: set[Path] = dataclasses.field(default_factory=set)
 
     @functools.cached_property
     def scorers(self) -> list[reward_models.Scorer]:
@@ -108,7 +108,6 @@ class _Scoring:
         read, size = rows.read_shard(source), self.cfg.window_rows
         print_ = fingerprint({**self.key, "shard": sha256(source), "window_rows": size})
         kept = [self.out.checkpoints / f"{source.stem}.{first:06d}.json" for first in range(0, max(len(read), 1), size)]
-        self.computed.add(source)
         windows = []
         for i, path in enumerate(kept):
             if i and self.out.should_stop():
@@ -122,12 +121,13 @@ class _Scoring:
 
     def _window(self, path: Path, print_: str, read: Sequence[Mapping], *, only: bool) -> dict:
         """The scores of some rows, from the checkpoint if it is there."""
-        if path.is_file() and (told := read_json(path))["key"] == print_:
-            return told
-        found = {"key": print_, **score_rows(self.cfg, self.scorers, read, [self._items(row) for row in read])}
+        if path.is_file() and (kept := checkpoints.read_value(path, print_)) is not None:
+            return kept
+        found = score_rows(self.cfg, self.scorers, read, [self._items(row) for row in read])
         if not only:
+            self.out.check_inputs()
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, found)
+            checkpoints.write_value(path, print_, found)
         return found
 
     def _items(self, row: Mapping) -> list[Item]:
@@ -138,17 +138,7 @@ class _Scoring:
         return [dataclasses.replace(item, english_prompt=prompt) for item in items]
 
     def finished(self, source: Path, tally: Tally) -> None:
-        """Count a shard; its judgements go to the shard cache, or come from there with the scores."""
-        here = self.out.path / JUDGEMENTS / source.name
-        key = read_json(shards.marker_of(self.out.path, source))["key"]
-        cached = self.out.store.shard_cache(f"{key}.{JUDGEMENTS}")
-        if source in self.computed:
-            cached.unlink(missing_ok=True)
-        if here.exists() and not cached.exists():
-            shards.link(here, cached)
-        elif cached.exists() and not here.exists():
-            here.parent.mkdir(parents=True, exist_ok=True)
-            shards.link(cached, here)
+        """Count a shard."""
         self.done += _n_rows(source)
         self.out.tally.merge(tally)
         self.out.progress(self.done, self.total, "rows")
@@ -276,8 +266,7 @@ def _content(model: Mapping, inputs: Inputs) -> Any:
     if "identity" in model:
         return model["identity"]
     path = Path(model["path"]).expanduser()
-    manifest = path.parent / "manifest.json"
-    return read_json(manifest)["content_digest"] if manifest.is_file() else of_path(str(path))
+    return read_manifest(path.parent)["content_digest"] if (path.parent / MANIFEST).is_file() else of_path(str(path))
 
 
 def _without_identity(told: Mapping) -> dict:

@@ -17,7 +17,7 @@ from mlalign.errors import UserError, nearest
 from mlalign.metrics import SUMMARIES
 from mlalign.schema import what
 from mlalign.stage import Inputs, Output
-from mlalign.store import Artifact, read_json, write_json
+from mlalign.store import Artifact, has, read_json, write_json
 
 VERSION = 1
 KIND = "model"
@@ -106,7 +106,7 @@ def _evidence(cfg: Config, artifact: Artifact) -> Evidence:
 
 def _is_empty(candidate: Artifact | dict) -> bool:
     """A step that was skipped and made nothing; a skipped guard still passes a model on."""
-    return isinstance(candidate, Artifact) and candidate.skipped and not (candidate.path / "selected.json").is_file()
+    return isinstance(candidate, Artifact) and candidate.skipped and not has(candidate.path, "selected.json")
 
 
 def _pointer(candidate: Artifact | dict) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """One run of a TRL trainer: its arguments, checkpoints, stopping and going on, and the log of its losses.
 
 Trainers keep their state under `checkpoints/trainer/checkpoint-STEP`. A checkpoint counts once every rank has written its part
-and the first rank has left the file `complete.json` in it; only then is the one before removed. A step that is killed while it
-saves goes on from the last complete one.
+and the first rank has left the file `complete.json` in it, with the digests of its files; only then is the one before removed. A
+step that is killed while it saves goes on from the last complete one.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from copy import deepcopy
@@ -18,15 +19,15 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
-from mlalign import modelling
+from mlalign import checkpoints, modelling
 from mlalign.errors import UserError
 from mlalign.stage import Output, Stopped
 from mlalign.store import read_json, write_json
 from mlalign.training.config import TrainConfig, accumulation, n_devices, zero_stage
 
-COMPLETE = "complete.json"
 # What trainers log about this machine and this process, not about the training.
 RUNTIME = re.compile(r"train_(runtime|loss|samples_per_second|steps_per_second|tokens_per_second)|total_flos|num_tokens|.*_memory")
 N_LOG_POINTS = 50
@@ -122,24 +123,33 @@ def leave_together(args: Any) -> None:
 
 
 def newest_checkpoint(folder: Path, is_main: bool, sharded: bool = False) -> Path | None:
-    """The newest complete checkpoint; the first rank removes those that were left incomplete.
+    """The newest checkpoint whose files are those that were saved; the first rank looks, and removes the others.
 
     Raises: UserError if it is sharded over another number of ranks than there are now.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    complete = [p for p in found if (p / COMPLETE).is_file()]
-    if is_main:
-        for path in set(found) - set(complete):
-            shutil.rmtree(path)
-    if not complete:
+    newest = [_newest_whole(folder) if is_main else None]
+    if n_devices() > 1:
+        newest = broadcast_object_list(newest)
+    if newest[0] is None:
         return None
-    ranks = read_json(complete[-1] / COMPLETE)["ranks"]
+    checkpoint = folder / newest[0]
+    ranks = read_json(checkpoint / checkpoints.COMPLETE)["ranks"]
     if sharded and ranks != n_devices():
         raise UserError(
-            f"{complete[-1]}: DeepSpeed saved it from {ranks} devices, and now there are {n_devices()}; go on with devices={ranks}, or "
+            f"{checkpoint}: DeepSpeed saved it from {ranks} devices, and now there are {n_devices()}; go on with devices={ranks}, or "
             f"start this step again with force=STEP"
         )
-    return complete[-1]
+    return checkpoint
+
+
+def _newest_whole(folder: Path) -> str | None:
+    """The name of the newest checkpoint that can be trusted. Newer ones are removed: the trainer will write them again."""
+    for path in reversed(checkpoints.ordered(folder)):
+        if (wrong := checkpoints.problem(path)) is None:
+            return path.name
+        print(f"{path}: {wrong}; it is left out, and training goes on from an older one or begins anew", file=sys.stderr, flush=True)
+        shutil.rmtree(path)
+    return None
 
 
 class _Watch(TrainerCallback):
@@ -158,8 +168,9 @@ class _Watch(TrainerCallback):
             torch.distributed.barrier()
         if not self.out.is_main:
             return
+        self.out.check_inputs()
         saved = self.folder / f"checkpoint-{state.global_step}"
-        write_json(saved / COMPLETE, {"step": state.global_step, "ranks": n_devices()})
+        checkpoints.complete(saved, step=state.global_step, ranks=n_devices())
         for older in self.folder.glob("checkpoint-*"):
             if older != saved:
                 shutil.rmtree(older)

@@ -5,6 +5,7 @@ with what was kept and dropped. Both are made once: a continued run loads the sa
 that TRL finds what it has computed before.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,16 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from mlalign import rows
+from mlalign import checkpoints, rows
 from mlalign.engine import chat
 from mlalign.errors import UserError, nearest
 from mlalign.stage import Output
-from mlalign.store import Tally, read_json, write_json
+from mlalign.store import Tally, sha256
 from mlalign.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import datasets
 
+KEY = "train"
 # The columns of training examples, with the kind of row whose Arrow types they have.
 COLUMNS = {
     "text": ("text", ["text"]),
@@ -61,16 +63,19 @@ def load(cfg: TrainConfig, source: Path, out: Output, tokenizer: PreTrainedToken
     """
     file, told = out.checkpoints / "train.parquet", out.checkpoints / "train.json"
     try:
-        if ranks.is_main_process and not told.is_file():
+        if ranks.is_main_process and not _is_kept(file, told):
             out.checkpoints.mkdir(parents=True, exist_ok=True)
-            _write(cfg, source, file, told, tokenizer, examples)
+            counts = _write(cfg, source, file, tokenizer, examples)
+            out.check_inputs()
+            checkpoints.write_value(told, KEY, {**counts, "sha256": sha256(file)})
         if ranks.is_main_process:
             _open(file)
     finally:
         ranks.wait_for_everyone()
     if not told.is_file():
         raise UserError("the first rank could not prepare the rows; its message says why")
-    counts = read_json(told)
+    if (counts := checkpoints.read_value(told, KEY)) is None:
+        raise UserError(f"{told}: was changed while this step began; run the same command again")
     out.tally.merge(Tally(counts["tally"]))
     return TrainSet(_open(file), counts["sources"])
 
@@ -82,7 +87,17 @@ def _open(file: Path) -> "datasets.Dataset":
     return datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(file.parent / "datasets"))
 
 
-def _write(cfg: TrainConfig, source: Path, file: Path, told: Path, tokenizer: Any, examples: Examples) -> None:
+def _is_kept(file: Path, told: Path) -> bool:
+    """Whether an earlier try left the examples, as it wrote them."""
+    if not told.is_file() or (counts := checkpoints.read_value(told, KEY)) is None:
+        return False
+    whole = file.is_file() and sha256(file) == counts["sha256"]
+    if not whole:
+        print(f"{file}: is not what was written there; computed again", file=sys.stderr, flush=True)
+    return whole
+
+
+def _write(cfg: TrainConfig, source: Path, file: Path, tokenizer: Any, examples: Examples) -> dict[str, Any]:
     tally, sources = Tally(), Counter[str]()
     found = rows.shards(source, cfg.split, cfg.languages)
     _check_present(cfg, source, found)
@@ -94,7 +109,7 @@ def _write(cfg: TrainConfig, source: Path, file: Path, told: Path, tokenizer: An
                 kept.append({**example, "chat_template_kwargs": cfg.chat_template_kwargs} if cfg.chat_template_kwargs else example)
             writer.write_table(pa.Table.from_pylist(kept, schema=writer.schema))
     _check_left(cfg, source, tally)
-    write_json(told, {"tally": tally.to_dict(), "sources": dict(sorted(sources.items()))})
+    return {"tally": tally.to_dict(), "sources": dict(sorted(sources.items()))}
 
 
 def _schema(columns: str, template_kwargs: Mapping) -> pa.Schema:
