@@ -183,6 +183,19 @@ class Digests:
         return digest
 
 
+class Watch:
+    """Files that were hashed, and their folders: whether any of them was touched since."""
+
+    def __init__(self, known: Digests, files: Iterable[str]):
+        files = list(files)
+        self._seen = {path: known.settled(path) for path in files}
+        self._seen |= {folder: signature(folder) for folder in {os.path.dirname(path) for path in files}}
+
+    def untouched(self) -> bool:
+        """Costs a look at each file. A file that was written just before it was hashed counts as touched."""
+        return all(seen is not None and signature(path) == seen for path, seen in self._seen.items())
+
+
 @functools.cache
 def of_store(root: Path) -> Digests:
     """The digests of a store: one memory for all of this process."""

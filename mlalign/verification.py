@@ -26,7 +26,7 @@ class Verification:
 
     def __init__(self, told: Mapping[str, Any], the_store: store.Store):
         self._told, self._store, self._digests = told, the_store, the_store.digests
-        self._seen: dict[str, str | None] = {}
+        self._watch: digests.Watch | None = None
 
     def check(self) -> None:
         """Compare everything with what is recorded; what was hashed before and not touched since is only looked at.
@@ -39,12 +39,11 @@ class Verification:
         if wrong:
             more = [f"… and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
             raise UserError(*(f"{self._told['step']}: {problem}" for problem in wrong[:SHOWN]), *more)
-        self._seen = {path: self._digests.settled(path) for path in files}
-        self._seen |= {folder: digests.signature(folder) for folder in {str(Path(path).parent) for path in files}}
+        self._watch = digests.Watch(self._digests, files)
 
     def still(self) -> None:
         """The same where anything was touched since; costs a look at each file. Raises: UserError as `check` does."""
-        if any(seen is None or digests.signature(path) != seen for path, seen in self._seen.items()):
+        if self._watch is None or not self._watch.untouched():
             self.check()
 
     def _problems(self) -> Iterator[str]:

@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import reward_models
 from mlalign import languages
@@ -89,7 +88,9 @@ def _run(options: argparse.Namespace, stdin: Path | None = None) -> int:
         raise UserError(*wrong)
     inputs = survey.sources(_inputs(options, stdin))
     reading = _reading(options)
-    the_job = job.Job(options.output, _identity(options, told, reading))
+    what = _identity(options, told, reading)
+    told = what.pinned()
+    the_job = job.Job(options.output, what.value, what.still)
     finished = the_job.finished()
     found = _survey(options, the_job, inputs, reading)
     if finished is None:
@@ -157,9 +158,9 @@ def _reading(options: argparse.Namespace) -> scoring.Reading:
     return scoring.Reading({name: column for name, column in told.items() if column}, language)
 
 
-def _identity(options: argparse.Namespace, told: dict, reading: scoring.Reading) -> dict[str, Any]:
+def _identity(options: argparse.Namespace, told: dict, reading: scoring.Reading) -> identity.Identity:
     card = calibration.card_of(options.card, told) if options.calibrated else None
-    return identity.of_run(
+    return identity.Identity(
         told, columns=dict(reading.columns), language=reading.language, column=options.column, window=options.window,
         calibrated=[options.calibrated, identity.digest(card.calibration)] if card else options.calibrated,
     )  # fmt: skip
@@ -221,6 +222,7 @@ def _score(
         _progress(options, str(options.output), rows, rows - rows_left) as progress,
         job.Part(the_job) as finished,
     ):
+        the_job.still()
         for window in left:
             result = scoring.of_window(scorer, reader.entries(window), reading, options.column)
             finished.add(window.key, result.columns, result.counts)
@@ -262,7 +264,7 @@ def _finish(
             as_text = assembly.write(temporary, files.is_parquet(the_job.output), inputs, found.windows, done, options.column)
             counts = job.total([done[w.key].counts for w in found.windows])
             finished = {
-                "schema_version": 1, "output": the_job.output.name, "size": temporary.stat().st_size, "sha256": identity.sha256(temporary),
+                "schema_version": 1, "output": the_job.output.name, "size": temporary.stat().st_size, "sha256": identity.KNOWN.file(temporary),
                 "scorer": provenance.of_scorer(told), "identity": the_job.identity, "input": _input(found), "rejected": found.rejected,
                 "counts": counts, "columns_as_json_text": as_text, "packages": provenance.versions(), "finished": provenance.now(),
             }  # fmt: skip

@@ -33,7 +33,8 @@ def score(scorers: Mapping[str, dict], source: Source, folder: Path) -> tuple[di
     Raises: UserError for bad rows, before anything is scored, and if a file is there that is of something else.
     """
     rows = source.identity()
-    jobs = {name: job.Job(folder / (name + WRITTEN), identity.of_run(told, rows=rows)) for name, told in scorers.items()}
+    whats = {name: identity.Identity(told, rows=rows) for name, told in scorers.items()}
+    jobs = {name: job.Job(folder / (name + WRITTEN), what.value, what.still) for name, what in whats.items()}
     done = [name for name, the_job in jobs.items() if the_job.finished()]
     waiting = [name for name in scorers if name not in done]
     for name in waiting:
@@ -42,7 +43,7 @@ def score(scorers: Mapping[str, dict], source: Source, folder: Path) -> tuple[di
     files.write(folder / ROWS, prepared(source, dropped))
     for name in waiting:
         run = _score_apart if len(waiting) > 1 else _score
-        counts = run(name, scorers[name], folder / ROWS, jobs[name])
+        counts = run(name, whats[name].pinned(), folder / ROWS, jobs[name])
         print(f"{name}: {', '.join(f'{n} {what}' for what, n in counts.items() if isinstance(n, int) and n)}", file=sys.stderr)
     for name in done:
         print(f"{name}: scored already", file=sys.stderr)
@@ -83,7 +84,8 @@ def _finish(told: Mapping, the_job: job.Job, found: survey.Survey, reader: surve
         with open(temporary, "w", encoding="utf-8") as f:
             f.writelines(files.to_json(row) + "\n" for window in found.windows for row in _kept(reader, window, done[window.key]))
         scorer, size = provenance.of_scorer(told), temporary.stat().st_size
-        files.write_json(the_job.provenance, {"size": size, "scorer": scorer, "identity": the_job.identity, "counts": counts})
+        what = {"size": size, "sha256": identity.KNOWN.file(temporary), "scorer": scorer, "identity": the_job.identity, "counts": counts}
+        files.write_json(the_job.provenance, what)
     the_job.throw_away()
     return counts
 

@@ -67,7 +67,7 @@ class Source:
         """What the rows depend on: the files by name, language and content."""
         names = Counter(path.name for path in self.paths)
         told = {
-            path.name if names[path.name] == 1 else str(path): {"language": _language_in(path), "sha256": identity.sha256(path)[:16]}
+            path.name if names[path.name] == 1 else str(path): {"language": _language_in(path), "sha256": identity.KNOWN.file(path)[:16]}
             for path in self.paths
         }
         return {"files": told, "format": self.form, "language": self.language}

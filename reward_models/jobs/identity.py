@@ -8,12 +8,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import mlalign
-from mlalign.engine.models import local_model
+from mlalign.digests import Digests, Watch, tree
+from mlalign.engine.models import commit_of, local_model
+from mlalign.errors import UserError
+from mlalign.identity import snapshot_damages
 
 # Settings that change speed, or where something runs or is kept, but no score: a run that was killed for want of memory goes on with
 # others, and a judge's checklists grow while it runs.
@@ -23,12 +25,45 @@ NOT_CONTENT = frozenset(
 )
 SECRET = re.compile(r"(^|_)(key|token|secret|password)$")
 LOGIN = re.compile(r"//[^/@\s]+@")  # https://user:password@host
+KNOWN = Digests()  # what this process has hashed
 MODEL_KEYS = ("path", "base", "model", "reference")
 
 
 def digest(value: Any) -> str:
     """16 hex digits of a JSON-able value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+class Identity:
+    """What a run of scoring is, and whether its models and other files still are what they were."""
+
+    def __init__(self, told: Mapping, **options: Any):
+        """Of scoring with the scorer that `told` describes; `options` are the other settings that scores depend on."""
+        self._told = told
+        with KNOWN.recording() as self._files:
+            self.value: dict[str, Any] = of_run(told, **options)
+        self._watch = Watch(KNOWN, self._files)
+
+    def pinned(self) -> dict:
+        """The scorer's settings, with the commits that the identity names where models are on the hub."""
+        names = {"path": "revision", "reference": "reference_revision"}
+        found = {name: commit_of(self.value["scorer"].get(key)) for key, name in names.items()}
+        return {**self._told, **{name: commit for name, commit in found.items() if commit}}
+
+    def still(self) -> None:
+        """Look at the files again; those that were touched are hashed again. Raises: UserError naming one that was changed."""
+        if self._watch.untouched():
+            return
+        with KNOWN.recording() as files:
+            now = _settings(self._told)
+        if now != self.value["scorer"]:
+            names = dict.fromkeys([*self._files, *files])
+            changed = [name for name in names if self._files.get(name) != files.get(name)]
+            raise UserError(
+                f"{changed[0] if changed else self._told.get('path')}: was changed while it was in use; what was scored since is not "
+                "kept. Put it back and run the same command again, or score with what is there now to another --output"
+            )
+        self._watch = Watch(KNOWN, files)
 
 
 def of_run(told: Mapping, **options: Any) -> dict[str, Any]:
@@ -59,23 +94,20 @@ def public(value: Any) -> Any:
 
 
 def of_path(path: str, revision: str | None = None) -> Any:
-    """The content of a file or model directory (an adapter's with its base's), the commit of a hub id, or the text itself."""
+    """The content of a file or model directory (an adapter's with its base's), the commit of a hub id, or the text itself.
+
+    Raises: UserError for files of the hub's cache that are not what was fetched.
+    """
     place = Path(path).expanduser()
     if place.is_file():
-        return {"sha256": sha256(place)[:16]}
+        return {"sha256": KNOWN.file(place)[:16]}
     if not place.is_dir():
         return _commit(path, revision)
-    files = sorted(p for p in place.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.relative_to(place).parts))
-    with ThreadPoolExecutor(8) as pool:
-        content = dict(zip((str(p.relative_to(place)) for p in files), pool.map(sha256, files), strict=True))
-    told = {"content": digest(content)}
+    files = tree(place)
+    digests = KNOWN.files(files.values())
+    told = {"content": digest({name: digests[file] for name, file in files.items()})}
     base = local_model(place, "").base
     return told | ({"base": of_path(base.path)} if base else {})
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def folder_of(path: str, revision: str | None = None) -> Path | None:
@@ -93,6 +125,8 @@ def folder_of(path: str, revision: str | None = None) -> Path | None:
 def _commit(name: str, revision: str | None) -> str:
     """A hub id with the commit that the local cache has for it (looking for its card has asked the hub); other text as it is."""
     found = folder_of(name, revision)
+    if found and (wrong := snapshot_damages(found, KNOWN)):
+        raise UserError(f"{wrong[0]}; remove {found} with its blobs, and fetch the model again")
     return f"{name}@{found.name}" if found else str(public(name))
 
 

@@ -2,30 +2,34 @@
 
     OUTPUT.parts/run.json       what the run is (`identity`), and the survey of its input
     OUTPUT.parts/part-X.jsonl   the new columns of the rows of some windows: a JSON object per row, null for one that was put aside
-    OUTPUT.parts/part-X.json    its marker, written when the lines are on the disk: key of a window -> where its lines are, its counts
+    OUTPUT.parts/part-X.json    its marker, written when the lines are on the disk: key of a window -> where its lines are, its counts,
+                                and a digest of all that
     OUTPUT.json                 provenance of the finished output, written before the output gets its name
     NAME.rejected.jsonl         bad rows that were put aside
 
 Several processes, on several machines, may work on one run at once: names are a process's own, nothing is ever changed after it was
 written, and work is found by the key of its window. So nothing needs a lock: what two of them did twice is taken once. Whoever
-finds all windows done puts the output together; if two do, they write the same bytes.
+finds all windows done puts the output together; if two do, they write the same bytes. Work that is not as it was written, or is
+another run's, is said to be so and done again.
 """
 
 import contextlib
 import dataclasses
 import glob
+import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlalign.errors import UserError
 from reward_models import files
-from reward_models.jobs.identity import differences, digest
+from reward_models.jobs.identity import KNOWN, differences, digest
 from reward_models.jobs.survey import Survey
 
 PART_S = 10.0  # how often finished windows reach the disk, at least
@@ -36,22 +40,46 @@ PART_FRAC = 0.1  # and before that: a kill costs a tenth of a process's time, or
 class Lines:
     """The finished lines of one window."""
 
+    key: str
     path: Path
     start: int
     size: int
     counts: dict[str, Any]
+    sha256: str  # of key, counts and lines
 
     def read(self) -> bytes:
+        """Raises: UserError if they are not what was written."""
         with open(self.path, "rb") as f:
             f.seek(self.start)
-            return f.read(self.size)
+            lines = f.read(self.size)
+        if digest_of_lines(self.key, self.counts, lines) != self.sha256:
+            raise UserError(f"{self.path}: is not what was written there; run the same command again, which scores these rows anew")
+        return lines
+
+    @staticmethod
+    def of_marker(key: str, path: Path, where: Any) -> "Lines | None":
+        """What a marker tells of a window; None if it is malformed, or the lines are not what was written."""
+        kinds = (int, int, dict, str)
+        if not isinstance(where, list) or len(where) != len(kinds) or not all(map(isinstance, where, kinds)) or min(where[:2]) < 0:
+            return None
+        found = Lines(key, path, *where)
+        try:
+            found.read()
+        except (UserError, FileNotFoundError):
+            return None
+        return found
+
+
+def digest_of_lines(key: str, counts: dict, lines: bytes) -> str:
+    told = json.dumps([key, counts], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(told.encode() + b"\n" + lines).hexdigest()
 
 
 class Job:
-    """One run: an output, and what it is made from. `identity` is from `identity.of_run`."""
+    """One run: an output, and what it is made from. `still` is called before work is kept; it raises if a model was changed."""
 
-    def __init__(self, output: Path, identity: dict):
-        self.output, self.identity = output, identity
+    def __init__(self, output: Path, identity: dict, still: Callable[[], None] = lambda: None):
+        self.output, self.identity, self.still = output, identity, still
         self.folder = output.with_name(output.name + ".parts")
         self.provenance = output.with_name(output.name + ".json")
         self.rejected = output.with_name(output.name.removesuffix(output.suffix) + ".rejected.jsonl")
@@ -75,22 +103,31 @@ class Job:
             raise UserError(f"{self.output}: exists already; {mend}")
         told = _read(self.provenance)
         different = differences(told.get("identity"), self.identity)
-        if told.get("size") != self.output.stat().st_size:
+        if told.get("size") != self.output.stat().st_size or told.get("sha256") != KNOWN.file(self.output):
             different.append("the file was changed since")
         if different:
             raise UserError(f"{self.output}: exists already, from another run ({'; '.join(different)}); {mend}")
         return told
 
     def saved(self) -> dict | None:
-        """`{identity, survey}` of the run whose work is in the folder."""
-        with contextlib.suppress(FileNotFoundError):
-            return _read(self.folder / "run.json")
+        """`{identity, survey}` of the run whose work is in the folder; None, after saying so, if that is not as it was written."""
+        path = self.folder / "run.json"
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError):
+            told = None
+        if isinstance(told, dict) and told.pop("sha256", None) == digest(told):
+            return told
+        _say(f"{path}: is not what was written there; the rows are looked at again")
         return None
 
     def check_folder(self, *, restart: bool) -> None:
         """Raises: UserError if the folder holds work of another run; with `restart`, or where none is finished, that is thrown away."""
         told = self.saved()
-        if told is None and self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
+        strange = self.folder.exists() and not (self.folder / "run.json").exists()
+        if strange and any(not p.name.startswith(".") for p in self.folder.iterdir()):
             raise UserError(f"{self.folder}: holds other things, and this run would work there; move them or choose another --output")
         different = differences(told["identity"], self.identity) if told else []
         if not different:
@@ -123,7 +160,8 @@ class Job:
                 self.throw_away()
                 self.folder.mkdir(parents=True, exist_ok=True)
             message = f"the input was changed since: {kept:,} of {len(self.done()):,} finished windows still stand in it and are kept"
-        files.write_json(self.folder / "run.json", {"identity": self.identity, "survey": survey.to_dict()})
+        run = {"identity": self.identity, "survey": survey.to_dict()}
+        files.write_json(self.folder / "run.json", {**run, "sha256": digest(run)})
         return message
 
     def done(self) -> dict[str, Lines]:
@@ -131,11 +169,25 @@ class Job:
         with contextlib.suppress(FileNotFoundError):
             for marker in sorted(p for p in self.folder.glob("part-*.json") if p.name not in self._seen):
                 self._seen.add(marker.name)
-                told = _read(marker)
-                if told["run"] == self.run:
-                    data = marker.with_suffix(".jsonl")
-                    self._done = {k: Lines(data, *where) for k, where in told["windows"].items()} | self._done
+                self._done = self._of_marker(marker) | self._done
         return self._done
+
+    def _of_marker(self, marker: Path) -> dict[str, Lines]:
+        """The finished windows of a part; those that are not as they were written are left out, and said."""
+        try:
+            told = json.loads(marker.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict) or not isinstance(told.get("windows"), dict):
+            _say(f"{marker}: is malformed; its rows are scored again")
+            return {}
+        if told.get("run") != self.run:
+            _say(f"{marker}: is of another run, and not used")
+            return {}
+        found = {key: Lines.of_marker(key, marker.with_suffix(".jsonl"), where) for key, where in told["windows"].items()}
+        if wrong := sum(lines is None for lines in found.values()):
+            _say(f"{marker.with_suffix('.jsonl')}: {wrong} of {len(found)} windows are not what was written there; scored again")
+        return {key: lines for key, lines in found.items() if lines}
 
     @contextlib.contextmanager
     def unless_finished(self) -> Iterator[None]:
@@ -172,7 +224,7 @@ class Part:
         start = self._file.tell()
         lines = "".join(files.STRICT.encode(c) + "\n" for c in columns).encode()
         self._file.write(lines)
-        self._windows[key] = (start, len(lines), counts)
+        self._windows[key] = (start, len(lines), counts, digest_of_lines(key, counts, lines))
         now = time.monotonic()
         if now - self._closed >= min(PART_S, PART_FRAC * (now - self._began)):
             self.close()
@@ -186,6 +238,7 @@ class Part:
             self._file = None
             file.flush()
             os.fsync(file.fileno())
+        self._job.still()
         files.write_json(self._path.with_suffix(".json"), {"run": self._job.run, "windows": self._windows})
 
     def __enter__(self) -> "Part":
@@ -209,6 +262,10 @@ def total(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
             else:
                 out[name] = out.get(name, 0) + value
     return out
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _contents(survey: dict) -> list[tuple]:

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlalign.digests import signature
 from mlalign.errors import UserError
 from reward_models import files
+from reward_models.jobs.identity import KNOWN
 
 WINDOW_BYTES = 8 << 20
+CHANGED = "{}: was changed while it was being scored; run the same command again"
 NAMED = 10  # bad rows that an error shows
 
 
@@ -31,9 +34,9 @@ class Source:
         return f"{self.path}: row {number}" if files.is_parquet(self.path) else f"{self.path}:{number}"
 
     @property
-    def stat(self) -> list[int]:
-        told = self.path.stat()
-        return [told.st_size, told.st_mtime_ns]
+    def stat(self) -> str | None:
+        """What tells that the file was touched."""
+        return signature(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +130,8 @@ def take(
                 bad.note(entry, entry.problem or _problem(check, entry))
             mine += [dataclasses.replace(window, rows=len(entries))] if entries else []
             tick(len(entries))
-        found.append({"name": source.name, "stat": source.stat, "sha256": digest.hexdigest(), "rows": sum(w.rows for w in mine)})
+        sha256 = KNOWN.file(source.path) if files.is_parquet(source.path) else digest.hexdigest()
+        found.append({"name": source.name, "stat": source.stat, "sha256": sha256, "rows": sum(w.rows for w in mine)})
         windows += mine
     bad.end()
     if not windows:
@@ -165,20 +169,22 @@ def _problem(check: Check, entry: Entry) -> UserError | None:
 
 
 def _cut(number: int, source: Source, n_rows: int, digest: Any) -> Iterator[tuple[Window, list[Entry]]]:
-    """The windows of a file and what is in each; `digest` gets the file's content, `rows` is not counted yet."""
-    return _cut_parquet(number, source, n_rows, digest) if files.is_parquet(source.path) else _cut_jsonl(number, source, n_rows, digest)
+    """The windows of a file and what is in each; `digest` gets the content of JSONL, `rows` is not counted yet."""
+    return _cut_parquet(number, source, n_rows) if files.is_parquet(source.path) else _cut_jsonl(number, source, n_rows, digest)
 
 
-def _cut_parquet(number: int, source: Source, n_rows: int, digest: Any) -> Iterator[tuple[Window, list[Entry]]]:
-    with open(source.path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
+def _cut_parquet(number: int, source: Source, n_rows: int) -> Iterator[tuple[Window, list[Entry]]]:
     file = files.Parquet(source.path)
     size = max(1, min(n_rows, WINDOW_BYTES * file.n_rows // max(file.n_bytes, 1)))
     for start in range(0, file.n_rows, size):
         n = min(size, file.n_rows - start)
-        window = Window(number, start, n, start + 1, 0, _key(source, start, digest.hexdigest().encode()))
+        window = Window(number, start, n, start + 1, 0, _parquet_key(source, start))
         yield window, _of_rows(source, window, file.rows(start, n))
+
+
+def _parquet_key(source: Source, start: int) -> str:
+    """Of the whole file as it is now, and the place in it."""
+    return _key(source, start, KNOWN.file(source.path).encode())
 
 
 def _cut_jsonl(number: int, source: Source, n_rows: int, digest: Any) -> Iterator[tuple[Window, list[Entry]]]:
@@ -241,7 +247,9 @@ class Reader:
     def entries(self, window: Window) -> list[Entry]:
         source = self._inputs[window.file]
         if files.is_parquet(source.path):
-            return _of_rows(source, window, self._open(window).rows(window.start, window.size))
+            rows = self._open(window).rows(window.start, window.size)
+            self._check_parquet(window)
+            return _of_rows(source, window, rows)
         return _of_lines(source, window, self.raw(window))
 
     def raw(self, window: Window) -> bytes:
@@ -252,12 +260,20 @@ class Reader:
             file.seek(window.start)
             raw: bytes = file.read(window.size)
         if _key(source, window.first, raw) != window.key:
-            raise UserError(f"{source.path}: was changed while it was being scored; run the same command again")
+            raise UserError(CHANGED.format(source.path))
         return raw
 
     def table(self, window: Window) -> Any:
-        """A window of Parquet as an Arrow table."""
-        return self._open(window).table(window.start, window.size)
+        """A window of Parquet as an Arrow table. Raises: UserError if the file is no longer that of the survey."""
+        table = self._open(window).table(window.start, window.size)
+        self._check_parquet(window)
+        return table
+
+    def _check_parquet(self, window: Window) -> None:
+        """After reading: the file was hashed before, and is only looked at here."""
+        source = self._inputs[window.file]
+        if _parquet_key(source, window.start) != window.key:
+            raise UserError(CHANGED.format(source.path))
 
     def _open(self, window: Window) -> Any:
         if self._number != window.file:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mlalign import claims
+from mlalign import checkpoints, claims
 from mlalign.commands import gc
 
 KEPT, BASE, ALONE, BEGUN = (f"sft-{i:016x}" for i in range(4))
@@ -33,7 +33,7 @@ def checkpoint(partial, step, complete=True, n_bytes=100_000):
     path.mkdir(parents=True)
     (path / "optimizer.pt").write_bytes(os.urandom(n_bytes))
     if complete:
-        (path / "complete.json").write_text('{"ranks": 1}')
+        checkpoints.complete(path, ranks=1)
 
 
 def run_of(root, *artifacts, name="mine"):
@@ -115,7 +115,7 @@ def test_what_a_process_has_claimed_is_never_touched(root, mlalign):
 def test_a_claim_that_comes_between_looking_and_deleting_is_respected(root, capsys):
     items = gc.measured(gc.find(root, 1, 0))
     with claims.claim(root / "store" / ALONE):
-        assert gc._delete_all(items) == 1
+        assert gc._delete_all(items, root / "store") == 1
     assert "stays:" in capsys.readouterr().out and (root / "store" / ALONE / "manifest.json").is_file()
 
 
