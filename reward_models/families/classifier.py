@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from mlalign.errors import UserError
+from mlalign.models import opening
 from reward_models import card as cards
 from reward_models.items import Item, Scores
 from reward_models.networks import encoding, pooling
@@ -34,6 +35,7 @@ RESERVED = {
     "max_model_len": "set `max_length`",
     "enable_prefix_caching": "set `prefix_reuse`",
     "trust_remote_code": "code from a model's repository is never run",
+    "use_safetensors": "weights are read from safetensors alone",
 }
 
 
@@ -122,7 +124,7 @@ def _vllm(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
     from reward_models.networks import loading
 
     told = {"dtype": settings.dtype, **({} if settings.prefix_reuse else {"enable_prefix_caching": False}), **settings.backend_args}
-    if not loading.is_adapter(settings.path, settings.revision):
+    if not opening.is_adapter(settings.path, settings.revision):
         model = loading.outline(settings.path, settings.revision)
         path, revision, in_parts = settings.path, settings.revision, loading.is_decoder(model)
         return model, lambda length: pooling.Pooling(path, revision, path, length, in_parts, told)

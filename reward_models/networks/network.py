@@ -14,10 +14,10 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
+from mlalign.models.foreign import quiet
 from reward_models.networks import attention, prefix
 from reward_models.networks.attention import Beginnings
 from reward_models.networks.batching import pack
-from reward_models.networks.causal import quiet
 from reward_models.networks.prefix import Group, Ids
 
 CPU_TOKENS = 1024  # in a batch: more overflow a CPU's caches
