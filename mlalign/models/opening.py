@@ -17,15 +17,10 @@ from typing import Any
 from mlalign.errors import UserError
 from mlalign.models import outline as outlines
 from mlalign.models import report, weight_files
-from mlalign.models.foreign import first_line, quiet, reading
+from mlalign.models.foreign import reading
 from mlalign.models.outline import KINDS, Adapter, Outline, Task
 from mlalign.models.report import NEVER_RUN
 from mlalign.models.weight_files import ADAPTER, find, read_object
-
-__all__ = [
-    "Adapter", "adapter", "adapter_outline", "attach", "check_served", "check_tokens", "configuration", "first_line", "has_tokenizer", "is_adapter", "network",
-    "outline", "quiet", "statistics", "tokenizer",
-]  # fmt: skip
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",

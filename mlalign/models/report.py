@@ -1,10 +1,10 @@
 """Whether a class of transformers is what a model's files say. Pure: names in, a message out.
 
-    stated     the classes that `architectures` in config.json names; empty in some old checkpoints
-    loaded     the class that transformers would make of the weights
-    missing    weights of that class that the files lack: they would be drawn at random
-    unexpected weights in the files that the class has no use for: what they do would be left out
-    mismatched weights of another shape in the files than in the class
+stated     the classes that `architectures` in config.json names; empty in some old checkpoints
+loaded     the class that transformers would make of the weights
+missing    weights of that class that the files lack: they would be drawn at random
+unexpected weights in the files that the class has no use for: what they do would be left out
+mismatched weights of another shape in the files than in the class
 """
 
 import re

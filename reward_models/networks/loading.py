@@ -77,9 +77,7 @@ def _with_adapter(path: str, revision: str | None, base: str | None, dtype: str,
     adapter = opening.adapter(path, revision)
     whole = base or weight_files.base_of(path, revision)
     assert whole is not None
-    model, _ = opening.network(
-        whole, "classifier", n_outputs=adapter.n_outputs, on_it=adapter, options={**options, "dtype": torch.float32}
-    )
+    model, _ = opening.network(whole, "classifier", n_outputs=adapter.n_outputs, on_it=adapter, options={**options, "dtype": torch.float32})
     adapted = opening.attach(model, adapter, whole)
     if is_quantised(model.config):
         log.warning("%s: its base was saved quantised, and is loaded as saved; the adapter is not merged", path)

@@ -9,11 +9,11 @@ import sys
 import pytest
 from tiny_classifier import TEMPLATE, TEXTS, make_tokenizer, save_classifier
 
+from mlalign.models import weight_files
 from reward_models import card
 from reward_models.__main__ import main
 from reward_models.evidence import preflight_rows
 from reward_models.evidence.preflight_rows import visible
-from reward_models.networks import model_files
 
 HOSTILE = "\x1b[2J\x07\u202egnihtyreve\u200b\x00 end"
 
@@ -246,9 +246,9 @@ def test_without_a_model_the_rows_are_checked(tmp_path, capsys):
 def test_the_header_of_a_file_tells_types_and_shapes(classifier):
     from safetensors import safe_open
 
-    found = model_files.weights(classifier)
+    found = weight_files.weights(classifier)
     with safe_open(classifier / "model.safetensors", "pt") as file:
-        assert {name: list(shape) for name, (_, shape) in found.tensors.items()} == {n: file.get_slice(n).get_shape() for n in file.keys()}  # noqa: SIM118
+        assert {name: list(shape) for name, (_, shape) in found.by_name.items()} == {n: file.get_slice(n).get_shape() for n in file.keys()}  # noqa: SIM118
         assert found.parameters == sum(file.get_tensor(n).numel() for n in file.keys())  # noqa: SIM118
 
 
