@@ -80,10 +80,23 @@ def tokenizer(path: str, revision: str | None = None) -> Any:
                 f"{file}: the tokenizer needs its own code ({_first(classes)}), and {NEVER_RUN}; take a model with a tokenizer of "
                 "transformers, or save one as tokenizer.json that gives the same tokens"
             )
+    _check_beside(path, revision)
     with reading(f"{path}: no tokenizer can be loaded from it", "; save the model's own there"):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+
+
+def _check_beside(path: str, revision: str | None) -> None:
+    """Look at the configuration that transformers reads along with a tokenizer, so that a mistake in it is not told as the tokenizer's.
+
+    A tokenizer may lie alone, or beside a model of a kind that transformers does not know.
+    """
+    from transformers import CONFIG_MAPPING
+
+    file = find(path, "config.json", revision)
+    if file is not None and read_object(file).get("model_type") in tuple(CONFIG_MAPPING):
+        configuration(path, revision)
 
 
 def has_tokenizer(path: str, revision: str | None = None) -> bool:
