@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mlalign.engine import chat
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
+from mlalign.models import opening
 from mlalign.store import read_json, write_json
 
 # Names under which tokenizers commonly hold a padding token, or a spare one that may serve as one.
@@ -45,17 +46,23 @@ class Weights:
 # ------------------------------------------------------------------------------------------------------------- tokenizers
 
 
-def load_tokenizer(model: Model, chat_template: str | None, needs_template: bool = True) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    model: Model, chat_template: str | None, needs_template: bool = True, padding_is_read: bool = True
+) -> PreTrainedTokenizerBase:
     """The model's tokenizer with `chat_template` (a file or Jinja text) installed if given, padding on the right.
 
-    Raises: UserError if there is no tokenizer, or no chat template although one is needed.
+    `padding_is_read`: whether the padding token needs a row in the embeddings as it is (`fit_vocabulary` makes one otherwise).
+    Raises: UserError if there is no tokenizer, no chat template although one is needed, or a token without a row.
     """
     template = chat.read_template(chat_template)
     if needs_template or template:
         tokenizer = chat.load_tokenizer(model, template)
     else:
         source = chat.tokenizer_source(model)
-        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+        tokenizer = opening.tokenizer(source.path, source.revision)
+    full = model.base or model
+    n_rows = opening.configuration(full.path, full.revision).get_text_config().vocab_size
+    opening.check_tokens(tokenizer, n_rows, model.path, padding_is_read=padding_is_read)
     tokenizer.padding_side = "right"
     tokenizer.init_kwargs.pop("local_files_only", None)  # would be saved, and says only whether this process runs offline
     return tokenizer
@@ -119,23 +126,16 @@ def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
 
     Raises: UserError if the directory lacks any other weights, which would be drawn at random.
     """
-    auto: Any = AutoModelForCausalLM if weights.task == "causal" else AutoModelForSequenceClassification
-    options = {"num_labels": 1} if weights.task == "classifier" else {}
+    head = f"{HEAD}.weight"
+    n_outputs, may_lack = (1, [head]) if weights.task == "classifier" else (None, [])
+    with whole_weights(weights):  # the outline is never spread over the ranks, where transformers would not say what does not fit
+        seen = opening.outline(model.path, weights.task, model.revision, n_outputs, may_lack)
+    options = {**weights.options, "dtype": weights.dtype}
     if weights.quantization:
         options["quantization_config"] = _quantization(weights.quantization)
-    given = {**weights.options, **options, "dtype": weights.dtype, "revision": model.revision, "trust_remote_code": False}
-    try:
-        network, told = auto.from_pretrained(model.path, output_loading_info=True, **given)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model.path}: no model can be loaded from it ({str(error).strip().splitlines()[0]})") from None
-    missing = sorted(told["missing_keys"])
-    if weights.task == "classifier" and missing == [f"{HEAD}.weight"]:
+    network, lacking = opening.network(model.path, weights.task, model.revision, n_outputs=n_outputs, options=options, seen=seen)
+    if head in lacking:
         draw_head(network, seed)
-    elif missing:
-        raise UserError(
-            f"{model.path}: holds no weights for {', '.join(missing[:4])}{', …' if len(missing) > 4 else ''}; they would be newly "
-            f"initialised. Give a complete {'causal language model' if weights.task == 'causal' else 'model with a head named score'}"
-        )
     return network
 
 
@@ -162,22 +162,13 @@ def lora_config(peft: Mapping | None, task: str) -> Any:
 
 def _with_adapter(network: Any, model: Model, weights: Weights, trainable: bool) -> Any:
     """The adapter's weights on its base. A policy's adapter goes under a classifier too: the head is then new."""
-    from peft import PeftConfig, get_peft_model
-    from peft.utils import load_peft_weights, set_peft_model_state_dict
-
-    config = PeftConfig.from_pretrained(model.path)
-    config.inference_mode, config.task_type = not trainable, TASKS[weights.task]
-    saved = load_peft_weights(model.path, device="cpu")
+    adapter = opening.adapter(model.path)
+    adapter.config.task_type = TASKS[weights.task]
     if weights.task == "classifier":
-        config.modules_to_save = sorted({*(config.modules_to_save or []), HEAD})
-        saved.setdefault(f"base_model.model.{HEAD}.weight", getattr(network, HEAD).weight.detach().clone())
-    wrapped = get_peft_model(network, config, autocast_adapter_dtype=not weights.sharded)
-    told: Any = set_peft_model_state_dict(wrapped, saved)
-    if told.unexpected_keys:
-        raise UserError(
-            f"{model.path}: its adapter does not fit {model.base.path if model.base else ''}: no place for {told.unexpected_keys[0]}"
-        )
-    return wrapped
+        adapter.config.modules_to_save = sorted({*(adapter.config.modules_to_save or []), HEAD})
+        adapter.weights.setdefault(f"base_model.model.{HEAD}.weight", getattr(network, HEAD).weight.detach().clone())
+    base = model.base.path if model.base else ""
+    return opening.attach(network, adapter, base, trainable=trainable, autocast=not weights.sharded)
 
 
 def _check_same_shape(path: Path, peft: Mapping) -> None:
@@ -206,9 +197,9 @@ def _quantization(kind: str) -> Any:
 def whole_weights(weights: Weights) -> Iterator[None]:
     """Load unsharded weights although ZeRO-3 is on: to merge whole matrices (DeepSpeed shards them when training begins), or on
     one rank alone."""
-    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-    if not weights.sharded:
+    if not weights.sharded or not is_deepspeed_zero3_enabled():  # off already: by a caller, who turns it on again
         yield
         return
     unset_hf_deepspeed_config()

@@ -24,11 +24,12 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from mlalign.data import tiny_world
 from mlalign.data.tiny_world import LANGUAGES, TASKS, TEXT, Item, answer_text, prompt_text
+from mlalign.models import opening
 
 PAD, USER, ASSISTANT, END = SPECIAL_TOKENS = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 N_VOCABULARY = 2048
@@ -269,8 +270,9 @@ def _write_json(path: Path, content: dict) -> None:
 @torch.no_grad()
 def greedy_accuracy(directory: Path, n_items: int = 120, languages: Sequence[str] = LANGUAGES) -> dict[str, float]:
     """Share of eval prompts answered greedily with exactly the right sentence, by language and by task."""
-    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    tokenizer = opening.tokenizer(str(directory))
+    tokenizer.padding_side = "left"
+    model = opening.network(str(directory), "causal", options={"dtype": torch.float32})[0].eval()
     hits: dict[str, list[bool]] = {}
     rows = list(tiny_world.rows("demonstrations", languages, n_items, split="eval", mix={"right": 1.0}))
     for start in range(0, len(rows), 100):

@@ -42,6 +42,7 @@ RESERVED = {
     "dtype": "set engine.dtype",
     "seed": "set seed on the step; every candidate gets its own",
     "trust_remote_code": "code from a model's repository is never run",
+    "use_safetensors": "weights are read from safetensors alone",
 }
 
 

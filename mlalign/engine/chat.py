@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlalign.errors import UserError
+from mlalign.models import opening
+from mlalign.models.opening import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from mlalign.engine.models import Model
-
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
 
 
 def tokenizer_source(model: "Model") -> "Model":
@@ -39,12 +37,8 @@ def load_tokenizer(model: "Model", chat_template: str | None = None) -> Any:
 
     Raises: UserError if there is no tokenizer, or neither it nor the caller has a chat template.
     """
-    from transformers import AutoTokenizer
-
     source = tokenizer_source(model)
-    if Path(source.path).is_dir() and not any((Path(source.path) / name).is_file() for name in TOKENIZER_FILES):
-        raise UserError(f"{source.path}: has no tokenizer (tokenizer.json); save one there with AutoTokenizer(…).save_pretrained(…)")
-    tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+    tokenizer = opening.tokenizer(source.path, source.revision)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     if tokenizer.chat_template is None:
@@ -137,10 +131,8 @@ def end_of_turn(tokenizer: Any, options: Mapping[str, Any]) -> int | None:
 
 def context_length(model: "Model") -> int | None:
     """How many tokens the model was built for, prompt and answer together; None if its configuration does not say."""
-    from transformers import AutoConfig
-
     base = model.base or model
-    config = AutoConfig.from_pretrained(base.path, revision=base.revision).get_text_config()
+    config = opening.configuration(base.path, base.revision).get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 

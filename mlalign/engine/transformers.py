@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlalign.engine import EngineConfig, Request, Response, Sampling
 from mlalign.engine.chat import tokenizer_source
 from mlalign.errors import UserError, nearest
+from mlalign.models import opening
 
 if TYPE_CHECKING:
     from mlalign.engine.models import Model
@@ -25,17 +26,18 @@ class Transformers:
 
     def __init__(self, config: EngineConfig, model: "Model"):
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import GenerationConfig
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = "float32" if config.dtype == "auto" and self._device == "cpu" else config.dtype
         base, source = model.base or model, tokenizer_source(model)
-        network: Any = AutoModelForCausalLM.from_pretrained(base.path, revision=base.revision, dtype=dtype, **config.args)
+        network, _ = opening.network(base.path, "causal", base.revision, options={"dtype": dtype, **config.args})
         ends = network.generation_config.eos_token_id
         if model.base:
-            network = _with_adapter(network, model.path)
+            network = _with_adapter(network, model.path, base.path)
         self._model = network.to(self._device).eval()
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+        self._tokenizer: Any = opening.tokenizer(source.path, source.revision)
+        opening.check_tokens(self._tokenizer, network.get_input_embeddings().weight.shape[0], source.path)
         ends = ends if ends is not None else self._tokenizer.eos_token_id
         self._ends = list(ends) if isinstance(ends, list | tuple) else [ends]
         self._pad = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self._ends[0]
@@ -130,14 +132,12 @@ def _only(grammar: Any) -> dict[str, Any]:
     return {"logits_processor": [LogitsProcessor(grammar)]}
 
 
-def _with_adapter(network: Any, path: str) -> Any:
+def _with_adapter(network: Any, path: str, base: str) -> Any:
     import importlib.util
 
     if importlib.util.find_spec("peft") is None:
         raise UserError(f"{path} is an adapter, which engine=transformers loads with the package 'peft': pip install peft")
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(network, path)
+    return opening.attach(network, opening.adapter(path), base)
 
 
 def batches(lengths: Sequence[int], max_tokens: int, budget: int) -> Iterator[list[int]]:

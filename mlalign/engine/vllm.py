@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlalign.engine import EngineConfig, Request, Response, Sampling
 from mlalign.engine.chat import tokenizer_source
 from mlalign.errors import UserError
+from mlalign.models import opening
 from mlalign.store import read_json
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class VLLM:
     def __init__(self, config: EngineConfig, model: "Model", max_model_len: int | None):
         import torch
 
+        _check(model)
         on_cpu = torch.cuda.device_count() == 0
         for name, value in ({"VLLM_NO_USAGE_STATS": "1"} | (CPU_ENVIRONMENT if on_cpu else {})).items():
             os.environ.setdefault(name, value)
@@ -66,12 +68,20 @@ class VLLM:
         del self._llm
 
 
+def _check(model: "Model") -> None:
+    """Look at the files that vLLM will open. Raises: UserError where it would serve another model than they say."""
+    base, source = model.base or model, tokenizer_source(model)
+    seen = opening.check_served(model.path, base.path if model.base else None, base.revision)
+    opening.check_tokens(opening.tokenizer(source.path, source.revision), seen.n_rows, source.path, padding_is_read=False)
+
+
 def arguments(config: EngineConfig, model: "Model", max_model_len: int | None, on_cpu: bool) -> dict[str, Any]:
     """The arguments of `vllm.LLM`: what `config.args` says wins over what follows from the model and the device."""
     base, tokenizer = model.base or model, tokenizer_source(model)
     derived: dict[str, Any] = {
         "model": base.path, "revision": base.revision, "tokenizer": tokenizer.path, "tokenizer_revision": tokenizer.revision,
         "dtype": "float32" if on_cpu and config.dtype == "auto" else config.dtype, "enable_prefix_caching": True,
+        "trust_remote_code": False,
     }  # fmt: skip
     if max_model_len is not None:
         derived["max_model_len"] = max_model_len

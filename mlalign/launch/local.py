@@ -32,7 +32,8 @@ def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]
     stop = _StopOnSignal(config.parent / "STOP")
     with open(log, "ab") as out, stop:
         process = subprocess.Popen(
-            argv(config, resources), stdout=out, stderr=subprocess.STDOUT, env=environment(resources), start_new_session=True
+            argv(config, resources), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            env=environment(resources), start_new_session=True,
         )  # fmt: skip
         while (status := process.poll()) is None:
             on_tick()

@@ -23,6 +23,7 @@ from mlalign import languages
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
 from mlalign.metrics import AVERAGE, GAP, WORST
+from mlalign.models import opening
 from mlalign.schema import how, verbatim, what
 from mlalign.stage import Inputs, Output, Stopped
 from mlalign.store import read_json, sha256, write_json
@@ -76,8 +77,10 @@ def identity(cfg: Config, digest: Any = sha256) -> dict[str, Any]:
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if not cfg.tasks:
         raise UserError("tasks: none; name some of the harness's tasks (`lm_eval ls tasks`)")
+    model = inputs.model("model")
+    opening.check_served(model.path, model.base.path if model.base else None, (model.base or model).revision)
     with tempfile.TemporaryDirectory(dir=out.path, prefix="harness.") as folder:
-        _harness(cfg, command(cfg, inputs.model("model"), Path(folder)), out)
+        _harness(cfg, command(cfg, model, Path(folder)), out)
         told = _results(Path(folder))
     write_json(out.path / "results.json", told)
     rows = table(cfg, told)
@@ -118,7 +121,9 @@ def _harness(cfg: Config, argv: Sequence[str], out: Output) -> None:
     log = out.path / "logs" / "lm_eval.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    with open(log, "wb") as output, subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
+    with open(log, "wb") as output, subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+    ) as process:  # fmt: skip
         while (status := process.poll()) is None:
             if out.should_stop():
                 process.terminate()

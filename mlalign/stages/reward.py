@@ -61,7 +61,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     from mlalign.training import card, loop, trainset
 
     args = loop.arguments(RewardConfig, cfg, cfg.trainer, out)
-    tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
+    tokenizer = modelling.load_tokenizer(model, cfg.chat_template, padding_is_read=False)
     modelling.ensure_padding(tokenizer)
     examples = trainset.Examples(columns, lambda row: [_example(row, columns)], "dropped")
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)

@@ -32,6 +32,7 @@ from reward_models.families import combine
 from reward_models.families.combine import Combination
 from reward_models.items import Item, Scores, of_candidates, of_preference
 from reward_models.jobs.identity import of_path, of_run
+from reward_models.jobs.provenance import score_statistics
 
 VERSION = 2
 KIND = "scores"
@@ -69,6 +70,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
             raise Stopped
     (out.path / "rows").mkdir(exist_ok=True)
     out.note(scorers=[_without_identity(t) for t in told])
+    statistics = {t["name"]: found for t in told if (found := score_statistics(t))}
+    if statistics:
+        out.note(score_statistics=statistics)
 
 
 @dataclasses.dataclass

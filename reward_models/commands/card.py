@@ -25,6 +25,7 @@ from mlalign.errors import UserError, nearest
 from reward_models import card as cards
 from reward_models.card import Card
 from reward_models.evidence import preflight
+from reward_models.jobs.provenance import score_statistics
 
 HELP = "what a model says about its scores"
 
@@ -114,6 +115,9 @@ def _create(options: argparse.Namespace) -> int:
         raise UserError(*errors)
     template_hash = subject.facts["tokenizer"]["template_hash"]
     seen = {"template_hash": template_hash, "outputs": subject.facts.get("outputs", [])}
+    statistics = score_statistics({"family": options.family, "path": options.model})
+    if statistics:
+        seen["training"] = {"score_statistics": {name: statistics[name] for name in ("mean", "std")}}
     written = cards.write(file, Card(options.family, direction=options.direction, scale=options.scale, **seen, **told))
     print(written.read_text(encoding="utf-8"), end="")
     return 0

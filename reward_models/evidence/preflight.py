@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlalign.errors import UserError
+from mlalign.models import opening, outline, weight_files
+from mlalign.models.weight_files import BYTES
 from reward_models import card as cards
-from reward_models.networks import loading, model_files
+from reward_models.networks import loading
 
 HEAD = re.compile(r"(^|\.)(score|classifier|classification_head)\.")
+TASKS: dict[str, outline.Task] = {"classifier": "classifier", "implicit": "causal", "judge": "causal"}  # family -> what its model does
 UNLIMITED = 10**9  # tokenizers without a limit say 10**30
 
 
@@ -64,12 +67,7 @@ def of_model(told: Mapping[str, Any], card: cards.Card | None) -> Subject:
 
 
 def _look_at_tokenizer(subject: Subject, path: str) -> Iterator[Finding]:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=subject.told.get("revision"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer can be loaded ({_first_line(error)}); save the model's own in {path}") from None
+    tokenizer = opening.tokenizer(path, subject.told.get("revision"))
     subject.facts["tokenizer"] = {"class": type(tokenizer).__name__, "tokens": len(tokenizer), **_special_tokens(tokenizer)}
     if not tokenizer.chat_template:
         raise UserError("its tokenizer has no chat template; save the one of its training with it")
@@ -100,22 +98,20 @@ def _padding_traps(tokenizer: Any) -> Iterator[Finding]:
 
 
 def _look_at_config(subject: Subject, path: str) -> Iterator[Finding]:
-    from transformers import AutoConfig
-
-    base = subject.told.get("base") or (model_files.base_of(Path(path)) if Path(path).is_dir() else None)
+    revision = subject.told.get("revision")
+    base = subject.told.get("base") or weight_files.base_of(path, revision)
     source = base or path
-    try:
-        config = AutoConfig.from_pretrained(source, revision=None if base else subject.told.get("revision"))
-    except (OSError, ValueError) as error:
-        what = f"the adapter's base {base}" if base else "config.json"
-        raise UserError(f"{what} cannot be read ({_first_line(error)})") from None
+    config = opening.configuration(source, None if base else revision)
     subject.config = config
     subject.facts |= {"base": base, "architectures": config.architectures or []}
     if getattr(config, "quantization_config", None):
         yield Finding("warning", "weights", f"{source} is saved quantised: its scores are those of the quantised model")
     size = getattr(config.get_text_config(), "vocab_size", None)
-    if subject.tokenizer is not None and size is not None and len(subject.tokenizer) > size and base is None:
-        yield Finding("error", "tokenizer", f"has {len(subject.tokenizer)} tokens, the model knows {size}: it is not this model's")
+    if subject.tokenizer is not None and size is not None and base is None:
+        opening.check_tokens(subject.tokenizer, size, path, padding_is_read=False)
+    if (statistics := opening.statistics(vars(config))) and subject.told.get("normalise") is None:
+        numbers = "mean {:g}, std {:g}".format(*statistics)
+        yield Finding("warning", "scores", f"config.json has their {numbers}, which are not applied unless you set normalise=true")
     if subject.told["family"] == "classifier" and base is None:
         yield from _outputs(subject, config)
 
@@ -133,35 +129,44 @@ def _outputs(subject: Subject, config: Any) -> Iterator[Finding]:
 
 
 def _look_at_weights(subject: Subject, path: str) -> Iterator[Finding]:
-    weights = model_files.weights(Path(path)) if Path(path).is_dir() else None
-    if weights is None:
-        yield Finding("note", "weights", "no safetensors files here: head, number type and size are not checked")
+    if subject.config is None:
+        return  # why not is told already
+    weights = weight_files.weights(Path(path)) if Path(path).is_dir() else None
+    if weights is not None:
+        _note_weights(subject, weights)
+        stored = weights.dtypes
+        if len(stored) > 1 and next(iter(stored)) not in BYTES:
+            yield Finding("warning", "weights", f"are stored as {', '.join(stored)}: quantised, or not a plain checkpoint")
+    task = TASKS.get(subject.told["family"])
+    if task is None:
         return
-    heads = {name: list(shape) for name, (_, shape) in weights.tensors.items() if HEAD.search(name)}
-    stored = weights.dtypes
-    subject.facts["weights"] = {"parameters": weights.parameters, "dtypes": stored, "head": heads}
-    if subject.told["family"] == "classifier" and not heads:
-        yield from _headless(subject, path)
-    elif subject.told["family"] == "classifier" and "outputs" not in subject.facts:  # an adapter that brings its head
-        subject.facts["outputs"] = [f"LABEL_{i}" for i in range(list(heads.values())[-1][0])]
-    used = subject.told.get("dtype", "float32")
-    subject.facts["weights"] |= {"used_as": used, "bytes": weights.parameters * model_files.BYTES.get(used, 4)}
-    if len(stored) > 1 and next(iter(stored)) not in model_files.BYTES:
-        yield Finding("warning", "weights", f"are stored as {', '.join(stored)}: quantised, or not a plain checkpoint")
-
-
-def _headless(subject: Subject, path: str) -> Iterator[Finding]:
-    base = subject.facts.get("base")
-    if base and Path(base).is_dir():
-        told = model_files.weights(Path(base))
-        if told is None or any(HEAD.search(name) for name in told.tensors):
-            return
-    classifier = any("SequenceClassification" in name for name in subject.facts.get("architectures", []))
-    text = f"no weights of a head in {path}" + (f" nor in its base {base}" if base else "")
-    if classifier:
-        yield Finding("warning", "head", f"{text} under a name known here (score, classifier, classification_head)")
+    if Path(subject.facts["base"] or path).is_dir():
+        _check_weights(subject, path, task)
     else:
-        yield Finding("error", "head", f"{text}: newly initialised weights score nothing; give a model saved as a sequence classifier")
+        outline.check_class(path, subject.config, task)
+        yield Finding("note", "weights", "lie on the hub: head, number type and size are not checked before they are fetched")
+
+
+def _note_weights(subject: Subject, weights: weight_files.Tensors) -> None:
+    heads = {name: list(shape) for name, (_, shape) in weights.by_name.items() if HEAD.search(name)}
+    used = subject.told.get("dtype", "float32")
+    subject.facts["weights"] = {
+        "parameters": weights.parameters, "dtypes": weights.dtypes, "head": heads,
+        "used_as": used, "bytes": weights.parameters * BYTES.get(used, 4),
+    }  # fmt: skip
+    if subject.told["family"] == "classifier" and "outputs" not in subject.facts and heads:  # an adapter that brings its head
+        subject.facts["outputs"] = [f"LABEL_{i}" for i in range(list(heads.values())[-1][0])]
+
+
+def _check_weights(subject: Subject, path: str, task: outline.Task) -> None:
+    """Look at the headers of the weights as scoring will. Raises: UserError if the model is not what its files say."""
+    base = subject.facts["base"]
+    if base is None:
+        opening.outline(path, task)
+        return
+    adapter = opening.adapter_outline(path, subject.told.get("revision"))
+    n_outputs = adapter.n_outputs if task == "classifier" else None
+    opening.outline(base, task, n_outputs=n_outputs, on_it=adapter)
 
 
 def _max_length(subject: Subject) -> int | None:
@@ -199,7 +204,3 @@ def _without_blank_end(ids: Sequence[int], tokenizer: Any) -> list[int]:
     while end and not tokenizer.decode(end[-1:]).strip():
         end.pop()
     return end
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

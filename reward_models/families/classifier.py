@@ -16,15 +16,19 @@ continue from them exactly: causal attention over all tokens in every layer (net
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from mlalign.errors import UserError
+from mlalign.models import opening
 from reward_models import card as cards
 from reward_models.items import Item, Scores
 from reward_models.networks import encoding, pooling
 from reward_models.networks.prefix import Ids
+
+log = logging.getLogger(__name__)
 
 RESERVED = {
     **dict.fromkeys(("model", "tokenizer"), "is what `path` says"),
@@ -34,6 +38,7 @@ RESERVED = {
     "max_model_len": "set `max_length`",
     "enable_prefix_caching": "set `prefix_reuse`",
     "trust_remote_code": "code from a model's repository is never run",
+    "use_safetensors": "weights are read from safetensors alone",
 }
 
 
@@ -48,6 +53,8 @@ class Settings:
     backend: Literal["transformers", "vllm"] = "transformers"  # never changed by itself
     backend_args: dict = dataclasses.field(default_factory=dict)  # passed to from_pretrained, or to vllm.LLM
     prefix_reuse: bool = True  # beginnings that several conversations share are read once, where that is exact
+    # (output - mean) / std with the numbers in config.json (OpenRLHF writes them); null: the output as it is, with a warning
+    normalise: bool | None = None
     device_batch_tokens: int = 16384  # most padded tokens in a batch of transformers (on a CPU 1024 at most)
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
 
@@ -58,13 +65,28 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Scale:
+    """From a model's output to the score: sign * (output - mean) / std.
+
+    Example: Scale(-1.0, 1.0, 2.0)(5.0) is -2.0.
+    """
+
+    sign: float = 1.0
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, output: float) -> float:
+        return self.sign * (output - self.mean) / self.std
+
+
+@dataclasses.dataclass(frozen=True)
 class Classifier:
     """Scores items; `close` gives back memory and processes."""
 
     encode: Callable[[Sequence[Item]], list[encoding.Encoded]]
     outputs: Callable[[Sequence[Ids]], list[list[float]]]  # of distinct sequences in ascending order
     output: int
-    sign: float
+    scale: "Scale"
     close: Callable[[], None]
 
     def __call__(self, items: Sequence[Item]) -> Scores:
@@ -72,7 +94,7 @@ class Classifier:
         own = [tuple(e.ids) for e in encoded]
         distinct = sorted(set(own))
         found = dict(zip(distinct, (row[self.output] for row in self.outputs(distinct)), strict=True))
-        raw = [self.sign * found[ids] for ids in own]
+        raw = [self.scale(found[ids]) for ids in own]
         flags = {
             "truncated": [e.cut_tokens > 0 for e in encoded],
             "response_truncated": [e.response_truncated for e in encoded],
@@ -92,14 +114,50 @@ def prepare(settings: Settings) -> Classifier:
         model, start = _vllm(settings)
     else:
         model, start = _transformers(settings)
+    opening.check_tokens(tokenizer, model.get_input_embeddings().weight.shape[0], settings.path, padding_is_read=False)
+    scale = _scale(settings, told, opening.statistics(vars(model.config)))
     output = loading.output_of(model.config, settings.path, settings.output)
     max_length = loading.room(tokenizer, model, settings.max_length or told.max_length, settings.path)
     outputs = start(max_length)
 
     def encode(items: Sequence[Item]) -> list[encoding.Encoded]:
-        return encoding.encode(items, tokenizer, max_length, settings.chat_template_kwargs)
+        encoded = encoding.encode(items, tokenizer, max_length, settings.chat_template_kwargs)
+        if getattr(model.config, "is_encoder_decoder", False):
+            _check_ends(items, encoded, model.config.eos_token_id)
+        return encoded
 
-    return Classifier(encode, outputs, output, -1.0 if told.direction == "lower_is_better" else 1.0, outputs.close)
+    return Classifier(encode, outputs, output, scale, outputs.close)
+
+
+def _check_ends(items: Sequence[Item], encoded: Sequence[encoding.Encoded], end: int) -> None:
+    """Raises: UserError for a conversation without the end token at which an encoder-decoder reads its output."""
+    for item, text in zip(items, encoded, strict=True):
+        if end not in text.ids:
+            raise UserError(
+                f"{item.id}: the chat template writes no end token (number {end}), and the model reads its output there; "
+                "put the template of its training back"
+            )
+
+
+def _scale(settings: Settings, card: cards.Card, statistics: tuple[float, float] | None) -> Scale:
+    """How outputs become scores; statistics that the model carries and nobody decided about are told.
+
+    Raises: UserError if the statistics are asked for, and there are none or they cannot be used.
+    """
+    sign = -1.0 if card.direction == "lower_is_better" else 1.0
+    usable = statistics is not None and all(map(math.isfinite, statistics)) and statistics[1] > 0
+    if settings.normalise and not (statistics and usable):
+        found = f"mean {statistics[0]}, std {statistics[1]}" if statistics else "none"
+        raise UserError(f"{settings.path}: normalise needs mean and std (above 0) in config.json; there: {found}; set normalise: false")
+    if settings.normalise and statistics:
+        return Scale(sign, *statistics)
+    if statistics and settings.normalise is None:
+        log.warning(
+            "%s: config.json has statistics of the model's scores (mean %g, std %g), which are not applied: scores are the model's own "
+            "outputs. Set normalise: true for (output - mean) / std, or false if you mean the outputs",
+            settings.path, *statistics,
+        )  # fmt: skip
+    return Scale(sign)
 
 
 def _transformers(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
@@ -122,7 +180,7 @@ def _vllm(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
     from reward_models.networks import loading
 
     told = {"dtype": settings.dtype, **({} if settings.prefix_reuse else {"enable_prefix_caching": False}), **settings.backend_args}
-    if not loading.is_adapter(settings.path, settings.revision):
+    if not opening.is_adapter(settings.path, settings.revision):
         model = loading.outline(settings.path, settings.revision)
         path, revision, in_parts = settings.path, settings.revision, loading.is_decoder(model)
         return model, lambda length: pooling.Pooling(path, revision, path, length, in_parts, told)

@@ -28,6 +28,7 @@ from typing import Any, Literal
 from mlalign.engine import chat
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
+from mlalign.models import opening
 from reward_models.items import Item, Scores
 from reward_models.networks import causal
 from reward_models.networks.prefix import Ids
@@ -77,6 +78,9 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     tokenizer = causal.tokenizer(policy)
     _check_same_tokens(tokenizer, policy, reference)
     networks = _load(policy, reference, settings.dtype)
+    for network, model in zip(networks, (policy, reference), strict=True):
+        if network is not None and model is not None:
+            opening.check_tokens(tokenizer, network.get_input_embeddings().weight.shape[0], model.path, padding_is_read=False)
     max_length = settings.max_length or _room(tokenizer, networks[0].config.get_text_config())
     both = _both(networks, settings)
 
@@ -181,13 +185,10 @@ def _check_same_tokens(tokenizer: Any, policy: Model, reference: Model | None) -
     """Raises: UserError if the reference has a tokenizer with another vocabulary."""
     if reference is None:
         return
-    from transformers import AutoTokenizer
-
     source = chat.tokenizer_source(reference)
-    try:
-        other = AutoTokenizer.from_pretrained(source.path, revision=source.revision)
-    except (OSError, ValueError):
+    if not opening.has_tokenizer(source.path, source.revision):
         return  # a reference without a tokenizer is read with the policy's
+    other = opening.tokenizer(source.path, source.revision)
     ours, theirs = tokenizer.get_vocab(), other.get_vocab()
     differing = next((t for t, i in theirs.items() if ours.get(t, i) != i), None)
     if differing is not None:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from mlalign.errors import UserError
+from mlalign.models import opening
 from reward_models.families import scripts
 from reward_models.items import Item, Scores
 
@@ -39,12 +39,7 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
 
 
 def _tokens(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.path, revision=settings.revision)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{settings.path}: no tokenizer can be loaded from it ({str(error).strip().splitlines()[0]})") from None
+    tokenizer = opening.tokenizer(str(settings.path), settings.revision)
 
     def run(items: Sequence[Item]) -> Scores:
         texts = [item.response for item in items]

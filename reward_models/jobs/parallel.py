@@ -97,10 +97,16 @@ def _tail(log: Path) -> str:
 
 
 def end_with_parent() -> None:
-    """End this process, as Ctrl-C would, when the one that started it closes our stdin or dies."""
+    """End this process, as Ctrl-C would, when the one that started it closes our stdin or dies.
+
+    Nothing else can read from stdin afterwards: it is at its end.
+    """
+    lifeline, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
     def watch() -> None:
-        os.read(0, 1)  # not sys.stdin: its lock would be held at exit
+        os.read(lifeline, 1)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(GRACE_S)
         os._exit(STOPPED)

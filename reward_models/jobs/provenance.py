@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import reward_models
+from mlalign.models import opening, weight_files
 from reward_models import card as cards
 from reward_models.jobs.identity import folder_of, public
 
@@ -26,13 +27,23 @@ def of_scorer(told: Mapping) -> dict[str, Any]:
     module = importlib.import_module(reward_models.FAMILIES[told["family"]])
     own = {k: v for k, v in told.items() if k not in ("family", "name")}
     path = told.get("path")
+    statistics = score_statistics(told)
     card = cards.read(path, told.get("revision")) if path else None
     return {
         "family": told["family"], "settings": public(dataclasses.asdict(module.Settings(**own))),
         "dtype": own.get("dtype", getattr(module.Settings, "dtype", None)), "direction": DIRECTION, "scale": card.scale if card else None,
         "template_hash": _template_hash(folder_of(path, told.get("revision"))) if path else None,
-        "card": dataclasses.asdict(card) if card else None,
+        "card": dataclasses.asdict(card) if card else None, **({"score_statistics": statistics} if statistics else {}),
     }  # fmt: skip
+
+
+def score_statistics(told: Mapping) -> dict[str, Any] | None:
+    """What a classifier's config.json says of its scores (mean, std), and whether that is applied; None if it says nothing."""
+    path = told.get("path")
+    folder = folder_of(str(path), told.get("revision")) if path and told.get("family") == "classifier" else None
+    file = folder / "config.json" if folder else None
+    found = opening.statistics(weight_files.read_object(file)) if file and file.is_file() else None
+    return {"mean": found[0], "std": found[1], "applied": bool(told.get("normalise"))} if found else None
 
 
 def _template_hash(folder: Path | None) -> str | None:

@@ -4,6 +4,7 @@ Rows are padded on the right, and a classifier's output is read at the last real
 network gets no mask: nothing that is read stands behind padding. Whether a network is causal, and whether continuing from a cache
 gives what reading everything gives, is tried out on a few tokens when it is opened, not looked up under its name. A network with
 sliding windows, recurrent states or rotary embeddings that depend on length is never continued: each row is read in whole.
+Encoder-decoders (T5, BART) get a row at a time: they read their output at a row's last end token, and take no rows of different lengths.
 """
 
 import inspect
@@ -14,10 +15,10 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
+from mlalign.models.foreign import quiet
 from reward_models.networks import attention, prefix
 from reward_models.networks.attention import Beginnings
 from reward_models.networks.batching import pack
-from reward_models.networks.causal import quiet
 from reward_models.networks.prefix import Group, Ids
 
 CPU_TOKENS = 1024  # in a batch: more overflow a CPU's caches
@@ -71,8 +72,10 @@ class Network:
         self._padding, self._most_read = PADDING.get(model.device.type), most_read
         self._in_place = on_cpu and (exactly or reuse) and attention.install(model, exactly)
         self.causal = False
+        # An encoder-decoder reads its output at the end token of each row and counts those of padding too: a row at a time.
+        self.alone = bool(getattr(self._config, "is_encoder_decoder", False))
         with quiet(), torch.inference_mode():
-            self.causal = self._finds_causal()
+            self.causal = not self.alone and self._finds_causal()
             self.reuses = reuse and self.causal and split_at is None and self._can_continue()
 
     @torch.inference_mode()
@@ -104,7 +107,10 @@ class Network:
                 yield from self._readable([part[k] for k in batch], sequences, begins)
 
     def _readable(self, batch: list[int], sequences: Sequence[Ids], begins: Sequence[int]) -> Iterator[list[int]]:
-        """The batch, or parts of it with no more outputs than may be read at once."""
+        """The batch, or parts of it with no more outputs than may be read at once; single rows of a model that takes no batches."""
+        if self.alone:
+            yield from ([i] for i in batch)
+            return
         begun: list[int] = []
         n = 0
         for i in batch:
@@ -127,10 +133,11 @@ class Network:
         """The model on rows of different lengths. Padding is an id that ends none of them: decoders of transformers read their
         output at the last token that is not `pad_token_id`."""
         filler = min(set(range(len(rows) + 1)) - {row[-1] for row in rows})
-        self._config.pad_token_id = filler
+        if not self.alone:  # there padding means what it did in training: the decoder may begin with it
+            self._config.pad_token_id = filler
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], device=self._model.device)
-        if not self.causal and "attention_mask" not in options:
+        if not self.causal and not self.alone and "attention_mask" not in options:
             options["attention_mask"] = (self._arange(width) < self._lengths(rows)).long()
         return self._model(input_ids=ids, **options)
 

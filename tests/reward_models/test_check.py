@@ -3,17 +3,15 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 from tiny_classifier import TEMPLATE, TEXTS, make_tokenizer, save_classifier
 
+from mlalign.models import weight_files
 from reward_models import card
 from reward_models.__main__ import main
 from reward_models.evidence import preflight_rows
 from reward_models.evidence.preflight_rows import visible
-from reward_models.networks import model_files
 
 HOSTILE = "\x1b[2J\x07\u202egnihtyreve\u200b\x00 end"
 
@@ -180,7 +178,7 @@ def test_models_that_cannot_score(check, tmp_path, model, capsys):
     Qwen3ForCausalLM(make_config(tokenizer)).to(torch.bfloat16).save_pretrained(tmp_path / "causal")
     tokenizer.save_pretrained(tmp_path / "causal")
     status, told, findings = check(tmp_path / "causal", [pair()])
-    assert status == 2 and any(f.startswith("error head") and "newly initialised" in f for f in findings)
+    assert status == 2 and any(f.startswith("error model") and "newly initialised" in f for f in findings)
     assert told["model"]["weights"]["dtypes"].keys() == {"bfloat16"}
     two = check(save_classifier(tmp_path / "two", num_labels=2), [pair()])
     assert two[0] == 2 and any("has 2 outputs (LABEL_0, LABEL_1); name one with `output`; as in --set output=NAME" in f for f in two[2])
@@ -192,7 +190,7 @@ def test_models_that_cannot_score(check, tmp_path, model, capsys):
     assert (
         status == 2
         and any("saved quantised" in f for f in findings)
-        and any("the model knows 5: it is not this model's" in f for f in findings)
+        and any("the embeddings have 5 rows): it is not this model's" in f for f in findings)
     )
     whole = (model / "model.safetensors").read_bytes()
     for broken in (whole[:-1], whole[:100], b"\xff" * 20, b""):
@@ -202,7 +200,7 @@ def test_models_that_cannot_score(check, tmp_path, model, capsys):
     assert any(f.startswith("error template") for f in check(model, [pair()])[2])
     shutil.rmtree(tmp_path / "causal")
     (tmp_path / "causal").mkdir()
-    assert any("no tokenizer can be loaded" in f for f in check(tmp_path / "causal", [pair()])[2])
+    assert any("has no tokenizer (tokenizer.json)" in f for f in check(tmp_path / "causal", [pair()])[2])
 
 
 def test_a_template_that_refuses(check, tmp_path):
@@ -246,22 +244,30 @@ def test_without_a_model_the_rows_are_checked(tmp_path, capsys):
 def test_the_header_of_a_file_tells_types_and_shapes(classifier):
     from safetensors import safe_open
 
-    found = model_files.weights(classifier)
+    found = weight_files.weights(classifier)
     with safe_open(classifier / "model.safetensors", "pt") as file:
-        assert {name: list(shape) for name, (_, shape) in found.tensors.items()} == {n: file.get_slice(n).get_shape() for n in file.keys()}  # noqa: SIM118
+        assert {name: list(shape) for name, (_, shape) in found.by_name.items()} == {n: file.get_slice(n).get_shape() for n in file.keys()}  # noqa: SIM118
         assert found.parameters == sum(file.get_tensor(n).numel() for n in file.keys())  # noqa: SIM118
 
 
-def test_no_weights_are_loaded(model, tmp_path):
-    """Not even the code of the model is imported."""
-    source = write_rows(tmp_path / "rows.jsonl", [pair()])
-    code = (
-        "import sys; from reward_models.__main__ import main; "
-        f"assert main(['check', '--model', {str(model)!r}, '--input', {str(source)!r}]) == 0; "
-        "print([m for m in sys.modules if '.modeling_qwen3' in m])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+def test_no_weights_are_loaded(check, model):
+    """Numbers that are not there are not missed: the headers alone are read."""
+    file = model / "model.safetensors"
+    n_header = int.from_bytes(file.read_bytes()[:8], "little") + 8
+    whole = file.stat().st_size
+    with open(file, "r+b") as f:
+        f.truncate(n_header)
+        f.truncate(whole)  # a hole: zeros that lie on no disk
+    status, _, findings = check(model, [pair()])
+    assert status == 0 and not [f for f in findings if f.startswith("error")]
+
+
+def test_statistics_of_scores_are_told(check, model):
+    told = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**told, "mean": 2.0, "std": 0.5}))
+    status, _, findings = check(model, [pair()])
+    assert status == 1 and any(f.startswith("warning scores config.json has their mean 2, std 0.5") for f in findings)
+    assert check(model, [pair()], "--set", "normalise=true")[0] == 0
 
 
 def test_lengths_are_of_every_answer(check, model):

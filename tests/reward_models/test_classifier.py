@@ -1,16 +1,18 @@
 """What the family `classifier` loads, what it refuses, what it says of its scores. That these do not vary: test_invariance.py."""
 
+import json
 import shutil
 
 import pytest
 import torch
-from tiny_classifier import make_config, make_tokenizer, save_classifier
+from tiny_classifier import make_config, make_tokenizer, save_classifier, save_network
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import reward_models
 from mlalign import engine
 from mlalign.errors import UserError
 from reward_models import Item, card
+from reward_models.jobs import provenance
 from reward_models.networks import encoding, pooling
 
 
@@ -149,6 +151,50 @@ def test_a_conversation_that_the_template_refuses_is_named(classifier, tmp_path)
     path = save_classifier(tmp_path / "strict", tokenizer=tokenizer)
     with pytest.raises(UserError, match=r"id7: the scorer's chat template refuses this conversation: roles must alternate"):
         scores(path, [Item("id7", [{"role": "user", "content": "?"}], "!")])
+
+
+def with_statistics(classifier, path, mean, std):
+    shutil.copytree(classifier, path)
+    told = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**told, "mean": mean, "std": std}))
+    return path
+
+
+def test_statistics_of_scores_are_applied_or_told(classifier, answers, tmp_path, caplog):
+    """(r - mean) / std, as OpenRLHF computes with the numbers in config.json; unless that is decided, they are told."""
+    raw = scores(classifier, answers[:3])
+    path = with_statistics(classifier, tmp_path / "normal", 2.0, 0.5)
+    assert scores(path, answers[:3], normalise=True) == pytest.approx([(r - 2.0) / 0.5 for r in raw], abs=1e-6)
+    assert not caplog.records
+    assert scores(path, answers[:3]) == raw and "mean 2, std 0.5" in caplog.text and "normalise: true" in caplog.text
+    caplog.clear()
+    assert scores(path, answers[:3], normalise=False) == raw and not caplog.records
+    told = provenance.of_scorer({"family": "classifier", "path": str(path), "normalise": True})
+    assert told["score_statistics"] == {"mean": 2.0, "std": 0.5, "applied": True}
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1.0, 0.0), (1.0, -2.0), (None, 1.0)])
+def test_statistics_that_cannot_be_applied(classifier, tmp_path, mean, std):
+    path = with_statistics(classifier, tmp_path / "flat", mean, std)
+    with pytest.raises(UserError, match="normalise needs mean and std"):
+        reward_models.load(path, normalise=True)
+
+
+def test_an_encoder_decoder_gets_a_row_at_a_time(answers, tmp_path):
+    """Its output is read at the last end token, and transformers takes no batch whose rows have different numbers of those."""
+    from transformers import MT5Config
+
+    tokenizer = make_tokenizer()
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "decoder_start_token_id": 2}
+    config = MT5Config(vocab_size=len(tokenizer), eos_token_id=1, pad_token_id=2, num_labels=1, classifier_dropout=0.0, **sizes)
+    path = save_network(tmp_path / "mt5", config, tokenizer)
+    model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    expected = [model(input_ids=torch.tensor([ids])).logits[0, 0].item() for ids in encoding.token_ids(answers[:6], tokenizer, {})]
+    assert scores(path, answers[:6]) == pytest.approx(expected, abs=1e-5) and len(set(expected)) == 6
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "")
+    tokenizer.save_pretrained(path)
+    with pytest.raises(UserError, match=r"id00: the chat template writes no end token \(number 1\)"):
+        scores(path, answers[:6])
 
 
 def test_three_lines(classifier):

@@ -1,0 +1,121 @@
+"""Whether a class of transformers is what a model's files say. Pure: names in, a message out.
+
+stated     the classes that `architectures` in config.json names; empty in some old checkpoints
+loaded     the class that transformers would make of the weights
+missing    weights of that class that the files lack: they would be drawn at random
+unexpected weights in the files that the class has no use for: what they do would be left out
+mismatched weights of another shape in the files than in the class
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+# Buffers that older versions of transformers saved, which newer ones compute: rotary frequencies, positions, causal masks.
+COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids|attn\.(masked_)?bias|attention\.(masked_)?bias)$")
+HEAD = re.compile(r"(^|\.)(score|classifier|classification_head|out_proj)\.(weight|bias)$")
+TOKENS = "ForTokenClassification"
+NEVER_RUN = "code from a model's repository is never run"
+
+
+class Report(NamedTuple):
+    """How the weights in a model's files fit a class of transformers; `loaded` is the name of that class."""
+
+    loaded: str
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: frozenset[str]
+    prefix: str = ""  # of the names of everything but the head
+
+
+class Stated(NamedTuple):
+    """The classes that config.json names, which of them are transformers' own, and which of those do the task at hand.
+
+    `explains(names)`: those of the names that the first stated class has no use for either.
+    """
+
+    names: list[str]
+    stock: Collection[str]
+    of_task: Collection[str]
+
+
+def custom_class(path: str, stated: Stated, loaded: str, files: Iterable[str] = ()) -> str | None:
+    """A message if config.json names only classes that are not transformers' own; `files`: Python files beside it."""
+    known = {name.casefold() for name in stated.stock} | {loaded.casefold()}
+    if not stated.names or any(name.casefold() in known for name in stated.names):
+        return None
+    code = ", ".join(files)
+    return (
+        f"{path}/config.json: the model is a {stated.names[0]}, which is no class of transformers: it needs its own code"
+        f"{f' ({code})' if code else ''}, and {NEVER_RUN}. Take a model of a stock class; if {loaded} is what it really is, write "
+        f'"architectures": ["{loaded}"] into a copy of config.json'
+    )
+
+
+def problem(
+    path: str, report: Report, stated: Stated, lacking: Collection[str], unexplained: Collection[str], adapter: str | None = None
+) -> str | None:
+    """What is wrong with reading a model's files as `report.loaded`; None if that is what they are.
+
+    `lacking`: missing or mismatched weights that come from elsewhere (an adapter, a new head). `unexplained`: of the unexpected ones,
+    those that the stated class has no use for either; they count where a head is replaced, as the old head's are left out on purpose.
+    `adapter`: the path of one that stands on this model.
+    """
+    missing = sorted(report.missing - set(lacking))
+    if missing:
+        return (
+            f"{adapter or path}: holds no weights for {some(missing)}: newly initialised weights score nothing; "
+            f"{_complete(report, missing, path if adapter else None)}"
+        )
+    mismatched = sorted(report.mismatched - set(lacking))
+    if mismatched:
+        return (
+            f"{path}: config.json says another shape of {some(mismatched)} than the weights have: the two do not belong together; "
+            "fetch both again"
+        )
+    if not lacking and (message := _another_class(path, report, stated)):
+        return message
+    unused = sorted(name for name in (unexplained if lacking else report.unexpected) if not COMPUTED.search(name))
+    if unused:
+        return (
+            f"{path}: its weights hold {some(unused)}, which {report.loaded} does not use: what the model does with them would be left "
+            "out. Take a model whose class has them, or remove weights that its authors do not use either"
+        )
+    return None
+
+
+def _another_class(path: str, report: Report, stated: Stated) -> str | None:
+    fitting = {name.casefold() for name in (report.loaded, *stated.of_task)}
+    if not stated.names or any(name.casefold() in fitting for name in stated.names):
+        return None
+    if any(name.endswith(TOKENS) for name in stated.names):
+        return (
+            f"{path}/config.json: the model is a {stated.names[0]}, which gives values to single tokens (as process reward models do to "
+            "steps), not one to an answer; it cannot be used here"
+        )
+    return (
+        f"{path}/config.json: the model is a {', '.join(stated.names)}, and here it would be a {report.loaded}; take a model that was "
+        f'saved as one. If that is what it really is, write "architectures": ["{report.loaded}"] into a copy of config.json'
+    )
+
+
+def _complete(report: Report, missing: Iterable[str], base: str | None) -> str:
+    """What to do about missing weights; `base`: of an adapter that should have brought them."""
+    if "SequenceClassification" not in report.loaded:
+        return "give a complete causal language model"
+    if base is None:
+        return f"give a model that was saved whole as a sequence classifier ({report.loaded})"
+    modules = sorted({name.removeprefix(f"{report.prefix}.").split(".")[0] for name in missing})
+    return f"its base {base} has none either; save the adapter with its whole head: modules_to_save={modules}"
+
+
+def some(names: Iterable[str], most: int = 4) -> str:
+    """The first names, and that there are more."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
+
+
+def of_quantised(report: Report) -> Report:
+    """The part of a report that can be trusted where weights were saved quantised, under other names and shapes: the head."""
+    head = [frozenset(filter(HEAD.search, names)) for names in (report.missing, report.unexpected)]
+    return Report(report.loaded, head[0], head[1], frozenset(), report.prefix)
