@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlalign.errors import UserError, disk_problem, nearest
+from mlalign.errors import UserError, nearest, system_problem
 
 if TYPE_CHECKING:
     from mlalign.plan import Plan
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if (problem := disk_problem(error, os.getcwd())) is None:
+    except Exception as error:
+        if (problem := system_problem(error, _value_of("root", arguments, "the current directory"))) is None:
             raise
         print(f"error: {problem}", file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ import yaml
 
 from mlalign import claims, rows, schema, shards, stage, state, store
 from mlalign.engine.models import models_in
-from mlalign.errors import UserError, disk_problem
+from mlalign.errors import UserError, system_problem
 from reward_models.jobs.provenance import versions
 
 PATIENCE_S = claims.STALE_S + 2 * claims.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         return _ended(partial, part, 2, f"error: {error}")
     except stage.Stopped:
         return _ended(partial, part, stage.STOPPED, "stopped on request; run the same command again to continue")
-    except OSError as error:
-        if (problem := disk_problem(error, partial)) is None:
+    except Exception as error:
+        if (problem := system_problem(error, partial)) is None:
             raise
         return _ended(partial, part, 2, f"error: {problem}")
     return 0

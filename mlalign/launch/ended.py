@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlalign import stage, store
-from mlalign.errors import UserError
+from mlalign.errors import UserError, system_problem
 from mlalign.launch import commands, jobs, mends, slurm
 
 PATIENCE_S = 300  # for a submission, or another task's continuation, to end
@@ -30,11 +30,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--job", required=True)
     parser.add_argument("--log", type=Path, required=True)
     asked = parser.parse_args(argv)
-    end = _End(asked.frozen, asked.part, asked.job, asked.log)
     try:
-        return end.decide(asked.status)
-    except UserError as error:  # Slurm does not answer, or refuses: the job fails, and says so
-        return end.fail(asked.status, str(error))
+        end = _End(asked.frozen, asked.part, asked.job, asked.log)
+        try:
+            return end.decide(asked.status)
+        except UserError as error:  # Slurm does not answer, or refuses: the job fails, and says so
+            return end.fail(asked.status, str(error))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {system_problem(error, asked.frozen.parent)}", file=sys.stderr)
+    return asked.status or 1
 
 
 class _End:
