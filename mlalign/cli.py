@@ -98,6 +98,21 @@ SHOWN = ("recipes", "languages", "doctor")  # functions of `show`
 
 
 def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None) -> int:
+    if dry:
+        return _carry_out(arguments, dry=True, recipe=recipe)
+    from mlalign import running, stage
+
+    with running.registered(running.directory(arguments)):
+        try:
+            return _carry_out(arguments, dry=False, recipe=recipe)
+        except KeyboardInterrupt:
+            if running.current.follows:  # the jobs go on
+                raise
+            print("stopped on request; run the same command again to continue")
+            return stage.STOPPED
+
+
+def _carry_out(arguments: list[str], *, dry: bool, recipe: dict | None) -> int:
     from mlalign.sweep import grid
 
     if grid.wanted(arguments):

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, rows, schema, shards, stage, state, store
+from mlalign import claims, rows, schema, shards, stage, state, stopping, store
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, system_problem
 from reward_models.jobs.provenance import versions
@@ -31,15 +31,23 @@ from reward_models.jobs.provenance import versions
 PATIENCE_S = claims.STALE_S + 2 * claims.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
 
 
-def main(argv: list[str] | None = None) -> int:
+def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mlalign.step", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("config", type=Path, nargs="?", help="config.yaml of a partial artifact")
     what.add_argument("--begin", type=Path, metavar="FROZEN", help="a frozen step, as submission writes it; only begin it")
     parser.add_argument("--part", default="0/1", help="I/N: take every N-th shard, beginning with the I-th")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def _part(options: argparse.Namespace) -> tuple[int, int]:
     index, n = (int(x) for x in options.part.split("/"))
-    part = (index, n)
+    return index, n
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _options(argv)
+    part = _part(options)
     partial = partial_of(options.begin) if options.begin else options.config.resolve().parent
     try:
         if options.begin:
@@ -237,14 +245,38 @@ def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
     sources = [] if skipped else rows.shards(stage.Inputs(output.store, told["inputs"]).rows(module.SHARDED), told["config"].get("split"))
     if shards.pending(sources, output.path):
         return None
-    with contextlib.suppress(UserError, FileNotFoundError), claims.claim(output.path, "publish"):
-        if output.path.exists():
-            output.tally = shards.total(sources, output.path)
-            return _publish(told, output)
+    final = output.path.with_name(output.path.name.removesuffix(".partial"))
+    try:
+        with claims.claim(output.path, "publish"):
+            if not (final / "manifest.json").is_file():
+                output.tally = shards.total(sources, output.path)
+                return _publish(told, output)
+    except claims.Taken:
+        return None
+    with contextlib.suppress(OSError):  # another task has published: what stands here now is the folder of our own claim
+        (output.path / "claims").rmdir()
+        output.path.rmdir()
     return None
 
 
+def _end_when_asked(argv: list[str]) -> None:
+    """Look for a STOP from the first moment on; only a process of its own may be ended so."""
+    options = _options(argv)
+    if options.begin:
+        return
+    partial, part = options.config.resolve().parent, _part(options)
+
+    def end() -> None:
+        _ended(partial, part, stage.STOPPED, "stopped on request, with nothing to save yet; run the same command again to continue")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stage.STOPPED)
+
+    stopping.watch([partial / "STOP", partial / "parts" / f"{part[0]}.STOP"], end)
+
+
 if __name__ == "__main__":
+    _end_when_asked(sys.argv[1:])
     status = main()
     if os.environ.get("RANK", "0") != "0":  # native threads of the libraries can crash at exit; torchrun would then end the first rank too
         sys.stdout.flush()

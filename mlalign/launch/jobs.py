@@ -128,7 +128,7 @@ def alone(folder: Path, patience_s: float = 0) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(claims.claim_in_turn(folder, "submit", patience_s))
-        except UserError:
+        except claims.Taken:
             raise UserError(
                 f"name: another process is submitting run {folder.parent.name!r} at this moment; wait until it has ended, then see "
                 f"`mlalign status`"
