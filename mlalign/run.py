@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from mlalign import hub, queued, run_dir, running, stage, step, store
+from mlalign import hub, queued, run_dir, running, shapes, stage, step, store
 from mlalign.errors import UserError
 from mlalign.launch import config as launchers
 from mlalign.launch import jobs, local
@@ -134,7 +134,7 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
         display.end(f"{number} {node.name}: {_outcome(final)} in {seconds:.1f} s")
         return 0
     outcome = partial / "outcome.json"
-    told = store.read_json(outcome) if outcome.is_file() else {}
+    told = store.read_json(outcome, shapes.OUTCOME) if outcome.is_file() else {}
     status = told.get("status", status)
     display.end(f"{number} {node.name}: {'stopped' if status == stage.STOPPED else 'failed'} after {seconds:.1f} s")
     if status == stage.STOPPED:

@@ -91,7 +91,7 @@ def _watch(request: Path, running: Running, ended: threading.Event) -> None:
         if not request.exists():
             continue
         with contextlib.suppress(UserError, OSError):  # taken back in this moment
-            asked = store.read_json(request)
+            asked = store.read_json(request, {"artifacts": (list, type(None))})
             meant = asked["artifacts"] is None or running.artifact in asked["artifacts"]
             if not meant or running.follows:  # of jobs in the queue `cancel` takes care itself
                 request.unlink(missing_ok=True)

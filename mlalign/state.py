@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mlalign import store
+from mlalign import shapes, store
 from mlalign.engine.models import models_in
 
 
@@ -28,7 +28,7 @@ def of_artifact(artifact: str, inputs: Iterable[Mapping], the_store: store.Store
     if not (path / "manifest.json").is_file():
         begun = path.with_name(path.name + ".partial").is_dir()
         return ("partial", "begun, not finished") if begun else ("todo", "")
-    manifest = store.read_json(path / "manifest.json")
+    manifest = store.read_json(path / "manifest.json", shapes.MANIFEST)
     if wrong := store.damage(path, manifest):
         return "damaged", wrong
     recorded = {d["step"]: d.get("content_digest") for d in _recorded(manifest)}
@@ -36,7 +36,7 @@ def of_artifact(artifact: str, inputs: Iterable[Mapping], the_store: store.Store
         now = the_store.root / source["artifact"] / "manifest.json"
         if not now.is_file():
             return "stale", f"its input {source['step']} is gone"
-        if recorded.get(source["step"]) not in (None, store.read_json(now)["content_digest"]):
+        if recorded.get(source["step"]) not in (None, store.read_json(now, shapes.MANIFEST)["content_digest"]):
             return "stale", f"its input {source['step']} has other content now"
     return manifest["status"], ""
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, rows, schema, shards, stage, state, stopping, store
+from mlalign import claims, rows, schema, shapes, shards, stage, state, stopping, store
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, system_problem
 from reward_models.jobs.provenance import versions
@@ -75,7 +75,7 @@ def _ended(partial: Path, part: tuple[int, int], status: int, message: str) -> i
 
 def partial_of(frozen: Path) -> Path:
     """Where a frozen step works."""
-    told = store.read_json(frozen)
+    told = store.read_json(frozen, shapes.SUBMITTED)
     return store.Store(Path(told["store"])).partial(told["stage"], told["fingerprint"])
 
 
@@ -85,7 +85,7 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
     What another process still holds is waited for: a job that was requeued may find its former self. Returns 0, or NOTHING_TO_DO
     if the artifact is complete. Raises: UserError as `begin` does.
     """
-    told = store.read_json(frozen)
+    told = {"guards": [], **store.read_json(frozen, shapes.SUBMITTED)}
     the_store = store.Store(Path(told.pop("store")))
     told.pop("slurm", None)
     partial = the_store.partial(told["stage"], told["fingerprint"])
@@ -121,7 +121,7 @@ def begin(the_store: store.Store, told: Mapping[str, Any], part: tuple[int, int]
     claims.refuse_owned(partial, "." if part[1] == 1 else "part-", patience_s)
     told = {**told, "input_digests": _digests(told, the_store)}
     before = partial / "config.yaml"
-    if before.is_file() and yaml.safe_load(before.read_text(encoding="utf-8")).get("input_digests") != told["input_digests"]:
+    if before.is_file() and _digests_of(before) != told["input_digests"]:
         claims.refuse_owned(partial, patience_s=patience_s)
         store.put_aside(partial)  # begun on other content of its inputs
     partial.mkdir(parents=True, exist_ok=True)
@@ -131,6 +131,19 @@ def begin(the_store: store.Store, told: Mapping[str, Any], part: tuple[int, int]
     temporary.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     temporary.replace(before)
     return partial
+
+
+def read_config(config: Path) -> dict[str, Any]:
+    """The configuration that a step was begun with. Raises: UserError if it is not whole, FileNotFoundError if it is gone."""
+    return shapes.read_yaml(config, shapes.FROZEN, "run the command of its run again: it writes the file anew")
+
+
+def _digests_of(config: Path) -> dict | None:
+    """The digests of the inputs that a step was begun on; None if its configuration cannot be read."""
+    try:
+        return read_config(config).get("input_digests")
+    except UserError:
+        return None
 
 
 def _digests(told: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
@@ -149,7 +162,7 @@ def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
     """Run the step described by `config`; returns the finished artifact, None where another task or rank publishes it."""
     if part[1] > 1:
         return _execute_part(config, part)
-    partial, told = config.parent, yaml.safe_load(config.read_text(encoding="utf-8"))
+    partial, told = config.parent, read_config(config)
     the_store = store.Store(partial.parent)
     if not stage.Output(partial, the_store).is_main:
         _run(told, partial, the_store, part)
@@ -162,7 +175,7 @@ def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
     """Work through a task's share of the shards; None where another task publishes, perhaps while this one is still at it."""
     partial = config.parent
     try:
-        told = yaml.safe_load(config.read_text(encoding="utf-8"))
+        told = read_config(config)
         with claims.claim(partial, f"part-{part[0]}"):
             output = _run(told, partial, store.Store(partial.parent), part)
     except FileNotFoundError:

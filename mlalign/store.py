@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mlalign import claims
+from mlalign import claims, shapes
 from mlalign.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -76,14 +76,16 @@ class Artifact:
         return self.manifest["status"] == "skipped"
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file as a dictionary; a UserError naming the file if it is unreadable."""
+def read_json(path: Path, fields: shapes.Fields | None = None) -> dict:
+    """A JSON file as a dictionary; a UserError naming the file if it is unreadable, or lacks one of `fields`."""
+    mend = "remove it, or compute the step that wrote it again with force=STEP"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as JSON ({error}); remove it, or compute the step that wrote it again with force=STEP"
-        ) from None
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); {mend}") from None
+    if fields is not None:
+        shapes.check(value, fields, path, mend)
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
