@@ -114,8 +114,9 @@ def ask(run_dir: Path, owner: claims.Owner, *, now: bool, artifacts: Sequence[st
 
 
 def has_refused(run_dir: Path, owner: claims.Owner) -> bool:
-    """Whether a process that was asked a while ago is at none of the artifacts that it was asked about."""
-    return not _request(run_dir, owner["claim"]).exists()
+    """Whether a process that was asked a while ago goes on: it is at none of the artifacts that it was asked about."""
+    refused = not _request(run_dir, owner["claim"]).exists()
+    return refused and owner["claim"] in {other["claim"] for other in processes(run_dir)}
 
 
 def directory(arguments: Sequence[str]) -> Path | None:

@@ -97,18 +97,17 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], n: int) ->
     Nothing waits for the threads once one has raised, this one was interrupted or the step was asked to stop: a server may never
     answer. Raises: what `work` raised; Stopped.
     """
-    todo, futures = iter(items), [Future[Result]() for _ in items]
-    numbers = iter(range(len(items)))
-    lock, over = threading.Lock(), threading.Event()
+    futures = [Future[Result]() for _ in items]
+    numbers, lock, over = iter(range(len(items))), threading.Lock(), threading.Event()
 
     def worker() -> None:
         while not over.is_set():
             with lock:
-                number, item = next(numbers, None), next(todo, None)
+                number = next(numbers, None)
             if number is None:
                 return
             try:
-                futures[number].set_result(work(item))  # type: ignore[arg-type]
+                futures[number].set_result(work(items[number]))
             except Exception as error:  # noqa: BLE001  # raised again by whoever takes the result
                 futures[number].set_exception(error)
 

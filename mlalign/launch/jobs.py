@@ -49,6 +49,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except (ValueError, RecursionError):
             raise UserError(f"{path}, line {number}: is no JSON; remove the line") from None
+        if isinstance(entry, dict):
+            entry = {"after": [], "continues": None, **entry}
         wrong = shapes.problem(entry, shapes.JOB)
         if wrong is None and not str(entry["job"]).isdecimal():
             wrong = f"{entry['job']!r} is no number of a job"
