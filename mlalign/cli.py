@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlalign.errors import UserError, disk_problem, nearest
+from mlalign.errors import UserError, nearest, system_problem
 
 if TYPE_CHECKING:
     from mlalign.plan import Plan
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if (problem := disk_problem(error, os.getcwd())) is None:
+    except Exception as error:
+        if (problem := system_problem(error, _value_of("root", arguments, "the current directory"))) is None:
             raise
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -98,6 +98,21 @@ SHOWN = ("recipes", "languages", "doctor")  # functions of `show`
 
 
 def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None) -> int:
+    if dry:
+        return _carry_out(arguments, dry=True, recipe=recipe)
+    from mlalign import running, stage
+
+    with running.registered(running.directory(arguments)):
+        try:
+            return _carry_out(arguments, dry=False, recipe=recipe)
+        except KeyboardInterrupt:
+            if running.current.follows:  # the jobs go on
+                raise
+            print("stopped on request; run the same command again to continue")
+            return stage.STOPPED
+
+
+def _carry_out(arguments: list[str], *, dry: bool, recipe: dict | None) -> int:
     from mlalign.sweep import grid
 
     if grid.wanted(arguments):

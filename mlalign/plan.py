@@ -91,7 +91,7 @@ class Plan:
         """Raises: UserError if the run's directory is another recipe's, or a sweep's where this is a run."""
         if not (self.run_dir / "plan.json").is_file():
             return
-        told = store.read_json(self.run_dir / "plan.json")
+        told = store.read_json(self.run_dir / "plan.json", {"recipe": str})
         if (other := told["recipe"]) != self.recipe:
             raise UserError(f"name: {self.run_dir} belongs to recipe {other!r}, not {self.recipe!r}; give this run another name=")
         if (kind := told.get("kind", "run")) != self.kind:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from mlalign import shapes
 from mlalign.errors import UserError
 from mlalign.store import read_json
 
@@ -61,8 +62,8 @@ def told(partial: Path) -> dict[str, Any]:
     """
     paths = [p for p in (partial / "progress.json", *sorted((partial / "parts").glob("*.progress.json"))) if p.is_file()]
     try:
-        parts = [read_json(path) for path in paths]
-    except UserError:  # the artifact was renamed under us: the step is done
+        parts = [read_json(path, shapes.PROGRESS) for path in paths]
+    except UserError:  # renamed under us with its artifact, or spoilt: how far a step is, is a kindness
         return {}
     if not parts:
         return {}

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Collection
 
-from mlalign import hub, run_dir
+from mlalign import hub, run_dir, running, stage
 from mlalign.errors import UserError
 from mlalign.launch import config as launchers
 from mlalign.launch import jobs, submit, watch
@@ -41,6 +41,9 @@ def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
     lost = follow(sent, display)
     for why in filter(None, lost.values()):
         print(f"\n{why}", file=sys.stderr)
+    if lost and jobs.cancelled(sent.run.folder):
+        display.line("stopped on request; run the same command again to continue")
+        return stage.STOPPED
     return 1 if lost else 0
 
 
@@ -70,8 +73,10 @@ def send(
 
 def follow(sent: Sent, display: Display) -> dict[str, str]:
     """`watch.follow`, with a word to those who leave it by Ctrl-C; the display hears of what failed."""
+    running.current.follows = True
     try:
         lost = watch.follow(sent.run, sent.steps, display.line)
+        running.current.follows = False
     except KeyboardInterrupt:
         display.line(f"\nno longer watching; the jobs go on: {submit.hint(sent.run)}")
         raise

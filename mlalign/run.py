@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from mlalign import hub, queued, run_dir, stage, step, store
+from mlalign import hub, queued, run_dir, running, shapes, stage, step, store
 from mlalign.errors import UserError
 from mlalign.launch import config as launchers
 from mlalign.launch import jobs, local
@@ -16,6 +16,7 @@ from mlalign.progress import Display
 from mlalign.state import state
 
 LOG_TAIL = 15
+STOPPED_WORDS = "stopped on request; run the same command again to continue"
 Failed = Mapping[str, Sequence[str]]  # artifact -> the messages of its step; none where it only waited for one that failed
 
 
@@ -80,6 +81,9 @@ def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Dis
     failed: dict[str, list[str]] = {}
     numbers = {node.name: f"[{number}/{len(among)}]" for number, node in enumerate(among, 1)}
     for node in nodes:
+        if running.current.asked:  # while the step before came to its end
+            display.line(STOPPED_WORDS)
+            return stage.STOPPED, failed
         if any(source["artifact"] in failed for source in node.sources()):
             failed[node.artifact] = []
             continue
@@ -121,18 +125,23 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
     log = partial / "logs" / "step.log"
     started, begins = time.monotonic(), log.stat().st_size if log.exists() else 0
     display.begin(f"{number} {node.name}", partial)
+    running.current.artifact = node.artifact
     status = local.run(partial / "config.yaml", node.resources, log, display.tick)
+    running.current.artifact = None
     seconds = time.monotonic() - started
     final = plan.store.root / node.artifact
     if (final / "manifest.json").is_file():
         display.end(f"{number} {node.name}: {_outcome(final)} in {seconds:.1f} s")
         return 0
     outcome = partial / "outcome.json"
-    told = store.read_json(outcome) if outcome.is_file() else {}
+    told = store.read_json(outcome, shapes.OUTCOME) if outcome.is_file() else {}
     status = told.get("status", status)
     display.end(f"{number} {node.name}: {'stopped' if status == stage.STOPPED else 'failed'} after {seconds:.1f} s")
     if status == stage.STOPPED:
-        display.line("state saved; run the same command again to continue")
+        saved = (
+            "state saved" if told.get("status") == stage.STOPPED else "ended before it could save its state; what it saved before is kept"
+        )
+        display.line(f"{saved}; run the same command again to continue")
         return stage.STOPPED
     raise UserError(f"{node.name}: {told['message']}\n(log: {log})" if told else _explain(node, status, log, begins))
 

@@ -23,16 +23,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mlalign import stopping
 from mlalign.engine.models import Model, commit_of, local_model, with_models
 from mlalign.errors import UserError, nearest
 from mlalign.store import MANIFEST, Artifact, Store, Tally, has, read_json, read_manifest, write_json
 
 STOPPED = 75  # exit status of a step that saved its state because it was asked to stop (EX_TEMPFAIL)
+Stopped = stopping.Stopped
 NOTHING_TO_DO = 3  # exit status of beginning a step whose artifact is complete
-
-
-class Stopped(Exception):
-    """A stage was asked to stop and has saved what it needs to go on."""
 
 
 def names() -> list[str]:
@@ -217,6 +215,7 @@ class Output:
 
     def should_stop(self) -> bool:
         """Whether the run was asked to stop, or the array task that this is (files named STOP in the partial artifact)."""
+        stopping.stage_looks.set()
         return (self.path / "STOP").exists() or self.own("STOP").exists()
 
     def own(self, name: str) -> Path:

@@ -23,24 +23,32 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, rows, schema, shards, stage, state, store
+from mlalign import claims, rows, schema, shapes, shards, stage, state, stopping, store
 from mlalign.engine.models import models_in
-from mlalign.errors import UserError, disk_problem
+from mlalign.errors import UserError, system_problem
 from mlalign.verification import Verification
 from reward_models.jobs.provenance import versions
 
 PATIENCE_S = claims.STALE_S + 2 * claims.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
 
 
-def main(argv: list[str] | None = None) -> int:
+def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mlalign.step", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("config", type=Path, nargs="?", help="config.yaml of a partial artifact")
     what.add_argument("--begin", type=Path, metavar="FROZEN", help="a frozen step, as submission writes it; only begin it")
     parser.add_argument("--part", default="0/1", help="I/N: take every N-th shard, beginning with the I-th")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def _part(options: argparse.Namespace) -> tuple[int, int]:
     index, n = (int(x) for x in options.part.split("/"))
-    part = (index, n)
+    return index, n
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _options(argv)
+    part = _part(options)
     partial = partial_of(options.begin) if options.begin else options.config.resolve().parent
     try:
         if options.begin:
@@ -50,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         return _ended(partial, part, 2, f"error: {error}")
     except stage.Stopped:
         return _ended(partial, part, stage.STOPPED, "stopped on request; run the same command again to continue")
-    except OSError as error:
-        if (problem := disk_problem(error, partial)) is None:
+    except Exception as error:
+        if (problem := system_problem(error, partial)) is None:
             raise
         return _ended(partial, part, 2, f"error: {problem}")
     return 0
@@ -68,7 +76,7 @@ def _ended(partial: Path, part: tuple[int, int], status: int, message: str) -> i
 
 def partial_of(frozen: Path) -> Path:
     """Where a frozen step works."""
-    told = store.read_json(frozen)
+    told = store.read_json(frozen, shapes.SUBMITTED)
     return store.Store(Path(told["store"])).partial(told["stage"], told["fingerprint"])
 
 
@@ -78,7 +86,7 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
     What another process still holds is waited for: a job that was requeued may find its former self. Returns 0, or NOTHING_TO_DO
     if the artifact is complete. Raises: UserError as `begin` does.
     """
-    told = store.read_json(frozen)
+    told = {"guards": [], **store.read_json(frozen, shapes.SUBMITTED)}
     the_store = store.Store(Path(told.pop("store")))
     told.pop("slurm", None)
     partial = the_store.partial(told["stage"], told["fingerprint"])
@@ -114,7 +122,7 @@ def begin(the_store: store.Store, told: Mapping[str, Any], part: tuple[int, int]
     claims.refuse_owned(partial, "." if part[1] == 1 else "part-", patience_s)
     told = {**told, "input_digests": _digests(told, the_store)}
     before = partial / "config.yaml"
-    if before.is_file() and yaml.safe_load(before.read_text(encoding="utf-8")).get("input_digests") != told["input_digests"]:
+    if before.is_file() and _digests_of(before) != told["input_digests"]:
         claims.refuse_owned(partial, patience_s=patience_s)
         store.put_aside(partial)  # begun on other content of its inputs
     partial.mkdir(parents=True, exist_ok=True)
@@ -124,6 +132,19 @@ def begin(the_store: store.Store, told: Mapping[str, Any], part: tuple[int, int]
     temporary.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     temporary.replace(before)
     return partial
+
+
+def read_config(config: Path) -> dict[str, Any]:
+    """The configuration that a step was begun with. Raises: UserError if it is not whole, FileNotFoundError if it is gone."""
+    return shapes.read_yaml(config, shapes.FROZEN, "run the command of its run again: it writes the file anew")
+
+
+def _digests_of(config: Path) -> dict | None:
+    """The digests of the inputs that a step was begun on; None if its configuration cannot be read."""
+    try:
+        return read_config(config).get("input_digests")
+    except UserError:
+        return None
 
 
 def _digests(told: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
@@ -142,7 +163,7 @@ def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
     """Run the step described by `config`; returns the finished artifact, None where another task or rank publishes it."""
     if part[1] > 1:
         return _execute_part(config, part)
-    partial, told = config.parent, yaml.safe_load(config.read_text(encoding="utf-8"))
+    partial, told = config.parent, read_config(config)
     the_store = store.Store(partial.parent)
     if not stage.Output(partial, the_store).is_main:
         _run(told, partial, the_store, part)
@@ -155,7 +176,7 @@ def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
     """Work through a task's share of the shards; None where another task publishes, perhaps while this one is still at it."""
     partial = config.parent
     try:
-        told = yaml.safe_load(config.read_text(encoding="utf-8"))
+        told = read_config(config)
         with claims.claim(partial, f"part-{part[0]}"):
             output = _run(told, partial, store.Store(partial.parent), part)
     except FileNotFoundError:
@@ -246,18 +267,38 @@ def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
     sources = [] if skipped else rows.shards(stage.Inputs(output.store, told["inputs"]).rows(module.SHARDED), told["config"].get("split"))
     if shards.pending(sources, output.path):
         return None
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(claims.claim(output.path, "publish"))
-        except (UserError, FileNotFoundError):
-            return None  # another task publishes, or has published
-        if output.path.exists():
-            output.tally = shards.total(sources, output.path)
-            return _publish(told, output)
+    final = output.path.with_name(output.path.name.removesuffix(".partial"))
+    try:
+        with claims.claim(output.path, "publish"):
+            if not (final / "manifest.json").is_file():
+                output.tally = shards.total(sources, output.path)
+                return _publish(told, output)
+    except claims.Taken:
+        return None
+    with contextlib.suppress(OSError):  # another task has published: what stands here now is the folder of our own claim
+        (output.path / "claims").rmdir()
+        output.path.rmdir()
     return None
 
 
+def _end_when_asked(argv: list[str]) -> None:
+    """Look for a STOP from the first moment on; only a process of its own may be ended so."""
+    options = _options(argv)
+    if options.begin:
+        return
+    partial, part = options.config.resolve().parent, _part(options)
+
+    def end() -> None:
+        _ended(partial, part, stage.STOPPED, "stopped on request, with nothing to save yet; run the same command again to continue")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stage.STOPPED)
+
+    stopping.watch([partial / "STOP", partial / "parts" / f"{part[0]}.STOP"], end)
+
+
 if __name__ == "__main__":
+    _end_when_asked(sys.argv[1:])
     status = main()
     if os.environ.get("RANK", "0") != "0":  # native threads of the libraries can crash at exit; torchrun would then end the first rank too
         sys.stdout.flush()

@@ -16,18 +16,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlalign import claims, digests
+from mlalign import claims, digests, shapes
 from mlalign.digests import HEX
 from mlalign.errors import UserError
 
 sha256 = digests.sha256
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-# What a manifest must have, with the type of each value.
-SHAPE: dict[str, type | tuple[type, ...]] = {
-    "step": str, "stage": str, "kind": str, "status": str, "fingerprint": str, "inputs": dict, "rows_by_language": dict, "dropped": dict,
-    "started": (int, float), "finished": (int, float), "content_digest": str, "files": dict,
-}  # fmt: skip
 # Not part of an artifact's content: they differ between two equal computations.
 NOT_CONTENT = ("manifest.json", "config.yaml", "progress.json", "logs", "shards", "claims", "checkpoints", "parts", "STOP", "outcome.json")
 
@@ -93,14 +88,16 @@ class Artifact:
         return self.manifest["status"] == "skipped"
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file as a dictionary; a UserError naming the file if it is unreadable."""
+def read_json(path: Path, fields: shapes.Fields | None = None) -> dict:
+    """A JSON file as a dictionary; a UserError naming the file if it is unreadable, or lacks one of `fields`."""
+    mend = "remove it, or compute the step that wrote it again with force=STEP"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as JSON ({error}); remove it, or compute the step that wrote it again with force=STEP"
-        ) from None
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); {mend}") from None
+    if fields is not None:
+        shapes.check(value, fields, path, mend)
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -174,9 +171,7 @@ def finish(partial: Path, manifest: dict, expected: Mapping[str, str] | None = N
     hashed = known.files(found.values())
     files = {name: {"size": p.stat().st_size, "sha256": hashed[p]} for name, p in found.items()}
     if wrong := [name for name, digest in expected.items() if name not in files or files[name]["sha256"] != digest]:
-        raise UserError(
-            f"{partial / wrong[0]}: is not what was written there; run the same command again, which computes it anew"
-        )
+        raise UserError(f"{partial / wrong[0]}: is not what was written there; run the same command again, which computes it anew")
     digest = content_digest(files)
     write_json(partial / MANIFEST, {"schema_version": SCHEMA_VERSION, **manifest, "content_digest": digest, "files": files})
     final = partial.with_name(partial.name.removesuffix(".partial"))
@@ -199,30 +194,28 @@ def read_manifest(artifact: Path) -> dict:
     Raises: UserError naming the file and what is wrong with it.
     """
     path = artifact / MANIFEST
-    told = read_json(path)
-    if problem := _malformed(told):
+    manifest = read_json(path)
+    if problem := _malformed(manifest):
         raise UserError(
             f"{path}: is no manifest of an artifact ({problem}); compute the step that wrote it again with force=STEP, or, if it is "
             "not mlalign's, give the file another name"
         )
-    return told
+    return manifest
 
 
-def _malformed(told: Any) -> str | None:
+def _malformed(manifest: Any) -> str | None:
     """What keeps a value from being a manifest."""
-    if not isinstance(told, dict):
-        return f"expected an object, found a {type(told).__name__}"
-    if missing := [key for key in SHAPE if key not in told]:
-        return f"no {missing[0]}"
-    good = {key: isinstance(told[key], kind) and not isinstance(told[key], bool) for key, kind in SHAPE.items()}
-    if all(good.values()):
-        good["rows_by_language"] = _are_counts(told["rows_by_language"])
-        good["dropped"] = all(_are_counts(by) for by in told["dropped"].values())
-        slots = [v for value in told["inputs"].values() for v in (value if isinstance(value, list) else [value])]
-        good["inputs"] = all(isinstance(value, dict) for value in slots)
-        good["files"] = all(_is_file_entry(name, entry) for name, entry in told["files"].items())
+    if wrong := shapes.problem(manifest, shapes.MANIFEST):
+        return wrong
+    slots = [v for value in manifest["inputs"].values() for v in (value if isinstance(value, list) else [value])]
+    good = {
+        "rows_by_language": _are_counts(manifest["rows_by_language"]),
+        "dropped": all(_are_counts(by) for by in manifest["dropped"].values()),
+        "inputs": all(isinstance(value, dict) for value in slots),
+        "files": all(_is_file_entry(name, entry) for name, entry in manifest["files"].items()),
+    }
     wrong = next((key for key, is_good in good.items() if not is_good), None)
-    return wrong and f"{wrong}: not what belongs there, but {json.dumps(told[wrong], ensure_ascii=True)[:80]}"
+    return wrong and f"{wrong!r} is not what belongs there, but {json.dumps(manifest[wrong])[:80]}"
 
 
 def _are_counts(value: Any) -> bool:

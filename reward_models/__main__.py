@@ -12,15 +12,13 @@ Exit status: 0 done, 1 some answers have no score (they are counted), 2 a mistak
 """
 
 import argparse
-import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-from mlalign.errors import DISK, UserError
+from mlalign.errors import UserError, system_problem
 from reward_models import commands
-
-PLACE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,25 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         for message in error.messages:
             print(f"error: {message}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if (problem := _problem(error)) is None:
+    except BrokenPipeError:  # `rm-score … | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
+    except Exception as error:
+        if (problem := system_problem(error, getattr(options, "output", None))) is None:
             raise
         print(f"error: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; what is finished is kept: the same command goes on from there", file=sys.stderr)
         return 130
-
-
-def _problem(error: OSError) -> str | None:
-    """What a person is told when the system refuses to write or read a file; None for errors that are not about that."""
-    place = f": {error.filename}" if error.filename else ""
-    if error.errno in DISK or error.errno == errno.EFBIG:
-        reason = DISK.get(error.errno, "a file would be larger than is allowed here")
-        return f"{reason}{place}; make room, then run the same command again: what is finished is kept"
-    if error.errno in PLACE:
-        return f"{error.strerror}{place}; choose a place that can be read and written"
-    return None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlalign import store
-from mlalign.errors import UserError, nearest
+from mlalign import shapes, store
+from mlalign.errors import UserError, nearest, system_problem
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
@@ -26,15 +26,30 @@ def name_of(arguments: Mapping[str, str]) -> str:
 
 
 def runs(root: Path) -> list[str]:
-    return sorted(p.parent.name for p in (root / "runs").glob("*/plan.json"))
+    """The runs under a root, those too that cannot be looked into. Raises: OSError for a folder of runs that cannot be listed."""
+    folder = root / "runs"
+    return sorted(path.name for path in folder.iterdir() if _is_run(path)) if folder.is_dir() else []
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return (path / "plan.json").exists()
+    except PermissionError:
+        return True
 
 
 def told(root: Path, name: str) -> dict:
     """The plan of a run. Raises: UserError if there is no such run."""
     path = root / "runs" / name / "plan.json"
-    if not path.is_file():
+    try:
+        is_there = path.exists()
+    except (OSError, ValueError) as error:  # one that cannot be looked into, or a name that can be no directory's
+        raise UserError(f"name: {system_problem(error) or f'{name!r} can be no directory'}") from None
+    if not is_there:
         raise UserError(f"name: there is no run {name!r} under {root}{nearest(name, runs(root))}")
-    return store.read_json(path)
+    plan = store.read_json(path, shapes.PLAN)
+    shapes.check_all(plan["steps"], shapes.STEP_OF_PLAN, f"{path}, steps", "run the command of this run again: it writes the file anew")
+    return plan
 
 
 def steps_named(plan: Mapping, asked: str | None) -> list[dict]:

@@ -7,6 +7,8 @@ Without `delete=true` nothing is touched. What can go:
 - what was put aside when a step was computed again (`….replaced`), and directories without a manifest
 - shards in the cache that no artifact links to any more
 
+A run whose plan or jobs cannot be read is named. What it may need cannot be known: until it is mended, only what was put aside can go.
+
 Never touched: what a living process has claimed, what a run with jobs in Slurm's queue refers to (while Slurm does not answer, any
 run with jobs counts as one), what is younger than `older_than`, and whatever has a name that mlalign did not give.
 """
@@ -16,15 +18,16 @@ import dataclasses
 import os
 import re
 import shutil
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlalign import checkpoints, claims
 from mlalign.commands import flag, known, number, root_of, runs, told
 from mlalign.digests import of_store
-from mlalign.errors import UserError
+from mlalign.errors import UserError, system_problem
 from mlalign.launch import jobs, queue
 from mlalign.terminal import harmless, size, table
 
@@ -53,38 +56,55 @@ def run(arguments: Mapping[str, str]) -> int:
     delete = flag(arguments, "delete")
     if not (root / "store").is_dir():
         raise UserError(f"root: there is no store in {root}; say where store/ and runs/ lie with root=DIR")
-    items = measured(find(root, int(keep), number(arguments, "older_than", 0)))
+    broken = _broken(root)
+    items = measured(find(root, int(keep), number(arguments, "older_than", 0), broken))
+    for name, problem in broken.items():
+        print(f"error: run {name}: {problem}; until it can be read, only what was put aside can go", file=sys.stderr)
     if not items:
         print(f"nothing in {root / 'store'} can go")
-        return 0
+        return 1 if broken else 0
     rows = [[item.path.relative_to(root / "store"), item.what, item.why, size(item.n_bytes)] for item in items]
     print(harmless(table([*rows, ["", "", "in all", size(sum(i.n_bytes for i in items))]], ["in store/", "what", "why", "size"])))
     if not delete:
         print("\nnothing was deleted; delete=true does it")
-        return 0
-    return _delete_all(items, root / "store")
+        return 1 if broken else 0
+    return _delete_all(items, root / "store") or (1 if broken else 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- what can go
 
 
-def find(root: Path, keep_checkpoints: int, older_than_days: float) -> list[Item]:
-    """Everything that the rules let go, in the order of the store.
+def _broken(root: Path) -> dict[str, str]:
+    """Run -> what keeps its plan or its jobs from being read."""
+    found = {}
+    for name in runs(root):
+        try:
+            told(root, name)
+            jobs.read(root / "runs" / name / "slurm")
+        except UserError as error:
+            found[name] = str(error)
+        except OSError as error:
+            found[name] = system_problem(error) or ""
+    return found
 
-    Raises: UserError if a run's plan or jobs cannot be read: then nobody knows what is needed.
-    """
+
+def find(root: Path, keep_checkpoints: int, older_than_days: float, broken: Collection[str] = ()) -> list[Item]:
+    """Everything that the rules let go, in the order of the store. With runs that are `broken`, only what was put aside."""
     the_store = root / "store"
-    queued = _queued(root)
-    needed = _closure(the_store, _linked(root) | queued)
+    names = [name for name in runs(root) if name not in broken]
+    queued = _queued(root, names)
+    needed = _closure(the_store, _linked(root, names) | queued)
     before = time.time() - older_than_days * DAY_S
     items = [item for path in sorted(the_store.iterdir()) for item in _of_entry(path, needed, queued, keep_checkpoints)]
     items = [item for item in items if _newest(item.path) <= before]
+    if broken:  # any artifact, and any checkpoint, may be one of theirs
+        return [item for item in items if item.what == "put aside"]
     return [*items, *(i for i in _cached(the_store, items) if i.path.lstat().st_ctime <= before)]
 
 
-def _linked(root: Path) -> set[str]:
+def _linked(root: Path, names: Iterable[str]) -> set[str]:
     """The artifacts that a run's plan names or any link in a run's folder leads to."""
-    found = {step["artifact"] for name in runs(root) for step in told(root, name)["steps"]}
+    found = {step["artifact"] for name in names for step in told(root, name)["steps"]}
     for folder, folders, files in os.walk(root / "runs"):
         for path in (Path(folder, name) for name in [*folders, *files]):
             if path.is_symlink():
@@ -92,9 +112,9 @@ def _linked(root: Path) -> set[str]:
     return found
 
 
-def _queued(root: Path) -> set[str]:
+def _queued(root: Path, names: Iterable[str]) -> set[str]:
     """All artifacts of the runs that have a job in Slurm's queue, and all that jobs in the queue work on."""
-    recorded = {name: jobs.read(root / "runs" / name / "slurm") for name in runs(root)}
+    recorded = {name: jobs.read(root / "runs" / name / "slurm") for name in names}
     slurm = queue.ask(str(job["job"]) for mine in recorded.values() for job in mine)
     found = set()
     for name, mine in recorded.items():

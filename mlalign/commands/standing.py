@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mlalign import claims, progress, rows, shards, stage, store
+from mlalign import claims, progress, rows, shapes, stage, step, store
+from mlalign.errors import UserError, system_problem
 from mlalign.launch import jobs
 from mlalign.launch.queue import RUNNING, WAITING, Job, Slurm
 
@@ -45,6 +44,17 @@ class Standing:
 
 
 def of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm: Slurm) -> Standing:
+    """As `_of_step`; a step whose files cannot be read is `unreadable`, and says why."""
+    try:
+        return _of_step(root, run, told, recorded, slurm)
+    except UserError as error:
+        why = str(error)
+    except OSError as error:
+        why = system_problem(error) or ""
+    return Standing(told["step"], told["stage"], told["artifact"], told.get("round"), "", "unreadable", why=why)
+
+
+def _of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm: Slurm) -> Standing:
     """`told` is the step in plan.json, `recorded` all jobs of the run."""
     path = root / "store" / told["artifact"]
     partial = path.with_name(path.name + ".partial")
@@ -126,7 +136,7 @@ def _local(out: Standing, partial: Path) -> None:
 
 def _outcome(partial: Path) -> dict:
     path = partial / "outcome.json"
-    return store.read_json(path) if path.is_file() else {}
+    return store.read_json(path, shapes.OUTCOME) if path.is_file() else {}
 
 
 def _last_word(partial: Path) -> str:
@@ -176,6 +186,6 @@ def _n_shards(partial: Path, stage_name: str) -> int | None:
     config, slot = partial / "config.yaml", stage.load(stage_name).SHARDED
     if slot is None or not config.is_file():
         return None
-    told = yaml.safe_load(config.read_text(encoding="utf-8"))
+    told = step.read_config(config)
     source = stage.Inputs(store.Store(partial.parent), told["inputs"]).rows(slot)
     return len(rows.shards(source, told["config"].get("split"))) if (source / "rows").is_dir() else None

@@ -16,6 +16,7 @@ from typing import Any
 from mlalign import progress
 from mlalign.commands import flag, known, number, root_of, runs, standing, told
 from mlalign.commands.standing import MOVING, OVER, Standing
+from mlalign.errors import UserError, system_problem
 from mlalign.launch import jobs, queue
 from mlalign.terminal import duration, harmless, table, without_empty
 
@@ -29,6 +30,7 @@ class Run:
     name: str
     recipe: str
     steps: list[Standing]
+    problem: str = ""  # what keeps the run from being read
 
     @property
     def moving(self) -> bool:
@@ -42,23 +44,43 @@ def run(arguments: Mapping[str, str]) -> int:
     as_json = flag(arguments, "json")
     while True:
         found, slurm = look(root, [arguments["name"]] if "name" in arguments else runs(root))
+        broken = [one for one in found if one.problem]
+        if broken and "name" in arguments:
+            raise UserError(broken[0].problem)
         text = _json(root, found, slurm) if as_json else _text(root, found, slurm, "name" in arguments)
         print(("\x1b[2J\x1b[H" if every and not as_json and sys.stdout.isatty() else "") + text, flush=True)
         if not every or not any(r.moving for r in found):
-            return 0
+            break
         time.sleep(every)
+    for one in broken:
+        print(f"error: run {one.name}: {one.problem}", file=sys.stderr)
+    return 1 if broken else 0
 
 
 def look(root: Path, names: Sequence[str]) -> tuple[list[Run], queue.Slurm]:
-    """Where all steps of these runs stand, with one question to Slurm."""
-    plans = {name: told(root, name) for name in names}
-    recorded = {name: jobs.read(root / "runs" / name / "slurm") for name in names}
+    """Where all steps of these runs stand, with one question to Slurm. A run that cannot be read keeps no other from being told."""
+    plans: dict[str, dict[str, Any]] = {}
+    recorded: dict[str, list[dict[str, Any]]] = {}
+    problems: dict[str, str] = {}
+    for name in names:
+        try:
+            plan, jobs_of_run = told(root, name), jobs.read(root / "runs" / name / "slurm")
+        except UserError as error:
+            problems[name] = str(error)
+        except OSError as error:
+            problems[name] = system_problem(error) or ""
+        else:
+            plans[name], recorded[name] = plan, jobs_of_run
+
     ids = {str(job["job"]) for submitted in recorded.values() for job in submitted}
     slurm = queue.ask(ids, {str(j["job"]) for submitted in recorded.values() for j in _unfinished(root, submitted)})
-    found = [
-        Run(name, plan["recipe"], [standing.of_step(root, name, step, recorded[name], slurm) for step in plan["steps"]])
-        for name, plan in plans.items()
-    ]
+    found = []
+    for name in names:
+        if name in problems:
+            found.append(Run(name, "", [], problems[name]))
+            continue
+        steps = [standing.of_step(root, name, step, recorded[name], slurm) for step in plans[name]["steps"]]
+        found.append(Run(name, plans[name]["recipe"], steps))
     return found, slurm
 
 
@@ -96,6 +118,8 @@ def _counts(one: Run) -> tuple[str, str]:
     """(`3/18 done`, `1 running, 14 pending`)."""
     states = Counter("done" if s.state in OVER else s.state for s in one.steps)
     done = states.pop("done", 0)
+    if one.problem:
+        return "cannot be read", ""
     return f"{done}/{len(one.steps)} done", ", ".join(f"{n} {state}" for state, n in states.items())
 
 

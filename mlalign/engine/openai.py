@@ -5,19 +5,26 @@ The key comes from the environment variable that `api_key_env` names and appears
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from mlalign import stopping
 from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling
 from mlalign.errors import UserError
+from mlalign.stopping import Stopped
 
 if TYPE_CHECKING:
     from openai import APIError, BadRequestError
 
     from mlalign.engine.models import Model
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
+POLL_S = 0.2
+PATIENCE_S = 5.0  # a step that was asked to stop waits so long for a shard's last answers
 # Parameters that are the client's own; all others travel in the body.
 STANDARD = frozenset(
     "max_tokens max_completion_tokens temperature top_p stop seed presence_penalty frequency_penalty logit_bias response_format logprobs "
@@ -43,14 +50,15 @@ class OpenAI:
         self._client: Any = openai.OpenAI(
             base_url=config.base_url, api_key=self._key or "none", timeout=config.timeout_s, max_retries=config.max_retries,
         )  # fmt: skip
-        self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="openai")
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        """Raises: UserError if the server cannot be reached, or refuses the key, the model or the parameters."""
-        return list(self._pool.map(lambda r: self._one(r, sampling), requests))
+        """Raises: UserError if the server cannot be reached, or refuses the key, the model or the parameters.
+
+        Stopped if the step was asked to stop, and the server has not answered all requests a while later.
+        """
+        return in_threads(lambda request: self._one(request, sampling), requests, self._config.concurrency)
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
         self._client.close()
 
     def _one(self, request: Request, sampling: Sampling) -> Response:
@@ -81,6 +89,49 @@ class OpenAI:
         """The server's address without a user name or password in it."""
         url = urlsplit(self._config.base_url or "")
         return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+
+def in_threads(work: Callable[[Item], Result], items: Sequence[Item], n: int) -> list[Result]:
+    """`work` on every item, at most `n` at a time; results in the order of the items.
+
+    Nothing waits for the threads once one has raised, this one was interrupted or the step was asked to stop: a server may never
+    answer. Raises: what `work` raised; Stopped.
+    """
+    futures = [Future[Result]() for _ in items]
+    numbers, lock, over = iter(range(len(items))), threading.Lock(), threading.Event()
+
+    def worker() -> None:
+        while not over.is_set():
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            try:
+                futures[number].set_result(work(items[number]))
+            except Exception as error:  # noqa: BLE001  # raised again by whoever takes the result
+                futures[number].set_exception(error)
+
+    for _ in range(min(n, len(items))):
+        threading.Thread(target=worker, name="openai", daemon=True).start()
+    try:
+        return _results(futures)
+    finally:
+        over.set()
+
+
+def _results(futures: Sequence[Future[Result]]) -> list[Result]:
+    """What all futures hold, as soon as they do or one has failed."""
+    asked_at: float | None = None
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+        if stopping.asked.is_set():
+            asked_at = asked_at or time.monotonic()
+            if time.monotonic() - asked_at > PATIENCE_S:
+                raise Stopped
+    return [future.result() for future in futures]
 
 
 def body(request: Request, sampling: Sampling, args: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

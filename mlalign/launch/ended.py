@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlalign import stage, store
-from mlalign.errors import UserError
+from mlalign import shapes, stage, store
+from mlalign.errors import UserError, system_problem
 from mlalign.launch import commands, jobs, mends, slurm
 
 PATIENCE_S = 300  # for a submission, or another task's continuation, to end
@@ -30,23 +30,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--job", required=True)
     parser.add_argument("--log", type=Path, required=True)
     asked = parser.parse_args(argv)
-    end = _End(asked.frozen, asked.part, asked.job, asked.log)
     try:
-        return end.decide(asked.status)
-    except UserError as error:  # Slurm does not answer, or refuses: the job fails, and says so
-        return end.fail(asked.status, str(error))
+        end = _End(asked.frozen, asked.part, asked.job, asked.log)
+        try:
+            return end.decide(asked.status)
+        except UserError as error:  # Slurm does not answer, or refuses: the job fails, and says so
+            return end.fail(asked.status, str(error))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {system_problem(error, asked.frozen.parent)}", file=sys.stderr)
+    return asked.status or 1
 
 
 class _End:
     """The end of one job, or of one task of an array."""
 
     def __init__(self, frozen: Path, part: str, job: str, log: Path):
-        self.folder, self.told, self.job, self.log = frozen.parent, store.read_json(frozen), job, log
+        self.folder, self.told, self.job, self.log = frozen.parent, store.read_json(frozen, shapes.SUBMITTED), job, log
         index, n = (int(x) for x in part.split("/"))
         self.part = (index, n)
         self.partial = store.Store(Path(self.told["store"])).partial(self.told["stage"], self.told["fingerprint"])
         outcome = stage.own_file(self.partial, self.part, "outcome.json") if self.partial.is_dir() else Path()
-        self.outcome = store.read_json(outcome) if outcome.is_file() else {}
+        self.outcome = store.read_json(outcome, shapes.OUTCOME) if outcome.is_file() else {}
 
     def decide(self, status: int) -> int:
         told = commands.job(self.job)
@@ -77,7 +83,7 @@ class _End:
         mark = store.fingerprint({"files": sorted(str(p.relative_to(self.partial)) for p in found)})
         path = self.partial / "parts" / f"{self.part[0]}.turns.json"
         path.parent.mkdir(exist_ok=True)
-        before = store.read_json(path)["marks"] if path.is_file() else []
+        before = store.read_json(path, {"marks": list})["marks"] if path.is_file() else []
         store.write_json(path, {"marks": [*before, mark]})
         return before[-TURNS:] == [mark] * TURNS
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign import claims
+from mlalign import claims, shapes
 from mlalign.errors import UserError
 from mlalign.launch import commands, queue
 from mlalign.launch.slurm import file_name
@@ -40,11 +40,23 @@ def read(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is no text; remove the lines that something else has written") from None
+    for number, line in enumerate(lines, 1):
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             raise UserError(f"{path}, line {number}: is no JSON; remove the line") from None
+        if isinstance(entry, dict):
+            entry = {"after": [], "continues": None, **entry}
+        wrong = shapes.problem(entry, shapes.JOB)
+        if wrong is None and not str(entry["job"]).isdecimal():
+            wrong = f"{entry['job']!r} is no number of a job"
+        if wrong:
+            raise UserError(f"{path}, line {number}: {wrong}; remove the line")
+        found.append(entry)
     return found
 
 
@@ -128,7 +140,7 @@ def alone(folder: Path, patience_s: float = 0) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(claims.claim_in_turn(folder, "submit", patience_s))
-        except UserError:
+        except claims.Taken:
             raise UserError(
                 f"name: another process is submitting run {folder.parent.name!r} at this moment; wait until it has ended, then see "
                 f"`mlalign status`"

@@ -1,5 +1,6 @@
 """Run steps on this machine: one process a step, or torchrun with one a device."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mlalign import running
 from mlalign.stage import STOPPED
 
 GRACE_S = 60  # how long a step that was asked to stop may take to save its state
@@ -25,8 +27,9 @@ def argv(config: Path, resources: Mapping) -> list[str]:
 def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]) -> int:
     """Start a step, its output appended to `log`, and wait for it; returns its exit status.
 
-    On SIGINT or SIGTERM the step is asked to stop (a STOP file: it saves its state) and killed only after GRACE_S seconds; then
-    it goes on from its last checkpoint or shard, and the status is STOPPED too.
+    On SIGINT or SIGTERM (of Ctrl-C, or `mlalign cancel`) the step is asked to stop (a STOP file: it saves its state) and killed
+    only after GRACE_S seconds, or at once where it was asked for that. It then goes on from its last checkpoint or shard, and the
+    status is STOPPED too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     stop = _StopOnSignal(config.parent / "STOP")
@@ -37,10 +40,19 @@ def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]
         )  # fmt: skip
         while (status := process.poll()) is None:
             on_tick()
-            if stop.asked and time.monotonic() - stop.asked > GRACE_S:
-                os.killpg(process.pid, signal.SIGKILL)
+            if stop.asked:
+                stop.insist()
+                if running.current.now or time.monotonic() - stop.asked > GRACE_S:
+                    _kill_group(process.pid)
             time.sleep(0.05)
+    if stop.asked:
+        _kill_group(process.pid)  # what it has started itself, and left behind
     return STOPPED if stop.asked and status else status
+
+
+def _kill_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def environment(resources: Mapping) -> dict[str, str]:
@@ -57,7 +69,7 @@ class _StopOnSignal:
     """While a step runs, SIGINT and SIGTERM write its STOP file instead of ending this process."""
 
     def __init__(self, stop: Path):
-        self.stop, self.asked = stop, 0.0
+        self.stop, self.asked, self._touched = stop, 0.0, 0.0
 
     def __enter__(self) -> "_StopOnSignal":
         self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -69,5 +81,12 @@ class _StopOnSignal:
 
     def _ask(self, number: int, frame: object) -> None:
         self.asked = self.asked or time.monotonic()
-        if self.stop.parent.is_dir():
-            self.stop.touch()
+        running.current.asked = True
+        self.insist(0)
+
+    def insist(self, every_s: float = 2.0) -> None:
+        """Touch the STOP file: a step that was only just beginning takes one that is there already for an old one."""
+        if time.monotonic() - self._touched >= every_s:
+            self._touched = time.monotonic()
+            with contextlib.suppress(OSError):  # the artifact was renamed in this moment: the step is done
+                self.stop.touch()

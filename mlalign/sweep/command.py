@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlalign import run, show, store
+from mlalign import commands, run, show, store
 from mlalign.errors import UserError, nearest
 from mlalign.plan import Plan
 from mlalign.sweep import grid, results, united
@@ -82,6 +82,13 @@ def _summary(found: Mapping[str, Any], run_dir: Path) -> str:
     return f"\n{summary(found, results.DIGITS)}\n\nresults: {run_dir / 'results.html'}"
 
 
+def _is_sweep(root: Path, name: str) -> bool:
+    try:
+        return bool(commands.told(root, name).get("variants"))
+    except UserError:  # another run's trouble
+        return False
+
+
 KEYS = ("name", "root", "metric", "direction")
 
 
@@ -92,9 +99,9 @@ def show_results(argv: Sequence[str]) -> int:
         raise UserError(*(f"{a.partition('=')[0]}: unknown key{nearest(a.partition('=')[0], KEYS)}" for a in wrong))
     root = Path(given.get("root", ".")).expanduser().absolute()
     run_dir = root / "runs" / given.get("name", "")
-    told = store.read_json(run_dir / "plan.json") if "name" in given and (run_dir / "plan.json").is_file() else {}
+    told = commands.told(root, given["name"]) if "name" in given and (run_dir / "plan.json").is_file() else {}
     if not told.get("variants"):
-        sweeps = [p.parent.name for p in (root / "runs").glob("*/plan.json") if store.read_json(p).get("variants")]
+        sweeps = [name for name in commands.runs(root) if _is_sweep(root, name)]
         raise UserError(f"name: there is no sweep {given.get('name', '')!r} under {root}{nearest(given.get('name', ''), sweeps)}")
     asked, direction = (given.get(k) or told["sweep"].get(k) for k in ("metric", "direction"))
     results.check_metric(asked, direction, harness=any(s["stage"] == "lm_eval" for s in told["steps"]))

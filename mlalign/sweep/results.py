@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, stage, store
+from mlalign import claims, shapes, stage, store
 from mlalign.errors import UserError, nearest
 from mlalign.launch import slurm
 from mlalign.metrics import AVERAGE
@@ -65,7 +65,7 @@ def _state(run_dir: Path, the_store: store.Store, variant: Mapping[str, Any], ar
         return variant.get("state") or "done", variant.get("why") or ""
     for name in left:
         told = the_store.root / f"{artifacts[name]}.partial" / "outcome.json"
-        if told.is_file() and (said := store.read_json(told))["status"] != stage.STOPPED:
+        if told.is_file() and (said := store.read_json(told, shapes.OUTCOME))["status"] != stage.STOPPED:
             return "failed", f"{name}: {said['message']}"
         if (page := slurm.failed_file(run_dir / "slurm", name)).is_file():  # it could not say so itself
             return "failed", page.read_text(encoding="utf-8").partition("\n")[0]
@@ -138,7 +138,7 @@ def content(run_dir: Path, the_store: store.Store, metric: str | None, direction
     """
     from mlalign.sweep import effects
 
-    told_ = store.read_json(run_dir / "plan.json")
+    told_ = store.read_json(run_dir / "plan.json", shapes.PLAN)
     artifacts = {s["step"]: s["artifact"] for s in told_["steps"]}
     outcomes = [outcome(run_dir, the_store, v, artifacts) for v in told_["variants"]]
     found = list(dict.fromkeys(k for o in outcomes for k in o.rows))

@@ -118,7 +118,7 @@ class Search:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(claims.claim(self.probed.run_dir, "search"))
-            except UserError:
+            except claims.Taken:
                 told = f"another process is at the search {self.probed.name!r}; wait until it has ended, or give this one another name="
                 raise UserError(f"name: {told}") from None
             yield
