@@ -138,9 +138,14 @@ def _product_of_largest(lengths: list[int]) -> int:
 # ----------------------------------------------------------------------------------------------------------------- compiling
 
 
+def render(text: str, variables: dict[str, Any]) -> str:
+    """What a template's text writes. Raises: TooMuch, and whatever the template raises."""
+    return environment().render(compiled(text), variables)
+
+
 @functools.lru_cache(maxsize=64)
 def compiled(text: str) -> jinja2.Template:
-    """A template ready to render; its `environment` is ours. Raises: jinja2.TemplateSyntaxError."""
+    """A template ready to render. Raises: jinja2.TemplateSyntaxError."""
     ours = environment()
     code = ours.compile(_counted(ours.parse(text)))
     return jinja2.Template.from_code(ours, code, ours.make_globals(None))
@@ -184,7 +189,8 @@ def _refuse_random(*_: Any, **__: Any) -> Any:
 def _counted(tree: nodes.Template) -> nodes.Template:
     """The template with a step counted in every loop and macro, and with `~` computed by `Environment.joined`."""
     _count_concatenations(tree)
-    for node in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
+    repeated: Any = tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock))
+    for node in repeated:
         step = nodes.ExprStmt(nodes.EnvironmentAttribute("step"), lineno=node.lineno)
         node.body.insert(0, step)
     return tree

@@ -27,10 +27,10 @@ def find(path: str, revision: str | None = None, base: str | None = None) -> Mod
     return dataclasses.replace(model, base=Model(base, base)) if base and model.base else model
 
 
-def tokenizer(model: Model) -> Any:
+def tokenizer(model: Model, chat_template: str | None = None) -> Any:
     """The model's own tokenizer, with a chat template. Raises: UserError without one of the two."""
     try:
-        return chat.load_tokenizer(model)
+        return chat.load_tokenizer(model, chat_template)
     except (OSError, ValueError) as error:
         raise UserError(f"{model.path}: no tokenizer can be loaded from it ({first_line(error)}); save the model's own there") from None
 

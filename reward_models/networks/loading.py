@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign.engine.chat import TOKENIZER_FILES
+from mlalign.engine.chat import TOKENIZER_FILES, read_template
 from mlalign.errors import UserError, nearest
+from mlalign.models import templates
 from reward_models import card as cards
 from reward_models.networks.causal import first_line, quiet
 
@@ -23,8 +24,11 @@ SAVED_QUANTISED = "%s: was saved quantised, and is loaded as saved"
 log = logging.getLogger(__name__)
 
 
-def tokenizer(path: str, revision: str | None, told: cards.Card) -> Any:
-    """The model's tokenizer with its chat template. Raises: UserError without one of them, or if the card names another template."""
+def tokenizer(path: str, revision: str | None, told: cards.Card, chat_template: str | None = None) -> Any:
+    """The model's tokenizer with its chat template, `chat_template` being the name of one of several.
+
+    Raises: UserError without one of them, or if the card names another template.
+    """
     from transformers import AutoTokenizer
 
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
@@ -35,7 +39,8 @@ def tokenizer(path: str, revision: str | None, told: cards.Card) -> Any:
         raise UserError(f"{path}: no tokenizer can be loaded from it ({first_line(error)}); save the model's own there") from None
     if not found.chat_template:
         raise UserError(f"{path}: its tokenizer has no chat template; a scorer needs the one it was trained with: save it there")
-    template = cards.template_hash(found.get_chat_template())
+    templates.install(found, read_template(chat_template))
+    template = cards.template_hash(templates.text_of(found))
     if told.template_hash not in (None, template):
         raise UserError(
             f"{path}: {cards.FILE} says template_hash {told.template_hash}, the tokenizer's chat template has {template}: "
