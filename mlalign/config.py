@@ -22,7 +22,7 @@ STEP_LISTS = ("only", "from", "force")
 CONTROLS = (*STEP_LISTS, "conf_dir", "show")
 # What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
 GROUP_KEYS = {
-    "model": ("path", "revision", "chat_template", "params", "stages"),
+    "model": ("path", "revision", "chat_template", "date", "params", "stages"),
     "data": ("root", "demonstrations", "preferences", "prompts", "texts", "languages", "params"),
     "scale": ("stages", "resources", "engine_args", "device"),
     "engine": (
@@ -343,8 +343,8 @@ def _note_typed(typed: dict[str, Any], group: str, path: list[str], value: Any) 
         for key in reversed([group, *path]):
             value = {key: value}
         typed["engine"] = merged(typed.get("engine", {}), value["engine"])
-    elif (group, path) == ("model", ["chat_template"]):
-        typed["chat_template"] = value
+    elif group == "model" and path in (["chat_template"], ["date"]):
+        typed[path[0]] = value
 
 
 def _set(tree: dict, path: list[str], value: Any, override: Override, errors: list[str]) -> None:

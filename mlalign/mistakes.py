@@ -4,7 +4,14 @@ import re
 from collections.abc import Iterable
 
 # What steps take from the top level -> the key that a person sets there.
-SHARED = {"seed": "seed", "deepspeed": "deepspeed", "devices": "devices", "engine": "engine", "chat_template": "model.chat_template"}
+SHARED = {
+    "seed": "seed",
+    "deepspeed": "deepspeed",
+    "devices": "devices",
+    "engine": "engine",
+    "chat_template": "model.chat_template",
+    "date": "model.date",
+}
 OF_STEP = re.compile(r"steps\.([^.]+)\.(config|resources)\.(.*)", re.DOTALL)
 
 

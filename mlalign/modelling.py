@@ -17,6 +17,7 @@ from mlalign.engine import chat
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
 from mlalign.models import opening
+from mlalign.models.templates import ChatTemplate
 from mlalign.store import read_json, write_json
 
 # Names under which tokenizers commonly hold a padding token, or a spare one that may serve as one.
@@ -242,6 +243,21 @@ def scores(trainer: Any, sequences: Sequence[list[int]]) -> list[float]:
 # ----------------------------------------------------------------------------------------------------------------- saving
 
 
+def end_at(trainer: Any, template: ChatTemplate) -> None:
+    """Let the saved model's generation end where the template ends a turn, whichever program serves it.
+
+    The model's own end tokens stay.
+    """
+    token = template.end_of_turn.token
+    if token is None:
+        return
+    config = trainer.accelerator.unwrap_model(trainer.model).generation_config
+    own = config.eos_token_id
+    known = own if isinstance(own, list) else [] if own is None else [own]
+    if token not in known:
+        config.eos_token_id = [token, *known]
+
+
 def save(trainer: Any, path: Path) -> None:
     """Write the trainer's model, tokenizer and configurations as a plain directory; call it on every rank.
 
@@ -256,6 +272,9 @@ def save(trainer: Any, path: Path) -> None:
         return
     for name in ("training_args.bin", "README.md"):
         (path / name).unlink(missing_ok=True)
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(network, "peft_config") and getattr(network, "generation_config", None) is not None:
+        network.generation_config.save_pretrained(str(path))  # beside an adapter nobody else writes it
     adapter = path / "adapter_config.json"
     if adapter.is_file():  # peft writes sets, whose order changes from process to process
         told = read_json(adapter)

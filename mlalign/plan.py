@@ -265,7 +265,8 @@ class _Planner:
     def _layers(self, step: Step, module: ModuleType, key: str) -> dict:
         """Configuration from the weakest to the strongest: top-level values, scale, recipe step (with the command line's)."""
         root, fields = self.settings.root, {f.name for f in dataclasses.fields(module.Config)}
-        shared: dict[str, Any] = {"seed": root["seed"], "deepspeed": root["deepspeed"], "chat_template": root["model"].get("chat_template")}
+        shared: dict[str, Any] = {"seed": root["seed"], "deepspeed": root["deepspeed"]}
+        shared |= {name: root["model"].get(name) for name in ("chat_template", "date")}
         if "engine" in fields:
             extra = (root["scale"].get("engine_args") or {}).get(root["engine"]["name"], {})
             shared["engine"] = config.merged({"args": extra}, root["engine"])

@@ -14,6 +14,7 @@ import yaml
 
 from mlalign import languages
 from mlalign.errors import UserError
+from mlalign.models.templates import date_problems
 from reward_models import files, settings
 
 FILE = "card.yaml"
@@ -29,6 +30,7 @@ class Card:
     scale: str = "logit"  # unit of the raw output, in words
     outputs: list[str] = dataclasses.field(default_factory=list)  # names of the head's outputs, in their order
     max_length: int | None = None  # tokens; longer conversations are cut at their beginning
+    date: str | None = None  # that its chat template wrote in training, if it writes the date
     training_languages: list[str] = dataclasses.field(default_factory=list)
     accuracy: dict = dataclasses.field(default_factory=dict)  # language -> share of held-out pairs ordered rightly, or {n, accuracy}
     # language -> {n, mean, std, quantiles} of the scorer's values, where higher is better (`calibration.fit`); {mean, std} at least
@@ -68,7 +70,7 @@ def place(path: str | Path, revision: str | None = None) -> Path | None:
 def read_yaml(file: Path) -> dict:
     """What a card's file says, unchecked. Raises: UserError if it is no YAML mapping."""
     try:
-        told = yaml.safe_load(file.read_text(encoding="utf-8"))
+        told = settings.plain(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read as YAML: {error}") from None
     if not isinstance(told, dict):
@@ -108,6 +110,8 @@ def problems(told: Mapping, key: str) -> list[str]:
     max_length = told.get("max_length")
     if max_length is not None and max_length < 1:
         found.append(f"{key}.max_length: expected a number of tokens, got {max_length}")
+    if told.get("date") is not None:
+        found += date_problems(told["date"], f"{key}.date")
     found += [p for i, code in enumerate(told.get("training_languages", ())) for p in _language(code, f"{key}.training_languages[{i}]")]
     for name, check in (("accuracy", _accuracy), ("calibration", _calibration)):
         for code, value in told.get(name, {}).items():

@@ -31,6 +31,8 @@ class Item:
     row: str | None = None
     group_id: str | None = None
     english_prompt: list[dict] | None = None
+    answer_extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tools: list | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Checks a family's settings against its dataclass: names, types, what is missing."""
 
 import dataclasses
+import datetime
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,15 @@ def of_scorers(told: Sequence[Any], key: str) -> list[str]:
         here = f"{key}[{i}]"
         found += reward_models.problems(inner, here) if isinstance(inner, Mapping) else [f"{here}: expected a mapping, got {inner!r}"]
     return found + [f"{key}: two are named {n!r}; give one another `name`" for n in sorted({str(n) for n in names if names.count(n) > 1})]
+
+
+def plain(value: Any) -> Any:
+    """What a YAML file says, with dates as the text that stands there: YAML reads `2024-07-26` as a value of its own kind."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    return value.isoformat() if isinstance(value, datetime.date) else value
 
 
 def name_of(told: Mapping) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign import claims, progress, rows, shapes, stage, step, store
+from mlalign import claims, progress, rows, shapes, shards, stage, step, store
 from mlalign.errors import UserError, system_problem
 from mlalign.launch import jobs
 from mlalign.launch.queue import RUNNING, WAITING, Job, Slurm

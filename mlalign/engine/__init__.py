@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # The finish reason of a request that the engine refused because the prompt does not fit its context.
 PROMPT_TOO_LONG = "prompt_too_long"
+CUT = "\ufffd"  # what decoders write for bytes that are no whole character
 
 
 class Traits(NamedTuple):
@@ -82,6 +83,7 @@ class Request:
 class Response:
     """`n_tokens` counts the end token too; None if a server does not say. `reasoning` is what a server split off itself.
 
+    `cut_character`: the text ended within a character, which was trimmed.
     `top_logprobs` (openai only, where `Sampling.top_logprobs` asks): the likeliest first tokens as text, with their log-probabilities.
     """
 
@@ -90,12 +92,20 @@ class Response:
     finish_reason: str
     reasoning: str | None = None
     top_logprobs: Mapping[str, float] | None = None
+    cut_character: bool = False
+
+
+def trimmed(text: str) -> tuple[str, bool]:
+    """A text without the beginning of a character at its end (U+FFFD, where the tokens end within a character); whether it had one."""
+    whole = text.rstrip(CUT)
+    return whole, len(whole) < len(text)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """Sampling parameters under vLLM's names; `temperature` 0 is greedy; `extra` goes to the engine as it is.
 
+    `end_tokens` end an answer besides the model's own end tokens (engines of tokens only; no part of the text).
     With `json_schema` the text can be nothing but JSON of that schema (cut off where `max_tokens` ends); a server may not obey.
     """
 
@@ -108,6 +118,7 @@ class Sampling:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     json_schema: Mapping[str, Any] | None = None
     top_logprobs: int = 0
+    end_tokens: Sequence[int] = ()
 
 
 class Engine(Protocol):

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlalign.errors import UserError
-from mlalign.models import opening
+from mlalign.models import opening, templates
 from mlalign.models.opening import TOKENIZER_FILES
+from mlalign.models.templates import ChatTemplate
 
 if TYPE_CHECKING:
     from mlalign.engine.models import Model
@@ -20,7 +21,7 @@ def tokenizer_source(model: "Model") -> "Model":
 
 
 def read_template(value: str | None) -> str | None:
-    """A chat template given as a path or as Jinja text (which has braces).
+    """A chat template given as a path, as Jinja text (which has braces), or as the name of one of the tokenizer's templates.
 
     Raises: UserError if it is a path and there is no such file.
     """
@@ -28,38 +29,27 @@ def read_template(value: str | None) -> str | None:
         return value
     path = Path(value).expanduser()
     if not path.is_file():
+        if templates.is_name(value):
+            return value
         raise UserError(f"chat_template: there is no file {path}; give a file of Jinja text, or the text itself")
     return path.read_text(encoding="utf-8")
 
 
 def load_tokenizer(model: "Model", chat_template: str | None = None) -> Any:
-    """The model's own tokenizer, with `chat_template` (Jinja text) in place of its own if given.
+    """The model's own tokenizer, with `chat_template` (Jinja text, or the name of one of several) in place of its own if given.
 
     Raises: UserError if there is no tokenizer, or neither it nor the caller has a chat template.
     """
     source = tokenizer_source(model)
     tokenizer = opening.tokenizer(source.path, source.revision)
-    if chat_template is not None:
-        tokenizer.chat_template = chat_template
-    if tokenizer.chat_template is None:
+    templates.install(tokenizer, chat_template)
+    if not tokenizer.chat_template:
         raise UserError(
             f"{source.path}: its tokenizer has no chat template and none is configured; set chat_template=FILE.jinja on the step, "
             f"or model.chat_template=FILE.jinja for all steps"
         )
+    templates.text_of(tokenizer)
     return tokenizer
-
-
-def render(tokenizer: Any, messages: Sequence[Mapping], options: Mapping[str, Any], place: str) -> str:
-    """The text that asks the model for its next turn.
-
-    Raises: UserError naming `place` if the template refuses the messages.
-    """
-    import jinja2
-
-    try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **options)
-    except jinja2.TemplateError as error:
-        raise UserError(f"{place}: the chat template refuses the prompt ({error}); set another one with chat_template=") from None
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -74,18 +64,19 @@ class Untrusted:
     texts get the ids of `token_ids`.
     """
 
-    def __init__(self, tokenizer: Any):
-        self._tokenizer, self._specials = tokenizer, special_texts(tokenizer)
+    def __init__(self, template: ChatTemplate):
+        self._template, self._tokenizer = template, template.tokenizer
+        self._specials = special_texts(template.tokenizer)
         self._pattern = re.compile("|".join(map(re.escape, self._specials)) or r"(?!)")
 
-    def prompt_ids(self, messages: Sequence[Mapping], options: Mapping[str, Any], place: str) -> tuple[list[int], bool]:
+    def prompt_ids(self, messages: Sequence[Mapping], place: str) -> tuple[list[int], bool]:
         """Token ids that ask for the next turn, and whether a message tried to write a special token.
 
         Raises: UserError naming `place` if the template refuses the messages.
         """
         mark = _unused("".join(m["content"] for m in messages))
         hidden = [{**m, "content": self._hidden(m["content"], mark)} for m in messages]
-        ids = self._ids(render(self._tokenizer, hidden, options, place), mark)
+        ids = self._ids(self._template.prompt(hidden, place), mark)
         return ids, any(new["content"] != old["content"] for new, old in zip(hidden, messages, strict=True))
 
     def text_ids(self, text: str) -> list[int]:
@@ -113,20 +104,18 @@ def special_texts(tokenizer: Any) -> list[str]:
 
     These are its special tokens, and what else it added that its chat template writes (`<think>`), but for white space.
     """
-    template = tokenizer.get_chat_template()
+    template = templates.text_of(tokenizer)
     added = tokenizer.added_tokens_decoder.values()
     found = {t.content for t in added if t.special or (t.content in template and not t.content.isspace())}
     return sorted(found, key=lambda s: (-len(s), s))
 
 
-def end_of_turn(tokenizer: Any, options: Mapping[str, Any]) -> int | None:
-    """The token that ends an assistant's turn: the first special one that the template writes after it, else the tokenizer's EOS."""
-    turn = "end of this turn"
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": turn}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    after = token_ids(tokenizer, [text.rpartition(turn)[2]])[0]
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return next((i for i in after if i in special), tokenizer.eos_token_id)
+def stops_of(template: ChatTemplate) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """(end tokens, stop strings) that end generation where the template ends an assistant's turn."""
+    end = template.end_of_turn
+    if end.token is not None:
+        return (end.token,), ()
+    return (), (end.text,) if end.text else ()
 
 
 def context_length(model: "Model") -> int | None:

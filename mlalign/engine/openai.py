@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlalign import stopping
-from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling
+from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, trimmed
 from mlalign.errors import UserError
 from mlalign.stopping import Stopped
 
@@ -167,7 +167,8 @@ def _response(answer: Any) -> Response:
     more = choice.message.model_extra or {}
     n_tokens = answer.usage.completion_tokens if answer.usage else None
     reasoning = more.get("reasoning_content") or more.get("reasoning")
-    return Response(choice.message.content or "", n_tokens, choice.finish_reason, reasoning, _top_logprobs(choice))
+    text, cut = trimmed(choice.message.content or "")
+    return Response(text, n_tokens, choice.finish_reason, reasoning, _top_logprobs(choice), cut)
 
 
 def _top_logprobs(choice: Any) -> dict[str, float] | None:

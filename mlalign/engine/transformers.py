@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlalign.engine import EngineConfig, Request, Response, Sampling
+from mlalign.engine import EngineConfig, Request, Response, Sampling, trimmed
 from mlalign.engine.chat import tokenizer_source
 from mlalign.errors import UserError, nearest
 from mlalign.models import opening
@@ -72,6 +72,7 @@ class Transformers:
         if unknown := [k for k in sampling.extra if k not in known]:
             raise UserError(*(f"sampling.{k}: transformers' generate has no such option{nearest(k, known)}" for k in unknown))
         options: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "do_sample": sampling.temperature > 0, **sampling.extra}
+        options.setdefault("eos_token_id", self._ends_of(sampling))
         if sampling.temperature > 0:
             options |= {
                 "temperature": sampling.temperature,
@@ -114,13 +115,19 @@ class Transformers:
         told = xgrammar.TokenizerInfo.from_huggingface(self._tokenizer, vocab_size=vocabulary, stop_token_ids=self._ends)
         return xgrammar.GrammarCompiler(told).compile_json_schema(json.dumps(schema), any_whitespace=False)
 
+    def _ends_of(self, sampling: Sampling) -> list[int]:
+        """The tokens that end an answer: the model's own, and those that are asked for."""
+        return list(dict.fromkeys([*self._ends, *sampling.end_tokens]))
+
     def _response(self, tokens: list[int], sampling: Sampling) -> Response:
-        end = next((i + 1 for i, t in enumerate(tokens) if t in self._ends), None)
-        text = self._tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        ends = self._ends_of(sampling)
+        end = next((i for i, t in enumerate(tokens) if t in ends), None)
+        text, cut = trimmed(self._tokenizer.decode(tokens[:end], skip_special_tokens=True))
         if stops := [at for s in sampling.stop if (at := text.find(s)) >= 0]:
             padding = next((i for i, t in enumerate(reversed(tokens)) if t != self._pad), 0)
             return Response(text[: min(stops)], len(tokens) - padding, "stop")
-        return Response(text, len(tokens[:end]), "length" if end is None else "stop")
+        n_tokens = len(tokens) if end is None else end + 1
+        return Response(text, n_tokens, "length" if end is None else "stop", cut_character=cut)
 
 
 def _only(grammar: Any) -> dict[str, Any]:

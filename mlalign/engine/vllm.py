@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlalign.engine import EngineConfig, Request, Response, Sampling
+from mlalign.engine import CUT, EngineConfig, Request, Response, Sampling, trimmed
 from mlalign.engine.chat import tokenizer_source
 from mlalign.errors import UserError
 from mlalign.models import opening
@@ -23,6 +23,7 @@ CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
 CPU_ARGUMENTS = {"enforce_eager": True, "enable_chunked_prefill": False}
 # The sizes of adapter that vLLM reserves memory for.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+LAST_TOKENS = 5  # the bytes of the longest character, and an end token
 
 
 def start(config: EngineConfig, model: "Model", max_model_len: int | None) -> "VLLM":
@@ -47,13 +48,20 @@ class VLLM:
             self._llm: Any = LLM(**arguments(config, model, max_model_len, on_cpu))
         except (VLLMError, ValueError) as error:
             raise UserError(f"vLLM does not start on {model.path}: {error}; change engine.args") from error
+        self._tokenizer: Any = self._llm.get_tokenizer()
         self._lora = LoRARequest(model.identity, 1, model.path) if model.base else None
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         prompts = [{"prompt_token_ids": r.prompt_token_ids} for r in requests]
         outputs = self._llm.generate(prompts, parameters(requests, sampling), use_tqdm=False, lora_request=self._lora)
-        answers = [o.outputs[0] for o in outputs]
-        return [Response(a.text, len(a.token_ids), a.finish_reason) for a in answers]
+        return [self._response(output.outputs[0]) for output in outputs]
+
+    def _response(self, answer: Any) -> Response:
+        text, cut = trimmed(answer.text)
+        if not isinstance(answer.stop_reason, str):  # vLLM itself leaves out a character that is not whole
+            last = list(answer.token_ids)[-LAST_TOKENS:]
+            cut = cut or self._tokenizer.decode(last, skip_special_tokens=True).endswith(CUT)
+        return Response(text, len(answer.token_ids), answer.finish_reason, cut_character=cut)
 
     def next_logprobs(self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[list[float]]:
         from vllm import SamplingParams
@@ -116,6 +124,8 @@ def parameters(requests: Sequence[Request], sampling: Sampling) -> list[Any]:
         "min_p": sampling.min_p, "stop": list(sampling.stop),
         "structured_outputs": _structured(sampling.json_schema), **sampling.extra,
     }  # fmt: skip
+    if sampling.end_tokens:
+        common["stop_token_ids"] = [*(common.get("stop_token_ids") or ()), *sampling.end_tokens]
     greedy = sampling.temperature == 0
     try:
         return [SamplingParams(**common, seed=None if greedy else r.seed) for r in requests]

@@ -6,8 +6,12 @@ the first shard needs it, and not at all if every shard is done or in the cache.
 go to the engine together, which then idles at the end of the batch only; otherwise one shard at a time. So a killed run that goes on
 equals the unbroken one.
 
+Where the chat template ends an assistant's turn, generation ends, whatever the tokenizer's end token is. What stands between the
+template's own reasoning tags goes to the column `reasoning`. With engine=openai the server renders: none of this is known here.
+
 Counted in the manifest by language: prompts that do not fit the context under `dropped`; responses, tokens, truncated and
-empty responses under `sums`.
+empty responses, responses with reasoning, characters that were cut at the end of a text, and prompts of which the chat template
+leaves something out under `sums`.
 """
 
 import contextlib
@@ -21,10 +25,12 @@ from mlalign import engine, languages, rows, shards, store
 from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, chat
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
+from mlalign.models import leftout
+from mlalign.models.templates import DATE, ChatTemplate, date_problems, option_problems
 from mlalign.schema import hashed, verbatim, what
 from mlalign.stage import Inputs, Output, Stopped
 
-VERSION = 1
+VERSION = 2
 KIND = "rows"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = "rows"
@@ -55,9 +61,14 @@ class Config:
     system_prompt: str | None = what(None, "put before every prompt; {language} becomes the English name of the language asked for")
     response_lang: str = what(SAME, "language that answers are asked for; same: the prompt's own")
     max_prompt_tokens: int | None = what(None, "longer prompts are dropped and counted; null: what the context leaves beside max_tokens")
-    chat_template: str | None = what(None, "a file of Jinja text, or the text; null: the tokenizer's own")
+    chat_template: str | None = what(
+        None, "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the tokenizer's own"
+    )
     chat_template_kwargs: dict[str, Any] = what({}, "passed to the chat template, such as {enable_thinking: false}")
-    reasoning_tags: list[str] = what([], "opening and closing tag; what stands between them goes to the column `reasoning`")
+    date: str = what(DATE, "what a chat template that writes the date writes")
+    reasoning_tags: list[str] | None = what(
+        None, "opening and closing tag; what stands between them goes to the column `reasoning`; null: the chat template's own; []: none"
+    )
     seed: int = what(0, "mixed into the sampler's fingerprint, and so into every candidate's own seed")
 
 
@@ -88,8 +99,9 @@ def problems(cfg: Config) -> list[str]:
         found.append(f"top_p: must be above 0 and at most 1, got {cfg.top_p}")
     if not 0 <= cfg.min_p <= 1:
         found.append(f"min_p: must be from 0 to 1, got {cfg.min_p}")
-    if len(cfg.reasoning_tags) not in (0, 2):
+    if len(cfg.reasoning_tags or ()) not in (0, 2):
         found.append(f"reasoning_tags: expected [opening, closing], got {cfg.reasoning_tags}")
+    found += [*option_problems(cfg.chat_template_kwargs), *date_problems(cfg.date)]
     if engine.ENGINES[cfg.engine.name].takes == "messages":
         own = [name for name in ("chat_template", "max_prompt_tokens") if getattr(cfg, name) is not None]
         found += [f"{name}: engine={cfg.engine.name} sends messages, and the server renders them; leave this out" for name in own]
@@ -123,6 +135,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     with contextlib.closing(_Generation(cfg, model, told, shards.missing(mine, out.path, out.store, key))) as generation:
         if not shards.run_shards(mine, out.path, out.store, key, generation.shard, on_shard, out.should_stop, out.check_inputs):
             raise Stopped
+        out.note(template=generation.template_facts())
     if not shards.pending(sources, out.path):
         check_languages(shards.total(sources, out.path))
 
@@ -153,12 +166,16 @@ def check_languages(tally: store.Tally) -> None:
 
 @dataclasses.dataclass
 class _Prompt:
-    """One row and what of it goes to the engine; `opened`: the rendered prompt ends with the opening reasoning tag."""
+    """One row and what of it goes to the engine.
+
+    `opened`: the rendered prompt ends with the opening reasoning tag. `left_out`: the chat template leaves something of it out.
+    """
 
     row: dict
     messages: list[dict]
     token_ids: list[int] | None = None
     opened: bool = False
+    left_out: bool = False
 
 
 class _Generation:
@@ -169,11 +186,37 @@ class _Generation:
         self._ahead = list(ahead)
         self._answered: dict[Path, tuple[list[_Prompt], dict[str, Response]]] = {}  # shards whose answers are here already
         self.chat_template, self.response_lang = told["chat_template"], told["response_lang"]
-        self.sampling = Sampling(cfg.max_tokens, cfg.temperature, cfg.top_p, cfg.top_k, cfg.min_p, cfg.stop, self._extra())
 
     @cached_property
-    def tokenizer(self) -> Any:
-        return chat.load_tokenizer(self.model, self.chat_template)
+    def template(self) -> ChatTemplate | None:
+        """What renders the prompts; None if the engine takes messages."""
+        if engine.ENGINES[self.cfg.engine.name].takes == "messages":
+            return None
+        tokenizer = chat.load_tokenizer(self.model, self.chat_template)
+        return ChatTemplate(tokenizer, self.cfg.chat_template_kwargs, self.cfg.date)
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        cfg = self.cfg
+        ends, stops = chat.stops_of(self.template) if self.template else ((), ())
+        return Sampling(
+            cfg.max_tokens, cfg.temperature, cfg.top_p, cfg.top_k, cfg.min_p, [*cfg.stop, *stops], self._extra(), end_tokens=ends
+        )
+
+    @cached_property
+    def reasoning_tags(self) -> Sequence[str]:
+        """The configured tags, else those of the template."""
+        if self.cfg.reasoning_tags is not None:
+            return self.cfg.reasoning_tags
+        return (self.template and self.template.reasoning_tags) or ()
+
+    def template_facts(self) -> dict[str, Any]:
+        """What the manifest tells about rendering; the details if any prompt was rendered here."""
+        if engine.ENGINES[self.cfg.engine.name].takes == "messages":
+            return {"rendered_by": "server"}
+        if "template" not in self.__dict__ or self.template is None:
+            return {"rendered_by": "mlalign", "date": self.cfg.date}
+        return {**self.template.facts(), "reasoning_tags": list(self.reasoning_tags)}
 
     @cached_property
     def max_model_len(self) -> int | None:
@@ -239,13 +282,13 @@ class _Generation:
 
     def _render(self, given: Sequence[dict]) -> list[_Prompt]:
         prompts = [_Prompt(row, self._messages(row)) for row in given]
-        if engine.ENGINES[self.cfg.engine.name].takes == "messages":
+        if self.template is None:
             return prompts
-        options = self.cfg.chat_template_kwargs
-        texts = [chat.render(self.tokenizer, p.messages, options, f"row {p.row['id']} ({p.row['prompt_lang']})") for p in prompts]
-        opening = self.cfg.reasoning_tags[:1]
-        for prompt, text, ids in zip(prompts, texts, chat.token_ids(self.tokenizer, texts), strict=True):
+        texts = [self.template.prompt(p.messages, f"row {p.row['id']} ({p.row['prompt_lang']})") for p in prompts]
+        opening = self.reasoning_tags[:1]
+        for prompt, text, ids in zip(prompts, texts, chat.token_ids(self.template.tokenizer, texts), strict=True):
             prompt.token_ids, prompt.opened = ids, bool(opening) and text.rstrip().endswith(opening[0])
+            prompt.left_out = not leftout.of_prompt(text, prompt.messages, None)
         return prompts
 
     def _fits(self, prompt: _Prompt) -> bool:
@@ -264,6 +307,8 @@ class _Generation:
             tally.drop(PROMPT_TOO_LONG, language)
             return None
         tally.keep(language)
+        if prompt.left_out:
+            tally.add("prompt_partly_left_out", language)
         responses = [self._response(i, a, prompt.opened, language, tally) for i, a in found.items()]
         common = {name: row[name] for name in rows.COMMON}
         return {
@@ -272,8 +317,12 @@ class _Generation:
         }  # fmt: skip
 
     def _response(self, id_: str, answer: Response, opened: bool, language: str, tally: store.Tally) -> dict:
-        text, reasoning = chat.split_reasoning(answer.text, self.cfg.reasoning_tags, opened)
+        text, reasoning = chat.split_reasoning(answer.text, self.reasoning_tags, opened)
         tally.add("responses", language)
+        if reasoning or answer.reasoning:
+            tally.add("with_reasoning", language)
+        if answer.cut_character:
+            tally.add("cut_characters", language)
         tally.add("truncated", language, answer.finish_reason == "length")
         tally.add("empty", language, not text.strip())
         if answer.n_tokens is None:

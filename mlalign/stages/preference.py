@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from mlalign import rows
 from mlalign.engine.models import Model
 from mlalign.errors import UserError, nearest
+from mlalign.models.templates import ChatTemplate
 from mlalign.schema import HOW_TRAINER, class_source, source_file, verbatim, what
 from mlalign.stage import Inputs, Output
 from mlalign.training import config
@@ -29,7 +30,7 @@ from mlalign.training.config import RESERVED_TRAINER, TrainConfig, packages
 
 __all__ = ["Config", "identity", "packages", "run"]
 
-VERSION = 1
+VERSION = 2
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows", "reference": "model?"}
 SHARDED = None
@@ -146,6 +147,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         given.clear()
         modelling.drop_reference(trainer)
     loop.fit(trainer, out)
+    modelling.end_at(trainer, ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date))
     modelling.save(trainer, out.path / "model")
     if out.is_main:
         text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} (TRL's {method.name}Trainer)."

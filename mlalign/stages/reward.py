@@ -16,6 +16,7 @@ from typing import Any
 import reward_models
 from mlalign import rows
 from mlalign.errors import UserError
+from mlalign.models import templates
 from mlalign.schema import HOW_TRAINER, verbatim, what
 from mlalign.stage import Inputs, Output
 from mlalign.training.card import Facts
@@ -24,7 +25,7 @@ from reward_models import card as cards
 
 __all__ = ["Config", "identity", "packages", "run"]
 
-VERSION = 1
+VERSION = 2
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = None
@@ -83,7 +84,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         card.write(out.path / "model", facts)
         with modelling.whole_weights(weights):
             scorer = _reopened(cfg, out, checked, before, dtype)
-        _write_card(cfg, out, source, scorer, facts, cards.template_hash(tokenizer.get_chat_template()))
+        _write_card(cfg, out, source, scorer, facts, tokenizer)
     loop.leave_together(args)
 
 
@@ -108,7 +109,7 @@ def _reopened(cfg: Config, out: Output, checked: Sequence[list], before: Sequenc
     Raises: UserError if a score moved by more than TOLERANCE (a quantized base comes back unquantized: there it is only noted).
     """
     folder = out.path / "model"
-    options = {"dtype": dtype, "max_length": cfg.max_length, "chat_template_kwargs": cfg.chat_template_kwargs}
+    options = {"dtype": dtype, "max_length": cfg.max_length, "chat_template_kwargs": cfg.chat_template_kwargs, "date": cfg.date}
     scorer = reward_models.load(folder, **options)
     after = scorer.score([{"messages": conversation} for conversation in checked])
     moved = max(abs(a - b) if a is not None else float("inf") for a, b in zip(after, before, strict=True))
@@ -121,14 +122,15 @@ def _reopened(cfg: Config, out: Output, checked: Sequence[list], before: Sequenc
     return scorer
 
 
-def _write_card(cfg: Config, out: Output, source: Path, scorer: reward_models.Scorer, facts: Facts, template_hash: str) -> None:
+def _write_card(cfg: Config, out: Output, source: Path, scorer: reward_models.Scorer, facts: Facts, tokenizer: Any) -> None:
     """What the model gives on held-out pairs, by language; without any, calibration comes from the training rows."""
     split = "eval" if rows.shards(source, "eval") else cfg.split
     measured = {language: _measured(scorer, pairs) for language, pairs in _samples(source, split, cfg.card_rows)}
     told = cards.Card(
-        template_hash=template_hash,
+        template_hash=cards.template_hash(templates.text_of(tokenizer)),
         scale="logits",
         max_length=cfg.max_length,
+        date=cfg.date if templates.ChatTemplate(tokenizer).writes_date else None,
         training_languages=sorted(out.tally.rows),
         accuracy={x: {"n": m["n"], "accuracy": m["accuracy"]} for x, m in measured.items()} if split == "eval" else {},
         calibration={x: {"mean": m["mean"], "std": m["std"]} for x, m in measured.items()},

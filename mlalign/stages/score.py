@@ -34,7 +34,7 @@ from reward_models.items import Item, Scores, of_candidates, of_preference
 from reward_models.jobs.identity import of_path, of_run
 from reward_models.jobs.provenance import score_statistics
 
-VERSION = 2
+VERSION = 3
 KIND = "scores"
 SLOTS = {"rows": "rows", "scorers": "scorer*", "english": "rows?"}
 SHARDED = "rows"
@@ -51,6 +51,7 @@ class Config:
     combine: dict[str, Combination] = what({}, "name of a further score -> weights of scorers and gates")
     dtype: Literal["float32", "bfloat16", "float16"] = what("float32", "arithmetic of models that score, where a scorer names none")
     seed: int = what(0, "for scorers that draw at random")
+    date: str | None = what(None, "what scorers' chat templates that write the date write; null: what the card says, else a fixed day")
     device_batch_tokens: int = how(16384, "padded tokens that a model sees at once")
     window_rows: int = how(256, "rows that are scored before the next look at whether to stop")
 
@@ -249,7 +250,7 @@ def _settings(cfg: Config, given: Artifact | dict, told: dict, inputs: Inputs) -
 
 
 def _with_defaults(told: Any, cfg: Config) -> Any:
-    """Settings with the step's `dtype`, `seed` and `device_batch_tokens` wherever a scorer in them has such a setting and does not
+    """Settings with the step's `dtype`, `seed`, `date` and `device_batch_tokens` wherever a scorer in them has such a setting and does not
     set it."""
     if isinstance(told, list):
         return [_with_defaults(t, cfg) for t in told]
@@ -259,7 +260,8 @@ def _with_defaults(told: Any, cfg: Config) -> Any:
     if told.get("family") not in reward_models.FAMILIES:
         return own
     fields = {f.name for f in dataclasses.fields(importlib.import_module(reward_models.FAMILIES[told["family"]]).Settings)}
-    return {name: getattr(cfg, name) for name in ("dtype", "seed", "device_batch_tokens") if name in fields} | own
+    given = {name: getattr(cfg, name) for name in ("dtype", "seed", "device_batch_tokens", "date") if name in fields}
+    return {name: value for name, value in given.items() if value is not None} | own
 
 
 def _content(model: Mapping, inputs: Inputs) -> Any:

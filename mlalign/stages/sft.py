@@ -9,13 +9,14 @@ from typing import Any
 
 from mlalign import rows
 from mlalign.errors import UserError
+from mlalign.models.templates import ChatTemplate
 from mlalign.schema import HOW_TRAINER, verbatim
 from mlalign.stage import Inputs, Output
 from mlalign.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
 
 __all__ = ["Config", "identity", "packages", "run"]
 
-VERSION = 1
+VERSION = 2
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = None
@@ -59,6 +60,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
     trainer = SFTTrainer(network, args=args, train_dataset=train.dataset, processing_class=tokenizer, peft_config=peft_config)
     loop.fit(trainer, out)
+    if kind == "demonstration":
+        modelling.end_at(trainer, ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date))
     modelling.save(trainer, out.path / "model")
     if out.is_main:
         card.write(out.path / "model", card.gather(out, inputs, METHODS[kind], model, modelling.rank_of(trainer), True, train.sources))

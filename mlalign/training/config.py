@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mlalign.engine.chat import read_template
 from mlalign.errors import UserError
+from mlalign.models.templates import DATE, date_problems, option_problems
 from mlalign.schema import how, verbatim, what
 
 # Keys of a TRL configuration that a person sets elsewhere, with where.
@@ -58,8 +59,11 @@ class TrainConfig:
     )
     quantization: Literal["nf4", "int8"] | None = what(None, "load the frozen base in so many bits (QLoRA); needs peft and a GPU")
     dtype: Literal["float32", "bfloat16", "auto"] = what("float32", "of the weights in training; auto: as the checkpoint is stored")
-    chat_template: str | None = what(None, "a file of Jinja text, or the text; null: the tokenizer's own")
+    chat_template: str | None = what(
+        None, "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the tokenizer's own"
+    )
     chat_template_kwargs: dict[str, Any] = what({}, "passed to the chat template, such as {enable_thinking: false}")
+    date: str = what(DATE, "what a chat template that writes the date writes")
     max_length: int = what(1024, "longest sequence, in tokens")
     languages: list[str] | None = what(None, "train on rows whose prompt is in one of these; null: all")
     split: Literal["train", "eval"] = what("train", "the split to train on")
@@ -87,6 +91,7 @@ def problems(cfg: TrainConfig) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
     positive = {"batch_size": cfg.batch_size, "max_length": cfg.max_length, "device_batch_size": cfg.device_batch_size}
     found = [f"{name}: must be at least 1, got {value}" for name, value in positive.items() if value is not None and value < 1]
+    found += [*option_problems(cfg.chat_template_kwargs), *date_problems(cfg.date)]
     if cfg.checkpoint_every < 0:
         found.append(f"checkpoint_every: must be 0 (off) or more, got {cfg.checkpoint_every}")
     if cfg.quantization and cfg.peft is None:

@@ -18,6 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from mlalign import checkpoints, rows
 from mlalign.engine import chat
 from mlalign.errors import UserError, nearest
+from mlalign.models import templates
+from mlalign.models.leftout import LeftOut
+from mlalign.models.templates import ChatTemplate
 from mlalign.stage import Output
 from mlalign.store import Tally, sha256
 from mlalign.training.config import TrainConfig
@@ -35,6 +38,12 @@ COLUMNS = {
     "unpaired": ("unpaired", ["prompt", "completion", "label"]),
 }
 SIDES = ("completion", "chosen", "rejected")
+# Why the chat template makes an example useless, as a message tells it.
+DROPPED = {
+    "answer_left_out": "have an answer that the chat template leaves out whole; set another one with chat_template=",
+    "sides_are_the_same_text": "have a chosen and a rejected answer that the chat template makes the same text",
+    "answer_begins_in_prompt": "have a prompt that the chat template writes otherwise once an answer follows",
+}
 
 
 class TrainSet(NamedTuple):
@@ -62,6 +71,9 @@ def load(cfg: TrainConfig, source: Path, out: Output, tokenizer: PreTrainedToken
     Raises: UserError if a requested language is not there, or none of its examples is left.
     """
     file, told = out.checkpoints / "train.parquet", out.checkpoints / "train.json"
+    if examples.columns != "text":
+        templates.fix_date(tokenizer, cfg.date)
+        out.note(template=ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date).facts())
     try:
         if ranks.is_main_process and not _is_kept(file, told):
             out.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -131,16 +143,26 @@ def _check_left(cfg: TrainConfig, source: Path, tally: Tally) -> None:
     tried = {language for by in tally.dropped.values() for language in by}
     empty = sorted(language for language in tried if not tally.rows[language])
     if empty:
-        counts = {language: sum(by[language] for by in tally.dropped.values()) for language in empty}
-        why = f"are longer than max_length={cfg.max_length} tokens; raise it"
-        raise UserError(*(f"{language}: no row of {source} is left: all {n} {why}" for language, n in counts.items()))
+        raise UserError(*(f"{language}: no row of {source} is left: {_why_dropped(cfg, tally, language)}" for language in empty))
+
+
+def _why_dropped(cfg: TrainConfig, tally: Tally, language: str) -> str:
+    counts = {reason: by[language] for reason, by in tally.dropped.items() if by[language]}
+    reasons = {"over_length": f"are longer than max_length={cfg.max_length} tokens; raise it", **DROPPED}
+    total = sum(counts.values())
+    return "; ".join(f"{'all ' if n == total else ''}{n} {reasons[reason]}" for reason, n in counts.items())
 
 
 def _fitting(cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, tally: Tally) -> list[tuple[dict, dict]]:
-    """(row, example) of one shard in order, without those that are too long; counted by language."""
+    """(row, example) of one shard in order, without those that cannot be trained on; counted by reason and language."""
     pairs = [(row, example) for row in rows.read_shard(shard) for example in examples.of_row(row)]
+    template = None if examples.columns == "text" else ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
+    rendered = [_rendered(template, row, example, tally) for row, example in pairs]
+    _drop_equal_halves(pairs, rendered, tally)
+    kept = [(pair, texts) for pair, texts in zip(pairs, rendered, strict=True) if texts]
+
     fitting = []
-    for (row, example), (n_prompt, n_longest) in zip(pairs, _lengths(cfg, pairs, tokenizer), strict=True):
+    for ((row, example), _), (n_prompt, n_longest) in zip(kept, _lengths([texts for _, texts in kept], tokenizer), strict=True):
         language = row["prompt_lang"]
         if (n_longest > cfg.max_length) if examples.too_long == "dropped" else (n_prompt >= cfg.max_length):
             tally.drop("over_length", language)
@@ -152,28 +174,58 @@ def _fitting(cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, 
     return fitting
 
 
-def _lengths(cfg: TrainConfig, pairs: Sequence[tuple[dict, dict]], tokenizer: Any) -> list[tuple[int, int]]:
-    """(tokens of the prompt, tokens of the longest whole sequence) of each example."""
-    texts: list[str] = []
-    spans = []
-    for row, example in pairs:
-        begin = len(texts)
-        texts += [example["text"]] if "text" in example else _rendered(cfg, row["id"], example, tokenizer)
-        spans.append((begin, len(texts)))
-    n = [len(ids) for ids in chat.token_ids(tokenizer, texts)]
-    return [(n[begin] if end - begin > 1 else 0, max(n[begin:end])) for begin, end in spans]
+def _drop_equal_halves(pairs: Sequence[tuple[dict, dict]], rendered: list[list[str]], tally: Tally) -> None:
+    """Clear the texts of a pair that was taken apart if both halves are the same text: it would be called good and bad."""
+    for i in range(1, len(pairs)):
+        (row, example), (other, _) = pairs[i], pairs[i - 1]
+        if "label" in example and row is other and rendered[i] and rendered[i] == rendered[i - 1]:
+            tally.drop("sides_are_the_same_text", row["prompt_lang"], 2)
+            rendered[i - 1 : i + 1] = [], []
 
 
-def _rendered(cfg: TrainConfig, row: str, example: Mapping, tokenizer: Any) -> list[str]:
-    """The prompt as the model is asked, then the whole conversation with each answer."""
-    import jinja2
+def _lengths(rendered: Sequence[list[str]], tokenizer: Any) -> list[tuple[int, int]]:
+    """(tokens of the prompt, tokens of the longest whole sequence) of each example's texts."""
+    n = iter([len(ids) for ids in chat.token_ids(tokenizer, [text for texts in rendered for text in texts])])
+    lengths = [[next(n) for _ in texts] for texts in rendered]
+    return [(own[0] if len(own) > 1 else 0, max(own)) for own in lengths]
 
-    prompt = chat.render(tokenizer, example["prompt"], cfg.chat_template_kwargs, f"row {row}")
-    try:
-        whole = [
-            tokenizer.apply_chat_template(example["prompt"] + example[side], tokenize=False, **cfg.chat_template_kwargs)
-            for side in SIDES if side in example
-        ]  # fmt: skip
-    except jinja2.TemplateError as error:
-        raise UserError(f"row {row}: the chat template refuses the conversation ({error}); set another one with chat_template=") from None
+
+def _rendered(template: ChatTemplate | None, row: Mapping, example: Mapping, tally: Tally) -> list[str]:
+    """The prompt as the model is asked, then the whole conversation with each answer; or the text of an example without messages.
+
+    Empty, with the reason counted, if the chat template makes it useless: an answer is left out whole, both answers are the same
+    text, or the answer would begin within the prompt.
+    """
+    if template is None:
+        return [example["text"]]
+    place, language = f"row {row['id']} ({row['prompt_lang']})", row["prompt_lang"]
+    prompt = template.prompt(example["prompt"], place)
+    conversations = [example["prompt"] + example[side] for side in SIDES if side in example]
+    whole = [template.conversation(messages, place) for messages in conversations]
+    missing = [template.left_out(text, messages, place) for text, messages in zip(whole, conversations, strict=True)]
+
+    reason = _useless(template, example["prompt"], prompt, whole, missing, place)
+    if reason:
+        tally.drop(reason, language)
+        return []
+    if any(m.part_of_answer for m in missing):
+        tally.add("answer_partly_left_out", language)
+    if any(m.part_of_prompt for m in missing):
+        tally.add("prompt_partly_left_out", language)
     return [prompt, *whole]
+
+
+def _useless(
+    template: ChatTemplate, messages: Sequence[Mapping], prompt: str, whole: Sequence[str], missing: Sequence[LeftOut], place: str
+) -> str | None:  # fmt: skip
+    """Why an example as the template writes it teaches nothing, or the wrong thing."""
+    if any(m.answer for m in missing):
+        return "answer_left_out"
+    if len(whole) > len(set(whole)):
+        return "sides_are_the_same_text"
+    if not all(text.startswith(prompt) for text in whole):
+        # Trainers take the answer to begin where the two texts part. That may be in the generation prompt, but no earlier.
+        context = template.conversation(messages, place)
+        if prompt.startswith(context) and not all(text.startswith(context) for text in whole):
+            return "answer_begins_in_prompt"
+    return None

@@ -12,6 +12,7 @@ import yaml
 
 import reward_models
 from mlalign.errors import UserError
+from reward_models import settings
 
 NAMES = ("score", "calibrate", "agree", "evaluate", "check", "card")
 
@@ -42,7 +43,7 @@ def scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
 def read_scorer(file: Path) -> dict[str, Any]:
     """The settings of a scorer in a YAML file. Raises: UserError naming the file."""
     try:
-        told = yaml.safe_load(file.read_text(encoding="utf-8"))
+        told = settings.plain(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(told, dict):
@@ -59,6 +60,6 @@ def _setting(text: str) -> tuple[str, object]:
     if not equals:
         raise UserError(f"--set {text}: expected KEY=VALUE")
     try:
-        return name, yaml.safe_load(value)
+        return name, settings.plain(yaml.safe_load(value))
     except yaml.YAMLError as error:
         raise UserError(f"--set {text}: the value is not YAML ({str(error).splitlines()[0]})") from None

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mlalign.engine.chat import read_template
 from mlalign.errors import UserError
-from mlalign.models import opening, outline, weight_files
+from mlalign.models import opening, outline, templates, weight_files
+from mlalign.models.templates import ChatTemplate
 from mlalign.models.weight_files import BYTES
 from reward_models import card as cards
 from reward_models.networks import loading
@@ -35,6 +37,7 @@ class Subject:
     told: Mapping[str, Any]
     card: cards.Card | None = None
     tokenizer: Any = None
+    template: ChatTemplate | None = None
     config: Any = None
     max_length: int | None = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -43,8 +46,8 @@ class Subject:
     @property
     def template_is_known(self) -> bool:
         """Whether the card says that the model was trained with the very template that it has."""
-        template = getattr(self.tokenizer, "chat_template", None)
-        return bool(template and self.card and self.card.template_hash == cards.template_hash(self.tokenizer.get_chat_template()))
+        known = self.card.template_hash if self.card else None
+        return self.template is not None and known == cards.template_hash(templates.text_of(self.tokenizer))
 
 
 def of_model(told: Mapping[str, Any], card: cards.Card | None) -> Subject:
@@ -71,15 +74,28 @@ def _look_at_tokenizer(subject: Subject, path: str) -> Iterator[Finding]:
     subject.facts["tokenizer"] = {"class": type(tokenizer).__name__, "tokens": len(tokenizer), **_special_tokens(tokenizer)}
     if not tokenizer.chat_template:
         raise UserError("its tokenizer has no chat template; save the one of its training with it")
+    templates.install(tokenizer, read_template(subject.told.get("chat_template")))
+    subject.template = _template(subject, tokenizer)
     subject.tokenizer = tokenizer
-    found = cards.template_hash(tokenizer.get_chat_template())
+    found = cards.template_hash(templates.text_of(tokenizer))
     subject.facts["tokenizer"]["template_hash"] = found
     expected = subject.card.template_hash if subject.card else None
     if expected not in (None, found):
         yield Finding(
             "error", "template", f"its hash is {found}, the card's {expected}: the model was trained with another; put that one back"
         )
+    yield from _date_findings(subject.template)
     yield from _padding_traps(tokenizer)
+
+
+def _template(subject: Subject, tokenizer: Any) -> ChatTemplate:
+    date = subject.told.get("date") or (subject.card and subject.card.date) or templates.DATE
+    return ChatTemplate(tokenizer, subject.told.get("chat_template_kwargs") or {}, date)
+
+
+def _date_findings(template: ChatTemplate) -> Iterator[Finding]:
+    if template.writes_date:
+        yield Finding("note", "template", f"writes the date: here always {template.date} (the setting date), elsewhere today's")
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, Any]:

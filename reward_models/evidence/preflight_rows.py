@@ -15,7 +15,7 @@ from reward_models import files, items
 from reward_models.evidence import calibration
 from reward_models.evidence.preflight import Finding, Subject, special_findings
 from reward_models.items import Item
-from reward_models.networks.encoding import Encoded, encode
+from reward_models.networks.encoding import Encoded, encode, left_out_flags, messages_of
 
 NAMELESS = "(none)"
 ENGLISH = "eng_Latn"
@@ -120,6 +120,7 @@ def _count(answers: Sequence[tuple[Item, bool]], subject: Subject, special: re.P
         if own is not None:
             tally.lengths.append(len(own.ids) + own.cut_tokens)
             tally.counts.update(truncated=own.cut_tokens > 0, response_truncated=own.response_truncated)
+            tally.counts.update({name: marks[0] for name, marks in left_out_flags([own.left_out]).items()})
         if first_of_pair:
             other, others = answers[i + 1][0], encoded[i + 1]
             same = item.response == other.response and item.prompt == other.prompt
@@ -136,7 +137,7 @@ def _encode(answers: Sequence[Item], subject: Subject, found: Looked) -> list[En
     out: list[Encoded | None] = []
     for item, text in zip(answers, texts, strict=True):
         whole = next(ids) if text is not None else []
-        out.append(None if text is None else _shortened(item, whole, subject, found))
+        out.append(None if text is None else _shortened(item, whole, text, subject, found))
         if text is not None and (item.language or NAMELESS) not in found.samples:
             cut = out[-1].cut_tokens if out[-1] else 0
             found.samples[item.language or NAMELESS] = Sample(item.id, text, _pieces(whole, subject.tokenizer), cut)
@@ -144,22 +145,21 @@ def _encode(answers: Sequence[Item], subject: Subject, found: Looked) -> list[En
 
 
 def _render(item: Item, subject: Subject, found: Looked) -> str | None:
-    from jinja2 import TemplateError
-
-    messages = [*item.prompt, {"role": "assistant", "content": item.response}]
+    assert subject.template is not None
     try:
-        return subject.tokenizer.apply_chat_template(messages, tokenize=False, **subject.told.get("chat_template_kwargs") or {})
-    except TemplateError as error:
-        found.refuse(item, f"{item.id}: the chat template refuses it: {error}")
+        return subject.template.conversation(messages_of(item), item.id, item.tools)
+    except UserError as error:
+        found.refuse(item, error.messages[0])
         return None
 
 
-def _shortened(item: Item, ids: list[int], subject: Subject, found: Looked) -> Encoded | None:
+def _shortened(item: Item, ids: list[int], text: str, subject: Subject, found: Looked) -> Encoded | None:
     """What is left of a conversation; None if nothing of its answer would be."""
-    if subject.max_length is None or len(ids) <= subject.max_length:
-        return Encoded(ids)
+    assert subject.template is not None
     try:
-        return encode([item], subject.tokenizer, subject.max_length, subject.told.get("chat_template_kwargs") or {})[0]
+        if subject.max_length is not None and len(ids) > subject.max_length:
+            return encode([item], subject.template, subject.max_length)[0]
+        return Encoded(ids, left_out=subject.template.left_out(text, messages_of(item), item.id, item.tools))
     except UserError as error:
         found.refuse(item, error.messages[0])
         return None
@@ -219,8 +219,11 @@ def _per_character(counts: Mapping[str, int]) -> float | None:
 PROBLEMS = {
     "empty": "empty answers: {n}",
     "same_text": "pairs whose chosen and rejected answers are the same text: {n}",
-    "same_tokens": "pairs whose sides differ, but not in the tokens that truncation leaves: {n}",
+    "same_tokens": "pairs whose sides differ, but not in the tokens that the chat template and truncation leave: {n}",
     "response_truncated": "answers that alone are longer than the limit and lose their own beginning: {n}",
+    "answer_left_out": "answers that the chat template leaves out whole, so that they have no score: {n}",
+    "answer_partly_left_out": "answers of which the chat template leaves some out, so that others may have the same score: {n}",
+    "prompt_partly_left_out": "prompts of which the chat template leaves some out (a system message, reasoning, tools): {n}",
     "special": "conversations with text that reads as a special token, so that whoever wrote it can end a turn: {n}",
 }
 

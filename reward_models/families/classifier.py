@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from mlalign.errors import UserError
-from mlalign.models import opening
+from mlalign.models import opening, templates
 from reward_models import card as cards
 from reward_models.items import Item, Scores
 from reward_models.networks import encoding, pooling
@@ -56,11 +56,14 @@ class Settings:
     # (output - mean) / std with the numbers in config.json (OpenRLHF writes them); null: the output as it is, with a warning
     normalise: bool | None = None
     device_batch_tokens: int = 16384  # most padded tokens in a batch of transformers (on a CPU 1024 at most)
+    chat_template: str | None = None  # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or the text)
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
+    date: str | None = None  # what a template that writes the date writes; by default what the card, or else templates.DATE, says
 
     @staticmethod
     def problems(values: Mapping, key: str) -> list[str]:
-        found = [f"{key}.backend_args.{name}: {RESERVED[name]}" for name in values.get("backend_args", {}) if name in RESERVED]
+        found = [f"{key}.{p}" for p in templates.setting_problems(values)]
+        found += [f"{key}.backend_args.{name}: {RESERVED[name]}" for name in values.get("backend_args", {}) if name in RESERVED]
         return found + ([f"{key}.{p}" for p in pooling.problems()] if values.get("backend") == "vllm" else [])
 
 
@@ -92,16 +95,18 @@ class Classifier:
     def __call__(self, items: Sequence[Item]) -> Scores:
         encoded = self.encode(items)
         own = [tuple(e.ids) for e in encoded]
-        distinct = sorted(set(own))
+        distinct = sorted({ids for ids, e in zip(own, encoded, strict=True) if not e.left_out.answer})
         found = dict(zip(distinct, (row[self.output] for row in self.outputs(distinct)), strict=True))
-        raw = [self.scale(found[ids]) for ids in own]
+        raw = [None if e.left_out.answer else self.scale(found[ids]) for ids, e in zip(own, encoded, strict=True)]
         flags = {
             "truncated": [e.cut_tokens > 0 for e in encoded],
             "response_truncated": [e.response_truncated for e in encoded],
-            "not_finite": [not math.isfinite(v) for v in raw],
+            **encoding.left_out_flags([e.left_out for e in encoded]),
+            "not_finite": [v is not None and not math.isfinite(v) for v in raw],
         }
         columns: dict[str, list[float | None]] = {"cut_tokens": [e.cut_tokens for e in encoded]}
-        return Scores([v if math.isfinite(v) else None for v in raw], flags, columns, tokens=sum(map(len, own)))
+        values = [v if v is not None and math.isfinite(v) else None for v in raw]
+        return Scores(values, flags, columns, tokens=sum(map(len, own)))
 
 
 def prepare(settings: Settings) -> Classifier:
@@ -109,7 +114,8 @@ def prepare(settings: Settings) -> Classifier:
     from reward_models.networks import loading
 
     told = cards.read(settings.path, settings.revision) or cards.Card()
-    tokenizer = loading.tokenizer(settings.path, settings.revision, told)
+    tokenizer = loading.tokenizer(settings.path, settings.revision, told, settings.chat_template)
+    template = templates.ChatTemplate(tokenizer, settings.chat_template_kwargs, settings.date or told.date or templates.DATE)
     if settings.backend == "vllm":
         model, start = _vllm(settings)
     else:
@@ -121,7 +127,7 @@ def prepare(settings: Settings) -> Classifier:
     outputs = start(max_length)
 
     def encode(items: Sequence[Item]) -> list[encoding.Encoded]:
-        encoded = encoding.encode(items, tokenizer, max_length, settings.chat_template_kwargs)
+        encoded = encoding.encode(items, template, max_length)
         if getattr(model.config, "is_encoder_decoder", False):
             _check_ends(items, encoded, model.config.eos_token_id)
         return encoded

@@ -14,7 +14,8 @@ In float32 on an x86 CPU a value does not depend on its batch, order, neighbours
 to the last bit; logps.py says how). On a GPU matrix products sum in an order that follows from the shape of a batch; that was not measured.
 
 A conversation longer than `max_length` loses tokens at its beginning (a BOS token stays): flag `truncated`; where even the answer
-does not fit, only what is left of it counts: flag `response_truncated`. None, flagged: `no_english_prompt`, `not_finite`.
+does not fit, only what is left of it counts: flag `response_truncated`. None, flagged: `no_english_prompt`, `not_finite`, and
+`answer_left_out` where the chat template writes nothing of the answer. `answer_partly_left_out`, `prompt_partly_left_out`: some of it.
 Columns: `logp_policy`, `logp_reference` (nats, summed), `n_tokens` of the answer.
 """
 
@@ -28,9 +29,12 @@ from typing import Any, Literal
 from mlalign.engine import chat
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
-from mlalign.models import opening
+from mlalign.models import opening, templates
+from mlalign.models.leftout import NOTHING, STAND_IN, LeftOut
+from mlalign.models.templates import ChatTemplate
 from reward_models.items import Item, Scores
 from reward_models.networks import causal
+from reward_models.networks.encoding import common, left_out_flags, messages_of
 from reward_models.networks.prefix import Ids
 
 ADAPTER = "adapter_config.json"
@@ -52,10 +56,14 @@ class Settings:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     prefix_reuse: bool = True  # prompts that several answers share are read once, where that is exact
     device_batch_tokens: int = 16384  # most padded tokens in a batch (on a CPU 1024 at most)
+    chat_template: str | None = None  # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or the text)
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
+    date: str = templates.DATE  # what a template that writes the date writes
 
     @staticmethod
     def problems(values: Mapping, key: str) -> list[str]:
+        if found := templates.setting_problems(values):
+            return [f"{key}.{p}" for p in found]
         path = Path(values["path"]).expanduser()
         if values.get("reference") is None and path.is_dir() and not (path / ADAPTER).is_file():
             return [f"{key}.reference: missing; {path} is a whole model, so name the model that its training began with"]
@@ -64,18 +72,23 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A conversation as token ids; the answer begins at `begin`. `lost`: tokens of prompt and of answer that did not fit."""
+    """A conversation as token ids; the answer begins at `begin`. `lost`: tokens of prompt and of answer that did not fit.
+
+    `left_out`: what the chat template left out before.
+    """
 
     ids: list[int]
     begin: int
     lost: tuple[int, int] = (0, 0)
+    left_out: LeftOut = NOTHING
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Load both models. Raises: UserError without a reference, or if the two read tokens differently."""
     policy = causal.find(settings.path, settings.revision, settings.base)
     reference = _reference(settings, policy)
-    tokenizer = causal.tokenizer(policy)
+    tokenizer = causal.tokenizer(policy, chat.read_template(settings.chat_template))
+    template = ChatTemplate(tokenizer, settings.chat_template_kwargs, settings.date)
     _check_same_tokens(tokenizer, policy, reference)
     networks = _load(policy, reference, settings.dtype)
     for network, model in zip(networks, (policy, reference), strict=True):
@@ -87,16 +100,17 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     def run(items: Sequence[Item]) -> Scores:
         prompts = [i.prompt if settings.condition_on == "prompt" else i.english_prompt for i in items]
         known = [i for i, prompt in enumerate(prompts) if prompt is not None]
-        encoded = {i: _cut(_encode(items[i], prompts[i], tokenizer, settings), max_length, tokenizer.bos_token_id) for i in known}
-        found = both([tuple(e.ids) for e in encoded.values()], [e.begin for e in encoded.values()])
-        return _scores(len(items), encoded, dict(zip(known, found, strict=True)), settings)
+        encoded = {i: _cut(_encode(items[i], prompts[i] or [], template), max_length, tokenizer.bos_token_id) for i in known}
+        told = {i: e for i, e in encoded.items() if not e.left_out.answer}
+        found = both([tuple(e.ids) for e in told.values()], [e.begin for e in told.values()])
+        return _scores(len(items), encoded, dict(zip(told, found, strict=True)), settings)
 
     return run
 
 
 def _scores(n: int, encoded: Mapping[int, Encoded], logps: Mapping[int, tuple[float, float]], settings: Settings) -> Scores:
-    n_tokens = {i: len(e.ids) - e.begin for i, e in encoded.items()}
-    values = {i: reward(*logps[i], n_tokens[i], settings) for i in encoded}
+    n_tokens = {i: len(encoded[i].ids) - encoded[i].begin for i in logps}
+    values = {i: reward(*logps[i], n_tokens[i], settings) for i in logps}
     finite = {i for i, value in values.items() if math.isfinite(value)}
     columns = {"logp_policy": 0, "logp_reference": 1}
     return Scores(
@@ -105,11 +119,12 @@ def _scores(n: int, encoded: Mapping[int, Encoded], logps: Mapping[int, tuple[fl
             "truncated": [i in encoded and sum(encoded[i].lost) > 0 for i in range(n)],
             "response_truncated": [i in encoded and encoded[i].lost[1] > 0 for i in range(n)],
             "no_english_prompt": [i not in encoded for i in range(n)],
-            "not_finite": [i in encoded and i not in finite for i in range(n)],
+            **left_out_flags([encoded[i].left_out if i in encoded else NOTHING for i in range(n)]),
+            "not_finite": [i in logps and i not in finite for i in range(n)],
         },
         {name: [logps[i][k] if i in finite else None for i in range(n)] for name, k in columns.items()}
-        | {"n_tokens": [float(n_tokens[i]) if i in encoded else None for i in range(n)]},
-        tokens=2 * sum(len(e.ids) for e in encoded.values()),
+        | {"n_tokens": [float(n_tokens[i]) if i in logps else None for i in range(n)]},
+        tokens=2 * sum(len(encoded[i].ids) for i in logps),
     )
 
 
@@ -138,21 +153,36 @@ def _both(networks: tuple[Any, Any | None], settings: Settings) -> Callable[[Seq
     return both
 
 
-def _encode(item: Item, prompt: Sequence[Mapping] | None, tokenizer: Any, settings: Settings) -> Encoded:
+def _encode(item: Item, prompt: Sequence[Mapping], template: ChatTemplate) -> Encoded:
     """The answer begins where the conversation's tokens part from those of the prompt with the generation prompt."""
-    from jinja2 import TemplateError
+    messages = [*prompt, messages_of(item)[-1]]
+    asked = template.prompt(prompt, item.id, item.tools)
+    whole = template.conversation(messages, item.id, item.tools)
+    missing = template.left_out(whole, messages, item.id, item.tools)
+    if not whole.startswith(asked):
+        asked = _until_answer(item, prompt, template, asked, whole)
 
-    messages, options = list(prompt or ()), {"tokenize": False, **settings.chat_template_kwargs}
-    try:
-        asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
-        whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": item.response}], **options)
-    except TemplateError as error:
-        raise UserError(f"{item.id}: the policy's chat template refuses this conversation: {error}") from None
-    before, ids = tokenizer([asked, whole], add_special_tokens=False, verbose=False)["input_ids"]
-    same = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids)))
+    before, ids = template.tokenizer([asked, whole], add_special_tokens=False, verbose=False)["input_ids"]
+    same = common(before, ids)
     if same >= len(ids):
         raise UserError(f"{item.id}: the policy's chat template writes nothing for this answer, not even an end of turn")
-    return Encoded(ids, max(same, 1))
+    return Encoded(ids, max(same, 1), left_out=missing)
+
+
+def _until_answer(item: Item, prompt: Sequence[Mapping], template: ChatTemplate, asked: str, whole: str) -> str:
+    """What stands before the answer where the template writes the prompt otherwise once an answer follows.
+
+    Some templates mark the last turn of an assistant, say, and the prompt ends with one. The two texts then part within the prompt,
+    so the answer is taken to begin behind the last generation prompt in front of its own text.
+    """
+    context = template.conversation(prompt, item.id, item.tools)
+    if whole.startswith(context):
+        return asked  # they part in the generation prompt or behind it
+    stand_in = template.conversation([*prompt, {"role": "assistant", "content": STAND_IN}], item.id, item.tools)
+    own_text = common(whole, stand_in)
+    opening = asked.removeprefix(context) if asked.startswith(context) else ""
+    at = whole.rfind(opening, 0, own_text) if opening else -1
+    return whole[: own_text if at < 0 else at + len(opening)]
 
 
 def _cut(whole: Encoded, max_length: int, bos: int | None) -> Encoded:

@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 from mlalign import engine
 from mlalign.errors import UserError, nearest
+from mlalign.models.templates import DATE, setting_problems
 from reward_models.items import Item, Scores
 from reward_models.judging import asking, prompts
 from reward_models.judging.checklist import Checklist
@@ -68,8 +69,9 @@ class Settings:
     max_questions: int = 6  # of a checklist
     max_tokens: int = 512  # of an explanation or a checklist
     max_length: int | None = None  # tokens of prompt and answer together; by default what the model was built for
-    chat_template: str | None = None  # file of Jinja text, or the text, in place of the tokenizer's own
+    chat_template: str | None = None  # file of Jinja text, the text, or the name of one of the tokenizer's, in place of its own
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)  # such as {enable_thinking: false}
+    date: str = DATE  # what a template that writes the date writes
     seed: int = 0  # mixed into the seed of every sample
 
     @property
@@ -100,7 +102,8 @@ class Settings:
             prompts.rubric(values.get("rubric", "english"))
         except UserError as error:
             return [m if m.startswith(key) else f"{key}.{m}" for m in error.messages]
-        return [f"{key}.{m}" for m in [*_scale(values), *_combination(Settings(**values))]]
+        own = [*_scale(values), *_combination(Settings(**values)), *setting_problems(values)]
+        return [f"{key}.{m}" for m in own]
 
 
 def _scale(values: Mapping[str, Any]) -> list[str]:

@@ -4,14 +4,14 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import reward_models
-from mlalign.models import opening, weight_files
+from mlalign.engine.chat import read_template
+from mlalign.models import opening, templates, weight_files
 from reward_models import card as cards
 from reward_models.jobs.identity import folder_of, public
 
@@ -32,8 +32,8 @@ def of_scorer(told: Mapping) -> dict[str, Any]:
     return {
         "family": told["family"], "settings": public(dataclasses.asdict(module.Settings(**own))),
         "dtype": own.get("dtype", getattr(module.Settings, "dtype", None)), "direction": DIRECTION, "scale": card.scale if card else None,
-        "template_hash": _template_hash(folder_of(path, told.get("revision"))) if path else None,
-        "card": dataclasses.asdict(card) if card else None, **({"score_statistics": statistics} if statistics else {}),
+        **_template(path, told, card), "card": dataclasses.asdict(card) if card else None,
+        **({"score_statistics": statistics} if statistics else {}),
     }  # fmt: skip
 
 
@@ -46,15 +46,31 @@ def score_statistics(told: Mapping) -> dict[str, Any] | None:
     return {"mean": found[0], "std": found[1], "applied": bool(told.get("normalise"))} if found else None
 
 
-def _template_hash(folder: Path | None) -> str | None:
-    """The hash of the chat template in a model directory, as cards have it; None if there is none to be seen."""
+def _template(path: str | None, told: Mapping, card: cards.Card | None) -> dict[str, Any]:
+    """The hash of the chat template in a model directory, as cards have it, and the date that it writes; None: not known, or none."""
+    text = _template_text(folder_of(path, told.get("revision")), told) if path else None
+    if text is None:
+        return {"template_hash": None, "date": None}
+    date = told.get("date") or (card and card.date) or templates.DATE
+    return {"template_hash": cards.template_hash(text), "date": date if templates.CLOCK.search(text) else None}
+
+
+def _template_text(folder: Path | None, told: Mapping) -> str | None:
+    wanted = read_template(told.get("chat_template"))
+    if wanted is not None and not templates.is_name(wanted):
+        return wanted
+    name = wanted or "default"
     if folder is None:
         return None
-    file, told = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if file.is_file():
-        return cards.template_hash(file.read_text(encoding="utf-8"))
-    template = json.loads(told.read_text(encoding="utf-8")).get("chat_template") if told.is_file() else None
-    return cards.template_hash(template) if isinstance(template, str) else None
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    named = folder / "additional_chat_templates" / f"{name}.jinja"
+    for there in (named, file):
+        if there.is_file():
+            return there.read_text(encoding="utf-8")
+    found = weight_files.read_object(config).get("chat_template") if config.is_file() else None
+    if isinstance(found, list):
+        found = {entry["name"]: entry["template"] for entry in found}.get(name)
+    return found if isinstance(found, str) else None
 
 
 def versions() -> dict[str, str]:

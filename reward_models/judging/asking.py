@@ -15,6 +15,7 @@ from mlalign import engine, rows
 from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, chat
 from mlalign.engine.models import Model, local_model
 from mlalign.errors import UserError
+from mlalign.models.templates import ChatTemplate
 from reward_models.judging import choices, parsing
 
 if TYPE_CHECKING:
@@ -109,9 +110,11 @@ class Tokens:
     def __init__(self, settings: "Settings", config: EngineConfig, model: Model):
         self._settings = settings
         self._tokenizer = _tokenizer(settings, model)
-        self._untrusted, self._options = chat.Untrusted(self._tokenizer), settings.chat_template_kwargs
+        template = ChatTemplate(self._tokenizer, settings.chat_template_kwargs, settings.date)
+        self._untrusted = chat.Untrusted(template)
+        self._end_tokens, self._stops = chat.stops_of(template)
         self._room = min(n for n in (settings.max_length, config.args.get("max_model_len"), chat.context_length(model), math.inf) if n)
-        self._end = chat.end_of_turn(self._tokenizer, self._options)
+        self._end = next(iter(self._end_tokens), self._tokenizer.eos_token_id)
         self._trees: dict[Answers, tuple[list[int], choices.Node]] = {}
         self._engine: Any = engine.open_engine(config, model, settings.max_length)
 
@@ -130,7 +133,8 @@ class Tokens:
     def write(self, questions: Sequence[Question], most: int) -> list[list[str]]:
         jobs = [self._jobs(q, self._settings.max_tokens)[0] for q in questions]
         fitting = [job for job in jobs if not job.verdict.too_long]
-        sampling = Sampling(self._settings.max_tokens, 0.0, json_schema=_checklist(self._settings, most))
+        schema = _checklist(self._settings, most)
+        sampling = Sampling(self._settings.max_tokens, 0.0, stop=self._stops, json_schema=schema, end_tokens=self._end_tokens)
         said = iter(self._engine.generate([job.request() for job in fitting], sampling))
         return [[] if job.verdict.too_long else parsing.questions(next(said).text, most) for job in jobs]
 
@@ -139,7 +143,7 @@ class Tokens:
 
     def _jobs(self, question: Question, room: int) -> list[_Job]:
         messages = rows.messages(question.text)
-        ids, special = self._untrusted.prompt_ids(messages, self._options, question.id)
+        ids, special = self._untrusted.prompt_ids(messages, question.id)
         too_long = len(ids) + room + SHORT > self._room
         verdicts = [Verdict(too_long=too_long, special=special, tokens=0 if too_long else len(ids)) for _ in range(self._settings.samples)]
         return [_Job(question, seed_of(self._settings, question, k), ids, v) for k, v in enumerate(verdicts)]
@@ -148,7 +152,8 @@ class Tokens:
         """What the model says for each; `stop`: up to the verdict. One call for each set of answers, since they end differently."""
         for answers in _in_order(job.question.answers for job in jobs):
             own = [job for job in jobs if job.question.answers is answers]
-            sampling = Sampling(self._settings.max_tokens, self._settings.temperature, stop=(answers.lead,) if stop else ())
+            stops = (*self._stops, answers.lead) if stop else self._stops
+            sampling = Sampling(self._settings.max_tokens, self._settings.temperature, stop=stops, end_tokens=self._end_tokens)
             for job, response in zip(own, self._engine.generate([j.request() for j in own], sampling), strict=True):
                 job.verdict.tokens += response.n_tokens or 0
                 yield job, response

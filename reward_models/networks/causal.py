@@ -25,9 +25,9 @@ def find(path: str, revision: str | None = None, base: str | None = None) -> Mod
     return dataclasses.replace(model, base=Model(base, base)) if base and model.base else model
 
 
-def tokenizer(model: Model) -> Any:
+def tokenizer(model: Model, chat_template: str | None = None) -> Any:
     """The model's own tokenizer, with a chat template. Raises: UserError without one of the two."""
-    return chat.load_tokenizer(model)
+    return chat.load_tokenizer(model, chat_template)
 
 
 def load(model: Model, dtype: str) -> Any:

@@ -6,51 +6,69 @@ keeps its end. No answer is ever cut to nothing.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mlalign.errors import UserError
+from mlalign.models.leftout import NOTHING, STAND_IN, LeftOut
+from mlalign.models.templates import ChatTemplate
 from reward_models.items import Item
-
-STAND_IN = "§"  # an answer in place of the real one, to find where the template's own tokens are
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """The tokens that are left of a conversation; `cut_tokens` are lost, some of them the answer's if `response_truncated`."""
+    """The tokens that are left of a conversation; `cut_tokens` are lost, some of them the answer's if `response_truncated`.
+
+    `left_out`: what the chat template left out before.
+    """
 
     ids: list[int]
     cut_tokens: int = 0
     response_truncated: bool = False
+    left_out: LeftOut = NOTHING
 
 
-def encode(items: Sequence[Item], tokenizer: Any, max_length: int, template_kwargs: Mapping) -> list[Encoded]:
+def encode(items: Sequence[Item], template: ChatTemplate, max_length: int) -> list[Encoded]:
     """Every conversation as at most `max_length` tokens.
 
     Raises: UserError for a conversation that the template refuses, or if no token of an answer would be left.
     """
-    whole = token_ids(items, tokenizer, template_kwargs)
+    tokenizer = template.tokenizer
+    texts = [template.conversation(messages_of(item), item.id, item.tools) for item in items]
+    left_out = [template.left_out(text, messages_of(i), i.id, i.tools) for i, text in zip(items, texts, strict=True)]
+    whole = token_ids(texts, tokenizer)
     if empty := [item.id for item, ids in zip(items, whole, strict=True) if not ids]:
         raise UserError(f"{empty[0]}: the scorer's chat template writes nothing for this conversation")
     long = [i for i, ids in enumerate(whole) if len(ids) > max_length]
-    stand_ins = token_ids([dataclasses.replace(items[i], response=STAND_IN) for i in long], tokenizer, template_kwargs)
-    out = [Encoded(ids) for ids in whole]
-    for i, stand_in in zip(long, stand_ins, strict=True):
-        out[i] = _shortened(items[i].id, whole[i], stand_in, max_length, first_token(tokenizer))
+    shortened = [template.conversation(_with_stand_in(items[i]), items[i].id, items[i].tools) for i in long]
+    out = [Encoded(ids, left_out=missing) for ids, missing in zip(whole, left_out, strict=True)]
+    for i, stand_in in zip(long, token_ids(shortened, tokenizer), strict=True):
+        found = _shortened(items[i].id, whole[i], stand_in, max_length, first_token(tokenizer))
+        out[i] = dataclasses.replace(found, left_out=left_out[i])
     return out
 
 
-def token_ids(items: Sequence[Item], tokenizer: Any, template_kwargs: Mapping) -> list[list[int]]:
-    """Token ids of whole conversations. The template writes the special tokens, so the tokenizer adds none (no doubled BOS)."""
-    from jinja2 import TemplateError
+def messages_of(item: Item) -> list[dict]:
+    """The item's conversation, the answer last."""
+    return [*item.prompt, {"role": "assistant", "content": item.response, **item.answer_extra}]
 
-    texts = []
-    for item in items:
-        try:
-            messages = [*item.prompt, {"role": "assistant", "content": item.response}]
-            texts.append(tokenizer.apply_chat_template(messages, tokenize=False, **template_kwargs))
-        except TemplateError as error:
-            raise UserError(f"{item.id}: the scorer's chat template refuses this conversation: {error}") from None
+
+def left_out_flags(found: Sequence[LeftOut]) -> dict[str, list[bool]]:
+    """What chat templates left out of conversations, as a scorer's flags."""
+    return {
+        "answer_left_out": [f.answer for f in found],
+        "answer_partly_left_out": [f.part_of_answer for f in found],
+        "prompt_partly_left_out": [f.part_of_prompt for f in found],
+    }
+
+
+def _with_stand_in(item: Item) -> list[dict]:
+    """The conversation with another answer, to find where the template's own tokens are."""
+    return [*item.prompt, {"role": "assistant", "content": STAND_IN}]
+
+
+def token_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of rendered conversations. The template writes the special tokens, so the tokenizer adds none (no doubled BOS)."""
     return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
 
@@ -66,8 +84,8 @@ def first_token(tokenizer: Any) -> int | None:
     return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
 
 
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences share at their beginning."""
+def common(a: Sequence, b: Sequence) -> int:
+    """How many tokens (of texts: characters) two sequences share at their beginning."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mlalign.engine.chat import read_template
 from mlalign.errors import UserError, nearest
-from mlalign.models import opening, weight_files
+from mlalign.models import opening, templates, weight_files
 from reward_models import card as cards
 
 POSITIONS = re.compile(r"(^|\.)(position_embeddings|embed_positions|wpe)$")  # tables of learned positions
@@ -19,12 +20,16 @@ SAVED_QUANTISED = "%s: was saved quantised, and is loaded as saved"
 log = logging.getLogger(__name__)
 
 
-def tokenizer(path: str, revision: str | None, told: cards.Card) -> Any:
-    """The model's tokenizer with its chat template. Raises: UserError without one of them, or if the card names another template."""
+def tokenizer(path: str, revision: str | None, told: cards.Card, chat_template: str | None = None) -> Any:
+    """The model's tokenizer with its chat template, `chat_template` being the name of one of several.
+
+    Raises: UserError without one of them, or if the card names another template.
+    """
     found = opening.tokenizer(path, revision)
     if not found.chat_template:
         raise UserError(f"{path}: its tokenizer has no chat template; a scorer needs the one it was trained with: save it there")
-    template = cards.template_hash(found.get_chat_template())
+    templates.install(found, read_template(chat_template))
+    template = cards.template_hash(templates.text_of(found))
     if told.template_hash not in (None, template):
         raise UserError(
             f"{path}: {cards.FILE} says template_hash {told.template_hash}, the tokenizer's chat template has {template}: "
