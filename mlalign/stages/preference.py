@@ -29,7 +29,7 @@ from mlalign.training.config import RESERVED_TRAINER, TrainConfig, packages
 
 __all__ = ["Config", "identity", "packages", "run"]
 
-VERSION = 1
+VERSION = 2
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows", "reference": "model?"}
 SHARDED = None
@@ -141,11 +141,11 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     # KTO goes through its rows in order, so they are mixed here.
     dataset = train.dataset.shuffle(seed=cfg.seed) if method.name == "KTO" else train.dataset
     kind = getattr(trl, f"{method.name}Trainer")
-    trainer = kind(network, args=args, train_dataset=dataset, processing_class=tokenizer, peft_config=peft_config, **given)
+    trainer = loop.trainer_of(kind, cfg, network, args, dataset, tokenizer, peft_config, **given)
     if precomputed:
         given.clear()
         modelling.drop_reference(trainer)
-    loop.fit(trainer, out)
+    loop.fit(trainer, cfg, out)
     modelling.save(trainer, out.path / "model")
     if out.is_main:
         text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} (TRL's {method.name}Trainer)."

@@ -24,7 +24,7 @@ from reward_models import card as cards
 
 __all__ = ["Config", "identity", "packages", "run"]
 
-VERSION = 1
+VERSION = 2
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = None
@@ -70,8 +70,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     modelling.fit_vocabulary(network, tokenizer, frozen=cfg.peft is not None)
     if cfg.freeze_embeddings:
         network.get_input_embeddings().weight.requires_grad_(False)
-    trainer = RewardTrainer(network, args=args, train_dataset=train.dataset, processing_class=tokenizer, peft_config=peft_config)
-    loop.fit(trainer, out)
+    trainer = loop.trainer_of(RewardTrainer, cfg, network, args, train.dataset, tokenizer, peft_config)
+    loop.fit(trainer, cfg, out)
     checked = [row["prompt"] + row["chosen"] for row in train.dataset.select(range(min(N_CHECKED, len(train.dataset))))]
     tokenized: Any = trainer.train_dataset
     before, dtype = modelling.scores(trainer, tokenized[: len(checked)]["chosen_ids"]), str(network.dtype).removeprefix("torch.")

@@ -15,7 +15,7 @@ from mlalign.training.config import RESERVED_TRAINER, TrainConfig, identity, pac
 
 __all__ = ["Config", "identity", "packages", "run"]
 
-VERSION = 1
+VERSION = 2
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = None
@@ -57,8 +57,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
     weights = loop.weights("causal", cfg, cfg.trainer, args)
     network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
-    trainer = SFTTrainer(network, args=args, train_dataset=train.dataset, processing_class=tokenizer, peft_config=peft_config)
-    loop.fit(trainer, out)
+    trainer = loop.trainer_of(SFTTrainer, cfg, network, args, train.dataset, tokenizer, peft_config)
+    loop.fit(trainer, cfg, out)
     modelling.save(trainer, out.path / "model")
     if out.is_main:
         card.write(out.path / "model", card.gather(out, inputs, METHODS[kind], model, modelling.rank_of(trainer), True, train.sources))
