@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import reward_models
-from mlalign import config, identity, languages, schema, stage, store
+from mlalign import adapters, config, identity, languages, schema, stage, store
 from mlalign.engine.models import models_in, with_models
 from mlalign.errors import UserError, nearest
 from mlalign.launch import resources
@@ -119,6 +119,7 @@ def build(settings: config.Settings) -> Plan:
     planner = _Planner(settings, digests, errors)
     for step in steps:
         planner.add(step)
+    errors += adapters.problems(planner.nodes)
     if errors:
         raise UserError(*told_once(errors))
     digests.save()

@@ -121,15 +121,28 @@ def _verbatim(field: dataclasses.Field, value: Any, around: Mapping, key: str, e
         return {}
     source = field.metadata["source"]
     source = source(around) if callable(source) else source
-    allowed = annotations_of(source) if source else None
+    return arguments_for(source, value, key, errors, field.metadata["reserved"]) if source else _unreserved(value, field, key, errors)
+
+
+def _unreserved(value: Mapping, field: dataclasses.Field, key: str, errors: list[str]) -> dict:
+    """Arguments for something whose names are not known here: all but the reserved ones pass."""
+    errors.extend(f"{key}.{name}: {why}" for name, why in field.metadata["reserved"].items() if name in value)
+    return dict(value)
+
+
+def arguments_for(source: str, value: Mapping, key: str, errors: list[str], reserved: Mapping = types.MappingProxyType({})) -> dict:
+    """Arguments for `package.module:Class`, with numbers in quotes made numbers. Mistakes in names and types are appended to `errors`."""
+    allowed = annotations_of(source)
     checked = {}
     for name, given in value.items():
-        if name in field.metadata["reserved"]:
-            errors.append(f"{key}.{name}: {field.metadata['reserved'][name]}")
-        elif allowed is not None and name not in allowed:
+        if name in reserved:
+            errors.append(f"{key}.{name}: {reserved[name]}")
+        elif allowed is None:  # the package is not installed: plan says so
+            checked[name] = given
+        elif name not in allowed:
             errors.append(f"{key}.{name}: {source.split(':')[1]} has no such argument{nearest(name, allowed)}")
         else:
-            checked[name] = _argument(allowed[name], given, f"{key}.{name}", source, errors) if allowed else given
+            checked[name] = _argument(allowed[name], given, f"{key}.{name}", source, errors)
     return checked
 
 

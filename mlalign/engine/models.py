@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlalign.store import read_json
+from mlalign import adapters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +19,11 @@ class Model:
 
 
 def local_model(path: Path, identity: str) -> Model:
-    """The model in a directory; an adapter names its base, in a directory relative to its own or under a hub id."""
-    adapter = path / "adapter_config.json"
-    if not adapter.is_file():
+    """The model in a directory; an adapter names its base, a directory or a hub id. Raises: UserError if it names none."""
+    if not (path / adapters.CONFIG).is_file():
         return Model(str(path), identity)
-    told = read_json(adapter)["base_model_name_or_path"]
-    base = Path(told) if Path(told).is_absolute() else (path / told)
-    return Model(str(path), identity, base=local_model(base.resolve(), str(base)) if base.is_dir() else Model(told, told))
+    base = adapters.base_of(path)
+    return Model(str(path), identity, base=local_model(Path(base), base) if Path(base).is_dir() else Model(base, base))
 
 
 def with_models(settings: Any, change: Callable[[Any], Any]) -> Any:

@@ -88,6 +88,7 @@ def problems(cfg: Config) -> list[str]:
         found.append(f"top_p: must be above 0 and at most 1, got {cfg.top_p}")
     if not 0 <= cfg.min_p <= 1:
         found.append(f"min_p: must be from 0 to 1, got {cfg.min_p}")
+    found += engine.sampling_problems(cfg.engine.name, cfg.sampling, cfg.max_tokens)
     if len(cfg.reasoning_tags) not in (0, 2):
         found.append(f"reasoning_tags: expected [opening, closing], got {cfg.reasoning_tags}")
     if engine.ENGINES[cfg.engine.name].takes == "messages":

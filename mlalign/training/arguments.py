@@ -1,16 +1,12 @@
-"""What of a person's trainer and LoRA arguments is wrong, as far as it is known without the libraries, and their own refusals as messages.
+"""What of a person's trainer and LoRA arguments is wrong, as far as it is known without the libraries.
 
 Light: imports nothing of torch.
 """
 
-import contextlib
 import re
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
-
-from mlalign.errors import UserError
 
 # Options of a trainer -> what of their value asks for which package.
 OPTIMIZERS = {
@@ -127,40 +123,3 @@ def initialisation(peft: Mapping[str, Any]) -> list[str]:
     if name not in ("", "gaussian", "orthogonal", "mica"):
         return [f"peft.init_lora_weights: {chosen!r} is no initialisation that peft has; {mend}"]
     return []
-
-
-@contextlib.contextmanager
-def refusals(given: Mapping[str, Any], here: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Make a library's refusal of arguments one message that names the key. `given`: key -> value; `here` says if it may be one.
-
-    What mlalign's own code raises passes as it is. Raises: UserError.
-    """
-    try:
-        yield
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        if _raised_in_mlalign(error) or not here():
-            raise
-        raise UserError(_refused(given, error)) from error
-
-
-def _raised_in_mlalign(error: BaseException) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).startswith("mlalign.")
-
-
-def keys(section: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments under the keys that a person wrote, `trainer.learning_rate`."""
-    return {f"{section}.{name}": value for name, value in (values or {}).items()}
-
-
-def _refused(given: Mapping[str, Any], error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    named = [key for key in given if re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", text)]
-    if not named:
-        named = [key for key, value in given.items() if isinstance(value, str) and value and value in text]
-    place = ", ".join(named) or ", ".join(given) or "trainer"
-    reason = text if len(text) <= MOST else text[:MOST] + " …"
-    return f"{place}: {reason or type(error).__name__} ({type(error).__name__}); change it or leave it out"
-
-
-MOST = 400  # characters of a library's message

@@ -22,9 +22,9 @@ from transformers import TrainerCallback
 
 from mlalign import modelling
 from mlalign.errors import UserError
+from mlalign.refusals import keys, refusals
 from mlalign.stage import Output, Stopped
 from mlalign.store import read_json, write_json
-from mlalign.training import arguments as checks
 from mlalign.training import batches, divergence
 from mlalign.training.config import TrainConfig, accumulation, n_devices, zero_stage
 
@@ -52,7 +52,7 @@ def arguments(kind: type, cfg: TrainConfig, trainer: Mapping, out: Output, **our
     }  # fmt: skip
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     given = {k: v for k, v in trainer.items() if k != "model_init_kwargs"}
-    with checks.refusals(checks.keys("trainer", given)):
+    with refusals(keys("trainer", given), "trainer"):
         args = kind(**{**weak, **given, **strong, **ours})
     out.note(device="cpu" if args.use_cpu else torch.cuda.get_device_name(), ranks=n_devices(), bf16=args.bf16)
     transformers.set_seed(cfg.seed)
@@ -106,8 +106,7 @@ def trainer_of(kind: type, cfg: Any, network: Any, args: Any, data: Any, tokeniz
             f"leave it out, or lower batch_size"
         )
     whole = type(f"Whole{kind.__name__}", (batches.WholeSteps, kind), {})
-    given = checks.keys("trainer", cfg.trainer) | checks.keys("peft", cfg.peft)
-    with checks.refusals(given):
+    with refusals(keys("trainer", cfg.trainer) | keys("peft", cfg.peft), "trainer and peft"):
         return whole(network, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapter, **more)
 
 
@@ -123,7 +122,7 @@ def fit(trainer: Any, cfg: Any, out: Output) -> None:
     trainer.add_callback(watch)
     sizes = modelling.n_parameters(trainer.model)
     started = time.monotonic()
-    with checks.refusals(checks.keys("trainer", cfg.trainer), lambda: not watch.begun):
+    with refusals(keys("trainer", cfg.trainer), "trainer", lambda: not watch.begun):
         trainer.train(resume_from_checkpoint=str(begin) if begin else None)
     seconds = time.monotonic() - started
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
