@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, rows, schema, shards, stage, state, store
+from mlalign import claims, rows, schema, shards, stage, state, store, warning
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, disk_problem
 from reward_models.jobs.provenance import versions
@@ -196,7 +196,9 @@ def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
 
 def _publish(told: dict, output: stage.Output) -> Path:
     (output.path / "STOP").unlink(missing_ok=True)
-    final = store.finish(output.path, {**_manifest(told, output), **output.notes, "finished": time.time()})
+    warnings = [*output.notes.pop("warnings", []), *warning.of_tally(told["stage"], output.tally)]
+    notes = {**output.notes, **({"warnings": warnings} if warnings else {}), "finished": time.time()}
+    final = store.finish(output.path, {**_manifest(told, output), **notes})
     for needed_until_now in ("checkpoints", "parts"):
         shutil.rmtree(final / needed_until_now, ignore_errors=True)
     return final

@@ -130,7 +130,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
             "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its KL term from mismatched pairs"
         )
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
-    examples = trainset.Examples(columns, _taken_apart if columns == "unpaired" else _pair, "truncated")
+    examples = trainset.Examples(
+        columns, _taken_apart if columns == "unpaired" else _pair, "truncated", keep_end=cfg.trainer.get("truncation_mode") == "keep_end"
+    )
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
     weights = loop.weights("causal", cfg, cfg.trainer, args)
     network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)

@@ -88,7 +88,9 @@ def _of_trainer(trainer: Mapping[str, Any]) -> list[str]:
     if trainer.get("bf16") and trainer.get("fp16"):
         found.append("trainer.fp16: bf16 is on too; choose one of the two")
     if trainer.get("train_sampling_strategy") == "batch_rebalance":
-        found.append("trainer.train_sampling_strategy: batch_rebalance fills the last step with rows of the epoch's beginning; leave it out")
+        found.append(
+            "trainer.train_sampling_strategy: batch_rebalance fills the last step with rows of the epoch's beginning; leave it out"
+        )
     return found
 
 
@@ -117,7 +119,9 @@ def initialisation(peft: Mapping[str, Any]) -> list[str]:
     name = chosen.lower() if isinstance(chosen, str) else ""
     mend = "leave it out, or take true, gaussian or orthogonal"
     if name.startswith(CHANGES_BASE):
-        return [f"peft.init_lora_weights: {chosen} changes the weights of the base, so that the adapter is wrong on the original one; {mend}"]
+        return [
+            f"peft.init_lora_weights: {chosen} changes the weights of the base, so that the adapter is wrong on the original one; {mend}"
+        ]
     if name in NEEDS_DATA:
         return [f"peft.init_lora_weights: {chosen} needs a pass over data before training, which is not made here; {mend}"]
     if name not in ("", "gaussian", "orthogonal", "mica"):

@@ -25,7 +25,7 @@ from mlalign.errors import UserError
 from mlalign.refusals import keys, refusals
 from mlalign.stage import Output, Stopped
 from mlalign.store import read_json, write_json
-from mlalign.training import batches, divergence
+from mlalign.training import batches, divergence, precision
 from mlalign.training.config import TrainConfig, accumulation, n_devices, zero_stage
 
 COMPLETE = "complete.json"
@@ -121,6 +121,11 @@ def fit(trainer: Any, cfg: Any, out: Output) -> None:
     watch = _Watch(out, folder, trainer)
     trainer.add_callback(watch)
     sizes = modelling.n_parameters(trainer.model)
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    stored = str(network.dtype).removeprefix("torch.")
+    told = [modelling.make_generation_savable(network), precision.lost_updates(cfg, trainer.args.learning_rate, stored, trainer.args.bf16)]
+    for warning in filter(None, told):
+        out.warn(warning)
     started = time.monotonic()
     with refusals(keys("trainer", cfg.trainer), "trainer", lambda: not watch.begun):
         trainer.train(resume_from_checkpoint=str(begin) if begin else None)

@@ -46,12 +46,22 @@ class Examples(NamedTuple):
     """How rows become training examples.
 
     `columns` names an entry of COLUMNS; `of_row` gives the examples of a row; `too_long` says what the trainer does with
-    sequences above `max_length`: drop them, or truncate them (and drop those whose prompt alone is too long).
+    sequences above `max_length`: drop them, or truncate them (and drop those whose prompt alone is too long). What is left of a
+    truncated sequence is its beginning, or its end (`keep_end`).
     """
 
     columns: str
     of_row: Callable[[Mapping], list[dict]]
     too_long: Literal["dropped", "truncated"]
+    keep_end: bool = False
+
+
+class Measured(NamedTuple):
+    """Tokens of an example's prompt, tokens of its longest whole sequence, and whether both sides of a pair are the same tokens."""
+
+    n_prompt: int
+    n_longest: int
+    equal_sides: bool
 
 
 def load(cfg: TrainConfig, source: Path, out: Output, tokenizer: PreTrainedTokenizerBase, examples: Examples, ranks: Any) -> TrainSet:
@@ -116,37 +126,55 @@ def _check_left(cfg: TrainConfig, source: Path, tally: Tally) -> None:
     tried = {language for by in tally.dropped.values() for language in by}
     empty = sorted(language for language in tried if not tally.rows[language])
     if empty:
-        counts = {language: sum(by[language] for by in tally.dropped.values()) for language in empty}
-        why = f"are longer than max_length={cfg.max_length} tokens; raise it"
-        raise UserError(*(f"{language}: no row of {source} is left: all {n} {why}" for language, n in counts.items()))
+        raise UserError(*(f"{language}: no row of {source} is left: {_reasons(cfg, language, tally)}" for language in empty))
+
+
+def _reasons(cfg: TrainConfig, language: str, tally: Tally) -> str:
+    """Why the rows of a language were dropped, and what to change."""
+    says = {
+        "over_length": f"are longer than max_length={cfg.max_length} tokens; raise it",
+        "equal_sides": f"have the same tokens on both sides; raise max_length={cfg.max_length}, or look at what the chat template leaves out",
+    }
+    counts = {reason: by[language] for reason, by in sorted(tally.dropped.items()) if by[language]}
+    if len(counts) == 1:
+        return "".join(f"all {n} {says[reason]}" for reason, n in counts.items())
+    return "; ".join(f"{n} {says[reason]}" for reason, n in counts.items())
 
 
 def _fitting(cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, tally: Tally) -> list[tuple[dict, dict]]:
     """(row, example) of one shard in order, without those that are too long; counted by language."""
     pairs = [(row, example) for row in rows.read_shard(shard) for example in examples.of_row(row)]
     fitting = []
-    for (row, example), (n_prompt, n_longest) in zip(pairs, _lengths(cfg, pairs, tokenizer), strict=True):
+    for (row, example), measured in zip(pairs, _measured(cfg, pairs, tokenizer, examples.keep_end), strict=True):
         language = row["prompt_lang"]
-        if (n_longest > cfg.max_length) if examples.too_long == "dropped" else (n_prompt >= cfg.max_length):
-            tally.drop("over_length", language)
+        over = measured.n_longest > cfg.max_length if examples.too_long == "dropped" else measured.n_prompt >= cfg.max_length
+        if over or measured.equal_sides:
+            tally.drop("over_length" if over else "equal_sides", language)
             continue
-        if n_longest > cfg.max_length:
+        if measured.n_longest > cfg.max_length:
             tally.add("truncated", language)
         tally.keep(language)
         fitting.append((row, example))
     return fitting
 
 
-def _lengths(cfg: TrainConfig, pairs: Sequence[tuple[dict, dict]], tokenizer: Any) -> list[tuple[int, int]]:
-    """(tokens of the prompt, tokens of the longest whole sequence) of each example."""
+def _measured(cfg: TrainConfig, pairs: Sequence[tuple[dict, dict]], tokenizer: Any, keep_end: bool) -> list[Measured]:
+    """What the tokens of each example tell."""
     texts: list[str] = []
     spans = []
     for row, example in pairs:
         begin = len(texts)
         texts += [example["text"]] if "text" in example else _rendered(cfg, row["id"], example, tokenizer)
         spans.append((begin, len(texts)))
-    n = [len(ids) for ids in chat.token_ids(tokenizer, texts)]
-    return [(n[begin] if end - begin > 1 else 0, max(n[begin:end])) for begin, end in spans]
+    ids = chat.token_ids(tokenizer, texts)
+    kept = slice(-cfg.max_length, None) if keep_end else slice(cfg.max_length)
+    found = []
+    for begin, end in spans:
+        sequences = ids[begin + 1 : end] or ids[begin:end]
+        n_prompt = len(ids[begin]) if end - begin > 1 else 0
+        equal = len(sequences) == 2 and sequences[0][kept] == sequences[1][kept]
+        found.append(Measured(n_prompt, max(map(len, sequences)), equal))
+    return found
 
 
 def _rendered(cfg: TrainConfig, row: str, example: Mapping, tokenizer: Any) -> list[str]:

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from mlalign.engine import EngineConfig, Request, Sampling, open_engine
 from mlalign.adapters import served_rank
+from mlalign.engine import EngineConfig, Request, Sampling, open_engine
 from mlalign.engine.vllm import arguments
 from mlalign.errors import UserError
 from mlalign.store import write_json
