@@ -3,6 +3,7 @@
 The manifest keeps them under `warnings`, together with what a stage itself told (`Output.warn`); run, status and report show them first.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,10 +14,10 @@ SHOWN = 4  # languages that a warning names
 
 
 class Rule(NamedTuple):
-    """More than half of `of` is `count`: both name sums of a tally, `rows` stands for the rows that were kept."""
+    """More than half of `of` is `counted`: both name sums of a tally, `rows` stands for the rows that were kept."""
 
     stages: Sequence[str]
-    count: str
+    counted: str
     of: str
     says: str
     mend: str
@@ -39,13 +40,13 @@ def of_tally(stage: str, tally: Tally) -> list[str]:
     """Warnings that follow from what a step counted."""
     found = []
     for rule in RULES:
-        total = tally.rows if rule.of == "rows" else tally.sums.get(rule.of, {})
+        total = tally.rows if rule.of == "rows" else tally.sums.get(rule.of, Counter())
         if stage in rule.stages:
-            found += _most(tally.sums.get(rule.count, {}), total, rule.says, rule.mend)
+            found += _most(tally.sums.get(rule.counted, Counter()), total, rule.says, rule.mend)
     if stage in DROPPING:
         for reason, by in sorted(tally.dropped.items()):
-            total = {language: tally.rows[language] + sum(d[language] for d in tally.dropped.values()) for language in by}
-            found += _most(by, total, f"rows were dropped ({reason})", MENDS.get(reason, "look at them"))
+            read = {x: tally.rows[x] + sum(d[x] for d in tally.dropped.values()) for x in by}
+            found += _most(by, read, f"rows were dropped ({reason})", MENDS.get(reason, "look at them"))
     return found
 
 

@@ -42,7 +42,7 @@ class Steps(BatchSampler):
         self.sampler = sampler  # accelerate replaces it by one whose seed follows from the epoch
         self.step_size, self.device_batch_size, self.n_devices = batch_size, device_batch_size, n_devices
         self.drop_last = drop_last
-        self.batch_size = None  # tells accelerate that sizes differ: it then takes batches as they are
+        self.batch_size: Any = None  # tells accelerate that sizes differ: it then takes batches as they are
 
     @property
     def n_rows(self) -> int:
@@ -92,6 +92,7 @@ class WholeSteps:
     step_rows = 0  # rows of the present step on all devices
     losses: list[torch.Tensor]  # of this device's batches in the present step
     grad_norm: float | torch.Tensor | None = None
+    rate: float = 0.0  # of the present step
 
     def get_train_dataloader(self: Any) -> DataLoader:
         args = self.args
@@ -146,6 +147,7 @@ class WholeSteps:
 
     def _get_grad_norm(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.grad_norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[misc]
+        self.rate = self._get_learning_rate()
         return self.grad_norm
 
 

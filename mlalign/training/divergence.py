@@ -46,11 +46,10 @@ def check_afterwards(trainer: Any) -> str | None:
 
 def message(trainer: Any, what: str) -> str:
     """Step, loss, gradient, learning rate, and what to change."""
-    step, args = trainer.state.global_step, trainer.args
+    step = trainer.state.global_step
     loss = _loss(trainer)
     norm = _number(trainer.grad_norm)
-    rate = trainer._get_learning_rate() if trainer.lr_scheduler is not None else args.learning_rate
-    numbers = f"loss {_told(loss)}, gradient norm {_told(norm)}, learning rate {rate:.3g}"
+    numbers = f"loss {_told(loss)}, gradient norm {_told(norm)}, learning rate {trainer.rate:.3g}"
     return f"training diverged: {what} is no finite number at step {step} ({numbers}); nothing of it is kept. {_mend(trainer, what)}"
 
 
