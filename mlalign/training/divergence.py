@@ -34,16 +34,6 @@ def check_weights(network: Any) -> str | None:
     return None
 
 
-def check_afterwards(trainer: Any) -> str | None:
-    """Whether the trained weights still give a loss: the last update is followed by no step that would show it. Call it on every rank."""
-    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-    trainer.sizes = None
-    network = trainer.model_wrapped.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
-        loss = trainer.compute_loss(network, batch)
-    return None if bool(torch.isfinite(loss).all()) else "the loss after the last step"
-
-
 def message(trainer: Any, what: str) -> str:
     """Step, loss, gradient, learning rate, and what to change."""
     step = trainer.state.global_step

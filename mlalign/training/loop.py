@@ -133,8 +133,7 @@ def fit(trainer: Any, cfg: Any, out: Output) -> None:
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
         leave_together(trainer.args)
         raise Stopped
-    for check in (lambda: divergence.check_weights(trainer.model), lambda: divergence.check_afterwards(trainer)):
-        watch.refuse(check())
+    watch.refuse(divergence.check_weights(trainer.model))
     _record(trainer, out, {**sizes, "resumed_from": begin and begin.name}, seconds)
 
 
