@@ -10,7 +10,8 @@ from mlalign.digests import HEX, Digests, tree
 from mlalign.engine.chat import TOKENIZER_FILES
 from mlalign.engine.models import ON_THE_HUB
 from mlalign.errors import UserError
-from mlalign.store import MANIFEST, read_json, read_manifest
+from mlalign.models import weight_files
+from mlalign.store import MANIFEST, read_manifest
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -41,17 +42,8 @@ def _of_base(adapter: Path, digests: Digests, key: str, above: tuple[Path, ...])
     """The identity of the base that an adapter names."""
     if adapter.resolve() in above:
         raise UserError(f"{key}: {adapter} names itself as its base; put the base model's path into its adapter_config.json")
-    base, key = base_of(adapter, key), f"{key} (the base of {adapter.name})"
-    return of_external({"path": base}, digests, key, (*above, adapter.resolve()))["identity"]
-
-
-def base_of(adapter: Path, key: str) -> str:
-    """What an adapter stands on: a folder relative to its own, another path, or a hub id. Raises: UserError if it names nothing."""
-    told = read_json(adapter / "adapter_config.json")
-    named = told.get("base_model_name_or_path") if isinstance(told, dict) else None
-    if not isinstance(named, str) or not named:
-        raise UserError(f"{key}: {adapter / 'adapter_config.json'} names no base_model_name_or_path; save the adapter with PEFT again")
-    return str(adapter / named) if (adapter / named).is_dir() else named
+    base, key = weight_files.base_of(str(adapter)), f"{key} (the base of {adapter.name})"
+    return of_external({"path": str(base)}, digests, key, (*above, adapter.resolve()))["identity"]
 
 
 def check_kind(path: Path, kind: str, key: str) -> list[str]:

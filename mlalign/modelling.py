@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
 from mlalign.engine import chat
@@ -18,6 +19,7 @@ from mlalign.engine.models import Model
 from mlalign.errors import UserError
 from mlalign.models import opening
 from mlalign.models.templates import ChatTemplate
+from mlalign.refusals import keys, refusals
 from mlalign.store import read_json, write_json
 
 # Names under which tokenizers commonly hold a padding token, or a spare one that may serve as one.
@@ -105,7 +107,8 @@ def open_for_training(model: Model, weights: Weights, peft: Mapping | None, seed
     Raises: UserError if weights are missing, or `peft` does not describe the adapter.
     """
     if model.base is None:
-        return load_full(model, weights, seed), lora_config(peft, weights.task)
+        config = lora_config(peft, weights.task)  # before the weights are loaded: peft refuses some combinations
+        return load_full(model, weights, seed), config
     if peft is None:
         return load_merged(model, weights, seed), None
     _check_same_shape(Path(model.path), peft)
@@ -158,7 +161,8 @@ def lora_config(peft: Mapping | None, task: str) -> Any:
     saved = list(peft.get("modules_to_save") or [])
     if task == "classifier" and HEAD not in saved:
         saved.append(HEAD)
-    return LoraConfig(**{**peft, "task_type": TASKS[task], "modules_to_save": saved or None})
+    with refusals(keys("peft", peft), "peft"):
+        return LoraConfig(**{**peft, "task_type": TASKS[task], "modules_to_save": saved or None})
 
 
 def _with_adapter(network: Any, model: Model, weights: Weights, trainable: bool) -> Any:
@@ -241,6 +245,51 @@ def scores(trainer: Any, sequences: Sequence[list[int]]) -> list[float]:
 
 
 # ----------------------------------------------------------------------------------------------------------------- saving
+
+# Generation settings that mean nothing without sampling, and without beams.
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+BEAMS = ("early_stopping", "length_penalty")
+
+
+def make_generation_savable(network: Any) -> str | None:
+    """Unset generation settings without effect, with which transformers refuses to save a model; returns what was unset, as a warning.
+
+    Raises: UserError for settings that contradict each other in other ways.
+    """
+    config = getattr(network, "generation_config", None)
+    if config is None or _refuses(config) is None:
+        return None
+    idle = [*(SAMPLING if config.do_sample is not True else ()), *(BEAMS if (config.num_beams or 1) == 1 else ())]
+    defaults = type(config)()
+    given = {name: getattr(config, name, None) for name in idle}
+    unset = {name: value for name, value in given.items() if value is not None and value != getattr(defaults, name)}
+    for name in unset:
+        setattr(config, name, None)
+
+    place = f"{network.name_or_path}: generation_config.json"
+    if reason := _refuses(config):
+        raise UserError(f"{place} cannot be saved with a model that is trained from it ({reason}); mend it there")
+    told = ", ".join(f"{name}={value}" for name, value in unset.items())
+    return f"{place} sets {told}, which mean nothing without do_sample or num_beams; they are left out of the trained model's"
+
+
+def _refuses(config: Any) -> str | None:
+    """Why transformers would not save these generation settings."""
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def head_norm(folder: Path) -> float:
+    """The Euclidean norm of the score head in a saved model or adapter."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  # no mapping
+                if name.endswith(f"{HEAD}.weight"):
+                    return float(weights.get_tensor(name).float().norm())
+    raise UserError(f"{folder}: holds no head {HEAD}.weight")
 
 
 def end_at(trainer: Any, template: ChatTemplate) -> None:

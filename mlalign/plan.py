@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import reward_models
-from mlalign import config, identity, languages, schema, stage, store
+from mlalign import adapters, config, identity, languages, schema, stage, store
 from mlalign.digests import Digests, of_store
 from mlalign.engine.models import models_in, with_models
 from mlalign.errors import UserError, nearest
@@ -123,6 +123,7 @@ def build(settings: config.Settings) -> Plan:
     planner = _Planner(settings, digests, errors)
     for step in steps:
         planner.add(step)
+    errors += adapters.problems(planner.nodes)
     if errors:
         raise UserError(*told_once(errors))
     digests.save()

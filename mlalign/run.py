@@ -131,7 +131,7 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
     seconds = time.monotonic() - started
     final = plan.store.root / node.artifact
     if (final / "manifest.json").is_file():
-        display.end(f"{number} {node.name}: {_outcome(final)} in {seconds:.1f} s")
+        display.end("\n".join([f"{number} {node.name}: {_outcome(final)} in {seconds:.1f} s", *_warnings(final)]))
         return 0
     outcome = partial / "outcome.json"
     told = store.read_json(outcome, shapes.OUTCOME) if outcome.is_file() else {}
@@ -153,6 +153,10 @@ def _outcome(final: Path) -> str:
     kept, dropped = sum(manifest["rows_by_language"].values()), sum(sum(by.values()) for by in manifest["dropped"].values())
     counts = f", {kept} rows" if kept else ""
     return f"done{counts}" + (f", {dropped} dropped" if dropped else "")
+
+
+def _warnings(final: Path) -> list[str]:
+    return [f"      warning: {text}" for text in store.read_json(final / "manifest.json").get("warnings", [])]
 
 
 def _explain(node: Node, status: int, log: Path, begins: int) -> str:

@@ -6,9 +6,11 @@ another library; the allowed keys are read from that class's source without impo
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import importlib.util
+import math
 import re
 import types
 import typing
@@ -33,6 +35,12 @@ HOW_ENGINE = frozenset(
     "tensor_parallel_size pipeline_parallel_size data_parallel_size gpu_memory_utilization max_num_seqs "
     "max_num_batched_tokens disable_log_stats enforce_eager swap_space enable_prefix_caching download_dir".split()
 )
+
+# What may stand in the annotation of another library's argument for its values to be checked.
+TYPES = {
+    "int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict, "None": None,
+    "Any": Any, "Optional": typing.Optional, "Union": typing.Union, "Literal": Literal,
+}  # fmt: skip
 
 
 def what(default: Any = dataclasses.MISSING, doc: str = "", **meta) -> Any:
@@ -113,13 +121,52 @@ def _verbatim(field: dataclasses.Field, value: Any, around: Mapping, key: str, e
         return {}
     source = field.metadata["source"]
     source = source(around) if callable(source) else source
-    allowed = fields_of(source) if source else None
-    for name in value:
-        if name in field.metadata["reserved"]:
-            errors.append(f"{key}.{name}: {field.metadata['reserved'][name]}")
-        elif allowed is not None and name not in allowed:
-            errors.append(f"{key}.{name}: {source.split(':')[1]} has no such argument{nearest(name, allowed)}")
+    return arguments_for(source, value, key, errors, field.metadata["reserved"]) if source else _unreserved(value, field, key, errors)
+
+
+def _unreserved(value: Mapping, field: dataclasses.Field, key: str, errors: list[str]) -> dict:
+    """Arguments for something whose names are not known here: all but the reserved ones pass."""
+    errors.extend(f"{key}.{name}: {why}" for name, why in field.metadata["reserved"].items() if name in value)
     return dict(value)
+
+
+def arguments_for(source: str, value: Mapping, key: str, errors: list[str], reserved: Mapping = types.MappingProxyType({})) -> dict:
+    """Arguments for `package.module:Class`, with numbers in quotes made numbers. Mistakes in names and types are appended to `errors`."""
+    allowed = annotations_of(source)
+    checked = {}
+    for name, given in value.items():
+        if name in reserved:
+            errors.append(f"{key}.{name}: {reserved[name]}")
+        elif allowed is None:  # the package is not installed: plan says so
+            checked[name] = given
+        elif name not in allowed:
+            errors.append(f"{key}.{name}: {source.split(':')[1]} has no such argument{nearest(name, allowed)}")
+        else:
+            checked[name] = _argument(allowed[name], given, f"{key}.{name}", source, errors)
+    return checked
+
+
+def _argument(annotation: str, value: Any, key: str, source: str, errors: list[str]) -> Any:
+    """A value for an argument of another library; a whole number stays one, as 1 and 1.0 have different fingerprints.
+
+    vLLM's annotations leave out the None that its defaults are.
+    """
+    if value is None and source.startswith("vllm."):
+        return None
+    converted = _convert(_hint(annotation), value, key, errors)
+    return value if converted == value and not isinstance(value, float) else converted
+
+
+@functools.cache
+def _hint(annotation: str) -> Any:
+    """The type that an annotation's text stands for; Any if it names a class of the library."""
+    try:
+        tree = ast.parse(annotation.strip().strip("\"'"), mode="eval")
+    except SyntaxError:  # it goes on in the next line
+        return Any
+    if any(isinstance(node, ast.Name) and node.id not in TYPES for node in ast.walk(tree)):
+        return Any
+    return eval(compile(tree, "annotation", "eval"), {"__builtins__": {}}, dict(TYPES))
 
 
 def _convert(hint: Any, value: Any, key: str, errors: list[str]) -> Any:
@@ -137,7 +184,8 @@ def _convert(hint: Any, value: Any, key: str, errors: list[str]) -> Any:
     if origin is list and isinstance(value, list | tuple):
         return [_convert(args[0], v, f"{key}[{i}]", errors) for i, v in enumerate(value)]
     if origin is dict and isinstance(value, Mapping):
-        return {k: _convert(args[1], v, f"{key}.{k}", errors) for k, v in value.items()}
+        keys = {k: _convert(int, k, f"{key}.{k}", errors) if args and args[0] is int else k for k in value}
+        return {keys[k]: _convert(args[1] if args else Any, v, f"{key}.{k}", errors) for k, v in value.items()}
     return _convert_scalar(origin or hint, value, key, errors)
 
 
@@ -159,10 +207,15 @@ def _convert_scalar(kind: type, value: Any, key: str, errors: list[str]) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-6 as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if kind is int and isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):
+        return int(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        errors.append(f"{key}: expected a finite number, got {value}")
+        return value
     if isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool)):
         return value
     names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping", list: "a list"}
@@ -188,12 +241,18 @@ def hashed(cfg: Any) -> dict:
     return out
 
 
-@functools.cache
 def fields_of(source: str) -> frozenset[str] | None:
-    """Field names of `package.module:Class` and its bases, read from source; None if the package is not installed."""
+    """Field names of `package.module:Class` and its bases; None if the package is not installed."""
+    found = annotations_of(source)
+    return None if found is None else frozenset(found)
+
+
+@functools.cache
+def annotations_of(source: str) -> dict[str, str] | None:
+    """Fields of `package.module:Class` and its bases with the text of their types, read from source; None if it is not installed."""
     module, _, cls = source.partition(":")
     path = source_file(module)
-    return frozenset(_class_fields(path, module, cls)) if path else None
+    return _class_fields(path, module, cls) if path else None
 
 
 def source_file(module: str) -> Path | None:
@@ -205,15 +264,15 @@ def source_file(module: str) -> Path | None:
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
 
-def _class_fields(path: Path, module: str, cls: str) -> set[str]:
+def _class_fields(path: Path, module: str, cls: str) -> dict[str, str]:
     body = class_source(path, cls)
-    names = set(re.findall(r"^    ([a-z]\w*)\s*:", body, re.MULTILINE))
+    found = dict(re.findall(r"^    ([a-z]\w*)\s*:([^=\n]*)", body, re.MULTILINE))
     bases = re.match(rf"class {cls}\(([^)]*)\)", body)
     for base in re.findall(r"[\w.]+", bases[1]) if bases else []:
         where, name = _imported_from(_text(path), base, module, is_package=path.name == "__init__.py") or (module, base)
         if (where, name) != (module, cls) and (source := source_file(where)):
-            names |= _class_fields(source, where, name)
-    return names
+            found = _class_fields(source, where, name) | found
+    return found
 
 
 def class_source(path: Path, cls: str) -> str:

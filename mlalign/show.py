@@ -68,7 +68,7 @@ def _commands(plan: Plan) -> list[str]:
 
 def final_table(plan: Plan) -> str:
     """What the run came to: each step with its rows and time, and where the report is; empty if no step is done (they are queued)."""
-    rows = []
+    rows, warnings = [], []
     for node in plan.nodes:
         path = plan.store.root / node.artifact / "manifest.json"
         if not path.is_file():
@@ -77,9 +77,10 @@ def final_table(plan: Plan) -> str:
         kept, dropped = sum(manifest["rows_by_language"].values()), sum(sum(by.values()) for by in manifest["dropped"].values())
         seconds = manifest["finished"] - manifest["started"]
         rows.append([node.name, node.step.stage, manifest["status"], kept or "", dropped or "", f"{seconds:.1f} s"])
+        warnings += [f"warning: {node.name}: {text}" for text in manifest.get("warnings", [])]
     if not rows:
         return ""
-    lines = ["", table(rows, ["step", "stage", "status", "rows", "dropped", "time"])]
+    lines = ["", *warnings, *([""] if warnings else []), table(rows, ["step", "stage", "status", "rows", "dropped", "time"])]
     report = plan.run_dir / "report" / "report.html"
     if report.is_file():
         lines += ["", f"report: {report}"]

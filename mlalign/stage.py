@@ -222,6 +222,12 @@ class Output:
         """Where a file of this name is told apart from those of the other tasks of an array."""
         return own_file(self.path, self.part, name)
 
+    def warn(self, message: str) -> None:
+        """Something that a person must know before the results: the manifest keeps it, and run, status and report show it first."""
+        warnings = self.notes.setdefault("warnings", [])
+        if message not in warnings:
+            warnings.append(message)
+
     def note(self, **values: Any) -> None:
         """Add keys to the manifest."""
         self.notes.update(values)

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, rows, schema, shapes, shards, stage, state, stopping, store
+from mlalign import claims, rows, schema, shapes, shards, stage, state, stopping, store, warning
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, system_problem
 from mlalign.verification import Verification
@@ -223,7 +223,9 @@ def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
 
 def _publish(told: dict, output: stage.Output) -> Path:
     (output.path / "STOP").unlink(missing_ok=True)
-    manifest = {**_manifest(told, output), **output.notes, "finished": time.time()}
+    warnings = [*output.notes.pop("warnings", []), *warning.of_tally(told["stage"], output.tally)]
+    notes = {**output.notes, **({"warnings": warnings} if warnings else {})}
+    manifest = {**_manifest(told, output), **notes, "finished": time.time()}
     sharded = stage.load(told["stage"]).SHARDED and manifest["status"] != "skipped"
     made = {"expected": shards.recorded(output.path), "closed": shards.FOLDERS} if sharded else {}
     final = store.finish(output.path, manifest, **made)

@@ -16,6 +16,7 @@ from typing import Any
 from mlalign import digests, identity, schema, stage, state, store
 from mlalign.engine.models import ON_THE_HUB
 from mlalign.errors import UserError
+from mlalign.models import weight_files
 
 AGAIN = "run the same command again, which plans with what is there now, or put the file back as it was"
 SHOWN = 5
@@ -105,7 +106,7 @@ class Verification:
         path, wanted = Path(value["path"]).expanduser(), value.get("identity")
         if isinstance(wanted, list):  # an adapter's own and its base's
             yield from self._external({**value, "identity": wanted[0]})
-            yield from self._external({"path": identity.base_of(path, str(path)), "identity": wanted[1]}) if path.is_dir() else ()
+            yield from self._external({"path": weight_files.base_of(str(path)), "identity": wanted[1]}) if path.is_dir() else ()
         elif wanted is not None and ON_THE_HUB.fullmatch(wanted):
             if path.is_dir():
                 yield f"{path} is a folder here now, and the plan took it from the hub; move the folder, or run the same command again"

@@ -83,7 +83,8 @@ def _of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slur
 
 def _finished(out: Standing, manifest: Mapping) -> None:
     out.state, out.elapsed_s, out.nodes = manifest["status"], manifest["finished"] - manifest["started"], str(manifest.get("host") or "")
-    out.why = str(manifest.get("skipped_because") or "")
+    warnings = [f"warning: {text}" for text in manifest.get("warnings", [])]
+    out.why = str(manifest.get("skipped_because") or "; ".join(warnings))
     by = manifest.get("rows_by_language") or {}
     out.progress = {"done": sum(by.values()), "total": None, "unit": "rows", "by_language": by} if by else {}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from mlalign.errors import UserError
-from mlalign.schema import HOW_ENGINE, build, how, verbatim, what
+from mlalign.schema import HOW_ENGINE, arguments_for, build, how, verbatim, what
 
 if TYPE_CHECKING:
     from mlalign.engine.models import Model
@@ -164,6 +164,35 @@ def problems(config: EngineConfig) -> list[str]:
     for name in ("batch_tokens", "concurrency", "timeout_s"):
         if getattr(config, name) <= 0:
             found.append(f"engine.{name}: must be above 0, got {getattr(config, name)}")
+    return found
+
+
+# Sampling parameters of vLLM that are objects, which a person writes as a mapping.
+NESTED = {
+    "structured_outputs": "vllm.sampling_params:StructuredOutputsParams",
+    "repetition_detection": "vllm.sampling_params:RepetitionDetectionParams",
+}
+CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+
+
+def sampling_problems(name: str, extra: Mapping[str, Any], max_tokens: int) -> list[str]:
+    """What an engine would refuse of further sampling parameters, as messages that begin with the key."""
+    found: list[str] = []
+    if name != "vllm":
+        return found
+    for key in NESTED.keys() & extra.keys():
+        value = extra[key]
+        if isinstance(value, Mapping):
+            arguments_for(NESTED[key], value, f"sampling.{key}", found)
+        elif value is not None:
+            found.append(f"sampling.{key}: expected a mapping, got {value!r}")
+    constraint = extra.get("structured_outputs")
+    if isinstance(constraint, Mapping) and sum(constraint.get(c) is not None for c in CONSTRAINTS) != 1:
+        found.append(f"sampling.structured_outputs: give exactly one of {', '.join(CONSTRAINTS)}")
+    if extra.get("allowed_token_ids") == []:
+        found.append("sampling.allowed_token_ids: an empty list allows no token; leave it out to allow all")
+    if (extra.get("min_tokens") or 0) > max_tokens:
+        found.append(f"sampling.min_tokens: {extra['min_tokens']} is more than max_tokens={max_tokens}")
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlalign.store import read_json
+from mlalign.models import weight_files
 
 ON_THE_HUB = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})")  # the identity of something on the hub
 
@@ -28,16 +28,14 @@ def commit_of(identity: Any) -> str | None:
 
 
 def local_model(path: Path, identity: str) -> Model:
-    """The model in a directory; an adapter names its base, in a directory relative to its own or under a hub id."""
-    adapter = path / "adapter_config.json"
-    if not adapter.is_file():
+    """The model in a directory; an adapter names its base, a directory or a hub id. Raises: UserError if it names none."""
+    base = weight_files.base_of(str(path))
+    if base is None:
         return Model(str(path), identity)
-    told = read_json(adapter)["base_model_name_or_path"]
-    base = Path(told) if Path(told).is_absolute() else (path / told)
-    if base.is_dir():
-        return Model(str(path), identity, base=local_model(base.resolve(), str(base)))
-    base_identity = identity[1] if isinstance(identity, list) else told  # `of_external` gives an adapter's own and its base's
-    return Model(str(path), identity, base=Model(told, base_identity, commit_of(base_identity)))
+    if Path(base).is_dir():
+        return Model(str(path), identity, base=local_model(Path(base), base))
+    base_identity = identity[1] if isinstance(identity, list) else base  # `of_external` gives an adapter's own and its base's
+    return Model(str(path), identity, base=Model(base, base_identity, commit_of(base_identity)))
 
 
 def with_models(settings: Any, change: Callable[[Any], Any]) -> Any:

@@ -3,17 +3,18 @@
 On the CPU the settings below hold wherever the configuration or the environment says nothing else.
 """
 
+import importlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlalign.engine import CUT, EngineConfig, Request, Response, Sampling, trimmed
+from mlalign import adapters
+from mlalign.engine import CUT, NESTED, EngineConfig, Request, Response, Sampling, trimmed
 from mlalign.engine.chat import tokenizer_source
-from mlalign.errors import UserError
 from mlalign.models import opening
-from mlalign.store import read_json
+from mlalign.refusals import REFUSALS, keys, refusals
 
 if TYPE_CHECKING:
     from mlalign.engine.models import Model
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # With chunked prefill, vLLM 0.32 on the CPU fails on requests that carry a seed.
 CPU_ARGUMENTS = {"enforce_eager": True, "enable_chunked_prefill": False}
-# The sizes of adapter that vLLM reserves memory for.
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 LAST_TOKENS = 5  # the bytes of the longest character, and an end token
 
 
@@ -41,19 +40,20 @@ class VLLM:
         for name, value in ({"VLLM_NO_USAGE_STATS": "1"} | (CPU_ENVIRONMENT if on_cpu else {})).items():
             os.environ.setdefault(name, value)
         from vllm import LLM
-        from vllm.exceptions import VLLMError
         from vllm.lora.request import LoRARequest
 
-        try:
+        with refusals(keys("engine.args", config.args), f"vLLM does not start on {model.path}; engine.args", kinds=_errors()):
             self._llm: Any = LLM(**arguments(config, model, max_model_len, on_cpu))
-        except (VLLMError, ValueError) as error:
-            raise UserError(f"vLLM does not start on {model.path}: {error}; change engine.args") from error
+        self._path = model.path
         self._tokenizer: Any = self._llm.get_tokenizer()
-        self._lora = LoRARequest(model.identity, 1, model.path) if model.base else None
+        self._lora = LoRARequest("adapter", 1, model.path) if model.base else None
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         prompts = [{"prompt_token_ids": r.prompt_token_ids} for r in requests]
-        outputs = self._llm.generate(prompts, parameters(requests, sampling), use_tqdm=False, lora_request=self._lora)
+        wanted = parameters(requests, sampling)
+        given = keys("sampling", sampling.extra)
+        with refusals(given, f"vLLM fails on {self._path}; sampling, engine.args", kinds=_errors()):
+            outputs = self._llm.generate(prompts, wanted, use_tqdm=False, lora_request=self._lora)
         return [self._response(output.outputs[0]) for output in outputs]
 
     def _response(self, answer: Any) -> Response:
@@ -96,28 +96,16 @@ def arguments(config: EngineConfig, model: "Model", max_model_len: int | None, o
     if on_cpu:
         derived |= CPU_ARGUMENTS
     if model.base:
-        derived |= {"enable_lora": True, "max_lora_rank": lora_rank(Path(model.path))}
+        derived |= {"enable_lora": True, "max_lora_rank": adapters.served_rank(Path(model.path))}
     return derived | config.args
 
 
-def lora_rank(adapter: Path) -> int:
-    """The smallest rank that vLLM can reserve for this adapter.
-
-    Raises: UserError if the adapter is larger than vLLM can serve.
-    """
-    told = read_json(adapter / "adapter_config.json")
-    rank = max([told["r"], *(told.get("rank_pattern") or {}).values()])
-    if rank > LORA_RANKS[-1]:
-        raise UserError(
-            f"{adapter}: rank {rank} is more than vLLM serves ({LORA_RANKS[-1]}); merge it into its base first (peft's merge_and_unload)"
-        )
-    return next(r for r in LORA_RANKS if r >= rank)
-
-
 def parameters(requests: Sequence[Request], sampling: Sampling) -> list[Any]:
-    """One SamplingParams per request: vLLM's own `n` would give sample i the seed `seed + i`, which neighbours share."""
+    """One SamplingParams per request: vLLM's own `n` would give sample i the seed `seed + i`, which neighbours share.
+
+    Raises: UserError for values that vLLM refuses.
+    """
     from vllm import SamplingParams
-    from vllm.exceptions import VLLMError
 
     common = {
         "n": 1, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k,
@@ -127,10 +115,25 @@ def parameters(requests: Sequence[Request], sampling: Sampling) -> list[Any]:
     if sampling.end_tokens:
         common["stop_token_ids"] = [*(common.get("stop_token_ids") or ()), *sampling.end_tokens]
     greedy = sampling.temperature == 0
-    try:
+    with refusals(keys("sampling", sampling.extra), "sampling", kinds=_errors()):
+        common |= {name: _opened(name, common[name]) for name in NESTED if isinstance(common.get(name), Mapping)}
         return [SamplingParams(**common, seed=None if greedy else r.seed) for r in requests]
-    except (VLLMError, TypeError, ValueError) as error:
-        raise UserError(f"sampling: vLLM refuses these values: {error}") from error
+
+
+def _opened(name: str, value: Mapping[str, Any]) -> Any:
+    """One of vLLM's own objects from a mapping."""
+    module, _, kind = NESTED[name].partition(":")
+    return getattr(importlib.import_module(module), kind)(**value)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What vLLM raises for models and arguments that it cannot work with.
+
+    RuntimeError also comes from its kernels and its engine process.
+    """
+    from vllm.exceptions import VLLMError
+
+    return (VLLMError, RuntimeError, *REFUSALS)
 
 
 def _structured(schema: Mapping[str, Any] | None) -> Any:

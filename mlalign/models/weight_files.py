@@ -85,18 +85,26 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def base_of(path: str, revision: str | None = None) -> str | None:
-    """What an adapter names as its base, as a path if that is a directory beside it; None for a full model.
+    """What an adapter stands on, a directory or a hub id; None for a full model.
 
-    Raises: UserError if the adapter names none.
+    A directory may be named from the adapter's own or from the working directory.
+    Raises: UserError if the adapter names no base, or a directory that is not there.
     """
     file = find(path, ADAPTER, revision)
     if file is None:
         return None
     named = read_object(file).get("base_model_name_or_path")
-    if not isinstance(named, str) or not named:
-        raise UserError(f"{file}: names no base_model_name_or_path; save the adapter with PEFT's save_pretrained")
-    beside = Path(path) / named
-    return str(beside.resolve()) if beside.is_dir() else named
+    if not isinstance(named, str) or not named.strip():
+        raise UserError(f"{file}: base_model_name_or_path is {named!r}; write the directory or the hub id of the adapter's base there")
+    for place in (Path(path) / named, Path(named).expanduser()):
+        if place.is_dir():
+            return str(place.resolve())
+    if named.startswith(("/", ".", "~")) or named.count("/") > 1:
+        raise UserError(
+            f"{file}: base_model_name_or_path names {named}, which is no directory here, neither "
+            f"from {path} nor from {Path.cwd()}; write the directory of the adapter's base there"
+        )
+    return named
 
 
 def weights(folder: Path) -> Tensors | None:

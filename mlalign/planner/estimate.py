@@ -21,6 +21,7 @@ from mlalign.planner.models import Decoder, Models
 from mlalign.planner.serving import Engine, forward, kv_of_sequence
 from mlalign.planner.times import Times
 from mlalign.planner.work import size_told, told
+from mlalign.training import precision
 
 TRAINING = ("sft", "reward", "preference")
 # vLLM's defaults for `vllm.LLM` (EngineArgs.get_batch_defaults): tokens and sequences at a time, on large and on other devices.
@@ -73,13 +74,17 @@ class _Planner:
 
     def _training(self, node: Any, found: Estimate) -> None:
         decoder = self.models.of(node.inputs["model"])
+        stored = "" if isinstance(decoder, str) else decoder.architecture.dtype
+        if lost := precision.at_plan(node.step.stage, node.config, stored, self.device.kind == "cpu"):
+            found.warnings.append(lost)
         if isinstance(decoder, str) or node.config.trainer.get("optim", "adamw_torch_fused") not in training.OPTIMIZERS:
             found.note = decoder if isinstance(decoder, str) else f"the planner does not know optim={node.config.trainer['optim']}"
             return
         try:
             job = self._job(node, node.config, decoder, devices_of(node))
         except UserError as error:
-            found.note, found.warnings = "", list(error.messages)
+            found.note = ""
+            found.warnings += error.messages
             return
         moment, tensors = training.peak(job)
         found.memory, found.note, found.tensors = tensors.total(), moment, tensors

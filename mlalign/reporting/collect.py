@@ -75,6 +75,7 @@ def gather(steps: Steps, run: Mapping[str, Any]) -> dict[str, Any]:
     content = {
         "run": {k: run.get(k) for k in ("name", "recipe")},
         "about": about(run),
+        "warnings": [{"step": name, "what": text} for name, m in told.items() for text in m.get("warnings") or []],
         **measured(steps),
         "matrices": [{"step": name, **table["matrix"]} for name, table in tables.items() if table["matrix"].get("sources")],
         "breakdown": [r for name in tables for r in _breakdown(steps[name])],

@@ -18,6 +18,7 @@ def page(content: Mapping[str, Any], title: str, digits: int) -> str:
     if run.get("recipe"):
         parts.append(f"Recipe: {cell(run['recipe'])}")
     sections = {
+        "Warnings": [grid(["step", "warning"], [(w["step"], w["what"]) for w in content["warnings"]])],
         "Results": _results(content["metrics"], digits),
         "Reward transfer": [_matrix(m, digits) for m in content["matrices"]],
         "Not computed": [grid(["step", "what"], [(n["step"], n["what"]) for n in content["not_computed"]])],

@@ -99,6 +99,7 @@ def problems(cfg: Config) -> list[str]:
         found.append(f"top_p: must be above 0 and at most 1, got {cfg.top_p}")
     if not 0 <= cfg.min_p <= 1:
         found.append(f"min_p: must be from 0 to 1, got {cfg.min_p}")
+    found += engine.sampling_problems(cfg.engine.name, cfg.sampling, cfg.max_tokens)
     if len(cfg.reasoning_tags or ()) not in (0, 2):
         found.append(f"reasoning_tags: expected [opening, closing], got {cfg.reasoning_tags}")
     found += [*option_problems(cfg.chat_template_kwargs), *date_problems(cfg.date)]
@@ -155,7 +156,13 @@ def _n_rows(sources: Sequence[Path]) -> int:
 
 
 def check_languages(tally: store.Tally) -> None:
-    """Raises: UserError naming every language of which no prompt is left."""
+    """Raises: UserError naming every language of which no prompt is left, or if no answer has any text."""
+    answers = sum(tally.sums.get("responses", {}).values())
+    if answers and sum(tally.sums.get("empty", {}).values()) == answers:
+        raise UserError(
+            f"all {answers:.0f} answers are empty; look at the end of turn of the chat template, at reasoning_tags (an answer begins after "
+            f"the closing tag) and at max_tokens"
+        )
     tried = {language for by in tally.dropped.values() for language in by}
     empty = [language for language in sorted(tried) if not tally.rows[language]]
     if empty:

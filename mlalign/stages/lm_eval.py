@@ -20,6 +20,7 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 from mlalign import languages
+from mlalign.adapters import served_rank
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
 from mlalign.metrics import AVERAGE, GAP, WORST
@@ -111,8 +112,10 @@ def _model_args(cfg: Config, model: Model) -> str:
     base = model.base or model
     told: dict[str, Any] = {"pretrained": base.path, "dtype": cfg.dtype}
     told |= {"revision": base.revision} if base.revision else {}
-    if model.base:
-        told |= {"peft": model.path} if cfg.backend == "hf" else {"lora_local_path": model.path, "enable_lora": True}
+    if model.base and cfg.backend == "hf":
+        told["peft"] = model.path
+    elif model.base:
+        told |= {"lora_local_path": model.path, "enable_lora": True, "max_lora_rank": served_rank(Path(model.path))}
     return ",".join(f"{name}={value}" for name, value in (told | cfg.model_args).items())
 
 

@@ -131,7 +131,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
             "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its KL term from mismatched pairs"
         )
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
-    examples = trainset.Examples(columns, _taken_apart if columns == "unpaired" else _pair, "truncated")
+    examples = trainset.Examples(
+        columns, _taken_apart if columns == "unpaired" else _pair, "truncated", keep_end=cfg.trainer.get("truncation_mode") == "keep_end"
+    )
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
     weights = loop.weights("causal", cfg, cfg.trainer, args)
     network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
@@ -142,11 +144,11 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     # KTO goes through its rows in order, so they are mixed here.
     dataset = train.dataset.shuffle(seed=cfg.seed) if method.name == "KTO" else train.dataset
     kind = getattr(trl, f"{method.name}Trainer")
-    trainer = kind(network, args=args, train_dataset=dataset, processing_class=tokenizer, peft_config=peft_config, **given)
+    trainer = loop.trainer_of(kind, cfg, network, args, dataset, tokenizer, peft_config, **given)
     if precomputed:
         given.clear()
         modelling.drop_reference(trainer)
-    loop.fit(trainer, out)
+    loop.fit(trainer, cfg, out)
     modelling.end_at(trainer, ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date))
     modelling.save(trainer, out.path / "model")
     if out.is_main:

@@ -33,8 +33,11 @@ DISTRIBUTED = True
 
 METHOD = "A reward model: one score per conversation, trained on preference pairs with the Bradley-Terry loss (TRL's RewardTrainer)."
 N_CHECKED = 32
-# How far a score may move by saving and loading, by the dtype of the weights: float noise, nothing more.
+# How far a score may move by saving and loading, by the dtype of the weights: float noise, nothing more. Of a head of norm 1, or of the
+# spread of the scores if that is larger:
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+# and of the largest score, which is itself rounded to the dtype:
+ROUNDING = {"float32": 2**-23, "bfloat16": 2**-7, "float16": 2**-10}
 
 
 @dataclasses.dataclass
@@ -71,8 +74,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     modelling.fit_vocabulary(network, tokenizer, frozen=cfg.peft is not None)
     if cfg.freeze_embeddings:
         network.get_input_embeddings().weight.requires_grad_(False)
-    trainer = RewardTrainer(network, args=args, train_dataset=train.dataset, processing_class=tokenizer, peft_config=peft_config)
-    loop.fit(trainer, out)
+    trainer = loop.trainer_of(RewardTrainer, cfg, network, args, train.dataset, tokenizer, peft_config)
+    loop.fit(trainer, cfg, out)
     checked = [row["prompt"] + row["chosen"] for row in train.dataset.select(range(min(N_CHECKED, len(train.dataset))))]
     tokenized: Any = trainer.train_dataset
     before, dtype = modelling.scores(trainer, tokenized[: len(checked)]["chosen_ids"]), str(network.dtype).removeprefix("torch.")
@@ -106,20 +109,32 @@ def _example(row: Mapping, columns: str) -> dict:
 def _reopened(cfg: Config, out: Output, checked: Sequence[list], before: Sequence[float], dtype: str) -> reward_models.Scorer:
     """The saved model as a scorer, which must score the conversations as the trained one did in memory.
 
-    Raises: UserError if a score moved by more than TOLERANCE (a quantized base comes back unquantized: there it is only noted).
+    Raises: UserError if a score moved by more than float noise (a quantized base comes back unquantized: there it is only noted).
     """
+    from mlalign import modelling
+
     folder = out.path / "model"
     options = {"dtype": dtype, "max_length": cfg.max_length, "chat_template_kwargs": cfg.chat_template_kwargs, "date": cfg.date}
     scorer = reward_models.load(folder, **options)
     after = scorer.score([{"messages": conversation} for conversation in checked])
     moved = max(abs(a - b) if a is not None else float("inf") for a, b in zip(after, before, strict=True))
-    out.note(reload={"rows": len(before), "max_abs_difference": moved, "dtype": dtype, "tolerance": TOLERANCE[dtype]})
-    if not moved <= TOLERANCE[dtype] and cfg.quantization is None:
+    noise = tolerance(before, modelling.head_norm(folder), dtype)
+    out.note(reload={"rows": len(before), "max_abs_difference": moved, "dtype": dtype, "tolerance": noise})
+    if not moved <= noise and cfg.quantization is None:
         raise UserError(
             f"{folder}: saved and loaded again, the model scores up to {moved:.2g} differently ({dtype}; float noise is at most "
-            f"{TOLERANCE[dtype]}): it is not published; its weights or its chat template did not survive saving"
+            f"{noise:.2g}): it is not published; its weights or its chat template did not survive saving"
         )
     return scorer
+
+
+def tolerance(scores: Sequence[float], head_norm: float, dtype: str) -> float:
+    """How far scores may move by float noise, which grows with the head and with the scores.
+
+    tolerance([0.5, -0.5], 1.0, "float32") == 1e-4 + 0.5 * 2**-23
+    """
+    spread = max(head_norm, statistics.pstdev(scores))
+    return TOLERANCE[dtype] * spread + ROUNDING[dtype] * max(map(abs, scores))
 
 
 def _write_card(cfg: Config, out: Output, source: Path, scorer: reward_models.Scorer, facts: Facts, tokenizer: Any) -> None:

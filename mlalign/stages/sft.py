@@ -58,8 +58,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
     weights = loop.weights("causal", cfg, cfg.trainer, args)
     network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
-    trainer = SFTTrainer(network, args=args, train_dataset=train.dataset, processing_class=tokenizer, peft_config=peft_config)
-    loop.fit(trainer, out)
+    trainer = loop.trainer_of(SFTTrainer, cfg, network, args, train.dataset, tokenizer, peft_config)
+    loop.fit(trainer, cfg, out)
     if kind == "demonstration":
         modelling.end_at(trainer, ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date))
     modelling.save(trainer, out.path / "model")

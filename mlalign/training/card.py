@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from mlalign.adapters import RANKS
 from mlalign.engine.models import Model
 from mlalign.stage import Inputs, Output
 
@@ -72,7 +73,7 @@ def serving(facts: Facts) -> str:
 
 def _served_rank(rank: int | None) -> int:
     """The least rank that vLLM can be told and that holds an adapter of this one."""
-    return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if rank is not None and r >= rank), 512)
+    return next((r for r in RANKS[1:] if rank is not None and r >= rank), RANKS[-1])
 
 
 def text(facts: Facts) -> str:

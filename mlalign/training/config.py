@@ -10,6 +10,7 @@ from mlalign.engine.chat import read_template
 from mlalign.errors import UserError
 from mlalign.models.templates import DATE, date_problems, option_problems
 from mlalign.schema import how, verbatim, what
+from mlalign.training import arguments
 
 # Keys of a TRL configuration that a person sets elsewhere, with where.
 RESERVED_TRAINER = {
@@ -36,6 +37,11 @@ RESERVED_TRAINER = {
     "chat_template_path": "set chat_template on the step",
     "eos_token": "the tokenizer's own",
     "pad_token": "the tokenizer's own",
+    "accelerator_config": "which rows a device takes follows from batch_size and the number of devices",
+    "auto_find_batch_size": "set device_batch_size on the step",
+    "ignore_data_skip": "a continued run goes on with the rows that it had not seen",
+    "logging_nan_inf_filter": "a loss that is no number ends the step",
+    "average_tokens_across_devices": "tokens count the same on every device",
 }
 RESERVED_PEFT = {
     "task_type": "follows from the stage",
@@ -71,13 +77,14 @@ class TrainConfig:
     seed: int = what(0, "of new weights, dropout and the order of the rows")
 
 
-def packages(cfg: TrainConfig) -> list[str]:
+def packages(cfg: Any) -> list[str]:
     """What a training step imports."""
     wanted = {"peft": cfg.peft is not None, "bitsandbytes": cfg.quantization is not None, "deepspeed": cfg.deepspeed is not None}
-    return ["torch", "transformers", "trl", "datasets", "accelerate", *(name for name, needed in wanted.items() if needed)]
+    own = ["torch", "transformers", "trl", "datasets", "accelerate", *(name for name, needed in wanted.items() if needed)]
+    return list(dict.fromkeys([*own, *arguments.packages(cfg.trainer)]))
 
 
-def identity(cfg: TrainConfig, digest: Callable[[Path], str]) -> dict[str, Any]:
+def identity(cfg: Any, digest: Callable[[Path], str]) -> dict[str, Any]:
     """What a fingerprint needs beyond the configuration: the text of the chat template, not its place.
 
     Raises: UserError with every mistake that the types do not catch.
@@ -87,7 +94,7 @@ def identity(cfg: TrainConfig, digest: Callable[[Path], str]) -> dict[str, Any]:
     return {"chat_template": read_template(cfg.chat_template)}
 
 
-def problems(cfg: TrainConfig) -> list[str]:
+def problems(cfg: Any) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
     positive = {"batch_size": cfg.batch_size, "max_length": cfg.max_length, "device_batch_size": cfg.device_batch_size}
     found = [f"{name}: must be at least 1, got {value}" for name, value in positive.items() if value is not None and value < 1]
@@ -100,7 +107,7 @@ def problems(cfg: TrainConfig) -> list[str]:
         )
     if cfg.quantization and zero_stage(cfg.deepspeed) == 3:
         found.append("quantization: ZeRO-3 cannot shard quantized weights; take zero2, or leave one of the two out")
-    return found
+    return found + arguments.problems(cfg.trainer, cfg.peft)
 
 
 def zero_stage(deepspeed: Mapping | None) -> int:

@@ -24,8 +24,10 @@ from transformers import TrainerCallback
 
 from mlalign import checkpoints, modelling
 from mlalign.errors import UserError
+from mlalign.refusals import keys, refusals
 from mlalign.stage import Output, Stopped
 from mlalign.store import read_json, write_json
+from mlalign.training import batches, divergence, precision
 from mlalign.training.config import TrainConfig, accumulation, n_devices, zero_stage
 
 # What trainers log about this machine and this process, not about the training.
@@ -41,7 +43,7 @@ def arguments(kind: type, cfg: TrainConfig, trainer: Mapping, out: Output, **our
     """
     device, steps = accumulation(cfg.batch_size, cfg.device_batch_size, n_devices())
     cpu = not torch.cuda.is_available()
-    weak = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True}
+    weak: dict[str, Any] = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True, "logging_nan_inf_filter": False}
     weak |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False} if cpu else {}
     weak |= _tracked(out)
     strong = {
@@ -51,10 +53,8 @@ def arguments(kind: type, cfg: TrainConfig, trainer: Mapping, out: Output, **our
     }  # fmt: skip
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     given = {k: v for k, v in trainer.items() if k != "model_init_kwargs"}
-    try:
+    with refusals(keys("trainer", given), "trainer"):
         args = kind(**{**weak, **given, **strong, **ours})
-    except (ValueError, TypeError) as error:
-        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
     out.note(device="cpu" if args.use_cpu else torch.cuda.get_device_name(), ranks=n_devices(), bf16=args.bf16)
     transformers.set_seed(cfg.seed)
     return args
@@ -96,22 +96,45 @@ def _deepspeed(config: Mapping | None) -> dict | None:
     return config
 
 
-def fit(trainer: Any, out: Output) -> None:
+def trainer_of(kind: type, cfg: Any, network: Any, args: Any, data: Any, tokenizer: Any, adapter: Any, **more: Any) -> Any:
+    """A TRL trainer of this kind, with the batches of `WholeSteps`.
+
+    Raises: UserError for arguments that the trainer or peft refuses, and for fewer rows than a step needs.
+    """
+    if args.dataloader_drop_last and len(data) < cfg.batch_size:
+        raise UserError(
+            f"trainer.dataloader_drop_last: leaves nothing to train on, as the {len(data)} rows are fewer than "
+            f"batch_size={cfg.batch_size}; leave it out, or lower batch_size"
+        )
+    whole = type(f"Whole{kind.__name__}", (batches.WholeSteps, kind), {})
+    with refusals(keys("trainer", cfg.trainer) | keys("peft", cfg.peft), "trainer and peft"):
+        return whole(network, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapter, **more)
+
+
+def fit(trainer: Any, cfg: Any, out: Output) -> None:
     """Train to the end, or go on from the last complete checkpoint; notes losses, steps and times for the manifest.
 
-    Writes `log_history.json` and `metrics.json`. Raises: Stopped once the state is saved, if the step was asked to stop.
+    Writes `log_history.json` and `metrics.json`. Raises: Stopped once the state is saved, if the step was asked to stop; Diverged if a
+    loss, a gradient or a trained weight is no finite number; UserError for arguments that are refused before the first step.
     """
     folder = out.checkpoints / "trainer"
     begin = newest_checkpoint(folder, out.is_main, sharded=trainer.is_deepspeed_enabled)
-    watch = _Watch(out, folder)
+    watch = _Watch(out, folder, trainer)
     trainer.add_callback(watch)
     sizes = modelling.n_parameters(trainer.model)
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    stored = str(network.dtype).removeprefix("torch.")
+    told = [modelling.make_generation_savable(network), precision.lost_updates(cfg, trainer.args.learning_rate, stored, trainer.args.bf16)]
+    for warning in filter(None, told):
+        out.warn(warning)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(begin) if begin else None)
+    with refusals(keys("trainer", cfg.trainer), "trainer", lambda: not watch.begun):
+        trainer.train(resume_from_checkpoint=str(begin) if begin else None)
     seconds = time.monotonic() - started
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
         leave_together(trainer.args)
         raise Stopped
+    watch.refuse(divergence.check_weights(trainer.model))
     _record(trainer, out, {**sizes, "resumed_from": begin and begin.name}, seconds)
 
 
@@ -153,17 +176,28 @@ def _newest_whole(folder: Path) -> str | None:
 
 
 class _Watch(TrainerCallback):
-    """Tells progress, stops when asked (all ranks at the same step), and marks checkpoints that are complete."""
+    """Tells progress, stops when asked (all ranks at the same step), ends training that diverged, and marks checkpoints as complete."""
 
-    def __init__(self, out: Output, folder: Path):
-        self.out, self.folder, self.stopped = out, folder, False
+    def __init__(self, out: Output, folder: Path, trainer: Any):
+        self.out, self.folder, self.trainer = out, folder, trainer
+        self.begun = self.stopped = False
+
+    def on_step_begin(self, args, state, control, **_):
+        self.begun = True
 
     def on_step_end(self, args, state, control, **_):
         self.out.progress(state.global_step, state.max_steps, "steps")
+        self.refuse(divergence.check_step(self.trainer))
         if _any_rank(self.out.should_stop(), args.device):
             self.stopped = control.should_save = control.should_training_stop = True
 
+    def refuse(self, what: str | None) -> None:
+        """End training on all ranks if one of them found something that is no number. Raises: Diverged."""
+        if _any_rank(what is not None, self.trainer.args.device):
+            raise divergence.Diverged(divergence.message(self.trainer, what or "a number of another device"))
+
     def on_save(self, args, state, control, **_):
+        self.refuse(divergence.check_weights(self.trainer.model))
         if n_devices() > 1:
             torch.distributed.barrier()
         if not self.out.is_main:
@@ -189,9 +223,11 @@ def _record(trainer: Any, out: Output, sizes: dict[str, Any], seconds: float) ->
     steps, losses = trainer.state.global_step, [(entry["step"], entry["loss"]) for entry in log]
     metrics = {"steps": steps, "first_loss": losses[0][1] if losses else None, "final_loss": losses[-1][1] if losses else None}
     metrics |= {k: sizes[k] for k in ("parameters", "trainable_parameters")}
-    every, args = -(-len(losses) // N_LOG_POINTS) or 1, trainer.args
+    every = -(-len(losses) // N_LOG_POINTS) or 1
     here = steps - int((sizes["resumed_from"] or "-0").rpartition("-")[2])  # steps that `seconds` stands for
-    work = {"rows": here * args.per_device_train_batch_size * args.gradient_accumulation_steps * n_devices(), "seconds": round(seconds, 2)}
+    order = trainer.steps
+    rows = sum(order.rows_of(step % order.n_steps) for step in range(steps - here, steps))
+    work = {"rows": rows, "seconds": round(seconds, 2)}
     out.note(train={**metrics, "resumed_from": sizes["resumed_from"], **work, "log": losses[::every]})
     if out.is_main:
         write_json(out.path / "metrics.json", metrics)

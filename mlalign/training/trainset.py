@@ -7,7 +7,7 @@ that TRL finds what it has computed before.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -57,12 +57,25 @@ class Examples(NamedTuple):
     """How rows become training examples.
 
     `columns` names an entry of COLUMNS; `of_row` gives the examples of a row; `too_long` says what the trainer does with
-    sequences above `max_length`: drop them, or truncate them (and drop those whose prompt alone is too long).
+    sequences above `max_length`: drop them, or truncate them (and drop those whose prompt alone is too long). What is left of a
+    truncated sequence is its beginning, or its end (`keep_end`).
     """
 
     columns: str
     of_row: Callable[[Mapping], list[dict]]
     too_long: Literal["dropped", "truncated"]
+    keep_end: bool = False
+
+
+class Measured(NamedTuple):
+    """Tokens of an example's prompt and of its longest whole sequence.
+
+    `equal_sides`: both sides of the pair are the same tokens once they are truncated.
+    """
+
+    n_prompt: int
+    n_longest: int
+    equal_sides: bool
 
 
 def load(cfg: TrainConfig, source: Path, out: Output, tokenizer: PreTrainedTokenizerBase, examples: Examples, ranks: Any) -> TrainSet:
@@ -148,7 +161,11 @@ def _check_left(cfg: TrainConfig, source: Path, tally: Tally) -> None:
 
 def _why_dropped(cfg: TrainConfig, tally: Tally, language: str) -> str:
     counts = {reason: by[language] for reason, by in tally.dropped.items() if by[language]}
-    reasons = {"over_length": f"are longer than max_length={cfg.max_length} tokens; raise it", **DROPPED}
+    reasons = {
+        "over_length": f"are longer than max_length={cfg.max_length} tokens; raise it",
+        "equal_sides": f"have the same first tokens on both sides; raise max_length={cfg.max_length}",
+        **DROPPED,
+    }
     total = sum(counts.values())
     return "; ".join(f"{'all ' if n == total else ''}{n} {reasons[reason]}" for reason, n in counts.items())
 
@@ -161,13 +178,18 @@ def _fitting(cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, 
     _drop_equal_halves(pairs, rendered, tally)
     kept = [(pair, texts) for pair, texts in zip(pairs, rendered, strict=True) if texts]
 
+    measures = _measured([texts for _, texts in kept], tokenizer, cfg.max_length, examples.keep_end)
     fitting = []
-    for ((row, example), _), (n_prompt, n_longest) in zip(kept, _lengths([texts for _, texts in kept], tokenizer), strict=True):
+    for ((row, example), _), measured in zip(kept, measures, strict=True):
         language = row["prompt_lang"]
-        if (n_longest > cfg.max_length) if examples.too_long == "dropped" else (n_prompt >= cfg.max_length):
+        needed = measured.n_longest if examples.too_long == "dropped" else measured.n_prompt + 1
+        if needed > cfg.max_length:
             tally.drop("over_length", language)
             continue
-        if n_longest > cfg.max_length:
+        if measured.equal_sides:
+            tally.drop("equal_sides", language)
+            continue
+        if measured.n_longest > cfg.max_length:
             tally.add("truncated", language)
         tally.keep(language)
         fitting.append((row, example))
@@ -183,11 +205,17 @@ def _drop_equal_halves(pairs: Sequence[tuple[dict, dict]], rendered: list[list[s
             rendered[i - 1 : i + 1] = [], []
 
 
-def _lengths(rendered: Sequence[list[str]], tokenizer: Any) -> list[tuple[int, int]]:
-    """(tokens of the prompt, tokens of the longest whole sequence) of each example's texts."""
-    n = iter([len(ids) for ids in chat.token_ids(tokenizer, [text for texts in rendered for text in texts])])
-    lengths = [[next(n) for _ in texts] for texts in rendered]
-    return [(own[0] if len(own) > 1 else 0, max(own)) for own in lengths]
+def _measured(rendered: Sequence[list[str]], tokenizer: Any, max_length: int, keep_end: bool) -> Iterator[Measured]:
+    """What the tokens of each example's texts tell: the prompt, then the whole conversations."""
+    every_text = [text for texts in rendered for text in texts]
+    ids = iter(chat.token_ids(tokenizer, every_text))
+    kept = slice(-max_length, None) if keep_end else slice(max_length)
+    for texts in rendered:
+        own = [next(ids) for _ in texts]
+        sequences = own[1:] or own
+        n_prompt = len(own[0]) if len(own) > 1 else 0
+        equal = len(sequences) == 2 and sequences[0][kept] == sequences[1][kept]
+        yield Measured(n_prompt, max(map(len, sequences)), equal)
 
 
 def _rendered(template: ChatTemplate | None, row: Mapping, example: Mapping, tally: Tally) -> list[str]:

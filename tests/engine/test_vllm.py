@@ -4,8 +4,9 @@ import random
 
 import pytest
 
+from mlalign.adapters import served_rank
 from mlalign.engine import EngineConfig, Request, Sampling, open_engine
-from mlalign.engine.vllm import arguments, lora_rank
+from mlalign.engine.vllm import arguments
 from mlalign.errors import UserError
 from mlalign.store import write_json
 
@@ -77,8 +78,8 @@ def test_adapters_bring_their_base_and_their_rank(adapter_and_merged, tiny, tmp_
     given = arguments(EngineConfig("vllm"), adapter, 64, on_cpu=True)
     assert (given["model"], given["enable_lora"], given["max_lora_rank"]) == (tiny.path, True, 8)
     write_json(tmp_path / "adapter_config.json", {"r": 4, "rank_pattern": {"o_proj": 600}})
-    with pytest.raises(UserError, match="rank 600"):
-        lora_rank(tmp_path)
+    with pytest.raises(UserError, match="serves no adapter with r: 600"):
+        served_rank(tmp_path)
 
 
 def test_one_seed_per_request_and_none_when_greedy():

@@ -1,0 +1,111 @@
+"""LoRA adapters as files and as configurations: which base they stand on, and what vLLM cannot serve. Light: imports nothing heavy."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlalign.errors import UserError
+from mlalign.models.weight_files import ADAPTER as CONFIG
+from mlalign.models.weight_files import read_object
+
+# The sizes of adapter that vLLM reserves memory for.
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Initialisations after which a saved adapter is plain LoRA (PEFTHelper of vLLM); under all others PEFT changes the base.
+PLAIN = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+# Keys of peft's LoraConfig that vLLM does not carry out, whatever their value.
+UNKNOWN_TO_VLLM = (
+    "use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora", "trainable_token_indices",
+    "kasa_config", "arrow_config",
+)  # fmt: skip
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+
+
+def refused_by_vllm(peft: Mapping[str, Any]) -> list[str]:
+    """The settings of an adapter that vLLM cannot serve, `use_dora: true`; empty if it serves the adapter."""
+    found = [f"{key}: {_yaml(peft[key])}" for key in UNKNOWN_TO_VLLM if peft.get(key)]
+    if str(peft.get("peft_type", "LORA")).rpartition(".")[2] != "LORA":
+        found.append(f"peft_type: {peft['peft_type']}")
+    if peft.get("bias", "none") != "none":
+        found.append(f"bias: {peft['bias']}")
+    if [m for m in peft.get("modules_to_save") or [] if m not in ("classifier", "score")]:
+        found.append(f"modules_to_save: {_yaml(peft['modules_to_save'])}")
+    if [p for p in peft.get("target_parameters") or [] if not str(p).endswith(EXPERTS)]:
+        found.append(f"target_parameters: {_yaml(peft['target_parameters'])}")
+    start = peft.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in PLAIN:
+        found.append(f"init_lora_weights: {start}")
+    largest = rank(peft)
+    if largest > RANKS[-1]:
+        found.append(f"r: {largest} (it serves up to {RANKS[-1]})")
+    return found
+
+
+def served_rank(adapter: Path) -> int:
+    """The smallest rank that vLLM can reserve for this adapter. Raises: UserError if vLLM cannot serve the adapter."""
+    told = read_object(adapter / CONFIG)
+    if refused := refused_by_vllm(told):
+        raise UserError(
+            f"{adapter / CONFIG}: vLLM serves no adapter with {', '.join(refused)}; merge it into its base first (peft's "
+            f"merge_and_unload), or generate with engine=transformers"
+        )
+    return next(r for r in RANKS if r >= rank(told))
+
+
+def rank(peft: Mapping[str, Any]) -> int:
+    """The largest rank of an adapter; peft's own default is 8."""
+    return max([peft.get("r") or 8, *(peft.get("rank_pattern") or {}).values()])
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- in a plan
+
+
+def problems(nodes: Mapping[str, Any]) -> list[str]:
+    """What steps of a plan would give vLLM although it cannot serve it, as messages that name both steps; `nodes`: name -> Node."""
+    found = []
+    for node in nodes.values():
+        for slot, value in _given_to_vllm(node):
+            for place, peft in _adapters(value, nodes):
+                refused = refused_by_vllm(peft)
+                if refused:
+                    found.append(
+                        f"steps.{node.step.template}.inputs.{slot}: vLLM serves no adapter with {', '.join(refused)} ({place}); train "
+                        f"another adapter or full weights, or generate with engine=transformers"
+                    )
+    return list(dict.fromkeys(found))
+
+
+def _given_to_vllm(node: Any) -> Iterator[tuple[str, Any]]:
+    """Slot and value of every model that a step opens with vLLM."""
+    engine = getattr(node.config, "engine", None)
+    if getattr(engine, "name", None) == "vllm" or getattr(node.config, "backend", None) == "vllm":
+        yield "model", node.inputs.get("model")
+    for scorer in node.inputs.get("scorers") or []:
+        if scorer.get("family") == "judge" and (scorer.get("engine") or {}).get("name", "vllm") == "vllm":
+            yield "scorers", scorer.get("path")
+
+
+def _adapters(value: Any, nodes: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where the adapters that an input can stand for are configured, and how; nothing for full models."""
+    if isinstance(value, str):
+        value = {"path": value}
+    if not isinstance(value, Mapping):
+        return
+    if "artifact" not in value:
+        folder = Path(str(value.get("path"))).expanduser()
+        folder = folder / "model" if (folder / "model" / CONFIG).is_file() else folder
+        if (folder / CONFIG).is_file():
+            yield str(folder / CONFIG), read_object(folder / CONFIG)
+        return
+    node = nodes[value["step"]]
+    if node.step.stage == "select":
+        given = [node.inputs.get("candidates"), node.inputs.get("baseline")]
+        for candidate in [c for values in given for c in (values if isinstance(values, list) else [values])]:
+            yield from _adapters(candidate, nodes)
+    elif getattr(node.config, "peft", None) is not None:
+        began = list(_adapters(node.inputs.get("model"), nodes))  # training goes on in an adapter, whose own settings stay
+        yield from began or [(f"steps.{node.step.template}.config.peft", node.config.peft)]
