@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, rows, schema, shards, stage, state, store
+from mlalign import claims, rows, schema, secrecy, shards, stage, state, store
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, disk_problem
 from reward_models.jobs.provenance import versions
@@ -166,7 +166,10 @@ def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
 
 def _run(told: dict, partial: Path, the_store: store.Store, part: tuple[int, int]) -> stage.Output:
     module = stage.load(told["stage"])
-    cfg = schema.build(module.Config, told["config"], key=f"steps.{told['step']}.config")
+    key = f"steps.{told['step']}.config"
+    # The engine puts in its own secrets when it is opened.
+    settings = {k: v if k == "engine" else secrecy.resolve(v, f"{key}.{k}") for k, v in told["config"].items()}
+    cfg = schema.build(module.Config, settings, key=key)
     output = stage.Output(partial, the_store, told["step"], part, told.get("run"))
     output.notes["started"] = time.time()
     if reason := skip_reason(told, the_store):
