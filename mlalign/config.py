@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ GROUP_KEYS = {
         "max_retries",
     ),
 }
+
+
+_PLACE: ContextVar[str] = ContextVar("the key whose value is being resolved", default="")
 
 
 def conf_home() -> Path:
@@ -105,6 +109,7 @@ class Settings:
         for name, bound in binding.items():
             tree[name] = bound
         tree["__value__"] = value
+        place = _PLACE.set(key)
         try:
             out = tree["__value__"]
             return OmegaConf.to_container(out, resolve=True, throw_on_missing=True) if OmegaConf.is_config(out) else out
@@ -112,6 +117,7 @@ class Settings:
             errors.append(f"{key}: {value} cannot be resolved ({str(error).splitlines()[0]})")
             return None
         finally:
+            _PLACE.reset(place)
             for name in (*binding, "__value__"):
                 del tree[name]
 
@@ -296,10 +302,12 @@ def _environment(variable: str, default: Any = "", *, _node_: Any) -> str | None
     from omegaconf.resolvers import oc
 
     value = oc.env(variable) if default == "" else oc.env(variable, default)
-    whole = str(_node_._value())
-    key = str(_node_._get_full_key(None))
-    in_login = any("${" in secret for secret in secrecy.in_address(whole))
-    if value is None or not (in_login or secrecy.by_reference(variable, value, key)):
+    if value is None:
+        return None
+    in_login = any("${" in secret for secret in secrecy.in_address(str(_node_._value())))
+    # Of a value that is resolved by itself the place is known; within a whole mapping the node knows its key.
+    keys = (_PLACE.get(), str(_node_._get_full_key(None)))
+    if not in_login and not any(secrecy.by_reference(variable, value, key) for key in keys):
         return value
     return f"${{oc.env:{variable}}}" if default == "" else f"${{oc.env:{variable},{default}}}"
 

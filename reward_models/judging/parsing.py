@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlalign.engine.replies import whole as whole_text
 from reward_models.families.verifier import ascii_digits
 
 EDGES = " \t\r\n.,;:!*_#\"'`“”«»「」【】()[]{}<>$。！，"
@@ -49,7 +50,7 @@ def explanation(text: str, lead: str) -> str | None:
     objects = _verdict_objects(text)
     if objects:
         told = objects[-1][2]
-        return str(told["explanation"]) if "explanation" in told else None
+        return whole_text(str(told["explanation"])) if "explanation" in told else None
     leads = list(_lead_pattern(lead).finditer(text))
     before = text[: leads[-1].start()] if leads else ""
     return before.strip(EDGES[:4] + "*#_") or text.strip()
@@ -73,7 +74,7 @@ def questions(text: str, most: int) -> list[str]:
     """The questions of a checklist, at most `most`: from JSON, else the lines of a text that ask something. Empty if there are none."""
     opened = re.search(r'"questions"\s*:\s*\[', text)
     if opened:  # whole strings only: the text may be cut off within the last one
-        lines = [json.loads(s) for s in re.findall(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"', text[opened.end() :])]
+        lines = [whole_text(json.loads(s)) for s in re.findall(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"', text[opened.end() :])]
     else:
         lines = [line for line in text.splitlines() if line.rstrip()[-1:] in ASKING]
     return list(dict.fromkeys(q for line in lines if (q := _unnumbered(line))))[:most]
