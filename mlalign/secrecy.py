@@ -40,7 +40,7 @@ def keep(*secrets: str | None) -> None:
         if not secret:
             continue
         forms = {secret, unquote(secret), base64.b64encode(unquote(secret).encode("utf-8", "replace")).decode()}
-        user, colon, password = secret.partition(":")
+        _, colon, password = secret.partition(":")
         if colon:
             forms |= {password, unquote(password)}
         _known.update(form for form in forms if len(form) >= SHORTEST)

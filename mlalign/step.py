@@ -26,6 +26,7 @@ import yaml
 from mlalign import claims, rows, schema, secrecy, shards, stage, state, store
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, disk_problem
+from mlalign.terminal import prepare, say
 from reward_models.jobs.provenance import versions
 
 PATIENCE_S = claims.STALE_S + 2 * claims.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     what.add_argument("--begin", type=Path, metavar="FROZEN", help="a frozen step, as submission writes it; only begin it")
     parser.add_argument("--part", default="0/1", help="I/N: take every N-th shard, beginning with the I-th")
     options = parser.parse_args(argv)
+    prepare()
     index, n = (int(x) for x in options.part.split("/"))
     part = (index, n)
     partial = partial_of(options.begin) if options.begin else options.config.resolve().parent
@@ -58,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _ended(partial: Path, part: tuple[int, int], status: int, message: str) -> int:
     """Say why a step ended, also in `outcome.json`: torchrun keeps the exit status of its ranks to itself."""
-    print(message, file=sys.stderr)
+    message = secrecy.hidden(message)
+    say(message, file=sys.stderr)
     with contextlib.suppress(OSError):  # a full disk
         told = {"status": status, "message": message.removeprefix("error: ")}
         store.write_json(stage.own_file(partial, part, "outcome.json"), told)
@@ -84,7 +87,7 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
     with claims.claim_in_turn(the_store.root / ".begin" / partial.name, patience_s=600):
         now, why = state.of_frozen(told, the_store)
         if now in ("done", "skipped"):
-            print(f"{told['step']}: is there already, nothing to do")
+            say(f"{told['step']}: is there already, nothing to do")
             return stage.NOTHING_TO_DO
         if now == "damaged":
             raise UserError(f"{told['step']}: {why}; put the file back, or compute the step again with force=")

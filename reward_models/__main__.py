@@ -16,14 +16,18 @@ import errno
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
+from mlalign import secrecy
 from mlalign.errors import DISK, UserError
+from mlalign.terminal import harmless, prepare, say, say_error
 from reward_models import commands
 
 PLACE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     options = _parser().parse_args(argv)
     options.argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -31,15 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UserError as error:
         for message in error.messages:
-            print(f"error: {message}", file=sys.stderr)
+            say_error(message)
         return 2
     except OSError as error:
         if (problem := _problem(error)) is None:
             raise
-        print(f"error: {problem}", file=sys.stderr)
+        say_error(problem)
         return 2
     except KeyboardInterrupt:
-        print("stopped; what is finished is kept: the same command goes on from there", file=sys.stderr)
+        say("stopped; what is finished is kept: the same command goes on from there", file=sys.stderr)
         return 130
 
 
@@ -54,8 +58,15 @@ def _problem(error: OSError) -> str | None:
     return None
 
 
+class Parser(argparse.ArgumentParser):
+    """Its messages, which quote arguments, without control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(harmless(secrecy.hidden(message)))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rm-score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="rm-score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in commands.NAMES:
         module = importlib.import_module(f"reward_models.commands.{name}")

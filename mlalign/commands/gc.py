@@ -25,7 +25,7 @@ from mlalign import claims
 from mlalign.commands import flag, known, number, root_of, runs, told
 from mlalign.errors import UserError
 from mlalign.launch import jobs, queue
-from mlalign.terminal import harmless, size, table
+from mlalign.terminal import say, size, table
 
 NAME = re.compile(r"([a-z_]+-[0-9a-f]{16})((?:\.partial)?(?:\.replaced|\.deleting)?)")
 MENTION = re.compile(r"[a-z_]+-[0-9a-f]{16}")
@@ -54,12 +54,12 @@ def run(arguments: Mapping[str, str]) -> int:
         raise UserError(f"root: there is no store in {root}; say where store/ and runs/ lie with root=DIR")
     items = measured(find(root, int(keep), number(arguments, "older_than", 0)))
     if not items:
-        print(f"nothing in {root / 'store'} can go")
+        say(f"nothing in {root / 'store'} can go")
         return 0
     rows = [[item.path.relative_to(root / "store"), item.what, item.why, size(item.n_bytes)] for item in items]
-    print(harmless(table([*rows, ["", "", "in all", size(sum(i.n_bytes for i in items))]], ["in store/", "what", "why", "size"])))
+    say(table([*rows, ["", "", "in all", size(sum(i.n_bytes for i in items))]], ["in store/", "what", "why", "size"]))
     if not delete:
-        print("\nnothing was deleted; delete=true does it")
+        say("\nnothing was deleted; delete=true does it")
         return 0
     return _delete_all(items)
 
@@ -203,7 +203,7 @@ def _delete_all(items: Sequence[Item]) -> int:
             stayed.append(str(error))
         except OSError as error:
             stayed.append(f"{item.path}: cannot be deleted ({error.strerror})")
-    print(f"\n{len(items) - len(stayed)} deleted, {size(freed)} freed" + "".join(f"\nstays: {harmless(line)}" for line in stayed))
+    say(f"\n{len(items) - len(stayed)} deleted, {size(freed)} freed" + "".join(f"\nstays: {line}" for line in stayed))
     return 1 if stayed else 0
 
 

@@ -17,7 +17,7 @@ from mlalign import progress
 from mlalign.commands import flag, known, number, root_of, runs, standing, told
 from mlalign.commands.standing import MOVING, OVER, Standing
 from mlalign.launch import jobs, queue
-from mlalign.terminal import duration, harmless, table, without_empty
+from mlalign.terminal import duration, say, table, without_empty
 
 HEADER = ("round", "step", "language", "stage", "state", "job", "node", "elapsed", "restarts", "progress", "why")
 
@@ -43,7 +43,9 @@ def run(arguments: Mapping[str, str]) -> int:
     while True:
         found, slurm = look(root, [arguments["name"]] if "name" in arguments else runs(root))
         text = _json(root, found, slurm) if as_json else _text(root, found, slurm, "name" in arguments)
-        print(("\x1b[2J\x1b[H" if every and not as_json and sys.stdout.isatty() else "") + text, flush=True)
+        if every and not as_json and sys.stdout.isatty():
+            print("\x1b[2J\x1b[H", end="")
+        say(text, flush=True)
         if not every or not any(r.moving for r in found):
             return 0
         time.sleep(every)
@@ -73,7 +75,7 @@ def _text(root: Path, found: Sequence[Run], slurm: queue.Slurm, one: bool) -> st
     blocks = [_steps(found[0])] if one else [table([[r.name, r.recipe, *_counts(r)] for r in found], ["run", "recipe", "steps", "now"])]
     if slurm.problem:
         blocks.append(f"{slurm.problem}; what stands here is from the files of the steps alone")
-    return harmless("\n\n".join(blocks))
+    return "\n\n".join(blocks)
 
 
 def _steps(one: Run) -> str:

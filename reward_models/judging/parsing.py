@@ -12,6 +12,7 @@ from reward_models.families.verifier import ascii_digits
 EDGES = " \t\r\n.,;:!*_#\"'`“”«»「」【】()[]{}<>$。！，"
 ASKING = tuple("?？؟;՞")  # how a question ends in various scripts
 JSON_OBJECT = re.compile(r"\{")
+JSON_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
 JSON_TRIES = 64  # places at which an object may begin, counted from the end of a text
 DECODER = json.JSONDecoder(strict=False)  # line ends within strings are the commonest mistake of models that write JSON
 DECORATION = re.compile(r"\\(?:boxed|text(?:bf|it)?)\b|</?[a-z][^<>\n]{0,40}>|[\ufe0f\u20e3]", re.IGNORECASE)
@@ -74,7 +75,7 @@ def questions(text: str, most: int) -> list[str]:
     """The questions of a checklist, at most `most`: from JSON, else the lines of a text that ask something. Empty if there are none."""
     opened = re.search(r'"questions"\s*:\s*\[', text)
     if opened:  # whole strings only: the text may be cut off within the last one
-        lines = [whole_text(json.loads(s)) for s in re.findall(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"', text[opened.end() :])]
+        lines = [whole_text(json.loads(s)) for s in JSON_STRING.findall(text, opened.end())]
     else:
         lines = [line for line in text.splitlines() if line.rstrip()[-1:] in ASKING]
     return list(dict.fromkeys(q for line in lines if (q := _unnumbered(line))))[:most]
