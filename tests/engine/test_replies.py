@@ -82,7 +82,9 @@ def test_log_probabilities_are_read_where_they_are_numbers():
     assert math.exp(-1e9) == 0.0
 
 
-@pytest.mark.parametrize("logprobs", [None, {}, {"content": None}, {"content": []}, {"content": [{"top_logprobs": []}]}, {"content": ["x"]}])
+@pytest.mark.parametrize(
+    "logprobs", [None, {}, {"content": None}, {"content": []}, {"content": [{"top_logprobs": []}]}, {"content": ["x"]}]
+)
 def test_log_probabilities_that_were_asked_for_must_be_there(logprobs):
     one = reply(content="Yes")
     one["choices"][0]["logprobs"] = logprobs
