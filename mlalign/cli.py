@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlalign.errors import UserError, nearest, system_problem
+from mlalign.terminal import prepare, say, say_error
 
 if TYPE_CHECKING:
     from mlalign.plan import Plan
@@ -38,11 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 done, 1 a person's mistake or a failed step, 75 stopped on request."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments else "--help"
+    prepare()
     try:
         return _dispatch(command, arguments)
     except UserError as error:
         for message in error.messages:
-            print(f"error: {message}", file=sys.stderr)
+            say_error(message)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if (problem := system_problem(error, _value_of("root", arguments, "the current directory"))) is None:
             raise
-        print(f"error: {problem}", file=sys.stderr)
+        say_error(problem)
         return 1
 
 
@@ -60,12 +62,12 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     from mlalign import stage
 
     if command in ("--help", "-h", "help") or "--help" in arguments or "-h" in arguments:
-        print(_help(command, stage.names()))
+        say(_help(command, stage.names()))
         return 0
     if command == "--version":
         from mlalign import __version__
 
-        print(__version__)
+        say(__version__)
         return 0
     if command in ("run", "plan"):
         return _run_or_plan(arguments, dry=command == "plan")
@@ -123,14 +125,14 @@ def _carry_out(arguments: list[str], *, dry: bool, recipe: dict | None) -> int:
 
     planned = _planned(arguments, recipe)
     if dry:
-        print(show.show_plan(planned))
+        say(show.show_plan(planned))
         return 0
     from mlalign import run
     from mlalign.progress import Display
 
     status = run.run(planned, Display())
     if status == 0 and (table := show.final_table(planned)):
-        print(table)
+        say(table)
     return status
 
 

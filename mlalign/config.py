@@ -10,10 +10,12 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlalign import secrecy
 from mlalign.errors import UserError, nearest
 
 GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
@@ -38,6 +40,9 @@ GROUP_KEYS = {
         "max_retries",
     ),
 }
+
+
+_PLACE: ContextVar[str] = ContextVar("the key whose value is being resolved", default="")
 
 
 def conf_home() -> Path:
@@ -104,6 +109,7 @@ class Settings:
         for name, bound in binding.items():
             tree[name] = bound
         tree["__value__"] = value
+        place = _PLACE.set(key)
         try:
             out = tree["__value__"]
             return OmegaConf.to_container(out, resolve=True, throw_on_missing=True) if OmegaConf.is_config(out) else out
@@ -111,6 +117,7 @@ class Settings:
             errors.append(f"{key}: {value} cannot be resolved ({str(error).splitlines()[0]})")
             return None
         finally:
+            _PLACE.reset(place)
             for name in (*binding, "__value__"):
                 del tree[name]
 
@@ -149,6 +156,8 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
     settings = Settings(_with_params(root, body), dict(body), choices, controls, {}, folders, errors, {})
     _apply(settings, overrides, errors)
     _check_groups(settings, errors)
+    settings.root = {k: v if k == "launcher" else secrecy.carry(v, k) for k, v in settings.root.items()}
+    settings.recipe, settings.typed = secrecy.carry(settings.recipe), secrecy.carry(settings.typed)
     return settings
 
 
@@ -273,6 +282,7 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
 
     OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent / path), replace=True)
     OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
     OmegaConf.register_new_resolver("times", lambda a, b: float(f"{float(a) * float(b):.12g}"), replace=True)
     extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders[:-1])}]"] if len(folders) > 1 else []
     picked = [f"{group}={name}" for group, name in choices.items()]
@@ -282,6 +292,24 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
             return composed
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from None
+
+
+def _environment(variable: str, default: Any = "", *, _node_: Any) -> str | None:
+    """`${oc.env:NAME}`: the value of the variable; the reference itself stays where that is a secret.
+
+    Raises: KeyError if the variable is not set and there is no default.
+    """
+    from omegaconf.resolvers import oc
+
+    value = oc.env(variable) if default == "" else oc.env(variable, default)
+    if value is None:
+        return None
+    in_login = any("${" in secret for secret in secrecy.in_address(str(_node_._value())))
+    # Of a value that is resolved by itself the place is known; within a whole mapping the node knows its key.
+    keys = (_PLACE.get(), str(_node_._get_full_key(None)))
+    if not in_login and not any(secrecy.by_reference(variable, value, key) for key in keys):
+        return value
+    return f"${{oc.env:{variable}}}" if default == "" else f"${{oc.env:{variable},{default}}}"
 
 
 def _first(n: int, values: Any) -> list:
@@ -370,6 +398,10 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
     from mlalign.launch import config as launchers
 
     launchers.build(settings.root["launcher"], errors)
+    for name in settings.root["launcher"].get("environment") or {}:
+        if secrecy.VARIABLE.search(str(name)):
+            mend = "leave it out and export it in the shell that submits: Slurm passes that on"
+            errors.append(f"launcher.environment.{name}: would stand in the script of every job for all to read; {mend}")
     engines = options("engine", settings.folders)
     staged = (("scale", "stages"), ("scale", "resources"), ("model", "stages"), ("launcher", "resources"))
     known = dict.fromkeys(staged, stage.names())

@@ -275,6 +275,7 @@ class _Planner:
         stages = [(root[group].get("stages") or {}).get(step.stage) or {} for group in ("model", "scale")]
         layers = self.settings.resolve(config.merged(weak, *stages), step.binding, f"scale.stages.{step.stage}", self.errors)
         typed = {k: v for k, v in self.settings.typed.items() if k in fields}
+        typed = self.settings.resolve(typed, step.binding, "", [])  # the same mistakes are told of the layers
         out = config.merged(layers, typed, step.config)
         if isinstance(out.get("deepspeed"), str):
             out["deepspeed"] = config.deepspeed_config(out["deepspeed"], self.settings.folders, f"{key}.config.deepspeed", self.errors)

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from mlalign import shapes
 from mlalign.errors import UserError
 from mlalign.store import read_json
+from mlalign.terminal import harmless, say
 
 TICK_S = 0.5
 LINE_S = 30  # without a terminal, a line this often
@@ -24,7 +25,7 @@ class Display:
         self._title, self._partial, self._last, self._shown = "", Path(), 0.0, ""
 
     def line(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
+        say(text, file=self.out, flush=True)
 
     def begin(self, title: str, partial: Path) -> None:
         self._title, self._partial, self._last = title, partial, time.monotonic()
@@ -38,13 +39,15 @@ class Display:
         self._last = now
         text = f"{self._title}: {describe(self._partial) or 'starting'}"
         if self.live:
-            print(f"\r\x1b[K{text[:200]}", end="", file=self.out, flush=True)
+            print(f"\r\x1b[K{harmless(text)[:200]}", end="", file=self.out, flush=True)
         elif text != self._shown:
             self.line(text)
         self._shown = text
 
     def end(self, text: str) -> None:
-        self.line(f"\r\x1b[K{text}" if self.live else text)
+        if self.live:
+            print("\r\x1b[K", end="", file=self.out)
+        self.line(text)
 
     def failed(self, artifact: str) -> None:
         """A step of a sweep failed, and the run goes on with what does not depend on it."""

@@ -11,7 +11,7 @@ from mlalign.launch import jobs, submit, watch
 from mlalign.plan import Plan
 from mlalign.progress import Display
 from mlalign.state import state
-from mlalign.terminal import table
+from mlalign.terminal import say, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
         return 0
     lost = follow(sent, display)
     for why in filter(None, lost.values()):
-        print(f"\n{why}", file=sys.stderr)
+        say(f"\n{why}", file=sys.stderr)
     if lost and jobs.cancelled(sent.run.folder):
         display.line("stopped on request; run the same command again to continue")
         return stage.STOPPED

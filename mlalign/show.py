@@ -19,7 +19,7 @@ from mlalign.launch import local, submit
 from mlalign.plan import Plan
 from mlalign.planner import estimate
 from mlalign.state import state
-from mlalign.terminal import table
+from mlalign.terminal import say, table
 
 EVER_SAME = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"  # options of every job, left out of the overview
 
@@ -94,7 +94,7 @@ def recipes(arguments: Mapping[str, str]) -> int:
     """Every recipe on the search path with the first line of its header."""
     known(arguments, ("conf_dir",))
     found = config.options("recipe", _folders(arguments))
-    print(table([[name, _first_comment(path)] for name, path in sorted(found.items())], ["recipe", "what it is"]))
+    say(table([[name, _first_comment(path)] for name, path in sorted(found.items())], ["recipe", "what it is"]))
     return 0
 
 
@@ -117,9 +117,9 @@ def languages(arguments: Mapping[str, str]) -> int:
     sets = config.language_sets(_folders(arguments))
     if asked := arguments.get("set"):
         rows = [[c, codes.english_name(c), codes.autonym(c), codes.script(c), codes.direction(c)] for c in codes.resolve(asked, sets)]
-        print(table(rows, ["code", "name", "own name", "script", "direction"]))
+        say(table(rows, ["code", "name", "own name", "script", "direction"]))
     else:
-        print(table([[name, len(members), ", ".join(members)] for name, members in sorted(sets.items())], ["set", "n", "languages"]))
+        say(table([[name, len(members), ", ".join(members)] for name, members in sorted(sets.items())], ["set", "n", "languages"]))
     return 0
 
 
@@ -143,8 +143,8 @@ def doctor(arguments: Mapping[str, str]) -> int:
     rows.append(
         ["vllm", engine or ("present" if importlib.util.find_spec("vllm") else "missing"), "engine=vllm (else engine=transformers, openai)"]
     )
-    print(table(rows, ["package", "version", "for"]))
-    print(f"\npython {sys.version.split()[0]}, {os.cpu_count()} cores, {_gpus()}; Slurm: {'yes' if shutil.which('sbatch') else 'no'}")
+    say(table(rows, ["package", "version", "for"]))
+    say(f"\npython {sys.version.split()[0]}, {os.cpu_count()} cores, {_gpus()}; Slurm: {'yes' if shutil.which('sbatch') else 'no'}")
     return 1 if any(row[1] == "missing" for row in rows[:6]) else 0
 
 

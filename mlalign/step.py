@@ -23,9 +23,10 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, rows, schema, shapes, shards, stage, state, stopping, store, warning
+from mlalign import claims, rows, schema, secrecy, shapes, shards, stage, state, stopping, store, warning
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, system_problem
+from mlalign.terminal import prepare, say
 from mlalign.verification import Verification
 from reward_models.jobs.provenance import versions
 
@@ -48,6 +49,7 @@ def _part(options: argparse.Namespace) -> tuple[int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
+    prepare()
     part = _part(options)
     partial = partial_of(options.begin) if options.begin else options.config.resolve().parent
     try:
@@ -67,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _ended(partial: Path, part: tuple[int, int], status: int, message: str) -> int:
     """Say why a step ended, also in `outcome.json`: torchrun keeps the exit status of its ranks to itself."""
-    print(message, file=sys.stderr)
+    message = secrecy.hidden(message)
+    say(message, file=sys.stderr)
     with contextlib.suppress(OSError):  # a full disk
         told = {"status": status, "message": message.removeprefix("error: ")}
         store.write_json(stage.own_file(partial, part, "outcome.json"), told)
@@ -93,7 +96,7 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
     with claims.claim_in_turn(the_store.root / ".begin" / partial.name, patience_s=600):
         now, why = state.of_frozen(told, the_store)
         if now in ("done", "skipped"):
-            print(f"{told['step']}: is there already, nothing to do")
+            say(f"{told['step']}: is there already, nothing to do")
             return stage.NOTHING_TO_DO
         if now == "damaged":
             raise UserError(f"{told['step']}: {why}; put the file back, or compute the step again with force=")
@@ -188,7 +191,10 @@ def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
 
 def _run(told: dict, partial: Path, the_store: store.Store, part: tuple[int, int]) -> stage.Output:
     module = stage.load(told["stage"])
-    cfg = schema.build(module.Config, told["config"], key=f"steps.{told['step']}.config")
+    key = f"steps.{told['step']}.config"
+    # The engine puts in its own secrets when it is opened.
+    settings = {k: v if k == "engine" else secrecy.resolve(v, f"{key}.{k}") for k, v in told["config"].items()}
+    cfg = schema.build(module.Config, settings, key=key)
     output = stage.Output(partial, the_store, told["step"], part, told.get("run"))
     output.notes["started"] = time.time()
     inputs = Verification(told, the_store)

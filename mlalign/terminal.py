@@ -1,8 +1,12 @@
-"""Text for a terminal: columns, sizes, times, and nothing that could steer it."""
+"""Text for a terminal: columns, sizes, times, and nothing that could steer it. Everything that is shown goes through `say`."""
 
+import sys
+import traceback
 from collections.abc import Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
 
+from mlalign import secrecy
 from mlalign.reporting.text import visible
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -10,7 +14,7 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """Plain text columns, each as wide as its widest cell."""
-    cells = [[str(c) for c in row] for row in [header, *rows]]
+    cells = [[harmless(str(c)).replace("\n", "⟨U+000A⟩") for c in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
@@ -19,6 +23,31 @@ def without_empty(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """A table without the columns in which every row is empty."""
     kept = [i for i in range(len(header)) if any(str(row[i]) for row in rows)]
     return table([[row[i] for i in kept] for row in rows], [header[i] for i in kept])
+
+
+def prepare() -> None:
+    """Make the standard streams take any text, and tracebacks show no secrets.
+
+    Where the encoding of a stream lacks a character, its escape is written instead.
+    """
+    sys.excepthook = _crash
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    say("".join(traceback.format_exception(kind, error, trace)), file=sys.stderr, end="")
+
+
+def say(*texts: object, file: TextIO | None = None, sep: str = " ", end: str = "\n", flush: bool = False) -> None:
+    """`print`, for all that a person is to read: without control characters and secrets that names, models or servers bring in."""
+    print(harmless(secrecy.hidden(sep.join(map(str, texts)))), file=file, end=end, flush=flush)
+
+
+def say_error(message: str) -> None:
+    """A mistake on stderr. Further lines are indented, so that none of a file's name or a log poses as a message of its own."""
+    say("error: " + message.replace("\n", "\n  "), file=sys.stderr)
 
 
 def harmless(text: str) -> str:

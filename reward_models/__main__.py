@@ -16,12 +16,16 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
+from mlalign import secrecy
 from mlalign.errors import UserError, system_problem
+from mlalign.terminal import harmless, prepare, say, say_error
 from reward_models import commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare()
     options = _parser().parse_args(argv)
     options.argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -29,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UserError as error:
         for message in error.messages:
-            print(f"error: {message}", file=sys.stderr)
+            say_error(message)
         return 2
     except BrokenPipeError:  # `rm-score … | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -37,15 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if (problem := system_problem(error, getattr(options, "output", None))) is None:
             raise
-        print(f"error: {problem}", file=sys.stderr)
+        say_error(problem)
         return 2
     except KeyboardInterrupt:
-        print("stopped; what is finished is kept: the same command goes on from there", file=sys.stderr)
+        say("stopped; what is finished is kept: the same command goes on from there", file=sys.stderr)
         return 130
 
 
+class Parser(argparse.ArgumentParser):
+    """Its messages, which quote arguments, without control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(harmless(secrecy.hidden(message)))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rm-score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="rm-score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in commands.NAMES:
         module = importlib.import_module(f"reward_models.commands.{name}")

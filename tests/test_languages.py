@@ -19,6 +19,17 @@ SETS = languages.sets(Path(__file__).parent.parent / "conf" / "languages")
         ("qu", "que_Latn"), ("quy_Latn", "quy_Latn"), ("ht", "hat_Latn"), ("pt-BR", "por_Latn"), ("pt-PT", "por_Latn_PT"), ("ms", "zsm_Latn"),
         ("fa", "pes_Arab"), ("prs_Arab", "prs_Arab"), ("sr", "srp_Cyrl"), ("sr-Latn", "srp_Latn"), ("iw", "heb_Hebr"), ("ger", "deu_Latn"),
         ("tl", "tgl_Latn"), ("fil", "fil_Latn"), ("ku", "kmr_Latn"), ("es-419", "spa_Latn_419"), (" EN ", "eng_Latn"), ("日本語", "jpn_Jpan"),
+        # what stands in brackets counts
+        ("Serbian (Latin)", "srp_Latn"), ("Hindi (Romanized)", "hin_Latn"), ("Chinese (Taiwan)", "cmn_Hant"), ("中文（繁體）", "cmn_Hant"),
+        ("Acehnese (Arabic script)", "ace_Arab"), ("Modern Standard Arabic", "arb_Arab"), ("Modern Standard Arabic (Romanized)", "arb_Latn"),
+        ("Norwegian (Bokmål)", "nob_Latn"), ("Chinese (Cantonese)", "yue_Hant"), ("Kurdish (Sorani)", "ckb_Arab"), ("English (UK)", "eng_Latn_GB"),
+        ("Serbian (Cyrillic, Bosnia & Herzegovina)", "srp_Cyrl_BA"), ("Swahili (individual language)", "swh_Latn"), ("Deutsch", "deu_Latn"),
+        ("العربية", "arb_Arab"), ("简体中文", "cmn_Hans"), ("Tiếng Việt", "vie_Latn"),
+        # one language has one code
+        ("Korean", "kor_Kore"), ("kor_Hang", "kor_Kore"), ("jpn_Hira", "jpn_Jpan"), ("cmn_Hani", "cmn_Hans"), ("yue_Hani", "yue_Hant"), ("urd_Aran", "urd_Arab"),
+        ("de-Latf", "deu_Latn"), ("ar-001", "arb_Arab"), ("en_XX", "eng_Latn"), ("en-UK", "eng_Latn_GB"), ("es-840", "spa_Latn_US"), ("Dari", "prs_Arab"),
+        ("fa-AF", "prs_Arab"), ("cnr", "srp_Latn_ME"), ("zh-yue", "yue_Hant"), ("zh-cmn-Hans", "cmn_Hans"), ("mol", "ron_Latn"), ("scr", "hrv_Latn"),
+        ("tw", "twi_Latn"), ("acm", "acm_Arab"), ("en_US.UTF-8", "eng_Latn"), ("sv-FI", "swe_Latn_FI"), ("fr-ca", "fra_Latn_CA"),
     ],
 )  # fmt: skip
 def test_normalise(written, canonical):
@@ -31,6 +42,11 @@ def test_normalise(written, canonical):
     [
         ("Swaili", "did you mean 'Swahili'"), ("xx", "unknown"), ("eng_Abcd", "unknown"), ("und", "no single language"), ("sh", "write one of bos_Latn"),
         ("abc", "abc_Latn"), ("", "expected a code"), (3, "expected a code"), (False, "quote it ('no')"),
+        ("java", "a programming language"), ("lua", "the spoken language of this code is lua_Latn"), ("python", "unknown"), ("C++", "unknown"),
+        ("English to French", "did you mean 'English' or 'French'?"), ("English/Spanish", "'English' or 'Spanish'"), ("en-fr", "a pair of languages?"),
+        ("sv-fi", "swe_Latn_FI"), ("eng-fra", "unknown"), ("Serbian Latin", "did you mean 'Serbian (Latin)'?"), ("English language", "unknown"),
+        ("English (pirate)", "unknown"), ("English (French)", "unknown"), ("jp", "a country, whose language is jpn_Jpan"), ("NaN", "a missing value"),
+        ("eng_Zxxx", "no way of writing"), ("wu", "unknown"), ("x" * 5000, "too long"),
     ],
 )  # fmt: skip
 def test_what_names_no_language_is_told_with_the_mend(written, told):
@@ -64,6 +80,20 @@ def test_resolve_reports_every_mistake():
     assert "'aya23'" in error.value.messages[2]
     with pytest.raises(UserError, match="quote it"):
         languages.resolve(False, {})
+
+
+def test_a_long_list_of_mistakes_ends():
+    with pytest.raises(UserError) as error:
+        languages.resolve([f"nonsense{i}" for i in range(10_000)], {})
+    assert len(error.value.messages) == languages.MOST_ERRORS + 1
+    assert "9980 more" in error.value.messages[-1]
+
+
+def test_too_many_sets_are_one_message(tmp_path):
+    for i in range(languages.MOST_SETS + 1):
+        (tmp_path / f"{i}.yaml").touch()
+    with pytest.raises(UserError, match="holds 1,001 files"):
+        languages.sets(tmp_path)
 
 
 def test_shipped_sets_are_canonical():

@@ -19,6 +19,7 @@ from mlalign.commands import flag, known, name_of, root_of, steps_named, told
 from mlalign.errors import UserError
 from mlalign.launch import commands, jobs, queue
 from mlalign.launch.queue import Job
+from mlalign.terminal import say
 
 MARKER = "cancelled"
 ANSWER_S = 3 * running.POLL_S  # so soon a run's process has looked whether it is meant
@@ -43,12 +44,12 @@ def run(arguments: Mapping[str, str]) -> int:
     if chosen:
         slurm = queue.ask(str(job["job"]) for job in chosen)
         if slurm.problem:
-            print(*said, sep="\n", end="\n" if said else "")
+            say(*said, sep="\n", end="\n" if said else "")
             raise UserError(
                 f"{slurm.problem}; the jobs of this run are marked as cancelled and will not requeue, but those that wait may start"
             )
         said += _slurm(chosen, slurm.jobs, now)
-    print("\n".join(said) or "no step of this run is running or waiting in the queue")
+    say("\n".join(said) or "no step of this run is running or waiting in the queue")
     return 0
 
 

@@ -21,7 +21,7 @@ from mlalign.hub import Need
 from mlalign.identity import COMMIT, hub_cache
 from mlalign.plan import Plan
 from mlalign.store import read_json
-from mlalign.terminal import size, table
+from mlalign.terminal import say, size, table
 
 CODE = (".py", ".so", ".ipynb", ".sh")
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".gguf", ".tflite", ".mlmodel", ".pkl")
@@ -43,11 +43,11 @@ def run(plan: Plan) -> int:
     """Raises: UserError with everything that could not be fetched; the rest is fetched."""
     todo, errors, done = list(hub.needed(plan)), list[str](), list[Fetched]()
     if not todo:
-        print("this plan needs nothing from the hub")
+        say("this plan needs nothing from the hub")
         return 0
     seen = set(todo)
     for need in todo:  # grows: an adapter names its base
-        print(f"{need} …", file=sys.stderr)
+        say(f"{need} …", file=sys.stderr)
         with _told(need, errors):
             fetched, more = FETCH[need.kind](need)
             done.append(fetched)
@@ -55,8 +55,8 @@ def run(plan: Plan) -> int:
             seen |= set(more)
     if done:
         rows = [[f.need.kind, f.need.id, (f.need.commit or "")[:12], f.n_files or "", size(f.new), size(f.before), f.note] for f in done]
-        print(table(rows, ["what", "id", "commit", "files", "fetched", "was there", "note"]))
-        print(f"in all {size(sum(f.new for f in done))} fetched into {hub_cache()}")
+        say(table(rows, ["what", "id", "commit", "files", "fetched", "was there", "note"]))
+        say(f"in all {size(sum(f.new for f in done))} fetched into {hub_cache()}")
     if errors:
         raise UserError(*errors)
     return 0

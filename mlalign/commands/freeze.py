@@ -11,6 +11,7 @@ from mlalign import run_dir, step
 from mlalign.errors import UserError
 from mlalign.plan import Plan, names_of
 from mlalign.state import state
+from mlalign.terminal import say
 
 
 def run(plan: Plan) -> int:
@@ -24,11 +25,11 @@ def run(plan: Plan) -> int:
     node = found[0]
     now, why = state(node, plan.store)
     if now in ("done", "skipped"):
-        print(f"{node.name}: is done ({plan.store.root / node.artifact})", file=sys.stderr)
+        say(f"{node.name}: is done ({plan.store.root / node.artifact})", file=sys.stderr)
         return 0
     if now in ("stale", "damaged"):
         raise UserError(f"{node.name}: is {now} ({why}); compute it again with mlalign run … force={node.step.template}")
     plan.check_name()
     run_dir.open_run(plan)
-    print(step.begin(plan.store, run_dir.frozen(plan, node)) / "config.yaml")
+    say(step.begin(plan.store, run_dir.frozen(plan, node)) / "config.yaml")
     return 0

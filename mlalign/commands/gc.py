@@ -18,7 +18,6 @@ import dataclasses
 import os
 import re
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from mlalign.commands import flag, known, number, root_of, runs, told
 from mlalign.digests import of_store
 from mlalign.errors import UserError, system_problem
 from mlalign.launch import jobs, queue
-from mlalign.terminal import harmless, size, table
+from mlalign.terminal import say, say_error, size, table
 
 NAME = re.compile(r"([a-z_]+-[0-9a-f]{16})((?:\.partial)?(?:\.replaced|\.deleting)?)")
 MENTION = re.compile(r"[a-z_]+-[0-9a-f]{16}")
@@ -59,14 +58,14 @@ def run(arguments: Mapping[str, str]) -> int:
     broken = _broken(root)
     items = measured(find(root, int(keep), number(arguments, "older_than", 0), broken))
     for name, problem in broken.items():
-        print(f"error: run {name}: {problem}; until it can be read, only what was put aside can go", file=sys.stderr)
+        say_error(f"run {name}: {problem}; until it can be read, only what was put aside can go")
     if not items:
-        print(f"nothing in {root / 'store'} can go")
+        say(f"nothing in {root / 'store'} can go")
         return 1 if broken else 0
     rows = [[item.path.relative_to(root / "store"), item.what, item.why, size(item.n_bytes)] for item in items]
-    print(harmless(table([*rows, ["", "", "in all", size(sum(i.n_bytes for i in items))]], ["in store/", "what", "why", "size"])))
+    say(table([*rows, ["", "", "in all", size(sum(i.n_bytes for i in items))]], ["in store/", "what", "why", "size"]))
     if not delete:
-        print("\nnothing was deleted; delete=true does it")
+        say("\nnothing was deleted; delete=true does it")
         return 1 if broken else 0
     return _delete_all(items, root / "store") or (1 if broken else 0)
 
@@ -225,7 +224,7 @@ def _delete_all(items: Sequence[Item], the_store: Path) -> int:
         except OSError as error:
             stayed.append(f"{item.path}: cannot be deleted ({error.strerror})")
     of_store(the_store).forget_missing()
-    print(f"\n{len(items) - len(stayed)} deleted, {size(freed)} freed" + "".join(f"\nstays: {harmless(line)}" for line in stayed))
+    say(f"\n{len(items) - len(stayed)} deleted, {size(freed)} freed" + "".join(f"\nstays: {line}" for line in stayed))
     return 1 if stayed else 0
 
 

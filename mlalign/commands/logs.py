@@ -15,7 +15,7 @@ from mlalign.commands import flag, known, name_of, root_of, standing, steps_name
 from mlalign.commands.status import look
 from mlalign.errors import UserError
 from mlalign.launch import jobs
-from mlalign.terminal import harmless
+from mlalign.terminal import say
 
 LINES = 200
 POLL_S = 0.3
@@ -34,7 +34,7 @@ def run(arguments: Mapping[str, str]) -> int:
         raise UserError(f"{asked}: no log yet" if asked else f"{name}: no step has a log yet")
     path, step = max(((p, step) for step, paths in found.items() for p in paths), key=lambda pair: pair[0].stat().st_mtime)
     if page := standing.failure(root / "runs" / name, jobs.current(recorded, step)):
-        print(harmless(page.read_text(encoding="utf-8", errors="replace")).rstrip() + "\n")
+        say(page.read_text(encoding="utf-8", errors="replace").rstrip() + "\n")
     _announce(path, found[step])
     at = _tail(path, n)
     if follow:
@@ -77,7 +77,7 @@ def _meaning(part: str, job: Mapping, task: str | None) -> str:
 
 def _announce(path: Path, all_: Sequence[Path]) -> None:
     more = len(all_) - 1
-    print(harmless(f"{path}" + (f" (and {more} more: {', '.join(p.name for p in all_ if p != path)})" if more else "")))
+    say(f"{path}" + (f" (and {more} more: {', '.join(p.name for p in all_ if p != path)})" if more else ""))
 
 
 def _lines(arguments: Mapping[str, str]) -> int | None:
@@ -100,8 +100,8 @@ def _tail(path: Path, n: int | None) -> int:
             kept.append(line)
         at = f.tell()
     if before:
-        print(f"… {before} lines before these: lines=all shows them")
-    print(harmless(b"".join(kept).decode("utf-8", errors="replace")), end="", flush=True)
+        say(f"… {before} lines before these: lines=all shows them")
+    say(b"".join(kept).decode("utf-8", errors="replace"), end="", flush=True)
     return at
 
 
@@ -116,7 +116,7 @@ def _follow(path: Path, at: int, is_over: Callable[[], bool]) -> None:
             if not over and time.monotonic() - asked > ASK_S:
                 over, asked = is_over(), time.monotonic()
             if new := f.read():
-                print(harmless(decode(new)), end="", flush=True)
+                say(decode(new), end="", flush=True)
             elif over:
                 return
             time.sleep(POLL_S)

@@ -18,7 +18,7 @@ from mlalign.commands import flag, known, number, root_of, runs, standing, told
 from mlalign.commands.standing import MOVING, OVER, Standing
 from mlalign.errors import UserError, system_problem
 from mlalign.launch import jobs, queue
-from mlalign.terminal import duration, harmless, table, without_empty
+from mlalign.terminal import duration, say, say_error, table, without_empty
 
 HEADER = ("round", "step", "language", "stage", "state", "job", "node", "elapsed", "restarts", "progress", "why")
 
@@ -48,12 +48,14 @@ def run(arguments: Mapping[str, str]) -> int:
         if broken and "name" in arguments:
             raise UserError(broken[0].problem)
         text = _json(root, found, slurm) if as_json else _text(root, found, slurm, "name" in arguments)
-        print(("\x1b[2J\x1b[H" if every and not as_json and sys.stdout.isatty() else "") + text, flush=True)
+        if every and not as_json and sys.stdout.isatty():
+            print("\x1b[2J\x1b[H", end="")
+        say(text, flush=True)
         if not every or not any(r.moving for r in found):
             break
         time.sleep(every)
     for one in broken:
-        print(f"error: run {one.name}: {one.problem}", file=sys.stderr)
+        say_error(f"run {one.name}: {one.problem}")
     return 1 if broken else 0
 
 
@@ -95,7 +97,7 @@ def _text(root: Path, found: Sequence[Run], slurm: queue.Slurm, one: bool) -> st
     blocks = [_steps(found[0])] if one else [table([[r.name, r.recipe, *_counts(r)] for r in found], ["run", "recipe", "steps", "now"])]
     if slurm.problem:
         blocks.append(f"{slurm.problem}; what stands here is from the files of the steps alone")
-    return harmless("\n\n".join(blocks))
+    return "\n\n".join(blocks)
 
 
 def _steps(one: Run) -> str:

@@ -9,7 +9,9 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
+from mlalign import secrecy
 from mlalign.errors import UserError
 from mlalign.schema import HOW_ENGINE, arguments_for, build, how, verbatim, what
 
@@ -159,6 +161,9 @@ def problems(config: EngineConfig) -> list[str]:
     found = []
     if config.name == "openai" and not config.base_url:
         found.append("engine.base_url: missing; give the server's address, such as http://localhost:8000/v1")
+    if config.name == "openai" and config.base_url and "${" not in config.base_url and not _is_address(config.base_url):
+        address = secrecy.hidden(config.base_url)
+        found.append(f"engine.base_url: expected an address such as http://localhost:8000/v1, got {address!r}")
     if config.api_key_env is not None and not config.api_key_env.isidentifier():
         found.append("engine.api_key_env: not the name of an environment variable (the key itself stays out of configurations)")
     for name in ("batch_tokens", "concurrency", "timeout_s"):
@@ -196,6 +201,14 @@ def sampling_problems(name: str, extra: Mapping[str, Any], max_tokens: int) -> l
     return found
 
 
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # brackets, ports that are no numbers
+        return False
+
+
 def open_engine(config: EngineConfig, model: "Model | None", max_model_len: int | None = None) -> Engine:
     """Start the configured engine on a model (an adapter brings its base along).
 
@@ -205,6 +218,10 @@ def open_engine(config: EngineConfig, model: "Model | None", max_model_len: int 
     """
     if message := missing(config.name):
         raise UserError(message)
+    config = dataclasses.replace(
+        config, base_url=secrecy.resolve(config.base_url, "engine.base_url"), args=secrecy.resolve(config.args, "engine.args")
+    )
     if found := problems(config):
         raise UserError(*found)
+    secrecy.keep(*secrecy.in_address(config.base_url or ""))
     return importlib.import_module(ENGINES[config.name].module).start(config, model, max_model_len)

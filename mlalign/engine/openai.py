@@ -1,19 +1,19 @@
 """Any server that speaks the OpenAI chat protocol, through the `openai` client. The server renders the messages itself.
 
 The key comes from the environment variable that `api_key_env` names and appears in no message. What a request leaves out
-(`top_k` and `min_p` at their neutral values, which OpenAI's own API refuses) the server decides.
+(`top_k` and `min_p` at their neutral values, which OpenAI's own API refuses) the server decides. What replies say: `replies`.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from mlalign import stopping
-from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, trimmed
+from mlalign import secrecy, stopping
+from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, replies
 from mlalign.errors import UserError
 from mlalign.stopping import Stopped
 
@@ -30,6 +30,7 @@ STANDARD = frozenset(
     "max_tokens max_completion_tokens temperature top_p stop seed presence_penalty frequency_penalty logit_bias response_format logprobs "
     "top_logprobs".split()
 )
+GO_ON = "then run the same command again; finished shards are kept"
 
 
 def start(config: EngineConfig, model: "Model | None", max_model_len: int | None) -> "OpenAI":
@@ -46,13 +47,15 @@ class OpenAI:
         import openai
 
         self._config, self._model = config, model
-        self._key = _key(config.api_key_env)
+        key = _key(config.api_key_env)
+        secrecy.keep(key)
         self._client: Any = openai.OpenAI(
-            base_url=config.base_url, api_key=self._key or "none", timeout=config.timeout_s, max_retries=config.max_retries,
+            base_url=config.base_url, api_key=key or "none", max_retries=config.max_retries, timeout=config.timeout_s,
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._limit]}),
         )  # fmt: skip
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        """Raises: UserError if the server cannot be reached, or refuses the key, the model or the parameters.
+        """Raises: UserError if the server cannot be reached, refuses the key, the model or the parameters, or does not answer.
 
         Stopped if the step was asked to stop, and the server has not answered all requests a while later.
         """
@@ -65,8 +68,10 @@ class OpenAI:
         import openai
 
         known, extra = body(request, sampling, self._config.args)
+        ask = self._client.chat.completions.with_raw_response.create
         try:
-            answer = self._client.chat.completions.create(model=self._model, messages=request.messages, extra_body=extra, **known)
+            raw = ask(model=self._model, messages=request.messages, extra_body=extra, **known)
+            return replies.response(raw.http_response.content, wants_logprobs=sampling.top_logprobs > 0)
         except openai.BadRequestError as error:
             if _too_long(error):
                 return Response("", 0, PROMPT_TOO_LONG)
@@ -74,21 +79,48 @@ class OpenAI:
         except openai.APIStatusError as error:
             raise UserError(self._refused(error)) from None
         except openai.APIConnectionError as error:  # timeouts too
-            raise UserError(
-                f"{self._place} does not answer ({type(error).__name__}, {self._config.max_retries + 1} tries): see that the server runs, "
-                f"then run the same command again; finished shards are kept"
-            ) from None
-        return _response(answer)
+            cause = type(error.__cause__ or error).__name__
+            tries = f"{cause}, {self._config.max_retries + 1} tries of up to {self._config.timeout_s:g} s"
+            raise UserError(f"{self._place} does not answer ({tries}): see that the server runs, {GO_ON}") from None
+        except replies.Unusable as reason:
+            mend = "see that engine.base_url is the address of a chat server (it usually ends in /v1)"
+            raise UserError(f"{self._place} sends no usable answer from {self._model!r}: {reason}; {mend}, {GO_ON}") from None
+
+    def _limit(self, reply: Any) -> None:
+        """Bound the time and the size of a reply's body; the client itself bounds only the wait for each piece."""
+        reply.stream = _bounded(reply.stream, self._config.timeout_s)
 
     def _refused(self, error: "APIError") -> str:
-        message = str(error).replace(self._key, "***") if self._key else str(error)
-        return f"{self._place} refuses a request for {self._model!r}: {message}"
+        message = " ".join(replies.whole(str(error)).split())
+        message = message if len(message) <= 2 * replies.SHOWN else f"{message[: 2 * replies.SHOWN]}…"
+        return f"{self._place} refuses a request for {self._model!r}: {secrecy.hidden(message)}"
 
     @property
     def _place(self) -> str:
         """The server's address without a user name or password in it."""
         url = urlsplit(self._config.base_url or "")
-        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+        return f"engine.base_url {url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+
+def _bounded(stream: Any, seconds: float) -> Any:
+    """A body's stream that ends in an error after so many seconds, and after `replies.LARGEST` bytes."""
+    import httpx2
+
+    class Bounded(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            until, n_bytes = time.monotonic() + seconds, 0
+            for piece in stream:
+                n_bytes += len(piece)
+                if n_bytes > replies.LARGEST:
+                    raise replies.Unusable(f"more than {replies.LARGEST >> 20} MiB")
+                if time.monotonic() > until:
+                    raise httpx2.ReadTimeout("the reply took too long")
+                yield piece
+
+        def close(self) -> None:
+            stream.close()
+
+    return Bounded()
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], n: int) -> list[Result]:
@@ -160,18 +192,3 @@ def _key(variable: str | None) -> str | None:
 
 def _too_long(error: "BadRequestError") -> bool:
     return error.code == "context_length_exceeded" or "maximum context length" in str(error)
-
-
-def _response(answer: Any) -> Response:
-    choice = answer.choices[0]
-    more = choice.message.model_extra or {}
-    n_tokens = answer.usage.completion_tokens if answer.usage else None
-    reasoning = more.get("reasoning_content") or more.get("reasoning")
-    text, cut = trimmed(choice.message.content or "")
-    return Response(text, n_tokens, choice.finish_reason, reasoning, _top_logprobs(choice), cut)
-
-
-def _top_logprobs(choice: Any) -> dict[str, float] | None:
-    if not (choice.logprobs and choice.logprobs.content):
-        return None
-    return {top.token: top.logprob for top in choice.logprobs.content[0].top_logprobs}

@@ -16,6 +16,7 @@ from typing import Any
 from mlalign import shapes, stage, store
 from mlalign.errors import UserError, system_problem
 from mlalign.launch import commands, jobs, mends, slurm
+from mlalign.terminal import say
 
 PATIENCE_S = 300  # for a submission, or another task's continuation, to end
 TURNS = 2  # so many continuations without any progress, then it is a failure
@@ -58,7 +59,7 @@ class _End:
         told = commands.job(self.job)
         state = told.get("JobState", "unknown")
         if int(told.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-            print("Slurm has sent the job back to the queue", file=sys.stderr)
+            say("Slurm has sent the job back to the queue", file=sys.stderr)
             return status or 1
         cancelled = jobs.cancelled(self.folder, self.told["run"]["step"])
         if state != "RUNNING" and not cancelled:
@@ -66,15 +67,15 @@ class _End:
         if state == "RUNNING" and stage.STOPPED not in (status, self.outcome.get("status")):
             return self.fail(status, self.outcome.get("message", ""))
         if cancelled:
-            print("the run was cancelled, so its job is not continued; what it has saved is kept", file=sys.stderr)
+            say("the run was cancelled, so its job is not continued; what it has saved is kept", file=sys.stderr)
             return stage.STOPPED
         if self._stuck():
             return self.fail(status, f"it was continued {TURNS} times and made no progress")
         if self.told["slurm"]["requeue"]:
             commands.call("scontrol", "requeue", self.job)
-            print("state saved; the job is back in the queue", file=sys.stderr)
+            say("state saved; the job is back in the queue", file=sys.stderr)
         else:
-            print(f"state saved; job {self._continue()} goes on from here", file=sys.stderr)
+            say(f"state saved; job {self._continue()} goes on from here", file=sys.stderr)
         return 0
 
     def _stuck(self) -> bool:
@@ -111,7 +112,7 @@ class _End:
         head = f"{self.told['run']['step']} ended with status {status}: job {self.job} on {node}{again}"
         text = mends.explanation(head, message, str(self.log), tail(self.log), waiting(self.folder, self.job.partition("_")[0]))
         slurm.failed_file(self.folder, self.told["run"]["step"]).write_text(text, encoding="utf-8")
-        print(text, file=sys.stderr)
+        say(text, file=sys.stderr)
         with jobs.alone(self.folder, PATIENCE_S):
             return status or 1
 

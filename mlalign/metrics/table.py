@@ -4,8 +4,6 @@
 part `script`, member `Arab`. There `language` is `avg` (the mean over the languages, each with the same weight) or a language.
 """
 
-import csv
-import io
 import math
 import re
 import warnings
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mlalign import spreadsheets
 from mlalign.metrics import AVERAGE, GAP, SUMMARIES, WORST
 from mlalign.metrics.bootstrap import Estimate, interval
 
@@ -108,9 +107,5 @@ def matrix(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
-    """CSV text with a header; None becomes an empty field."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    """CSV text with a header; None becomes an empty field, and what is no column is left out."""
+    return spreadsheets.to_csv(rows, columns)

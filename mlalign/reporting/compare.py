@@ -13,6 +13,7 @@ from mlalign.metrics import SUMMARIES
 from mlalign.reporting import cells, figures, headline
 from mlalign.reporting.text import change, is_language, language, metric_name, number, seconds
 from mlalign.store import read_json
+from mlalign.terminal import say
 
 OPTIONS = ("root", "output", "title", "digits")
 
@@ -31,7 +32,7 @@ def compare(arguments: Sequence[str]) -> int:
         raise UserError(*errors)
     path, digits = Path(options.get("output", "compare.html")).expanduser(), int(options.get("digits", "3"))
     path.write_text(page(runs, options.get("title") or " · ".join(runs), digits), encoding="utf-8")
-    print(f"{summary(runs, digits)}\n\n{path}")
+    say(f"{summary(runs, digits)}\n\n{path}")
     return 0
 
 

@@ -26,6 +26,7 @@ from mlalign.data.sources import Problems, Source
 from mlalign.errors import UserError
 from mlalign.schema import hashed, what
 from mlalign.stage import Inputs, Output, Stopped
+from mlalign.terminal import say
 
 VERSION = 1
 KIND = "rows"
@@ -86,7 +87,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     work.check_languages()
     about: list[dict[str, Any]] = [_about(s) for s in cfg.sources or []] + inputs.sources()
     out.note(sources=about, sensitive=any(a["sensitive"] for a in about), row_kind=cfg.kind)
-    print(table(out))
+    say(table(out))
 
 
 def mistakes(cfg: Config) -> list[str]:
@@ -211,9 +212,9 @@ class _Work:
                 self.out.tally.drop("not_sampled", language, left_out)
         train = [(language, n, after[language, split]) for (language, split), n in before.items() if split == "train"]
         n_all, m_all = sum(n for _, n, _ in train), sum(m for _, _, m in train)
-        print("mixing of training rows: language, rows and share before, rows and share after")
+        say("mixing of training rows: language, rows and share before, rows and share after")
         for language, n, m in train:
-            print(f"  {language:<14}{n:>9} {n / n_all:>6.1%}{m:>9} {m / max(1, m_all):>6.1%}")
+            say(f"  {language:<14}{n:>9} {n / n_all:>6.1%}{m:>9} {m / max(1, m_all):>6.1%}")
 
     def check_languages(self) -> None:
         """Raises: UserError if nothing is left, or nothing in a language that was asked for."""

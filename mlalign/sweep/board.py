@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from mlalign.plan import Node, Plan
 from mlalign.progress import TICK_S, Display, describe
 from mlalign.sweep import results
+from mlalign.terminal import say
 
 MAX_LINES = 16
 
@@ -63,7 +64,7 @@ class Board(Display):
         """Leave the last table standing."""
         self._wipe()
         self._look()
-        print(self.table(every=True), file=self.out, flush=True)
+        say(self.table(every=True), file=self.out, flush=True)
 
     # ---------------------------------------------------------------------------------------------------------------- table
 
@@ -123,7 +124,7 @@ class Board(Display):
         lines = ["", *self.table().splitlines()]
         if self._running:
             lines.append(f"{self._title}: {describe(self._partial) or 'starting'}")
-        print("\n".join(line[:width] for line in lines), file=self.out, flush=True)
+        say("\n".join(line[:width] for line in lines), file=self.out, flush=True)
         self._drawn = len(lines)
 
     def _wipe(self) -> None:

@@ -9,6 +9,7 @@ from mlalign import commands, run, show, store
 from mlalign.errors import UserError, nearest
 from mlalign.plan import Plan
 from mlalign.sweep import grid, results, united
+from mlalign.terminal import say
 
 if TYPE_CHECKING:
     from mlalign.sweep.search import Search
@@ -30,7 +31,7 @@ def carry_out(argv: Sequence[str], *, dry: bool, recipe: Mapping | None = None) 
     metric, direction = (asked.options.get(k) for k in ("metric", "direction"))
     results.check_metric(metric, direction, harness=any(n.step.stage == "lm_eval" for n in planned.nodes))
     if dry:
-        print(f"{search.outline() if search else united.outline(planned)}\n\n{show.show_plan(planned)}")
+        say(f"{search.outline() if search else united.outline(planned)}\n\n{show.show_plan(planned)}")
         return 0
     if search:
         return search.run()
@@ -47,7 +48,7 @@ def _grid(planned: Plan, metric: str | None, direction: str | None) -> int:
     from mlalign.sweep.board import Board
 
     board = Board(planned, metric)
-    print(united.outline(planned))
+    say(united.outline(planned))
     try:
         status = run.run(planned, board)
     except UserError:
@@ -71,9 +72,9 @@ def tell(planned: Plan, metric: str | None, direction: str | None) -> None:
     if not _evaluated(planned):
         again = f"mlalign results name={planned.name} root={planned.root}"
         page = planned.run_dir / "results.html"
-        print(f"\nnothing is measured yet; results will stand in {page}; as far as they are: {again}")
+        say(f"\nnothing is measured yet; results will stand in {page}; as far as they are: {again}")
         return
-    print(_summary(found, planned.run_dir))
+    say(_summary(found, planned.run_dir))
 
 
 def _summary(found: Mapping[str, Any], run_dir: Path) -> str:
@@ -105,5 +106,5 @@ def show_results(argv: Sequence[str]) -> int:
         raise UserError(f"name: there is no sweep {given.get('name', '')!r} under {root}{nearest(given.get('name', ''), sweeps)}")
     asked, direction = (given.get(k) or told["sweep"].get(k) for k in ("metric", "direction"))
     results.check_metric(asked, direction, harness=any(s["stage"] == "lm_eval" for s in told["steps"]))
-    print(_summary(results.publish(run_dir, store.Store(root / "store"), asked, direction), run_dir))
+    say(_summary(results.publish(run_dir, store.Store(root / "store"), asked, direction), run_dir))
     return 0

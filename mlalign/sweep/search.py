@@ -21,6 +21,7 @@ from mlalign.sweep import results, space, united
 from mlalign.sweep.board import Board
 from mlalign.sweep.grid import Asked
 from mlalign.sweep.united import Planner
+from mlalign.terminal import say
 
 if TYPE_CHECKING:
     from mlalign.sweep.proposals import Proposals, Trial
@@ -89,7 +90,7 @@ class Search:
 
         runner.check(self.probed)
         with self._alone():
-            print(self.outline(), flush=True)
+            say(self.outline(), flush=True)
             jobs.go_on(self.probed.run_dir / "slurm")
             fewer = results.lower_is_better(self.metric.partition(":")[0], self.asked.options.get("direction"))
             proposals = Proposals(self.probed.run_dir, self.asked, self.planner, self.wanted, minimize=fewer)
@@ -97,9 +98,9 @@ class Search:
             while not status and not self._hopeless() and (batch := proposals.batch()):
                 status = self._batch(proposals, batch)
         if proposals.exhausted:
-            print(f"after {len(self.trials)} trials nothing new was proposed")
+            say(f"after {len(self.trials)} trials nothing new was proposed")
         if status:
-            print("stopped; the same command goes on with this search")
+            say("stopped; the same command goes on with this search")
         if self.trials:
             self._publish()
         if self.failures and not status:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 import reward_models
+from mlalign import secrecy
 from mlalign.errors import UserError
 from reward_models import settings
 
@@ -26,7 +27,11 @@ def add_scorer(parser: argparse.ArgumentParser) -> None:
 
 
 def scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """`{"family", …}` as `reward_models.open_scorer` takes it. Raises: UserError."""
+    """`{"family", …}` as `reward_models.open_scorer` takes it, secrets by reference. Raises: UserError."""
+    return secrecy.carry(_scorer_settings(options))
+
+
+def _scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
     told = dict(_setting(text) for text in options.set)
     file = getattr(options, "scorer", None)
     if file and (options.model or options.family):

@@ -23,6 +23,7 @@ import yaml
 
 import reward_models
 from mlalign.errors import UserError
+from mlalign.terminal import say
 from reward_models import commands, files, inputs, items
 from reward_models.evidence import agreement
 from reward_models.evidence.agreement import Pair, Rule
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     n_nameless = sum(pair.language is None for pair in pairs)
     left_out = [f"left out: {n_nameless} rows without a language; if all are in one, say so with --language CODE"] if n_nameless else []
     for line in [*inputs.dropped_lines(dropped), *left_out]:
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     if options.output:
         text = yaml.safe_dump({"scorer": told, "rows": options.input, **policy}, sort_keys=False, allow_unicode=True)
         with files.whole(options.output) as temporary:
@@ -108,16 +109,16 @@ def _print(entries: Mapping[str, Mapping], pairs: Sequence[Pair], target: float 
     by_language = defaultdict(list)
     for pair in pairs:
         by_language[pair.language].append(pair)
-    print(f"{'language':<12}{'pairs':>7}{'tied':>6}{'none':>6}  {'accuracy':<22}{'kappa':<24}policy")
+    say(f"{'language':<12}{'pairs':>7}{'tied':>6}{'none':>6}  {'accuracy':<22}{'kappa':<24}policy")
     for code, entry in entries.items():
         told = entry["evidence"]
         line = f"{code:<12}{told['pairs']:>7}{told['tied']:>6}{told['abstained']:>6}  {_with_interval(told, 'accuracy'):<22}"
         line += f"{_with_interval(told, 'kappa'):<24}{entry['policy']}" + (f" to {entry['to']}" if "to" in entry else "")
-        print(line + (f" ({entry['why']})" if "why" in entry else ""))
+        say(line + (f" ({entry['why']})" if "why" in entry else ""))
         if target is not None:
             margin, share = agreement.margin_for(by_language[code], target)
             far = "no margin is enough" if margin is None else f"from margin {margin:.4g} on, {share:.0%} of the pairs"
-            print(f"{'':<12}right {target:.0%} of the time: {far}")
+            say(f"{'':<12}right {target:.0%} of the time: {far}")
 
 
 def _with_interval(told: Mapping, measure: str) -> str:

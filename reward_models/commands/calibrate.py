@@ -18,6 +18,7 @@ from pathlib import Path
 
 import reward_models
 from mlalign.errors import UserError
+from mlalign.terminal import say
 from reward_models import card as cards
 from reward_models import commands, files, inputs, items
 from reward_models.evidence import calibration
@@ -54,9 +55,9 @@ def run(options: argparse.Namespace) -> int:
     told_also = [f"left out: {why}" for why in left_out] + [f"not counted: {n} {what}" for what, n in sorted(counts.items()) if n]
     told_also += [f"kept as the card has them: {', '.join(kept)}"] if kept else []
     for line in inputs.dropped_lines(dropped) + told_also:
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     if not options.dry_run:
-        print(f"{cards.write(place, card)}: calibration of {len(fitted)} languages written", file=sys.stderr)
+        say(f"{cards.write(place, card)}: calibration of {len(fitted)} languages written", file=sys.stderr)
     return 1 if left_out or any(counts.values()) else 0
 
 
@@ -90,7 +91,7 @@ def _fitted(scores: Mapping[str, Sequence[float]], least: int) -> tuple[dict[str
 
 def _print(found: Mapping[str, Mapping]) -> None:
     middle = calibration.N_QUANTILES // 2
-    print(f"{'language':<12}{'answers':>9}{'mean':>12}{'std':>12}{'5%':>12}{'median':>12}{'95%':>12}")
+    say(f"{'language':<12}{'answers':>9}{'mean':>12}{'std':>12}{'5%':>12}{'median':>12}{'95%':>12}")
     for code, e in found.items():
         numbers = (e["mean"], e["std"], e["quantiles"][5], e["quantiles"][middle], e["quantiles"][-6])
-        print(f"{code:<12}{e['n']:>9}" + "".join(f"{n:>12.5g}" for n in numbers))
+        say(f"{code:<12}{e['n']:>9}" + "".join(f"{n:>12.5g}" for n in numbers))

@@ -22,6 +22,7 @@ import yaml
 import reward_models
 from mlalign import languages
 from mlalign.errors import UserError, nearest
+from mlalign.terminal import say
 from reward_models import card as cards
 from reward_models.card import Card
 from reward_models.evidence import preflight
@@ -58,9 +59,9 @@ def _show(options: argparse.Namespace) -> int:
     if card is None:
         raise UserError(f"{options.model}: has no {cards.FILE}")
     if options.json:
-        print(json.dumps(dataclasses.asdict(card), ensure_ascii=False, indent=1))
+        say(json.dumps(dataclasses.asdict(card), indent=1))
     else:
-        print("\n".join(_lines(card)))
+        say("\n".join(_lines(card)))
     return 0
 
 
@@ -93,9 +94,9 @@ def _validate(options: argparse.Namespace) -> int:
     subject = preflight.of_model({"family": family, "path": options.model, "output": 0}, Card(**told))
     found = [f for f in subject.findings if f.level != "note"]
     for finding in found:
-        print(f"{finding.level}: {file}: {finding.where}: {finding.text}", file=sys.stderr)
+        say(f"{finding.level}: {file}: {finding.where}: {finding.text}", file=sys.stderr)
     if not found:
-        print(f"{file}: fits the model's files")
+        say(f"{file}: fits the model's files")
     return 2 if any(f.level == "error" for f in found) else 1 if found else 0
 
 
@@ -119,5 +120,5 @@ def _create(options: argparse.Namespace) -> int:
     if statistics:
         seen["training"] = {"score_statistics": {name: statistics[name] for name in ("mean", "std")}}
     written = cards.write(file, Card(options.family, direction=options.direction, scale=options.scale, **seen, **told))
-    print(written.read_text(encoding="utf-8"), end="")
+    say(written.read_text(encoding="utf-8"), end="")
     return 0

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlalign.terminal import say
 from reward_models import card as cards
 from reward_models import commands, inputs
 from reward_models.evidence import preflight, preflight_rows
@@ -50,10 +51,10 @@ def run(options: argparse.Namespace) -> int:
     looked.findings += [Finding("note", "rows", line) for line in inputs.dropped_lines(dropped)]
     findings = sorted([*subject.findings, *looked.findings], key=lambda f: LEVELS.index(f.level))
     if options.json:
-        print(json.dumps(_document(subject, looked, findings), ensure_ascii=True, indent=1))
+        say(json.dumps(_document(subject, looked, findings), ensure_ascii=True, indent=1))
     else:
         for line in _lines(subject, looked, findings, options.samples):
-            print(line)
+            say(line)
     levels = {finding.level for finding in findings}
     return 2 if "error" in levels else 1 if "warning" in levels else 0
 

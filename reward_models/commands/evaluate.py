@@ -22,6 +22,7 @@ from typing import Any
 import reward_models
 from mlalign import languages
 from mlalign.errors import UserError
+from mlalign.terminal import say
 from reward_models import commands, formats, inputs
 from reward_models.evidence import calibration, rewardbench
 
@@ -195,5 +196,5 @@ def _write(report: Any, folder: Path) -> None:
         with files.whole(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     files.write_json(folder / "results.json", rendering.to_json(report))
-    print(text)
-    print(f"{folder}: {', '.join([*shown, 'results.json'])}", file=sys.stderr)
+    say(text)
+    say(f"{folder}: {', '.join([*shown, 'results.json'])}", file=sys.stderr)

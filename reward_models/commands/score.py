@@ -21,6 +21,7 @@ from pathlib import Path
 import reward_models
 from mlalign import languages
 from mlalign.errors import UserError
+from mlalign.terminal import say
 from reward_models import commands, files
 from reward_models.evidence import calibration
 from reward_models.inputs import LANGUAGE
@@ -297,4 +298,4 @@ def _status(options: argparse.Namespace, finished: dict, card: calibration.cards
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, file=sys.stderr)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import reward_models
 from mlalign.errors import UserError
+from mlalign.terminal import say
 from reward_models import files
 from reward_models.evidence import verdicts
 from reward_models.evidence.preferences import WRITTEN, Row, Source, language_of, prepared
@@ -44,9 +45,9 @@ def score(scorers: Mapping[str, dict], source: Source, folder: Path) -> tuple[di
     for name in waiting:
         run = _score_apart if len(waiting) > 1 else _score
         counts = run(name, whats[name].pinned(), folder / ROWS, jobs[name])
-        print(f"{name}: {', '.join(f'{n} {what}' for what, n in counts.items() if isinstance(n, int) and n)}", file=sys.stderr)
+        say(f"{name}: {', '.join(f'{n} {what}' for what, n in counts.items() if isinstance(n, int) and n)}", file=sys.stderr)
     for name in done:
-        print(f"{name}: scored already", file=sys.stderr)
+        say(f"{name}: scored already", file=sys.stderr)
     (folder / ROWS).unlink()
     return {name: the_job.output for name, the_job in jobs.items()}, dropped
 

@@ -1,13 +1,12 @@
 """Evidence as text: Markdown to read, CSV and JSON to work with. Pure. Names come from data, so every format escapes them."""
 
-import csv
 import dataclasses
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlalign import spreadsheets
 from reward_models.evidence import rewardbench
 from reward_models.evidence.measures import AVERAGE, GAP, WORST, Plan, Record
 from reward_models.evidence.verdicts import MEASURES
@@ -207,18 +206,9 @@ def records(report: Report) -> list[dict[str, Any]]:
 
 
 def to_csv(report: Report) -> str:
-    """CSV text with a header; None is an empty field. A text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Every record as a line of CSV."""
     names = ["model", *(f.name for f in dataclasses.fields(Record) if f.name != "size"), "n", "n_groups", "ties", "unscored", "unlinked"]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: _no_formula(v) if isinstance(v, str) else v for k, v in row.items()} for row in records(report))
-    return out.getvalue()
-
-
-def _no_formula(text: str) -> str:
-    text = printable(text)
-    return "'" + text if text.lstrip().startswith(("=", "+", "-", "@")) else text
+    return spreadsheets.to_csv(records(report), names)
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlalign
+from mlalign import secrecy
 from mlalign.digests import Digests, Watch, tree
 from mlalign.engine.models import commit_of, local_model
 from mlalign.errors import UserError
@@ -24,7 +25,6 @@ NOT_CONTENT = frozenset(
     "gpu_memory_utilization tensor_parallel_size pipeline_parallel_size max_num_seqs max_num_batched_tokens".split()
 )
 SECRET = re.compile(r"(^|_)(key|token|secret|password)$")
-LOGIN = re.compile(r"//[^/@\s]+@")  # https://user:password@host
 KNOWN = Digests()  # what this process has hashed
 MODEL_KEYS = ("path", "base", "model", "reference")
 
@@ -90,7 +90,7 @@ def public(value: Any) -> Any:
         return {k: public(v) for k, v in value.items() if not SECRET.search(str(k))}
     if isinstance(value, list | tuple):
         return [public(v) for v in value]
-    return LOGIN.sub("//", value) if isinstance(value, str) else value
+    return secrecy.bare(value) if isinstance(value, str) else value
 
 
 def of_path(path: str, revision: str | None = None) -> Any:

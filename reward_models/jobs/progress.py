@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mlalign.terminal import say
+
 
 class Progress:
     """Rows done of `total` (`done` of them before; None: nobody knows), rows/s, tokens/s, time left. A context manager."""
@@ -30,7 +32,7 @@ class Progress:
             self._bar.update(more)
         elif self._lines and now - self._said >= self.every_s:
             self._said = now
-            print(self.line(now - self._began), file=sys.stderr, flush=True)
+            say(self.line(now - self._began), file=sys.stderr, flush=True)
 
     def line(self, seconds: float) -> str:
         """`scores.jsonl: 1,200 of 4,000 rows, 40 rows/s, 12.3k tokens/s, 01:10 left`."""

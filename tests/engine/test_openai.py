@@ -1,5 +1,6 @@
 """The openai engine against a real vLLM server, and against plain HTTP servers that refuse, fail and vanish."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -19,6 +20,7 @@ from mlalign.errors import UserError
 
 pytest.importorskip("openai")
 KEY = "sk-a-secret-of-mine"
+DRIBBLE = b" " * 12345
 
 
 def free_port() -> int:
@@ -33,20 +35,28 @@ def ask(text: str, seed: int = 1) -> Request:
 
 @pytest.fixture
 def plain_server():
-    """A local HTTP server that gives the (status, body) pairs of a list, one per request; yields its address, that list and what it was sent."""
-    replies: list[tuple[int, dict]] = []
+    """A local HTTP server that gives the (status, body) pairs of a list, one per request; yields its address, that list and what it was sent.
+
+    A body is JSON or bytes; that of DRIBBLE comes a space at a time and never ends.
+    """
+    replies: list[tuple[int, dict | bytes]] = []
     received: list[dict] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             status, reply = replies.pop(0)
-            data = json.dumps(reply).encode()
+            data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
             self.send_response(status)
             for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(data))), ("retry-after-ms", "10")):
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                if data == DRIBBLE:
+                    for _ in range(100):
+                        self.wfile.write(b" ")
+                        time.sleep(0.05)
+                self.wfile.write(data)
 
         def log_message(self, *args):
             pass
@@ -97,6 +107,50 @@ def test_a_server_that_is_gone_says_how_to_go_on():
     engine = open_engine(EngineConfig("openai", base_url=f"http://127.0.0.1:{free_port()}/v1", served_model="m", max_retries=0), None)
     with pytest.raises(UserError, match=r"does not answer .*same command again; finished shards are kept"):
         engine.generate([ask("Hi"), ask("Ho")], Sampling(5))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (200, b"<html>sign in</html>", r"127.0.0.1:\d+/v1 sends no usable answer from 'm': an HTML page .*engine.base_url"),
+        (200, {"choices": []}, "`choices` should be a list"),
+        (404, b"<html>" + b"not here " * 9999, "refuses a request for 'm'"),
+        (400, [1, 2], "refuses a request"),
+        (302, b"", "refuses a request for 'm'"),
+    ],
+)
+def test_a_malformed_reply_is_one_message(plain_server, status, body, why):
+    url, replies, _ = plain_server
+    replies.append((status, body))
+    engine = open_engine(EngineConfig("openai", base_url=url, served_model="m", max_retries=0), None)
+    with pytest.raises(UserError, match=why) as caught:
+        engine.generate([ask("Hi")], Sampling(5))
+    message = str(caught.value)
+    assert len(message) < 700 and "password" not in message and "\n" not in message
+
+
+def test_a_reply_that_never_ends_has_a_limit(plain_server):
+    url, replies, _ = plain_server
+    replies.append((200, DRIBBLE))
+    engine = open_engine(EngineConfig("openai", base_url=url, served_model="m", max_retries=0, timeout_s=0.3), None)
+    with pytest.raises(UserError, match=r"does not answer .*1 tries of up to 0.3 s"):
+        engine.generate([ask("Hi")], Sampling(5))
+
+
+def test_a_reply_that_is_too_large_is_not_read(plain_server, monkeypatch):
+    monkeypatch.setattr("mlalign.engine.replies.LARGEST", 1 << 20)
+    url, replies, _ = plain_server
+    replies.append((200, b" " * (3 << 20)))
+    engine = open_engine(EngineConfig("openai", base_url=url, served_model="m", max_retries=0), None)
+    with pytest.raises(UserError, match="more than 1 MiB"):
+        engine.generate([ask("Hi")], Sampling(5))
+
+
+@pytest.mark.parametrize("address", ["localhost:8000/v1", "ftp://host/v1", "http://", "http://[::1/v1", "http://u:hunter2@host:port/v1"])
+def test_what_is_no_address_is_told_without_its_password(address):
+    with pytest.raises(UserError, match=r"engine.base_url: expected an address") as caught:
+        open_engine(EngineConfig("openai", base_url=address, served_model="m"), None)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_an_unset_variable_is_named():

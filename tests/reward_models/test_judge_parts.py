@@ -101,6 +101,52 @@ TEXTS = [
     ("Verdict: １０", "10"),
     ("The answer is quite good, I give it 7 points.", None),
     ("", None),
+    # JSON elsewhere in the explanation
+    ('It printed {"a": 1}, which is right.\nVerdict: 8', "8"),
+    ("An empty {} is fine.\nVerdict: 8", "8"),
+    ('It says {"verdict": 3} itself.\nVerdict: 8', "8"),
+    ('Verdict: 3, or as JSON:\n{"verdict": "8", "explanation": "Its own Verdict: 2 does not count."}', "8"),
+    ('{"result": {"verdict": 8}}', "8"),
+    ('{"explanation": "two\nlines", "verdict": 8,}', "8"),
+    ('{"explanation": "cut off, it said \\"verdict\\": 3', None),
+    ('{"verdict": null}', None),
+    ('{"verdict": true}', None),
+    ("{" * 5000 + "Verdict: 8", "8"),
+    # how the words before it are written
+    ("verdict: 8", "8"),
+    ("VERDICT : 8", "8"),
+    ("Verdict：8", "8"),
+    ("**Verdict:** 8", "8"),
+    ("**Verdict**: **8**", "8"),
+    ("## Verdict\n\n8", "8"),
+    ("Verdict: <b>8</b>", "8"),
+    ("Verdict: $\\boxed{8}$", "8"),
+    ("My verdicts vary.\nVerdict:\n\n8", "8"),
+    # how numbers are written
+    ("8/10", "8"),
+    ("Verdict: [[8/10]]", "8"),
+    ("Verdict: 8 out of 10.", "8"),
+    ("Verdict: 8.0", "8"),
+    ("Verdict: 8,0", "8"),
+    ('{"verdict": 8.0}', "8"),
+    ("Verdict: 8分", "8"),
+    ("Verdict: ⑧", "8"),
+    ("Verdict: 8️⃣", "8"),
+    ("Verdict: 4/5", None),
+    ("Verdict: 8/100", None),
+    ("Verdict: 7-8", None),
+    ("Verdict: 7 or 8", None),
+    ("Verdict: 8%", None),
+    ("Verdict: 8,000", None),
+    ("Verdict: 8th", None),
+    ("Verdict: 0", None),
+    ("Verdict: -8", None),
+    ("Verdict: " + "8" * 5000, None),
+    # several
+    ("Verdict: 2\nVerdict: 8", "8"),
+    ("Verdict: 8\nVerdict: unclear", None),
+    ("<think>Verdict: 2</think>Verdict: 8", "8"),
+    ("<think>Verdict: 2", None),
 ]
 
 
@@ -113,9 +159,26 @@ def test_yes_and_no_of_the_rubric_language():
     french = yes_or_no("fra_Latn")
     assert parsing.verdict("oui", french.forms, french.lead) == "yes"
     assert parsing.verdict("Parce que. Verdict : Non.", french.forms, french.lead) == "no"
+    assert parsing.verdict("VERDICT\u202f: OUI, certainement", french.forms, french.lead) == "yes"
+    assert parsing.verdict("Verdict : oui/non", french.forms, french.lead) is None
+    turkish, chinese = yes_or_no("tur_Latn"), yes_or_no("cmn_Hans")
+    assert parsing.verdict("KARAR: HAYIR", turkish.forms, turkish.lead) == "no"
+    assert parsing.verdict("结论：否。", chinese.forms, chinese.lead) == "no"
     hindi = yes_or_no("hin_Deva")
     assert parsing.verdict("निर्णय: नहीं।", hindi.forms, hindi.lead) == "no"
     assert (parsing.begun("हा", hindi.forms), parsing.begun("न", hindi.forms), parsing.begun(" ", hindi.forms)) == ("yes", "no", None)
+
+
+def test_letters_of_a_comparison():
+    forms = {label: (label,) for label in "ABC"}
+    said = {"Verdict: [[B]]": "B", "verdict: b": "B", "Verdict: A is better than B": "A", "Verdict: A/B": None, "Verdict: A tie": None}
+    assert {text: parsing.verdict(text, forms, "Verdict:") for text in said} == said
+
+
+def test_the_explanation_is_what_stands_beside_the_verdict():
+    assert parsing.explanation('It has {"a": 1}.\n\n**Verdict**: 8', "Verdict:") == 'It has {"a": 1}.'
+    assert parsing.explanation('{"explanation": "Good.", "verdict": "8"}', "Verdict:") == "Good."
+    assert parsing.explanation("No lead at all", "Verdict:") == "No lead at all"
 
 
 def test_questions_of_a_checklist():
