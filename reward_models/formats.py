@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mlalign import languages
+from mlalign.conversations import Dropped, Malformed
+from mlalign.conversations.messages import ASSISTANT, HUMAN, transcript
 from mlalign.errors import UserError, nearest
 from mlalign.rows import messages, to_json
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROWS = "rows"  # the rows that `rm-score` takes: nothing to convert
-
-
-class Malformed(ValueError):
-    """A record that does not have the form its source promises; the message lacks only the place."""
 
 
 def convert(name: str, path: Path, rows: Iterable[tuple[str, dict]], dropped: Counter) -> Iterator[tuple[str, dict]]:
@@ -30,18 +27,25 @@ def convert(name: str, path: Path, rows: Iterable[tuple[str, dict]], dropped: Co
     if name == ROWS:
         yield from rows
         return
-    read, (stem, language) = FORMATS[name], PLACE_OF[name](path)
     for place, record in rows:
         try:
-            row = read(record, language)
-        except Malformed as error:
-            raise UserError(f"{place}: {error} (--format {name})") from None
-        if isinstance(row, str):
-            dropped[row, language] += 1
-            continue
-        if "group_id" in row:
-            row |= {"group_id": f"{stem}:{row['group_id']}", "id": f"{stem}:{row['group_id']}:{language}"}
-        yield place, {"language": language, **row}
+            yield place, as_row(name, path, place, record)
+        except Dropped as drop:
+            dropped[drop.reason, PLACE_OF[name](path)[1]] += 1
+
+
+def as_row(name: str, path: Path, place: str, record: Mapping) -> dict[str, Any]:
+    """One record as a row. Raises: UserError naming it for one of the wrong form, Dropped for one that gives no row."""
+    stem, language = PLACE_OF[name](path)
+    try:
+        row = FORMATS[name](record, language)
+    except Malformed as error:
+        raise UserError(f"{place}: {error} (--format {name})") from None
+    if isinstance(row, str):
+        raise Dropped(row, f"gives no row: {row} (--format {name})")
+    if "group_id" in row:
+        row |= {"group_id": f"{stem}:{row['group_id']}", "id": f"{stem}:{row['group_id']}:{language}"}
+    return {"language": language, **row}
 
 
 def hh_rlhf(record: Any, language: str = "eng_Latn") -> dict[str, Any] | str:
@@ -59,21 +63,6 @@ def _last_turn(text: Any, name: str) -> tuple[str, str]:
         raise Malformed(f"`{name}` is no transcript of \\n\\nHuman: and \\n\\nAssistant: turns: not in the form of HH-RLHF")
     prompt, _, answer = text.rpartition(ASSISTANT)
     return prompt, answer.strip()
-
-
-def transcript(text: str) -> list[dict]:
-    """`\\n\\nHuman: …\\n\\nAssistant: …` as messages; turns of one speaker in a row become one."""
-    turns: list[dict] = []
-    for part in text.split(HUMAN):
-        human, *assistant = part.split(ASSISTANT)
-        for role, content in [("user", human), *(("assistant", a) for a in assistant)]:
-            if not content.strip():
-                continue
-            if turns and turns[-1]["role"] == role:
-                turns[-1]["content"] += "\n\n" + content.strip()
-            else:
-                turns.append({"role": role, "content": content.strip()})
-    return turns
 
 
 def xcopa(record: Any, language: str) -> dict[str, Any]:

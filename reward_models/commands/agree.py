@@ -97,7 +97,7 @@ def _pairs(scorer: reward_models.Scorer, rows: Iterable[tuple[str, dict]]) -> li
         values = scorer.score_items(answers).values
         for i in range(0, len(answers), 2):
             chosen, rejected = answers[i : i + 2]
-            first = agreement.is_first(chosen.response, rejected.response)
+            first = agreement.is_first(items.readable(chosen.answer), items.readable(rejected.answer))
             pairs.append(Pair(chosen.group_id or str(chosen.row), chosen.language, values[i], values[i + 1], first))
     if not pairs:
         raise UserError("--input: holds no rows")

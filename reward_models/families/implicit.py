@@ -138,10 +138,10 @@ def _encode(item: Item, prompt: Sequence[Mapping] | None, tokenizer: Any, settin
     """The answer begins where the conversation's tokens part from those of the prompt with the generation prompt."""
     from jinja2 import TemplateError
 
-    messages, options = list(prompt or ()), {"tokenize": False, **settings.chat_template_kwargs}
+    messages, options = list(prompt or ()), {"tokenize": False, **({"tools": item.tools} if item.tools else {}), **settings.chat_template_kwargs}
     try:
         asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
-        whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": item.response}], **options)
+        whole = tokenizer.apply_chat_template([*messages, item.answer], **options)
     except TemplateError as error:
         raise UserError(f"{item.id}: the policy's chat template refuses this conversation: {error}") from None
     before, ids = tokenizer([asked, whole], add_special_tokens=False, verbose=False)["input_ids"]

@@ -28,7 +28,7 @@ class Source:
 
     def where(self, number: int) -> str:
         """The place of a row or line, for messages."""
-        return f"{self.path}: row {number}" if files.is_parquet(self.path) else f"{self.path}:{number}"
+        return f"{self.path}: row {number}" if files.is_table(self.path) else f"{self.path}:{number}"
 
     @property
     def stat(self) -> list[int]:
@@ -38,7 +38,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Rows of file number `file`. JSONL: `size` bytes of it from byte `start`, beginning with line `first`. Parquet: `size` rows from
+    """Rows of file number `file`. JSONL: `size` bytes of it from byte `start`, beginning with line `first`. Tables: `size` rows from
     row `start`. `rows` counts rows, not empty lines."""
 
     file: int
@@ -166,14 +166,14 @@ def _problem(check: Check, entry: Entry) -> UserError | None:
 
 def _cut(number: int, source: Source, n_rows: int, digest: Any) -> Iterator[tuple[Window, list[Entry]]]:
     """The windows of a file and what is in each; `digest` gets the file's content, `rows` is not counted yet."""
-    return _cut_parquet(number, source, n_rows, digest) if files.is_parquet(source.path) else _cut_jsonl(number, source, n_rows, digest)
+    return _cut_table(number, source, n_rows, digest) if files.is_table(source.path) else _cut_jsonl(number, source, n_rows, digest)
 
 
-def _cut_parquet(number: int, source: Source, n_rows: int, digest: Any) -> Iterator[tuple[Window, list[Entry]]]:
+def _cut_table(number: int, source: Source, n_rows: int, digest: Any) -> Iterator[tuple[Window, list[Entry]]]:
     with open(source.path, "rb") as f:
         while block := f.read(1 << 20):
             digest.update(block)
-    file = files.Parquet(source.path)
+    file = files.open_table(source.path)
     size = max(1, min(n_rows, WINDOW_BYTES * file.n_rows // max(file.n_bytes, 1)))
     for start in range(0, file.n_rows, size):
         n = min(size, file.n_rows - start)
@@ -211,9 +211,9 @@ def _key(source: Source, first: int, content: bytes) -> str:
 
 
 def lines_of(window: Window, raw: bytes) -> list[tuple[int, bytes]]:
-    """(number, line) of every line of a window that is not empty."""
-    raw = raw.removeprefix(files.BOM) if window.start == 0 else raw
-    return [(number, line) for number, line in enumerate(raw.split(b"\n"), window.first) if line.strip()]
+    """(number, line) of every line of a window that is not empty, without the byte order marks that joined files have inside."""
+    lines = ((number, line.removeprefix(files.BOM)) for number, line in enumerate(raw.split(b"\n"), window.first))
+    return [(number, line) for number, line in lines if line.strip()]
 
 
 def _of_lines(source: Source, window: Window, raw: bytes) -> list[Entry]:
@@ -240,7 +240,7 @@ class Reader:
 
     def entries(self, window: Window) -> list[Entry]:
         source = self._inputs[window.file]
-        if files.is_parquet(source.path):
+        if files.is_table(source.path):
             return _of_rows(source, window, self._open(window).rows(window.start, window.size))
         return _of_lines(source, window, self.raw(window))
 
@@ -262,6 +262,6 @@ class Reader:
     def _open(self, window: Window) -> Any:
         if self._number != window.file:
             path = self._inputs[window.file].path
-            self._file = files.Parquet(path) if files.is_parquet(path) else files.open_jsonl(path)
+            self._file = files.open_table(path) if files.is_table(path) else files.open_jsonl(path)
             self._number = window.file
         return self._file

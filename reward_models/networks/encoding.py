@@ -33,7 +33,7 @@ def encode(items: Sequence[Item], tokenizer: Any, max_length: int, template_kwar
     if empty := [item.id for item, ids in zip(items, whole, strict=True) if not ids]:
         raise UserError(f"{empty[0]}: the scorer's chat template writes nothing for this conversation")
     long = [i for i, ids in enumerate(whole) if len(ids) > max_length]
-    stand_ins = token_ids([dataclasses.replace(items[i], response=STAND_IN) for i in long], tokenizer, template_kwargs)
+    stand_ins = token_ids([dataclasses.replace(items[i], response=STAND_IN, answer_extra={}) for i in long], tokenizer, template_kwargs)
     out = [Encoded(ids) for ids in whole]
     for i, stand_in in zip(long, stand_ins, strict=True):
         out[i] = _shortened(items[i].id, whole[i], stand_in, max_length, first_token(tokenizer))
@@ -42,16 +42,45 @@ def encode(items: Sequence[Item], tokenizer: Any, max_length: int, template_kwar
 
 def token_ids(items: Sequence[Item], tokenizer: Any, template_kwargs: Mapping) -> list[list[int]]:
     """Token ids of whole conversations. The template writes the special tokens, so the tokenizer adds none (no doubled BOS)."""
+    texts = [render(item, tokenizer, template_kwargs) for item in items]
+    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+
+def render(item: Item, tokenizer: Any, template_kwargs: Mapping) -> str:
+    """A whole conversation as the template writes it. Raises: UserError for one that it refuses, or of which it leaves out tools."""
+    messages = [*item.prompt, item.answer]
+    text = _written(item, messages, item.tools, tokenizer, template_kwargs)
+    if item.tools or any("tool_calls" in message for message in messages):
+        _check_tools_written(item, text, tokenizer, template_kwargs)
+    return text
+
+
+def _written(item: Item, messages: list[dict], tools: list | None, tokenizer: Any, template_kwargs: Mapping) -> str:
     from jinja2 import TemplateError
 
-    texts = []
-    for item in items:
+    options = {**({"tools": tools} if tools else {}), **template_kwargs}
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except TemplateError as error:
+        raise UserError(f"{item.id}: the scorer's chat template refuses this conversation: {error}") from None
+
+
+def _check_tools_written(item: Item, text: str, tokenizer: Any, template_kwargs: Mapping) -> None:
+    """Raises: UserError if the template writes the same without the row's tools or without a message's calls: two different calls
+    would score the same."""
+    messages = [*item.prompt, item.answer]
+    for i, message in enumerate(messages):
+        if "tool_calls" not in message:
+            continue
+        without = {key: value for key, value in message.items() if key != "tool_calls"}
         try:
-            messages = [*item.prompt, {"role": "assistant", "content": item.response}]
-            texts.append(tokenizer.apply_chat_template(messages, tokenize=False, **template_kwargs))
-        except TemplateError as error:
-            raise UserError(f"{item.id}: the scorer's chat template refuses this conversation: {error}") from None
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+            same = _written(item, [*messages[:i], without, *messages[i + 1 :]], item.tools, tokenizer, template_kwargs) == text
+        except UserError:  # it looks for the calls, then
+            same = False
+        if same:
+            raise UserError(f"{item.id}: the scorer's chat template does not write the tool_calls of a message, so they would not be scored")
+    if item.tools and _written(item, messages, None, tokenizer, template_kwargs) == text:
+        raise UserError(f"{item.id}: the scorer's chat template does not write `tools`, so they would not be scored")
 
 
 def cut(ids: list[int], max_length: int, first: int | None) -> list[int]:
