@@ -56,11 +56,11 @@ def _decode(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)  # what json.loads does, without its detours
     except RecursionError:
-        raise ValueError(f"is JSON nested more than {MAX_DEPTH} deep") from None
+        raise ValueError(f"is not JSON that can be read: it is nested more than {MAX_DEPTH} deep") from None
     except ValueError as error:
         raise ValueError(f"is not JSON ({error})") from None
     if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise ValueError(f"is JSON nested more than {MAX_DEPTH} deep")
+        raise ValueError(f"is not JSON that can be read: it is nested more than {MAX_DEPTH} deep")
     return value, end
 
 

@@ -100,10 +100,7 @@ def of_row(row: Mapping, where: str, read: Row | None = None) -> list[Item]:
         "english_prompt": _english(row, where),
         "tools": read.tools,
     }
-    return [
-        _item(name, read.prompt, answer, **common)
-        for name, answer in zip(_names(read, identifier), read.answers, strict=True)
-    ]
+    return [_item(name, read.prompt, answer, **common) for name, answer in zip(_names(read, identifier), read.answers, strict=True)]
 
 
 def read_row(row: Mapping, where: str) -> Row:

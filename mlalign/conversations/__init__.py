@@ -10,6 +10,8 @@ What cannot be read raises `Malformed` (the file is not what it should be) or `D
 """
 
 from mlalign.conversations.messages import Dropped, Malformed
-from mlalign.conversations.reader import Row, is_plain, read
+from mlalign.conversations.reader import Row, Shape, is_plain, named, read
 
-__all__ = ["Dropped", "Malformed", "Row", "is_plain", "read"]
+__all__ = ["VERSION", "Dropped", "Malformed", "Row", "Shape", "is_plain", "named", "read"]
+
+VERSION = 2  # of what rows are taken to say: scores of rows that an earlier one read are not taken for those of today

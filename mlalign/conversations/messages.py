@@ -29,6 +29,7 @@ SPEAKERS = {
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 CARRIED = ("tool_calls", *REASONING, "name", "tool_call_id")
+TEXT_PARTS = ("text", "input_text", "output_text")
 MEDIA = ("images", "image", "audio", "videos")
 LONGEST_NAME = 40  # characters of a foreign value that a message shows
 
@@ -200,10 +201,13 @@ def _text(content: Any, message: Mapping, name: str) -> str | None:
 def _part(part: Any, name: str) -> str:
     if isinstance(part, str):
         return part
-    if isinstance(part, Mapping) and isinstance(part.get("text"), str) and part.get("type", "text") in ("text", "input_text", "output_text"):
+    if isinstance(part, Mapping) and part.get("type", "text") in TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
-    raise Dropped("has_content_parts", f"`{name}`: content is a list of parts, and one is {_short(kind)}: only parts {{type: text, text}} are read")
+    raise Dropped(
+        "has_content_parts",
+        f"`{name}`: content is a list of parts, and one is {_short(kind)}: only parts {{type: text, text}} are read",
+    )
 
 
 def _kind(value: Any) -> str:

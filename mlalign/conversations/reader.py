@@ -65,6 +65,13 @@ def is_plain(record: Mapping) -> bool:
     return prompt != "" and plain(prompt) and plain(response) and SPECIAL.isdisjoint(record)
 
 
+def named(record: Mapping, columns: Mapping[str, Any]) -> dict:
+    """A record whose `columns` (our name -> value) a person has named: other columns with answers are not looked at beside them."""
+    answers = (*WHOLE, *ONE, *SEVERAL, "chosen", "rejected")
+    hidden = answers if any(name in columns for name in answers) else ()
+    return {**{name: value for name, value in record.items() if name not in hidden}, **columns}
+
+
 def read(record: Mapping, want: Shape | None = None) -> Row:
     """What a record says. `want`: what is looked for first where a record has several things.
 
@@ -150,8 +157,8 @@ def _many(record: Mapping, name: str, tools: list | None) -> Row:
     responses = _listed(record[name])
     if not isinstance(responses, list):
         raise Malformed(f"{name}: expected a list, got {type(responses).__name__}")
-    if not responses:
-        raise Dropped("no_answers", f"`{name}` is an empty list")
+    if not responses and not _prompt(record):
+        raise Malformed(f"needs {NEEDED}: `{name}` stands without a prompt")
     prompt, answers = _answers(record, [(name, value) for value in responses])
     return Row("many", prompt, answers, names=[_name(response) for response in responses], tools=tools)
 
@@ -167,7 +174,7 @@ def _answers(record: Mapping, values: Sequence[tuple[str, Any]]) -> tuple[list[d
     names = list(dict.fromkeys(name for name, _ in values))
     if not all(_same(prompt, prompts[0]) for prompt in prompts):
         raise Dropped("prompts_differ", f"the conversations of {' and '.join(f'`{n}`' for n in names)} differ before their last message")
-    return prompts[0], answers
+    return prompts[0] if prompts else given, answers
 
 
 # --------------------------------------------------------------------------------------------------------------- columns
@@ -254,7 +261,10 @@ def _joined(given: list[dict], turns: list[dict], name: str) -> tuple[list[dict]
         )
     prompt = _merged(given, before)
     if prompt is None:
-        raise Dropped("prompt_not_in_conversation", f"`prompt` is neither the beginning nor the end of what comes before the answer in `{name}`")
+        raise Dropped(
+            "prompt_not_in_conversation",
+            f"`prompt` is neither the beginning nor the end of what comes before the answer in `{name}`",
+        )
     if not prompt:
         raise Dropped("no_prompt", f"`{name}`: a conversation has a prompt and ends with an assistant's message; this one has no prompt")
     return prompt, answer

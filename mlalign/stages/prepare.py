@@ -27,7 +27,7 @@ from mlalign.errors import UserError
 from mlalign.schema import hashed, what
 from mlalign.stage import Inputs, Output, Stopped
 
-VERSION = 1
+VERSION = 2
 KIND = "rows"
 SLOTS = {"rows": "rows*?"}
 SHARDED = None

@@ -37,6 +37,9 @@ RESERVED = {
 }
 
 
+REPORTS = ("truncated", "response_truncated", "not_finite", "cut_tokens")
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     path: str  # directory or hub id
@@ -100,6 +103,21 @@ def prepare(settings: Settings) -> Classifier:
         return encoding.encode(items, tokenizer, max_length, settings.chat_template_kwargs)
 
     return Classifier(encode, outputs, output, -1.0 if told.direction == "lower_is_better" else 1.0, outputs.close)
+
+
+def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
+    """What raises a UserError for a conversation that the chat template refuses, or writes nothing for."""
+    from reward_models.networks import loading
+
+    told = cards.read(settings.path, settings.revision) or cards.Card()
+    tokenizer = loading.tokenizer(settings.path, settings.revision, told)
+
+    def accept(items: Sequence[Item]) -> None:
+        for item in items:
+            if not encoding.render(item, tokenizer, settings.chat_template_kwargs):
+                raise UserError(f"{item.id}: the scorer's chat template writes nothing for this conversation")
+
+    return accept
 
 
 def _transformers(settings: Settings) -> tuple[Any, Callable[[int], Any]]:

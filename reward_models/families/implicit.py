@@ -36,6 +36,11 @@ ADAPTER = "adapter_config.json"
 UNBOUNDED = 10**9  # what tokenizers say who know no limit is larger
 
 
+REPORTS = (
+    "truncated", "response_truncated", "no_english_prompt", "not_finite", "logp_policy", "logp_reference", "n_tokens",
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     path: str  # of the policy: directory or hub id
@@ -90,6 +95,19 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     return run
 
 
+def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
+    """What raises a UserError for a conversation that the policy's chat template refuses, or writes no answer for."""
+    tokenizer = causal.tokenizer(causal.find(settings.path, settings.revision, settings.base))
+
+    def accept(items: Sequence[Item]) -> None:
+        for item in items:
+            prompt = item.prompt if settings.condition_on == "prompt" else item.english_prompt
+            if prompt is not None:
+                _encode(item, prompt, tokenizer, settings)
+
+    return accept
+
+
 def _scores(n: int, encoded: Mapping[int, Encoded], logps: Mapping[int, tuple[float, float]], settings: Settings) -> Scores:
     n_tokens = {i: len(e.ids) - e.begin for i, e in encoded.items()}
     values = {i: reward(*logps[i], n_tokens[i], settings) for i in encoded}
@@ -138,7 +156,8 @@ def _encode(item: Item, prompt: Sequence[Mapping] | None, tokenizer: Any, settin
     """The answer begins where the conversation's tokens part from those of the prompt with the generation prompt."""
     from jinja2 import TemplateError
 
-    messages, options = list(prompt or ()), {"tokenize": False, **({"tools": item.tools} if item.tools else {}), **settings.chat_template_kwargs}
+    messages = list(prompt or ())
+    options = {"tokenize": False, **({"tools": item.tools} if item.tools else {}), **settings.chat_template_kwargs}
     try:
         asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
         whole = tokenizer.apply_chat_template([*messages, item.answer], **options)

@@ -61,12 +61,18 @@ class Reading:
         """The row as `items.of_row` wants it. Raises: UserError for a record that is not in the form."""
         row: Mapping = entry.row or {}
         if self.form != formats.ROWS:
-            row = {**row, **formats.as_row(self.form, entry.source.path, entry.where, row)}
+            row = {**row, **self._converted(entry, row)}
         if not self.columns and self.language is None:
             return row
-        out = {**row, **{name: row.get(column) for name, column in self.columns.items()}}
+        out = conversations.named(row, {name: row.get(column) for name, column in self.columns.items()})
         nameless = self.language is not None and not any(out.get(name) for name in items.LANGUAGE_COLUMNS)
         return {**out, "language": self.language} if nameless else out
+
+    def _converted(self, entry: Entry, row: Mapping) -> dict:
+        try:
+            return formats.as_row(self.form, entry.source.path, entry.where, row)
+        except conversations.Dropped as drop:
+            raise UserError(f"{entry.where}: {drop}") from None
 
     def check(self, entry: Entry) -> None:
         """Raises: UserError for a row that cannot be scored. Plain rows, which most are, are seen to be good at a glance."""

@@ -78,7 +78,7 @@ def _check_tools_written(item: Item, text: str, tokenizer: Any, template_kwargs:
         except UserError:  # it looks for the calls, then
             same = False
         if same:
-            raise UserError(f"{item.id}: the scorer's chat template does not write the tool_calls of a message, so they would not be scored")
+            raise UserError(f"{item.id}: the scorer's chat template does not write the tool_calls of a message: they would not be scored")
     if item.tools and _written(item, messages, None, tokenizer, template_kwargs) == text:
         raise UserError(f"{item.id}: the scorer's chat template does not write `tools`, so they would not be scored")
 
