@@ -84,14 +84,14 @@ def of_preference(row: Mapping) -> list[Item]:
     return items
 
 
-def of_row(row: Mapping, where: str, read: Row | None = None) -> list[Item]:
-    """The items of a person's row. `where` (file and line) names it in errors and stands in for a missing `id`.
+def of_row(row: Mapping, where: str, read: Row | None = None, name: str | None = None) -> list[Item]:
+    """The items of a person's row. `where` (file and line) names it in errors; `name`, or else `where`, stands in for a missing id.
 
     `read`: what `conversations.read` made of the row, if that is known already.
     Raises: UserError for what is no row (see `conversations`), or an unknown language.
     """
     read = read or read_row(row, where)
-    identifier = where if row.get("id") in (None, "") else str(row["id"])
+    identifier = name or where if row.get("id") in (None, "") else str(row["id"])
     common = {
         "language": _language(row, where),
         "reference": _reference(row.get("reference")),

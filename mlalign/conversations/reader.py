@@ -25,6 +25,12 @@ ONE = ("response", "completion")
 SEVERAL = ("responses", "completions")
 SPECIAL = frozenset((*WHOLE, *SEVERAL, "completion", "chosen", "rejected", "tools"))  # beside these a row is not plain
 
+# What people call a prompt or a response where no shape tells which it is.
+USUAL = {
+    "question": "prompt", "query": "prompt", "instruction": "prompt", "history": "prompt", "context": "prompt", "input": "prompt",
+    "problem": "prompt", "answer": "response", "output": "response", "reply": "response", "solution": "response", "target": "response",
+}  # fmt: skip
+
 Shape = Literal["prompt", "one", "many", "pair"]
 
 
@@ -94,7 +100,13 @@ def read(record: Mapping, want: Shape | None = None) -> Row:
         return _one(record, tools)
     if "chosen" in record and "rejected" in record:
         raise Dropped("null_answer", "`chosen` and `rejected` are null")
-    raise Malformed(f"needs {NEEDED}; it has {', '.join(map(str, record)) or 'nothing'}")
+    raise _needs(record)
+
+
+def _needs(record: Mapping) -> Malformed:
+    has = ", ".join(map(str, record)) or "nothing"
+    usual = [f"{ours} may be {theirs}" for theirs, ours in USUAL.items() if theirs in record and ours not in record]
+    return Malformed(f"needs {NEEDED}; it has {has}" + (f"; {' and '.join(usual)}: name the columns so" if usual else ""))
 
 
 def _there(record: Mapping, name: str) -> bool:
@@ -140,7 +152,7 @@ def _one(record: Mapping, tools: list | None) -> Row:
 def _sides(record: Mapping, tools: list | None) -> Row:
     for side in ("chosen", "rejected"):
         if side not in record:
-            raise Malformed(f"needs {NEEDED}; it has {', '.join(map(str, record))}")
+            raise _needs(record)
         if record[side] is None:
             raise Dropped("null_answer", f"`{side}` is null")
     chosen, rejected = (_several(record[side]) for side in ("chosen", "rejected"))

@@ -58,7 +58,7 @@ def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
     """What raises a UserError for an item that the scorer of its language would refuse."""
     policies, default = _policies(settings)
     parts = _parts(settings, {default, *policies.values()})
-    acceptors = {policy: accept for policy, part in parts.items() if (accept := reward_models.acceptor(part))}
+    acceptors = {policy: found for policy, part in parts.items() if (found := reward_models.acceptor(part))}
 
     def accept(items: Sequence[Item]) -> None:
         for item in items:

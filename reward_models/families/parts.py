@@ -33,7 +33,7 @@ def _calibrated(scorer: "reward_models.Scorer", told: Mapping, method: str) -> "
 
 def acceptor(told: Sequence[Mapping]) -> Callable[[Sequence[Item]], None]:
     """What raises a UserError for items that one of the parts would refuse."""
-    acceptors = [accept for part in told if (accept := reward_models.acceptor(part))]
+    acceptors = [found for part in told if (found := reward_models.acceptor(part))]
 
     def accept(items: Sequence[Item]) -> None:
         for each in acceptors:

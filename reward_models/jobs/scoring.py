@@ -100,14 +100,13 @@ class Reading:
         """What an entry that is a row says, and its items. Raises: UserError for a bad row."""
         assert entry.row is not None
         row, where = self.view(entry), entry.where
-        if row.get("id") in (None, ""):
-            row = {**row, "id": entry.name}
         try:
             read = items.read_row(row, where)
-            return read, items.of_row(row, where, read)
+            return read, items.of_row(row, where, read, entry.name)
         except UserError as error:
             missing = [f"--{n}-column {c}" for n, c in self.columns.items() if row.get(n) is None]
-            raise UserError(*error.messages, *([f"{where}: has nothing under {', '.join(missing)}"] if missing else [])) from None
+            further = [f"{where}: has nothing under {', '.join(missing)}"] if missing else []
+            raise UserError(*error.messages, *further) from None
 
 
 @dataclasses.dataclass
