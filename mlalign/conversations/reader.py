@@ -105,8 +105,12 @@ def read(record: Mapping, want: Shape | None = None) -> Row:
 
 def _needs(record: Mapping) -> Malformed:
     has = ", ".join(map(str, record)) or "nothing"
-    usual = [f"{ours} may be {theirs}" for theirs, ours in USUAL.items() if theirs in record and ours not in record]
-    return Malformed(f"needs {NEEDED}; it has {has}" + (f"; {' and '.join(usual)}: name the columns so" if usual else ""))
+    mends = []
+    for theirs, ours in USUAL.items():
+        if theirs in record and ours not in record:
+            stored = "completion" if ours == "response" else ours
+            mends.append(f"; if `{theirs}` is the {ours}, say so with --{ours}-column {theirs}, or columns: {{{stored}: {theirs}}}")
+    return Malformed(f"needs {NEEDED}; it has {has}{''.join(mends)}")
 
 
 def _there(record: Mapping, name: str) -> bool:
@@ -240,9 +244,9 @@ def _name(answer: Any) -> str | None:
 
 
 def _tools(value: Any) -> list | None:
-    value = parsed(value) if isinstance(value, str) else value
-    if value is None or value in ([], {}):
+    if value is None or value in ("", [], {}):
         return None
+    value = parsed(value) if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
         raise Malformed("`tools` must be a list of tools, or the JSON text of one")
     return value
