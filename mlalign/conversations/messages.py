@@ -139,6 +139,8 @@ def answered_transcript(text: str) -> list[dict]:
 
 
 def _message(turn: Any, name: str) -> dict:
+    if type(turn) is dict and len(turn) == 2 and turn.get("role") in ROLES and type(turn.get("content")) is str:
+        return {"role": turn["role"], "content": turn["content"]}  # most are like this
     if isinstance(turn, str):
         raise Malformed(f"`{name}`: is a list of texts; several answers stand in `responses`, messages are {{role, content}}")
     if not isinstance(turn, Mapping):

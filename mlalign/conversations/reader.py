@@ -86,6 +86,9 @@ def read(record: Mapping, want: Shape | None = None) -> Row:
 
     Raises: Malformed for a record of another form, Dropped for one that gives nothing.
     """
+    if want is None and is_plain(record):
+        prompt, answer = {"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["response"]}
+        return Row("one", [prompt], [answer], names=[None])
     record = by_shape(record)
     tools = _tools(record.get("tools"))
     if want == "prompt":
@@ -319,7 +322,7 @@ def _without_system(messages: list[dict]) -> tuple[list[dict], list[dict]]:
 
 def _same(a: Sequence[Mapping], b: Sequence[Mapping]) -> bool:
     """Whether two conversations are the same but for white space."""
-    return len(a) == len(b) and all(_told(x) == _told(y) for x, y in zip(a, b, strict=True))
+    return a == b or (len(a) == len(b) and all(_told(x) == _told(y) for x, y in zip(a, b, strict=True)))
 
 
 def _told(message: Mapping) -> dict:

@@ -56,6 +56,7 @@ class Reading:
     told: Sequence[str] = ()
     accept: Callable[[Sequence[Item]], None] | None = None
     _languages: set = dataclasses.field(default_factory=lambda: {None}, compare=False, repr=False)  # codes known to be good
+    _written: dict[str, list[str]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def view(self, entry: Entry) -> Mapping:
         """The row as `items.of_row` wants it. Raises: UserError for a record that is not in the form."""
@@ -94,7 +95,10 @@ class Reading:
 
     def written(self, shape: str) -> list[str]:
         """The columns that a row of this shape is known to get."""
-        return _names(shape, [self.column, *self.told], self.column)
+        if shape not in self._written:
+            columns = [self.column, *self.told]
+            self._written[shape] = [name for column in columns for name in _names(shape, column, self.column)]
+        return self._written[shape]
 
     def items(self, entry: Entry) -> tuple[Row, list[Item]]:
         """What an entry that is a row says, and its items. Raises: UserError for a bad row."""
@@ -200,23 +204,20 @@ def _told(found: Scores, name: str) -> dict[str, Sequence]:
 
 def _columns(row: Row, told: Mapping[str, Sequence], first: int, n: int, name: str = "score") -> dict[str, Any]:
     """The new columns of a row whose answers are the items [first, first + n); `told` has a value per item under each name."""
+    if row.shape == "one":
+        return {column: values[first] for column, values in told.items()}
     out: dict[str, Any] = {}
     for column, values in told.items():
-        own = _names(row.shape, [column], name)
-        if row.shape == "pair":
-            out.update(zip(own, values[first : first + 2], strict=True))
-        else:
-            out[own[0]] = list(values[first : first + n]) if row.shape == "many" else values[first]
-    if row.n_chosen is not None:
-        out["n_chosen"] = row.n_chosen
-    return out
+        names = _names(row.shape, column, name)
+        out.update(zip(names, values[first : first + n] if row.shape == "pair" else [list(values[first : first + n])], strict=True))
+    return out if row.n_chosen is None else {**out, "n_chosen": row.n_chosen}
 
 
-def _names(shape: str, columns: Sequence[str], name: str) -> list[str]:
-    """What columns are called in a row of this shape; `name` is that of the scores."""
+def _names(shape: str, column: str, name: str) -> tuple[str, ...]:
+    """What a column is called in a row of this shape; `name` is that of the scores."""
     if shape == "pair":
-        return [f"{column}_{side}" for column in columns for side in ("chosen", "rejected")]
-    return ["scores" if shape == "many" and column == name == "score" else column for column in columns]
+        return f"{column}_chosen", f"{column}_rejected"
+    return ("scores" if shape == "many" and column == name == "score" else column,)
 
 
 def _counts(per_row: Sequence[Sequence[Item] | None], flat: Sequence[Item], found: Scores, entries: Sequence[Entry]) -> dict[str, Any]:
