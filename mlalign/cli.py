@@ -156,12 +156,11 @@ def _one_stage(name: str, arguments: list[str]) -> int:
     body: dict = {"stage": name, "inputs": {}, "config": {}}
     if "model" in module.SLOTS:
         body["inputs"]["model"] = {"path": "${model.path}"}
-    if "languages" in fields:
+    says_languages = any(a.startswith("languages=") for a in arguments)
+    if "languages" in fields and (says_languages or not _names_rows(arguments, name, module.SLOTS)):
         body["config"]["languages"] = "${languages}"
     if name == "prepare":
         body["config"]["sources"] = f"${{data.{SOURCES_OF.get(_value_of('kind', arguments, 'prompt'), 'prompts')}}}"
-    if name == "prepare" and any(a.startswith("sources=") for a in arguments) and not any(a.startswith("languages=") for a in arguments):
-        body["config"]["languages"] = None  # all that the sources have
     rest = [_short(a, name, fields, module.SLOTS) for a in arguments]
     dry = "dry=true" in rest
     rest = [a for a in rest if a != "dry=true"]
@@ -172,6 +171,14 @@ def _one_stage(name: str, arguments: list[str]) -> int:
 
 # Which list of a data file holds the sources of a kind of row.
 SOURCES_OF = {"prompt": "prompts", "preference": "preferences", "demonstration": "demonstrations", "text": "texts"}
+
+
+def _names_rows(arguments: list[str], stage: str, slots: dict[str, str]) -> bool:
+    """Whether arguments say what a stage reads: its languages are then all that are there (its own default), not those of `data`."""
+    keys = {argument.partition("=")[0] for argument in arguments}
+    if stage == "prepare" and "sources" in keys:
+        return True
+    return any(slot in keys and kind.startswith(("rows", "any")) for slot, kind in slots.items())
 
 
 def _value_of(key: str, arguments: list[str], default: str) -> str:

@@ -7,7 +7,8 @@
 Importing this package imports nothing heavy. It needs transformers and light libraries, never a trainer.
 
 A family is a module with `Settings` (a dataclass) and `prepare(settings)`, which returns a function from items to `Scores`; what
-holds memory or processes has a `close()` too.
+holds memory or processes has a `close()` too. Where some items cannot be scored, it has `acceptor(settings)`, which tells without
+opening a model; `REPORTS` names columns and flags that it always writes.
 """
 
 import dataclasses
@@ -88,6 +89,20 @@ def open_scorer(told: Mapping) -> Scorer:
         raise UserError(*found)
     module = importlib.import_module(FAMILIES[told["family"]])
     return Scorer(told.get("name", told["family"]), told["family"], module.prepare(module.Settings(**_own(told))))
+
+
+def acceptor(told: Mapping) -> Callable[[Sequence[Item]], None] | None:
+    """What raises a UserError for items that the scorer would refuse, without its model; None where it takes all. Raises: UserError."""
+    if found := problems(told):
+        raise UserError(*found)
+    module = importlib.import_module(FAMILIES[told["family"]])
+    make = getattr(module, "acceptor", None)
+    return make(module.Settings(**_own(told))) if make else None
+
+
+def reports(told: Mapping) -> tuple[str, ...]:
+    """Columns and flags that the scorer is known to write beside its scores."""
+    return getattr(importlib.import_module(FAMILIES[told["family"]]), "REPORTS", ())
 
 
 def problems(told: Mapping, key: str = "scorer") -> list[str]:

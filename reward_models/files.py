@@ -1,4 +1,5 @@
-"""Files of rows as people have them: JSONL (also gzipped) or Parquet by their ending, streamed, every row with its place for messages.
+"""Files of rows as people have them, by their ending, every row with its place for messages. JSONL (also gzipped) and Parquet are
+streamed; JSON arrays, CSV and TSV are read as `mlalign prepare` reads them, and held in memory.
 
 Writing gives whole files or none, on the disk when the call returns.
 """
@@ -18,11 +19,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from mlalign import json_text
+from mlalign.conversations.reader import NEEDED
 from mlalign.errors import UserError
-from reward_models.items import SHAPES
 
 WINDOW = 1024  # rows in memory
-ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+STREAMED = (".jsonl", ".jsonl.gz", ".parquet")  # what is taken out of a folder: the others may be anything
+HELD = (".json", ".csv", ".tsv")
+ENDINGS = (*STREAMED, *HELD)
 BOM = b"\xef\xbb\xbf"
 T = TypeVar("T")
 
@@ -33,7 +37,7 @@ def read(path: Path) -> Iterator[tuple[str, dict]]:
     Raises: UserError for a missing file, another ending, a broken line.
     """
     check(path)
-    return _read_parquet(path) if is_parquet(path) else _read_jsonl(path)
+    return _read_table(path) if is_table(path) else _read_jsonl(path)
 
 
 def check(path: Path) -> None:
@@ -64,9 +68,9 @@ def expand(given: Sequence[str]) -> list[Path]:
 def _expand(text: str) -> list[Path]:
     path = Path(text)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS) and not p.name.startswith("."))
+        found = sorted(p for p in path.iterdir() if p.name.endswith(STREAMED) and not p.name.startswith("."))
         if not found:
-            raise UserError(f"{path}: a folder without files ending in {', '.join(ENDINGS)}")
+            raise UserError(f"{path}: a folder without files ending in {', '.join(STREAMED)}; name files of another kind one by one")
         return found
     if any(c in text for c in "*?[") and not path.exists():
         found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
@@ -81,6 +85,11 @@ def _expand(text: str) -> list[Path]:
 
 def is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is read by the number of a row, and not by the bytes of a line."""
+    return not path.name.endswith((".jsonl", ".jsonl.gz"))
 
 
 def windows(rows: Iterable[T], size: int = WINDOW) -> Iterator[list[T]]:
@@ -111,32 +120,23 @@ def parse(line: bytes) -> dict | None:
     """The row in a line of JSONL; None for an empty line. Raises: ValueError that says what is wrong with it."""
     try:
         text = line.decode("utf-8").strip()
-        if not text:
-            return None
-        row, end = DECODER.raw_decode(text)  # what json.loads does, without its detours
-        if end != len(text):
-            raise json.JSONDecodeError("Extra data", text, end)
-        if "\\ud" in text or "\\uD" in text:  # half of a pair of surrogates is JSON, but no text
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8") from None
-    except UnicodeEncodeError:
-        raise ValueError("has half of a surrogate pair (\\ud8…), which is no text") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not JSON ({error})") from None
+    if not text:
+        return None
+    row = json_text.load(text)
+    if not json_text.is_text(row, text):
+        raise ValueError("has half of a surrogate pair (\\ud8…), which is no text")
     if not isinstance(row, dict):
-        raise ValueError(f"expected an object with {SHAPES}")
+        raise ValueError(f"expected an object with {NEEDED}")
     return row
-
-
-DECODER = json.JSONDecoder()
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
     with whole_gzip(path), open_jsonl(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
-                row = parse(line.removeprefix(BOM) if number == 1 else line)
+                row = parse(line)
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}") from None
             if row is not None:
@@ -240,8 +240,30 @@ class Parquet:
         return batch
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict]]:
-    file = Parquet(path)
+class Held:
+    """A JSON array, CSV or TSV in memory, with what is used of `Parquet`."""
+
+    def __init__(self, path: Path):
+        from mlalign.data import sources
+
+        problems = sources.Problems()
+        file = sources.find(sources.Source(path=str(path)))[0]
+        self._rows = [row for _, row in sources.read(file, True, problems)]
+        problems.raise_if_any()
+        self.path, self.n_rows, self.n_bytes = path, len(self._rows), path.stat().st_size
+
+    def rows(self, start: int, n: int) -> list[dict]:
+        """Rows [start, start + n)."""
+        return self._rows[start : start + n]
+
+
+def open_table(path: Path) -> "Parquet | Held":
+    """A file that is read by the number of a row. Raises: UserError for a broken one."""
+    return Parquet(path) if is_parquet(path) else Held(path)
+
+
+def _read_table(path: Path) -> Iterator[tuple[str, dict]]:
+    file = open_table(path)
     for start in range(0, file.n_rows, WINDOW):
         for i, row in enumerate(file.rows(start, min(WINDOW, file.n_rows - start)), start + 1):
             yield f"{path}: row {i}", row

@@ -1,6 +1,6 @@
-"""Published preference sets in the form in which they come: a record in, the columns of a row out. Pure.
+"""Published preference sets that only their name tells (`--format`): a record in, the columns of a row out. Pure.
 
-`convert` makes rows of a whole file. A record of the wrong form raises `Malformed`; one that is no pair gives the reason in a word.
+`convert` makes rows of a whole file. A record of the wrong form raises `Malformed`; one that is no pair raises `Dropped`.
 """
 
 from collections import Counter
@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mlalign import languages
+from mlalign.conversations import Dropped, Malformed
+from mlalign.conversations.messages import ASSISTANT, HUMAN, transcript
 from mlalign.errors import UserError, nearest
 from mlalign.rows import messages, to_json
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROWS = "rows"  # the rows that `rm-score` takes: nothing to convert
-
-
-class Malformed(ValueError):
-    """A record that does not have the form its source promises; the message lacks only the place."""
 
 
 def convert(name: str, path: Path, rows: Iterable[tuple[str, dict]], dropped: Counter) -> Iterator[tuple[str, dict]]:
@@ -30,26 +27,37 @@ def convert(name: str, path: Path, rows: Iterable[tuple[str, dict]], dropped: Co
     if name == ROWS:
         yield from rows
         return
-    read, (stem, language) = FORMATS[name], PLACE_OF[name](path)
     for place, record in rows:
         try:
-            row = read(record, language)
-        except Malformed as error:
-            raise UserError(f"{place}: {error} (--format {name})") from None
-        if isinstance(row, str):
-            dropped[row, language] += 1
-            continue
-        if "group_id" in row:
-            row |= {"group_id": f"{stem}:{row['group_id']}", "id": f"{stem}:{row['group_id']}:{language}"}
-        yield place, {"language": language, **row}
+            yield place, as_row(name, path, place, record)
+        except Dropped as drop:
+            dropped[drop.reason, _place(name, path)[1]] += 1
 
 
-def hh_rlhf(record: Any, language: str = "eng_Latn") -> dict[str, Any] | str:
+@cache
+def _place(name: str, path: Path) -> tuple[str, str]:
+    """What groups of a file are named after, and its language."""
+    return PLACE_OF[name](path)
+
+
+def as_row(name: str, path: Path, place: str, record: Mapping) -> dict[str, Any]:
+    """One record as a row. Raises: UserError naming it for one of the wrong form, Dropped for one that gives no row."""
+    stem, language = _place(name, path)
+    try:
+        row = FORMATS[name](record, language)
+    except Malformed as error:
+        raise UserError(f"{place}: {error} (--format {name})") from None
+    if "group_id" in row:
+        row |= {"group_id": f"{stem}:{row['group_id']}", "id": f"{stem}:{row['group_id']}:{language}"}
+    return {"language": language, **row}
+
+
+def hh_rlhf(record: Any, language: str = "eng_Latn") -> dict[str, Any]:
     """Anthropic HH-RLHF: two transcripts; what comes before the last assistant turn is the prompt and must be shared."""
     prompt, chosen = _last_turn(_field(record, "chosen"), "chosen")
     other, rejected = _last_turn(_field(record, "rejected"), "rejected")
     if prompt != other:
-        return "prompts_differ"
+        raise Dropped("prompts_differ", "the transcripts `chosen` and `rejected` differ before their last turn")
     sides = {"chosen": messages(chosen, "assistant"), "rejected": messages(rejected, "assistant")}
     return {"prompt": transcript(prompt), **sides, "method": "human"}
 
@@ -59,21 +67,6 @@ def _last_turn(text: Any, name: str) -> tuple[str, str]:
         raise Malformed(f"`{name}` is no transcript of \\n\\nHuman: and \\n\\nAssistant: turns: not in the form of HH-RLHF")
     prompt, _, answer = text.rpartition(ASSISTANT)
     return prompt, answer.strip()
-
-
-def transcript(text: str) -> list[dict]:
-    """`\\n\\nHuman: …\\n\\nAssistant: …` as messages; turns of one speaker in a row become one."""
-    turns: list[dict] = []
-    for part in text.split(HUMAN):
-        human, *assistant = part.split(ASSISTANT)
-        for role, content in [("user", human), *(("assistant", a) for a in assistant)]:
-            if not content.strip():
-                continue
-            if turns and turns[-1]["role"] == role:
-                turns[-1]["content"] += "\n\n" + content.strip()
-            else:
-                turns.append({"role": role, "content": content.strip()})
-    return turns
 
 
 def xcopa(record: Any, language: str) -> dict[str, Any]:
@@ -115,7 +108,7 @@ def _by_file(path: Path) -> tuple[str, str]:
         raise UserError(f"{path}: expected a name such as test.sw.jsonl, with the language before the ending: {error}") from None
 
 
-FORMATS: dict[str, Callable[[Any, str], dict[str, Any] | str]] = {"hh_rlhf": hh_rlhf, "xcopa": xcopa}
+FORMATS: dict[str, Callable[[Any, str], dict[str, Any]]] = {"hh_rlhf": hh_rlhf, "xcopa": xcopa}
 # what groups of a file are named after, and its language
 PLACE_OF: dict[str, Callable[[Path], tuple[str, str]]] = {"hh_rlhf": lambda path: (path.name, "eng_Latn"), "xcopa": _by_file}
 NAMES = (ROWS, *FORMATS)

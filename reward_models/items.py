@@ -5,14 +5,15 @@ Reads rows as people have them (plain strings or chat messages) and mlalign's ca
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from mlalign import languages, rows
+from mlalign import conversations, languages, rows
+from mlalign.conversations import Row
+from mlalign.conversations.messages import conversation
 from mlalign.errors import UserError
 
 LANGUAGE_COLUMNS = ("language", "response_lang_requested", "prompt_lang")  # the first that a row has says its language
-SHAPES = "prompt and response, prompt and responses, messages, or chosen and rejected"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Item:
 
     `row` is the id of the row that it is in: answers of one row share the prompt, and scorers that compare compare these.
     `group_id` is the same for an item in all its languages, `english_prompt` the prompt in English, where rows say so.
+
+    Messages of `prompt` hold `role`, `content` (None only beside `tool_calls`) and, where the row has them, `tool_calls`,
+    `reasoning_content`, `name`, `tool_call_id`. `answer_extra` has the keys of the answering message besides its role and text,
+    `tools` the tools of the row. Chat templates are given all of it.
     """
 
     id: str
@@ -33,6 +38,16 @@ class Item:
     english_prompt: list[dict] | None = None
     answer_extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tools: list | None = None
+
+    @property
+    def answer(self) -> dict:
+        """The answering message."""
+        return {"role": "assistant", "content": self.response, **self.answer_extra}
+
+    @property
+    def messages(self) -> list[dict]:
+        """The whole conversation, the answer last."""
+        return [*self.prompt, self.answer]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +66,12 @@ class Scores:
     tokens: int = 0
 
 
+def readable(message: Mapping) -> str:
+    """A message for readers without a chat template: its text, and its tool calls as JSON, a line each."""
+    calls = [json.dumps(call, ensure_ascii=False, default=str) for call in message.get("tool_calls") or []]
+    return "\n".join([*([message["content"]] if message["content"] else []), *calls])
+
+
 def of_candidates(row: Mapping) -> list[Item]:
     """The items of a candidates row, one per response."""
     language, reference = row["response_lang_requested"] or row["prompt_lang"], row["reference"]
@@ -61,54 +82,61 @@ def of_candidates(row: Mapping) -> list[Item]:
 def of_preference(row: Mapping) -> list[Item]:
     """The chosen and the rejected side of a preference row; the language asked for is the prompt's."""
     told = {"language": row["prompt_lang"], "row": row["id"], "group_id": row["group_id"]}
-    return [_conversation(rows.side_id(row["id"], side), row["prompt"] + row[side], row["id"], **told) for side in ("chosen", "rejected")]
+    items = []
+    for side in ("chosen", "rejected"):
+        *before, answer = row[side]
+        items.append(_item(rows.side_id(row["id"], side), [*row["prompt"], *before], answer, **told))
+    return items
 
 
-def of_row(row: Mapping, where: str) -> list[Item]:
-    """The items of a person's row. `where` (file and line) names it in errors and stands in for a missing `id`.
+def of_row(row: Mapping, where: str, read: Row | None = None, name: str | None = None) -> list[Item]:
+    """The items of a person's row. `where` (file and line) names it in errors; `name`, or else `where`, stands in for a missing id.
 
-    Raises: UserError for missing columns, empty prompts, an unknown language.
+    `read`: what `conversations.read` made of the row, if that is known already.
+    Raises: UserError for what is no row (see `conversations`), or an unknown language.
     """
-    identifier = str(row.get("id") or where)
-    told = {
-        "language": _language(row, where), "reference": _reference(row.get("reference")), "row": identifier,
+    read = read or read_row(row, where)
+    identifier = name or where if row.get("id") in (None, "") else str(row["id"])
+    common = {
+        "language": _language(row, where),
+        "reference": _reference(row.get("reference")),
+        "row": identifier,
         "group_id": None if row.get("group_id") is None else str(row["group_id"]),
-        "english_prompt": _messages(row["english_prompt"], "user", where) if row.get("english_prompt") else None,
-    }  # fmt: skip
-    prompt = _messages(row["prompt"], "user", where) if row.get("prompt") else []
-    if row.get("messages"):
-        return [_conversation(identifier, _messages(row["messages"], "user", where), where, **told)]
-    if row.get("chosen") is not None and row.get("rejected") is not None:
-        sides = [(rows.side_id(identifier, side), row[side]) for side in ("chosen", "rejected")]
-    elif prompt and row.get("responses") is not None:
-        sides = [(f"{identifier}:{i}", response) for i, response in enumerate(row["responses"])]
-    elif prompt and row.get("response") is not None:
-        sides = [(identifier, row["response"])]
-    else:
-        raise UserError(f"{where}: needs {SHAPES}; it has {', '.join(map(str, row)) or 'nothing'}")
-    return [_conversation(_candidate_id(r, i), prompt + _messages(r, "assistant", where), where, **told) for i, r in sides]
+        "english_prompt": _english(row, where),
+        "tools": read.tools,
+    }
+    return [_item(name, read.prompt, answer, **common) for name, answer in zip(_names(read, identifier), read.answers, strict=True)]
 
 
-def _candidate_id(response: Any, otherwise: str) -> str:
-    return response.get("candidate_id", otherwise) if isinstance(response, Mapping) else otherwise
+def read_row(row: Mapping, where: str) -> Row:
+    """What a row says. Raises: UserError that names the place."""
+    try:
+        return conversations.read(row)
+    except (conversations.Malformed, conversations.Dropped) as error:
+        raise UserError(f"{where}: {error}") from None
 
 
-def _conversation(identifier: str, messages: list[dict], where: str, **told: Any) -> Item:
-    *prompt, last = messages
-    if last["role"] != "assistant" or not prompt:
-        raise UserError(f"{where}: a conversation to score has a prompt and ends with an assistant's message")
-    return Item(identifier, prompt, last["content"], **told)
+def _names(read: Row, identifier: str) -> list[str]:
+    """An id for each answer of a row."""
+    if read.shape == "pair":
+        return [rows.side_id(identifier, side) for side in ("chosen", "rejected")]
+    if read.shape == "one":
+        return [read.names[0] or identifier]
+    return [name or f"{identifier}:{i}" for i, name in enumerate(read.names)]
 
 
-def _messages(value: Any, role: str, where: str) -> list[dict]:
-    if isinstance(value, Mapping) and "text" in value:  # a response as mlalign's candidates rows have it
-        value = value["text"] or ""
-    if isinstance(value, str):
-        return rows.messages(value, role)
-    good = isinstance(value, Sequence) and len(value) and all(isinstance(m, Mapping) and isinstance(m.get("content"), str) for m in value)
-    if not good or not all("role" in m for m in value):
-        raise UserError(f"{where}: expected text or a list of messages ({{role, content}}), got {type(value).__name__}")
-    return [{"role": m["role"], "content": m["content"]} for m in value]
+def _item(identifier: str, prompt: list[dict], answer: Mapping, **common: Any) -> Item:
+    extra = {key: value for key, value in answer.items() if key not in ("role", "content")}
+    if answer["content"] is None:
+        extra["content"] = None  # templates tell null from empty text
+    return Item(identifier, prompt, answer["content"] or "", answer_extra=extra, **common)
+
+
+def _english(row: Mapping, where: str) -> list[dict] | None:
+    try:
+        return conversation(row.get("english_prompt") or None, "user", "english_prompt") or None
+    except (conversations.Malformed, conversations.Dropped) as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _language(row: Mapping, where: str) -> str | None:

@@ -1,18 +1,20 @@
 """From a record, as a data set has it, to the columns of a row. Pure: a mapping in, a mapping out.
 
-An adapter returns the row's own columns (plus `key`, `group_id`, `language`, `split` where the record brings them), or the
-reason, in one word, why this record gives no row. A record of the wrong form raises `Malformed`.
+An adapter returns the row's own columns (plus `key`, `group_id`, `language`, `split` where the record brings them). A record of the
+wrong form raises `Malformed`; one that gives no row raises `Dropped`, with the reason in a word.
 """
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mlalign import conversations
+from mlalign.conversations import Dropped, Malformed
+from mlalign.conversations.messages import parsed
 from mlalign.errors import nearest
 from mlalign.rows import messages, text_of, to_json
 from reward_models import formats
-from reward_models.formats import Malformed
 
 Row = dict[str, Any]
 Record = dict[str, Any] | list[str]
@@ -39,25 +41,35 @@ def own_columns(kind: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------- any set, by its columns
 
 
-def columns(record: Record, kind: str, mapping: Mapping[str, str | int], match: str = "contains") -> Row | str:
-    """A record of any set, in plain text or in TRL's conversational format; `mapping` gives our column -> theirs."""
+def columns(record: Record, kind: str, mapping: Mapping[str, str | int], match: str = "contains") -> Row:
+    """A record of any set that `conversations` can read, as a row of `kind`; `mapping` gives our column -> theirs.
 
-    def get(name: str, default: Any = Malformed) -> Any:
-        return pick(record, mapping.get(name, name), name, default if name not in mapping else Malformed)
-
-    row = _BY_KIND[kind](get)
-    if isinstance(row, str):
-        return row
+    Raises: Malformed, Dropped.
+    """
+    theirs = record if isinstance(record, dict) else {}
+    view = conversations.named(theirs, {name: pick(record, where, name) for name, where in mapping.items()})
+    try:
+        row = _BY_KIND[kind](view)
+    except Malformed as error:
+        raise Malformed(_with_mend(str(error), view, kind)) from None
     if kind == "prompt":
-        row["reference"] = reference(get("reference", None), match)
-    row |= {name: value for name in PLACING if (value := get(name, None)) is not None}
-    if "metadata" in OPTIONAL[kind] and (metadata := get("metadata", None)) is not None:
+        row["reference"] = reference(view.get("reference"), match)
+    row |= {name: view[name] for name in PLACING if view.get(name) is not None}
+    if "metadata" in OPTIONAL[kind] and (metadata := view.get("metadata")) is not None:
         row["metadata"] = metadata if isinstance(metadata, str) else to_json(metadata)
     if "id" in row:
         row["key"] = str(row.pop("id"))
     if "split" in row:
         row["split"] = split_name(row["split"])
     return row
+
+
+def _with_mend(message: str, view: Mapping, kind: str) -> str:
+    """Why a record cannot be read; where a column is not there, that it can be named."""
+    if not message.startswith("needs "):
+        return message
+    absent = next((name for name in REQUIRED[kind] if name not in view), None)
+    return _missing(dict(view), absent, absent) if absent else f"{message}; name its column with columns: {{prompt: THEIRS}}"
 
 
 def pick(record: Record, where: str | int, name: str, default: Any = Malformed) -> Any:
@@ -95,81 +107,77 @@ def _missing(record: Record, where: str | int, name: str) -> str:
     return f"{wanted}; it has {', '.join(map(str, record))}{nearest(str(where), record)}; name it with columns: {{{name}: THEIRS}}"
 
 
-def conversation(value: Any, role: str, name: str) -> list[dict]:
-    """Text or a list of messages as a list of `{role, content}`; None is an empty conversation."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return messages(value, role)
-    if isinstance(value, list) and all(_is_message(m) for m in value):
-        return [{"role": m["role"], "content": m.get("content") or ""} for m in value]
-    raise Malformed(f"`{name}` must be text or a list of messages {{role, content}} with text in them, found a {type(value).__name__}")
+def _read(view: Mapping, want: conversations.Shape) -> conversations.Row:
+    """What the columns say. Raises: Malformed, and Dropped, also for what stored rows have no place for."""
+    read = conversations.read(view, want)
+    if (key := read.unstorable()) is not None:
+        raise Dropped(f"has_{key}", f"has {key}, and rows hold roles and texts only")
+    return read
 
 
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str | None)
+def _stored(messages: Sequence[Mapping]) -> list[dict]:
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
-def _prompt(get: Callable[..., Any]) -> Row:
-    if (told := get("prompt", None)) is None and (whole := get("messages", None)) is not None:
-        told = conversation(whole, "user", "messages")
-        told = told[:-1] if told and told[-1]["role"] == "assistant" else told
-    return {"prompt": conversation(get("prompt") if told is None else told, "user", "prompt")}
+def _prompt(view: Mapping) -> Row:
+    return {"prompt": _stored(_read(view, "prompt").prompt)}
 
 
-def _demonstration(get: Callable[..., Any]) -> Row:
-    if (whole := get("messages", None)) is not None:
-        turns = conversation(whole, "user", "messages")
-        row = {"prompt": turns[:-1], "completion": turns[-1:]}
-    else:
-        row = {
-            "prompt": conversation(get("prompt"), "user", "prompt"),
-            "completion": conversation(get("completion"), "assistant", "completion"),
-        }
-    return row | {"response_lang": get("response_lang", None)}
+def _demonstration(view: Mapping) -> Row:
+    return _answered(view) | {"response_lang": view.get("response_lang")}
 
 
-def _preference(get: Callable[..., Any]) -> Row | str:
-    chosen, rejected = (conversation(get(side), "assistant", side) for side in ("chosen", "rejected"))
-    given = get("prompt", None)
-    if given is None and min(len(chosen), len(rejected)) < 2:
-        raise Malformed("no `prompt` column, and `chosen` and `rejected` are not whole conversations; name it with columns: "
-                        "{prompt: THEIRS}, or say adapter: hh_rlhf for transcripts")  # fmt: skip
-    prompt = chosen[:-1] if given is None else conversation(given, "user", "prompt")
-    if chosen[: len(prompt)] == prompt and len(chosen) > len(prompt):  # whole conversations on each side
-        if rejected[: len(prompt)] != prompt or len(rejected) != len(chosen):
-            return "prompts_differ"
-        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-    numbers = {name: _number(get(name, None), name) for name in ("margin", "score_chosen", "score_rejected")}
-    texts = {name: get(name, None) for name in ("method", "chosen_lang", "rejected_lang")}
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **numbers, **texts}
+def _answered(view: Mapping) -> Row:
+    """Prompt and completion of a row with one answer."""
+    read = _read(view, "one")
+    if read.shape != "one":
+        raise Malformed(f"needs messages, or prompt and completion; it has {', '.join(map(str, view))}")
+    return {"prompt": _stored(read.prompt), "completion": _stored(read.answers)}
 
 
-def _unpaired(get: Callable[..., Any]) -> Row:
-    prompt, completion = conversation(get("prompt"), "user", "prompt"), conversation(get("completion"), "assistant", "completion")
-    label = {"true": True, "1": True, "false": False, "0": False}.get(str(get("label")).lower())
+def _preference(view: Mapping) -> Row:
+    read = _read(view, "pair")
+    if read.n_chosen is not None:
+        several = "rejected" if len(read.answers) > read.n_chosen + 1 else "chosen"
+        raise Malformed(f"`{several}` holds several answers, and a preference has one; name one with columns: {{{several}: {several}.0}}")
+    if read.shape != "pair":
+        raise Malformed(f"needs chosen and rejected; it has {', '.join(map(str, view))}")
+    chosen, rejected = read.answers
+    numbers = {name: _number(view.get(name), name) for name in ("margin", "score_chosen", "score_rejected")}
+    texts = {name: view.get(name) for name in ("method", "chosen_lang", "rejected_lang")}
+    return {"prompt": _stored(read.prompt), "chosen": _stored([chosen]), "rejected": _stored([rejected]), **numbers, **texts}
+
+
+def _unpaired(view: Mapping) -> Row:
+    row = _answered(view)
+    label = {"true": True, "1": True, "false": False, "0": False}.get(str(pick(dict(view), "label", "label")).lower())
     if label is None:
-        raise Malformed(f"`label` must be true or false, found {get('label')!r}")
-    return {"prompt": prompt, "completion": completion, "label": label}
+        raise Malformed(f"`label` must be true or false, found {view['label']!r}")
+    return row | {"label": label}
 
 
-def _ranking(get: Callable[..., Any]) -> Row:
-    responses, ranks = get("responses"), get("ranks")
-    if not (isinstance(responses, list) and isinstance(ranks, list) and len(responses) == len(ranks)):
+def _ranking(view: Mapping) -> Row:
+    read, ranks = _read(view, "many"), _list_in(pick(dict(view), "ranks", "ranks"))
+    if read.shape != "many" or not isinstance(ranks, list) or len(read.answers) != len(ranks):
         raise Malformed("`responses` and `ranks` must be lists of the same length")
-    if not all(isinstance(r, str) for r in responses) or not all(isinstance(r, int) for r in ranks):
-        raise Malformed("`responses` must hold texts, `ranks` whole numbers")
-    return {"prompt": conversation(get("prompt"), "user", "prompt"), "responses": responses, "ranks": ranks}
+    if not all(type(rank) is int for rank in ranks):
+        raise Malformed("`ranks` must hold whole numbers")
+    return {"prompt": _stored(read.prompt), "responses": [answer["content"] for answer in read.answers], "ranks": ranks}
 
 
-def _text(get: Callable[..., Any]) -> Row:
-    text = get("text")
+def _list_in(value: Any) -> Any:
+    """A list that stands in a table as JSON text is that list."""
+    return parsed(value) if isinstance(value, str) else value
+
+
+def _text(view: Mapping) -> Row:
+    text = pick(dict(view), "text", "text")
     if not isinstance(text, str | None):
         raise Malformed(f"`text` must be text, found a {type(text).__name__}")
     return {"text": text or ""}
 
 
-_BY_KIND: dict[str, Callable[[Callable[..., Any]], Row | str]] = {
+_BY_KIND: dict[str, Callable[[Mapping], Row]] = {
     "text": _text,
     "prompt": _prompt,
     "demonstration": _demonstration,
@@ -216,10 +224,9 @@ def derive(row: Row, kind: str) -> Row:
 # ------------------------------------------------------------------------------------------------------ particular sets
 
 
-def hh_rlhf(record: Record, kind: str) -> Row | str:
+def hh_rlhf(record: Record, kind: str) -> Row:
     """Anthropic HH-RLHF (`formats.hh_rlhf`) as a preference, or what derives from it."""
-    row = formats.hh_rlhf(record)
-    return row if isinstance(row, str) else derive(row, kind)
+    return derive(formats.hh_rlhf(record), kind)
 
 
 def xcopa(record: Record, kind: str, language: str) -> Row:

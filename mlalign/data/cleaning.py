@@ -5,6 +5,7 @@ import unicodedata
 from array import array
 from bisect import bisect_left
 
+TEXTS = ("reference", "metadata", "method")  # columns of text besides prompt and answers
 NEW_KEYS = 1 << 14  # keys in the small set of `Seen` before they are merged into the sorted array
 
 
@@ -34,7 +35,7 @@ def problem(row: dict, kind: str, max_chars: int | None = None, *, keep_empty_an
     if max_chars is not None and sum(map(len, told)) + max(map(len, given), default=0) > max_chars:
         return "too_long"
     try:
-        "".join([*told, *given]).encode()
+        "".join([*told, *given, *(row[name] for name in TEXTS if row.get(name))]).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, as "\ud83d" in JSON
         return "not_unicode"
     return None

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlalign import languages, rows
+from mlalign import conversations, languages, rows
 from mlalign.data import adapters, cleaning
 from mlalign.data.sources import File, Problems, Source, find, read, read_hub
 from mlalign.errors import UserError
@@ -114,13 +114,18 @@ def _of_records(records: Iterator[tuple[int, Any]], file: File, source: Source, 
                 work.tally.drop("language_not_asked_for", language)
                 continue
             row = _adapt(record, source, work.kind, language)
-        except (adapters.Malformed, UserError) as error:
+        except conversations.Dropped as drop:
+            work.tally.drop(drop.reason, language)
+            continue
+        except (conversations.Malformed, UserError) as error:
             work.problems.add(f"{place}: {error}", once=(file.path, str(error)))
             continue
-        if isinstance(row, str):
-            work.tally.drop(row, language)
+        try:
+            placed = _placed(row, number, language, file, source)
+        except UnicodeEncodeError:  # an id with half of a surrogate pair
+            work.tally.drop("not_unicode", language)
             continue
-        yield _placed(row, number, language, file, source), source, place
+        yield placed, source, place
 
 
 def _language(record: Any, file: File, source: Source) -> str:
@@ -129,7 +134,7 @@ def _language(record: Any, file: File, source: Source) -> str:
     return file.language or languages.normalise(source.language or "eng_Latn")
 
 
-def _adapt(record: Any, source: Source, kind: str, language: str) -> dict | str:
+def _adapt(record: Any, source: Source, kind: str, language: str) -> dict:
     match source.adapter:
         case "hh_rlhf":
             return adapters.hh_rlhf(record, kind)

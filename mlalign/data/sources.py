@@ -1,4 +1,5 @@
-"""Files and hub data sets as streams of records. Reads JSONL, CSV, TSV (gzipped or not), Parquet; holds one batch.
+"""Files and hub data sets as streams of records. Reads JSONL, CSV, TSV (plain, .gz or .zst) and Parquet, and holds one batch; of a
+JSON array it holds the text.
 
 What is wrong with the form of a file (not UTF-8, broken JSON, too few columns) goes to `Problems` with file and line, and reading
 goes on, so that a person sees all of it at once.
@@ -7,18 +8,20 @@ goes on, so that a person sees all of it at once.
 import csv
 import dataclasses
 import gzip
-import json
+import io
 import re
 import zlib
 from collections.abc import Hashable, Iterator
 from glob import glob
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
+from mlalign import json_text
 from mlalign.errors import UserError
 from mlalign.schema import what
 
 ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+PACKED = (".gz", ".zst")
 WILDCARDS = re.compile(r"[*?]|\{lang\}")
 SHOWN = 20
 BATCH = 1024
@@ -101,7 +104,7 @@ def find(source: Source) -> list[File]:
         found: list[tuple[Path, str, str | None]] = [
             (p, str(p.relative_to(pattern)), None) for p in sorted(pattern.rglob("*")) if p.is_file() and _format_of(p)
         ]
-        missing = f"{pattern} holds no file that can be read ({', '.join(ENDINGS)}, .gz)"
+        missing = f"{pattern} holds no file that can be read ({', '.join([*ENDINGS, *PACKED])})"
     else:
         found = _matching(pattern)
         missing = f"{pattern} matches no file" if WILDCARDS.search(str(pattern)) else f"there is no file {pattern}"
@@ -134,7 +137,12 @@ def _file(source: Source, path: Path, name: str, language: str | None) -> File:
 
 
 def _format_of(path: Path) -> str | None:
-    return ENDINGS.get(Path(path.name.removesuffix(".gz")).suffix)
+    return ENDINGS.get(unpacked_name(path).suffix)
+
+
+def unpacked_name(path: Path) -> Path:
+    """The name of a file without the ending that says how it is packed."""
+    return path.with_suffix("") if path.suffix in PACKED else path
 
 
 def read(file: File, header: bool, problems: Problems) -> Iterator[tuple[int, Any]]:
@@ -147,10 +155,20 @@ def read(file: File, header: bool, problems: Problems) -> Iterator[tuple[int, An
     return _table(file, header, problems)
 
 
+def open_packed(path: Path) -> IO[bytes]:
+    """A file as bytes, unpacked by its ending. Broken ones raise an OSError, EOFError or zlib.error while they are read."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    return open(path, "rb")
+
+
 def _lines(file: File, problems: Problems) -> Iterator[tuple[int, str]]:
-    opener = gzip.open if file.path.suffix == ".gz" else open
     try:
-        with opener(file.path, "rb") as stream:
+        with open_packed(file.path) as stream:
             for number, raw in enumerate(stream, 1):
                 try:
                     yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -159,21 +177,49 @@ def _lines(file: File, problems: Problems) -> Iterator[tuple[int, str]]:
                                  "convert the file: iconv -f ITS_ENCODING -t UTF-8")  # fmt: skip
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         problems.add(f"{file.path}: the gzip file is damaged or cut short ({error}); fetch it again")
+    except OSError as error:
+        problems.add(f"{file.path}: cannot be read ({error.strerror or error})")
 
 
 def _jsonl(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
-    for number, line in _lines(file, problems):
+    """The objects of a file, one a line, or of a JSON array, which begins with [ and goes on over several lines."""
+    lines = _lines(file, problems)
+    for number, line in lines:
         if not line.strip():
             continue
+        if _begins_array(line):
+            yield from _array(file, line + "".join(text for _, text in lines), number, problems)
+            return
         try:
-            record = json.loads(line)
+            record = json_text.load(line)
         except ValueError as error:
+            if line.strip() == "{":
+                problems.add(f"{file.path}:{number}: is one object over several lines; rows are an object a line, or an array [{{…}}, …]")
+                return
             problems.add(f"{file.path}:{number}: broken JSON ({error}); each line must hold one whole object")
             continue
         if isinstance(record, dict):
             yield number, record
         else:
             problems.add(f"{file.path}:{number}: expected an object {{…}}, found a {type(record).__name__}; one object a line, please")
+
+
+def _begins_array(line: str) -> bool:
+    """Whether a line is the beginning of an array of rows, and no row itself."""
+    text = line.strip()
+    return text == "[" or text.replace(" ", "").startswith("[{")
+
+
+def _array(file: File, text: str, first: int, problems: Problems) -> Iterator[tuple[int, dict]]:
+    try:
+        for line, record in json_text.items(text):
+            number = first + line - 1
+            if isinstance(record, dict):
+                yield number, record
+            else:
+                problems.add(f"{file.path}:{number}: expected an object {{…}} in the array, found a {type(record).__name__}")
+    except ValueError as error:
+        problems.add(f"{file.path}: the JSON array is broken: {error}")
 
 
 def _table(file: File, header: bool, problems: Problems) -> Iterator[tuple[int, Any]]:

@@ -61,11 +61,13 @@ def run(options: argparse.Namespace) -> int:
     told, fallback_told = commands.scorer_settings(options), _fallback(options)
     if options.default == "fall_back" and fallback_told is None:
         raise UserError("--default fall_back: no fallback is given")
+    inputs.check(options, [t for t in (told, fallback_told) if t], _check_pair)
     dropped: Counter = Counter()
-    pairs = _pairs(reward_models.open_scorer(told), inputs.read(options, dropped))
+    pairs = _pairs(reward_models.open_scorer(told), inputs.kept(inputs.read(options, dropped), dropped))
     fallback = {}
     if fallback_told:
-        fallback = agreement.by_language(_pairs(reward_models.open_scorer(fallback_told), inputs.read(options, Counter())), rule)
+        again = inputs.kept(inputs.read(options, Counter()), Counter())
+        fallback = agreement.by_language(_pairs(reward_models.open_scorer(fallback_told), again), rule)
     to = fallback_told.get("name", fallback_told["family"]) if fallback_told else None
     policy = agreement.policy(agreement.by_language(pairs, rule), fallback, rule, to, options.default)
     _print(policy["languages"], pairs, options.target)
@@ -87,21 +89,24 @@ def _fallback(options: argparse.Namespace) -> dict | None:
     return commands.scorer_settings(told)
 
 
+def _check_pair(where: str, row: Mapping) -> None:
+    """Raises: UserError for a row that is no pair."""
+    read = items.read_row(row, where)
+    if read.shape != "pair":
+        has = "several answers on a side" if read.n_chosen is not None else "no sides"
+        raise UserError(f"{where}: is no preference row: it needs one chosen and one rejected answer, and has {has}")
+
+
 def _pairs(scorer: reward_models.Scorer, rows: Iterable[tuple[str, dict]]) -> list[Pair]:
-    """The rows' pairs with their scores. Raises: UserError naming the row that is no pair, or that there is none."""
+    """The pairs of rows that were checked, with their scores."""
     pairs = []
     for window in files.windows(rows):
-        for where, row in window:
-            if row.get("messages") or row.get("chosen") is None or row.get("rejected") is None:
-                raise UserError(f"{where}: is no preference row: it needs chosen and rejected")
         answers = [item for where, row in window for item in items.of_row(row, where)]
         values = scorer.score_items(answers).values
         for i in range(0, len(answers), 2):
             chosen, rejected = answers[i : i + 2]
-            first = agreement.is_first(chosen.response, rejected.response)
+            first = agreement.is_first(items.readable(chosen.answer), items.readable(rejected.answer))
             pairs.append(Pair(chosen.group_id or str(chosen.row), chosen.language, values[i], values[i + 1], first))
-    if not pairs:
-        raise UserError("--input: holds no rows")
     return pairs
 
 

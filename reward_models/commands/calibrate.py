@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{place}: is the card of a {card.family}, not of a {told['family']}")
     counts: Counter = Counter()
     dropped: Counter = Counter()
-    scores = _scores(reward_models.open_scorer(told), inputs.read(options, dropped), counts)
+    inputs.check(options, [told])
+    scores = _scores(reward_models.open_scorer(told), inputs.kept(inputs.read(options, dropped), dropped), counts)
     fitted, left_out = _fitted(scores, max(options.min_answers, 2))
     if not fitted:
         raise UserError(*(f"left out: {why}" for why in left_out), "no language can be calibrated")

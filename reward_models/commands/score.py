@@ -11,6 +11,7 @@ Exit status: 0 done, 1 done but some answers have no score or some rows were put
 """
 
 import argparse
+import dataclasses
 import os
 import shutil
 import sys
@@ -19,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import reward_models
-from mlalign import languages
+from mlalign import conversations, languages
 from mlalign.errors import UserError
 from mlalign.terminal import say
-from reward_models import commands, files
+from reward_models import commands, files, formats
 from reward_models.evidence import calibration
 from reward_models.inputs import LANGUAGE
 from reward_models.jobs import assembly, identity, job, parallel, provenance, scoring, survey
@@ -38,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--input", nargs="+", required=True, metavar="ROWS", help=f"files ({', '.join(files.ENDINGS)}), folders, glob patterns; - is stdin")
     add("--output", type=Path, required=True, help="scores: .jsonl or .parquet, or - for stdout")
     add("--column", default="score", help="name of the column of scores (%(default)s); with another, it begins the names of further ones")
+    add("--format", choices=formats.NAMES, default=formats.ROWS, help="form of the files (%(default)s)")
     add("--language", help=LANGUAGE)
     for name in scoring.COLUMNS:
         add(f"--{name}-column", metavar="COLUMN", help=argparse.SUPPRESS if name not in ("prompt", "response") else f"where the {name} is")
@@ -93,7 +95,7 @@ def _run(options: argparse.Namespace, stdin: Path | None = None) -> int:
     told = what.pinned()
     the_job = job.Job(options.output, what.value, what.still)
     finished = the_job.finished()
-    found = _survey(options, the_job, inputs, reading)
+    found = _survey(options, told, the_job, inputs, reading)
     if finished is None:
         if options.devices > 1:
             _in_parallel(options, the_job, found)
@@ -156,13 +158,22 @@ def _reading(options: argparse.Namespace) -> scoring.Reading:
         language = languages.normalise(options.language) if options.language else None
     except UserError as error:
         raise UserError(*(f"--language: {m}" for m in error.messages)) from None
-    return scoring.Reading({name: column for name, column in told.items() if column}, language)
+    columns = {name: column for name, column in told.items() if column}
+    return scoring.Reading(columns, language, options.format, options.column)
+
+
+def _checking(options: argparse.Namespace, told: dict, reading: scoring.Reading) -> scoring.Reading:
+    """The same reading, which also knows what the scorer writes and refuses."""
+    reports = (*reward_models.reports(told), *(("raw", "uncalibrated") if options.calibrated else ()))
+    names = reports if options.column == "score" else [f"{options.column}.{name}" for name in reports]
+    return dataclasses.replace(reading, told=tuple(names), accept=reward_models.acceptor(told))
 
 
 def _identity(options: argparse.Namespace, told: dict, reading: scoring.Reading) -> identity.Identity:
     card = calibration.card_of(options.card, told) if options.calibrated else None
     return identity.Identity(
         told, columns=dict(reading.columns), language=reading.language, column=options.column, window=options.window,
+        reader=conversations.VERSION, **({"format": options.format} if options.format != formats.ROWS else {}),
         calibrated=[options.calibrated, identity.digest(card.calibration)] if card else options.calibrated,
     )  # fmt: skip
 
@@ -178,7 +189,9 @@ def _inputs(options: argparse.Namespace, stdin: Path | None) -> list[Path]:
 # ------------------------------------------------------------------------------------------------------------------ work
 
 
-def _survey(options: argparse.Namespace, the_job: job.Job, inputs: Sequence[survey.Source], reading: scoring.Reading) -> survey.Survey:
+def _survey(
+    options: argparse.Namespace, told: dict, the_job: job.Job, inputs: Sequence[survey.Source], reading: scoring.Reading
+) -> survey.Survey:  # fmt: skip
     """The survey of the input: the one that the run's folder has if no file was touched since, else a new one."""
     the_job.check_folder(restart=options.restart)
     saved = the_job.saved()
@@ -186,7 +199,7 @@ def _survey(options: argparse.Namespace, the_job: job.Job, inputs: Sequence[surv
         found = survey.Survey.of_dict(saved["survey"])
         if not found.rejected or options.on_bad_row == "skip":
             return found
-    found = _take(options, the_job, inputs, reading)
+    found = _take(options, the_job, inputs, _checking(options, told, reading))
     if not the_job.output.exists():
         with the_job.unless_finished():
             if message := the_job.begin(found, restart=options.restart):
@@ -224,8 +237,10 @@ def _score(
         job.Part(the_job) as finished,
     ):
         the_job.still()
+        if found.rejected:
+            reading = _checking(options, told, reading)
         for window in left:
-            result = scoring.of_window(scorer, reader.entries(window), reading, options.column)
+            result = scoring.of_window(scorer, reader.entries(window), reading, some_bad=bool(found.rejected))
             finished.add(window.key, result.columns, result.counts)
             progress.add(window.rows, result.counts["tokens"])
 

@@ -41,7 +41,8 @@ def score(scorers: Mapping[str, dict], source: Source, folder: Path) -> tuple[di
     for name in waiting:
         jobs[name].check_folder(restart=False)
     dropped: Counter = Counter()
-    files.write(folder / ROWS, prepared(source, dropped))
+    acceptors = [accept for name in waiting if (accept := reward_models.acceptor(scorers[name]))]
+    files.write(folder / ROWS, prepared(source, dropped, acceptors))
     for name in waiting:
         run = _score_apart if len(waiting) > 1 else _score
         counts = run(name, whats[name].pinned(), folder / ROWS, jobs[name])

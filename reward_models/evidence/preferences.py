@@ -8,19 +8,20 @@ the file or of its folder, as a canonical code (`arb_Arab/test-00000.parquet`, `
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign import languages
+from mlalign import conversations, languages
 from mlalign.errors import UserError
-from reward_models import files, formats, items
+from reward_models import files, formats, inputs, items
 from reward_models.evidence.verdicts import UNKNOWN
 from reward_models.items import LANGUAGE_COLUMNS
 from reward_models.jobs import identity
 
 CODE = re.compile(r"(?:^|[._/-])([a-z]{3}_[A-Z][a-z]{3}(?:_[A-Z]{2})?)(?=[._/-]|$)")
 KEPT = ("id", "group_id", "language", "subset", "section", "n_chosen")
+READ = ("id", "group_id", "subset", "section", "reference", "english_prompt")  # columns besides prompt, answers and language
 WRITTEN = ".scores.jsonl"
 MOST = 10  # mistakes told
 
@@ -35,10 +36,10 @@ def find(inputs: Sequence[str]) -> list[Path]:
         if not path.is_dir():
             found += files.expand([str(path)])
             continue
-        below = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(files.ENDINGS))
+        below = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(files.STREAMED))
         below = [p for p in below if not p.name.startswith(".") and not p.name.endswith(WRITTEN)]
         if not below:
-            raise UserError(f"{path}: holds no file that ends in {' or '.join(files.ENDINGS)}")
+            raise UserError(f"{path}: holds no file that ends in {' or '.join(files.STREAMED)}")
         found += below
     return list(dict.fromkeys(found))
 
@@ -51,17 +52,24 @@ class Source:
     form: str = formats.ROWS
     language: str | None = None
 
-    def read(self, dropped: Counter | None = None) -> Iterator[tuple[str, Row]]:
-        """(place, row) of all files; what gives no row is counted in `dropped` as (reason, language).
+    def read(self, dropped: Counter | None = None, wrong: list[str] | None = None) -> Iterator[tuple[str, Row]]:
+        """(place, row) of all files; what gives no row is counted in `dropped` as (reason, language), mistakes go to `wrong`.
 
-        A row has its canonical `language` or lacks the column; several right or wrong answers have become `responses`, the first
-        `n_chosen` of them the right ones. Raises: UserError naming the row.
+        A row has `prompt`, `chosen` and `rejected` as messages, and its canonical `language` or lacks the column; several right or
+        wrong answers have become `responses`, the first `n_chosen` of them the right ones. Raises: UserError naming the row.
         """
         dropped = Counter() if dropped is None else dropped
         for path in self.paths:
             default = _language_in(path) or self.language
             for where, row in formats.convert(self.form, path, files.read(path), dropped):
-                yield where, _ready(row, where, default)
+                try:
+                    yield where, _ready(row, where, default)
+                except UserError as error:
+                    if wrong is None or len(wrong) >= MOST:
+                        raise
+                    wrong += error.messages
+                except conversations.Dropped as drop:
+                    dropped[drop.reason, language_of(row, where) or default or UNKNOWN] += 1
 
     def identity(self) -> dict[str, Any]:
         """What the rows depend on: the files by name, language and content."""
@@ -70,7 +78,7 @@ class Source:
             path.name if names[path.name] == 1 else str(path): {"language": _language_in(path), "sha256": identity.KNOWN.file(path)[:16]}
             for path in self.paths
         }
-        return {"files": told, "format": self.form, "language": self.language}
+        return {"files": told, "format": self.form, "language": self.language, "reader": conversations.VERSION}
 
 
 def _language_in(path: Path) -> str | None:
@@ -92,26 +100,26 @@ def language_of(row: Mapping, where: str) -> str | None:
 
 
 def _ready(row: Mapping, where: str, default: str | None) -> Row:
-    if row.get("chosen") is None or row.get("rejected") is None:
-        raise UserError(f"{where}: needs chosen and rejected; it has {', '.join(map(str, row)) or 'nothing'}")
+    """The row as all scorers are given it. Raises: UserError for one that is no preference, Dropped for one that gives nothing."""
+    try:
+        read = conversations.read(row)
+    except conversations.Malformed as error:
+        raise UserError(f"{where}: {error}") from None
+    if read.shape != "pair" and read.n_chosen is None:
+        raise UserError(f"{where}: needs chosen and rejected; it has {', '.join(map(str, row))}")
     code = language_of(row, where) or default
-    out = {name: value for name, value in row.items() if name not in LANGUAGE_COLUMNS} | ({"language": code} if code else {})
-    if _several(row["chosen"]) or _several(row["rejected"]):
-        chosen, rejected = (out.pop(side) if _several(row[side]) else [out.pop(side)] for side in ("chosen", "rejected"))
-        if not chosen or not rejected:
-            raise UserError(f"{where}: needs at least one chosen and one rejected answer")
-        out |= {"responses": [*chosen, *rejected], "n_chosen": len(chosen)}
-    return out
+    out = {name: row[name] for name in READ if row.get(name) is not None} | ({"language": code} if code else {})
+    out |= {"prompt": read.prompt} | ({"tools": read.tools} if read.tools else {})
+    if read.shape == "pair":
+        chosen, rejected = read.answers
+        return out | {"chosen": [chosen], "rejected": [rejected]}
+    return out | {"responses": [[answer] for answer in read.answers], "n_chosen": read.n_chosen}
 
 
-def _several(side: Any) -> bool:
-    """Whether a side is a list of answers, each a text or a list of messages, and not one list of messages."""
-    return isinstance(side, Sequence) and not isinstance(side, str) and not any(isinstance(part, Mapping) for part in side)
-
-
-def prepared(source: Source, dropped: Counter) -> Iterator[Row]:
+def prepared(source: Source, dropped: Counter, acceptors: Sequence[Callable[[list[items.Item]], None]] = ()) -> Iterator[Row]:
     """The rows to score. `id` is one that no two rows share, translations of an item included, since answers of one row are compared;
-    `kept` has the columns that evidence needs. What gives no row is counted in `dropped`.
+    `kept` has the columns that evidence needs. What gives no row is counted in `dropped`; `acceptors` raise for items that a
+    scorer would refuse.
 
     Raises, when all rows were seen: UserError with the first mistakes (answers that are no conversation, one id twice in a language
     and subset, no rows at all), so that what a model would stumble over is found before it is loaded.
@@ -119,23 +127,25 @@ def prepared(source: Source, dropped: Counter) -> Iterator[Row]:
     wrong: list[str] = []
     seen: dict[int, str] = {}
     n = 0
-    for n, (where, row) in enumerate(source.read(dropped), 1):
-        out = {name: value for name, value in row.items() if not name.startswith("score")}
-        out["kept"] = {name: row[name] for name in KEPT if name in row}
-        out["id"] = f"{n}:{where.rpartition('/')[2]}"
+    for n, (where, row) in enumerate(source.read(dropped, wrong), 1):
+        out = {**row, "kept": {name: row[name] for name in KEPT if name in row}, "id": f"{n}:{where.rpartition('/')[2]}"}
         if row.get("id") is not None:
             out["id"] = f"{row.get('language', UNKNOWN)}:{row.get('subset') or ''}:{row['id']}"
             before = seen.setdefault(hash(out["id"]), where)
             if before != where:
                 wrong.append(f"{where}: id {row['id']} is that of {before} already, in the same language and subset; make ids unique")
         try:
-            items.of_row(out, where)
+            own = items.of_row(out, where)
+            for accept in acceptors:
+                inputs.at_place(where, accept, own)
         except UserError as error:
             wrong += error.messages
         if len(wrong) >= MOST:
-            raise UserError(*wrong[:MOST], f"(the first {MOST} mistakes; there may be more)")
+            break
         yield out
-    if not n:
+    if len(wrong) >= MOST:
+        raise UserError(*wrong[:MOST], f"(the first {MOST} mistakes; there may be more)")
+    if not n and not wrong:
         wrong.append("there are no pairs at all in the input" + (f"; dropped: {dict(dropped)}" if dropped else ""))
     if wrong:
         raise UserError(*wrong)

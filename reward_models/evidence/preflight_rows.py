@@ -15,7 +15,7 @@ from reward_models import files, items
 from reward_models.evidence import calibration
 from reward_models.evidence.preflight import Finding, Subject, special_findings
 from reward_models.items import Item
-from reward_models.networks.encoding import Encoded, encode, left_out_flags, messages_of
+from reward_models.networks.encoding import Encoded, encode, left_out_flags, render
 
 NAMELESS = "(none)"
 ENGLISH = "eng_Latn"
@@ -99,23 +99,24 @@ def _escaped(character: str) -> str:
 def _answers(where: str, row: Mapping, found: Looked) -> list[tuple[Item, bool]]:
     """A row's items, each with whether it is the first side of a pair."""
     try:
-        answers = items.of_row(row, where)
+        read = items.read_row(row, where)
+        answers = items.of_row(row, where, read)
     except UserError as error:
         found.tell(error.messages)
         return []
-    pair = len(answers) == 2 and not row.get("messages") and row.get("chosen") is not None
+    pair = read.shape == "pair"
     found.languages[answers[0].language or NAMELESS].counts["rows"] += 1
     return [(answer, pair and i == 0) for i, answer in enumerate(answers)]
 
 
 def _count(answers: Sequence[tuple[Item, bool]], subject: Subject, special: re.Pattern | None, found: Looked) -> None:
     encoded = _encode([item for item, _ in answers], subject, found)
-    contents = ["\n".join([*(m["content"] for m in item.prompt), item.response]) for item, _ in answers]
+    contents = ["\n".join(items.readable(message) for message in (*item.prompt, item.answer)) for item, _ in answers]
     of_contents = _token_ids(subject.tokenizer, contents)
     for i, (item, first_of_pair) in enumerate(answers):
         tally, own = found.of(item), encoded[i]
         tally.counts.update(answers=1, characters=len(contents[i]), words=len(contents[i].split()), content_tokens=len(of_contents[i]))
-        tally.counts["empty"] += not item.response.strip()
+        tally.counts["empty"] += not item.response.strip() and not item.answer_extra.get("tool_calls")
         tally.counts["special"] += special is not None and special.search(contents[i]) is not None
         if own is not None:
             tally.lengths.append(len(own.ids) + own.cut_tokens)
@@ -123,7 +124,7 @@ def _count(answers: Sequence[tuple[Item, bool]], subject: Subject, special: re.P
             tally.counts.update({name: marks[0] for name, marks in left_out_flags([own.left_out]).items()})
         if first_of_pair:
             other, others = answers[i + 1][0], encoded[i + 1]
-            same = item.response == other.response and item.prompt == other.prompt
+            same = item.answer == other.answer and item.prompt == other.prompt
             tally.counts["same_text"] += same
             tally.counts["same_tokens"] += not same and own is not None and others is not None and own.ids == others.ids
 
@@ -147,7 +148,7 @@ def _encode(answers: Sequence[Item], subject: Subject, found: Looked) -> list[En
 def _render(item: Item, subject: Subject, found: Looked) -> str | None:
     assert subject.template is not None
     try:
-        return subject.template.conversation(messages_of(item), item.id, item.tools)
+        return render(item, subject.template)
     except UserError as error:
         found.refuse(item, error.messages[0])
         return None
@@ -159,7 +160,7 @@ def _shortened(item: Item, ids: list[int], text: str, subject: Subject, found: L
     try:
         if subject.max_length is not None and len(ids) > subject.max_length:
             return encode([item], subject.template, subject.max_length)[0]
-        return Encoded(ids, left_out=subject.template.left_out(text, messages_of(item), item.id, item.tools))
+        return Encoded(ids, left_out=subject.template.left_out(text, item.messages, item.id, item.tools))
     except UserError as error:
         found.refuse(item, error.messages[0])
         return None

@@ -42,6 +42,9 @@ RESERVED = {
 }
 
 
+REPORTS = ("truncated", "response_truncated", "not_finite", "cut_tokens")
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     path: str  # directory or hub id
@@ -114,8 +117,8 @@ def prepare(settings: Settings) -> Classifier:
     from reward_models.networks import loading
 
     told = cards.read(settings.path, settings.revision) or cards.Card()
-    tokenizer = loading.tokenizer(settings.path, settings.revision, told, settings.chat_template)
-    template = templates.ChatTemplate(tokenizer, settings.chat_template_kwargs, settings.date or told.date or templates.DATE)
+    template = _template(settings, told)
+    tokenizer = template.tokenizer
     if settings.backend == "vllm":
         model, start = _vllm(settings)
     else:
@@ -164,6 +167,27 @@ def _scale(settings: Settings, card: cards.Card, statistics: tuple[float, float]
             settings.path, *statistics,
         )  # fmt: skip
     return Scale(sign)
+
+
+def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
+    """What raises a UserError for a conversation that the chat template refuses, or writes nothing for."""
+    template = _template(settings, cards.read(settings.path, settings.revision) or cards.Card())
+
+    def accept(items: Sequence[Item]) -> None:
+        for item in items:
+            if not encoding.render(item, template):
+                raise UserError(f"{item.id}: the scorer's chat template writes nothing for this conversation")
+
+    return accept
+
+
+def _template(settings: Settings, card: cards.Card) -> templates.ChatTemplate:
+    """The chat template that conversations are rendered with, on its tokenizer."""
+    from reward_models.networks import loading
+
+    tokenizer = loading.tokenizer(settings.path, settings.revision, card, settings.chat_template)
+    date = settings.date or card.date or templates.DATE
+    return templates.ChatTemplate(tokenizer, settings.chat_template_kwargs, date)
 
 
 def _transformers(settings: Settings) -> tuple[Any, Callable[[int], Any]]:

@@ -44,6 +44,11 @@ class Settings:
         return combine.problems(Combination(values["weights"], gates=[Gate(**g) for g in gates]), names, key)
 
 
+def acceptor(told: Settings) -> Callable[[Sequence[Item]], None]:
+    """What raises a UserError for items that one of the parts would refuse."""
+    return parts.acceptor(told.scorers)
+
+
 def prepare(told: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Open every part. Raises: UserError."""
     scorers = parts.open_all(told.scorers, "location_scale" if told.normalise == "calibration" else None)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from mlalign import rows
-from reward_models.items import Item, Scores
+from reward_models.items import Item, Scores, readable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,6 @@ class Settings:
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     def drawn_from(item: Item) -> str:
-        return item.id if settings.per == "answer" else rows.to_json([item.prompt, item.response])
+        return item.id if settings.per == "answer" else rows.to_json([item.prompt, readable(item.answer)])
 
     return lambda items: Scores([rows.seed_of(f"{drawn_from(item)}:{settings.seed}") / 2**31 for item in items])

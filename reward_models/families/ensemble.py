@@ -37,6 +37,11 @@ class Settings:
         return settings.of_scorers(values["scorers"], f"{key}.scorers")
 
 
+def acceptor(told: Settings) -> Callable[[Sequence[Item]], None]:
+    """What raises a UserError for items that one of the parts would refuse."""
+    return parts.acceptor(told.scorers)
+
+
 def prepare(told: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Open every member. Raises: UserError."""
     members = parts.open_all(told.scorers)

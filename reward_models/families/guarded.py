@@ -7,7 +7,7 @@ one prompt are never split between them; across languages compare only after cal
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,8 @@ class Settings:
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Opens the scorers that the policy uses. Raises: UserError for a policy that is wrong or cannot be read."""
-    told = settings.policy if isinstance(settings.policy, dict) else _read(Path(settings.policy))
-    wrong = _policy_problems(told, settings.fallback, "scorer.policy" if isinstance(settings.policy, dict) else settings.policy)
-    if wrong:
-        raise UserError(*wrong)
-    default = told.get("default", "use")
-    policies = {code: entry["policy"] for code, entry in told.get("languages", {}).items()}
-    used = {default, *policies.values()}
-    parts = {"use": settings.scorer, **({"fall_back": settings.fallback} if settings.fallback else {})}
-    scorers = {policy: reward_models.open_scorer(part) for policy, part in parts.items() if policy in used}
+    policies, default = _policies(settings)
+    scorers = {policy: reward_models.open_scorer(part) for policy, part in _parts(settings, {default, *policies.values()}).items()}
 
     def run(items: Sequence[Item]) -> Scores:
         chosen = [policies.get(item.language, default) if item.language else default for item in items]
@@ -59,6 +52,36 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
         return dataclasses.replace(out, flags=flags, texts={**out.texts, "scored_by": [names.get(c) for c in chosen]})
 
     return Together(scorers.values(), run)
+
+
+def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
+    """What raises a UserError for an item that the scorer of its language would refuse."""
+    policies, default = _policies(settings)
+    parts = _parts(settings, {default, *policies.values()})
+    acceptors = {policy: found for policy, part in parts.items() if (found := reward_models.acceptor(part))}
+
+    def accept(items: Sequence[Item]) -> None:
+        for item in items:
+            policy = policies.get(item.language, default) if item.language else default
+            if policy in acceptors:
+                acceptors[policy]([item])
+
+    return accept
+
+
+def _policies(settings: Settings) -> tuple[dict[str, str], str]:
+    """Language -> policy, and that of all other languages. Raises: UserError for a policy that is wrong or cannot be read."""
+    told = settings.policy if isinstance(settings.policy, dict) else _read(Path(settings.policy))
+    wrong = _policy_problems(told, settings.fallback, "scorer.policy" if isinstance(settings.policy, dict) else settings.policy)
+    if wrong:
+        raise UserError(*wrong)
+    return {code: entry["policy"] for code, entry in told.get("languages", {}).items()}, told.get("default", "use")
+
+
+def _parts(settings: Settings, used: Collection[str]) -> dict[str, dict]:
+    """Policy -> the scorer that speaks under it, for those that are used."""
+    parts = {"use": settings.scorer, **({"fall_back": settings.fallback} if settings.fallback else {})}
+    return {policy: part for policy, part in parts.items() if policy in used}
 
 
 def _policy_problems(told: Any, fallback: Mapping | None, key: str) -> list[str]:

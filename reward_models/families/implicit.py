@@ -34,11 +34,16 @@ from mlalign.models.leftout import NOTHING, STAND_IN, LeftOut
 from mlalign.models.templates import ChatTemplate
 from reward_models.items import Item, Scores
 from reward_models.networks import causal
-from reward_models.networks.encoding import common, left_out_flags, messages_of
+from reward_models.networks.encoding import common, left_out_flags
 from reward_models.networks.prefix import Ids
 
 ADAPTER = "adapter_config.json"
 UNBOUNDED = 10**9  # what tokenizers say who know no limit is larger
+
+
+REPORTS = (
+    "truncated", "response_truncated", "no_english_prompt", "not_finite", "logp_policy", "logp_reference", "n_tokens",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +113,21 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     return run
 
 
+def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
+    """What raises a UserError for a conversation that the policy's chat template refuses, or writes no answer for."""
+    policy = causal.find(settings.path, settings.revision, settings.base)
+    tokenizer = causal.tokenizer(policy, chat.read_template(settings.chat_template))
+    template = ChatTemplate(tokenizer, settings.chat_template_kwargs, settings.date)
+
+    def accept(items: Sequence[Item]) -> None:
+        for item in items:
+            prompt = item.prompt if settings.condition_on == "prompt" else item.english_prompt
+            if prompt is not None:
+                _encode(item, prompt, template)
+
+    return accept
+
+
 def _scores(n: int, encoded: Mapping[int, Encoded], logps: Mapping[int, tuple[float, float]], settings: Settings) -> Scores:
     n_tokens = {i: len(encoded[i].ids) - encoded[i].begin for i in logps}
     values = {i: reward(*logps[i], n_tokens[i], settings) for i in logps}
@@ -155,7 +175,7 @@ def _both(networks: tuple[Any, Any | None], settings: Settings) -> Callable[[Seq
 
 def _encode(item: Item, prompt: Sequence[Mapping], template: ChatTemplate) -> Encoded:
     """The answer begins where the conversation's tokens part from those of the prompt with the generation prompt."""
-    messages = [*prompt, messages_of(item)[-1]]
+    messages = [*prompt, item.answer]
     asked = template.prompt(prompt, item.id, item.tools)
     whole = template.conversation(messages, item.id, item.tools)
     missing = template.left_out(whole, messages, item.id, item.tools)

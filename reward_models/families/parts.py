@@ -31,6 +31,17 @@ def _calibrated(scorer: "reward_models.Scorer", told: Mapping, method: str) -> "
     return calibration.calibrated(scorer, card, method, told.get("output"))
 
 
+def acceptor(told: Sequence[Mapping]) -> Callable[[Sequence[Item]], None]:
+    """What raises a UserError for items that one of the parts would refuse."""
+    acceptors = [found for part in told if (found := reward_models.acceptor(part))]
+
+    def accept(items: Sequence[Item]) -> None:
+        for each in acceptors:
+            each(items)
+
+    return accept
+
+
 def told_by(found: Mapping[str, Scores], values: Values, flags: dict[str, list[bool]], columns: dict[str, Values]) -> Scores:
     """The scores of the whole, with everything that the parts tell under `PART` and `PART.WHAT`."""
     for name, scores in found.items():

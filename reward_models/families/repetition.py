@@ -19,6 +19,8 @@ from typing import Literal
 from reward_models.families import scripts
 from reward_models.items import Item, Scores
 
+REPORTS = ("empty", "repeated_share", "distinct_share", "longest_run")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:

@@ -56,7 +56,7 @@ def _json_lines(inputs: Sequence[Source], reader: Reader, window: Window, column
             files.to_json({**(row or {}), **json.loads(c)}).encode() + b"\n" for row, c in zip(rows, columns, strict=True) if c != b"null"
         )
         return
-    if files.is_parquet(inputs[window.file].path):
+    if files.is_table(inputs[window.file].path):
         lines: Iterable[bytes] = (files.to_json(e.row).encode() for e in reader.entries(window))
     else:
         lines = (line.strip() for _, line in lines_of(window, reader.raw(window)))

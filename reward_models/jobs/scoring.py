@@ -7,19 +7,19 @@ forms of name what else the scorer tells: its columns, flags, texts, and `detect
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import reward_models
+from mlalign import conversations
+from mlalign.conversations import Row
 from mlalign.errors import UserError
-from reward_models import files, items
+from reward_models import files, formats, items
 from reward_models.items import Item, Scores
 from reward_models.jobs.survey import Entry
 
 COLUMNS = ("prompt", "response", "responses", "messages", "chosen", "rejected", "language", "reference", "id")
-UNUSUAL = frozenset(
-    ("responses", "messages", "chosen", "rejected", "reference", "english_prompt", "response_lang_requested", "prompt_lang")
-)
+UNUSUAL = frozenset(("reference", "english_prompt", "response_lang_requested", "prompt_lang"))  # looked at more closely, too
 EXAMPLES = 3  # rows without a score that a window names
 
 
@@ -29,55 +29,88 @@ def scored(scorer: "reward_models.Scorer", rows: Iterable[tuple[str, dict]], cou
     `counts` gets `rows`, `answers`, `without a score` and every flag.
     """
     for window in files.windows(rows):
-        per_row = [items.of_row(row, where) for where, row in window]
+        read = [items.read_row(row, where) for where, row in window]
+        per_row = [items.of_row(row, where, own) for (where, row), own in zip(window, read, strict=True)]
         found = _finite(scorer.score_items([item for row_items in per_row for item in row_items]))
         counts.update({"rows": len(window), "answers": len(found.values), "without a score": sum(v is None for v in found.values)})
         counts.update({name: sum(flag) for name, flag in found.flags.items()})
         told = _told(found, "score")
         first = 0
-        for (_, row), row_items in zip(window, per_row, strict=True):
-            yield {**row, **_columns(_shape(row), told, first, len(row_items))}
+        for (_, row), own, row_items in zip(window, read, per_row, strict=True):
+            yield {**row, **_columns(own, told, first, len(row_items))}
             first += len(row_items)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How rows are read: under which names their columns stand, and the language of those that name none."""
+    """How rows are read: under which names their columns stand, the language of those that name none, and the published form.
+
+    `column` is what the column of scores is called, `told` what the scorer is known to write besides, and `accept` raises for
+    items that the scorer will refuse: so all rows that cannot be scored are known before the first one is.
+    """
 
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {prompt: question}
     language: str | None = None
+    form: str = formats.ROWS
+    column: str = "score"
+    told: Sequence[str] = ()
+    accept: Callable[[Sequence[Item]], None] | None = None
     _languages: set = dataclasses.field(default_factory=lambda: {None}, compare=False, repr=False)  # codes known to be good
+    _written: dict[str, list[str]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
-    def view(self, row: Mapping) -> Mapping:
-        """The row as `items.of_row` wants it."""
+    def view(self, entry: Entry) -> Mapping:
+        """The row as `items.of_row` wants it. Raises: UserError for a record that is not in the form."""
+        row: Mapping = entry.row or {}
+        if self.form != formats.ROWS:
+            row = {**row, **self._converted(entry, row)}
         if not self.columns and self.language is None:
             return row
-        out = {**row, **{name: row.get(column) for name, column in self.columns.items()}}
+        out = conversations.named(row, {name: row.get(column) for name, column in self.columns.items()})
         nameless = self.language is not None and not any(out.get(name) for name in items.LANGUAGE_COLUMNS)
         return {**out, "language": self.language} if nameless else out
 
-    def check(self, entry: Entry) -> None:
-        """Raises: UserError for a bad row. Plain rows, which most are, are seen to be good at a glance."""
-        row = self.view(entry.row or {})
-        language = row.get("language")
-        plain = type(row.get("prompt")) is str and row["prompt"] and type(row.get("response")) is str and UNUSUAL.isdisjoint(row)
-        if not plain or not isinstance(language, str | None) or language not in self._languages:
-            self.items(entry)
-            self._languages.update([language] if isinstance(language, str) else [])
-
-    def items(self, entry: Entry) -> list[Item]:
-        """The items of an entry that is a row. Raises: UserError for a bad row."""
-        assert entry.row is not None
-        row, where = self.view(entry.row), entry.where
-        if not isinstance(row.get("responses"), list | None):
-            raise UserError(f"{where}: responses: expected a list, got {type(row['responses']).__name__}")
-        if not row.get("id"):
-            row = {**row, "id": entry.name}
+    def _converted(self, entry: Entry, row: Mapping) -> dict:
         try:
-            return items.of_row(row, where)
+            return formats.as_row(self.form, entry.source.path, entry.where, row)
+        except conversations.Dropped as drop:
+            raise UserError(f"{entry.where}: {drop}") from None
+
+    def check(self, entry: Entry) -> None:
+        """Raises: UserError for a row that cannot be scored. Plain rows, which most are, are seen to be good at a glance."""
+        row = self.view(entry)
+        language = row.get("language")
+        known = isinstance(language, str | None) and language in self._languages
+        if known and conversations.is_plain(row) and UNUSUAL.isdisjoint(row):
+            _check_free(entry, self.written("one"))
+            if self.accept is None:
+                return
+        read, own = self.items(entry)
+        _check_free(entry, self.written(read.shape))
+        if self.accept is not None:
+            try:
+                self.accept(own)
+            except UserError as error:
+                raise UserError(*(f"{entry.where}: {message}" for message in error.messages)) from None
+        self._languages.update([language] if isinstance(language, str) else [])
+
+    def written(self, shape: str) -> list[str]:
+        """The columns that a row of this shape is known to get."""
+        if shape not in self._written:
+            columns = [self.column, *self.told]
+            self._written[shape] = [name for column in columns for name in _names(shape, column, self.column)]
+        return self._written[shape]
+
+    def items(self, entry: Entry) -> tuple[Row, list[Item]]:
+        """What an entry that is a row says, and its items. Raises: UserError for a bad row."""
+        assert entry.row is not None
+        row, where = self.view(entry), entry.where
+        try:
+            read = items.read_row(row, where)
+            return read, items.of_row(row, where, read, entry.name)
         except UserError as error:
             missing = [f"--{n}-column {c}" for n, c in self.columns.items() if row.get(n) is None]
-            raise UserError(*error.messages, *([f"{where}: has nothing under {', '.join(missing)}"] if missing else [])) from None
+            further = [f"{where}: has nothing under {', '.join(missing)}"] if missing else []
+            raise UserError(*error.messages, *further) from None
 
 
 @dataclasses.dataclass
@@ -88,22 +121,24 @@ class Window:
     counts: dict[str, Any]
 
 
-def of_window(scorer: "reward_models.Scorer", entries: Sequence[Entry], reading: Reading, name: str = "score") -> Window:
-    """Score the entries of a window. `name` is what the column of scores is called.
+def of_window(scorer: "reward_models.Scorer", entries: Sequence[Entry], reading: Reading, *, some_bad: bool = False) -> Window:
+    """Score the entries of a window. `some_bad`: the survey has put rows of the input aside, which get no columns.
 
     Raises: UserError if a row has a value under such a name already: it would be lost.
     """
-    per_row = [_items(entry, reading) for entry in entries]
+    read = [_read(entry, reading, some_bad) for entry in entries]
+    per_row = [own[1] if own else None for own in read]
     flat = [item for row_items in per_row if row_items for item in row_items]
     found = _finite(scorer.score_items(_own_rows(per_row, flat))) if flat else Scores([])
-    told = _told(found, name)
+    told = _told(found, reading.column)
     out: list[dict | None] = []
     first = replaced = 0
-    for entry, row_items in zip(entries, per_row, strict=True):
-        if row_items is None or entry.row is None:
+    for entry, own in zip(entries, read, strict=True):
+        if own is None or entry.row is None:
             out.append(None)
             continue
-        columns = _columns(_shape(reading.view(entry.row)), told, first, len(row_items), name)
+        row, row_items = own
+        columns = _columns(row, told, first, len(row_items), reading.column)
         if not columns.keys().isdisjoint(entry.row):
             _check_free(entry, columns)
             replaced += 1
@@ -112,13 +147,17 @@ def of_window(scorer: "reward_models.Scorer", entries: Sequence[Entry], reading:
     return Window(out, _counts(per_row, flat, found, entries) | {"replaced": replaced})
 
 
-def _items(entry: Entry, reading: Reading) -> list[Item] | None:
+def _read(entry: Entry, reading: Reading, some_bad: bool) -> tuple[Row, list[Item]] | None:
+    """What a row says; None for one that the survey has counted and put aside."""
     if entry.row is None:
         return None
-    try:
+    if not some_bad:
         return reading.items(entry)
-    except UserError:  # counted, and put aside, by the survey
+    try:
+        reading.check(entry)
+    except UserError:
         return None
+    return reading.items(entry)
 
 
 def _own_rows(per_row: Sequence[Sequence[Item] | None], flat: list[Item]) -> list[Item]:
@@ -132,7 +171,7 @@ def _own_rows(per_row: Sequence[Sequence[Item] | None], flat: list[Item]) -> lis
     ]  # fmt: skip
 
 
-def _check_free(entry: Entry, columns: Mapping) -> None:
+def _check_free(entry: Entry, columns: Iterable[str]) -> None:
     """Raises: UserError if a column that the row has would be lost; one that is null is only waiting for its value."""
     row = entry.row or {}
     if names := [repr(name) for name in columns if row.get(name) is not None]:
@@ -163,21 +202,22 @@ def _told(found: Scores, name: str) -> dict[str, Sequence]:
     return {name: found.values} | (further if name == "score" else {f"{name}.{n}": values for n, values in further.items()})
 
 
-def _shape(row: Mapping) -> str:
-    """Which of the shapes `items.of_row` takes a row for."""
-    if row.get("messages"):
-        return "one"
-    if row.get("chosen") is not None and row.get("rejected") is not None:
-        return "pair"
-    return "many" if row.get("responses") is not None else "one"
-
-
-def _columns(shape: str, told: Mapping[str, Sequence], first: int, n: int, name: str = "score") -> dict[str, Any]:
-    if shape == "one":
+def _columns(row: Row, told: Mapping[str, Sequence], first: int, n: int, name: str = "score") -> dict[str, Any]:
+    """The new columns of a row whose answers are the items [first, first + n); `told` has a value per item under each name."""
+    if row.shape == "one":
         return {column: values[first] for column, values in told.items()}
+    out: dict[str, Any] = {}
+    for column, values in told.items():
+        names = _names(row.shape, column, name)
+        out.update(zip(names, values[first : first + n] if row.shape == "pair" else [list(values[first : first + n])], strict=True))
+    return out if row.n_chosen is None else {**out, "n_chosen": row.n_chosen}
+
+
+def _names(shape: str, column: str, name: str) -> tuple[str, ...]:
+    """What a column is called in a row of this shape; `name` is that of the scores."""
     if shape == "pair":
-        return {f"{column}_{side}": values[first + i] for column, values in told.items() for i, side in enumerate(("chosen", "rejected"))}
-    return {"scores" if column == name == "score" else column: list(values[first : first + n]) for column, values in told.items()}
+        return f"{column}_chosen", f"{column}_rejected"
+    return ("scores" if shape == "many" and column == name == "score" else column,)
 
 
 def _counts(per_row: Sequence[Sequence[Item] | None], flat: Sequence[Item], found: Scores, entries: Sequence[Entry]) -> dict[str, Any]:

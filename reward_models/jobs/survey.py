@@ -31,7 +31,7 @@ class Source:
 
     def where(self, number: int) -> str:
         """The place of a row or line, for messages."""
-        return f"{self.path}: row {number}" if files.is_parquet(self.path) else f"{self.path}:{number}"
+        return f"{self.path}: row {number}" if files.is_table(self.path) else f"{self.path}:{number}"
 
     @property
     def stat(self) -> str | None:
@@ -41,7 +41,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Rows of file number `file`. JSONL: `size` bytes of it from byte `start`, beginning with line `first`. Parquet: `size` rows from
+    """Rows of file number `file`. JSONL: `size` bytes of it from byte `start`, beginning with line `first`. Tables: `size` rows from
     row `start`. `rows` counts rows, not empty lines."""
 
     file: int
@@ -130,7 +130,7 @@ def take(
                 bad.note(entry, entry.problem or _problem(check, entry))
             mine += [dataclasses.replace(window, rows=len(entries))] if entries else []
             tick(len(entries))
-        sha256 = KNOWN.file(source.path) if files.is_parquet(source.path) else digest.hexdigest()
+        sha256 = KNOWN.file(source.path) if files.is_table(source.path) else digest.hexdigest()
         found.append({"name": source.name, "stat": source.stat, "sha256": sha256, "rows": sum(w.rows for w in mine)})
         windows += mine
     bad.end()
@@ -170,19 +170,19 @@ def _problem(check: Check, entry: Entry) -> UserError | None:
 
 def _cut(number: int, source: Source, n_rows: int, digest: Any) -> Iterator[tuple[Window, list[Entry]]]:
     """The windows of a file and what is in each; `digest` gets the content of JSONL, `rows` is not counted yet."""
-    return _cut_parquet(number, source, n_rows) if files.is_parquet(source.path) else _cut_jsonl(number, source, n_rows, digest)
+    return _cut_table(number, source, n_rows) if files.is_table(source.path) else _cut_jsonl(number, source, n_rows, digest)
 
 
-def _cut_parquet(number: int, source: Source, n_rows: int) -> Iterator[tuple[Window, list[Entry]]]:
-    file = files.Parquet(source.path)
+def _cut_table(number: int, source: Source, n_rows: int) -> Iterator[tuple[Window, list[Entry]]]:
+    file = files.open_table(source.path)
     size = max(1, min(n_rows, WINDOW_BYTES * file.n_rows // max(file.n_bytes, 1)))
     for start in range(0, file.n_rows, size):
         n = min(size, file.n_rows - start)
-        window = Window(number, start, n, start + 1, 0, _parquet_key(source, start))
+        window = Window(number, start, n, start + 1, 0, _table_key(source, start))
         yield window, _of_rows(source, window, file.rows(start, n))
 
 
-def _parquet_key(source: Source, start: int) -> str:
+def _table_key(source: Source, start: int) -> str:
     """Of the whole file as it is now, and the place in it."""
     return _key(source, start, KNOWN.file(source.path).encode())
 
@@ -217,9 +217,9 @@ def _key(source: Source, first: int, content: bytes) -> str:
 
 
 def lines_of(window: Window, raw: bytes) -> list[tuple[int, bytes]]:
-    """(number, line) of every line of a window that is not empty."""
-    raw = raw.removeprefix(files.BOM) if window.start == 0 else raw
-    return [(number, line) for number, line in enumerate(raw.split(b"\n"), window.first) if line.strip()]
+    """(number, line) of every line of a window that is not empty, without the byte order marks that joined files have inside."""
+    lines = ((number, line.removeprefix(files.BOM)) for number, line in enumerate(raw.split(b"\n"), window.first))
+    return [(number, line) for number, line in lines if line.strip()]
 
 
 def _of_lines(source: Source, window: Window, raw: bytes) -> list[Entry]:
@@ -246,9 +246,9 @@ class Reader:
 
     def entries(self, window: Window) -> list[Entry]:
         source = self._inputs[window.file]
-        if files.is_parquet(source.path):
+        if files.is_table(source.path):
             rows = self._open(window).rows(window.start, window.size)
-            self._check_parquet(window)
+            self._check_table(window)
             return _of_rows(source, window, rows)
         return _of_lines(source, window, self.raw(window))
 
@@ -266,18 +266,18 @@ class Reader:
     def table(self, window: Window) -> Any:
         """A window of Parquet as an Arrow table. Raises: UserError if the file is no longer that of the survey."""
         table = self._open(window).table(window.start, window.size)
-        self._check_parquet(window)
+        self._check_table(window)
         return table
 
-    def _check_parquet(self, window: Window) -> None:
+    def _check_table(self, window: Window) -> None:
         """After reading: the file was hashed before, and is only looked at here."""
         source = self._inputs[window.file]
-        if _parquet_key(source, window.start) != window.key:
+        if _table_key(source, window.start) != window.key:
             raise UserError(CHANGED.format(source.path))
 
     def _open(self, window: Window) -> Any:
         if self._number != window.file:
             path = self._inputs[window.file].path
-            self._file = files.Parquet(path) if files.is_parquet(path) else files.open_jsonl(path)
+            self._file = files.open_table(path) if files.is_table(path) else files.open_jsonl(path)
             self._number = window.file
         return self._file

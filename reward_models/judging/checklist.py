@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlalign.errors import UserError
-from reward_models.items import Item, Scores
+from reward_models.items import Item, Scores, readable
 from reward_models.judging import prompts
 from reward_models.judging.asking import Answers, Asker, Question, Verdict
 from reward_models.judging.grading import YES, columns_of, flags_of, mean, probability, texts_of, tokens_of, with_rubrics, yes_or_no
@@ -58,7 +58,7 @@ class Checklist:
 
     def _question(self, item: Item, code: str, check: str) -> Question:
         return Question(
-            f"{item.id}\x1f{check}", self._texts.text(self._template, item, code, answer=item.response, check=check), self._of(code)
+            f"{item.id}\x1f{check}", self._texts.text(self._template, item, code, answer=readable(item.answer), check=check), self._of(code)
         )
 
     def _of(self, code: str) -> Answers:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reward_models.items import Item, Scores
+from reward_models.items import Item, Scores, readable
 from reward_models.judging import prompts
 from reward_models.judging.asking import Answers, Asker, Question, Verdict
 
@@ -39,7 +39,7 @@ class Grading:
         return with_rubrics(scores, codes, self._settings)
 
     def _question(self, item: Item, code: str, reference: str | None) -> Question:
-        given = {"answer": item.response} | ({"reference": reference} if self._settings.mode == "reference" and reference else {})
+        given = {"answer": readable(item.answer)} | ({"reference": reference} if self._settings.mode == "reference" and reference else {})
         if code not in self._answers:
             self._answers[code] = yes_or_no(code) if self._settings.mode == "yes_no" else on_scale(code, *self._settings.limits)
         return Question(item.id, self._texts.text(self._template, item, code, **given), self._answers[code])

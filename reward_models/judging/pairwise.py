@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
-from reward_models.items import Item, Scores
+from reward_models.items import Item, Scores, readable
 from reward_models.judging import prompts
 from reward_models.judging.asking import Answers, Asker, Question, Verdict
 from reward_models.judging.grading import flags_of, mean, texts_of, tokens_of, with_rubrics
@@ -42,7 +42,7 @@ class Pairwise:
         codes = [self._texts.language_of(item) for item in items]
         paired = list(pairs_of(items, self._settings.against))
         pairs = [(i, j) for i, j in paired if codes[i] is not None and codes[j] is not None]
-        differing = [(i, j) for i, j in pairs if items[i].response != items[j].response]
+        differing = [(i, j) for i, j in pairs if items[i].answer != items[j].answer]
         asked = [self._question(items[a], items[b], codes[a] or "") for i, j in differing for a, b in ((i, j), (j, i))]
         found = iter(self._asker.ask(asked))
         told = {pair: (next(found), next(found)) for pair in differing}
@@ -53,7 +53,7 @@ class Pairwise:
         return with_rubrics(scores, codes, self._settings)
 
     def _question(self, first: Item, second: Item, code: str) -> Question:
-        text = self._texts.text(self._template, first, code, answer_a=first.response, answer_b=second.response)
+        text = self._texts.text(self._template, first, code, answer_a=readable(first.answer), answer_b=readable(second.answer))
         if code not in self._answers:
             labels = (A, B, TIE) if self._settings.ties else (A, B)
             self._answers[code] = Answers({label: (label,) for label in labels}, prompts.phrases(code)["verdict"])

@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlalign import languages
 from mlalign.errors import UserError, nearest
-from reward_models.items import Item
+from reward_models.items import Item, readable
 
 FOLDER = Path(__file__).parent.parent / "prompts"
 ENGLISH, ROW = "eng_Latn", "row"
@@ -67,7 +67,7 @@ class Prompts:
 
     def text(self, template: jinja2.Template, item: Item, code: str, **given: str) -> str:
         """The prompt. `given` are the texts to judge besides the conversation. Raises: UserError if the template fails."""
-        told = {**self.values, **_names(item, code), "conversation": _conversation(item), "question": item.prompt[-1]["content"], **given}
+        told = {**self.values, **_names(item, code), "conversation": _conversation(item), "question": readable(item.prompt[-1]), **given}
         own = phrases(code)
         plain = {k: v for k, v in told.items() if k not in ("conversation", "question", *given)}
         told |= {"phrases": {k: v.format(**{**own, **plain}) for k, v in own.items()}, "yes": own["yes"], "no": own["no"]}
@@ -84,13 +84,13 @@ def _names(item: Item, code: str) -> dict[str, str | None]:
 
 
 def _conversation(item: Item) -> list[dict]:
-    return [{"role": m["role"] if m["role"] in ROLES else "message", "content": m["content"]} for m in item.prompt]
+    return [{"role": m["role"] if m["role"] in ROLES else "message", "content": readable(m)} for m in item.prompt]
 
 
 def _fence(prompt: Sequence[Mapping], others: Sequence[str]) -> Any:
     """A function that puts a text between a pair of markers that none of the texts contains."""
-    texts = [*(m["content"] for m in prompt), *others]
-    seed = json.dumps([[m["role"], m["content"]] for m in prompt], ensure_ascii=False)
+    texts = [*map(readable, prompt), *others]
+    seed = json.dumps([[m["role"], readable(m)] for m in prompt], ensure_ascii=False)
     marks = (hashlib.sha256(f"{i}{seed}".encode()).hexdigest()[:8] for i in range(1 << 16))
     mark = next(m for m in marks if not any(m in text for text in texts))
     return lambda title, text: f"<{title} {mark}>\n{text}\n</{title} {mark}>"

@@ -34,8 +34,8 @@ def encode(items: Sequence[Item], template: ChatTemplate, max_length: int) -> li
     Raises: UserError for a conversation that the template refuses, or if no token of an answer would be left.
     """
     tokenizer = template.tokenizer
-    texts = [template.conversation(messages_of(item), item.id, item.tools) for item in items]
-    left_out = [template.left_out(text, messages_of(i), i.id, i.tools) for i, text in zip(items, texts, strict=True)]
+    texts = [render(item, template) for item in items]
+    left_out = [template.left_out(text, i.messages, i.id, i.tools) for i, text in zip(items, texts, strict=True)]
     whole = token_ids(texts, tokenizer)
     if empty := [item.id for item, ids in zip(items, whole, strict=True) if not ids]:
         raise UserError(f"{empty[0]}: the scorer's chat template writes nothing for this conversation")
@@ -48,9 +48,32 @@ def encode(items: Sequence[Item], template: ChatTemplate, max_length: int) -> li
     return out
 
 
-def messages_of(item: Item) -> list[dict]:
-    """The item's conversation, the answer last."""
-    return [*item.prompt, {"role": "assistant", "content": item.response, **item.answer_extra}]
+def render(item: Item, template: ChatTemplate) -> str:
+    """A whole conversation as the template writes it.
+
+    Raises: UserError for one that the template refuses, or of which it leaves out tools or tool calls.
+    """
+    text = template.conversation(item.messages, item.id, item.tools)
+    if item.tools or any("tool_calls" in message for message in item.messages):
+        _check_tools_written(item, text, template)
+    return text
+
+
+def _check_tools_written(item: Item, text: str, template: ChatTemplate) -> None:
+    """Refuse a row of which the template ignores tools or calls: two different calls would score the same."""
+    for i, message in enumerate(item.messages):
+        if "tool_calls" not in message:
+            continue
+        without_calls = {key: value for key, value in message.items() if key != "tool_calls"}
+        others = [*item.messages[:i], without_calls, *item.messages[i + 1 :]]
+        try:
+            same = template.conversation(others, item.id, item.tools) == text
+        except UserError:  # a template that fails without the calls reads them
+            same = False
+        if same:
+            raise UserError(f"{item.id}: the scorer's chat template does not write the tool_calls of a message: they would not be scored")
+    if item.tools and template.conversation(item.messages, item.id) == text:
+        raise UserError(f"{item.id}: the scorer's chat template does not write `tools`, so they would not be scored")
 
 
 def left_out_flags(found: Sequence[LeftOut]) -> dict[str, list[bool]]:

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from mlalign import languages
+from mlalign.conversations import Dropped, Malformed
+from mlalign.conversations.messages import transcript
 from mlalign.data import adapters
-from mlalign.data.adapters import Malformed
 from reward_models import formats
 
 
@@ -31,8 +32,13 @@ def test_preferences_in_all_of_trls_forms(record):
 
 
 def test_conversations_that_part_early_are_not_a_pair():
-    assert adapters.columns({"chosen": [U, A], "rejected": [say("user", "ho"), B]}, "preference", {}) == "prompts_differ"
-    assert adapters.columns({"prompt": "hi", "chosen": [U, A], "rejected": [say("user", "ho"), B]}, "preference", {}) == "prompts_differ"
+    for record in ({"chosen": [U, A], "rejected": [say("user", "ho"), B]}, {"chosen": [U, A, U, A], "rejected": [U, B, U, B]}):
+        with pytest.raises(Dropped) as drop:
+            adapters.columns(record, "preference", {})
+        assert drop.value.reason == "prompts_differ"
+    with pytest.raises(Dropped) as drop:
+        adapters.columns({"prompt": "hi", "chosen": [U, A], "rejected": [say("user", "ho"), B]}, "preference", {})
+    assert drop.value.reason == "prompt_not_in_conversation"
 
 
 def test_columns_by_name_path_and_position():
@@ -51,8 +57,8 @@ def test_columns_by_name_path_and_position():
         ({"prompt": "hi"}, "prompt", {"prompt": "question"}, "no column 'question' (for `prompt`)"),
         ({"prompt": "hi"}, "prompt", {"reference": "answer"}, "no column 'answer' (for `reference`)"),
         (["hi"], "prompt", {"prompt": 1}, "only 1 columns"),
-        ({"chosen": "a", "rejected": "b"}, "preference", {}, "adapter: hh_rlhf"),
-        ({"prompt": 3}, "prompt", {}, "`prompt` must be text"),
+        ({"chosen": "a", "rejected": "b"}, "preference", {}, "an answer without a prompt; name its column with columns: {prompt: THEIRS}"),
+        ({"prompt": 3}, "prompt", {}, "`prompt`: expected text or a list of messages {role, content}, got a number"),
         ({"prompt": "hi", "completion": "x", "label": "maybe"}, "unpaired", {}, "true or false"),
         ({"prompt": "hi", "split": "tset"}, "prompt", {}, "`split` must be"),
         ({"prompt": "hi", "chosen": "a", "rejected": "b", "margin": "much"}, "preference", {}, "`margin` must be a number"),
@@ -86,8 +92,9 @@ def test_transcripts():
     assert row["prompt"] == [U, say("assistant", "yes?"), say("user", "tell me")]
     assert (row["chosen"], row["rejected"]) == ([A], [B])
     other = start + ", please\n\nAssistant: bad"
-    assert adapters.hh_rlhf({"chosen": start + "\n\nAssistant: good", "rejected": other}, "preference") == "prompts_differ"
-    assert formats.transcript("\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d") == [
+    with pytest.raises(Dropped, match="differ before"):
+        adapters.hh_rlhf({"chosen": start + "\n\nAssistant: good", "rejected": other}, "preference")
+    assert transcript("\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d") == [
         say("user", "a"), say("assistant", "b\n\nc"), say("user", "d"),
     ]  # fmt: skip
     with pytest.raises(Malformed, match="no transcript"):

@@ -203,9 +203,9 @@ def test_rows_of_every_shape():
     [
         ({"prompt": "q"}, "f:3: needs prompt and response"),
         ({"prompt": "", "response": "a"}, "f:3: needs prompt and response"),
-        ({"prompt": "q", "response": 4}, "f:3: expected text or a list of messages"),
-        ({"chosen": "a", "rejected": "b"}, "f:3.*a conversation to score has a prompt"),
-        ({"messages": [{"role": "user", "content": "q"}]}, "f:3: a conversation to score has a prompt and ends with"),
+        ({"prompt": "q", "response": 4}, "f:3: `response`: expected text or a list of messages"),
+        ({"chosen": "a", "rejected": "b"}, "f:3: needs prompt.*`chosen` is an answer without a prompt"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "f:3: `messages`: a conversation has a prompt and ends with"),
         ({"prompt": "q", "response": "a", "language": "swahilli"}, "f:3: language 'swahilli'"),
     ],
 )
