@@ -24,8 +24,8 @@ SHOWN = 5
 class Verification:
     """The inputs of one step. `told` is its frozen configuration."""
 
-    def __init__(self, told: Mapping[str, Any], the_store: store.Store):
-        self._told, self._store, self._digests = told, the_store, the_store.digests
+    def __init__(self, told: Mapping[str, Any], the_store: store.Store, known: digests.Digests | None = None):
+        self._told, self._store, self._digests = told, the_store, known or the_store.digests
         self._watch: digests.Watch | None = None
 
     def check(self) -> None:
@@ -50,6 +50,10 @@ class Verification:
         given = self._told.get("input_digests") or {}
         for source in state.sources(self._told):
             yield from self._artifact(self._store.root / source["artifact"], source["step"], given.get(source["step"]))
+        yield from self.elsewhere()
+
+    def elsewhere(self) -> Iterator[str]:
+        """What differs of that which no step of this store made."""
         for value in externals(self._told["inputs"]):
             yield from self._external(value)
         yield from self._configured()
