@@ -14,6 +14,7 @@ from mlalign.store import MANIFEST, read_json, read_manifest
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
+
 def looks_local(path: str) -> bool:
     return path.startswith(("/", ".", "~")) or Path(path).exists()
 

@@ -174,9 +174,7 @@ def finish(partial: Path, manifest: dict, expected: Mapping[str, str] | None = N
     hashed = known.files(found.values())
     files = {name: {"size": p.stat().st_size, "sha256": hashed[p]} for name, p in found.items()}
     if wrong := [name for name, digest in expected.items() if name not in files or files[name]["sha256"] != digest]:
-        raise UserError(
-            f"{partial / wrong[0]}: is not what was written there; run the same command again, which computes it anew"
-        )
+        raise UserError(f"{partial / wrong[0]}: is not what was written there; run the same command again, which computes it anew")
     digest = content_digest(files)
     write_json(partial / MANIFEST, {"schema_version": SCHEMA_VERSION, **manifest, "content_digest": digest, "files": files})
     final = partial.with_name(partial.name.removesuffix(".partial"))

@@ -130,8 +130,9 @@ class Verification:
     def _configured(self) -> Iterator[str]:
         """The files that the configuration and the settings of scorers name."""
         told = self._told.get("read") or {}
-        yield from self._changed(told.get("files") or {})
-        if not told.get("config"):
+        wrong = list(self._changed(told.get("files") or {}))
+        yield from wrong
+        if wrong or not told.get("config"):
             return
         module = stage.load(self._told["stage"])
         cfg = schema.build(module.Config, self._told["config"], key=f"steps.{self._told['step']}.config")

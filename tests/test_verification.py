@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import yaml
 from verification_cases import Small, rows_of
 
 from mlalign import digests, identity, rows, stage, step, store
@@ -96,7 +97,7 @@ def test_a_new_file_in_a_folder_of_rows_is_told(small):
 def test_a_judges_prompt_counts_by_its_content(small):
     prompt = small.root / "prompt.j2"
     prompt.write_text("first")
-    scorers = [{"family": "judge", "engine": "openai", "path": "served", "prompt": str(prompt)}]
+    scorers = [{"family": "judge", "engine": {"name": "transformers"}, "path": str(small.model), "template": str(prompt)}]
     before = small.plan(scorers=scorers).nodes[-1]
     assert before.read["files"][str(prompt)] == digests.sha256(prompt)
     prompt.write_text("other")
@@ -276,11 +277,11 @@ def test_a_hub_model_is_used_at_the_commit_of_the_plan(small):
     config = small.begin("marks", scorers=[{"family": "length", "unit": "tokens", "path": "org/name"}])
     swap(small.model / "tokenizer_config.json")
     snapshot(small, "b" * 40)  # the branch moves on
-    inputs = stage.Inputs(store.Store(small.root / "store"), __import__("yaml").safe_load(config.read_text())["inputs"])
-    assert inputs.scorers("scorers")[0]["revision"] == "a" * 40
+    told = yaml.safe_load(config.read_text())
+    the_store = store.Store(small.root / "store")
+    assert stage.Inputs(the_store, told["inputs"]).scorers("scorers")[0]["revision"] == "a" * 40
     assert stage.external_model({"path": "org/name", "identity": f"org/name@{'a' * 40}"}).revision == "a" * 40
-    told = {"step": "marks", "stage": "score", "config": {}, "guards": [], "inputs": inputs._slots}
-    Verification(told, store.Store(small.root / "store")).elsewhere()
+    Verification(told, the_store).check()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json"])

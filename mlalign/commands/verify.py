@@ -135,4 +135,3 @@ def _cache(the_store: store.Store, keys: set[str] | None, digests: Digests) -> I
         files += [p for p in marker.parent.glob(f"{marker.stem}*") if p.suffix != ".json"]
     if markers:
         yield Look(".shards", "shard cache", len(files), sum(p.stat().st_size for p in files), problems)
-

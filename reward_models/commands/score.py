@@ -264,7 +264,8 @@ def _finish(
             as_text = assembly.write(temporary, files.is_parquet(the_job.output), inputs, found.windows, done, options.column)
             counts = job.total([done[w.key].counts for w in found.windows])
             finished = {
-                "schema_version": 1, "output": the_job.output.name, "size": temporary.stat().st_size, "sha256": identity.KNOWN.file(temporary),
+                "schema_version": 1, "output": the_job.output.name, "size": temporary.stat().st_size,
+                "sha256": identity.KNOWN.file(temporary),
                 "scorer": provenance.of_scorer(told), "identity": the_job.identity, "input": _input(found), "rejected": found.rejected,
                 "counts": counts, "columns_as_json_text": as_text, "packages": provenance.versions(), "finished": provenance.now(),
             }  # fmt: skip
