@@ -12,6 +12,7 @@
   logs     name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]     the log of a step (by default the last one)
   cancel   name=RUN [step=STEP] [now=true]                               ask a run to save its state and stop, or kill it
   gc       [keep_checkpoints=1] [older_than=DAYS] [delete=true]          what can be deleted, and how much that frees
+  verify   [name=RUN]      hash artifacts, cached shards and outside inputs again; exit status 1 and names if anything differs
   results  name=SWEEP [metric=NAME]    the table and the page of a sweep, as far as it is
   compare  RUN RUN … [output=DIR]     several runs on one page
   recipes | languages | doctor        what there is; what this machine has
@@ -94,7 +95,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     return status
 
 
-COMMANDS = ("status", "logs", "cancel", "gc")  # modules of `mlalign.commands`, given `key=value` pairs
+COMMANDS = ("status", "logs", "cancel", "gc", "verify")  # modules of `mlalign.commands`, given `key=value` pairs
 PLANNED = ("fetch", "freeze")  # modules of `mlalign.commands`, given a plan
 SHOWN = ("recipes", "languages", "doctor")  # functions of `show`
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from mlalign.digests import HEX
+from mlalign.digests import HEX, Digests
 from mlalign.errors import UserError
 from mlalign.store import Store, Tally, fingerprint, is_tally, read_json, write_json
 
@@ -160,9 +160,19 @@ def total(inputs: Iterable[Path], partial: Path) -> Tally:
     return tally
 
 
+def cache_problem(marker: Path, digests: Digests) -> str | None:
+    """What is wrong with a shard in the cache, of which this is the marker; None if its files are those that were put there."""
+    told = read_marker(marker)
+    if told is None or told["key"] != marker.stem:
+        return f"{marker} is malformed, or another shard's"
+    files = {marker.with_suffix("" if f == ROWS else f".{f}"): d for f, d in {ROWS: told["sha256"], **told["beside"]}.items() if d}
+    wrong = [path for path, digest in files.items() if not path.is_file() or digests.file(path) != digest]
+    return f"{wrong[0]} is missing or was changed" if wrong else None
+
+
 def recorded(partial: Path) -> dict[str, str]:
     """`rows/NAME.parquet` (and files beside it) -> digest, as the markers of all shards tell."""
-    found = {}
+    found: dict[str, str] = {}
     for path in sorted((partial / "shards").glob("*.json")):
         told = read_marker(path) or {"sha256": None, "beside": {}}
         digests = {ROWS: told["sha256"], **told["beside"]}

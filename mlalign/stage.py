@@ -104,7 +104,7 @@ class Inputs:
             model = self._model(value)
             base = {"base": model.base.path} if model.base else {}
             return {"family": "classifier", "name": value.step, "path": model.path, **base, **value.binding}
-        value = _at_their_commits(value)
+        value = {key: _at_their_commits(v) for key, v in value.items()} | _commits(value)
         if "family" not in value:  # a model directory in the place of a step
             value = {"family": "classifier", "name": value.get("step") or Path(value["path"]).name, **value}
         own = {k: with_models(v, lambda model: self._model(self.opened(model)).path) for k, v in value.items() if k != "step"}
@@ -136,11 +136,15 @@ def _at_their_commits(settings: Any) -> Any:
         return [_at_their_commits(value) for value in settings]
     if not isinstance(settings, Mapping):
         return settings
-    out = {key: _at_their_commits(value) for key, value in settings.items()}
+    return {key: _at_their_commits(value) for key, value in settings.items()} | _commits(settings)
+
+
+def _commits(settings: Mapping) -> dict[str, str]:
+    """The revisions of the models that a scorer's own settings name."""
     inner = {"path": "revision", "reference": "reference_revision"}
     named = {name: settings[key]["identity"] for key, name in inner.items() if _has_identity(settings.get(key))}
     named |= {"revision": settings["identity"]} if isinstance(settings.get("path"), str) and "identity" in settings else {}
-    return out | {name: commit for name, value in named.items() if (commit := commit_of(value))}
+    return {name: commit for name, value in named.items() if (commit := commit_of(value))}
 
 
 def _has_identity(value: Any) -> bool:

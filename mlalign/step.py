@@ -233,8 +233,8 @@ def _publish(told: dict, output: stage.Output) -> Path:
     notes = {**output.notes, **({"warnings": warnings} if warnings else {})}
     manifest = {**_manifest(told, output), **notes, "finished": time.time()}
     sharded = stage.load(told["stage"]).SHARDED and manifest["status"] != "skipped"
-    made = {"expected": shards.recorded(output.path), "closed": shards.FOLDERS} if sharded else {}
-    final = store.finish(output.path, manifest, **made)
+    made, closed = (shards.recorded(output.path), shards.FOLDERS) if sharded else ({}, ())
+    final = store.finish(output.path, manifest, made, closed)
     for needed_until_now in ("checkpoints", "parts"):
         shutil.rmtree(final / needed_until_now, ignore_errors=True)
     return final

@@ -25,8 +25,8 @@ SHOWN = 5
 class Verification:
     """The inputs of one step. `told` is its frozen configuration."""
 
-    def __init__(self, told: Mapping[str, Any], the_store: store.Store):
-        self._told, self._store, self._digests = told, the_store, the_store.digests
+    def __init__(self, told: Mapping[str, Any], the_store: store.Store, known: digests.Digests | None = None):
+        self._told, self._store, self._digests = told, the_store, known or the_store.digests
         self._watch: digests.Watch | None = None
 
     def check(self) -> None:
@@ -51,6 +51,10 @@ class Verification:
         given = self._told.get("input_digests") or {}
         for source in state.sources(self._told):
             yield from self._artifact(self._store.root / source["artifact"], source["step"], given.get(source["step"]))
+        yield from self.elsewhere()
+
+    def elsewhere(self) -> Iterator[str]:
+        """What differs of that which no step of this store made."""
         for value in externals(self._told["inputs"]):
             yield from self._external(value)
         yield from self._configured()
@@ -127,8 +131,9 @@ class Verification:
     def _configured(self) -> Iterator[str]:
         """The files that the configuration and the settings of scorers name."""
         told = self._told.get("read") or {}
-        yield from self._changed(told.get("files") or {})
-        if not told.get("config"):
+        wrong = list(self._changed(told.get("files") or {}))
+        yield from wrong
+        if wrong or not told.get("config"):
             return
         module = stage.load(self._told["stage"])
         cfg = schema.build(module.Config, self._told["config"], key=f"steps.{self._told['step']}.config")

@@ -1,11 +1,13 @@
 """What a stage can ask of its inputs."""
 
+from helpers import write_manifest
+
 from mlalign import stage, store
 
 
 def artifact(root, name, **told):
     (root / name).mkdir()
-    store.write_json(root / name / "manifest.json", {"status": "done", **told})
+    write_manifest(root / name, **told)
     return {"artifact": name, "step": name}
 
 

@@ -99,10 +99,10 @@ def load(cfg: TrainConfig, source: Path, out: Output, tokenizer: PreTrainedToken
         ranks.wait_for_everyone()
     if not told.is_file():
         raise UserError("the first rank could not prepare the rows; its message says why")
-    if (counts := checkpoints.read_value(told, KEY)) is None:
+    if (kept := checkpoints.read_value(told, KEY)) is None:
         raise UserError(f"{told}: was changed while this step began; run the same command again")
-    out.tally.merge(Tally(counts["tally"]))
-    return TrainSet(_open(file), counts["sources"])
+    out.tally.merge(Tally(kept["tally"]))
+    return TrainSet(_open(file), kept["sources"])
 
 
 def _open(file: Path) -> "datasets.Dataset":

@@ -156,7 +156,7 @@ def test_provenance(score, tmp_path, classifier, monkeypatch):
     write(tmp_path / "rows.jsonl", [{**row, "language": "sw" if i % 3 else "en"} for i, row in enumerate(ROWS)])
     assert score("--input", "rows.jsonl", "--set", "max_length=10", family=("--model", str(classifier)))[0] == 0
     told = json.loads((tmp_path / "scores.jsonl.json").read_text())
-    assert told["sha256"] == identity.sha256(tmp_path / "scores.jsonl") and told["input"][0]["rows"] == 50
+    assert told["sha256"] == identity.KNOWN.file(tmp_path / "scores.jsonl") and told["input"][0]["rows"] == 50
     scorer = told["scorer"]
     assert scorer["family"] == "classifier" and scorer["settings"]["max_length"] == 10 and scorer["dtype"] == "float32"
     assert scorer["direction"] == "higher is better"

@@ -4,6 +4,9 @@ import json
 import time
 
 import pytest
+from helpers import write_manifest
+
+from mlalign import checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +118,7 @@ def test_an_artifact_counts_more_than_its_job_and_a_forgotten_job_is_called_so(m
     finished = {"status": "done", "started": 10.0, "finished": 25.0, "host": "n9", "rows_by_language": {"swh_Latn": 3}}
     path = run.root / "store" / run.steps["done"]
     path.mkdir(parents=True)
-    (path / "manifest.json").write_text(json.dumps(finished))
+    write_manifest(path, **finished)
     lines = (run.folder / "jobs.jsonl").read_text().replace('"step": "lost"', '"step": "lost", "x": 1').splitlines()
     lines[1] = json.dumps({**json.loads(lines[1]), "job": "999999"})
     (run.folder / "jobs.jsonl").write_text("\n".join(lines) + '\n{"job": "12')  # a line that is just being written
@@ -244,7 +247,7 @@ def test_gc_leaves_a_queued_run_alone(mlalign, submitted, slurm):
     for number in (20, 40):
         folder = run.partial("queued") / "checkpoints" / "trainer" / f"checkpoint-{number}"
         folder.mkdir(parents=True)
-        (folder / "complete.json").write_text("{}")
+        checkpoints.complete(folder, ranks=1)
     assert mlalign("gc", "keep_checkpoints=0").stdout.startswith("nothing in")
     slurm.run("scancel", job)
     until(lambda: "checkpoint-20" in mlalign("gc").stdout)

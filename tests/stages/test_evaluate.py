@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from helpers import write_manifest
 
 from mlalign import rows, schema, stage, store
 from mlalign.errors import UserError
@@ -66,7 +67,7 @@ def write_preferences(root: Path, rewards: dict[str, dict[str, list[tuple[float,
                     marks.append({**base, "candidate_id": rows.side_id(base["id"], side), "score.reward": value})
             shard = rows.shard_name(language, "eval", 0)
             rows.write_shard(root / f"scores-{source}" / "rows" / shard, "scores", marks, ("reward",))
-        store.write_json(root / f"scores-{source}" / "manifest.json", {"status": "done"})
+        write_manifest(root / f"scores-{source}", kind="scores")
         scored.append({"artifact": f"scores-{source}", "step": f"scores[{source}]", "binding": {"lang": source}})
     return scored
 
@@ -401,13 +402,13 @@ def test_the_interval_of_a_difference_is_of_pairs(tmp_path, three):
 
 def test_several_seeds_are_one_sample(tmp_path):
     """Two seeds of a policy and of its baseline, as `foreach` gives them: one column, each seed against its own baseline."""
-    store.write_json(tmp_path / "manifest.json", {"status": "done"})
+    write_manifest(tmp_path)
     slots = {"rows": [], "scores": [], "baseline": [], "baseline_scores": []}
     for seed, (ours, theirs) in {"0": ([1.0, 1.0], [0.0, 0.0]), "1": ([0.0, 1.0], [0.0, 1.0])}.items():
         for slot, values in (("rows", ours), ("baseline", theirs)):
             write_answers(tmp_path, f"{slot}{seed}", policy(f"{slot}{seed}", {"eng_Latn": [[v] for v in values]}))
             for name, part in ((f"{slot}{seed}", slot), (f"{slot}{seed}_scores", "scores" if slot == "rows" else "baseline_scores")):
-                store.write_json(tmp_path / name / "manifest.json", {"status": "done"})
+                write_manifest(tmp_path / name)
                 slots[part].append({"artifact": name, "step": f"{part}[{seed}]", "binding": {"seed": seed}})
     _, table = run(tmp_path, slots)
     row = table["accuracy", "verifier", "eng_Latn"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import write_manifest
 
 from mlalign import rows, stage, step, store
 from mlalign.reporting import collect, markdown
@@ -122,7 +123,7 @@ def test_skipped_steps_rows_dropped_and_sources(tmp_path):
     later = {**manifest, "step": "policy", "status": "skipped", "skipped_because": "guard said stop", "packages": {"torch": "2"}}
     for m in (manifest, later):
         (tmp_path / m["step"]).mkdir()
-        store.write_json(tmp_path / m["step"] / "manifest.json", m)
+        write_manifest(tmp_path / m["step"], **m)
     content = collect.gather(collect.Steps(store.Artifact(tmp_path / s, s) for s in ("pairs", "policy")), {"name": "r"})
     text = markdown.page(content, "r", 3)
     assert "| pairs | tie | 3 | eng_Latn 1, swh_Latn 2 |" in section(text, "Dropped")

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import run_here
+from helpers import run_here, write_manifest
 
 from mlalign import rows, schema, shards
 from mlalign.errors import UserError
 from mlalign.stage import Inputs, Output, Stopped
 from mlalign.stages import score
-from mlalign.store import Store, write_json
+from mlalign.store import Store
 
 LANGUAGES = {"eng_Latn": "The largest number is {}.", "tur_Latn": "En büyük sayı {} olur.", "cmn_Hans": "最大的数字是 {} 。"}
 
@@ -167,7 +167,7 @@ def test_array_tasks_share_the_shards(tmp_path, candidates):
 def test_a_reward_artifact_of_a_foreach_step(tmp_path, candidates, reward_model):
     artifact = tmp_path / "store" / "reward-0"
     shutil.copytree(reward_model, artifact / "model")
-    write_json(artifact / "manifest.json", {"status": "done", "content_digest": "d"})
+    write_manifest(artifact, content_digest="d")
     found = run(tmp_path, candidates, [{"step": "reward[eng_Latn]", "artifact": "reward-0", "binding": {"lang": "eng_Latn"}}])
     assert all(isinstance(r["score.reward[eng_Latn]"], float) for r in rows.read(found.path))
     external = run(tmp_path, candidates, [{"family": "classifier", "name": "r", "path": str(artifact)}], name="external")
@@ -242,7 +242,7 @@ def artifact_of(tmp_path, name, model, digest):
     """A finished step's artifact with a model in it, as a planned input."""
     path = tmp_path / "store" / name
     shutil.copytree(model, path / "model")
-    write_json(path / "manifest.json", {"status": "done", "content_digest": digest})
+    write_manifest(path, content_digest=digest)
     return {"step": name, "artifact": name}
 
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import write_manifest
 
 from mlalign import schema, stage, store
 from mlalign.errors import UserError
@@ -21,7 +22,7 @@ def write(root: Path, name: str, values: dict[str, float] | None = None, status:
         rows = [{"metric": "accuracy", "by": "verifier", "language": lang, "value": v} for lang, v in values.items()]
         rows.append({"metric": "win_rate", "by": "judge", "language": "avg", "value": 0.9})
         write_json(path / "metrics.json", {"rows": rows})
-    write_json(path / "manifest.json", {"status": status, "content_digest": f"digest of {name}"})
+    write_manifest(path, status=status, content_digest=f"digest of {name}")
     return {"artifact": name, "step": name.replace("-", "."), "binding": {}}
 
 
@@ -86,7 +87,7 @@ def test_the_pointer_is_followed_to_a_step_or_an_external_model(tmp_path):
     for candidates, path in (([ours, ours], tmp_path / "policy/model"), ([{"path": str(external), "identity": "abc"}, ours], external)):
         out, told = run(tmp_path, candidates, metrics)
         assert told["stop"]
-        write_json(out.path / "manifest.json", {"status": "done"})
+        write_manifest(out.path)
         final = tmp_path / "select-1"
         shutil.rmtree(final, ignore_errors=True)
         out.path.rename(final)

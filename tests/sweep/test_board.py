@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from helpers import write_manifest
 
 from mlalign import store
 from mlalign.sweep import grid, united
@@ -25,7 +26,7 @@ def finish(planned, *names):
             path = planned.store.root / node.artifact
             path.mkdir(parents=True)
             told = {"kind": "rows", "status": "done", "fingerprint": node.fingerprint, "inputs": {}}
-            store.write_json(path / "manifest.json", told)
+            write_manifest(path, **told)
 
 
 def partial(planned, name):
