@@ -16,19 +16,24 @@ from mlalign.terminal import say, table
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """A submission: the run in the queue, the steps asked for, those of them that became jobs now, and the jobs that were there before."""
+    """A submission: the run in the queue, the steps asked for, those of them that became jobs now, and the jobs that were there before.
+
+    `left`: the steps for which the queue had no room, `why` in Slurm's words.
+    """
 
     run: submit.Run
     steps: list[submit.Step]
     new: list[submit.Step]
     before: list[jobs.Live]
+    left: list[submit.Step] = dataclasses.field(default_factory=list)
+    why: str = ""
 
 
 def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
     """Submit what is neither done nor queued; with `launcher.wait` stay until it has ended. Returns the exit status."""
     selected = run_dir.selection(plan)
     sent = send(plan, launcher, selected["run"], display, anew=selected["anew"], go_on=True)
-    if sent.before and not sent.new:
+    if sent.before and not sent.new and not sent.left:
         there = f"all that is left of run {plan.name!r} is in the queue already"
         if not launcher.wait:
             raise UserError(f"name: {there}: {submit.hint(sent.run)}")
@@ -37,8 +42,8 @@ def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
         run_dir.publish_report(plan, coming=True)
         display.line(_told(sent))
     if not (launcher.wait and (sent.new or sent.before)):
-        return 0
-    lost = follow(sent, display)
+        return stage.STOPPED if sent.left else 0
+    lost = to_the_end(plan, launcher, sent, display)
     for why in filter(None, lost.values()):
         say(f"\n{why}", file=sys.stderr)
     if lost and jobs.cancelled(sent.run.folder):
@@ -68,14 +73,26 @@ def send(
             run_dir.force(plan, anew)
             found = steps(plan)
         wanted = [step for step in found if step.name in names]
-        return Sent(queue, wanted, submit.submit(queue, wanted, before, display.line), before)
+        submitted = submit.submit(queue, wanted, before, display.line)
+        return Sent(queue, wanted, submitted.new, before, submitted.left, submitted.why)
+
+
+def to_the_end(plan: Plan, launcher: launchers.Slurm, sent: Sent, display: Display) -> dict[str, str]:
+    """`follow` a submission, and submit what the queue had no room for when its jobs have ended; returns what is not there then."""
+    while True:
+        lost = follow(sent, display)
+        if lost or not sent.left or jobs.cancelled(sent.run.folder):
+            return lost | {step.artifact: "" for step in sent.left}
+        display.line(f"there is room in the queue again for {', '.join(step.name for step in sent.left)}")
+        sent = send(plan, launcher, {step.name for step in sent.left}, display)
 
 
 def follow(sent: Sent, display: Display) -> dict[str, str]:
     """`watch.follow`, with a word to those who leave it by Ctrl-C; the display hears of what failed."""
     running.current.follows = True
     try:
-        lost = watch.follow(sent.run, sent.steps, display.line)
+        left = {step.artifact for step in sent.left}
+        lost = watch.follow(sent.run, [step for step in sent.steps if step.artifact not in left], display.line)
         running.current.follows = False
     except KeyboardInterrupt:
         display.line(f"\nno longer watching; the jobs go on: {submit.hint(sent.run)}")
@@ -110,11 +127,24 @@ def steps(plan: Plan) -> list[submit.Step]:
 
 def _told(sent: Sent) -> str:
     """What was submitted, as a table, and how to watch it."""
-    if not sent.new:
+    if not sent.new and not sent.left:
         return f"all {len(sent.steps)} steps are done, nothing to submit"
     last = {entry["artifact"]: entry for entry in jobs.read(sent.run.folder)}
     rows = [[s.name, e["job"], e["tasks"], ",".join(e["after"]) or "-"] for s in sent.new for e in (last[s.artifact],)]
-    reused = f"; {len(sent.steps) - len(sent.new)} done or queued before" if len(sent.steps) > len(sent.new) else ""
+    before = len(sent.steps) - len(sent.new) - len(sent.left)
+    reused = f"; {before} done or queued before" if before else ""
     where = sent.run.words
     hint = f"watch: mlalign status {where} | mlalign logs {where} step=STEP | end: mlalign cancel {where}"
-    return f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(sent.new)} jobs submitted{reused}; {hint}"
+    submitted = f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(sent.new)} jobs submitted{reused}; {hint}"
+    if not sent.left:
+        return submitted
+    names = ", ".join(step.name for step in sent.left)
+    again = (
+        "they are submitted when these have ended"
+        if sent.run.cfg.wait
+        else (
+            "run the same command again when these have ended, or with launcher.wait=true, which does it by itself; or choose another "
+            "launcher.qos or launcher.account"
+        )
+    )
+    return f"{submitted}\n\nthe queue takes no more jobs now ({sent.why}), so {names} could not be submitted: {again}"

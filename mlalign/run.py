@@ -51,7 +51,7 @@ def run_some(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: 
     folder, names = plan.run_dir / "slurm", {n.name for n in nodes}
     if jobs.cancelled(folder):
         return stage.STOPPED, {}
-    lost = queued.follow(queued.send(plan, launcher, names, display), display)
+    lost = queued.to_the_end(plan, launcher, queued.send(plan, launcher, names, display), display)
     stopped = any(n.artifact in lost and jobs.cancelled(folder, n.name) for n in nodes)
     return stage.STOPPED if stopped else 0, {artifact: [why] if why else [] for artifact, why in lost.items()}
 

@@ -39,7 +39,11 @@ def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | N
         raise UserError(
             f"Slurm's `{words[0]}` is not on the PATH of this machine; log in to one of the cluster, or choose launcher=local"
         ) from None
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as late:
+        said = late.stderr or b""
+        words_said = said.decode(errors="replace") if isinstance(said, bytes) else said
+        if "temporarily unable to accept job" in words_said:  # sbatch tries again by itself, for minutes
+            raise Refused(words[0], words_said.strip().splitlines()[-1].removeprefix("sbatch: error: ")) from None
         raise Silent(
             f"Slurm does not answer: `{words[0]}` said nothing for {timeout_s:g} s; see whether its controller is up (scontrol ping), then "
             f"run the same command again"

@@ -88,7 +88,6 @@ def script(job: Job, cfg: Slurm) -> str:
         "",
         *([_results(job)] if job.sweep else []),
         BEGIN,
-        *([EXTENSIONS] if job.distributed else []),
         *([RENDEZVOUS] if _n_nodes(job) > 1 else []),
         f"{_command(job, cfg)} &",
         WAIT,
@@ -193,13 +192,6 @@ wait "$child"
 status=$?
 if [ -n "$timer" ] && ! kill "$timer" 2>/dev/null; then status=75; fi
 [ "$status" -eq 0 ] || end "$status\""""
-
-# What DeepSpeed compiles when it is first used. A process that was killed at it leaves a lock for which all later ones would wait for
-# ever: so each step has a place of its own, without the lock of its former self.
-EXTENSIONS = """\
-export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$partial/parts/extensions}
-rm -f -- "$partial"/parts/extensions/*/lock
-"""
 
 # The first node by name, or by the address that it is reached at where names do not resolve, and a port that is free there.
 RENDEZVOUS = """\

@@ -13,12 +13,13 @@ from typing import Any
 
 from mlalign import store
 from mlalign.errors import UserError
-from mlalign.launch import commands, disks, ended, jobs, resources, slurm, snapshot
+from mlalign.launch import commands, disks, ended, jobs, limits, resources, slurm, snapshot
 from mlalign.launch.config import Slurm
 
 # What Slurm's words speak of -> the resources that may have caused them.
 CAUSES = (
-    (r"partition", ("partition", "account")), (r"account", ("account", "partition")), (r"QOS", ("qos",)),
+    (r"partition", ("partition", "account")), (r"account|Assoc", ("account", "partition")), (r"QOS", ("qos",)),
+    (r"array", ("tasks",)), (r"SubmitJob", ("qos", "account", "tasks")),
     (r"reservation", ("reservation",)), (r"feature|constraint", ("constraint",)), (r"time limit", ("time",)),
     (r"node list|node name", ("exclude",)), (r"gres|tres|GPU", ("gpus",)),
     (r"unrecognized option|invalid option|Invalid .*specif", ("sbatch",)),
@@ -97,9 +98,19 @@ def hint(run: Run) -> str:
     return f"see `mlalign status {run.words}`, end them with `mlalign cancel {run.words}`"
 
 
-def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Callable[[str], None]) -> list[Step]:
-    """Submit what is neither done nor queued, in the order of the plan; returns what was submitted.
+@dataclasses.dataclass(frozen=True)
+class Submitted:
+    """The steps that became jobs, and those that must wait until there is room in the queue, with Slurm's words for why."""
 
+    new: list[Step]
+    left: list[Step] = dataclasses.field(default_factory=list)
+    why: str = ""
+
+
+def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Callable[[str], None]) -> Submitted:
+    """Submit what is neither done nor queued, in the order of the plan, as far as the queue takes it.
+
+    An array that is larger than the cluster, or the queue, takes gets fewer tasks, each with more of the shards.
     Raises: UserError if an input will never be there, or if Slurm refuses a job.
     """
     waiting = {one.entry["artifact"] for one in queued}
@@ -109,7 +120,7 @@ def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Ca
         if not ready and step.artifact not in waiting:
             todo.append(step)
     if not todo:
-        return []
+        return Submitted([])
     _check_inputs(run, todo, waiting)
     disks.check(run.store.root.parent)
     before = jobs.read(run.folder)
@@ -118,8 +129,28 @@ def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Ca
     (run.folder / "logs").mkdir(parents=True, exist_ok=True)
     source = snapshot.take(run.folder, clean=run.cfg.source == "commit")
     snapshot.record(run.folder)
-    _submit_all(run, [(step, run.job(step, source)) for step in todo], queued)
-    return todo
+    return _submit_all(run, _within_arrays(todo, say), source, queued, say)
+
+
+def _within_arrays(steps: Sequence[Step], say: Callable[[str], None]) -> list[Step]:
+    """The steps with no more array tasks than the cluster allows."""
+    if all((step.resources.get("tasks") or 1) == 1 for step in steps):
+        return list(steps)
+    most = limits.array_size()
+    found = []
+    for step in steps:
+        asked = step.resources.get("tasks") or 1
+        if asked > most:
+            say(f"{step.name}: {asked} tasks are more than an array may have here (MaxArraySize): {most} take more of the shards each")
+        found.append(_with_tasks(step, min(asked, most)))
+    return found
+
+
+def _with_tasks(step: Step, n: int) -> Step:
+    if n == (step.resources.get("tasks") or 1):
+        return step
+    resources_ = {**step.resources, "tasks": n}
+    return dataclasses.replace(step, resources=resources_, told={**step.told, "resources": resources_})
 
 
 def _last(entries: Sequence[dict], steps: Sequence[Step]) -> list[dict]:
@@ -140,17 +171,21 @@ def _check_inputs(run: Run, todo: Sequence[Step], waiting: set[str]) -> None:
         raise UserError(*wrong)
 
 
-def _submit_all(run: Run, todo: Sequence[tuple[Step, slurm.Job]], queued: Sequence[jobs.Live]) -> None:
-    """Write and submit one job after the other; a refusal undoes the whole submission."""
+def _submit_all(run: Run, todo: Sequence[Step], source: Path, queued: Sequence[jobs.Live], say: Callable[[str], None]) -> Submitted:
+    """Write and submit one job after the other; a refusal undoes the whole submission. A full queue only ends it."""
     ids: dict[str, list[str]] = {}
     for one in queued:
         ids.setdefault(one.entry["artifact"], []).append(one.entry["job"])
     submitted: list[str] = []
     try:
-        for step, job in todo:
+        for number, step in enumerate(todo):
             after = sorted({i for artifact in step.sources.values() for i in ids.get(artifact, [])}, key=int)
-            _write(run, step, job)
-            new = _sbatch(run, step, job, after)
+            try:
+                new, job = _sbatch(run, step, source, after, say, shrink=not ids)
+            except _Full as full:
+                if not ids:
+                    raise _refused(run, step, full.words) from None
+                return Submitted(list(todo[:number]), list(todo[number:]), full.words)
             submitted.append(new)
             ids[step.artifact] = [new]
             jobs.append(run.folder, {
@@ -160,6 +195,7 @@ def _submit_all(run: Run, todo: Sequence[tuple[Step, slurm.Job]], queued: Sequen
     except BaseException as error:
         _undo(submitted, error)
         raise
+    return Submitted(list(todo))
 
 
 def _undo(submitted: Sequence[str], error: BaseException) -> None:
@@ -188,13 +224,45 @@ def _write(run: Run, step: Step, job: slurm.Job) -> None:
     job.script.write_text(slurm.script(job, run.cfg), encoding="utf-8")
 
 
-def _sbatch(run: Run, step: Step, job: slurm.Job, after: Sequence[str]) -> str:
-    extra = [f"--dependency=afterok:{':'.join(after)}"] if after else []
-    try:
-        return commands.sbatch(str(job.script), slurm.options(job, run.cfg), extra)
-    except commands.Refused as refused:
-        causes = [name for pattern, names in CAUSES if re.search(pattern, refused.words) for name in names]
-        told = {name: resources.set_by(name, run.root, step.stage, step.name, step.asked) for name in dict.fromkeys(causes)}
-        keys = [f"{key} ({step.resources[name]})" for name, key in told.items() if key and step.resources.get(name)]
-        mend = f"; see {', '.join(keys)}" if keys else ""
-        raise UserError(f"{step.name}: Slurm refused the job: {refused.words}{mend}") from None
+class _Full(Exception):
+    """The queue takes no further job; `words` are Slurm's."""
+
+    def __init__(self, words: str):
+        self.words = words
+        super().__init__(words)
+
+
+def _sbatch(run: Run, step: Step, source: Path, after: Sequence[str], say: Callable[[str], None], *, shrink: bool) -> tuple[str, slurm.Job]:
+    """Submit a step; returns the job's id, and the job. With `shrink` an array that the queue does not take gets fewer tasks.
+
+    Raises: _Full if the queue takes no further job; UserError if Slurm refuses the job itself.
+    """
+    asked = step.resources.get("tasks") or 1
+    tasks = asked
+    while True:
+        job = run.job(_with_tasks(step, tasks), source)
+        _write(run, step, job)
+        extra = [f"--dependency=afterok:{':'.join(after)}"] if after else []
+        try:
+            new = commands.sbatch(str(job.script), slurm.options(job, run.cfg), extra)
+        except commands.Refused as refused:
+            if not limits.is_full(refused.words):
+                raise _refused(run, step, refused.words) from None
+            if tasks == 1 or not shrink:
+                raise _Full(refused.words) from None
+            tasks = max(1, tasks // 2)
+            continue
+        if tasks < asked:
+            say(f"{step.name}: the queue does not take {asked} tasks at a time: {tasks} take more of the shards each")
+        return new, job
+
+
+def _refused(run: Run, step: Step, words: str) -> UserError:
+    """Slurm's words, with the keys that most likely have to do with them."""
+    causes = [name for pattern, names in CAUSES if re.search(pattern, words) for name in names]
+    told = {name: resources.set_by(name, run.root, step.stage, step.name, step.asked) for name in dict.fromkeys(causes)}
+    keys = [f"{key} ({step.resources[name]})" for name, key in told.items() if key and step.resources.get(name)]
+    mend = f"; see {', '.join(keys)}" if keys else ""
+    if limits.is_full(words):
+        mend = f"; wait until other jobs have ended, or choose another launcher.qos or launcher.account{mend}"
+    return UserError(f"{step.name}: Slurm refused the job: {words}{mend}")

@@ -27,7 +27,7 @@ from mlalign.errors import UserError
 from mlalign.refusals import keys, refusals
 from mlalign.stage import Output, Stopped
 from mlalign.store import read_json, write_json
-from mlalign.training import batches, divergence, precision
+from mlalign.training import batches, divergence, extensions, precision
 from mlalign.training.config import TrainConfig, accumulation, n_devices, zero_stage
 
 # What trainers log about this machine and this process, not about the training.
@@ -85,6 +85,7 @@ def _deepspeed(config: Mapping | None) -> dict | None:
     """A copy for DeepSpeed, which gathers the weights of ZeRO-3 when it saves; one process alone is made a group of one."""
     if config is None:
         return None
+    extensions.build_alone()
     config = deepcopy(dict(config))
     if zero_stage(config) == 3:
         config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ ROWS = {"sft": "demonstration", "reward": "preference", "preference": "preferenc
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
-def step(root: Path, stage: str, source: Path, n_ranks: int, stop: bool = False, **config) -> subprocess.CompletedProcess:
+def step(
+    root: Path, stage: str, source: Path, n_ranks: int, stop: bool = False, env: Mapping[str, str] | None = None, **config
+) -> subprocess.CompletedProcess:
     """Run a step in `root` the way `mlalign run` does, one without DeepSpeed in this process. With `stop` it is asked to stop from the
     beginning, so it stops at step 1."""
     partial = root / f"{stage}-test.partial"
@@ -34,7 +37,7 @@ def step(root: Path, stage: str, source: Path, n_ranks: int, stop: bool = False,
         return subprocess.CompletedProcess([], main([str(partial / "config.yaml")]))
     launcher = [] if n_ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_ranks)]
     command = [sys.executable, *launcher, "-m", "mlalign.step", str(partial / "config.yaml")]
-    env = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    env = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **(env or {})}
     return subprocess.run(command, env=env, text=True, capture_output=True, timeout=900, check=False)
 
 
@@ -99,3 +102,27 @@ def test_a_checkpoint_of_another_number_of_devices_is_refused(alone, tmp_path):
     store.write_json(complete, {**store.read_json(complete), "ranks": 2})
     done = step(tmp_path, "sft", sources["sft"], 1, deepspeed=deepspeed("zero2"))
     assert done.returncode == 2 and "saved it from 2 devices, and now there are 1" in done.stderr
+
+
+@pytest.mark.long
+def test_what_a_killed_build_has_left_keeps_no_training_waiting(tmp_path):
+    """torch's lock file, in the shared place and in ours, and the claim of a builder that was killed."""
+    source = write(tmp_path / "rows", "demonstration")
+    zero2 = deepspeed("zero2")
+    first = step(tmp_path / "first", "sft", source, 2, env={"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}, deepspeed=zero2)
+    finished(first, tmp_path / "first", "sft")
+    built = list((tmp_path / "mlalign" / "torch_extensions").glob("mlalign-*/deepspeed_*"))
+    assert built and not (tmp_path / ".cache" / "torch_extensions").exists()
+    for folder in built:
+        for library in folder.glob("*.so"):
+            library.unlink()
+        (folder / "lock").touch()
+        shared = tmp_path / ".cache" / "torch_extensions" / "py311_cpu" / folder.name
+        shared.mkdir(parents=True)
+        (shared / "lock").touch()
+        code = "import os, sys; from pathlib import Path; from mlalign import claims\nwith claims.claim(Path(sys.argv[1]), 'build'): os._exit(9)"
+        assert subprocess.run([sys.executable, "-c", code, folder], check=False, timeout=120).returncode == 9
+        assert (folder / "claims" / "build").is_file()
+    again = step(tmp_path / "again", "sft", source, 2, env={"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}, deepspeed=zero2)
+    finished(again, tmp_path / "again", "sft")
+    assert all(list(folder.glob("*.so")) for folder in built)
