@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlalign.engine.chat import TOKENIZER_FILES
 from mlalign.errors import UserError
+from mlalign.models.weight_files import base_of
 from mlalign.store import fingerprint, read_json, sha256, write_json
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -68,9 +69,8 @@ def of_external(value: Mapping, digests: Digests, key: str) -> dict:
 
 def _of_base(adapter: Path, digests: Digests, key: str) -> str:
     """The identity of the base that an adapter names."""
-    named = read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
-    beside = adapter / named
-    return of_external({"path": str(beside if beside.is_dir() else named)}, digests, f"{key} (the base of {adapter.name})")["identity"]
+    named = base_of(str(adapter))
+    return of_external({"path": named}, digests, f"{key} (the base of {adapter.name})")["identity"]
 
 
 def check_kind(path: Path, kind: str, key: str) -> list[str]:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlalign.store import read_json
+from mlalign.errors import UserError
+from mlalign.models.weight_files import base_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +20,18 @@ class Model:
 
 
 def local_model(path: Path, identity: str) -> Model:
-    """The model in a directory; an adapter names its base, in a directory relative to its own or under a hub id."""
-    adapter = path / "adapter_config.json"
-    if not adapter.is_file():
+    """The model in a directory; an adapter names its base, in a directory relative to its own or under a hub id.
+
+    Raises: UserError if the adapter names no base, or another adapter.
+    """
+    named = base_of(str(path))
+    if named is None:
         return Model(str(path), identity)
-    told = read_json(adapter)["base_model_name_or_path"]
-    base = Path(told) if Path(told).is_absolute() else (path / told)
-    return Model(str(path), identity, base=local_model(base.resolve(), str(base)) if base.is_dir() else Model(told, told))
+    if not Path(named).is_dir():
+        return Model(str(path), identity, base=Model(named, named))
+    if base_of(named) is not None:
+        raise UserError(f"{path}: its base {named} is an adapter itself; merge that one into its base first, adapters never stack")
+    return Model(str(path), identity, base=Model(named, named))
 
 
 def with_models(settings: Any, change: Callable[[Any], Any]) -> Any:

@@ -96,6 +96,8 @@ def base_of(path: str, revision: str | None = None) -> str | None:
     if not isinstance(named, str) or not named:
         raise UserError(f"{file}: names no base_model_name_or_path; save the adapter with PEFT's save_pretrained")
     beside = Path(path) / named
+    if beside.is_dir() and beside.resolve() == Path(path).resolve():
+        raise UserError(f"{file}: base_model_name_or_path names the adapter itself; name the full model that it was trained on")
     return str(beside.resolve()) if beside.is_dir() else named
 
 
