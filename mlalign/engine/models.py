@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlalign.errors import UserError
 from mlalign.models import weight_files
 
 ON_THE_HUB = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})")  # the identity of something on the hub
@@ -28,14 +29,20 @@ def commit_of(identity: Any) -> str | None:
 
 
 def local_model(path: Path, identity: str) -> Model:
-    """The model in a directory; an adapter names its base, a directory or a hub id. Raises: UserError if it names none."""
+    """The model in a directory; an adapter names its base, a directory or a hub id.
+
+    Raises: UserError if the adapter names no base, or another adapter.
+    """
     base = weight_files.base_of(str(path))
     if base is None:
         return Model(str(path), identity)
-    if Path(base).is_dir():
-        return Model(str(path), identity, base=local_model(Path(base), base))
-    base_identity = identity[1] if isinstance(identity, list) else base  # `of_external` gives an adapter's own and its base's
-    return Model(str(path), identity, base=Model(base, base_identity, commit_of(base_identity)))
+    if not Path(base).is_dir():
+        # `of_external` gives an adapter's own identity and its base's.
+        base_identity = identity[1] if isinstance(identity, list) else base
+        return Model(str(path), identity, base=Model(base, base_identity, commit_of(base_identity)))
+    if weight_files.base_of(base) is not None:
+        raise UserError(f"{path}: its base {base} is an adapter itself; merge that one into its base first, adapters never stack")
+    return Model(str(path), identity, base=Model(base, base))
 
 
 def with_models(settings: Any, change: Callable[[Any], Any]) -> Any:

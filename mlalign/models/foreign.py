@@ -25,8 +25,8 @@ def quiet() -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line: its first, and the second too where the first ends in a colon."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
+    if not lines or isinstance(error, KeyError):
+        return f"{type(error).__name__} {''.join(lines)}".strip()
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 

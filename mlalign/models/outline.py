@@ -3,6 +3,7 @@
 Reads config.json and the headers of the weights; no number of them. What fits is decided in `report`.
 """
 
+import copy
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -79,7 +80,9 @@ def of(
     fit = report.of_quantised(fit) if quantised else fit
     brought = set(on_it.brought) if on_it else set()
     lacking = (fit.missing & {*may_lack, *brought}) | (fit.mismatched & brought)
-    unexplained = _unexplained(fit.unexpected, stated.names, config) if lacking else frozenset()
+    with reading(f"{path}: config.json does not describe a {', '.join(stated.names)}, though it says so"):
+        explaining = lacking and fit.unexpected
+        unexplained = _unexplained(stated.names, config, weights) if explaining else frozenset()
     if message := report.problem(path, fit, stated, lacking, unexplained, on_it.path if on_it else None):
         raise UserError(message)
     return Outline(config, network, frozenset(lacking), quantised)
@@ -150,7 +153,8 @@ def _stated(config: Any, names: list[str], task: Task) -> Stated:
     import transformers
     from transformers.models.auto import modeling_auto
 
-    stock = [name for name in names if hasattr(transformers, name)]
+    own = set(dir(transformers))  # without importing what they lie in
+    stock = [name for name in names if name in own]
     if task == "causal":
         return Stated(names, stock, _generative(config.model_type))
     name = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type)
@@ -175,20 +179,16 @@ def _generative(model_type: str) -> list[str]:
     return found
 
 
-def _unexplained(unexpected: Collection[str], stated: list[str], config: Any) -> frozenset[str]:
-    """Those of the unexpected weights that the stated class has no use for either; without one, a causal model's is taken."""
-    import torch
+def _unexplained(stated: list[str], config: Any, weights: weight_files.Tensors) -> frozenset[str]:
+    """The weights that the stated class has no use for either; where none is stated, a causal language model's class is taken."""
     import transformers
     from transformers.models.auto import modeling_auto
 
-    names = [*stated, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)]
-    model_class = next((getattr(transformers, name) for name in names if name and hasattr(transformers, name)), None)
-    if model_class is None:
-        return frozenset(unexpected)
-    with torch.device("meta"):
-        own = set(model_class(config).state_dict())
-    ignored = [re.compile(pattern) for pattern in getattr(model_class, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    return frozenset(name for name in unexpected if name not in own and not any(pattern.search(name) for pattern in ignored))
+    name = stated[0] if stated else modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
+    model_class: Any = getattr(transformers, name) if name in dir(transformers) else None
+    if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
+        return frozenset(weights.by_name)
+    return _fit(model_class, copy.deepcopy(config), weights)[1].unexpected
 
 
 def _check_generation(path: str, revision: str | None) -> None:

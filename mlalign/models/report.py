@@ -57,14 +57,14 @@ def problem(
 ) -> str | None:
     """What is wrong with reading a model's files as `report.loaded`; None if that is what they are.
 
-    `lacking`: missing or mismatched weights that come from elsewhere (an adapter, a new head). `unexplained`: of the unexpected ones,
-    those that the stated class has no use for either; they count where a head is replaced, as the old head's are left out on purpose.
+    `lacking`: missing or mismatched weights that come from elsewhere (an adapter, a new head). `unexplained`: weights that the
+    stated class has no use for either; they count where a head is replaced, as the old head's are left out on purpose.
     `adapter`: the path of one that stands on this model.
     """
     missing = sorted(report.missing - set(lacking))
     if missing:
         return (
-            f"{adapter or path}: holds no weights for {some(missing)}: newly initialised weights score nothing; "
+            f"{adapter or path}: holds no weights for {some(missing)}{_instead(report)}: newly initialised weights score nothing; "
             f"{_complete(report, missing, path if adapter else None)}"
         )
     mismatched = sorted(report.mismatched - set(lacking))
@@ -97,6 +97,12 @@ def _another_class(path: str, report: Report, stated: Stated) -> str | None:
         f"{path}/config.json: the model is a {', '.join(stated.names)}, and here it would be a {report.loaded}; take a model that was "
         f'saved as one. If that is what it really is, write "architectures": ["{report.loaded}"] into a copy of config.json'
     )
+
+
+def _instead(report: Report) -> str:
+    """What a file has in the place of a head that is missing (OpenRLHF calls it value_head)."""
+    heads = sorted(name for name in report.unexpected if "head" in name and not name.startswith(f"{report.prefix}."))
+    return f" (but {some(heads)}, which {report.loaded} does not know)" if heads else ""
 
 
 def _complete(report: Report, missing: Iterable[str], base: str | None) -> str:

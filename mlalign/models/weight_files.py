@@ -97,8 +97,11 @@ def base_of(path: str, revision: str | None = None) -> str | None:
     if not isinstance(named, str) or not named.strip():
         raise UserError(f"{file}: base_model_name_or_path is {named!r}; write the directory or the hub id of the adapter's base there")
     for place in (Path(path) / named, Path(named).expanduser()):
-        if place.is_dir():
-            return str(place.resolve())
+        if not place.is_dir():
+            continue
+        if place.resolve() == Path(path).resolve():
+            raise UserError(f"{file}: base_model_name_or_path names the adapter itself; name the full model that it was trained on")
+        return str(place.resolve())
     if named.startswith(("/", ".", "~")) or named.count("/") > 1:
         raise UserError(
             f"{file}: base_model_name_or_path names {named}, which is no directory here, neither "

@@ -123,7 +123,8 @@ def prepare(settings: Settings) -> Classifier:
         model, start = _vllm(settings)
     else:
         model, start = _transformers(settings)
-    opening.check_tokens(tokenizer, model.get_input_embeddings().weight.shape[0], settings.path, padding_is_read=False)
+    n_rows = model.get_input_embeddings().weight.shape[0]
+    opening.check_tokens(tokenizer, n_rows, settings.path, padding_is_read=False)
     scale = _scale(settings, told, opening.statistics(vars(model.config)))
     output = loading.output_of(model.config, settings.path, settings.output)
     max_length = loading.room(tokenizer, model, settings.max_length or told.max_length, settings.path)
@@ -131,11 +132,19 @@ def prepare(settings: Settings) -> Classifier:
 
     def encode(items: Sequence[Item]) -> list[encoding.Encoded]:
         encoded = encoding.encode(items, template, max_length)
+        _check_rows(items, encoded, n_rows)
         if getattr(model.config, "is_encoder_decoder", False):
             _check_ends(items, encoded, model.config.eos_token_id)
         return encoded
 
     return Classifier(encode, outputs, output, scale, outputs.close)
+
+
+def _check_rows(items: Sequence[Item], encoded: Sequence[encoding.Encoded], n_rows: int) -> None:
+    """Raises: UserError for a conversation with a token that the model has no embedding for (`n_rows` of them)."""
+    for item, text in zip(items, encoded, strict=True):
+        if max(text.ids) >= n_rows:
+            raise UserError(f"{item.id}: holds token number {max(text.ids)}, and the model has embeddings for {n_rows} tokens")
 
 
 def _check_ends(items: Sequence[Item], encoded: Sequence[encoding.Encoded], end: int) -> None:

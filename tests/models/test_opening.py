@@ -363,3 +363,22 @@ def test_a_padding_token_without_a_row_is_never_read_by_scorers(rm, saved):
     assert score(rm) == score(saved)
     with pytest.raises(UserError, match="no embeddings for"):
         modelling.load_tokenizer(Model(str(rm), ""), None)
+
+
+def test_an_adapter_names_a_full_model(tmp_path):
+    from mlalign.engine.models import local_model
+
+    for name, told in {
+        "list": [],
+        "nothing": {},
+        "null": {"base_model_name_or_path": None},
+        "itself": {"base_model_name_or_path": "."},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(told))
+        with pytest.raises(UserError, match=f"{name}/adapter_config.json: "):
+            local_model(tmp_path / name, "")
+    (tmp_path / "nothing" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    (tmp_path / "itself" / "adapter_config.json").write_text('{"base_model_name_or_path": "../nothing"}')
+    with pytest.raises(UserError, match=r"its base .*nothing is an adapter itself"):
+        local_model(tmp_path / "itself", "")
