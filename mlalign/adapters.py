@@ -1,4 +1,5 @@
-"""LoRA adapters as files and as configurations: which base they stand on, and what vLLM cannot serve. Light: imports nothing heavy."""
+"""LoRA adapters as files and as configurations: which base they stand on, and what vLLM cannot
+serve. Light: imports nothing heavy."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,8 @@ from mlalign.errors import UserError
 CONFIG = "adapter_config.json"
 # The sizes of adapter that vLLM reserves memory for.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Initialisations after which a saved adapter is plain LoRA (PEFTHelper of vLLM); under all others PEFT changes the base.
+# Initialisations after which a saved adapter is plain LoRA (PEFTHelper of vLLM); under all others
+# PEFT changes the base.
 PLAIN = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 # Keys of peft's LoraConfig that vLLM does not carry out, whatever their value.
 UNKNOWN_TO_VLLM = (
@@ -21,7 +23,8 @@ EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The configuration of an adapter. Raises: UserError naming the file if it is no adapter that names a base."""
+    """The configuration of an adapter. Raises: UserError naming the file if it is no adapter that
+    names a base."""
     file = folder / CONFIG
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
@@ -33,7 +36,8 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def base_of(folder: Path) -> str:
-    """The base of an adapter: a directory, named from the adapter's own or from the working directory, or a hub id.
+    """The base of an adapter: a directory, named from the adapter's own or from the working
+    directory, or a hub id.
 
     Raises: UserError if the adapter names none, or a directory that is not there.
     """
@@ -54,7 +58,8 @@ def base_of(folder: Path) -> str:
 
 
 def refused_by_vllm(peft: Mapping[str, Any]) -> list[str]:
-    """The settings of an adapter that vLLM cannot serve, `use_dora: true`; empty if it serves the adapter."""
+    """The settings of an adapter that vLLM cannot serve, `use_dora: true`; empty if it serves the
+    adapter."""
     found = [f"{key}: {_yaml(peft[key])}" for key in UNKNOWN_TO_VLLM if peft.get(key)]
     if str(peft.get("peft_type", "LORA")).rpartition(".")[2] != "LORA":
         found.append(f"peft_type: {peft['peft_type']}")
@@ -74,7 +79,8 @@ def refused_by_vllm(peft: Mapping[str, Any]) -> list[str]:
 
 
 def served_rank(adapter: Path) -> int:
-    """The smallest rank that vLLM can reserve for this adapter. Raises: UserError if vLLM cannot serve the adapter."""
+    """The smallest rank that vLLM can reserve for this adapter. Raises: UserError if vLLM cannot
+    serve the adapter."""
     told = read(adapter)
     if refused := refused_by_vllm(told):
         raise UserError(
@@ -93,11 +99,13 @@ def _yaml(value: Any) -> str:
     return json.dumps(value)
 
 
-# ------------------------------------------------------------------------------------------------------------- in a plan
+# -------------------------------------------------------------------------------------------------------------
+# in a plan
 
 
 def problems(nodes: Mapping[str, Any]) -> list[str]:
-    """What steps of a plan would give vLLM although it cannot serve it, as messages that name both steps; `nodes`: name -> Node."""
+    """What steps of a plan would give vLLM although it cannot serve it, as messages that name both
+    steps; `nodes`: name -> Node."""
     found = []
     for node in nodes.values():
         for slot, value in _given_to_vllm(node):
@@ -122,7 +130,8 @@ def _given_to_vllm(node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _adapters(value: Any, nodes: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Where the adapters that an input can stand for are configured, and how; nothing for full models."""
+    """Where the adapters that an input can stand for are configured, and how; nothing for full
+    models."""
     if isinstance(value, str):
         value = {"path": value}
     if not isinstance(value, Mapping):

@@ -73,7 +73,7 @@ def test_vllm_agrees(settings, legal):
     if legal:
         helper.validate_legal(limits)
     else:
-        with pytest.raises(ValueError):  # noqa: PT011  # its words are vLLM's own
+        with pytest.raises(ValueError):  # its words are vLLM's own
             helper.validate_legal(limits)
 
 

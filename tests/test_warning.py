@@ -12,7 +12,9 @@ def tally(rows_=None, dropped=None, sums=None) -> Tally:
 
 
 def test_shares_above_a_half_are_told_by_language():
-    counted = tally({"eng_Latn": 4, "swh_Latn": 4}, sums={"responses": {"eng_Latn": 8, "swh_Latn": 8}, "empty": {"eng_Latn": 4, "swh_Latn": 5}})
+    counted = tally(
+        {"eng_Latn": 4, "swh_Latn": 4}, sums={"responses": {"eng_Latn": 8, "swh_Latn": 8}, "empty": {"eng_Latn": 4, "swh_Latn": 5}}
+    )
     (told,) = warning.of_tally("generate", counted)
     assert told.startswith("5 of 8 in swh_Latn answers are empty; look at")
 
@@ -71,4 +73,3 @@ def test_the_report_begins_with_them(warned):
     assert text.index("## Warnings") < text.index("## Steps") and "its own &lt;b&gt;words" in text
     page = html.page({**content, "samples": None, "distributions": []}, "title", 3)
     assert page.index("its own &lt;b&gt;words") < page.index("<nav")
-

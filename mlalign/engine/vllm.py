@@ -107,7 +107,10 @@ def _opened(name: str, value: Mapping[str, Any]) -> Any:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What vLLM raises for models and arguments that it cannot work with; RuntimeError also comes from its kernels and its engine process."""
+    """What vLLM raises for models and arguments that it cannot work with.
+
+    RuntimeError comes from its kernels and its engine process.
+    """
     from vllm.exceptions import VLLMError
 
     return (VLLMError, RuntimeError, *REFUSALS)

@@ -102,8 +102,8 @@ def trainer_of(kind: type, cfg: Any, network: Any, args: Any, data: Any, tokeniz
     """
     if args.dataloader_drop_last and len(data) < cfg.batch_size:
         raise UserError(
-            f"trainer.dataloader_drop_last: leaves nothing to train on, as the {len(data)} rows are fewer than batch_size={cfg.batch_size}; "
-            f"leave it out, or lower batch_size"
+            f"trainer.dataloader_drop_last: leaves nothing to train on, as the {len(data)} rows are fewer than "
+            f"batch_size={cfg.batch_size}; leave it out, or lower batch_size"
         )
     whole = type(f"Whole{kind.__name__}", (batches.WholeSteps, kind), {})
     with refusals(keys("trainer", cfg.trainer) | keys("peft", cfg.peft), "trainer and peft"):

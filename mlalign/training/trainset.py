@@ -133,7 +133,8 @@ def _reasons(cfg: TrainConfig, language: str, tally: Tally) -> str:
     """Why the rows of a language were dropped, and what to change."""
     says = {
         "over_length": f"are longer than max_length={cfg.max_length} tokens; raise it",
-        "equal_sides": f"have the same tokens on both sides; raise max_length={cfg.max_length}, or look at what the chat template leaves out",
+        "equal_sides": f"have the same tokens on both sides; raise max_length={cfg.max_length}, or look at what the chat template "
+        "leaves out",
     }
     counts = {reason: by[language] for reason, by in sorted(tally.dropped.items()) if by[language]}
     if len(counts) == 1:

@@ -55,4 +55,3 @@ def test_a_model_that_is_no_numbers_from_the_start_is_not_blamed_on_the_rate(dem
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     told = message("sft", demonstrations, tmp_path, model=broken)
     assert "at step 1" in told and "look at the model's own weights" in told
-
