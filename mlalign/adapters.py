@@ -1,4 +1,5 @@
-"""LoRA adapters as files and as configurations: which base they stand on, and what vLLM cannot serve. Light: imports nothing heavy."""
+"""LoRA adapters as files and as configurations: which base they stand on, and what vLLM cannot
+serve. Light: imports nothing heavy."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,8 @@ from mlalign.models.weight_files import read_object
 
 # The sizes of adapter that vLLM reserves memory for.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Initialisations after which a saved adapter is plain LoRA (PEFTHelper of vLLM); under all others PEFT changes the base.
+# Initialisations after which a saved adapter is plain LoRA (PEFTHelper of vLLM); under all others
+# PEFT changes the base.
 PLAIN = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 # Keys of peft's LoraConfig that vLLM does not carry out, whatever their value.
 UNKNOWN_TO_VLLM = (
@@ -22,7 +24,8 @@ EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
 
 def refused_by_vllm(peft: Mapping[str, Any]) -> list[str]:
-    """The settings of an adapter that vLLM cannot serve, `use_dora: true`; empty if it serves the adapter."""
+    """The settings of an adapter that vLLM cannot serve, `use_dora: true`; empty if it serves the
+    adapter."""
     found = [f"{key}: {_yaml(peft[key])}" for key in UNKNOWN_TO_VLLM if peft.get(key)]
     if str(peft.get("peft_type", "LORA")).rpartition(".")[2] != "LORA":
         found.append(f"peft_type: {peft['peft_type']}")
@@ -42,7 +45,10 @@ def refused_by_vllm(peft: Mapping[str, Any]) -> list[str]:
 
 
 def served_rank(adapter: Path) -> int:
-    """The smallest rank that vLLM can reserve for this adapter. Raises: UserError if vLLM cannot serve the adapter."""
+    """The smallest rank that vLLM can reserve for this adapter.
+
+    Raises: UserError if vLLM cannot serve the adapter.
+    """
     told = read_object(adapter / CONFIG)
     if refused := refused_by_vllm(told):
         raise UserError(
@@ -61,11 +67,13 @@ def _yaml(value: Any) -> str:
     return json.dumps(value)
 
 
-# ------------------------------------------------------------------------------------------------------------- in a plan
+# -------------------------------------------------------------------------------------------------------------
+# in a plan
 
 
 def problems(nodes: Mapping[str, Any]) -> list[str]:
-    """What steps of a plan would give vLLM although it cannot serve it, as messages that name both steps; `nodes`: name -> Node."""
+    """What steps of a plan would give vLLM although it cannot serve it, as messages that name both
+    steps; `nodes`: name -> Node."""
     found = []
     for node in nodes.values():
         for slot, value in _given_to_vllm(node):
@@ -90,7 +98,8 @@ def _given_to_vllm(node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _adapters(value: Any, nodes: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Where the adapters that an input can stand for are configured, and how; nothing for full models."""
+    """Where the adapters that an input can stand for are configured, and how; nothing for full
+    models."""
     if isinstance(value, str):
         value = {"path": value}
     if not isinstance(value, Mapping):

@@ -16,10 +16,12 @@ MOST = 600  # characters of a library's message
 def refusals(
     given: Mapping[str, Any], what: str, here: Callable[[], bool] = lambda: True, kinds: tuple[type[Exception], ...] = REFUSALS
 ) -> Iterator[None]:
-    """Make what a library raises about arguments a UserError; what mlalign's own code raises passes as it is.
+    """Make what a library raises about arguments a UserError; what mlalign's own code raises passes
+    as it is.
 
-    `given`: key -> value as a person wrote them; `what` stands for all of them where the library names none; `here` says, once something
-    was raised, whether it can be a refusal. Raises: UserError.
+    `given`: key -> value as a person wrote them; `what` stands for all of them where the library
+    names none; `here` says, once something was raised, whether it can be a refusal. Raises:
+    UserError.
     """
     try:
         yield
@@ -37,7 +39,8 @@ def keys(section: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def message(given: Mapping[str, Any], what: str, error: BaseException) -> str:
-    """The keys that a library's message names (or whose values it repeats), and the message on one line."""
+    """The keys that a library's message names (or whose values it repeats), and the message on one
+    line."""
     text = " ".join(str(error).split())
     named = [key for key in given if re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", text)]
     if not named:

@@ -1,6 +1,8 @@
-"""What of a finished step a person must hear before its results: shares of its counts that say that something went wrong.
+"""What of a finished step a person must hear before its results: shares of its counts that say that
+something went wrong.
 
-The manifest keeps them under `warnings`, together with what a stage itself told (`Output.warn`); run, status and report show them first.
+The manifest keeps them under `warnings`, together with what a stage itself told (`Output.warn`);
+run, status and report show them first.
 """
 
 from collections import Counter
@@ -14,7 +16,8 @@ SHOWN = 4  # languages that a warning names
 
 
 class Rule(NamedTuple):
-    """More than half of `of` is `counted`: both name sums of a tally, `rows` stands for the rows that were kept."""
+    """More than half of `of` is `counted`: both name sums of a tally, `rows` stands for the rows
+    that were kept."""
 
     stages: Sequence[str]
     counted: str
@@ -51,7 +54,8 @@ def of_tally(stage: str, tally: Tally) -> list[str]:
 
 
 def _most(counts: Mapping[str, float], total: Mapping[str, float], says: str, mend: str) -> list[str]:
-    """One warning for all languages in which more than half are counted; none if there is no such language."""
+    """One warning for all languages in which more than half are counted; none if there is no such
+    language."""
     most = {language: n for language, n in sorted(counts.items()) if n > total.get(language, 0) / 2}
     if not most:
         return []

@@ -1,4 +1,5 @@
-"""What of a person's trainer and LoRA arguments is wrong, as far as it is known without the libraries.
+"""What of a person's trainer and LoRA arguments is wrong, as far as it is known without the
+libraries.
 
 Light: imports nothing of torch.
 """
@@ -28,7 +29,8 @@ TRACKERS = {
     "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
 }  # fmt: skip
 ATTENTION = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
-# Initialisations of LoRA under which the base is no longer what it was, or that need a pass over data before training.
+# Initialisations of LoRA under which the base is no longer what it was, or that need a pass over
+# data before training.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 NEEDS_DATA = ("eva",)
 POSITIVE = ("num_train_epochs", "adam_epsilon")
@@ -60,7 +62,8 @@ def packages(trainer: Mapping[str, Any]) -> list[str]:
 
 
 def problems(trainer: Mapping[str, Any], peft: Mapping[str, Any] | None) -> list[str]:
-    """Values that the libraries would refuse, or take and spoil the training with, as messages that begin with the key."""
+    """Values that the libraries would refuse, or take and spoil the training with, as messages that
+    begin with the key."""
     return [*_of_ranges(trainer), *_of_trainer(trainer), *_of_peft(peft or {})]
 
 
@@ -112,8 +115,9 @@ def _of_peft(peft: Mapping[str, Any]) -> list[str]:
 def initialisation(peft: Mapping[str, Any]) -> list[str]:
     """Why a LoRA configuration does not train an adapter of the base as it is; empty if it does.
 
-    With PiSSA and its kind the base loses what the adapter begins with. A reference is then not the model that training began from
-    (the loss of DPO does not begin at ln 2), and the adapter that is saved is wrong on the original base.
+    With PiSSA and its kind the base loses what the adapter begins with. A reference is then not the
+    model that training began from (the loss of DPO does not begin at ln 2), and the adapter that is
+    saved is wrong on the original base.
     """
     chosen = peft.get("init_lora_weights", True)
     name = chosen.lower() if isinstance(chosen, str) else ""

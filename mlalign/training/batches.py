@@ -1,10 +1,13 @@
-"""Which rows each device takes: the same rows in every optimizer step, whatever the number of devices.
+"""Which rows each device takes: the same rows in every optimizer step, whatever the number of
+devices.
 
-Trainers fill the last batch of an epoch with rows of its beginning when it does not divide over the devices, and they weigh a small
-batch like a full one. `Steps` shares out the rows that are left instead, and `WholeSteps` weighs each batch by its rows:
+Trainers fill the last batch of an epoch with rows of its beginning when it does not divide over the
+devices, and they weigh a small batch like a full one. `Steps` shares out the rows that are left
+instead, and `WholeSteps` weighs each batch by its rows:
 
     10 rows, 4 a step, on 2 devices: rows 0-3, then 4-7, then 8 on one device and 9 on the other
-     9 rows, 4 a step, on 2 devices: in the last step row 8 on one device; the other repeats it with weight 0
+     9 rows, 4 a step, on 2 devices: in the last step row 8 on one device; the other repeats it with
+     weight 0
 """
 
 from collections.abc import Callable, Iterator
@@ -21,9 +24,11 @@ IGNORED = -100  # the label of a token that has no loss
 
 
 def shares(n_rows: int, device_batch_size: int, n_devices: int) -> list[int]:
-    """How many of the rows left at the end of an epoch go into each batch, in the order of batches; batch i is device `i % n_devices`'s.
+    """How many of the rows left at the end of an epoch go into each batch, in the order of batches;
+    batch i is device `i % n_devices`'s.
 
-    The number of batches is a multiple of `n_devices`, their sizes differ by at most 1, and a size can be 0.
+    The number of batches is a multiple of `n_devices`, their sizes differ by at most 1, and a size
+    can be 0.
 
         shares(5, 2, 2) == [2, 1, 1, 1]
     """
@@ -33,7 +38,8 @@ def shares(n_rows: int, device_batch_size: int, n_devices: int) -> list[int]:
 
 
 class Steps(BatchSampler):
-    """The batches of an epoch, over all devices: full steps in batches of `device_batch_size`, then what is left in equal shares.
+    """The batches of an epoch, over all devices: full steps in batches of `device_batch_size`, then
+    what is left in equal shares.
 
     An empty share holds one row of the same step, which `WholeSteps` gives no weight.
     """
@@ -85,7 +91,8 @@ class Steps(BatchSampler):
 
 
 class WholeSteps:
-    """What is added to a trainer: batches of `Steps`, weights of batches by their rows, and the last loss and gradient for `loop`."""
+    """What is added to a trainer: batches of `Steps`, weights of batches by their rows, and the
+    last loss and gradient for `loop`."""
 
     steps: Steps
     sizes: list[int] | None = None  # rows of this device's batches in the present step; None: all batches are equal
@@ -134,7 +141,8 @@ class WholeSteps:
         return (found[0] * weight, found[1]) if return_outputs else found * weight
 
     def _weight(self: Any, num_items_in_batch: Any) -> float:
-        """Makes the mean over batches and devices the mean over rows; a loss over the tokens of the whole step is one already."""
+        """Makes the mean over batches and devices the mean over rows; a loss over the tokens of the
+        whole step is one already."""
         if num_items_in_batch is not None:
             return 1.0
         n_batches = len(self.sizes) * self.args.world_size
@@ -152,7 +160,8 @@ class WholeSteps:
 
 
 class uneven:
-    """Within it the accelerator gathers tensors whose first dimension differs between devices: trainers gather scores of rows."""
+    """Within it the accelerator gathers tensors whose first dimension differs between devices:
+    trainers gather scores of rows."""
 
     def __init__(self, accelerator: Any):
         self.accelerator = accelerator

@@ -1,4 +1,5 @@
-"""Training that diverged: losses, gradients and weights that are no numbers, on any rank, found before anything of them is kept."""
+"""Training that diverged: losses, gradients and weights that are no numbers, on any rank, found
+before anything of them is kept."""
 
 import math
 from typing import Any
@@ -9,7 +10,8 @@ from mlalign.errors import UserError
 
 
 class Diverged(UserError):
-    """Training left the numbers: its weights are worth nothing, so neither they nor a checkpoint of them may be used."""
+    """Training left the numbers: its weights are worth nothing, so neither they nor a checkpoint of
+    them may be used."""
 
 
 def check_step(trainer: Any) -> str | None:
@@ -26,7 +28,8 @@ def check_step(trainer: Any) -> str | None:
 
 
 def check_weights(network: Any) -> str | None:
-    """The name of a trained parameter of which this rank holds a value that is no number; None if there is none."""
+    """The name of a trained parameter of which this rank holds a value that is no number; None if
+    there is none."""
     for name, parameter in network.named_parameters():
         held = getattr(parameter, "ds_tensor", parameter)  # under ZeRO-3 the rank's own part
         if parameter.requires_grad and not bool(torch.isfinite(held.detach()).all()):
@@ -39,7 +42,7 @@ def message(trainer: Any, what: str) -> str:
     step = trainer.state.global_step
     loss = _loss(trainer)
     norm = _number(trainer.grad_norm)
-    numbers = f"loss {_told(loss)}, gradient norm {_told(norm)}, learning rate {trainer.rate:.3g}"
+    numbers = f"loss {_text(loss)}, gradient norm {_text(norm)}, learning rate {trainer.rate:.3g}"
     return f"training diverged: {what} is no finite number at step {step} ({numbers}); nothing of it is kept. {_mend(trainer, what)}"
 
 
@@ -61,5 +64,5 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _told(value: float | None) -> str:
+def _text(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3g}"

@@ -1,12 +1,13 @@
-"""Whether small updates reach the weights: bfloat16 holds 8 significant bits, and an update below half a step of them is lost.
+"""Whether small updates reach the weights: bfloat16 holds 8 significant bits, and an update below
+half a step of them is lost.
 
-Adam moves a weight by about the learning rate. A weight of 0.02 (the usual scale) is held in steps of 1.2e-4, so that at 5e-7 almost
-nothing moves. Who keeps a float32 copy of what is trained:
+Adam moves a weight by about the learning rate. A weight of 0.02 (the usual scale) is held in steps
+of 1.2e-4, so that at 5e-7 almost nothing moves. Who keeps a float32 copy of what is trained:
 
-    dtype=float32               the weights themselves; with trainer.bf16 only the arithmetic is in bfloat16
-    LoRA                        adapters are float32 on any base, but for a quantised one
-    DeepSpeed, ZeRO 1 to 3      a float32 copy in the optimizer, whatever the weights are
-    DeepSpeed without ZeRO      the same where trainer.bf16 is on
+    dtype=float32               the weights themselves; with trainer.bf16 only the arithmetic is in
+    bfloat16 LoRA                        adapters are float32 on any base, but for a quantised one
+    DeepSpeed, ZeRO 1 to 3      a float32 copy in the optimizer, whatever the weights are DeepSpeed
+    without ZeRO      the same where trainer.bf16 is on
 """
 
 from typing import Any
@@ -20,7 +21,8 @@ RATES = {"sft": 2e-5, "reward": 1e-4, "preference": 1e-6}
 
 
 def lost_updates(cfg: Any, learning_rate: float, stored: str, bf16: bool) -> str | None:
-    """A warning if training would change next to nothing; None otherwise. `stored`: the dtype of the weights, where cfg says auto."""
+    """A warning if training would change next to nothing; None otherwise. `stored`: the dtype of
+    the weights, where cfg says auto."""
     dtype = stored if cfg.dtype == "auto" else cfg.dtype
     copied = cfg.deepspeed is not None and (zero_stage(cfg.deepspeed) > 0 or bf16)
     if not 0 < learning_rate <= SMALL or copied:

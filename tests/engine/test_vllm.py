@@ -1,8 +1,13 @@
 """Real vLLM on the tiny model, one life for the module: seeds, finish reasons, arguments."""
 
+import os
 import random
+import re
+import subprocess
+import sys
 
 import pytest
+from helpers import PROJECT
 
 from mlalign.adapters import served_rank
 from mlalign.engine import EngineConfig, Request, Sampling, open_engine
@@ -62,6 +67,60 @@ def test_greedy_agrees_with_transformers(vllm, requests, tiny):
 def test_a_bad_sampling_value_is_named(vllm, requests):
     with pytest.raises(UserError, match="min_tokens"):
         vllm.generate(requests[:1], Sampling(4, extra={"min_tokens": 9}))
+
+
+@pytest.mark.slow
+def test_guided_decoding_and_biases_are_written_as_mappings(vllm, requests):
+    guided = vllm.generate(requests[:4], Sampling(8, 0.0, extra={"structured_outputs": {"choice": ["yes", "no"]}}))
+    assert {a.text for a in guided} <= {"yes", "no"}
+    only = vllm.generate(requests[:1], Sampling(3, 0.0, extra={"logit_bias": {7: 100.0}, "ignore_eos": True}))
+    again = vllm.generate(requests[:1], Sampling(3, 0.0, extra={"allowed_token_ids": [7], "ignore_eos": True}))
+    assert only[0].text == again[0].text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ({"allowed_token_ids": []}, "sampling.allowed_token_ids: VLLM"),
+        ({"logit_bias": {10**7: 1.0}}, "sampling.logit_bias: VLLM"),
+        ({"structured_outputs": {"regex": "("}}, "sampling"),
+        ({"structured_outputs": {"grammar": "no grammar"}}, "sampling"),
+    ],
+)
+def test_what_vllm_refuses_while_it_runs_names_the_key(extra, told, vllm, requests):
+    with pytest.raises(UserError, match=told):
+        vllm.generate(requests[:1], Sampling(4, extra=extra))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("head", "args", "told"),
+    [(12, {}, "vLLM does not start on .*|vLLM fails on"), (32, {"max_model_len": 10**6}, "engine.args.max_model_len")],
+)
+def test_an_engine_that_cannot_serve_a_model_says_so(head, args, told, requests, tmp_path):
+    """In a process of its own: an engine that fails leaves its state behind."""
+    code = f"""
+import torch
+from pathlib import Path
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+import mlalign
+from mlalign.engine import EngineConfig, Request, Sampling, open_engine
+from mlalign.engine.models import Model
+from mlalign.errors import UserError
+config = LlamaConfig(vocab_size=2048, hidden_size={head} * 4, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+                     num_key_value_heads=2, max_position_embeddings=128)
+AutoModelForCausalLM.from_config(config).save_pretrained("small")
+AutoTokenizer.from_pretrained(Path(mlalign.__file__).parent / "data" / "tiny").save_pretrained("small")
+try:
+    engine = open_engine(EngineConfig("vllm", args={args!r}), Model("small", "small"), 64)
+    engine.generate([Request("a", 1, [5, 6, 7])], Sampling(4, 0.0))
+except UserError as error:
+    print("message:", error)
+"""
+    env = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, capture_output=True, check=False, timeout=500)
+    assert re.search(f"message: ({told})", done.stdout), done.stdout + done.stderr[-2000:]
 
 
 def test_arguments_of_the_configuration_win_and_the_cpu_adds_its_own(tiny):

@@ -77,6 +77,27 @@ def test_too_large_is_told_with_the_smallest_change(mlalign, qwen):
     assert "warning: reward:" not in mended.stdout
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["dtype=bfloat16", "peft=null"], "bfloat16 weights are trained without a float32 copy"),
+        (["dtype=auto", "peft=null"], "set dtype=float32"),
+        (["dtype=bfloat16", "peft=null", "deepspeed=zero2"], None),
+        (["dtype=bfloat16", "peft=null", "trainer.learning_rate=0.001"], None),
+        (["dtype=float32", "peft=null"], None),
+        (["dtype=bfloat16", "peft={r: 8}"], None),
+        (["dtype=bfloat16", "peft={r: 8}", "quantization=nf4"], "raise trainer.learning_rate"),
+    ],
+)
+def test_weights_that_would_not_move_are_told(settings, told, qwen, tmp_path):
+    source = cases.write(tmp_path / "rows", "preference")
+    own = [f"steps.policy.config.{s}" for s in settings]
+    recipe = {"steps": {"policy": {"stage": "preference", "inputs": {"model": {"path": "${model.path}"}, "rows": {"path": str(source)}}}}}
+    built = plan.build(config.load([f"model={qwen}", f"root={tmp_path}", *own], recipe))
+    lost = [w for e in estimate.of_plan(built) for w in e.warnings if "most updates are lost" in w]
+    assert [told in w and "learning_rate=1e-06" in w for w in lost] == ([True] if told else [])
+
+
 def test_steps_with_the_same_warning_share_it(mlalign, qwen):
     done = mlalign("plan", *LARGE, f"model={qwen}", "scale.stages.score={dtype: float32}")
     warned = [line for line in done.stdout.splitlines() if line.startswith("warning:")]

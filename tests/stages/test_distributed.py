@@ -81,6 +81,35 @@ def test_two_ranks_give_the_losses_of_one_process(stage, zero, alone, tmp_path):
     assert manifest["ranks"] == 2 and manifest["train"]["trainable_parameters"] == sum(t.numel() for t in ours.values())
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("stage", "zero", "n_rows", "batch_size"),
+    [
+        ("sft", None, 11, 8), ("reward", None, 11, 8), ("preference", None, 11, 8),  # the last step has 3 rows: 2 and 1
+        ("sft", "zero2", 9, 4), ("reward", "zero2", 9, 4), ("preference", "zero3", 9, 4),  # and here 1 row for two ranks
+    ],
+)  # fmt: skip
+def test_two_ranks_train_on_the_same_rows_to_the_end_of_an_epoch(stage, zero, n_rows, batch_size, tmp_path):
+    source = write(tmp_path / "rows", ROWS[stage], n_train=n_rows)
+    epoch = {"learning_rate": 1e-3, "max_steps": -1, "num_train_epochs": 1}
+    given = {"batch_size": batch_size, "languages": ["eng_Latn"], "trainer": epoch}
+    one = finished(step(tmp_path / "one", stage, source, 1, **given), tmp_path / "one", stage)
+    sharded = {"deepspeed": deepspeed(zero)} if zero else {}
+    two = finished(step(tmp_path / "two", stage, source, 2, **given, **sharded), tmp_path / "two", stage)
+    assert losses(two) == pytest.approx(losses(one), abs=2e-5)
+    counted = [store.read_json(path / "manifest.json")["train"]["rows"] for path in (one, two)]
+    assert counted == [n_rows, n_rows]
+
+
+@pytest.mark.long
+def test_two_ranks_diverge_together(alone, tmp_path):
+    sources, _ = alone
+    wild = {"learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_steps": 0}
+    done = step(tmp_path, "preference", sources["preference"], 2, deepspeed=deepspeed("zero3"), trainer=wild)
+    assert done.returncode != 0 and "training diverged" in done.stderr
+    assert not (tmp_path / "preference-test").exists()
+
+
 def test_two_ranks_stop_together_and_go_on(alone, tmp_path):
     sources, _ = alone
     given = {"deepspeed": deepspeed("zero2"), "peft": LORA}

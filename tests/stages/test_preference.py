@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_cases import LANGUAGES, TINY, StopAt, config, losses, train, write
+from training_cases import LANGUAGES, TINY, StopAt, answer, config, losses, train, write
 
-from mlalign import stage
+from mlalign import rows, stage
 from mlalign.errors import UserError
 from mlalign.stages import preference
+from mlalign.stages.preference import problems
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 NEEDS = {"exo_pair": {"label_smoothing": 1e-3}, "robust": {"label_smoothing": 0.1}}
@@ -128,6 +129,33 @@ def test_sequences_that_are_too_long_are_counted(pairs, tmp_path):
     cut = sum(told["sums"].get("truncated", {}).values())
     dropped = sum(told["dropped"].get("over_length", {}).values())
     assert cut > 0 and sum(told["rows"].values()) + dropped == 32
+
+
+def test_pairs_that_truncation_makes_equal_are_dropped_and_counted(tmp_path):
+    source = write(tmp_path / "rows", "preference")
+    path = rows.shards(source, "train", ["swh_Latn"])[0]
+    found = rows.read_shard(path)
+    long = "Ni " + "1 2 3 " * 30
+    found[3].update(chosen=answer(long + "4"), rejected=answer(long + "5"))
+    found[4]["rejected"] = found[4]["chosen"]
+    rows.write_shard(path, "preference", found)
+    out = train("preference", source, tmp_path, trainer={"max_steps": 1})
+    assert out.tally.to_dict()["dropped"] == {"equal_sides": {"swh_Latn": 2}}
+    with pytest.raises(UserError, match=r"swh_Latn: no row .* have the same tokens on both sides; raise max_length=14"):
+        rows.write_shard(path, "preference", [{**row, "rejected": row["chosen"]} for row in found])
+        train("preference", source, tmp_path / "none", max_length=14, trainer={"max_steps": 1})
+
+
+def test_an_adapter_that_changes_its_base_is_refused():
+    # its loss would not begin at ln 2, as the reference is a base without what the adapter begins with
+    found = problems(config("preference", peft={**LORA, "init_lora_weights": "pissa"}))
+    assert found == [message for message in found if message.startswith("peft.init_lora_weights: pissa changes")] and found
+
+
+@pytest.mark.parametrize("start", ["gaussian", "orthogonal"])
+def test_with_any_other_adapter_the_loss_begins_at_ln_2(start, pairs, tmp_path):
+    out = train("preference", pairs, tmp_path, peft={**LORA, "init_lora_weights": start}, trainer={"max_steps": 1})
+    assert losses(out)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["orpo", "cpo", "simpo"])

@@ -1,17 +1,19 @@
 """The reward stage on the tiny model: the new head, margins, long pairs, adapters that carry the head, and the card."""
 
 import math
+import shutil
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training_cases import LANGUAGES, TINY, StopAt, answer, losses, train, write
 from transformers import AutoTokenizer
 
 import reward_models
 from mlalign import modelling, rows, stage, store
 from mlalign.errors import UserError
+from mlalign.stages.reward import tolerance
 from reward_models import card as cards
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
@@ -131,6 +133,27 @@ def test_a_tokenizer_without_padding_gets_a_token_of_its_own():
     tokenizer.pad_token = tokenizer.eos_token
     modelling.ensure_padding(tokenizer)
     assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id == 0
+
+
+def test_the_tolerance_of_a_reload_grows_with_head_and_scores():
+    few = tolerance([0.5, -0.5], 1.0, "bfloat16")
+    assert few == pytest.approx(0.05 + 0.5 / 128)
+    assert tolerance([50.0, -50.0], 1.0, "bfloat16") == pytest.approx(0.05 * 50 + 50 / 128)
+    assert tolerance([50.1, 50.1], 1.0, "bfloat16") < 0.5  # an offset alone is only rounded
+    assert tolerance([0.1, -0.1], 100.0, "bfloat16") > 5  # large terms that cancel
+    assert tolerance([50.0, -50.0], 1.0, "float32") < 0.006
+
+
+@pytest.mark.long
+def test_a_bfloat16_model_with_large_scores_is_published(full, pairs, tmp_path):
+    big = tmp_path / "big"
+    shutil.copytree(full.path / "model", big)
+    scaled = {name: tensor * 100 if name == "score.weight" else tensor for name, tensor in weights(full).items()}
+    save_file(scaled, big / "model.safetensors", {"format": "pt"})
+    out = train("reward", pairs, tmp_path, model=big, dtype="bfloat16", trainer={"learning_rate": 1e-6, "max_steps": 1})
+    told = out.notes["reload"]
+    assert 0 < told["max_abs_difference"] <= told["tolerance"] < 10
+    assert any("most updates are lost at learning_rate=1e-06" in text for text in out.notes["warnings"])
 
 
 def test_rows_that_are_no_pairs_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The sft stage on the tiny model: what it writes, going on after a stop, adapters, batches, and every refusal."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -189,6 +190,39 @@ def test_what_is_refused_before_a_model_is_loaded(demonstrations, tmp_path):
 def test_quantization_without_a_gpu_says_so(demonstrations, tmp_path):
     with pytest.raises(UserError, match="nf4 needs a CUDA GPU"):
         train("sft", demonstrations, tmp_path, quantization="nf4", peft=LORA)
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A copy of the tiny model, and a function that writes its generation settings."""
+    folder = tmp_path / "base"
+    shutil.copytree(TINY, folder)
+
+    def settings(**values):
+        store.write_json(folder / "generation_config.json", {"eos_token_id": 3, "pad_token_id": 0, **values})
+        return folder
+
+    return settings
+
+
+def test_generation_settings_without_effect_are_left_out_and_told(base, demonstrations, tmp_path):
+    model = base(do_sample=False, temperature=0.6, top_p=0.9)
+    out = train("sft", demonstrations, tmp_path, model=model, trainer={"max_steps": 1})
+    saved = store.read_json(out.path / "model" / "generation_config.json")
+    assert not {"temperature", "top_p"} & set(saved) and saved["eos_token_id"] == 3
+    assert "sets temperature=0.6, top_p=0.9, which mean nothing" in out.notes["warnings"][0]
+
+
+def test_generation_settings_that_sample_are_kept(base, demonstrations, tmp_path):
+    out = train("sft", demonstrations, tmp_path, model=base(do_sample=True, temperature=0.6), trainer={"max_steps": 1})
+    saved = store.read_json(out.path / "model" / "generation_config.json")
+    assert (saved["do_sample"], saved["temperature"]) == (True, 0.6) and "warnings" not in out.notes
+
+
+def test_generation_settings_that_cannot_be_saved_are_named_before_training(base, demonstrations, tmp_path):
+    with pytest.raises(UserError, match=r"generation_config.json cannot be saved with a model .*output_attentions"):
+        train("sft", demonstrations, tmp_path, model=base(output_attentions=True))
+    assert not list((tmp_path / "sft-test.partial" / "checkpoints").glob("trainer/*"))
 
 
 def test_a_base_without_a_template_takes_the_configured_one(demonstrations, tmp_path):
