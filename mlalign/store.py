@@ -80,7 +80,7 @@ def read_json(path: Path) -> dict:
     """A JSON file as a dictionary; a UserError naming the file if it is unreadable."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read as JSON ({error}); remove it, or compute the step that wrote it again with force=STEP"
         ) from None
