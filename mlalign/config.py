@@ -21,6 +21,10 @@ from mlalign.errors import UserError, nearest
 GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
 VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices")
 STEP_LISTS = ("only", "from", "force")
+LONGEST_VALUE = 16_000  # characters of one argument
+DEEPEST_VALUE = 20  # brackets within each other
+LONGEST_RESOLVED = 1_000_000  # characters that a text with interpolations may stand for
+INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 CONTROLS = (*STEP_LISTS, "conf_dir", "show")
 # What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
 GROUP_KEYS = {
@@ -156,6 +160,7 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
     settings = Settings(_with_params(root, body), dict(body), choices, controls, {}, folders, errors, {})
     _apply(settings, overrides, errors)
     _check_groups(settings, errors)
+    _check_interpolations(settings.root)
     settings.root = {k: v if k == "launcher" else secrecy.carry(v, k) for k, v in settings.root.items()}
     settings.recipe, settings.typed = secrecy.carry(settings.recipe), secrecy.carry(settings.typed)
     return settings
@@ -194,7 +199,7 @@ def _parse(argv: Sequence[str], errors: list[str]) -> list[Override]:
     for text in argv:
         key, equals, value = text.partition("=")
         if not equals:
-            errors.append(f"{text}: expected key=value")
+            errors.append(f"{text[:200]}: expected key=value")
             continue
         if key in STEP_LISTS or key.startswith("use."):  # names of steps may hold brackets, which Hydra's grammar has for lists
             head, _, rest = key.partition(".")
@@ -219,6 +224,16 @@ def by_grammar(text: str, errors: list[str]) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    key = text.partition("=")[0][:100]
+    if len(text) > LONGEST_VALUE:
+        errors.append(f"{key}: a value of {len(text):,} characters, at most {LONGEST_VALUE:,}; write it into a file of conf_dir=")
+        return None
+    if re.search(r"\d{1000}", text):
+        errors.append(f"{key}: a number of more than 999 digits")
+        return None
+    if max(itertools.accumulate((c in "[{(") - (c in "]})") for c in text), default=0) > DEEPEST_VALUE:
+        errors.append(f"{key}: brackets nested more than {DEEPEST_VALUE} deep; make it flatter")
+        return None
     try:
         return OverridesParser.create().parse_override(_quoted(text))
     except HydraException as error:
@@ -229,7 +244,7 @@ def by_grammar(text: str, errors: list[str]) -> Any:
 def _quoted(text: str) -> str:
     """Paths and hub ids often hold characters of Hydra's grammar: quote a value that is an existing path."""
     key, _, value = text.partition("=")
-    if value and value[0] not in "\"'[{$" and ("/" in value or Path(value).exists()) and "," not in value:
+    if value and value[0] not in "\"'[{$" and ("/" in value or os.path.exists(value)) and "," not in value:
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"{key}='{escaped}'"
     return text
@@ -285,6 +300,7 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
     OmegaConf.register_new_resolver("times", lambda a, b: float(f"{float(a) * float(b):.12g}"), replace=True)
     extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders[:-1])}]"] if len(folders) > 1 else []
+    _check_files(choices, folders)
     picked = [f"{group}={name}" for group, name in choices.items()]
     try:
         with initialize_config_dir(str(folders[-1]), version_base=None):
@@ -292,6 +308,16 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
             return composed
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from None
+
+
+def _check_files(choices: Mapping[str, str], folders: list[Path]) -> None:
+    """Raises: UserError for a person's own file that holds more than can be read. Hydra itself knows no bounds."""
+    from mlalign import yaml_files
+
+    chosen = [options(group, folders)[name] for group, name in choices.items()]
+    for path in [*chosen, *(folder / "config.yaml" for folder in folders)]:
+        if path.is_file() and not path.is_relative_to(folders[-1]):
+            yaml_files.check(yaml_files.text_of(path), path)
 
 
 def _environment(variable: str, default: Any = "", *, _node_: Any) -> str | None:
@@ -375,6 +401,35 @@ def _note_typed(typed: dict[str, Any], group: str, path: list[str], value: Any) 
         typed[path[0]] = value
 
 
+def _check_interpolations(root: Mapping[str, Any]) -> None:
+    """Raises: UserError where interpolations of interpolations stand for a text too long to build."""
+    texts = _texts(root, "")
+    lengths: dict[str, int] = {}
+
+    def length(key: str, above: tuple[str, ...]) -> int:
+        if key in above or key not in texts:
+            return 0  # a cycle is told where it is resolved
+        if key not in lengths:
+            inner = (length(name, (*above, key)) for name in INTERPOLATION.findall(texts[key]))
+            lengths[key] = min(len(texts[key]) + sum(inner), 1 << 62)
+        return lengths[key]
+
+    for key in texts:
+        if length(key, ()) > LONGEST_RESOLVED:
+            raise UserError(f"{key}: its interpolations stand for more than {LONGEST_RESOLVED:,} characters; write it shorter")
+
+
+def _texts(value: Any, key: str) -> dict[str, str]:
+    """Every text below a value, by its full key."""
+    found: dict[str, str] = {}
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            found |= _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, str) and key:
+        found[key] = value
+    return found
+
+
 def _set(tree: dict, path: list[str], value: Any, override: Override, errors: list[str]) -> None:
     for key in path[:-1]:
         inner = tree.get(key) or {}
@@ -423,10 +478,14 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def deepspeed_config(name: str, folders: Iterable[Path], key: str, errors: list[str]) -> dict | None:
     """The DeepSpeed configuration in `conf/deepspeed/NAME.yaml` (or `deepspeed/NAME.yaml` of a person's own folder)."""
-    import yaml
+    from mlalign import yaml_files
 
     known = options("deepspeed", folders)
     if name not in known:
         errors.append(f"{key}: there is no DeepSpeed configuration {name!r}{nearest(name, known)}")
         return None
-    return yaml.safe_load(known[name].read_text(encoding="utf-8"))
+    try:
+        return yaml_files.read(known[name])
+    except UserError as error:
+        errors.extend(f"{key}: {message}" for message in error.messages)
+        return None

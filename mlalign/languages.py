@@ -281,7 +281,7 @@ def sets(folder: Path, *, canonical: bool = False) -> dict[str, list[str]]:
 
     Raises: UserError naming the file and the entry.
     """
-    import yaml
+    from mlalign import yaml_files
 
     found: dict[str, list[str]] = {}
     errors: list[str] = []
@@ -289,7 +289,7 @@ def sets(folder: Path, *, canonical: bool = False) -> dict[str, list[str]]:
     if len(paths) > MOST_SETS:
         raise UserError(f"{folder}: holds {len(paths):,} files of language sets, and at most {MOST_SETS:,} are read; move the others away")
     for path in paths:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        told = yaml_files.read(path)
         if not isinstance(told, dict) or not isinstance(told.get("languages"), list):
             errors.append(f"{path}: expected `languages:` with a list of codes")
             continue

@@ -24,6 +24,7 @@ STEP_KEYS = ("stage", "inputs", "config", "resources", "foreach")
 RECIPE_KEYS = ("params", "steps", "rounds", "finally", "description")
 ROUND_KEYS = ("count", "init", "steps")
 MAX_ROUNDS = 3
+MAX_FOREACH = 1000
 
 Resolve = Callable[[Any, Mapping[str, Any], str, list[str]], Any]
 
@@ -162,6 +163,9 @@ def _expand(name: str, body: Mapping, scope: _Scope, resolve: Resolve, errors: l
     variable, values = next(iter(foreach.items()), (None, [None]))
     if not isinstance(values, list):
         errors.append(f"{key}.foreach.{variable}: expected a list, got {values!r}")
+        return
+    if len(values) > MAX_FOREACH:
+        errors.append(f"{key}.foreach.{variable}: {len(values):,} values, at most {MAX_FOREACH:,}; take fewer, or several runs")
         return
     if len(set(map(str, values))) < len(values):
         errors.append(f"{key}.foreach.{variable}: a value stands there twice: {', '.join(map(str, values))}")

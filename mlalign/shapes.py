@@ -3,12 +3,12 @@
 A crash, a person or another version may have changed them.
 """
 
+import errno
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mlalign import yaml_files
 from mlalign.errors import UserError
 
 Fields = Mapping[str, type | tuple[type, ...]]
@@ -56,12 +56,12 @@ def check_all(values: Iterable[Any], fields: Fields, place: object, mend: str) -
 
 def read_yaml(path: Path, fields: Fields, mend: str) -> dict[str, Any]:
     """A configuration that mlalign wrote. Raises: UserError naming the file if it is no YAML, or lacks one of these keys."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); {mend}") from None
+        value = yaml_files.read(path)
+    except UserError as error:
+        raise UserError(*(f"{message}; {mend}" for message in error.messages)) from None
     check(value, fields, path, mend)
     return value
 

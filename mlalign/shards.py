@@ -165,7 +165,8 @@ def cache_problem(marker: Path, digests: Digests) -> str | None:
     told = read_marker(marker)
     if told is None or told["key"] != marker.stem:
         return f"{marker} is malformed, or another shard's"
-    files = {marker.with_suffix("" if f == ROWS else f".{f}"): d for f, d in {ROWS: told["sha256"], **told["beside"]}.items() if d}
+    recorded = {ROWS: told["sha256"], **told["beside"]}
+    files = {marker.with_suffix("" if f == ROWS else f".{f}"): d for f, d in recorded.items() if d}
     wrong = [path for path, digest in files.items() if not path.is_file() or digests.file(path) != digest]
     return f"{wrong[0]} is missing or was changed" if wrong else None
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from mlalign import languages
+from mlalign import languages, yaml_files
 from mlalign.errors import UserError
 from mlalign.models.templates import date_problems
 from reward_models import files, settings
@@ -69,10 +69,7 @@ def place(path: str | Path, revision: str | None = None) -> Path | None:
 
 def read_yaml(file: Path) -> dict:
     """What a card's file says, unchecked. Raises: UserError if it is no YAML mapping."""
-    try:
-        told = settings.plain(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as YAML: {error}") from None
+    told = settings.plain(yaml_files.read(file))
     if not isinstance(told, dict):
         raise UserError(f"{file}: expected a mapping with `family`, `template_hash`, …")
     return told

@@ -13,9 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import yaml
-
-from mlalign import checkpoints, claims, shards, store
+from mlalign import checkpoints, claims, shapes, shards, store
 from mlalign.commands import known, root_of, told
 from mlalign.digests import Digests
 from mlalign.errors import UserError
@@ -116,14 +114,11 @@ def _elsewhere(path: Path, the_store: store.Store, digests: Digests, read: set[s
 
 def _frozen(config: Path) -> dict:
     """The configuration that a step ran with. Raises: UserError if it is not there, or not of its shape."""
+    mend = "what its step read is not verified"
     try:
-        frozen = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{config}: cannot be read ({str(error).splitlines()[0]}); what its step read is not verified") from None
-    kinds = {"step": str, "stage": str, "inputs": dict, "config": dict}
-    if not isinstance(frozen, dict) or not all(isinstance(frozen.get(key), kind) for key, kind in kinds.items()):
-        raise UserError(f"{config}: is not a step's configuration; what its step read is not verified")
-    return frozen
+        return shapes.read_yaml(config, shapes.FROZEN, mend)
+    except FileNotFoundError:
+        raise UserError(f"{config}: is not there; {mend}") from None
 
 
 def _cache(the_store: store.Store, keys: set[str] | None, digests: Digests) -> Iterator[Look]:

@@ -7,6 +7,7 @@ one list of arguments with `{value}` in them, or a list for each value), `metric
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,16 +111,16 @@ def _of(key: str, argv: Sequence[str]) -> str | None:
 
 
 def _preset(name: str, folders: list[Path], errors: list[str]) -> dict[str, Any]:
-    import yaml
+    from mlalign import yaml_files
 
     known = config.options("sweep", folders)
     if name not in known:
         errors.append(f"sweep: there is no sweep {name!r}{nearest(name, known)}")
         return {}
     try:
-        body = yaml.safe_load(known[name].read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        errors.append(f"sweep: {known[name]} cannot be read: {' '.join(str(error).split())}")
+        body = yaml_files.read(known[name])
+    except UserError as error:
+        errors.append(f"sweep: {error}")
         return {}
     if not isinstance(body, Mapping) or not isinstance(body.get("grid"), Mapping):
         errors.append(f"sweep: {known[name]} needs a mapping `grid` of keys and their values")
@@ -156,7 +157,7 @@ def _option(key: str, value: Any, errors: list[str]) -> Any:
         errors.append(f"{key}: unknown key{nearest(key, OPTIONS)}")
     elif key in ("search.trials", "search.parallel", "search.seed"):
         least = 0 if key == "search.seed" else 1
-        if not str(value).isdecimal() or int(value) < least:
+        if not re.fullmatch(r"[0-9]{1,6}", str(value)) or int(value) < least:
             errors.append(f"{key}: expected a whole number from {least}, got {value!r}")
             return least
         return int(value)
@@ -206,7 +207,7 @@ def _elements(override: Any, key: str, folders: list[Path], errors: list[str]) -
     if getattr(told, "shuffle", False):
         errors.append(f"{override.input_line}: the order of variants means nothing; leave out shuffle")
         return []
-    return list(override.sweep_iterator())
+    return list(itertools.islice(override.sweep_iterator(), MAX_VARIANTS + 1))
 
 
 def _written(value: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from mlalign import yaml_files
 from mlalign.adapters import RANKS
 from mlalign.engine.models import Model
 from mlalign.stage import Inputs, Output
@@ -61,7 +62,7 @@ def licence_of(model: Model) -> str | None:
     card = Path(model.path) / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     head = text.split("---")[1] if text.startswith("---") and text.count("---") > 1 else ""
-    told = yaml.safe_load(head) if head else None
+    told = yaml_files.load(head, card) if head else None
     return told.get("license") if isinstance(told, dict) else None
 
 

@@ -8,10 +8,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import reward_models
-from mlalign import secrecy
+from mlalign import secrecy, yaml_files
 from mlalign.errors import UserError
 from reward_models import settings
 
@@ -47,10 +45,7 @@ def _scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def read_scorer(file: Path) -> dict[str, Any]:
     """The settings of a scorer in a YAML file. Raises: UserError naming the file."""
-    try:
-        told = settings.plain(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+    told = settings.plain(yaml_files.read(file))
     if not isinstance(told, dict):
         raise UserError(f"{file}: expected {{family: NAME, …}}")
     return told
@@ -64,7 +59,4 @@ def _setting(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set {text}: expected KEY=VALUE")
-    try:
-        return name, settings.plain(yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: the value is not YAML ({str(error).splitlines()[0]})") from None
+    return name, settings.plain(yaml_files.load(value, f"--set {name}"))

@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import reward_models
+from mlalign import yaml_files
 from mlalign.errors import UserError
 from reward_models.evidence import agreement
 from reward_models.families.together import Together
@@ -90,9 +89,9 @@ def _policy_problems(told: Any, fallback: Mapping | None, key: str) -> list[str]
 
 def _read(file: Path) -> Any:
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"policy: {file} cannot be read as YAML ({str(error).splitlines()[0]}); rm-score agree writes one") from None
+        return yaml_files.read(file)
+    except UserError as error:
+        raise UserError(f"policy: {error}; rm-score agree writes one") from None
 
 
 def _check_unmixed(items: Sequence[Item], chosen: Sequence[str]) -> None:

@@ -1,0 +1,68 @@
+"""Feed every reader changed inputs:  python scripts/fuzz.py [--seconds 120] [--seed N] [--reader NAME …] [--case N]
+
+A reader may answer with a message (UserError) and nothing else, within a limit of time. Failures are told with the command that repeats
+them, one for each place in the code. With `--case` that one case of one reader runs alone. Exit status: 0 none, 1 some.
+"""
+
+import argparse
+import collections
+import re
+import sys
+import time
+from pathlib import Path
+
+# In the place of this folder, in which `fuzz` would be this file.
+sys.path[0] = str(Path(__file__).resolve().parent.parent / "tests")
+
+from fuzz import readers, runner
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=120, help="how long in all, shared out evenly over the readers")
+    parser.add_argument("--seed", type=int, default=None, help="by default the time, which is printed")
+    parser.add_argument("--reader", action="append", choices=list(readers.READERS), help="this reader only (may be given again)")
+    parser.add_argument("--case", type=int, default=None, help="this case only")
+    options = parser.parse_args()
+    seed = int(time.time()) if options.seed is None else options.seed
+    names = options.reader or list(readers.READERS)
+    if options.case is not None:
+        return _told([failure for name in names if (failure := runner.run(name, seed, options.case))])
+    print(f"seed {seed}, {options.seconds:g} s over {len(names)} readers", flush=True)
+    failures = []
+    for name in names:
+        failures += _reader(name, seed, options.seconds / len(names))
+    return _told(failures)
+
+
+def _reader(name: str, seed: int, seconds: float) -> list[runner.Failure]:
+    """The failures of a reader within a share of the time, the first one of each kind."""
+    kinds: dict[str, runner.Failure] = {}
+    counts: collections.Counter = collections.Counter()
+    until, case = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        if failure := runner.run(name, seed, case):
+            kind = _kind(failure.why)
+            kinds.setdefault(kind, failure)
+            counts[kind] += 1
+        case += 1
+    print(f"{name:<16}{case:>8} cases {sum(counts.values()):>6} failures of {len(kinds)} kinds", flush=True)
+    return list(kinds.values())
+
+
+def _kind(why: str) -> str:
+    """Where in the code a failure began, and its exception: failures that share both are one."""
+    places = re.findall(r'File "([^"]+)", line (\d+)', why)
+    own = [place for place in places if "/mlalign/" in place[0] or "/reward_models/" in place[0]]
+    last = why.strip().splitlines()[-1].partition(":")[0]
+    return f"{(own or places or [('', '')])[-1]} {last}"
+
+
+def _told(failures: list[runner.Failure]) -> int:
+    for failure in failures:
+        print(f"\n{failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
