@@ -256,7 +256,13 @@ class Held:
 
         problems = sources.Problems()
         file = sources.find(sources.Source(path=str(path)))[0]
-        self._rows = [row for _, row in sources.read(file, True, problems)]
+        self._rows = []
+        for number, row in sources.read(file, True, problems):
+            try:
+                to_json(row).encode()
+            except UnicodeEncodeError:
+                problems.add(f"{file.place(number)}: has half of a surrogate pair (\\ud8…), which is no text")
+            self._rows.append(row)
         problems.raise_if_any()
         self.path, self.n_rows, self.n_bytes = path, len(self._rows), path.stat().st_size
 
