@@ -132,9 +132,17 @@ def parse(line: bytes) -> dict | None:
     return row
 
 
+def check_lines(path: Path, first: bytes) -> None:
+    """Raises: UserError if the first line of a file is the beginning of an array, and not a row."""
+    if first.removeprefix(BOM).strip() == b"[":
+        raise UserError(f"{path}: is a JSON array, and no row a line; give it the ending .json")
+
+
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
     with whole_gzip(path), open_jsonl(path) as lines:
         for number, line in enumerate(lines, 1):
+            if number == 1:
+                check_lines(path, line)
             try:
                 row = parse(line)
             except ValueError as error:
@@ -248,7 +256,13 @@ class Held:
 
         problems = sources.Problems()
         file = sources.find(sources.Source(path=str(path)))[0]
-        self._rows = [row for _, row in sources.read(file, True, problems)]
+        self._rows = []
+        for number, row in sources.read(file, True, problems):
+            try:
+                to_json(row).encode()
+            except UnicodeEncodeError:
+                problems.add(f"{file.place(number)}: has half of a surrogate pair (\\ud8…), which is no text")
+            self._rows.append(row)
         problems.raise_if_any()
         self.path, self.n_rows, self.n_bytes = path, len(self._rows), path.stat().st_size
 

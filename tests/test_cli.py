@@ -171,3 +171,25 @@ def test_help_and_errors_do_not_import_what_is_heavy():
     for arguments in (["--help"], ["plan", "recipe=reuse_your_rewards"], ["plan", "recipe=x"], ["plan", "recipe=iterative_dpo", "bta=1"]):
         done = subprocess.run([sys.executable, "-c", code.format(arguments)], text=True, capture_output=True, check=False)
         assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "languages"),
+    [
+        (["sft"], "${languages}"),
+        (["sft", "rows=X"], "none of its own"),
+        (["sft", "rows=X", "languages=[sw]"], "${languages}"),
+        (["pairs", "rows=X", "scores=Y"], "none of its own"),
+        (["select", "candidates=X"], "none of its own"),
+        (["prepare", "kind=prompt"], "${languages}"),
+        (["prepare", "kind=prompt", "sources=[]"], "none of its own"),
+    ],
+)
+def test_a_stage_alone_on_own_rows_takes_the_languages_of_its_rows(monkeypatch, arguments, languages):
+    from mlalign import cli
+
+    seen = []
+    monkeypatch.setattr(cli, "_run_or_plan", lambda arguments, *, dry, recipe: seen.append(recipe) or 0)
+    assert cli.main(arguments) == 0
+    (step,) = seen[0]["steps"].values()
+    assert step["config"].get("languages", "none of its own") == languages

@@ -191,6 +191,8 @@ def _cut_jsonl(number: int, source: Source, n_rows: int, digest: Any) -> Iterato
     start, first = 0, 1
     with files.whole_gzip(source.path), files.open_jsonl(source.path) as f:
         for lines in _runs(f, n_rows):
+            if first == 1:
+                files.check_lines(source.path, lines[0])
             raw = b"".join(lines)
             digest.update(raw)
             window = Window(number, start, len(raw), first, 0, _key(source, first, raw))

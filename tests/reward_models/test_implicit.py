@@ -96,6 +96,7 @@ def independent(path, item, prompt):
 @pytest.mark.parametrize("condition_on", ["prompt", "english_prompt"])
 def test_against_an_independent_computation(items, policy, condition_on):
     found = opened(policy, reference=str(TINY), beta=0.3, condition_on=condition_on)(items)
+    assert {*found.flags, *found.columns} == set(reward_models.reports({"family": "implicit"}))
     for i in range(0, len(items), 7):
         prompt = items[i].prompt if condition_on == "prompt" else items[i].english_prompt
         by_policy, n = independent(policy, items[i], prompt)

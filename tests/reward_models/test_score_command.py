@@ -220,3 +220,55 @@ def test_scores_a_file_without_training_packages(tmp_path, classifier):
     assert done.returncode == 0, done.stderr
     assert all(isinstance(s, float) for s in pq.read_table(tmp_path / "scores.parquet")["score"].to_pylist())
     assert process(tmp_path, *told, env={"PYTHONPATH": f"{blocker}:{PROJECT}"}).stderr.startswith("scores.parquet: is done already")
+
+
+# --------------------------------------------------------------------------------------------------- arrays, tables, joined files
+
+
+def test_arrays_and_tables_are_read_like_lines(score, tmp_path):
+    """A JSON array, CSV and TSV give the scores of the same rows as JSONL, with their columns kept."""
+    rows = [
+        {"id": "a", "prompt": "q", "chosen": "one", "rejected": "fifteen"},
+        {"id": "b", "prompt": "r, s", "chosen": "", "rejected": "x"},
+    ]
+    write(tmp_path / "lines.jsonl", rows)
+    (tmp_path / "array.json").write_text("\ufeff" + json.dumps(rows, indent=1))
+    (tmp_path / "lines.json").write_bytes((tmp_path / "lines.jsonl").read_bytes())
+    (tmp_path / "table.csv").write_text('id,prompt,chosen,rejected\na,q,one,fifteen\nb,"r, s",,x\n')
+    (tmp_path / "table.tsv").write_text("id\tprompt\tchosen\trejected\na\tq\tone\tfifteen\nb\tr, s\t\tx\n")
+    assert score("--input", "lines.jsonl", output="whole.jsonl")[0] == 0
+    wanted = read(tmp_path / "whole.jsonl")
+    assert [r["score_rejected"] for r in wanted] == [7.0, 1.0]
+    for name in ("array.json", "lines.json", "table.csv", "table.tsv"):
+        assert score("--input", name, "--window", "1", output=f"{name}.jsonl") == (0, f"{name}.jsonl: 2 rows, 4 answers\n")
+        assert read(tmp_path / f"{name}.jsonl") == wanted
+    assert score("--input", "array.json", output="array.parquet")[0] == 0
+    assert pq.read_table(tmp_path / "array.parquet")["score_chosen"].to_pylist() == [3.0, 0.0]
+
+
+def test_an_array_under_another_name_and_one_that_is_broken(score, tmp_path):
+    (tmp_path / "array.jsonl").write_text('[\n{"prompt": "q", "response": "a"}\n]\n')
+    assert score("--input", "array.jsonl") == (2, "error: array.jsonl: is a JSON array, and no row a line; give it the ending .json\n")
+    (tmp_path / "broken.json").write_text('[{"prompt": "q", "response": "a"},\n{"prompt": }]')
+    status, said = score("--input", "broken.json")
+    assert status == 2 and "broken.json: the JSON array is broken: line 2: is not JSON" in said
+
+
+def test_byte_order_marks_within_joined_files(score, tmp_path):
+    line = b'{"prompt": "q", "response": "a"}\n'
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\xef\xbb\xbf" + line)
+    assert score("--input", "rows.jsonl") == (0, "scores.jsonl: 2 rows, 2 answers\n")
+    assert [row["prompt"] for row in read(tmp_path / "scores.jsonl")] == ["q", "q"]
+
+
+def test_published_forms_by_name_and_columns_by_name(score, tmp_path):
+    record = {"premise": "It rained.", "choice1": "It got wet.", "choice2": "It burnt.", "question": "effect", "label": 0, "idx": 7}
+    write(tmp_path / "test.sw.jsonl", [{**record, "premise": "Mvua."}])
+    assert score("--input", "test.sw.jsonl", "--format", "xcopa")[0] == 0
+    assert read(tmp_path / "scores.jsonl")[0]["score_chosen"] == 11.0
+    write(tmp_path / "rows.jsonl", [{"q": "q", "a": "four", "messages": [{"role": "user", "content": "x"}]}])
+    assert score("--input", "rows.jsonl", "--prompt-column", "q", "--response-column", "a", output="s.jsonl")[0] == 0
+    assert read(tmp_path / "s.jsonl")[0]["score"] == 4.0
+    write(tmp_path / "odd.jsonl", [{"history": "q", "answer": "a"}])
+    status, said = score("--input", "odd.jsonl", output="o.jsonl")
+    assert status == 2 and "it has history, answer; if `history` is the prompt, say so with --prompt-column history" in said

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from score_cases import ROWS, process, read, write
 
+import reward_models
 from reward_models.items import Scores
 from reward_models.jobs import scoring, survey
 
@@ -20,6 +22,11 @@ from reward_models.jobs import scoring, survey
 BAD = [
     (b'{"prompt": \n', "rows.jsonl:2: is not JSON", "line"),
     (b'{"prompt": "\xff", "response": "a"}\n', "rows.jsonl:2: is not UTF-8", "line_base64"),
+    (
+        b'{"prompt": "q", "response": "a", "more": ' + b"[" * 200 + b"]" * 200 + b"}\n",
+        "rows.jsonl:2: is not JSON that can be read: it is nested",
+        "line",
+    ),
     (b'["a"]\n', "rows.jsonl:2: expected an object with prompt and response", "line"),
     (b'{"prompt": "q"}\n', "rows.jsonl:2: needs prompt and response", "row"),
     (b'{"prompt": "", "response": "a"}\n', "rows.jsonl:2: needs prompt and response", "row"),
@@ -46,6 +53,55 @@ def test_bad_rows_are_named_before_anything_starts_or_put_aside(score, tmp_path,
     assert aside["where"] == "rows.jsonl:2" and aside["reason"].startswith(message) and kept_as in aside
     assert score("--input", "rows.jsonl", "--on-bad-row", "skip", output="s.parquet")[0] == 1
     assert pq.read_table(tmp_path / "s.parquet")["score"].to_pylist() == [1.0, 1.0]
+
+
+REFUSING = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+
+
+def test_what_a_template_refuses_is_told_before_the_first_row_is_scored(score, tmp_path, classifier, monkeypatch):
+    from reward_models.families import classifier as family
+
+    model = tmp_path / "rm"
+    shutil.copytree(classifier, model)
+    (model / "chat_template.jinja").write_text(REFUSING)
+    good = {"prompt": "q", "response": "a"}
+    refused = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    unseen = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+    write(tmp_path / "rows.jsonl", [good, refused, good, unseen, good])
+    told = ("--input", "rows.jsonl", "--window", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(family, "prepare", lambda settings: pytest.fail("a model was opened"))
+        status, said = score(*told, family=("--model", str(model)))
+    assert status == 2 and "2 bad rows" in said
+    assert "rows.jsonl:2: rows.jsonl:2: the scorer's chat template refuses this conversation: no system turns" in said
+    assert "rows.jsonl:4: rows.jsonl:4: the scorer's chat template does not write the tool_calls" in said
+    status, said = score(*told, "--on-bad-row", "skip", family=("--model", str(model)))
+    assert status == 1 and "3 rows, 3 answers, 2 rejected" in said
+    assert [aside["where"] for aside in read(tmp_path / "scores.rejected.jsonl")] == ["rows.jsonl:2", "rows.jsonl:4"]
+    assert len({row["score"] for row in read(tmp_path / "scores.jsonl")}) == 1
+
+
+def test_columns_that_would_be_lost_are_told_before_the_first_row_is_scored(score, tmp_path):
+    pair = {"prompt": "q", "chosen": "a", "rejected": "bb"}
+    write(
+        tmp_path / "rows.jsonl", [pair, {**pair, "score_chosen": None}, {**pair, "score_chosen": 7.5}, {**pair, "longest_run_rejected": 1}]
+    )
+    told, family = ("--input", "rows.jsonl", "--window", "1"), ("--family", "repetition")
+    status, said = score(*told, family=family)
+    assert status == 2 and "rows.jsonl:3: has a column 'score_chosen' already" in said and "2 bad rows" in said
+    assert "rows.jsonl:4: has a column 'longest_run_rejected' already" in said and not (tmp_path / "scores.jsonl.parts").exists()
+    assert score(*told, "--on-bad-row", "skip", family=family)[0] == 1
+    assert len(read(tmp_path / "scores.jsonl")) == 2 and len(read(tmp_path / "scores.rejected.jsonl")) == 2
+    status, said = score(*told, "--column", "mine", output="mine.jsonl", family=family)
+    assert status == 0 and read(tmp_path / "mine.jsonl")[3]["longest_run_rejected"] == 1
+
+
+@pytest.mark.parametrize("family", ["repetition", "classifier"])
+def test_families_write_the_columns_that_they_name(family, classifier):
+    told = {"family": family, **({"path": str(classifier)} if family == "classifier" else {})}
+    found = reward_models.open_scorer(told).score_items([reward_models.Item("i", [{"role": "user", "content": "q"}], "a b c")])
+    assert {*found.flags, *found.columns, *found.texts} == set(reward_models.reports(told))
 
 
 def test_many_bad_rows_are_counted(score, tmp_path):
