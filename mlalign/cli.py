@@ -124,7 +124,7 @@ def _carry_out(arguments: list[str], *, dry: bool, recipe: dict | None) -> int:
         return command.carry_out(arguments, dry=dry, recipe=recipe)
     from mlalign import show
 
-    planned = _planned(arguments, recipe)
+    planned = _planned(arguments, recipe, to_look_at=dry)
     if dry:
         say(show.show_plan(planned))
         return 0
@@ -137,12 +137,12 @@ def _carry_out(arguments: list[str], *, dry: bool, recipe: dict | None) -> int:
     return status
 
 
-def _planned(arguments: list[str], recipe: dict | None = None) -> "Plan":
+def _planned(arguments: list[str], recipe: dict | None = None, *, to_look_at: bool = False) -> "Plan":
     gc.disable()  # planning makes many small objects and keeps them all: collections would take a third of its time
     from mlalign import config, plan
 
     try:
-        return plan.build(config.load(arguments, recipe))
+        return plan.build(config.load(arguments, recipe), to_look_at=to_look_at)
     finally:
         gc.freeze()  # later collections, and the one at exit, need not look at them
         gc.enable()

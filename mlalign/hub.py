@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign.engine.models import ON_THE_HUB
-from mlalign.identity import hub_cache
+from mlalign.identity import UNKNOWN, hub_cache
 from mlalign.plan import Node, Plan
 
+HUB_IDENTITY = re.compile(rf"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{{40}}|{UNKNOWN})")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 # sacrebleu's tokenizers that bring a model from the network
 SACREBLEU = ("flores101", "flores200", "spm", "spBLEU-1K")
@@ -116,13 +116,13 @@ def _is_served(settings: Mapping) -> bool:
     return (engine.get("name") if isinstance(engine, Mapping) else engine) == "openai"
 
 
-def _identities(value: Any) -> Iterator[tuple[str, str]]:
+def _identities(value: Any) -> Iterator[tuple[str, str | None]]:
     """(hub id, commit) of an identity as `identity.of_external` gives it: text, or of an adapter itself and its base."""
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, list):
             yield from _identities(item)
-        elif isinstance(item, str) and (match := ON_THE_HUB.fullmatch(item)):
-            yield match[1], match[2]
+        elif isinstance(item, str) and (match := HUB_IDENTITY.fullmatch(item)):
+            yield match[1], None if match[2] == UNKNOWN else match[2]
 
 
 # ------------------------------------------------------------------------------------------------------------ what is here

@@ -13,7 +13,12 @@ from mlalign.errors import UserError
 from mlalign.models import weight_files
 from mlalign.store import MANIFEST, read_manifest
 
+UNKNOWN = "unknown"  # stands for the commit where nobody can be asked for it
 COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class UnknownCommit(UserError):
+    """A hub id whose commit the cache does not know, while the hub cannot be asked."""
 
 
 def looks_local(path: str) -> bool:
@@ -71,7 +76,7 @@ def _check_model(path: Path, key: str) -> list[str]:
 def hub_commit(repository: str, revision: str | None, key: str) -> str:
     """The commit a hub id stands for: the revision if it is one, what the local cache holds, or what the hub says.
 
-    Raises: UserError if the hub cannot be asked and the cache does not know.
+    Raises: UnknownCommit if the hub cannot be asked and the cache does not know; UserError if the hub has no such thing.
     """
     if revision and COMMIT.fullmatch(revision):
         return f"{repository}@{revision}"
@@ -109,16 +114,18 @@ def hub_cache() -> Path:
 
 def _ask_hub(repository: str, revision: str | None, key: str) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx
 
     try:
         return str(HfApi().model_info(repository, revision=revision, timeout=10).sha)
     except HFValidationError:
         raise UserError(f"{key}: {repository!r} is neither a directory here nor a hub id (org/name)") from None
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+    except (OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
+        response = getattr(error, "response", None)
+        refused = response is not None and response.status_code < 500  # it was asked, and has no such thing for us
+        raise (UserError if refused else UnknownCommit)(
             f"{key}: {repository!r} is no directory here, not in the hub cache, and the hub does not give it ({reason}); "
             f"plan or `mlalign fetch` where there is network, name a local directory, or pin its commit with model.revision="
         ) from None

@@ -78,6 +78,7 @@ class Plan:
     nodes: list[Node]
     kind: str = "run"  # run, sweep or search
     variants: list[Variant] = dataclasses.field(default_factory=list)
+    unknown: list[str] = dataclasses.field(default_factory=list)  # why fingerprints are not final: a plan to look at, not to run
 
     @property
     def store(self) -> store.Store:
@@ -102,13 +103,31 @@ class Plan:
         """What the step of each artifact is called here: in a sweep not by the name that `Node.sources` tell."""
         return {n.artifact: n.name for n in self.nodes}
 
+    def provisional(self) -> set[str]:
+        """The artifacts whose fingerprint is not final, since a model before them is not known whole."""
+        found: set[str] = set()
+        for node in self.nodes:
+            own = any(_is_unknown(value) for value in node.inputs.values())
+            if own or any(source["artifact"] in found for source in node.sources()):
+                found.add(node.artifact)
+        return found
+
     def problems(self) -> list[str]:
         """What keeps the plan from running here and now, though it is correct."""
         return sorted({m for node in self.nodes for m in node.missing})
 
 
-def build(settings: config.Settings) -> Plan:
-    """Plan a composed configuration.
+def _is_unknown(value: Any) -> bool:
+    """Whether an input, or a model in its settings, is a hub id without a known commit."""
+    if isinstance(value, Mapping):
+        return any(_is_unknown(v) for v in value.values())
+    if isinstance(value, list):
+        return any(_is_unknown(v) for v in value)
+    return isinstance(value, str) and value.endswith(f"@{identity.UNKNOWN}")
+
+
+def build(settings: config.Settings, *, to_look_at: bool = False) -> Plan:
+    """Plan a composed configuration. A plan `to_look_at` may have hub ids whose commit is not known; such a plan cannot run.
 
     Raises: UserError with every mistake in languages, recipe, step configurations and inputs.
     """
@@ -120,7 +139,7 @@ def build(settings: config.Settings) -> Plan:
         steps = _stand_in(steps, settings.use)
     root = Path(str(settings.root["root"])).expanduser().absolute()
     digests = of_store(root / "store")
-    planner = _Planner(settings, digests, errors)
+    planner = _Planner(settings, digests, errors, to_look_at)
     for step in steps:
         planner.add(step)
     errors += adapters.problems(planner.nodes)
@@ -128,7 +147,7 @@ def build(settings: config.Settings) -> Plan:
         raise UserError(*told_once(errors))
     digests.save()
     recipe = settings.choices.get("recipe") or steps[0].stage
-    return Plan(_run_name(settings.root["name"] or recipe), recipe, settings, root, list(planner.nodes.values()))
+    return Plan(_run_name(settings.root["name"] or recipe), recipe, settings, root, list(planner.nodes.values()), unknown=planner.unknown)
 
 
 def _run_name(name: Any) -> str:
@@ -227,7 +246,9 @@ class _Planner:
     settings: config.Settings
     digests: Digests
     errors: list[str]
+    to_look_at: bool = False
     nodes: dict[str, Node] = dataclasses.field(default_factory=dict)
+    unknown: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, step: Step) -> None:
         key = f"steps.{step.template}"
@@ -353,6 +374,9 @@ class _Planner:
             return None
         try:
             found = identity.of_external(value, self.digests, key)
+        except identity.UnknownCommit as error:
+            (self.unknown if self.to_look_at else self.errors).extend(error.messages)
+            return {**value, "identity": f"{value['path']}@{identity.UNKNOWN}"} if self.to_look_at else None
         except UserError as error:
             self.errors.extend(error.messages)
             return None

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mlalign import config, hub, stage, store
@@ -29,9 +29,9 @@ EVER_SAME = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"  # o
 def show_plan(plan: Plan) -> str:
     """The steps with their state, inputs and exact commands; then what would keep them from running."""
     plan.check_name()
-    rows, finished, names = [], [], plan.names
+    rows, finished, names, provisional = [], [], plan.names, plan.provisional()
     for node in plan.nodes:
-        now, why = state(node, plan.store)
+        now, why = ("not known", "") if node.artifact in provisional else state(node, plan.store)
         finished += [node.name] if now in ("done", "skipped") else []
         inputs = ", ".join(dict.fromkeys(names[s["artifact"]] for s in node.sources()))
         rows.append(
@@ -46,8 +46,18 @@ def show_plan(plan: Plan) -> str:
     lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), ""]
     lines += [table(estimate.shown(needs, plan.nodes), estimate.HEADER), "", "commands:"]
     lines += _commands(plan)
-    problems = [f"would not run here: {p}" for p in plan.problems()] + [f"warning: {w}" for w in estimate.warnings(needs)]
+    lines = [_without(line, provisional) for line in lines]
+    problems = [f"not known yet: {u}" for u in plan.unknown]
+    problems += [f"would not run here: {p}" for p in plan.problems()] + [f"warning: {w}" for w in estimate.warnings(needs)]
     return "\n\n".join(filter(None, ["\n".join(lines), hub.summary(plan), "\n".join(problems)]))
+
+
+def _without(text: str, provisional: Collection[str]) -> str:
+    """A text in which artifacts whose fingerprint is not final have question marks for it."""
+    for artifact in provisional:
+        stage_, _, print_ = artifact.rpartition("-")
+        text = text.replace(artifact, f"{stage_}-{'?' * len(print_)}")
+    return text
 
 
 def _commands(plan: Plan) -> list[str]:

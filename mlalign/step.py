@@ -17,7 +17,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import yaml
 from mlalign import claims, rows, schema, secrecy, shapes, shards, stage, state, stopping, store, warning
 from mlalign.engine.models import models_in
 from mlalign.errors import UserError, system_problem
+from mlalign.launch import jobs
 from mlalign.terminal import prepare, say
 from mlalign.verification import Verification
 from reward_models.jobs.provenance import versions
@@ -93,7 +94,13 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
     the_store = store.Store(Path(told.pop("store")))
     told.pop("slurm", None)
     partial = the_store.partial(told["stage"], told["fingerprint"])
-    with claims.claim_in_turn(the_store.root / ".begin" / partial.name, patience_s=600):
+
+    def give_up() -> None:
+        """A cancelled job waits for nobody: its shell gets the signal only when this process has ended."""
+        if jobs.cancelled(frozen.parent, told["run"]["step"] if "run" in told else told["step"]):
+            raise stage.Stopped
+
+    with claims.claim_in_turn(the_store.root / ".begin" / partial.name, patience_s=600, give_up=give_up):
         now, why = state.of_frozen(told, the_store)
         if now in ("done", "skipped"):
             say(f"{told['step']}: is there already, nothing to do")
@@ -102,7 +109,7 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
             raise UserError(f"{told['step']}: {why}; put the file back, or compute the step again with force=")
         if now == "stale":
             retire(the_store, told["stage"], told["fingerprint"])
-        begin(the_store, told, part, PATIENCE_S)
+        begin(the_store, told, part, PATIENCE_S, give_up)
     return 0
 
 
@@ -115,18 +122,24 @@ def retire(the_store: store.Store, stage_: str, print_: str) -> None:
     the_store.retire(stage_, print_)
 
 
-def begin(the_store: store.Store, told: Mapping[str, Any], part: tuple[int, int] = (0, 1), patience_s: float = 0) -> Path:
+def begin(
+    the_store: store.Store,
+    told: Mapping[str, Any],
+    part: tuple[int, int] = (0, 1),
+    patience_s: float = 0,
+    give_up: Callable[[], None] = lambda: None,
+) -> Path:
     """Make the partial artifact of a step, with its configuration and the digests of its inputs; returns its directory.
 
     Another process that is working on the step is waited for up to `patience_s` seconds; other tasks of the same array may be.
     Raises: UserError for an input that is not there, and for a step that another process is working on.
     """
     partial = the_store.partial(told["stage"], told["fingerprint"])
-    claims.refuse_owned(partial, "." if part[1] == 1 else "part-", patience_s)
+    claims.refuse_owned(partial, "." if part[1] == 1 else "part-", patience_s, give_up)
     told = {**told, "input_digests": _digests(told, the_store)}
     before = partial / "config.yaml"
     if before.is_file() and _digests_of(before) != told["input_digests"]:
-        claims.refuse_owned(partial, patience_s=patience_s)
+        claims.refuse_owned(partial, patience_s=patience_s, give_up=give_up)
         store.put_aside(partial)  # begun on other content of its inputs
     partial.mkdir(parents=True, exist_ok=True)
     for left in ("STOP", "outcome.json"):

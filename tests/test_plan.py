@@ -125,12 +125,20 @@ def test_a_stand_in_leaves_out_what_only_it_needed(tmp_path):
     assert policy.inputs["model"]["path"] == str(PROJECT / "mlalign/data/tiny")
 
 
-def test_a_hub_id_without_a_known_commit_is_refused_offline(tmp_path, monkeypatch):
+def test_a_hub_id_without_a_known_commit_can_be_looked_at_offline_but_not_run(tmp_path, monkeypatch, mlalign):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(UserError, match="'org/name' is no directory here, not in the hub cache, and the hub does not give it"):
         build(tmp_path, "recipe=candidates", "model=org/name")
+    told = mlalign("plan", "recipe=candidates", "model=org/name")
+    assert told.returncode == 0, told.stderr
+    steps = {line.split()[0]: line.split()[1:5] for line in told.stdout.split("\n\n")[1].splitlines()[1:]}
+    assert steps["candidates"][1:3] == ["not", "known"] and steps["prompts"][1] == "todo"
+    assert f"generate-{'?' * 16}" in told.stdout and "missing model org/name, for candidates" in told.stdout
+    assert "not known yet: " in told.stdout and "'org/name' is no directory here" in told.stdout
+    refused = mlalign("run", "recipe=candidates", "model=org/name")
+    assert refused.returncode == 1 and "and the hub does not give it" in refused.stderr and not (tmp_path / "runs").exists()
     refs = tmp_path / "hub" / "models--org--name" / "refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text("a" * 40)

@@ -23,8 +23,8 @@ def carry_out(argv: Sequence[str], *, dry: bool, recipe: Mapping | None = None) 
     gc.disable()  # see `cli`: planning keeps all that it makes
     try:
         asked = grid.read(argv, recipe)
-        search = _search(asked, recipe) if asked.searches else None
-        planned = search.probed if search else united.build(asked, recipe)
+        search = _search(asked, recipe, dry) if asked.searches else None
+        planned = search.probed if search else united.build(asked, recipe, to_look_at=dry)
     finally:
         gc.freeze()
         gc.enable()
@@ -38,10 +38,10 @@ def carry_out(argv: Sequence[str], *, dry: bool, recipe: Mapping | None = None) 
     return _grid(planned, metric, direction)
 
 
-def _search(asked: grid.Asked, recipe: Mapping | None) -> "Search":
+def _search(asked: grid.Asked, recipe: Mapping | None, to_look_at: bool) -> "Search":
     from mlalign.sweep.search import Search
 
-    return Search(asked, recipe)
+    return Search(asked, recipe, to_look_at=to_look_at)
 
 
 def _grid(planned: Plan, metric: str | None, direction: str | None) -> int:

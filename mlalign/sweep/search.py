@@ -48,8 +48,8 @@ class Search:
     Raises: UserError with all mistakes, before anything runs.
     """
 
-    def __init__(self, asked: Asked, recipe: Mapping | None = None):
-        self.asked, self.planner = asked, Planner(asked, recipe)
+    def __init__(self, asked: Asked, recipe: Mapping | None = None, *, to_look_at: bool = False):
+        self.asked, self.planner = asked, Planner(asked, recipe, to_look_at=to_look_at)
         if problems := _problems(asked, self.planner):
             raise UserError(*problems)
         ends = {a.key: space.ends(a) for a in asked.axes}

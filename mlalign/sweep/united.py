@@ -33,8 +33,8 @@ class Planned:
 class Planner:
     """Plans the variants of what was asked for; files are composed once for each choice of them."""
 
-    def __init__(self, asked: Asked, recipe: Mapping | None = None):
-        self.asked, self.recipe = asked, recipe
+    def __init__(self, asked: Asked, recipe: Mapping | None = None, *, to_look_at: bool = False):
+        self.asked, self.recipe, self.to_look_at = asked, recipe, to_look_at
         heads = tuple(f"{c}=" for c in config.STEP_LISTS)
         self._shared = [a for a in asked.shared if not a.startswith(heads)]
         self.controls = {a.partition("=")[0]: config.step_names(a.partition("=")[2]) for a in asked.shared if a.startswith(heads)}
@@ -44,7 +44,7 @@ class Planner:
         """Raises: UserError with every mistake of this variant."""
         overrides = [o for _, value in point for o in value.overrides]
         settings = config.load([*self._shared, *overrides], self.recipe, self._composed)
-        return Planned({key: value.shown for key, value in point}, overrides, plan.build(settings))
+        return Planned({key: value.shown for key, value in point}, overrides, plan.build(settings, to_look_at=self.to_look_at))
 
     def plan_all(self, points: Iterable[Point]) -> list[Planned]:
         """All variants. Raises: UserError with the mistakes of all of them, each told once."""
@@ -71,12 +71,12 @@ class Planner:
         return message if len(where) == n else f"{message} (in the variant {where[0]}{others})"
 
 
-def build(asked: Asked, recipe: Mapping | None = None) -> Plan:
+def build(asked: Asked, recipe: Mapping | None = None, *, to_look_at: bool = False) -> Plan:
     """The united plan of a grid.
 
     Raises: UserError with the mistakes of all variants, and for a key that makes no difference to any step.
     """
-    planner = Planner(asked, recipe)
+    planner = Planner(asked, recipe, to_look_at=to_look_at)
     planned = planner.plan_all(combinations(asked.axes))
     depends = dependencies(planned)
     used = {key for keys in depends.values() for key in keys}
@@ -120,7 +120,8 @@ def unite(planned: Sequence[Planned], depends: Depends, asked: Asked, controls: 
     settings = dataclasses.replace(
         first.settings, root={**first.settings.root, kind: told}, controls={**first.settings.controls, **controls}
     )
-    united = Plan(name, recipe, settings, first.root, list(nodes.by_artifact.values()), kind, variants)
+    unknown = list(dict.fromkeys(message for one in planned for message in one.plan.unknown))
+    united = Plan(name, recipe, settings, first.root, list(nodes.by_artifact.values()), kind, variants, unknown)
     _check_controls(united, controls)
     return united
 
