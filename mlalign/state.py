@@ -20,7 +20,7 @@ def of_frozen(told: Mapping[str, Any], the_store: store.Store) -> tuple[str, str
 def sources(told: Mapping[str, Any]) -> Iterator[dict]:
     """Every artifact that a frozen step reads, or that guards it."""
     slots = [v if isinstance(v, list) else [v] for v in told["inputs"].values()]
-    yield from (m for values in [*slots, told["guards"]] for m in models_in(values) if "artifact" in m)
+    yield from (m for values in [*slots, told.get("guards") or []] for m in models_in(values) if "artifact" in m)
 
 
 def of_artifact(artifact: str, inputs: Iterable[Mapping], the_store: store.Store) -> tuple[str, str]:

@@ -1,6 +1,11 @@
+import json
+import os
+import shutil
+
 import pytest
 
 from mlalign import rows, shards, store
+from mlalign.errors import UserError
 
 
 def row(i, language="eng_Latn"):
@@ -106,3 +111,86 @@ def test_a_damaged_or_forgotten_shard_is_not_taken_from_the_cache(tmp_path, sour
     shards.forget(tmp_path / "store" / "b.partial", the_store)
     run(source[:2], tmp_path / "store" / "c.partial", the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
     assert len(seen) == 3
+
+
+def beside(source, target, tally):
+    """A shard with a file in a folder of its own beside it."""
+    copy(source, target, tally)
+    rows.write_shard(target.parent.parent / "judgements" / target.name, "text", rows.read_shard(source))
+
+
+def files_of(partial, name):
+    return partial / "rows" / name, partial / "judgements" / name, partial / "shards" / f"{name.removesuffix('.parquet')}.json"
+
+
+def swapped(one, other):
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+DAMAGES = {
+    "truncated": lambda shard, judged, marker, other: os.truncate(shard, 40),
+    "empty": lambda shard, judged, marker, other: os.truncate(shard, 0),
+    "gone": lambda shard, judged, marker, other: shard.unlink(),
+    "another shard's": lambda shard, judged, marker, other: swapped(shard, other),
+    "judgements cut": lambda shard, judged, marker, other: os.truncate(judged, 40),
+    "judgements gone": lambda shard, judged, marker, other: judged.unlink(),
+    "marker empty": lambda shard, judged, marker, other: marker.write_text(""),
+    "marker a list": lambda shard, judged, marker, other: marker.write_text("[]"),
+    "marker without key": lambda shard, judged, marker, other: marker.write_text('{"sha256": null, "rows": {}}'),
+    "marker with text for counts": lambda shard, judged, marker, other: marker.write_text(
+        json.dumps({**json.loads(marker.read_text()), "rows": {"eng_Latn": "4"}})
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("cached", [True, False])
+def test_unfinished_shards_are_checked_before_they_are_trusted(tmp_path, source, damage, cached, capsys):
+    the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
+    run(source, partial, the_store, beside, beside=["judgements"])
+    whole = {p: p.read_bytes() for p in sorted(partial.rglob("*.parquet"))}
+    if not cached:
+        shutil.rmtree(the_store.root / ".shards")
+    DAMAGES[damage](*files_of(partial, source[0].name), files_of(partial, source[1].name)[0])
+    tallies = []
+    assert run(source, partial, the_store, beside, beside=["judgements"], on_shard=lambda path, tally: tallies.append(tally.rows.total()))
+    assert {p: p.read_bytes() for p in sorted(partial.rglob("*.parquet"))} == whole and tallies == [4, 2, 4, 2]
+    assert "computed again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "foreign"])
+def test_a_damaged_or_foreign_marker_in_the_cache_gives_nothing(tmp_path, source, damage):
+    the_store = store.Store(tmp_path / "store")
+    run(source[:2], tmp_path / "store" / "a.partial", the_store)
+    one, other = (p for p in (the_store.root / ".shards").glob("*/*.json"))
+    one.write_text(other.read_text() if damage == "foreign" else damage)
+    seen = []
+    run(source[:2], tmp_path / "store" / "b.partial", the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    assert len(seen) == 1
+
+
+def test_an_input_that_changes_while_a_shard_is_computed_gives_nothing(tmp_path, source):
+    the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
+
+    def changing(one, target, tally):
+        copy(one, target, tally)
+        rows.write_shard(one, "text", [row(77)])
+
+    with pytest.raises(UserError, match="was changed while it was being read"):
+        run(source[:1], partial, the_store, changing)
+    assert not (partial / "shards").exists() and not (the_store.root / ".shards").exists()
+
+
+def test_what_was_written_over_before_publishing_is_not_published(tmp_path, source):
+    the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
+    run(source[:1], partial, the_store)
+    (partial / "rows" / "zzz_Zzzz.train.00000.parquet").write_bytes(b"stray")
+    os.truncate(partial / "rows" / source[0].name, 30)
+    with pytest.raises(UserError, match="is not what was written there; run the same command again"):
+        store.finish(partial, {}, shards.recorded(partial), shards.FOLDERS)
+    run(source[:1], partial, the_store)
+    final = store.finish(partial, {}, shards.recorded(partial), shards.FOLDERS)
+    assert list(store.read_json(final / "manifest.json")["files"]) == [f"rows/{source[0].name}"]

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import PROJECT
 from score_cases import ENVIRONMENT, ROWS, process, read, write
+from training_cases import TINY
 
 from reward_models import files
 from reward_models.__main__ import main
@@ -302,3 +304,106 @@ def test_twenty_kills(tmp_path, classifier, forked):
     assert len(set(kept)) > 3  # work was done between the kills
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == ["rows.jsonl", "scores.jsonl", "scores.jsonl.json", "whole.jsonl", "whole.jsonl.json"]
+
+
+# ------------------------------------------------------------------------------------------- what is there is checked first
+
+
+def parts(tmp_path):
+    """The markers of a run of two parts (with lines beside them) that was stopped."""
+    return sorted((tmp_path / "scores.jsonl.parts").glob("part-*.json"))
+
+
+def swapped(one, other):
+    text = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(text)
+
+
+def under_other_keys(one, other):
+    """The scores of some rows are called those of others."""
+    told, keys = json.loads(one.read_text()), json.loads(other.read_text())["windows"]
+    one.write_text(json.dumps({**told, "windows": dict(zip(keys, told["windows"].values(), strict=False))}))
+
+
+DAMAGES = {
+    "lines cut": lambda one, other: one.with_suffix(".jsonl").write_bytes(one.with_suffix(".jsonl").read_bytes()[:-9]),
+    "no lines": lambda one, other: one.with_suffix(".jsonl").write_bytes(b""),
+    "lines gone": lambda one, other: one.with_suffix(".jsonl").unlink(),
+    "lines of another part": lambda one, other: swapped(one.with_suffix(".jsonl"), other.with_suffix(".jsonl")),
+    "a score of one's own": lambda one, other: one.with_suffix(".jsonl").write_text(
+        one.with_suffix(".jsonl").read_text().replace('"score": 1', '"score": 9')
+    ),
+    "scores under other rows' keys": under_other_keys,
+    "marker cut": lambda one, other: one.write_text(one.read_text()[:-20]),
+    "marker empty": lambda one, other: one.write_text(""),
+    "marker a list": lambda one, other: one.write_text("[]"),
+    "marker of another run": lambda one, other: one.write_text(json.dumps({**json.loads(one.read_text()), "run": "0" * 16})),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_parts_are_checked_before_they_are_trusted(score, tmp_path, damage, monkeypatch):
+    write(tmp_path / "rows.jsonl", ROWS)
+    told = ("--window", 4, "--input", "rows.jsonl")
+    assert score(*told, output="whole.jsonl")[0] == 0
+    for share in ("0/3", "1/3"):
+        score(*told, "--shard", share)
+    DAMAGES[damage](*parts(tmp_path)[:2])
+    status, said = score(*told)
+    assert status == 0 and ("scored again" in said or "of another run, and not used" in said), said
+    assert (tmp_path / "scores.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["cut", "fewer windows"])
+def test_the_survey_of_a_run_is_checked_too(score, tmp_path, change):
+    write(tmp_path / "rows.jsonl", ROWS)
+    told = ("--window", 4, "--input", "rows.jsonl")
+    score(*told, "--shard", "0/3")
+    path = tmp_path / "scores.jsonl.parts" / "run.json"
+    run = json.loads(path.read_text())
+    run["survey"]["windows"] = run["survey"]["windows"][:3]
+    path.write_text(json.dumps(run) if change == "fewer windows" else path.read_text()[:50])
+    status, said = score(*told)
+    assert status == 0 and "the rows are looked at again" in said
+    assert len(read(tmp_path / "scores.jsonl")) == 50
+
+
+def test_an_output_that_was_changed_is_not_taken_for_done(score, tmp_path):
+    write(tmp_path / "rows.jsonl", ROWS)
+    assert score("--input", "rows.jsonl")[0] == 0
+    path = tmp_path / "scores.jsonl"
+    path.write_text(path.read_text().replace('"score": 1', '"score": 9', 1))
+    status, said = score("--input", "rows.jsonl")
+    assert status == 2 and "the file was changed since" in said
+
+
+def test_a_model_that_is_swapped_while_it_scores_gives_nothing(score, tmp_path, monkeypatch):
+    """Neither the output nor a part that the next run would take."""
+    shutil.copytree(TINY, tmp_path / "model")
+    write(tmp_path / "rows.jsonl", ROWS)
+    options = ("--input", "rows.jsonl", "--set", "unit=tokens", "--set", f"path={tmp_path / 'model'}")
+    real, weights = scoring.of_window, tmp_path / "model" / "model.safetensors"
+
+    def swapping(*given):
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+        return real(*given)
+
+    monkeypatch.setattr(scoring, "of_window", swapping)
+    status, said = score(*options)
+    assert status == 2 and f"{weights}: was changed while it was in use" in said
+    assert parts(tmp_path) == [] and not (tmp_path / "scores.jsonl").exists()
+
+
+def test_a_parquet_input_that_changes_while_it_is_scored_is_told(score, tmp_path, monkeypatch):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+    real = scoring.of_window
+
+    def changing(*given):
+        pq.write_table(pa.Table.from_pylist([{**r, "response": "other"} for r in ROWS]), path)
+        return real(*given)
+
+    monkeypatch.setattr(scoring, "of_window", changing)
+    status, said = score("--input", path, "--window", 10)
+    assert status == 2 and "rows.parquet: was changed while it was being scored" in said
