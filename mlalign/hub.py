@@ -7,6 +7,7 @@ Compute nodes often have no network. So everything is fetched on a login node in
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal

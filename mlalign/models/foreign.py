@@ -1,4 +1,6 @@
-"""What libraries say while they read a person's files: quietly, and as a UserError that names the place."""
+"""What libraries say while they read a person's files: quietly, and as a UserError that names the
+place.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -23,7 +25,9 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line: its first, and the second too where the first ends in a colon."""
+    """What an error says, in one line: its first, and the second too where the first ends in a
+    colon.
+    """
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if not lines or isinstance(error, KeyError):
         return f"{type(error).__name__} {''.join(lines)}".strip()
@@ -32,10 +36,11 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def reading(problem: str, mend: str = "") -> Iterator[None]:
-    """Within it a library reads a person's files; what it raises becomes one UserError, with the library's error as its cause.
+    """Within it a library reads a person's files; what it raises becomes one UserError, with the
+    library's error as its cause.
 
-    Libraries raise anything for a broken file: tokenizers a bare Exception, huggingface_hub errors of its own. Only a lack of memory
-    says nothing about the file.
+    Libraries raise anything for a broken file: tokenizers a bare Exception, huggingface_hub errors
+    of its own. Only a lack of memory says nothing about the file.
     """
     try:
         with quiet():

@@ -1,13 +1,16 @@
-"""Opens configurations, tokenizers, networks and adapters from a directory or hub id: the only place that does.
+"""Opens configurations, tokenizers, networks and adapters from a directory or hub id: the only
+place that does.
 
 Three rules hold for everything that is opened here:
 
-1. Code from a model's repository is never run, and nobody is asked whether it should be: `trust_remote_code` is always False, and a
-   configuration, tokenizer or model that needs code of its own is refused before transformers sees it.
-2. A network is what its files say, or it is refused: no weight is missing, left out or of another shape, and `architectures` in
-   config.json agrees with the class that transformers makes (`report`). The headers of the weights tell; this is known before the
-   weights are read.
-3. Whatever transformers, peft, tokenizers or safetensors say of a file becomes one UserError that names the place.
+1. Code from a model's repository is never run, and nobody is asked whether it should be:
+   `trust_remote_code` is always False, and a configuration, tokenizer or model that needs code of
+   its own is refused before transformers sees it.
+2. A network is what its files say, or it is refused: no weight is missing, left out or of another
+   shape, and `architectures` in config.json agrees with the class that transformers makes
+   (`report`). The headers of the weights tell; this is known before the weights are read.
+3. Whatever transformers, peft, tokenizers or safetensors say of a file becomes one UserError that
+   names the place.
 """
 
 from collections.abc import Collection, Mapping
@@ -33,7 +36,10 @@ KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementatio
 
 
 def configuration(path: str, revision: str | None = None) -> Any:
-    """transformers' configuration of a model. Raises: UserError if there is none, it is broken, or it needs code of its own."""
+    """transformers' configuration of a model.
+
+    Raises: UserError if there is none, it is broken, or it needs code of its own.
+    """
     file = find(path, "config.json", revision, required=True)
     assert file is not None
     values = read_object(file)
@@ -68,7 +74,10 @@ def _check_configuration(file: Path, values: Mapping[str, Any]) -> None:
 
 
 def tokenizer(path: str, revision: str | None = None) -> Any:
-    """A model's tokenizer. Raises: UserError if there is none, it is broken, or it needs code of its own."""
+    """A model's tokenizer.
+
+    Raises: UserError if there is none, it is broken, or it needs code of its own.
+    """
     if not has_tokenizer(path, revision):
         raise UserError(f"{path}: has no tokenizer (tokenizer.json); save the model's own there with AutoTokenizer's save_pretrained")
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
@@ -88,7 +97,8 @@ def tokenizer(path: str, revision: str | None = None) -> Any:
 
 
 def _check_beside(path: str, revision: str | None) -> None:
-    """Look at the configuration that transformers reads along with a tokenizer, so that a mistake in it is not told as the tokenizer's.
+    """Look at the configuration that transformers reads along with a tokenizer, so that a mistake
+    in it is not told as the tokenizer's.
 
     A tokenizer may lie alone, or beside a model of a kind that transformers does not know.
     """
@@ -106,9 +116,11 @@ def has_tokenizer(path: str, revision: str | None = None) -> bool:
 
 
 def check_tokens(tokens: Any, n_rows: int, path: str, *, padding_is_read: bool = True) -> None:
-    """Raises: UserError for tokens beyond the `n_rows` of a model's embeddings, which it cannot read.
+    """Raises: UserError for tokens beyond the `n_rows` of a model's embeddings, which it cannot
+    read.
 
-    `padding_is_read`: whether the padding token counts too; scorers pad with tokens of their own choice.
+    `padding_is_read`: whether the padding token counts too; scorers pad with tokens of their own
+    choice.
     """
     if len(tokens) <= n_rows:
         return
@@ -137,10 +149,12 @@ def outline(
     path: str, task: Task, revision: str | None = None, n_outputs: int | None = None,
     may_lack: Collection[str] = (), on_it: Adapter | None = None,
 ) -> Outline:  # fmt: skip
-    """What a full model is, from its configuration and the headers of its weights alone (`outlines.of`).
+    """What a full model is, from its configuration and the headers of its weights alone
+    (`outlines.of`).
 
-    `n_outputs` of a classifier, where it is not what config.json says. `may_lack`: weights that may be missing (a new head). `on_it`: an
-    adapter, whose own whole weights the model may lack or have in another shape.
+    `n_outputs` of a classifier, where it is not what config.json says. `may_lack`: weights that may
+    be missing (a new head). `on_it`: an adapter, whose own whole weights the model may lack or have
+    in another shape.
 
     Raises: UserError if the model is not what its files say, or its files cannot be read.
     """
@@ -152,16 +166,17 @@ def network(
     path: str, task: Task, revision: str | None = None, *, options: Mapping[str, Any], n_outputs: int | None = None,
     on_it: Adapter | None = None, seen: Outline | None = None,
 ) -> tuple[Any, frozenset[str]]:  # fmt: skip
-    """(a full model with its weights, which of the ones that may be lacking it lacks); `options` are from_pretrained's.
+    """(a full model with its weights, which of the ones that may be lacking it lacks); `options`
+    are from_pretrained's.
 
-    Where a weight is lacking transformers draws it, and the caller puts another in its place. `seen`: the outline, if it is known.
-    Raises: UserError as `outline` does.
+    Where a weight is lacking transformers draws it, and the caller puts another in its place.
+    `seen`: the outline, if it is known. Raises: UserError as `outline` does.
     """
     import transformers
 
     seen = seen or outline(path, task, revision, n_outputs, on_it=on_it)
     auto: Any = transformers.AutoModelForCausalLM if task == "causal" else transformers.AutoModelForSequenceClassification
-    ours = {"revision": revision, "trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    ours: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     ours |= {"ignore_mismatched_sizes": True} if seen.lacking else {}
     ours |= {"num_labels": n_outputs} if n_outputs is not None else {}
     with reading(f"{path}: no {KINDS[task]} can be loaded from it"):
@@ -172,7 +187,9 @@ def network(
 
 
 def statistics(values: Mapping[str, Any]) -> tuple[float, float] | None:
-    """(mean, standard deviation) of a reward model's scores, which OpenRLHF writes into config.json; None if `values` have none."""
+    """(mean, standard deviation) of a reward model's scores, which OpenRLHF writes into
+    config.json; None if `values` have none.
+    """
     mean, std = values.get("mean"), values.get("std")
     if isinstance(mean, bool) or isinstance(std, bool) or not isinstance(mean, int | float) or not isinstance(std, int | float):
         return None
@@ -197,7 +214,10 @@ def adapter_outline(path: str, revision: str | None = None) -> Adapter:
 
 
 def adapter(path: str, revision: str | None = None) -> Adapter:
-    """An adapter, read but not yet on a base. Raises: UserError if it is broken, or no LoRA adapter."""
+    """An adapter, read but not yet on a base.
+
+    Raises: UserError if it is broken, or no LoRA adapter.
+    """
     seen = adapter_outline(path, revision)
     with reading(f"{path}: no adapter can be loaded from it"):
         from peft import PeftConfig
@@ -211,7 +231,9 @@ def adapter(path: str, revision: str | None = None) -> Adapter:
 
 
 def attach(network: Any, adapter: Adapter, base: str, *, trainable: bool = False, autocast: bool = True) -> Any:
-    """The network with an adapter on it. Raises: UserError unless every weight in the adapter's file finds its place.
+    """The network with an adapter on it.
+
+    Raises: UserError unless every weight in the adapter's file finds its place.
 
     `base`: where the network comes from, for messages.
     """
@@ -234,9 +256,11 @@ def attach(network: Any, adapter: Adapter, base: str, *, trainable: bool = False
 
 
 def check_served(path: str, base: str | None, revision: str | None = None) -> Outline:
-    """Look at a causal model that something else opens (vLLM, lm-eval), as closely as if it were opened here.
+    """Look at a causal model that something else opens (vLLM, lm-eval), as closely as if it were
+    opened here.
 
-    `base` of an adapter under `path`. Returns the outline of the full model. Raises: UserError as `outline` and `adapter` do.
+    `base` of an adapter under `path`. Returns the outline of the full model. Raises: UserError as
+    `outline` and `adapter` do.
     """
     if base is not None:
         adapter_outline(path)

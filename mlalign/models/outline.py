@@ -1,6 +1,8 @@
-"""A full model without its weights: which class of transformers it is, and whether that is what its files say.
+"""A full model without its weights: which class of transformers it is, and whether that is what its
+files say.
 
-Reads config.json and the headers of the weights; no number of them. What fits is decided in `report`.
+Reads config.json and the headers of the weights; no number of them. What fits is decided in
+`report`.
 """
 
 import copy
@@ -27,7 +29,9 @@ IN_LAYER = re.compile(r"\.\d+\.")
 
 @dataclass
 class Adapter:
-    """A LoRA adapter: `shapes` of all that is in its file, and peft's configuration and the weights if they were read too."""
+    """A LoRA adapter: `shapes` of all that is in its file, and peft's configuration and the weights
+    if they were read too.
+    """
 
     path: str
     shapes: Mapping[str, tuple[int, ...]]
@@ -36,7 +40,9 @@ class Adapter:
 
     @property
     def brought(self) -> dict[str, tuple[int, ...]]:
-        """Whole weights in the file with their shapes, under the names that the base has: heads, poolers, embeddings."""
+        """Whole weights in the file with their shapes, under the names that the base has: heads,
+        poolers, embeddings.
+        """
         whole = {n.removeprefix(PREFIX): shape for n, shape in self.shapes.items() if n.startswith(PREFIX)}
         return {name: shape for name, shape in whole.items() if not LOW_RANK.search(name)}
 
@@ -68,7 +74,10 @@ class Outline:
 def of(
     path: str, config: Any, task: Task, revision: str | None, n_outputs: int | None, may_lack: Collection[str], on_it: Adapter | None
 ) -> Outline:
-    """The outline of a full model. Raises: UserError if it is not what its files say; see `opening.outline`."""
+    """The outline of a full model.
+
+    Raises: UserError if it is not what its files say; see `opening.outline`.
+    """
     stated, model_class, config = check_class(path, config, task)
     quantised = _prepare(config, n_outputs)
     weights = weight_files.tensors(path, revision, name=getattr(config, "transformers_weights", None))
@@ -89,9 +98,11 @@ def of(
 
 
 def check_class(path: str, config: Any, task: Task) -> tuple[Stated, Any, Any]:
-    """(what config.json names, the class that transformers makes for the task, the part of the configuration that this class takes).
+    """(what config.json names, the class that transformers makes for the task, the part of the
+    configuration that this class takes).
 
-    Raises: UserError if there is no such class, or config.json names one that is not transformers' own.
+    Raises: UserError if there is no such class, or config.json names one that is not transformers'
+    own.
     """
     names = list(config.architectures or [])
     model_class, config = _class_and_config(path, config, task, names)
@@ -103,7 +114,9 @@ def check_class(path: str, config: Any, task: Task) -> tuple[Stated, Any, Any]:
 
 
 def _class_and_config(path: str, config: Any, task: Task, stated: list[str]) -> tuple[Any, Any]:
-    """The class that transformers makes of a configuration for a task, and the part of the configuration that it takes."""
+    """The class that transformers makes of a configuration for a task, and the part of the
+    configuration that it takes.
+    """
     import transformers
     from transformers.models.auto.auto_factory import _get_model_class
 
@@ -180,7 +193,9 @@ def _generative(model_type: str) -> list[str]:
 
 
 def _unexplained(stated: list[str], config: Any, weights: weight_files.Tensors) -> frozenset[str]:
-    """The weights that the stated class has no use for either; where none is stated, a causal language model's class is taken."""
+    """The weights that the stated class has no use for either; where none is stated, a causal
+    language model's class is taken.
+    """
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -192,7 +207,9 @@ def _unexplained(stated: list[str], config: Any, weights: weight_files.Tensors) 
 
 
 def _check_generation(path: str, revision: str | None) -> None:
-    """Raises: UserError for a generation_config.json that cannot be read; transformers would leave it out without a word."""
+    """Raises: UserError for a generation_config.json that cannot be read; transformers would leave
+    it out without a word.
+    """
     file = find(path, "generation_config.json", revision)
     for key, value in (read_object(file) if file else {}).items():
         if TOKEN_ID.fullmatch(key) and not all(type(n) is int for n in (value if isinstance(value, list) else [value or 0])):

@@ -19,7 +19,9 @@ NEVER_RUN = "code from a model's repository is never run"
 
 
 class Report(NamedTuple):
-    """How the weights in a model's files fit a class of transformers; `loaded` is the name of that class."""
+    """How the weights in a model's files fit a class of transformers; `loaded` is the name of that
+    class.
+    """
 
     loaded: str
     missing: frozenset[str]
@@ -29,7 +31,8 @@ class Report(NamedTuple):
 
 
 class Stated(NamedTuple):
-    """The classes that config.json names, which of them are transformers' own, and which of those do the task at hand.
+    """The classes that config.json names, which of them are transformers' own, and which of those
+    do the task at hand.
 
     `explains(names)`: those of the names that the first stated class has no use for either.
     """
@@ -40,7 +43,9 @@ class Stated(NamedTuple):
 
 
 def custom_class(path: str, stated: Stated, loaded: str, files: Iterable[str] = ()) -> str | None:
-    """A message if config.json names only classes that are not transformers' own; `files`: Python files beside it."""
+    """A message if config.json names only classes that are not transformers' own; `files`: Python
+    files beside it.
+    """
     known = {name.casefold() for name in stated.stock} | {loaded.casefold()}
     if not stated.names or any(name.casefold() in known for name in stated.names):
         return None
@@ -57,9 +62,10 @@ def problem(
 ) -> str | None:
     """What is wrong with reading a model's files as `report.loaded`; None if that is what they are.
 
-    `lacking`: missing or mismatched weights that come from elsewhere (an adapter, a new head). `unexplained`: weights that the
-    stated class has no use for either; they count where a head is replaced, as the old head's are left out on purpose.
-    `adapter`: the path of one that stands on this model.
+    `lacking`: missing or mismatched weights that come from elsewhere (an adapter, a new head).
+    `unexplained`: weights that the stated class has no use for either; they count where a head is
+    replaced, as the old head's are left out on purpose. `adapter`: the path of one that stands on
+    this model.
     """
     missing = sorted(report.missing - set(lacking))
     if missing:
@@ -122,6 +128,8 @@ def some(names: Iterable[str], most: int = 4) -> str:
 
 
 def of_quantised(report: Report) -> Report:
-    """The part of a report that can be trusted where weights were saved quantised, under other names and shapes: the head."""
+    """The part of a report that can be trusted where weights were saved quantised, under other
+    names and shapes: the head.
+    """
     head = [frozenset(filter(HEAD.search, names)) for names in (report.missing, report.unexpected)]
     return Report(report.loaded, head[0], head[1], frozenset(), report.prefix)

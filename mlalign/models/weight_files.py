@@ -1,7 +1,9 @@
-"""What lies in a model directory or under a hub id: its files, its JSON, and the headers of its weights. No weights are read.
+"""What lies in a model directory or under a hub id: its files, its JSON, and the headers of its
+weights. No weights are read.
 
-Weights are read from `*.safetensors` alone. Pickled ones (`pytorch_model.bin`, `adapter_model.bin`) are refused with the command that
-converts them: a pickle can run code, and its contents cannot be checked without opening it.
+Weights are read from `*.safetensors` alone. Pickled ones (`pytorch_model.bin`, `adapter_model.bin`)
+are refused with the command that converts them: a pickle can run code, and its contents cannot be
+checked without opening it.
 """
 
 import json
@@ -43,7 +45,8 @@ class Tensors:
 
 
 def find(path: str, name: str, revision: str | None = None, *, required: bool = False) -> Path | None:
-    """A file of a directory, or of a hub id (downloaded into the cache); None if it has none of this name.
+    """A file of a directory, or of a hub id (downloaded into the cache); None if it has none of
+    this name.
 
     Raises: UserError if `path` is neither, or if a `required` file is not there.
     """
@@ -111,13 +114,17 @@ def base_of(path: str, revision: str | None = None) -> str | None:
 
 
 def weights(folder: Path) -> Tensors | None:
-    """The tensors of all safetensors files in a directory; None without any. Raises: UserError for a broken file."""
+    """The tensors of all safetensors files in a directory; None without any.
+
+    Raises: UserError for a broken file.
+    """
     files = sorted(folder.glob("*.safetensors"))
     return _tensors(files) if files else None
 
 
 def tensors(path: str, revision: str | None = None, kind: str = "model", name: str | None = None) -> Tensors:
-    """The tensors that a loader would read for a `model` or an `adapter`; `name`: of another file than the usual one.
+    """The tensors that a loader would read for a `model` or an `adapter`; `name`: of another file
+    than the usual one.
 
     Raises: UserError if there are no such weights, only pickled ones, or broken ones.
     """
@@ -155,7 +162,9 @@ def _without_safetensors(path: str, kind: str) -> str:
 
 
 def conversion(folder: Path, kind: str) -> str:
-    """The shell command that turns pickled weights into safetensors: all of them, under their names, read as tensors alone."""
+    """The shell command that turns pickled weights into safetensors: all of them, under their
+    names, read as tensors alone.
+    """
     source, target = folder.absolute() / PICKLES[kind], folder.absolute() / SINGLE[kind]
     code = (
         "import glob, sys, torch; from safetensors.torch import save_file; "
