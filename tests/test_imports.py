@@ -12,7 +12,7 @@ from helpers import PROJECT
 import mlalign
 import reward_models
 
-LIGHT = ("languages", "rows", "shards", "store", "claims", "errors", "schema", "engine")
+LIGHT = ("languages", "rows", "shards", "store", "claims", "errors", "schema", "engine", "models")
 # What a part of mlalign may import of mlalign, besides LIGHT.
 ALLOWED = {
     "languages": ("errors",),
@@ -23,6 +23,7 @@ ALLOWED = {
     "store": ("errors", "claims"),
     "shards": ("errors", "store"),
     "stage": ("errors", "store", "stages", "engine"),
+    "models": ("errors", "engine"),
     "engine": LIGHT,
     "data": LIGHT,
     "pairing": LIGHT,
