@@ -27,7 +27,7 @@ ALLOWED = {
     "store": (*FILES, "claims"),
     "shards": ("errors", "store", "digests"),
     "stage": ("errors", "store", "stages", "engine", "stopping"),
-    "models": ("errors",),
+    "models": ("errors", "engine"),
     "engine": LIGHT,
     "data": LIGHT,
     "pairing": LIGHT,

@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 from mlalign.data import tiny_world
 from mlalign.data.tiny_world import LANGUAGES, TASKS, TEXT, Item, answer_text, prompt_text
 from mlalign.models import opening
+from mlalign.models.templates import ChatTemplate
 
 PAD, USER, ASSISTANT, END = SPECIAL_TOKENS = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 N_VOCABULARY = 2048
@@ -272,15 +273,14 @@ def greedy_accuracy(directory: Path, n_items: int = 120, languages: Sequence[str
     """Share of eval prompts answered greedily with exactly the right sentence, by language and by task."""
     tokenizer = opening.tokenizer(str(directory))
     tokenizer.padding_side = "left"
+    template = ChatTemplate(tokenizer)
     model = opening.network(str(directory), "causal", options={"dtype": torch.float32})[0].eval()
     hits: dict[str, list[bool]] = {}
     rows = list(tiny_world.rows("demonstrations", languages, n_items, split="eval", mix={"right": 1.0}))
     for start in range(0, len(rows), 100):
         batch = rows[start : start + 100]
-        prompts = [row["prompt"] for row in batch]
-        inputs: Any = tokenizer.apply_chat_template(
-            prompts, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
-        )
+        texts = [template.prompt(row["prompt"], "an eval prompt") for row in batch]
+        inputs: Any = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
         generated = model.generate(**inputs, max_new_tokens=40, do_sample=False)
         answers = tokenizer.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for row, answer in zip(batch, answers, strict=True):

@@ -89,6 +89,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     from mlalign.metrics.table import to_csv
 
     (out.path / "metrics.csv").write_text(to_csv(rows), encoding="utf-8")
+    if cfg.apply_chat_template:
+        out.note(template={"rendered_by": "lm_eval", "date": "the clock's, where the template writes the date"})
     out.note(harness={k: told.get(k) for k in ("lm_eval_version", "n-shot", "versions") if k in told})
 
 

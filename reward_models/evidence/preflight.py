@@ -75,9 +75,9 @@ def _look_at_tokenizer(subject: Subject, path: str) -> Iterator[Finding]:
     if not tokenizer.chat_template:
         raise UserError("its tokenizer has no chat template; save the one of its training with it")
     templates.install(tokenizer, read_template(subject.told.get("chat_template")))
+    found = cards.template_hash(templates.text_of(tokenizer))
     subject.template = _template(subject, tokenizer)
     subject.tokenizer = tokenizer
-    found = cards.template_hash(templates.text_of(tokenizer))
     subject.facts["tokenizer"]["template_hash"] = found
     expected = subject.card.template_hash if subject.card else None
     if expected not in (None, found):

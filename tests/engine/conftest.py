@@ -8,6 +8,7 @@ import pytest
 import mlalign
 from mlalign import rows
 from mlalign.engine import Request, chat
+from mlalign.models.templates import ChatTemplate
 from mlalign.stage import Model, local_model
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
@@ -27,7 +28,7 @@ def tokenizer(tiny):
 @pytest.fixture(scope="session")
 def requests(tokenizer) -> list[Request]:
     """Two requests for each of 16 prompts, each with a seed of its own."""
-    texts = [chat.render(tokenizer, rows.messages(p), {}, "") for p in PROMPTS]
+    texts = [ChatTemplate(tokenizer).prompt(rows.messages(p), "") for p in PROMPTS]
     ids = [(f"{i}.{k}", tokens) for i, tokens in enumerate(chat.token_ids(tokenizer, texts)) for k in range(2)]
     return [Request(name, rows.seed_of(name), prompt_token_ids=tokens) for name, tokens in ids]
 

@@ -8,6 +8,7 @@ import pytest
 from mlalign import rows
 from mlalign.engine import chat
 from mlalign.errors import UserError
+from mlalign.models.templates import ChatTemplate
 from mlalign.stage import local_model
 
 
@@ -33,13 +34,13 @@ def test_bos_is_there_once_when_template_and_tokenizer_both_add_it(with_bos):
     model, bos = with_bos
     tokenizer = chat.load_tokenizer(model)
     assert tokenizer("Hello")["input_ids"][0] == bos
-    (ids,) = chat.token_ids(tokenizer, [chat.render(tokenizer, rows.messages("Hello"), {}, "")])
+    (ids,) = chat.token_ids(tokenizer, [ChatTemplate(tokenizer).prompt(rows.messages("Hello"), "")])
     assert ids.count(bos) == 1
     assert ids[0] == bos
 
 
 def test_render_asks_for_the_next_turn(tokenizer):
-    assert chat.render(tokenizer, rows.messages("Hi"), {}, "") == "<|user|>Hi<|assistant|>"
+    assert ChatTemplate(tokenizer).prompt(rows.messages("Hi"), "") == "<|user|>Hi<|assistant|>"
 
 
 def test_neither_template_names_directory_and_mend(tiny, tmp_path):
@@ -48,7 +49,7 @@ def test_neither_template_names_directory_and_mend(tiny, tmp_path):
     with pytest.raises(UserError, match=r"model: its tokenizer has no chat template.*chat_template="):
         chat.load_tokenizer(model)
     tokenizer = chat.load_tokenizer(model, "{{ messages[0].content }}!")
-    assert chat.render(tokenizer, rows.messages("Hi"), {}, "") == "Hi!"
+    assert ChatTemplate(tokenizer).prompt(rows.messages("Hi"), "") == "Hi!"
 
 
 def test_no_tokenizer_names_directory_and_mend(tiny, tmp_path):
@@ -60,7 +61,7 @@ def test_no_tokenizer_names_directory_and_mend(tiny, tmp_path):
 def test_a_template_that_refuses_names_the_row(tiny):
     tokenizer = chat.load_tokenizer(tiny, "{{ raise_exception('no system turn') }}")
     with pytest.raises(UserError, match=r"row abc: .*no system turn"):
-        chat.render(tokenizer, rows.messages("Hi"), {}, "row abc")
+        ChatTemplate(tokenizer).prompt(rows.messages("Hi"), "row abc")
 
 
 def test_read_template_takes_text_or_a_file(tmp_path):
