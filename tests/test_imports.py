@@ -12,13 +12,16 @@ from helpers import PROJECT
 import mlalign
 import reward_models
 
-LIGHT = ("languages", "rows", "shards", "store", "claims", "errors", "schema", "engine")
+LIGHT = ("languages", "rows", "shards", "store", "claims", "errors", "refusals", "schema", "adapters", "engine")
 # What a part of mlalign may import of mlalign, besides LIGHT.
 ALLOWED = {
     "languages": ("errors",),
     "rows": ("errors",),
     "errors": (),
     "schema": ("errors",),
+    "refusals": ("errors",),
+    "adapters": ("errors",),
+    "warning": ("store",),
     "claims": ("errors",),
     "store": ("errors", "claims"),
     "shards": ("errors", "store"),
@@ -33,7 +36,7 @@ ALLOWED = {
     "reporting": (*LIGHT, "metrics"),
     "stages": (*LIGHT, "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling", "reporting"),
     "state": LIGHT,
-    "step": (*LIGHT, "stage", "state"),
+    "step": (*LIGHT, "stage", "state", "warning"),
     "launch": (*LIGHT, "stage", "progress"),
 }
 HEAVY = ("optuna", "torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft", "lingua", "pyarrow", "numpy")
