@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import datasets
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -102,6 +101,8 @@ class WholeSteps:
     rate: float = 0.0  # of the present step
 
     def get_train_dataloader(self: Any) -> DataLoader:
+        import datasets
+
         args = self.args
         data = self.train_dataset
         collate: Callable = self.data_collator

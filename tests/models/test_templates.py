@@ -148,7 +148,7 @@ def test_a_date_or_options_that_cannot_be_used_are_named(tokenizer):
     ],
 )
 def test_whatever_a_template_raises_is_one_message_with_row_and_template(tokenizer, text, said):
-    with pytest.raises(UserError, match="row 7: the chat template of .*tiny refuses this conversation") as caught:
+    with pytest.raises(UserError, match=r"row 7: the chat template of .*tiny refuses this conversation") as caught:
         template_of(tokenizer, text).conversation(dialogue("Hi", "Hello"), "row 7")
     assert said in str(caught.value)
 
@@ -189,7 +189,7 @@ def test_named_templates_the_default_or_the_one_that_is_named(tokenizer):
     tokenizer.chat_template = {"tool_use": "T", "rag": "R"}
     with pytest.raises(UserError, match="none is called default; set chat_template to one of rag, tool_use"):
         ChatTemplate(tokenizer).conversation(messages, "")
-    with pytest.raises(UserError, match="no template of that name .its templates are rag, tool_use.; did you mean 'rag'"):
+    with pytest.raises(UserError, match=r"no template of that name .its templates are rag, tool_use.; did you mean 'rag'"):
         templates.install(tokenizer, "rags")
 
 
