@@ -14,7 +14,7 @@ from pathlib import Path
 # In the place of this folder, in which `fuzz` would be this file.
 sys.path[0] = str(Path(__file__).resolve().parent.parent / "tests")
 
-from fuzz import readers, runner
+from fuzz import readers, runner  # noqa: E402
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mlalign.errors import UserError
 
@@ -55,15 +56,26 @@ def base_of(folder: Path) -> str | None:
     return str(beside.resolve()) if beside.is_dir() else str(told)
 
 
+def _is_tensor(told: Any) -> bool:
+    """Whether an entry of a safetensors header has its three parts, each of the right type."""
+    if not isinstance(told, dict) or not isinstance(told.get("dtype"), str):
+        return False
+    offsets, shape = told.get("data_offsets"), told.get("shape")
+    both = isinstance(offsets, list) and len(offsets) == 2 and isinstance(shape, list)
+    return both and all(type(n) is int and n >= 0 for n in [*offsets, *shape])
+
+
 def _header(file: Path) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
     with open(file, "rb") as f:
         start = f.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         try:
             told = json.loads(f.read(length)) if 0 < length <= file.stat().st_size - 8 else None
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
     tensors = {name: tensor for name, tensor in told.items() if name != "__metadata__"} if isinstance(told, dict) else {}
+    if not all(map(_is_tensor, tensors.values())):
+        raise UserError(f"{file}: its header describes no tensors; fetch it again")
     ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
     if not isinstance(told, dict) or file.stat().st_size != 8 + length + max(ends, default=0):
         raise UserError(f"{file}: is no complete safetensors file; fetch it again")
