@@ -317,7 +317,7 @@ def _check_files(choices: Mapping[str, str], folders: list[Path]) -> None:
     chosen = [options(group, folders)[name] for group, name in choices.items()]
     for path in [*chosen, *(folder / "config.yaml" for folder in folders)]:
         if path.is_file() and not path.is_relative_to(folders[-1]):
-            yaml_files.check(yaml_files.text_of(path), path)
+            yaml_files.check(yaml_files.text_of(path), f"configuration: {path}")
 
 
 def _environment(variable: str, default: Any = "", *, _node_: Any) -> str | None:

@@ -7,7 +7,8 @@ stands in brackets as a script, a territory or a variety. `langcodes.find` guess
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langcodes import Language
@@ -86,6 +87,14 @@ def _script(word: str) -> str | None:
     return found.script if found is not None else None
 
 
+@cache
+def _names(table: str) -> Any:
+    """One of the tables of names in `language_data`; its own look-up guesses."""
+    from language_data import names, util
+
+    return names.load_trie(util.data_filename(f"trie/{table}.marisa"))
+
+
 def _exact(kind: str, name: str, languages: Sequence[str] = ("en", "und")) -> "Language | None":
     """What has exactly this name: in English, else (`und`) in any language."""
     from langcodes import Language
@@ -93,11 +102,12 @@ def _exact(kind: str, name: str, languages: Sequence[str] = ("en", "und")) -> "L
 
     if "/" in name or len(name.strip()) < 2 or re.fullmatch("[A-Za-z]{2}", name.strip()):
         return None  # two letters are a code
+    if any(unicodedata.category(c) in ("Cc", "Cn", "Cs") for c in name):
+        return None  # the tables end a name at NUL
     key = names.normalize_name(name)
     for language in languages:
-        guess = names.name_to_code(kind, name, language)
-        trie = names.TRIES[f"{language}/name_to_{kind}"]
-        if guess is not None and key in trie:
+        trie = _names(f"{language}/name_to_{kind}")
+        if key in trie:
             code = names.get_trie_value(trie, key)
             return Language.get(f"und-{code}" if kind != "language" else code, normalize=False)
     return None

@@ -110,6 +110,8 @@ def problems(told: Mapping, key: str = "scorer") -> list[str]:
     family = told.get("family")
     if family is None:
         return [f"{key}: {dict(told)} has no family{nearest(str(told.get('name', '')), FAMILIES)}"]
+    if not isinstance(family, str):
+        return [f"{key}.family: expected a name{nearest('', FAMILIES)}"]
     if family not in FAMILIES:
         return [f"{key}: unknown family {family!r}{nearest(family, FAMILIES)}"]
     return settings.problems(importlib.import_module(FAMILIES[family]).Settings, _own(told), key)

@@ -53,7 +53,7 @@ def read(path: str | Path, revision: str | None = None) -> Card | None:
     if found is None:
         return None
     told = read_yaml(found)
-    wrong = settings.problems(Card, told, str(found))
+    wrong = _shape_problems(told, str(found))
     if wrong:
         raise UserError(*wrong)
     return Card(**told)
@@ -100,7 +100,18 @@ def text_of(card: Card) -> str:
 
 
 def problems(told: Mapping, key: str) -> list[str]:
-    """Everything wrong with what a card says: names and types, and values by language."""
+    """Everything wrong with what a card says: names, types, values, and codes of languages."""
+    found = _shape_problems(told, key)
+    if found:
+        return found
+    found += [p for i, code in enumerate(told.get("training_languages", ())) for p in _language(code, f"{key}.training_languages[{i}]")]
+    for name in ("accuracy", "calibration"):
+        found += [p for code in told.get(name, {}) for p in _language(code, f"{key}.{name}")]
+    return found
+
+
+def _shape_problems(told: Mapping, key: str) -> list[str]:
+    """What keeps a card from being used: wrong names, types and values. An old code of a language does not."""
     found = settings.problems(Card, told, key)
     if found:
         return found
@@ -109,10 +120,14 @@ def problems(told: Mapping, key: str) -> list[str]:
         found.append(f"{key}.max_length: expected a number of tokens, got {max_length}")
     if told.get("date") is not None:
         found += date_problems(told["date"], f"{key}.date")
-    found += [p for i, code in enumerate(told.get("training_languages", ())) for p in _language(code, f"{key}.training_languages[{i}]")]
+    for name in ("outputs", "training_languages"):
+        wrong = [value for value in told.get(name, ()) if not isinstance(value, str)]
+        found += [f"{key}.{name}: expected names, got {value!r}" for value in wrong]
     for name, check in (("accuracy", _accuracy), ("calibration", _calibration)):
         for code, value in told.get(name, {}).items():
-            found += _language(code, f"{key}.{name}") + check(value, f"{key}.{name}.{code}")
+            if not isinstance(code, str):
+                found.append(f"{key}.{name}: expected codes of languages, got {code!r}")
+            found += check(value, f"{key}.{name}.{code}")
     return found
 
 
@@ -143,6 +158,8 @@ def _calibration(value: Any, key: str) -> list[str]:
     found = [f"{key}.{name}: unknown key; allowed: {', '.join(allowed)}" for name in value if name not in allowed]
     wrong = [name for name in ("mean", "std") if not _number(value.get(name))]
     found += [f"{key}.{name}: expected a finite number, got {value.get(name)!r}" for name in wrong]
+    if not _number(value.get("n", 0)):
+        found.append(f"{key}.n: expected a number, got {value['n']!r}")
     found += [f"{key}.std: expected 0 or more, got {value['std']!r}"] if "std" not in wrong and value["std"] < 0 else []
     quantiles = value.get("quantiles", [])
     if not isinstance(quantiles, list) or not all(map(_number, quantiles)) or quantiles != sorted(quantiles) or len(quantiles) == 1:

@@ -2,12 +2,25 @@
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 from helpers import PROJECT
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # runs are compared bit for bit, in this process and in others
+# Whatever the person's shell says, tests see one environment. Before any library reads it, and for the processes that tests start.
+UNWANTED = (
+    "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE",
+    "TRANSFORMERS_CACHE", "MLALIGN_CONF", "PYTHONIOENCODING", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "RANK", "LOCAL_RANK", "WORLD_SIZE",
+    "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+for name in (*UNWANTED, *(n for n in os.environ if n.startswith(("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SALLOC_")))):
+    os.environ.pop(name, None)
+os.environ["OMP_NUM_THREADS"] = "1"  # runs are compared bit for bit, in this process and in others
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests talk to servers of their own
+# The person's caches may not be writable, and hold what a test could find there by chance.
+_home = tempfile.TemporaryDirectory(prefix="mlalign-tests-")
+os.environ["HF_HOME"] = _home.name
 
 
 def pytest_collection_modifyitems(items):

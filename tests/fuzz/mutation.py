@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 LONG = "word " * 2000
-DEEP = 400  # lists within each other; deeper ones come as text
+DEEP = 100  # lists within each other; deeper ones come as text
 
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 1 << 63, 1 << 200, 1e308, -0.0, 0.5, float("nan"), float("inf"), "", " ", "\n", "\x00", "\x1b[2J", "\u202e",
@@ -30,8 +30,9 @@ def changed_value(rng: random.Random, value: Any) -> Any:
     """A copy of nested data with one to three changes somewhere in it."""
     root = [copy.deepcopy(value)]
     for _ in range(rng.randint(1, 3)):
-        holder, key = rng.choice(list(_places(root)))
-        _change(rng, holder, key)
+        places = list(_places(root))
+        if places:  # else all of it was deleted
+            _change(rng, *rng.choice(places))
     return root[0] if root else None
 
 

@@ -6,6 +6,7 @@ A reader is a function of (generator, empty folder): it writes or makes one chan
 import contextlib
 import copy
 import csv
+import functools
 import io
 import json
 import os
@@ -268,10 +269,16 @@ TEMPLATE = (
 )
 
 
+@functools.cache
+def _tokenizer() -> Any:
+    return chat.load_tokenizer(local_model(TINY, "tiny"))
+
+
 def templates(rng: random.Random, _: Path) -> None:
     """A chat template that renders changed messages."""
     text = mutation.changed_bytes(rng, TEMPLATE.encode()).decode("utf-8", "replace")
-    tokenizer = chat.load_tokenizer(local_model(TINY, "tiny"), text)
+    tokenizer = _tokenizer()
+    tokenizer.chat_template = text
     chat.render(tokenizer, TURNS[:1], {}, "row 1")
 
 
