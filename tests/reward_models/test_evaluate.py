@@ -360,7 +360,7 @@ ROW = {"prompt": "?", "chosen": "a", "rejected": "b"}
         ([{"prompt": "?", "response": "a"}], "r.jsonl:1: needs chosen and rejected; it has prompt, response"),
         ([ROW, {**ROW, "language": "qqqqq"}], "r.jsonl:2: language 'qqqqq': unknown"),
         ([{**ROW, "id": 1}, {**ROW, "id": 1}], "r.jsonl:2: id 1 is that of"),
-        ([ROW, {"chosen": "a", "rejected": "b"}, {"chosen": 3, "rejected": "b"}], "r.jsonl:3: expected text or a list of messages"),
+        ([ROW, {"chosen": "a", "rejected": "b"}, {"chosen": 3, "rejected": "b"}], "r.jsonl:3: `chosen`: expected text or a list of messages"),
         ([{**ROW, "chosen": []}], "r.jsonl:1: needs at least one chosen and one rejected answer"),
     ],
 )  # fmt: skip
@@ -481,3 +481,14 @@ def test_hh_rlhf_in_one_command(real_data, tmp_path, evaluate):
     status, out, _ = evaluate("--family", "length", "--input", source, "--format", "hh_rlhf", "--output", tmp_path / "out")
     assert status == 0 and "5 rows dropped: prompts_differ (eng_Latn)" in out
     assert one(records_of(tmp_path / "out"), measure="accuracy", language="eng_Latn")["n"] == 2307
+
+
+def test_rows_that_give_nothing_are_counted_by_reason(tmp_path, evaluate):
+    user, answers = {"role": "user", "content": "?"}, [{"role": "assistant", "content": text} for text in ("long", "b")]
+    tie = {"conversation_a": [user, answers[0]], "conversation_b": [user, answers[1]], "winner": "tie", "language": "sw"}
+    won = {**tie, "winner": "model_a"}
+    ends = {"chosen": [user, answers[0], user], "rejected": [user, answers[1], user], "language": "sw"}
+    told = ("--family", "length", "--input", write(tmp_path / "r.jsonl", [won, tie, tie, ends]), "--output", tmp_path / "out")
+    status, out, _ = evaluate(*told)
+    assert status == 0 and "1 rows in 1 language." in out
+    assert "2 rows dropped: tie (swh_Latn)" in out and "1 rows dropped: ends\\_with\\_user (swh_Latn)".replace("\\", "") in out
