@@ -104,11 +104,12 @@ class Inputs:
             model = self._model(value)
             base = {"base": model.base.path} if model.base else {}
             return {"family": "classifier", "name": value.step, "path": model.path, **base, **value.binding}
-        value = {key: _at_their_commits(v) for key, v in value.items()} | _commits(value)
-        if "family" not in value:  # a model directory in the place of a step
-            value = {"family": "classifier", "name": value.get("step") or Path(value["path"]).name, **value}
-        own = {k: with_models(v, lambda model: self._model(self.opened(model)).path) for k, v in value.items() if k != "step"}
-        return {"name": value["family"], **own}
+        settings = {key: _at_their_commits(v) for key, v in value.items()} | _commits(value)
+        if "family" not in settings:  # a model directory in the place of a step
+            name = settings.get("step") or Path(settings["path"]).name
+            settings = {"family": "classifier", "name": name, **settings}
+        own = {k: with_models(v, lambda model: self._model(self.opened(model)).path) for k, v in settings.items() if k != "step"}
+        return {"name": settings["family"], **own}
 
     def _model(self, value: Artifact | dict) -> Model:
         if isinstance(value, dict):

@@ -41,7 +41,7 @@ ALLOWED = {
     "reporting": (*LIGHT, "metrics"),
     "stages": (*LIGHT, "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling", "reporting"),
     "state": LIGHT,
-    "step": (*LIGHT, "stage", "state", "verification", "warning"),
+    "step": (*LIGHT, "stage", "state", "verification", "warning", "launch"),
     "launch": (*LIGHT, "stage", "progress", "running"),
 }
 HEAVY = ("optuna", "torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft", "lingua", "pyarrow", "numpy")

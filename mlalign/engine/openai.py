@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from mlalign.engine.models import Model
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 POLL_S = 0.2
 PATIENCE_S = 5.0  # a step that was asked to stop waits so long for a shard's last answers
 # Parameters that are the client's own; all others travel in the body.

@@ -82,10 +82,12 @@ def _content(content: Any) -> str:
         return ""
     if isinstance(content, str):
         return whole(content)
-    parts = [p.get("text") for p in content if isinstance(p, dict)] if isinstance(content, list) else [None]
-    if not all(isinstance(part, str) for part in parts) or (isinstance(content, list) and len(parts) < len(content)):
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    strings = [text for text in texts if isinstance(text, str)]
+    if len(strings) < len(parts):
         raise Unusable(f"`choices[0].message.content` should be text: {_shown(content)}")
-    return whole("".join(parts))
+    return whole("".join(strings))
 
 
 def _n_tokens(usage: Any) -> int | None:
@@ -102,7 +104,14 @@ def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
         return None
     found: dict[str, float] = {}
     for top in tops:
-        token, value = (top.get("token"), top.get("logprob")) if isinstance(top, dict) else (None, None)
-        if isinstance(token, str) and type(value) in (int, float) and not math.isnan(value):
-            found[whole(token)] = min(float(value) if abs(value) < 1e9 else math.copysign(1e9, value), 0.0)
+        if not isinstance(top, dict):
+            continue
+        token, logprob = top.get("token"), top.get("logprob")
+        if isinstance(token, str) and type(logprob) in (int, float) and not math.isnan(logprob):
+            found[whole(token)] = _bounded(logprob)
     return found or None
+
+
+def _bounded(logprob: float) -> float:
+    """A log-probability that JSON and sums can hold: at most 0, at least -1e9."""
+    return float(min(max(logprob, -1e9), 0.0))

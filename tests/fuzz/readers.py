@@ -26,11 +26,12 @@ from mlalign.commands import gc, logs, status
 from mlalign.engine import chat, replies
 from mlalign.engine.models import local_model
 from mlalign.errors import UserError
+from mlalign.models import weight_files
+from mlalign.models.templates import ChatTemplate
 from mlalign.stages import prepare
 from reward_models import __main__ as rm_score
 from reward_models import card
 from reward_models.judging import parsing
-from reward_models.networks import model_files
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
 Reader = Callable[[random.Random, Path], None]
@@ -279,7 +280,7 @@ def templates(rng: random.Random, _: Path) -> None:
     text = mutation.changed_bytes(rng, TEMPLATE.encode()).decode("utf-8", "replace")
     tokenizer = _tokenizer()
     tokenizer.chat_template = text
-    chat.render(tokenizer, TURNS[:1], {}, "row 1")
+    ChatTemplate(tokenizer).prompt(TURNS[:1], "row 1")
 
 
 REPLY = {
@@ -307,7 +308,7 @@ def weights(rng: random.Random, folder: Path) -> None:
     length = len(text) if rng.random() < 0.8 else rng.choice((0, 1, len(text) - 1, 1 << 40, (1 << 64) - 1))
     data = struct.pack("<Q", length) + text + bytes(16)
     (folder / "model.safetensors").write_bytes(data if rng.random() < 0.8 else data[: rng.randrange(len(data))])
-    model_files.weights(folder)
+    weight_files.weights(folder)
 
 
 NAMES = ("eng_Latn", "sw", "zh-TW", "Serbian (Latin)", "Deutsch", "العربية", "pt-BR", "en_US.UTF-8", "English", "中文（繁體）", "kor_Hang")

@@ -65,15 +65,20 @@ def dialogue(*texts: str) -> list[dict]:
 # ------------------------------------------------------------------------------------------------------ the only place
 
 
+APPLYING = ("apply_chat_template", "get_chat_template", "render_jinja_template")
+
+
 def test_templates_are_applied_in_one_place_only():
     """Every other call of `apply_chat_template` or `get_chat_template` in the packages is one too many."""
     calls = []
     files = [p for package in ("mlalign", "reward_models") for p in (PROJECT / package).rglob("*.py")]
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and node.attr in ("apply_chat_template", "get_chat_template", "render_jinja_template"):
-                if not (isinstance(node.value, ast.Name) and node.value.id == "cfg"):  # the option of a stage
-                    calls.append(path.relative_to(PROJECT).as_posix())
+            if not isinstance(node, ast.Attribute) or node.attr not in APPLYING:
+                continue
+            is_option_of_a_stage = isinstance(node.value, ast.Name) and node.value.id == "cfg"
+            if not is_option_of_a_stage:
+                calls.append(path.relative_to(PROJECT).as_posix())
     assert len(files) > 150
     assert set(calls) == {"mlalign/models/templates.py"}
 
