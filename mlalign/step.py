@@ -52,9 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
     prepare()
     part = _part(options)
-    partial = partial_of(options.begin) if options.begin else options.config.resolve().parent
+    partial = Path() if options.begin else options.config.resolve().parent
     try:
         if options.begin:
+            partial = partial_of(options.begin)
             return begin_frozen(options.begin, part)
         execute(options.config.resolve(), part)
     except UserError as error:
@@ -72,6 +73,8 @@ def _ended(partial: Path, part: tuple[int, int], status: int, message: str) -> i
     """Say why a step ended, also in `outcome.json`: torchrun keeps the exit status of its ranks to itself."""
     message = secrecy.hidden(message)
     say(message, file=sys.stderr)
+    if partial == Path():  # nobody knows where the step works
+        return status
     with contextlib.suppress(OSError):  # a full disk
         told = {"status": status, "message": message.removeprefix("error: ")}
         store.write_json(stage.own_file(partial, part, "outcome.json"), told)
