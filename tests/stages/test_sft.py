@@ -85,7 +85,7 @@ def test_a_stopped_step_goes_on_as_if_it_had_not_been(peft, full, adapter, demon
     assert content(again) == content(full if peft is None else adapter)
 
 
-def test_a_checkpoint_that_was_left_incomplete_is_ignored_and_removed(full, demonstrations, tmp_path):
+def test_checkpoints_that_are_incomplete_or_not_as_saved_are_left_out_and_said(full, demonstrations, tmp_path, capsys):
     with pytest.raises(stage.Stopped):
         train("sft", demonstrations, tmp_path, kind=StopAt, checkpoint_every=1)
     folder = tmp_path / "sft-test.partial" / "checkpoints" / "trainer"
@@ -94,8 +94,17 @@ def test_a_checkpoint_that_was_left_incomplete_is_ignored_and_removed(full, demo
     broken.mkdir()
     (broken / "trainer_state.json").write_text((folder / "checkpoint-2" / "trainer_state.json").read_text())
     (broken / "model.safetensors").write_bytes(b"half")
+    swapped = folder / "checkpoint-7"
+    shutil.copytree(folder / "checkpoint-2", swapped)
+    with open(swapped / "model.safetensors", "r+b") as f:
+        f.seek(-1, 2)
+        f.write(b"x")
+    (tmp_path / "sft-test.partial" / "checkpoints" / "train.parquet").write_bytes(b"cut")
     again = train("sft", demonstrations, tmp_path)
     assert again.notes["train"]["resumed_from"] == "checkpoint-2" and content(again) == content(full)
+    said = capsys.readouterr().err
+    assert "checkpoint-7: model.safetensors is not what was saved" in said and "checkpoint-3: was never completed" in said
+    assert "train.parquet: is not what was written there; computed again" in said and not swapped.exists()
     assert not (broken / "model.safetensors").exists()
 
 
