@@ -5,12 +5,13 @@ import shutil
 
 import pytest
 import torch
-from tiny_classifier import make_config, make_tokenizer, save_classifier, save_network
+from tiny_classifier import TEMPLATE, make_config, make_tokenizer, save_classifier, save_network
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import reward_models
 from mlalign import engine
 from mlalign.errors import UserError
+from mlalign.models.templates import ChatTemplate
 from reward_models import Item, card
 from reward_models.jobs import provenance
 from reward_models.networks import encoding, pooling
@@ -82,7 +83,8 @@ def test_truncation_takes_the_beginning_of_the_prompt_and_is_told(classifier):
     assert found.values[0] != found.values[1]  # the response is still there
     assert scores(classifier, items)[2] == pytest.approx(found.values[2], abs=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(classifier)
-    whole = [len(ids) for ids in encoding.token_ids(items, tokenizer, {})]
+    template = ChatTemplate(tokenizer)
+    whole = [len(ids) for ids in encoding.token_ids([template.conversation(encoding.messages_of(i), "") for i in items], tokenizer)]
     assert found.columns["cut_tokens"] == [whole[0] - 32, whole[1] - 32, 0]
     assert found.tokens == 32 + 32 + whole[2]
 
@@ -101,7 +103,7 @@ def test_an_answer_that_is_too_long_keeps_its_end_and_is_never_cut_to_nothing(cl
     whole = len(answer) + 6
 
     def encode(max_length):
-        return encoding.encode([item], tokenizer, max_length, {})[0]
+        return encoding.encode([item], ChatTemplate(tokenizer), max_length)[0]
 
     assert encode(whole) == encoding.Encoded(encode(whole).ids, 0, False) and len(encode(whole).ids) == whole
     assert (encode(whole - 1).cut_tokens, encode(whole - 1).response_truncated) == (1, False)
@@ -149,7 +151,7 @@ def test_a_conversation_that_the_template_refuses_is_named(classifier, tmp_path)
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     path = save_classifier(tmp_path / "strict", tokenizer=tokenizer)
-    with pytest.raises(UserError, match=r"id7: the scorer's chat template refuses this conversation: roles must alternate"):
+    with pytest.raises(UserError, match=r"id7: the chat template of .*strict refuses this conversation: roles must alternate"):
         scores(path, [Item("id7", [{"role": "user", "content": "?"}], "!")])
 
 
@@ -226,3 +228,67 @@ def test_a_missing_vllm_is_named(classifier, monkeypatch):
     monkeypatch.setattr(pooling, "missing", lambda name: engine.missing(name, find=lambda package: None))
     with pytest.raises(UserError, match="backend: vllm needs the package 'vllm', which is not installed"):
         reward_models.load(classifier, backend="vllm")
+
+
+# ----------------------------------------------------------------------------------------------------------- the template
+
+
+def with_template(path, template):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    return save_classifier(path, tokenizer=tokenizer)
+
+
+def test_scores_do_not_follow_the_clock_but_the_setting_and_the_card(tmp_path, monkeypatch):
+    import time
+
+    path = with_template(tmp_path / "dated", "{{ strftime_now('%d %B %Y') }}" + TEMPLATE)
+    items = [Item("a", [{"role": "user", "content": "2+2?"}], "4")]
+    found = set()
+    for zone in ("Etc/GMT+12", "Pacific/Kiritimati"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        found.add(scores(path, items)[0])
+    monkeypatch.undo()
+    time.tzset()
+    fixed = with_template(tmp_path / "fixed", "26 July 2024" + TEMPLATE)
+    assert found == {scores(fixed, items)[0]}
+    other = scores(path, items, date="2025-03-01")
+    assert other != [*found]
+    card.write(path, card.Card(date="2025-03-01"))
+    assert scores(path, items) == other
+    with pytest.raises(UserError, match=r"date: 'today' is no date"):
+        reward_models.load(path, date="today")
+
+
+def test_what_the_template_leaves_out_is_flagged_and_an_answer_left_out_whole_has_no_score(tmp_path):
+    cut = "m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']"
+    path = with_template(tmp_path / "cuts", TEMPLATE.replace("m['content']", cut))
+    texts = ["<think>two and two</think>4", "<think>a guess</think>4", "<think>two and two is 4</think>", ""]
+    items = [Item(text, [{"role": "user", "content": "2+2?"}], text) for text in texts]
+    found = reward_models.load(path).score_items(items)
+    assert found.values[0] == found.values[1] is not None
+    assert found.values[2] is None and found.values[3] is not None
+    assert found.flags["answer_partly_left_out"] == [True, True, False, False]
+    assert found.flags["answer_left_out"] == [False, False, True, False]
+    assert not any(found.flags["prompt_partly_left_out"] + found.flags["not_finite"])
+
+
+def test_tools_and_the_answer_s_other_keys_go_to_the_template(tmp_path):
+    template = "{{ tools | tojson }}{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}{{ eos_token }}{% endfor %}"
+    path = with_template(tmp_path / "keys", template)
+    told = {"answer_extra": {"reasoning_content": "because"}, "tools": [{"function": {"name": "sum"}}]}
+    items = [Item("a", [{"role": "user", "content": "2+2?"}], "4", **more) for more in (told, {})]
+    found = reward_models.load(path).score_items(items)
+    assert found.values[0] != found.values[1]
+    assert not any(found.flags["answer_partly_left_out"] + found.flags["prompt_partly_left_out"])
+    plain = reward_models.load(with_template(tmp_path / "plain", TEMPLATE)).score_items(items)
+    assert plain.values[0] == plain.values[1]
+    assert plain.flags["answer_partly_left_out"] == plain.flags["prompt_partly_left_out"] == [True, False]
+
+
+def test_one_of_several_templates_is_chosen_by_its_name(tmp_path, classifier, answers):
+    path = with_template(tmp_path / "several", {"rag": TEMPLATE, "other": "{{ messages[0].content }}"})
+    with pytest.raises(UserError, match="none is called default; set chat_template to one of other, rag"):
+        reward_models.load(path)
+    assert scores(path, answers[:3], chat_template="rag") == scores(classifier, answers[:3])

@@ -303,3 +303,29 @@ def test_what_is_refused(policy, classifier, tmp_path):
         opened(tmp_path / "empty", reference=str(policy))
     with pytest.raises(UserError, match=r"scorer.beta: expected float or int, got '1'"):
         opened(policy, reference=str(policy), beta="1")
+
+
+def test_only_the_last_answer_counts_where_the_prompt_ends_with_an_assistant(tmp_path, policy):
+    """This template marks the last turn of an assistant, so the prompt alone is written otherwise than before the answer."""
+    from transformers import AutoTokenizer
+
+    template = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' and loop.last %}<think></think>{% endif %}"
+        "{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    score = opened(policy, reference=str(TINY), chat_template=template)
+    talk = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "Well, let me think about that for a while."}]
+    found = score([Item("a", talk, "4"), Item("b", talk[:1], "4")])
+    expected = len(AutoTokenizer.from_pretrained(TINY)("<think></think>4<|end|>")["input_ids"])
+    assert found.columns["n_tokens"] == [expected, expected]
+
+
+def test_an_answer_that_the_template_leaves_out_has_no_score(policy):
+    template = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}<|end|>{% endfor %}"
+    found = opened(policy, reference=str(TINY), chat_template=template)(
+        [Item("a", [{"role": "user", "content": "2+2?"}], text) for text in ("<think>4</think>", "<think>x</think>4", "4")]
+    )
+    assert [v is None for v in found.values] == [True, False, False]
+    assert found.flags["answer_left_out"] == [True, False, False]
+    assert found.flags["answer_partly_left_out"] == [False, True, False]
+    assert found.values[1] == found.values[2]

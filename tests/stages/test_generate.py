@@ -172,6 +172,25 @@ def test_reasoning_goes_to_its_own_column(source, tmp_path):
     assert out.tally.sums["empty"] == {"eng_Latn": 1, "swh_Latn": 1}
 
 
+def test_reasoning_tags_and_the_end_of_a_turn_are_the_template_s_own(source, tmp_path):
+    """The tags are not configured. The end token is another than the tokenizer's, and the model writes it at once."""
+    template = (TINY / "chat_template.jinja").read_text() + "{# </think> #}<think>"
+    out = generated(config(split="eval", chat_template=template), source, tmp_path / "store")
+    assert all(row["responses"][0]["text"] == "" and row["responses"][0]["reasoning"] for row in rows.read(out.path))
+    assert out.tally.sums["with_reasoning"] == {"eng_Latn": 1, "swh_Latn": 1}
+    told = out.notes["template"]
+    assert told["reasoning_tags"] == ["<think>", "</think>"] and told["end_of_turn"]["text"] == "<|end|>"
+    assert (told["rendered_by"], told["writes_date"], told["date"]) == ("mlalign", False, "2024-07-26")
+    none = generated(config(split="eval", chat_template=template, reasoning_tags=[]), source, tmp_path / "none")
+    assert all(row["responses"][0]["text"] for row in rows.read(none.path))
+
+
+def test_a_prompt_that_the_template_leaves_out_in_part_is_counted(source, tmp_path):
+    template = (TINY / "chat_template.jinja").read_text().replace("messages", "(messages | rejectattr('role', 'equalto', 'system'))")
+    out = generated(config(split="eval", chat_template=template, system_prompt="Be brief."), source, tmp_path / "store")
+    assert out.tally.sums["prompt_partly_left_out"] == {"eng_Latn": 1, "swh_Latn": 1}
+
+
 def test_long_prompts_are_counted_and_an_empty_language_is_an_error(source, tmp_path):
     with rows.ShardWriter(tmp_path / "long", "prompt") as writer:
         writer.write_all(prompt_row("What is 1 + 1? " * times, str(times), "eng_Latn") for times in (1, 9))
