@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign import hub
+from mlalign import adapters, hub
 from mlalign.errors import UserError
 from mlalign.hub import Need
 from mlalign.identity import COMMIT, hub_cache
 from mlalign.plan import Plan
-from mlalign.store import read_json
 from mlalign.terminal import size, table
 
 CODE = (".py", ".so", ".ipynb", ".sh")
@@ -125,8 +124,7 @@ def _check_is_model(need: Need, folder: Path) -> None:
 
 def _stands_on(folder: Path) -> Iterator[Need]:
     """The base of an adapter."""
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file() and (base := read_json(adapter).get("base_model_name_or_path")) and not Path(base).exists():
+    if (folder / adapters.CONFIG).is_file() and not Path(base := adapters.base_of(folder)).exists():
         yield Need("model", base)
 
 
