@@ -30,7 +30,7 @@ from mlalign.training.config import accumulation, problems
         ({}, {"init_lora_weights": "corda"}, "corda changes the weights of the base"),
         ({}, {"init_lora_weights": "loftq"}, "loftq changes the weights of the base"),
         ({}, {"init_lora_weights": "eva"}, "eva needs a pass over data"),
-        ({}, {"init_lora_weights": "pizza"}, "'pizza' is no initialisation that peft has"),
+        ({}, {"init_lora_weights": "pizza"}, "pizza is no initialisation that peft has"),
     ],
 )
 def test_values_that_spoil_a_training_are_named_with_their_key(trainer, peft, told):
