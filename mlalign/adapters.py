@@ -20,6 +20,10 @@ UNKNOWN_TO_VLLM = (
     "use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora", "trainable_token_indices",
     "kasa_config", "arrow_config",
 )  # fmt: skip
+# Initialisations of LoRA under which the base is no longer what it was, or that need a pass over
+# data before training.
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+NEEDS_DATA = ("eva",)
 EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
 
@@ -35,9 +39,8 @@ def refused_by_vllm(peft: Mapping[str, Any]) -> list[str]:
         found.append(f"modules_to_save: {_yaml(peft['modules_to_save'])}")
     if [p for p in peft.get("target_parameters") or [] if not str(p).endswith(EXPERTS)]:
         found.append(f"target_parameters: {_yaml(peft['target_parameters'])}")
-    start = peft.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in PLAIN:
-        found.append(f"init_lora_weights: {start}")
+    if not is_plain(peft):
+        found.append(f"init_lora_weights: {peft['init_lora_weights']}")
     largest = rank(peft)
     if largest > RANKS[-1]:
         found.append(f"r: {largest} (it serves up to {RANKS[-1]})")
@@ -67,8 +70,36 @@ def _yaml(value: Any) -> str:
     return json.dumps(value)
 
 
-# -------------------------------------------------------------------------------------------------------------
-# in a plan
+def is_plain(peft: Mapping[str, Any]) -> bool:
+    """Whether a saved adapter stands on the base as it is.
+
+    Under other initialisations PEFT changes the base whenever it opens the adapter.
+    """
+    start = peft.get("init_lora_weights", True)
+    return not isinstance(start, str) or start.lower() in PLAIN
+
+
+def not_of_its_base(peft: Mapping[str, Any]) -> str | None:
+    """Why a LoRA configuration would train no adapter of the base as it is; None if it does.
+
+    With PiSSA and its kind the base loses what the adapter begins with. A reference is then not the
+    model that training began from (the loss of DPO does not begin at ln 2), and the saved adapter
+    is wrong on the original base.
+    """
+    chosen = peft.get("init_lora_weights", True)
+    name = chosen.lower() if isinstance(chosen, str) else ""
+    if name.startswith(CHANGES_BASE):
+        reason = "changes the weights of the base, so that the adapter is wrong on the original one"
+    elif name in NEEDS_DATA:
+        reason = "needs a pass over data before training, which is not made here"
+    elif name not in ("", "gaussian", "orthogonal", "mica"):
+        reason = "is no initialisation that peft has"
+    else:
+        return None
+    return f"init_lora_weights: {chosen} {reason}; leave it out, or take true, gaussian or orthogonal"
+
+
+# ---------------------------------------------------------------------------------- in a plan
 
 
 def problems(nodes: Mapping[str, Any]) -> list[str]:

@@ -14,10 +14,11 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
+from mlalign import adapters
 from mlalign.engine import chat
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
-from mlalign.models import opening
+from mlalign.models import opening, weight_files
 from mlalign.models.templates import ChatTemplate
 from mlalign.refusals import keys, refusals
 from mlalign.store import read_json, write_json
@@ -177,7 +178,12 @@ def _with_adapter(network: Any, model: Model, weights: Weights, trainable: bool)
 
 
 def _check_same_shape(path: Path, peft: Mapping) -> None:
-    told = read_json(path / "adapter_config.json")
+    told = weight_files.read_object(path / adapters.CONFIG)
+    if not adapters.is_plain(told):
+        raise UserError(
+            f"{path / adapters.CONFIG}: init_lora_weights is {told['init_lora_weights']}, with which the adapter changes its base; "
+            f"training does not go on in it: make it a full model first (peft=null trains full weights)"
+        )
     differing = [f"{key}={told.get(key)}, not {peft[key]}" for key in SHAPE if key in peft and peft[key] != told.get(key)]
     if differing:
         raise UserError(

@@ -19,8 +19,8 @@ from mlalign import hub
 from mlalign.errors import UserError
 from mlalign.hub import Need
 from mlalign.identity import COMMIT, hub_cache
+from mlalign.models import weight_files
 from mlalign.plan import Plan
-from mlalign.store import read_json
 from mlalign.terminal import say, size, table
 
 CODE = (".py", ".so", ".ipynb", ".sh")
@@ -125,8 +125,8 @@ def _check_is_model(need: Need, folder: Path) -> None:
 
 def _stands_on(folder: Path) -> Iterator[Need]:
     """The base of an adapter."""
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file() and (base := read_json(adapter).get("base_model_name_or_path")) and not Path(base).exists():
+    base = weight_files.base_of(str(folder))
+    if base is not None and not Path(base).exists():
         yield Need("model", base)
 
 

@@ -12,6 +12,7 @@ from mlalign.engine import EngineConfig, Request, Response, Sampling, trimmed
 from mlalign.engine.chat import tokenizer_source
 from mlalign.errors import UserError, nearest
 from mlalign.models import opening
+from mlalign.refusals import keys, refusals
 
 if TYPE_CHECKING:
     from mlalign.engine.models import Model
@@ -98,7 +99,7 @@ class Transformers:
         ids = torch.tensor([[self._pad] * (width - len(p)) + p for p in prompts], device=self._device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
         torch.manual_seed(requests[0].seed)
-        with torch.inference_mode():
+        with torch.inference_mode(), refusals(keys("sampling", options), "sampling"):
             return self._model.generate(input_ids=ids, attention_mask=mask, **options), width
 
     def _grammar(self, schema: Mapping[str, Any] | None) -> Any:

@@ -52,7 +52,8 @@ def zero_of(config: Mapping[str, Any] | None) -> Zero | None:
     moved = {part: (told.get(f"offload_{part}") or {}).get("device", "none") != "none" for part in ("optimizer", "param")}
     live = told.get("stage3_max_live_parameters", LIVE_PARAMETERS)
     overlap = bool(told.get("overlap_comm", stage == 3))
-    return Zero(stage, 0 if bucket == "auto" else int(bucket), overlap, moved["optimizer"], moved["param"], int(live))
+    live = LIVE_PARAMETERS if live == "auto" else int(live)
+    return Zero(stage, 0 if bucket == "auto" else int(bucket), overlap, moved["optimizer"], moved["param"], live)
 
 
 class Job(NamedTuple):

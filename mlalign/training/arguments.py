@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from mlalign import adapters
+
 # Options of a trainer -> what of their value asks for which package.
 OPTIMIZERS = {
     r".*(8bit|bnb).*|paged_.*|lion_32bit|ademamix": "bitsandbytes",
@@ -29,10 +31,6 @@ TRACKERS = {
     "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
 }  # fmt: skip
 ATTENTION = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
-# Initialisations of LoRA under which the base is no longer what it was, or that need a pass over
-# data before training.
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-NEEDS_DATA = ("eva",)
 POSITIVE = ("num_train_epochs", "adam_epsilon")
 NOT_NEGATIVE = ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers")
 FRACTIONS = ("adam_beta1", "adam_beta2", "label_smoothing", "label_smoothing_factor")
@@ -109,25 +107,5 @@ def _of_peft(peft: Mapping[str, Any]) -> list[str]:
         for key in ("layers_to_transform", "layers_pattern"):
             if peft.get(key) is not None:
                 found.append(f"peft.{key}: needs target_modules as a list, such as [q_proj, v_proj], not {peft['target_modules']!r}")
-    return found + initialisation(peft)
-
-
-def initialisation(peft: Mapping[str, Any]) -> list[str]:
-    """Why a LoRA configuration does not train an adapter of the base as it is; empty if it does.
-
-    With PiSSA and its kind the base loses what the adapter begins with. A reference is then not the
-    model that training began from (the loss of DPO does not begin at ln 2), and the adapter that is
-    saved is wrong on the original base.
-    """
-    chosen = peft.get("init_lora_weights", True)
-    name = chosen.lower() if isinstance(chosen, str) else ""
-    mend = "leave it out, or take true, gaussian or orthogonal"
-    if name.startswith(CHANGES_BASE):
-        return [
-            f"peft.init_lora_weights: {chosen} changes the weights of the base, so that the adapter is wrong on the original one; {mend}"
-        ]
-    if name in NEEDS_DATA:
-        return [f"peft.init_lora_weights: {chosen} needs a pass over data before training, which is not made here; {mend}"]
-    if name not in ("", "gaussian", "orthogonal", "mica"):
-        return [f"peft.init_lora_weights: {chosen!r} is no initialisation that peft has; {mend}"]
-    return []
+    why = adapters.not_of_its_base(peft)
+    return found + ([f"peft.{why}"] if why else [])

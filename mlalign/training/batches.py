@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import seed_worker
 
+LABELS = {"labels", "shift_labels"}
 IGNORED = -100  # the label of a token that has no loss
 
 
@@ -129,8 +130,8 @@ class WholeSteps:
         self.step_rows = steps.rows_of(step)
         self.sizes = steps.rest[self.args.process_index :: self.args.world_size] if last else None
         for size, batch in zip(self.sizes or [], batch_samples, strict=False):
-            if size == 0 and "labels" in batch:
-                batch["labels"] = torch.full_like(batch["labels"], IGNORED)
+            for key in LABELS & set(batch if size == 0 else ()):
+                batch[key] = torch.full_like(batch[key], IGNORED)
         return super()._get_num_items_in_batch(batch_samples, device)  # type: ignore[misc]
 
     def compute_loss(self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:

@@ -105,9 +105,30 @@ def problems(cfg: Any) -> list[str]:
         found.append(
             f"quantization: {cfg.quantization} weights cannot be trained themselves; set peft, such as {{r: 16}}, or leave this out"
         )
+    if wrong := _of_deepspeed(cfg.deepspeed):
+        return [*found, *wrong]
     if cfg.quantization and zero_stage(cfg.deepspeed) == 3:
         found.append("quantization: ZeRO-3 cannot shard quantized weights; take zero2, or leave one of the two out")
     return found + arguments.problems(cfg.trainer, cfg.peft)
+
+
+def _of_deepspeed(deepspeed: Mapping | None) -> list[str]:
+    """What in a DeepSpeed configuration has the wrong shape, as far as it is read here."""
+    zero = (deepspeed or {}).get("zero_optimization")
+    if zero is None:
+        return []
+    if not isinstance(zero, Mapping):
+        return [f"deepspeed.zero_optimization: expected a mapping, got {zero!r}"]
+    found = []
+    if zero.get("stage", 0) not in (0, 1, 2, 3):
+        found.append(f"deepspeed.zero_optimization.stage: must be 0, 1, 2 or 3, got {zero['stage']!r}")
+    for key in ("offload_optimizer", "offload_param"):
+        if not isinstance(zero.get(key) or {}, Mapping):
+            found.append(f"deepspeed.zero_optimization.{key}: expected a mapping such as {{device: cpu}}, got {zero[key]!r}")
+    for key in ("reduce_bucket_size", "stage3_max_live_parameters"):
+        if not isinstance(zero.get(key, 0), int | float) and zero[key] != "auto":
+            found.append(f"deepspeed.zero_optimization.{key}: expected a number or auto, got {zero[key]!r}")
+    return found
 
 
 def zero_stage(deepspeed: Mapping | None) -> int:

@@ -129,7 +129,7 @@ def fit(trainer: Any, cfg: Any, out: Output) -> None:
     for warning in filter(None, told):
         out.warn(warning)
     started = time.monotonic()
-    with refusals(keys("trainer", cfg.trainer), "trainer", lambda: not watch.begun):
+    with refusals(keys("trainer", cfg.trainer) | keys("deepspeed", cfg.deepspeed), "trainer and deepspeed", lambda: not watch.begun):
         trainer.train(resume_from_checkpoint=str(begin) if begin else None)
     seconds = time.monotonic() - started
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:

@@ -6,6 +6,7 @@ import importlib
 import pytest
 from training_cases import TINY, config, train, write
 
+from mlalign import adapters
 from mlalign.errors import UserError
 from mlalign.refusals import keys, refusals
 from mlalign.training import arguments, precision
@@ -29,7 +30,7 @@ from mlalign.training.config import accumulation, problems
         ({}, {"init_lora_weights": "corda"}, "corda changes the weights of the base"),
         ({}, {"init_lora_weights": "loftq"}, "loftq changes the weights of the base"),
         ({}, {"init_lora_weights": "eva"}, "eva needs a pass over data"),
-        ({}, {"init_lora_weights": "pizza"}, "'pizza' is no initialisation that peft has"),
+        ({}, {"init_lora_weights": "pizza"}, "pizza is no initialisation that peft has"),
     ],
 )
 def test_values_that_spoil_a_training_are_named_with_their_key(trainer, peft, told):
@@ -39,7 +40,21 @@ def test_values_that_spoil_a_training_are_named_with_their_key(trainer, peft, to
 
 @pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal"])
 def test_initialisations_that_leave_the_base_alone_are_taken(start):
-    assert arguments.initialisation({"init_lora_weights": start}) == []
+    assert adapters.not_of_its_base({"init_lora_weights": start}) is None
+
+
+@pytest.mark.parametrize(
+    ("zero", "told"),
+    [
+        ("zero2", "deepspeed.zero_optimization: expected a mapping, got 'zero2'"),
+        ({"stage": "two"}, "deepspeed.zero_optimization.stage: must be 0, 1, 2 or 3, got 'two'"),
+        ({"stage": 3, "offload_param": "cpu"}, "deepspeed.zero_optimization.offload_param: expected a mapping"),
+        ({"stage": 2, "reduce_bucket_size": "large"}, "deepspeed.zero_optimization.reduce_bucket_size: expected a number or auto"),
+    ],
+)
+def test_a_deepspeed_configuration_of_the_wrong_shape_is_named(zero, told):
+    (found,) = problems(config("sft", deepspeed={"zero_optimization": zero}))
+    assert found.startswith(told)
 
 
 @pytest.mark.parametrize(
