@@ -9,6 +9,7 @@ from mlalign import secrecy
 from mlalign.engine import Response
 
 SHOWN = 200  # characters of a reply that a message quotes
+LEAST = -1e9  # the log-probability of what cannot come
 LARGEST = 64 << 20  # bytes of a reply
 
 
@@ -102,7 +103,12 @@ def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
         return None
     found: dict[str, float] = {}
     for top in tops:
-        token, value = (top.get("token"), top.get("logprob")) if isinstance(top, dict) else (None, None)
-        if isinstance(token, str) and type(value) in (int, float) and not math.isnan(value):
-            found[whole(token)] = min(float(value) if abs(value) < 1e9 else math.copysign(1e9, value), 0.0)
+        told = top if isinstance(top, dict) else {}
+        token, value = told.get("token"), told.get("logprob")
+        if not isinstance(token, str) or not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if isinstance(value, float) and math.isnan(value):
+            continue
+        # Servers write -9999 or -Infinity for tokens that cannot come; an integer may be too large for a float.
+        found[whole(token)] = float(min(max(value, LEAST), 0.0))
     return found or None
