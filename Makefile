@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 bin := $(VENV)/bin
 
-.PHONY: install demo test test-long check recipes claim chaos chaos-local chaos-slurm bench clean
+.PHONY: install demo test test-long check fuzz recipes claim chaos chaos-local chaos-slurm bench clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,9 @@ check: install         ## lint, format, types, fast tests
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 	$(pytest) -m "not slow"
+
+fuzz: install          ## every reader fed with changed inputs for two minutes; FUZZ_SECONDS and SEED may be set
+	OMP_NUM_THREADS=1 $(bin)/python scripts/fuzz.py --seconds $(or $(FUZZ_SECONDS),120) $(if $(SEED),--seed $(SEED))
 
 recipes: install       ## every recipe end to end at scale=tiny
 	$(bin)/python scripts/recipes.py

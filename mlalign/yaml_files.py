@@ -41,7 +41,7 @@ def text_of(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{file}: cannot be read as YAML ({error.strerror})") from None
 
 
 def check(text: str, where: object) -> None:

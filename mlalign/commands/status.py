@@ -127,4 +127,4 @@ def _counts(one: Run) -> tuple[str, str]:
 
 def _json(root: Path, found: Sequence[Run], slurm: queue.Slurm) -> str:
     told: dict[str, Any] = {"root": str(root), "slurm": slurm.problem, "runs": [dataclasses.asdict(r) for r in found]}
-    return json.dumps(told, ensure_ascii=False, indent=1)
+    return json.dumps(told, indent=1)

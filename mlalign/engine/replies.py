@@ -1,7 +1,6 @@
 """What a server's reply says: the bytes of a chat completion as a `Response`, every oddity of servers and proxies judged here. Pure."""
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from mlalign import secrecy
 from mlalign.engine import Response, trimmed
 
 SHOWN = 200  # characters of a reply that a message quotes
+LEAST = -1e9  # the log-probability of what cannot come
 LARGEST = 64 << 20  # bytes of a reply
 
 
@@ -107,11 +107,14 @@ def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
         if not isinstance(top, dict):
             continue
         token, logprob = top.get("token"), top.get("logprob")
-        if isinstance(token, str) and type(logprob) in (int, float) and not math.isnan(logprob):
+        if isinstance(token, str) and isinstance(logprob, int | float) and logprob == logprob:  # no NaN
             found[whole(token)] = _bounded(logprob)
     return found or None
 
 
 def _bounded(logprob: float) -> float:
-    """A log-probability that JSON and sums can hold: at most 0, at least -1e9."""
-    return float(min(max(logprob, -1e9), 0.0))
+    """A log-probability that JSON and sums can hold: at most 0, at least LEAST.
+
+    Servers write -9999 or -Infinity for tokens that cannot come; an integer may be too large for a float.
+    """
+    return float(min(max(logprob, LEAST), 0.0))

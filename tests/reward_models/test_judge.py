@@ -406,8 +406,8 @@ def test_yes_no_sums_the_first_tokens_that_a_server_tells(serve, items):
     assert found.values == [pytest.approx(yes / (yes + no))]
     assert found.columns["answer_mass"] == [pytest.approx(yes + no)]
     assert (received[0]["top_logprobs"], received[0]["max_tokens"]) == (20, 1)
-    without = over(serve(lambda body: "Yes")[0], items[:1], mode="yes_no")
-    assert (without.values, without.flags["unparsed"]) == ([None], [True])
+    with pytest.raises(UserError, match="no `logprobs` though they were asked for"):
+        over(serve(lambda body: "Yes")[0], items[:1], mode="yes_no")
 
 
 def test_a_server_s_checklist_is_written_once_per_prompt_and_the_share_of_yes_is_the_score(serve, items, tmp_path):
