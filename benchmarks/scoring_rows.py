@@ -1,5 +1,6 @@
 """Rows and a model for `scoring.py`: HH-RLHF pairs, best-of-16 rows made of their sentences, a random classifier."""
 
+import contextlib
 import gzip
 import json
 import random
@@ -10,14 +11,15 @@ TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_t
 
 
 def transcripts(data: Path, n: int) -> list[dict]:
+    from mlalign.conversations import Dropped
     from mlalign.data import adapters
 
     out = []
     for file in sorted(data.glob("*.jsonl.gz")):
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             for line in lines:
-                row = adapters.hh_rlhf(json.loads(line), "preference")
-                if not isinstance(row, str):
+                with contextlib.suppress(Dropped):
+                    row = adapters.hh_rlhf(json.loads(line), "preference")
                     out.append({side: row["prompt"] + row[side] for side in ("chosen", "rejected")})
     return out[:n]
 

@@ -115,11 +115,11 @@ def stopped_after(monkeypatch, n):
     """Let the command end as by Ctrl-C after n windows."""
     real, calls = scoring.of_window, []
 
-    def some(*arguments):
+    def some(*arguments, **options):
         if len(calls) == n:
             raise KeyboardInterrupt
         calls.append(1)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(scoring, "of_window", some)
     return calls
