@@ -31,9 +31,9 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def middle(work: Callable[[], object]) -> str:
-    """Median and range of several times, in seconds."""
+    """Median and range of several times, in milliseconds."""
     seconds = sorted(timed(work) for _ in range(REPEATS))
-    return f"{statistics.median(seconds):.4f} s [{seconds[0]:.4f}, {seconds[-1]:.4f}]"
+    return f"{statistics.median(seconds) * 1e3:.2f} ms [{seconds[0] * 1e3:.2f}, {seconds[-1] * 1e3:.2f}]"
 
 
 def of_a_model(folder: Path, n_bytes: int) -> None:

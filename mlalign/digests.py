@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -80,6 +79,8 @@ class Digests:
     def _ahead(self) -> float:
         """The file system's own time, which may differ from this machine's, less this process's clock."""
         if self._folder:
+            import tempfile
+
             with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=self._folder) as f:
                 return os.fstat(f.fileno()).st_mtime - time.monotonic()
         return time.time() - time.monotonic()
