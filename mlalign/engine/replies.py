@@ -1,6 +1,7 @@
 """What a server's reply says: the bytes of a chat completion as a `Response`, every oddity of servers and proxies judged here. Pure."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,9 +108,15 @@ def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
         if not isinstance(top, dict):
             continue
         token, logprob = top.get("token"), top.get("logprob")
-        if isinstance(token, str) and isinstance(logprob, int | float) and logprob == logprob:  # no NaN
+        if isinstance(token, str) and _is_number(logprob):
             found[whole(token)] = _bounded(logprob)
     return found or None
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _bounded(logprob: float) -> float:

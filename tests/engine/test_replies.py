@@ -75,7 +75,13 @@ def test_a_count_that_is_no_count_is_not_told(usage):
 
 
 def test_log_probabilities_are_read_where_they_are_numbers():
-    tops = [{"token": "Yes", "logprob": -0.1}, {"token": "No", "logprob": float("-inf")}, {"token": "?", "logprob": None}, {"token": "!", "logprob": 10**400}, 7]
+    tops = [
+        {"token": "Yes", "logprob": -0.1},
+        {"token": "No", "logprob": float("-inf")},
+        {"token": "?", "logprob": None},
+        {"token": "!", "logprob": 10**400},
+        7,
+    ]
     one = reply(content="Yes")
     one["choices"][0]["logprobs"] = {"content": [{"top_logprobs": [*tops, {"token": "Si", "logprob": 1e300}]}]}
     assert read(one, wants_logprobs=True).top_logprobs == {"Yes": -0.1, "No": -1e9, "!": 0.0, "Si": 0.0}
