@@ -40,7 +40,7 @@ def build_alone() -> None:
     except OSError as error:
         raise UserError(f"deepspeed: its operators need a place to be built in, set {VARIABLE}: {system_problem(error)}") from None
     os.environ[VARIABLE] = str(folder)
-    cpp_extension.FileBaton = Baton  # type: ignore[misc]
+    cpp_extension.FileBaton = Baton  # type: ignore[assignment, misc]
 
 
 def _key() -> str:
