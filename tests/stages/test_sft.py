@@ -273,3 +273,48 @@ def test_only_what_changes_the_weights_is_hashed():
 def test_packages_follow_the_configuration():
     assert "bitsandbytes" in packages(config("sft", quantization="int8", peft={"r": 4}))
     assert not {"bitsandbytes", "peft", "deepspeed"} & set(packages(config("sft")))
+
+
+def ends_otherwise(folder: Path) -> Path:
+    """The tiny model with another end token, as a base model has: its template still ends turns with `<|end|>`."""
+    tokenizer, network = AutoTokenizer.from_pretrained(TINY), AutoModelForCausalLM.from_pretrained(TINY)
+    tokenizer.eos_token = "<|pad|>"
+    tokenizer.chat_template = tokenizer.chat_template.replace("'<|end|>'", "'<|end|>\n'")
+    network.config.eos_token_id = network.generation_config.eos_token_id = tokenizer.eos_token_id
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("peft", [None, {"r": 4}])
+def test_the_saved_model_ends_where_the_template_ends_a_turn(demonstrations, tmp_path, peft):
+    base = ends_otherwise(tmp_path / "base")
+    out = train("sft", demonstrations, tmp_path / "out", model=base, peft=peft, trainer={"max_steps": 1})
+    end, eos = (AutoTokenizer.from_pretrained(TINY).convert_tokens_to_ids(t) for t in ("<|end|>", "<|pad|>"))
+    assert store.read_json(out.path / "model" / "generation_config.json")["eos_token_id"] == [end, eos]
+    assert out.notes["template"]["end_of_turn"] == {"token": end, "text": "<|end|>"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("otherwise", [False, True])
+def test_answers_end_with_their_turn_in_plain_transformers_and_in_vllm(demonstrations, tmp_path, otherwise):
+    """For templates that end a turn with the tokenizer's end token, and with another one."""
+    from mlalign.engine import EngineConfig, Request, Sampling, open_engine
+    from mlalign.models.templates import ChatTemplate
+    from mlalign.stage import local_model
+
+    base = ends_otherwise(tmp_path / "base") if otherwise else TINY
+    out = train("sft", demonstrations, tmp_path / "out", model=base, trainer={"max_steps": 30, "learning_rate": 3e-3})
+    path = out.path / "model"
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    text = ChatTemplate(tokenizer).prompt([{"role": "user", "content": "What is 2 plus 4?"}], "")
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    network = AutoModelForCausalLM.from_pretrained(path)
+    plain = network.generate(ids, max_new_tokens=40, do_sample=False)[0, ids.shape[1] :].tolist()
+    assert plain[-1] == end and len(plain) < 40
+    engine = open_engine(EngineConfig("vllm"), local_model(path, "sft"), 128)
+    (answer,) = engine.generate([Request("a", 0, prompt_token_ids=ids[0].tolist())], Sampling(40, 0.0))
+    engine.close()
+    assert answer.finish_reason == "stop"
+    assert (answer.n_tokens, answer.text) == (len(plain), tokenizer.decode(plain[:-1]))
