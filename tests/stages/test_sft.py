@@ -1,6 +1,7 @@
 """The sft stage on the tiny model: what it writes, going on after a stop, adapters, batches, and every refusal."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
