@@ -54,7 +54,7 @@ def check(text: str, where: object) -> None:
             if isinstance(event, yaml.AliasEvent):
                 if any(anchor == event.anchor for anchor, _ in open_):
                     raise UserError(f"{where}: line {_line(event)}: *{event.anchor} stands within itself; write the value out")
-                count += sizes.get(event.anchor, 1)
+                count += sizes.get(event.anchor or "", 1)
             elif isinstance(event, yaml.ScalarEvent):
                 count += 1
                 if len(event.value) > DIGITS and event.value.replace("_", "").lstrip("+-").isdigit() and event.implicit[0]:
