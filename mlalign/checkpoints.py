@@ -13,6 +13,7 @@ from typing import Any
 from mlalign.digests import sha256, tree
 from mlalign.errors import UserError
 from mlalign.store import fingerprint, read_json, write_json
+from mlalign.terminal import say
 
 COMPLETE = "complete.json"
 
@@ -30,7 +31,7 @@ def read_value(path: Path, key: str) -> dict[str, Any] | None:
         told = {}
     whole = isinstance(told, dict) and isinstance(told.get("value"), dict) and fingerprint(told["value"]) == told.get("sha256")
     if not whole:
-        print(f"{path}: is not what was written there; computed again", file=sys.stderr, flush=True)
+        say(f"{path}: is not what was written there; computed again", file=sys.stderr, flush=True)
         return None
     return told["value"] if told.get("key") == key else None
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from mlalign import processes
 from mlalign.errors import UserError
+from mlalign.terminal import say, say_error
 
 HEARTBEAT_S = 15
 STALE_S = 120
@@ -92,7 +93,7 @@ def _waiting(patience_s: float, give_up: Callable[[], None]) -> Iterator[Callabl
         if waited >= patience_s:
             raise taken
         if waited >= TELL_S and not said:
-            print(f"waiting for up to {patience_s:.0f} s: {taken}", file=sys.stderr, flush=True)
+            say(f"waiting for up to {patience_s:.0f} s: {taken}", file=sys.stderr, flush=True)
             said = True
 
     while True:
@@ -294,5 +295,5 @@ def _heartbeat(path: Path, mine: Owner, stop: threading.Event) -> None:
             os.utime(path)
         owner = _owner(path)
         if owner is not None and owner["broken"] is None and owner != mine and not stop.is_set():
-            print(f"error: {_taken(path, owner)}; this process has lost its claim and ends", file=sys.stderr, flush=True)
+            say_error(f"{_taken(path, owner)}; this process has lost its claim and ends")
             os._exit(LOST)

@@ -111,7 +111,7 @@ def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None)
         except KeyboardInterrupt:
             if running.current.follows:  # the jobs go on
                 raise
-            print("stopped on request; run the same command again to continue")
+            say("stopped on request; run the same command again to continue")
             return stage.STOPPED
 
 

@@ -134,8 +134,7 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
 
     Raises: UserError where nothing can be composed (no recipe, no such folder, unreadable YAML).
     """
-    if importlib.util.find_spec("hydra") is None:
-        raise UserError("the package 'hydra-core' is not installed; recipes need it: pip install 'mlalign[train]'")
+    _check_hydra()
     errors: list[str] = []
     overrides = _parse(argv, errors)
     controls = {o.key[0]: o.value for o in overrides if o.key[0] in CONTROLS}
@@ -219,8 +218,15 @@ def step_names(value: str) -> list[str]:
     return re.findall(r"[^,\[\]\s]+(?:\[[^\]]*\])*", value)
 
 
+def _check_hydra() -> None:
+    """Raises: UserError where Hydra is not installed, as with the packages that scoring needs alone."""
+    if importlib.util.find_spec("hydra") is None:
+        raise UserError("the package 'hydra-core' is not installed; recipes need it: pip install 'mlalign[train]'")
+
+
 def by_grammar(text: str, errors: list[str]) -> Any:
     """`key=value` as Hydra's grammar understands it (its own `Override`); None if it does not, with a message in `errors`."""
+    _check_hydra()
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from mlalign.digests import HEX, Digests
 from mlalign.errors import UserError
 from mlalign.store import Store, Tally, fingerprint, is_tally, read_json, write_json
+from mlalign.terminal import say
 
 Work = Callable[[Path, Path, Tally], None]
 ROWS, JUDGEMENTS = "rows", "judgements"
@@ -119,7 +120,7 @@ class _Shard:
 
 
 def _say(what: str) -> None:
-    print(f"{what}; computed again", file=sys.stderr, flush=True)
+    say(f"{what}; computed again", file=sys.stderr, flush=True)
 
 
 def marker_of(partial: Path, source: Path) -> Path:

@@ -144,7 +144,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
             if number == 1:
                 check_lines(path, line)
             try:
-                row = parse(line)
+                row = parse(line.removeprefix(BOM))
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}") from None
             if row is not None:

@@ -8,6 +8,7 @@ from training_cases import TINY, write
 from mlalign import adapters
 from mlalign.engine.models import local_model
 from mlalign.errors import UserError
+from mlalign.models.weight_files import base_of
 
 GOOD = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
 REFUSED = [
@@ -30,9 +31,9 @@ def test_a_base_is_named_from_the_adapter_from_the_working_directory_or_by_a_hub
     beside = adapter(tmp_path / "models" / "beside", "../base")
     monkeypatch.chdir(tmp_path)
     from_here = adapter(tmp_path / "elsewhere" / "adapter", "models/base")
-    assert adapters.base_of(beside) == adapters.base_of(from_here) == str((tmp_path / "models" / "base").resolve())
+    assert base_of(str(beside)) == base_of(str(from_here)) == str((tmp_path / "models" / "base").resolve())
     hub = adapter(tmp_path / "hub", "org/name")
-    assert adapters.base_of(hub) == "org/name" and local_model(hub, "x").base.path == "org/name"
+    assert base_of(str(hub)) == "org/name" and local_model(hub, "x").base.path == "org/name"
 
 
 @pytest.mark.parametrize("base", [None, "", [], ["a"], {"a": 1}, "./gone", "/nowhere/model", "a/b/c"])
@@ -46,7 +47,7 @@ def test_an_adapter_without_a_base_is_named_with_its_file(base, tmp_path):
 def test_a_configuration_that_is_no_mapping_is_named(text, tmp_path):
     folder = adapter(tmp_path / "adapter", "org/name")
     (folder / "adapter_config.json").write_text(text)
-    with pytest.raises(UserError, match=r"adapter_config.json: .*save the adapter again"):
+    with pytest.raises(UserError, match=r"adapter_config.json: .*fetch it again or mend it"):
         local_model(folder, "x")
 
 

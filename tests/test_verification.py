@@ -202,7 +202,7 @@ def test_a_manifest_of_the_wrong_shape_is_one_message(small, text):
 def test_a_manifest_with_a_value_of_another_type_names_the_key(small, key, value):
     made = small.run("rows")
     store.write_json(made / "manifest.json", {**store.read_json(made / "manifest.json"), key: value})
-    with pytest.raises(UserError, match=f"manifest.json: is no manifest of an artifact .{key}: "):
+    with pytest.raises(UserError, match=f"manifest.json: is no manifest of an artifact .*'{key}' is "):
         store.read_manifest(made)
 
 
@@ -242,8 +242,8 @@ def test_an_in_place_write_to_a_shared_shard_is_seen_in_every_artifact(small):
     """The cache hard-links files into artifacts."""
     small.run("rows")
     marks = small.run("marks")
-    cached = next(p for p in (small.root / "store" / ".shards").glob("*/*") if p.suffix != ".json")
-    assert cached.stat().st_ino == shard_of(marks).stat().st_ino
+    in_cache = (small.root / "store" / ".shards").glob("*/*")
+    cached = next(p for p in in_cache if p.stat().st_ino == shard_of(marks).stat().st_ino)
     swap(cached)
     the_store = store.Store(small.root / "store")
     assert "was changed" in store.damage(marks, store.read_manifest(marks), the_store.digests)

@@ -17,7 +17,7 @@ from mlalign import checkpoints, claims, shapes, shards, store
 from mlalign.commands import known, root_of, told
 from mlalign.digests import Digests
 from mlalign.errors import UserError
-from mlalign.terminal import harmless, size, table
+from mlalign.terminal import say, size, table
 from mlalign.verification import Verification
 
 
@@ -42,10 +42,10 @@ def run(arguments: Mapping[str, str]) -> int:
     looks = list(_all(the_store, told(root, arguments["name"]) if "name" in arguments else None))
     seconds, n_bytes = time.monotonic() - began, sum(look.n_bytes for look in looks)
     rows = [[k.name, k.what, k.n_files or "", size(k.n_bytes) if k.n_bytes else "", _result(k)] for k in looks]
-    print(harmless(table(rows, ["name", "what", "files", "size", "result"])) if rows else f"nothing in {the_store.root} to verify")
-    print(f"\n{size(n_bytes)} in {seconds:.1f} s ({size(n_bytes / max(seconds, 1e-3))}/s)")
+    say(table(rows, ["name", "what", "files", "size", "result"]) if rows else f"nothing in {the_store.root} to verify")
+    say(f"\n{size(n_bytes)} in {seconds:.1f} s ({size(n_bytes / max(seconds, 1e-3))}/s)")
     if problems := list(dict.fromkeys(problem for look in looks for problem in look.problems)):
-        print("\ndiffers:\n" + harmless("\n".join(f"  {problem}" for problem in problems)))
+        say("\ndiffers:\n" + "\n".join(f"  {problem}" for problem in problems))
     return 1 if problems else 0
 
 

@@ -78,7 +78,8 @@ class OpenAI:
                 return Response("", 0, PROMPT_TOO_LONG)
             raise UserError(self._refused(error)) from None
         except openai.APIStatusError as error:
-            raise UserError(self._refused(error)) from None
+            its_own_fault = error.status_code >= 500
+            raise UserError(self._refused(error) + (f"; see that the server runs, {GO_ON}" if its_own_fault else "")) from None
         except openai.APIConnectionError as error:  # timeouts too
             cause = type(error.__cause__ or error).__name__
             tries = f"{cause}, {self._config.max_retries + 1} tries of up to {self._config.timeout_s:g} s"

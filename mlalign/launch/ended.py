@@ -16,7 +16,7 @@ from typing import Any
 from mlalign import shapes, stage, store
 from mlalign.errors import UserError, system_problem
 from mlalign.launch import commands, jobs, mends, slurm
-from mlalign.terminal import say
+from mlalign.terminal import say, say_error
 
 PATIENCE_S = 300  # for a submission, or another task's continuation, to end
 TURNS = 2  # so many continuations without any progress, then it is a failure
@@ -38,9 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         except UserError as error:  # Slurm does not answer, or refuses: the job fails, and says so
             return end.fail(asked.status, str(error))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(str(error))
     except OSError as error:
-        print(f"error: {system_problem(error, asked.frozen.parent)}", file=sys.stderr)
+        say_error(f"{system_problem(error, asked.frozen.parent)}")
     return asked.status or 1
 
 

@@ -203,10 +203,17 @@ def header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     try:
         entries = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        found = {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in entries.items()}
+        end = max((_count(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        found = {name: (str(entry["dtype"]), tuple(_count(n) for n in entry["shape"])) for name, entry in entries.items()}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise broken from None
     if size != 8 + length + end:
         raise broken
     return {name: (DTYPES.get(dtype, dtype.lower()), shape) for name, (dtype, shape) in found.items()}
+
+
+def _count(value: Any) -> int:
+    """A number of bytes or of rows. Raises: TypeError for anything else."""
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return value

@@ -235,7 +235,9 @@ def _check(asked: Asked, errors: list[str]) -> None:
         for axis in asked.axes:
             n *= max(len(axis.values), 1)
         if n > MAX_VARIANTS:
-            errors.append(f"-m: {n} variants are more than {MAX_VARIANTS}; take fewer values, or search with search.trials=N")
+            errors.append(
+                f"-m: {n} variants or more are above the {MAX_VARIANTS} allowed; take fewer values, or search with search.trials=N"
+            )
         if "direction" in asked.options and "metric" not in asked.options:
             errors.append("direction: says which end of a metric is best; name it with metric=")
 

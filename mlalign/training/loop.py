@@ -27,6 +27,7 @@ from mlalign.errors import UserError
 from mlalign.refusals import keys, refusals
 from mlalign.stage import Output, Stopped
 from mlalign.store import read_json, write_json
+from mlalign.terminal import say
 from mlalign.training import batches, divergence, extensions, precision
 from mlalign.training.config import TrainConfig, accumulation, n_devices, zero_stage
 
@@ -171,7 +172,7 @@ def _newest_whole(folder: Path) -> str | None:
     for path in reversed(checkpoints.ordered(folder)):
         if (wrong := checkpoints.problem(path)) is None:
             return path.name
-        print(f"{path}: {wrong}; it is left out, and training goes on from an older one or begins anew", file=sys.stderr, flush=True)
+        say(f"{path}: {wrong}; it is left out, and training goes on from an older one or begins anew", file=sys.stderr, flush=True)
         shutil.rmtree(path)
     return None
 

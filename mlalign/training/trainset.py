@@ -23,6 +23,7 @@ from mlalign.models.leftout import LeftOut
 from mlalign.models.templates import ChatTemplate
 from mlalign.stage import Output
 from mlalign.store import Tally, sha256
+from mlalign.terminal import say
 from mlalign.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _is_kept(file: Path, told: Path) -> bool:
         return False
     whole = file.is_file() and sha256(file) == counts["sha256"]
     if not whole:
-        print(f"{file}: is not what was written there; computed again", file=sys.stderr, flush=True)
+        say(f"{file}: is not what was written there; computed again", file=sys.stderr, flush=True)
     return whole
 
 

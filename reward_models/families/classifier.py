@@ -42,7 +42,7 @@ RESERVED = {
 }
 
 
-REPORTS = ("truncated", "response_truncated", "not_finite", "cut_tokens")
+REPORTS = (*encoding.LEFT_OUT, "truncated", "response_truncated", "not_finite", "cut_tokens")
 
 
 @dataclasses.dataclass(frozen=True)

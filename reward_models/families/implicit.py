@@ -34,7 +34,7 @@ from mlalign.models.leftout import NOTHING, STAND_IN, LeftOut
 from mlalign.models.templates import ChatTemplate
 from reward_models.items import Item, Scores
 from reward_models.networks import causal
-from reward_models.networks.encoding import common, left_out_flags
+from reward_models.networks.encoding import LEFT_OUT, common, left_out_flags
 from reward_models.networks.prefix import Ids
 
 ADAPTER = "adapter_config.json"
@@ -42,7 +42,8 @@ UNBOUNDED = 10**9  # what tokenizers say who know no limit is larger
 
 
 REPORTS = (
-    "truncated", "response_truncated", "no_english_prompt", "not_finite", "logp_policy", "logp_reference", "n_tokens",
+    *LEFT_OUT, "truncated", "response_truncated", "no_english_prompt", "not_finite",
+    "logp_policy", "logp_reference", "n_tokens",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mlalign.errors import UserError
+from mlalign.terminal import say
 from reward_models import files
 from reward_models.jobs.identity import KNOWN, differences, digest
 from reward_models.jobs.survey import Survey
@@ -265,7 +266,7 @@ def total(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, file=sys.stderr, flush=True)
 
 
 def _contents(survey: dict) -> list[tuple]:

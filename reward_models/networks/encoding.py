@@ -14,6 +14,9 @@ from mlalign.models.leftout import NOTHING, STAND_IN, LeftOut
 from mlalign.models.templates import ChatTemplate
 from reward_models.items import Item
 
+# Flags of what a chat template left out.
+LEFT_OUT = ("answer_left_out", "answer_partly_left_out", "prompt_partly_left_out")
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
@@ -78,11 +81,12 @@ def _check_tools_written(item: Item, text: str, template: ChatTemplate) -> None:
 
 def left_out_flags(found: Sequence[LeftOut]) -> dict[str, list[bool]]:
     """What chat templates left out of conversations, as a scorer's flags."""
-    return {
-        "answer_left_out": [f.answer for f in found],
-        "answer_partly_left_out": [f.part_of_answer for f in found],
-        "prompt_partly_left_out": [f.part_of_prompt for f in found],
-    }
+    columns = (
+        [f.answer for f in found],
+        [f.part_of_answer for f in found],
+        [f.part_of_prompt for f in found],
+    )
+    return dict(zip(LEFT_OUT, columns, strict=True))
 
 
 def _with_stand_in(item: Item) -> list[dict]:

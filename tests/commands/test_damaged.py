@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers import write_manifest
 
 ARTIFACT = "sft-{:016x}"
 PLAN = {"recipe": "tried", "name": "x", "languages": []}
@@ -33,9 +34,7 @@ def root(tmp_path):
         step = {"step": "base", "stage": "sft", "artifact": artifact, "round": None, "inputs": [], "resources": {}}
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "plan.json").write_text(json.dumps({**PLAN, "steps": [step]}))
-        (tmp_path / "store" / artifact).mkdir(parents=True)
-        manifest = {"status": "done", "started": 1.0, "finished": 2.0, "rows_by_language": {}}
-        (tmp_path / "store" / artifact / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(tmp_path / "store" / artifact, step="base", stage="sft", kind="model")
     for name in (ARTIFACT.format(7), f"{ARTIFACT.format(8)}.replaced"):
         (tmp_path / "store" / name).mkdir()
         (tmp_path / "store" / name / "manifest.json").write_text("{}")
@@ -70,7 +69,8 @@ def test_gc_lets_go_only_what_was_put_aside(mlalign, root, name):
     damage(root, where, text)
     done = mlalign("gc", "delete=true")
     assert done.returncode == 1 and told in done.stderr and "only what was put aside can go" in done.stderr
-    assert sorted(p.name for p in (root / "store").iterdir()) == [ARTIFACT.format(i) for i in (0, 1, 7)]
+    left = [p.name for p in (root / "store").iterdir() if not p.name.startswith(".")]
+    assert sorted(left) == [ARTIFACT.format(i) for i in (0, 1, 7)]
 
 
 def test_the_sweeps_that_there_are_are_told_beside_a_damaged_run(mlalign, root):

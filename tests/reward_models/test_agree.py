@@ -207,7 +207,7 @@ def test_guarded_settings_are_checked_before_anything_is_opened(tmp_path):
     assert found == [
         "scorer.scorer: unknown family 'lenght'; did you mean 'length'?", "scorer.policy.languages.swh_Latn: falls back, but no fallback scorer is given"
     ]  # fmt: skip
-    with pytest.raises(UserError, match=r"none\.yaml cannot be read"):
+    with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
         reward_models.open_scorer({"family": "guarded", "scorer": {"family": "random"}, "policy": str(tmp_path / "none.yaml")})
     (tmp_path / "p.yaml").write_text("default: fall_back\n")
     with pytest.raises(UserError, match=r"p\.yaml\.default: falls back, but no fallback"):

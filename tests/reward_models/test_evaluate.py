@@ -18,7 +18,7 @@ from reward_models.evidence import evaluation, figures, measures, rendering, rew
 from reward_models.evidence.verdicts import Verdict
 
 LANGUAGES = """
-    arb_Arab ces_Latn cmn_Hans cmn_Hant deu_Latn ell_Grek fra_Latn heb_Hebr hin_Deva ind_Latn ita_Latn jpn_Jpan kor_Hang nld_Latn pes_Arab
+    arb_Arab ces_Latn cmn_Hans cmn_Hant deu_Latn ell_Grek fra_Latn heb_Hebr hin_Deva ind_Latn ita_Latn jpn_Jpan kor_Kore nld_Latn pes_Arab
     pol_Latn por_Latn ron_Latn rus_Cyrl spa_Latn tur_Latn ukr_Cyrl vie_Latn
 """.split()
 PLAN = measures.Plan(replicates=200)

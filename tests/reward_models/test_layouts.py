@@ -69,7 +69,7 @@ def test_a_checkpoint_that_was_saved_quantised_is_told(tmp_path, caplog):
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
     (path / "config.json").write_text(json.dumps(config))
     if importlib.util.find_spec("bitsandbytes") is None:
-        with pytest.raises(UserError, match=r"quantised: no sequence classifier .* needs a package that is not here: .*bitsandbytes"):
+        with pytest.raises(UserError, match=r"quantised: .*needs a package that is not here: .*bitsandbytes"):
             reward_models.load(path)
     loading.outline(str(path), None)
     assert "was saved quantised, and is loaded as saved" in caplog.text

@@ -385,9 +385,9 @@ def test_a_model_that_is_swapped_while_it_scores_gives_nothing(score, tmp_path, 
     options = ("--input", "rows.jsonl", "--set", "unit=tokens", "--set", f"path={tmp_path / 'model'}")
     real, weights = scoring.of_window, tmp_path / "model" / "model.safetensors"
 
-    def swapping(*given):
+    def swapping(*given, **more):
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-        return real(*given)
+        return real(*given, **more)
 
     monkeypatch.setattr(scoring, "of_window", swapping)
     status, said = score(*options)
@@ -400,9 +400,9 @@ def test_a_parquet_input_that_changes_while_it_is_scored_is_told(score, tmp_path
     pq.write_table(pa.Table.from_pylist(ROWS), path)
     real = scoring.of_window
 
-    def changing(*given):
+    def changing(*given, **more):
         pq.write_table(pa.Table.from_pylist([{**r, "response": "other"} for r in ROWS]), path)
-        return real(*given)
+        return real(*given, **more)
 
     monkeypatch.setattr(scoring, "of_window", changing)
     status, said = score("--input", path, "--window", 10)

@@ -4,6 +4,7 @@ import http.server
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -276,6 +277,7 @@ def test_finished_shards_survive_a_server_that_goes_away(source, tmp_path):
         generated(config(engine=settings), source, tmp_path / "store")
     partial = tmp_path / "store" / "generate-test.partial"
     assert len(shards.pending(rows.shards(source, "train"), partial)) == 3
+    time.sleep(0.5)  # requests that were under way when the server failed
     left[0] = 12
     out = generated(config(engine=settings), source, tmp_path / "store")
     server.shutdown()

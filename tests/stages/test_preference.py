@@ -140,8 +140,8 @@ def test_pairs_that_truncation_makes_equal_are_dropped_and_counted(tmp_path):
     found[4]["rejected"] = found[4]["chosen"]
     rows.write_shard(path, "preference", found)
     out = train("preference", source, tmp_path, trainer={"max_steps": 1})
-    assert out.tally.to_dict()["dropped"] == {"equal_sides": {"swh_Latn": 2}}
-    with pytest.raises(UserError, match=r"swh_Latn: no row .* have the same tokens on both sides; raise max_length=14"):
+    assert out.tally.to_dict()["dropped"] == {"equal_sides": {"swh_Latn": 1}, "sides_are_the_same_text": {"swh_Latn": 1}}
+    with pytest.raises(UserError, match=r"swh_Latn: no row .* chosen and a rejected answer that the chat template makes the same text"):
         rows.write_shard(path, "preference", [{**row, "rejected": row["chosen"]} for row in found])
         train("preference", source, tmp_path / "none", max_length=14, trainer={"max_steps": 1})
 

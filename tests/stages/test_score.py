@@ -207,7 +207,7 @@ def test_rows_of_another_kind_are_refused(tmp_path):
 
 def test_what_is_hashed():
     told = schema.hashed(schema.build(score.Config, {"combine": {"c": {"weights": {"a": 1}}}}))
-    assert sorted(told) == ["combine", "dtype", "seed", "split"]
+    assert sorted(told) == ["combine", "date", "dtype", "seed", "split"]
     assert json.dumps(told, default=str) == json.dumps(
         schema.hashed(schema.build(score.Config, {"combine": {"c": {"weights": {"a": 1}}}})), default=str
     )
