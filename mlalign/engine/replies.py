@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from mlalign import secrecy
 from mlalign.engine import Response, trimmed
@@ -113,7 +113,7 @@ def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
     return found or None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     if isinstance(value, float):
         return not math.isnan(value)
     return isinstance(value, int) and not isinstance(value, bool)
