@@ -27,7 +27,7 @@ check: install         ## lint, format, types, fast tests
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
-	$(pytest) -m "not slow"
+	$(pytest) -m "not slow and not long"
 
 fuzz: install          ## every reader fed with changed inputs for two minutes; FUZZ_SECONDS and SEED may be set
 	OMP_NUM_THREADS=1 $(bin)/python scripts/fuzz.py --seconds $(or $(FUZZ_SECONDS),120) $(if $(SEED),--seed $(SEED))

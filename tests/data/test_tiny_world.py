@@ -196,6 +196,7 @@ def test_embedded_tokenizer_keeps_any_text_and_masks_assistant_turns(tokenizer):
     assert tokenizer.decode(masked) == "a<|end|>a<|end|>"
 
 
+@pytest.mark.long
 def test_the_base_is_a_function_of_its_seed():
     torch, tiny_base = pytest.importorskip("torch"), pytest.importorskip("mlalign.data.tiny_base")
 

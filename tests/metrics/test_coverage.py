@@ -63,6 +63,7 @@ def length_controlled_truth() -> float:
     return float(win_rate.length_controlled((weight * p)[None], weight[None], np.tanh(d / deviation))[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n_groups", [30, 100])
 def test_win_rates_cover(n_groups):
     """Raw and length-controlled, of a language and of the average; the paired difference of two policies."""

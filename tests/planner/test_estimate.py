@@ -202,6 +202,7 @@ def test_rows_are_counted_from_parquet_footers(tmp_path, n):
     assert counts.of_artifact(rows, "train", ["deu_Latn"]) is None
 
 
+@pytest.mark.long
 def test_time_comes_from_the_last_step_of_the_stage(mlalign, tmp_path):
     """Two steps of 8 rows took so long; four take twice as long."""
     one = [

@@ -264,6 +264,7 @@ def test_what_is_scored_is_not_scored_again(tmp_path, evaluate):
     assert scores.read_bytes() == before[1]
 
 
+@pytest.mark.long
 def test_several_scorers_in_processes_of_their_own(tmp_path, evaluate, classifier):
     source = write(tmp_path / "rows.jsonl", preferences())
     length = tmp_path / "length.yaml"

@@ -245,6 +245,7 @@ def test_card_show(tmp_path):
     assert done.returncode == 2 and "has no card.yaml" in done.stderr
 
 
+@pytest.mark.long
 def test_works_without_training_packages(classifier):
     """Importing is light, and scoring needs none of the packages that train or serve."""
     code = f"""

@@ -86,7 +86,7 @@ def settings(found):
     return [(trial.params, trial.state) for trial in found.trials]
 
 
-@pytest.mark.parametrize("parallel", [1, 4])
+@pytest.mark.parametrize("parallel", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_a_broken_search_proposes_what_an_unbroken_one_would(tmp_path, parallel):
     whole = settings(carried_out(tmp_path / "whole", 14, parallel=parallel, fails=(2, 5)))
     assert settings(carried_out(tmp_path / "broken", 14, parallel=parallel, broken=(4, 12), fails=(2, 5))) == whole
