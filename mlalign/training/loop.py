@@ -114,15 +114,17 @@ def trainer_of(kind: type, cfg: Any, network: Any, args: Any, data: Any, tokeniz
     with refusals(keys("trainer", cfg.trainer) | keys("peft", cfg.peft), "trainer and peft"):
         trainer = whole(network, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapter, **more)
     if adapter is not None:
-        _check_adapter(trainer, modules)
+        _check_adapter(trainer, cfg.peft, modules)
     return trainer
 
 
-def _check_adapter(trainer: Any, modules: Collection[str]) -> None:
+def _check_adapter(trainer: Any, peft: Mapping, modules: Collection[str]) -> None:
     """Raises: UserError if a new adapter was to have modules or layers that its base lacks."""
     network = trainer.accelerator.unwrap_model(trainer.model)
     n_layers = getattr(network.config.get_text_config(), "num_hidden_layers", None)
-    if absent := adapters.absent(network.peft_config["default"].to_dict(), modules, n_layers):
+    config = network.peft_config["default"].to_dict()
+    config["modules_to_save"] = peft.get("modules_to_save")  # peft adds names of heads, there or not
+    if absent := adapters.absent(config, modules, n_layers):
         raise UserError(*absent)
 
 
