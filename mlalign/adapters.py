@@ -2,11 +2,11 @@
 serve. Light: imports nothing heavy."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlalign.errors import UserError
+from mlalign.errors import UserError, nearest
 from mlalign.models.weight_files import ADAPTER as CONFIG
 from mlalign.models.weight_files import read_object
 
@@ -64,6 +64,28 @@ def served_rank(adapter: Path) -> int:
 def rank(peft: Mapping[str, Any]) -> int:
     """The largest rank of an adapter; peft's own default is 8."""
     return max([peft.get("r") or 8, *(peft.get("rank_pattern") or {}).values()])
+
+
+def absent(peft: Mapping[str, Any], modules: Collection[str], n_layers: int | None) -> list[str]:
+    """The names in a LoRA configuration that the base does not have, as messages that begin with
+    the key: peft leaves them out without a word where another one is there.
+
+    `modules`: the full names of the base's modules.
+    """
+    ends = {name.rpartition(".")[2] for name in modules if name}
+    found = []
+    for key in ("target_modules", "modules_to_save"):
+        names = peft.get(key) or []
+        for name in [] if isinstance(names, str) else sorted(names):
+            if not any(f".{module}".endswith(f".{name}") for module in modules):
+                found.append(f"peft.{key}: the model has no module {name!r}{nearest(name, ends)}")
+
+    layers = peft.get("layers_to_transform")
+    for layer in [layers] if isinstance(layers, int) else layers or []:
+        if n_layers is not None and not 0 <= layer < n_layers:
+            had = f"it has {n_layers}, from 0 on"
+            found.append(f"peft.layers_to_transform: the model has no layer {layer}; {had}")
+    return found
 
 
 def _yaml(value: Any) -> str:

@@ -31,9 +31,12 @@ RULES = (
     Rule(("generate",), "truncated", "responses", "answers were cut off at max_tokens", "raise it, or look at the end of turn"),
     Rule(TRAINING, "truncated", "rows", "rows were cut off at max_length", "raise it"),
 )
-DROPPING = (*TRAINING, "generate")
+DROPPING = (*TRAINING, "generate", "prepare")
+# Preparing drops rows for many good reasons; this is none.
+OF_SOURCES = ("empty_text",)
 MENDS = {
     "equal_sides": "both sides become the same tokens: raise max_length, or look at what the chat template leaves out",
+    "empty_text": "look at the source's columns",
     "over_length": "raise max_length",
     "prompt_too_long": "raise max_prompt_tokens or engine.args.max_model_len, or lower max_tokens",
 }
@@ -48,6 +51,8 @@ def of_tally(stage: str, tally: Tally) -> list[str]:
             found += _most(tally.sums.get(rule.counted, Counter()), total, rule.says, rule.mend)
     if stage in DROPPING:
         for reason, by in sorted(tally.dropped.items()):
+            if stage == "prepare" and reason not in OF_SOURCES:
+                continue
             read = {x: tally.rows[x] + sum(d[x] for d in tally.dropped.values()) for x in by}
             found += _most(by, read, f"rows were dropped ({reason})", MENDS.get(reason, "look at them"))
     return found

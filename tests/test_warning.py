@@ -26,6 +26,12 @@ def test_dropped_rows_are_told_with_their_reason_and_mend():
     assert warning.of_tally("prepare", counted) == []
 
 
+def test_a_source_of_mostly_empty_answers_is_told():
+    (told,) = warning.of_tally("prepare", tally({"eng_Latn": 1}, {"empty_text": {"eng_Latn": 11}}))
+    assert told == "11 of 12 in eng_Latn rows were dropped (empty_text); look at the source's columns"
+    assert warning.of_tally("prepare", tally({"eng_Latn": 6}, {"empty_text": {"eng_Latn": 6}})) == []
+
+
 def test_many_languages_share_a_warning():
     languages = [f"l{i}" for i in range(9)]
     counted = tally(sums={"responses": dict.fromkeys(languages, 2), "truncated": dict.fromkeys(languages, 2)})

@@ -6,6 +6,7 @@ wrong form raises `Malformed`; one that gives no row raises `Dropped`, with the 
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -188,10 +189,15 @@ _BY_KIND: dict[str, Callable[[Mapping], Row]] = {
 
 
 def _number(value: Any, name: str) -> float | None:
+    if value is None or value == "":
+        return None
     try:
-        return None if value is None or value == "" else float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         raise Malformed(f"`{name}` must be a number, found {value!r}") from None
+    if not math.isfinite(number):
+        raise Malformed(f"`{name}` must be a finite number or null, found {value!r}")
+    return number
 
 
 def split_name(value: Any) -> str:

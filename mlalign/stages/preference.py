@@ -95,7 +95,11 @@ def problems(cfg: Config) -> list[str]:
     ]
     if len(parts) > 1:
         found += [f"loss: {part} has a trainer of its own and cannot be summed with others" for part in parts if part in OTHERS]
-    if OTHERS.get(cfg.loss, DPO).name == "KTO" and cfg.device_batch_size is None:
+    method = OTHERS.get(cfg.loss, DPO)
+    if cfg.beta < 0 or (cfg.beta == 0 and method.reference):
+        least = "above 0" if method.reference else "0 or more"
+        found.append(f"beta: must be {least}, got {cfg.beta}: below 0, the rejected answers are learned")
+    if method.name == "KTO" and cfg.device_batch_size is None:
         found.append(f"device_batch_size: {cfg.loss} estimates its KL term from the rows a device takes at a time, so it has to be set")
     if "exo_pair" in parts and not cfg.trainer.get("label_smoothing"):
         found.append("trainer.label_smoothing: exo_pair needs one above 0; the paper takes 1e-3")

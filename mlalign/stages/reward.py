@@ -33,6 +33,7 @@ DISTRIBUTED = True
 
 METHOD = "A reward model: one score per conversation, trained on preference pairs with the Bradley-Terry loss (TRL's RewardTrainer)."
 N_CHECKED = 32
+LARGEST = 2.0**127  # margins are trained with in float32
 # How far a score may move by saving and loading, by the dtype of the weights: float noise, nothing more. Of a head of norm 1, or of the
 # spread of the scores if that is larger:
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
@@ -92,11 +93,18 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
 
 def _uses_margin(cfg: Config, source: Path, out: Output) -> bool:
-    """Whether the margin column goes to the trainer; rows without a margin then have 0. Raises: UserError if there is none at all."""
-    n_margins = sum(row["margin"] is not None for row in rows.read(source, cfg.split, cfg.languages, ["margin"]))
+    """Whether the margin column goes to the trainer; rows without a margin then have 0. Raises: UserError if there is none
+    at all, or one is no finite number."""
+    read = rows.read(source, cfg.split, cfg.languages, ["margin"])
+    margins = [row["margin"] for row in read if row["margin"] is not None]
+    n_margins = len(margins)
     if cfg.use_margin and not n_margins:
         raise UserError(f"use_margin: no row of {source} has a margin; set use_margin=false")
     used = cfg.use_margin if cfg.use_margin is not None else n_margins > 0
+    if used and (n := sum(not abs(margin) <= LARGEST for margin in margins)):
+        raise UserError(
+            f"use_margin: {n} rows of {source} have a margin that is no finite number; mend them in its source, or set use_margin=false"
+        )
     out.note(margin={"used": used, "rows_with_margin": n_margins})
     return used
 

@@ -33,7 +33,7 @@ TRACKERS = {
 ATTENTION = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 POSITIVE = ("num_train_epochs", "adam_epsilon")
 NOT_NEGATIVE = ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers")
-FRACTIONS = ("adam_beta1", "adam_beta2", "label_smoothing", "label_smoothing_factor")
+FRACTIONS = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
 
 
 def packages(trainer: Mapping[str, Any]) -> list[str]:
@@ -76,6 +76,8 @@ def _of_ranges(trainer: Mapping[str, Any]) -> list[str]:
             found.append(f"trainer.{name}: must be 0 or more, got {value}")
         elif name in FRACTIONS and not 0 <= value < 1:
             found.append(f"trainer.{name}: must be from 0 to below 1, got {value}")
+        elif name == "label_smoothing" and not 0 <= value < 0.5:
+            found.append(f"trainer.label_smoothing: must be from 0 to below 0.5, got {value}")
         elif name == "max_steps" and value == 0:
             found.append("trainer.max_steps: 0 steps train nothing; give 1 or more, or -1 to go by num_train_epochs")
     return found

@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ import transformers
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
-from mlalign import checkpoints, modelling
+from mlalign import adapters, checkpoints, modelling
 from mlalign.errors import UserError
 from mlalign.refusals import keys, refusals
 from mlalign.stage import Output, Stopped
@@ -101,7 +101,8 @@ def _deepspeed(config: Mapping | None) -> dict | None:
 def trainer_of(kind: type, cfg: Any, network: Any, args: Any, data: Any, tokenizer: Any, adapter: Any, **more: Any) -> Any:
     """A TRL trainer of this kind, with the batches of `WholeSteps`.
 
-    Raises: UserError for arguments that the trainer or peft refuses, and for fewer rows than a step needs.
+    Raises: UserError for arguments that the trainer or peft refuses, for modules that the model lacks, and for fewer rows than a step
+    needs.
     """
     if args.dataloader_drop_last and len(data) < cfg.batch_size:
         raise UserError(
@@ -109,8 +110,22 @@ def trainer_of(kind: type, cfg: Any, network: Any, args: Any, data: Any, tokeniz
             f"batch_size={cfg.batch_size}; leave it out, or lower batch_size"
         )
     whole = type(f"Whole{kind.__name__}", (batches.WholeSteps, kind), {})
+    modules = [name for name, _ in network.named_modules()]
     with refusals(keys("trainer", cfg.trainer) | keys("peft", cfg.peft), "trainer and peft"):
-        return whole(network, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapter, **more)
+        trainer = whole(network, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapter, **more)
+    if adapter is not None:
+        _check_adapter(trainer, cfg.peft, modules)
+    return trainer
+
+
+def _check_adapter(trainer: Any, peft: Mapping, modules: Collection[str]) -> None:
+    """Raises: UserError if a new adapter was to have modules or layers that its base lacks."""
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    n_layers = getattr(network.config.get_text_config(), "num_hidden_layers", None)
+    config = network.peft_config["default"].to_dict()
+    config["modules_to_save"] = peft.get("modules_to_save")  # peft adds names of heads, there or not
+    if absent := adapters.absent(config, modules, n_layers):
+        raise UserError(*absent)
 
 
 def fit(trainer: Any, cfg: Any, out: Output) -> None:

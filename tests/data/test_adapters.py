@@ -62,6 +62,8 @@ def test_columns_by_name_path_and_position():
         ({"prompt": "hi", "completion": "x", "label": "maybe"}, "unpaired", {}, "true or false"),
         ({"prompt": "hi", "split": "tset"}, "prompt", {}, "`split` must be"),
         ({"prompt": "hi", "chosen": "a", "rejected": "b", "margin": "much"}, "preference", {}, "`margin` must be a number"),
+        ({"prompt": "hi", "chosen": "a", "rejected": "b", "margin": float("nan")}, "preference", {}, "`margin` must be a finite number"),
+        ({"prompt": "hi", "chosen": "a", "rejected": "b", "margin": "Infinity"}, "preference", {}, "`margin` must be a finite number"),
         ({"prompt": "hi", "responses": ["a"], "ranks": [1, 2]}, "ranking", {}, "same length"),
         ({"text": 3}, "text", {}, "`text` must be text"),
     ],

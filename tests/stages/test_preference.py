@@ -174,6 +174,10 @@ def test_settings_that_no_loss_has_are_refused():
     assert "exo_pair needs one above 0" in mistakes(loss="exo_pair")
     assert "kto has a trainer of its own" in mistakes(loss="sigmoid+kto")
     assert "device_batch_size: kto estimates its KL term" in mistakes(loss="kto")
+    assert "beta: must be above 0, got -0.1" in mistakes(beta=-0.1)
+    assert "beta: must be above 0, got 0" in mistakes(beta=0.0, loss="kto", device_batch_size=4)
+    assert "beta: must be 0 or more, got -0.1" in mistakes(beta=-0.1, loss="orpo")
+    assert not problems(config("preference", beta=0.0, loss="orpo"))
     with pytest.raises(UserError, match=r"trainer.simpo_gamma: DPOConfig has no such argument"):
         config("preference", trainer={"simpo_gamma": 1.0})
     with pytest.raises(UserError, match=r"trainer.beta: set beta on the step"):

@@ -116,6 +116,13 @@ def test_margins_are_used_when_there_and_only_then(full, pairs, tmp_path):
         train("reward", pairs, tmp_path / "c", use_margin=True)
 
 
+@pytest.mark.parametrize("margin", [float("nan"), 1e39])
+def test_a_margin_that_is_no_number_in_float32_is_refused(margin, tmp_path):
+    source = write(tmp_path / "rows", "preference", margin=margin)
+    with pytest.raises(UserError, match=r"use_margin: 32 rows of .* have a margin that is no finite number"):
+        train("reward", source, tmp_path / "a")
+
+
 def test_pairs_that_are_too_long_are_dropped_and_counted(tmp_path):
     source = write(tmp_path / "rows", "preference")
     path = rows.shards(source, "train", ["swh_Latn"])[0]

@@ -20,6 +20,7 @@ from mlalign.training.config import accumulation, problems
         ({"max_steps": 0}, None, "trainer.max_steps: 0 steps train nothing"),
         ({"num_train_epochs": 0}, None, "trainer.num_train_epochs: must be above 0"),
         ({"adam_beta2": 1.0}, None, "trainer.adam_beta2: must be from 0 to below 1"),
+        ({"label_smoothing_factor": 1.5}, None, "trainer.label_smoothing_factor: must be from 0 to below 1"),
         ({"report_to": "wandbb"}, None, "trainer.report_to: 'wandbb' is no tracker"),
         ({"bf16": True, "fp16": True}, None, "trainer.fp16: bf16 is on too"),
         ({"train_sampling_strategy": "batch_rebalance"}, None, "trainer.train_sampling_strategy: batch_rebalance fills"),
@@ -36,6 +37,12 @@ from mlalign.training.config import accumulation, problems
 def test_values_that_spoil_a_training_are_named_with_their_key(trainer, peft, told):
     found = problems(config("sft", trainer=trainer, peft=peft))
     assert len(found) == 1 and told in found[0]
+
+
+@pytest.mark.parametrize("value", [0.5, 1.5, -0.1])
+def test_labels_that_are_as_often_wrong_as_right_are_refused(value):
+    (found,) = problems(config("preference", trainer={"label_smoothing": value}))
+    assert found.startswith(f"trainer.label_smoothing: must be from 0 to below 0.5, got {value}")
 
 
 @pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal"])
@@ -114,6 +121,9 @@ def demonstrations(tmp_path_factory):
         ({"trainer": {"optim": "no_such"}}, "trainer.optim: ValueError"),
         ({"trainer": {"lr_scheduler_kwargs": {"no_such": 1}}}, "trainer"),
         ({"peft": {"target_modules": ["no_such"]}}, "peft.target_modules"),
+        ({"peft": {"target_modules": ["q_proj", "v_prj"]}}, "peft.target_modules: the model has no module 'v_prj'; did you mean 'v_proj'"),
+        ({"peft": {"modules_to_save": ["head"]}}, "peft.modules_to_save: the model has no module 'head'"),
+        ({"peft": {"layers_to_transform": [0, 99]}}, "peft.layers_to_transform: the model has no layer 99; it has "),
     ],
 )
 def test_what_the_libraries_refuse_is_one_message(values, told, demonstrations, tmp_path):
