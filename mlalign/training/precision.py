@@ -4,10 +4,10 @@ half a step of them is lost.
 Adam moves a weight by about the learning rate. A weight of 0.02 (the usual scale) is held in steps
 of 1.2e-4, so that at 5e-7 almost nothing moves. Who keeps a float32 copy of what is trained:
 
-    dtype=float32               the weights themselves; with trainer.bf16 only the arithmetic is in
-    bfloat16 LoRA                        adapters are float32 on any base, but for a quantised one
-    DeepSpeed, ZeRO 1 to 3      a float32 copy in the optimizer, whatever the weights are DeepSpeed
-    without ZeRO      the same where trainer.bf16 is on
+    dtype=float32               the weights themselves; trainer.bf16 concerns the arithmetic only
+    bfloat16 LoRA               adapters are float32 on any base but a quantised one
+    DeepSpeed, ZeRO 1 to 3      a float32 copy in the optimizer, whatever the weights are
+    DeepSpeed without ZeRO      the same where trainer.bf16 is on
 """
 
 from typing import Any
