@@ -13,7 +13,8 @@ Three rules hold for everything that is opened here:
    names the place.
 """
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,26 @@ def _check_configuration(file: Path, values: Mapping[str, Any]) -> None:
     names = values.get("architectures")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UserError(f"{file}: architectures must be a list of names, not {names!r}; fetch it again or mend it")
-    for key in KERNELS:
-        if isinstance(values.get(key), str) and "/" in values[key]:
-            raise UserError(f"{file}: {key} names code on the hub ({values[key]}), and {NEVER_RUN}; remove the key from a copy")
+    for key, kernel in _kernels(values):
+        raise UserError(f"{file}: {key} names code on the hub ({kernel}), and {NEVER_RUN}; remove the key from a copy")
+
+
+def _kernels(values: Any, under: str = "") -> Iterator[tuple[str, str]]:
+    """(key, name) of every kernel on the hub that a configuration names.
+
+    The key may stand in a part of the configuration (`text_config`), and its value may be one name
+    for each part.
+    """
+    if isinstance(values, list):
+        for value in values:
+            yield from _kernels(value, under)
+    if not isinstance(values, Mapping):
+        return
+    for key, value in values.items():
+        here = under or (key if key in KERNELS else "")
+        if here and isinstance(value, str) and "/" in value:
+            yield here, value
+        yield from _kernels(value, here)
 
 
 # ------------------------------------------------------------------------------------------------------------- tokenizers
@@ -175,6 +193,8 @@ def network(
     import transformers
 
     seen = seen or outline(path, task, revision, n_outputs, on_it=on_it)
+    if seen.quantised:
+        _check_quantisation(path, revision)
     auto: Any = transformers.AutoModelForCausalLM if task == "causal" else transformers.AutoModelForSequenceClassification
     ours: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     ours |= {"ignore_mismatched_sizes": True} if seen.lacking else {}
@@ -186,14 +206,41 @@ def network(
     return loaded, seen.lacking
 
 
+def _check_quantisation(path: str, revision: str | None) -> None:
+    """Raises: UserError for a way of quantising that transformers does not know: it would take the
+    weights as they are.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    file = find(path, "config.json", revision, required=True)
+    assert file is not None
+    values = read_object(file)
+    told = values.get("quantization_config")
+    method = told.get("quant_method") if isinstance(told, Mapping) else None
+    if method is not None and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        raise UserError(
+            f"{file}: quantization_config has quant_method {method!r}, which transformers does not know, so it cannot know what the "
+            "weights mean; take the model that was not quantised, or one that transformers can read"
+        )
+
+
 def statistics(values: Mapping[str, Any]) -> tuple[float, float] | None:
     """(mean, standard deviation) of a reward model's scores, which OpenRLHF writes into
-    config.json; None if `values` have none.
+    config.json; None if `values` have none, and NaN for one that is missing or no number.
     """
-    mean, std = values.get("mean"), values.get("std")
-    if isinstance(mean, bool) or isinstance(std, bool) or not isinstance(mean, int | float) or not isinstance(std, int | float):
+    if values.get("mean") is None and values.get("std") is None:
         return None
-    return float(mean), float(std)
+    return _number(values.get("mean")), _number(values.get("std"))
+
+
+def _number(value: Any) -> float:
+    """A number, also as text or alone in a list; NaN for anything else."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    try:
+        return math.nan if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 # --------------------------------------------------------------------------------------------------------------- adapters

@@ -24,6 +24,8 @@ KINDS = {"causal": "causal language model", "classifier": "sequence classifier"}
 TOKEN_ID = re.compile(r"(bos|eos|pad|decoder_start|forced_bos|forced_eos)_token_id")
 PREFIX = "base_model.model."
 LOW_RANK = re.compile(r"(^|[._])(lora|dora|ia3|hada|lokr|oft|vera)_")  # what peft's methods add to a layer
+PARAMETER = re.compile(r"(^|\.)(weight|bias)$")
+WHOLE = re.compile(r"[iu]\d+|bool")  # types of safetensors that are no floating point numbers
 IN_LAYER = re.compile(r"\.\d+\.")
 
 
@@ -81,6 +83,8 @@ def of(
     stated, model_class, config = check_class(path, config, task)
     quantised = _prepare(config, n_outputs)
     weights = weight_files.tensors(path, revision, name=getattr(config, "transformers_weights", None))
+    if not quantised:
+        _check_numbers(path, weights)
     if task == "causal":
         _check_generation(path, revision)
 
@@ -143,6 +147,16 @@ def _prepare(config: Any, n_outputs: int | None) -> bool:
     if quantised:
         del config.quantization_config
     return quantised
+
+
+def _check_numbers(path: str, weights: weight_files.Tensors) -> None:
+    """Raises: UserError for weights that are whole numbers, which need a scale to be weights."""
+    whole = sorted(name for name, (dtype, _) in weights.by_name.items() if WHOLE.match(dtype) and PARAMETER.search(name))
+    if whole := [name for name in whole if not report.COMPUTED.search(name)]:
+        raise UserError(
+            f"{path}: its weights {report.some(whole)} are whole numbers ({weights.by_name[whole[0]][0]}), as quantised ones are, and "
+            "config.json has no quantization_config that says how to read them; take the model that was not quantised"
+        )
 
 
 def _fit(model_class: Any, config: Any, weights: weight_files.Tensors) -> tuple[Any, Report]:

@@ -134,7 +134,7 @@ def tensors(path: str, revision: str | None = None, kind: str = "model", name: s
     index = single or (find(path, INDEX, revision) if kind == "model" else None)
     if index is None:
         raise UserError(_without_safetensors(path, kind))
-    return _tensors(_of_index(path, index, revision))
+    return _tensors_once(index, _of_index(path, index, revision))
 
 
 def _of_index(path: str, index: Path, revision: str | None) -> list[Path]:
@@ -142,6 +142,9 @@ def _of_index(path: str, index: Path, revision: str | None) -> list[Path]:
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f"{index}: has no weight_map from names to files; fetch it again")
+    outside = sorted({name for name in names.values() if Path(name).is_absolute() or ".." in Path(name).parts})
+    if outside:
+        raise UserError(f"{index}: names {outside[0]}, which lies outside the model's folder; put the whole model into one folder")
     files = {name: find(path, name, revision) for name in sorted(set(names.values()))}
     lost = [name for name, file in files.items() if file is None]
     if lost:
@@ -184,6 +187,21 @@ def _tensors(files: Iterable[Path]) -> Tensors:
     by_name: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in files:
         by_name |= header(file)
+    return Tensors(by_name)
+
+
+def _tensors_once(index: Path, files: Iterable[Path]) -> Tensors:
+    """The tensors of an index's files. Raises: UserError if two files hold one of the same name."""
+    holder: dict[str, Path] = {}
+    by_name: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for file in files:
+        for name, told in header(file).items():
+            if name in holder:
+                raise UserError(
+                    f"{index}: two of its files hold {name} ({holder[name].name} and {file.name}), and nobody can know which is "
+                    "the model's; save or fetch it again into an empty folder"
+                )
+            holder[name], by_name[name] = file, told
     return Tensors(by_name)
 
 

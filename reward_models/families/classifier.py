@@ -169,7 +169,13 @@ def _scale(settings: Settings, card: cards.Card, statistics: tuple[float, float]
         raise UserError(f"{settings.path}: normalise needs mean and std (above 0) in config.json; there: {found}; set normalise: false")
     if settings.normalise and statistics:
         return Scale(sign, *statistics)
-    if statistics and settings.normalise is None:
+    if statistics and not usable and settings.normalise is None:
+        log.warning(
+            "%s: config.json has statistics of the model's scores that cannot be used (mean %g, std %g): scores are the model's own "
+            "outputs. Set normalise: false if you mean the outputs",
+            settings.path, *statistics,
+        )  # fmt: skip
+    elif statistics and settings.normalise is None:
         log.warning(
             "%s: config.json has statistics of the model's scores (mean %g, std %g), which are not applied: scores are the model's own "
             "outputs. Set normalise: true for (output - mean) / std, or false if you mean the outputs",

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,10 @@ def score_statistics(told: Mapping) -> dict[str, Any] | None:
     folder = folder_of(str(path), told.get("revision")) if path and told.get("family") == "classifier" else None
     file = folder / "config.json" if folder else None
     found = opening.statistics(weight_files.read_object(file)) if file and file.is_file() else None
-    return {"mean": found[0], "std": found[1], "applied": bool(told.get("normalise"))} if found else None
+    if found is None:
+        return None
+    mean, std = (n if math.isfinite(n) else None for n in found)
+    return {"mean": mean, "std": std, "applied": bool(told.get("normalise"))}
 
 
 def _template(path: str | None, told: Mapping, card: cards.Card | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from mlalign.engine.models import Model
 from mlalign.errors import UserError
 from mlalign.models import opening
 from reward_models.__main__ import main
+from reward_models.jobs import parallel
 
 QUESTION = {"prompt": "How much is 2 + 2?", "response": "The sum is 4."}
 OWN_CODE = "open({marker!r}, 'w').close()\nfrom transformers import {base}\n\n\nclass Own({base}):\n    pass\n"
@@ -144,6 +146,30 @@ def test_a_kernel_on_the_hub_is_code(rm):
         score(rm)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"attn_implementation": {"": "someone/kernel"}},
+        {"text_config": {"attn_implementation": "someone/kernel"}},
+        {"parts": [{"_experts_implementation": {"decoder": "someone/kernel"}}]},
+    ],
+)
+def test_a_kernel_in_a_part_of_the_configuration_is_code_too(rm, values):
+    edit(rm / "config.json", **values)
+    with pytest.raises(UserError, match=r"config.json: \w+ names code on the hub \(someone/kernel\), and code .* never run"):
+        opening.configuration(str(rm))
+
+
+def test_modules_in_the_working_directory_are_not_imported_by_helpers(tmp_path, monkeypatch):
+    for name in ("reward_models", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    command = [*parallel._python(), "-m", "reward_models", "--help"]
+    assert subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.startswith(b"usage: rm-score")
+    assert not (tmp_path / "RAN").exists()
+
+
 def test_steps_read_nothing_from_stdin(tmp_path, monkeypatch):
     from mlalign.launch import local
 
@@ -191,6 +217,22 @@ def test_weights_that_the_class_does_not_use_are_refused(rm, tmp_path, capsys, t
     source.write_text(json.dumps(QUESTION) + "\n")
     assert main(["check", "--model", str(rm), "--input", str(source)]) == 2
     assert name in capsys.readouterr().out
+
+
+def test_whole_numbers_are_no_weights(rm, causal):
+    name = "model.layers.0.mlp.up_proj.weight"
+    for path in (rm, causal):
+        add(path, {name: torch.ones(64, 32, dtype=torch.int8)})
+    with pytest.raises(UserError, match=f"{name} are whole numbers .i8."):
+        score(rm)
+    with pytest.raises(UserError, match="are whole numbers"):
+        opening.check_served(str(causal), None)
+
+
+def test_an_unknown_way_of_quantising_is_refused(rm):
+    edit(rm / "config.json", quantization_config={"quant_method": "own"})
+    with pytest.raises(UserError, match=r"config.json: quantization_config has quant_method 'own'"):
+        score(rm)
 
 
 def test_buffers_of_older_versions_are_harmless(rm, saved):
@@ -324,6 +366,26 @@ def test_an_index_of_files_that_are_not_there(rm):
         score(rm)
 
 
+@pytest.mark.parametrize("place", ["../elsewhere.safetensors", "{parent}/elsewhere.safetensors"])
+def test_an_index_of_files_outside_the_folder(rm, place):
+    (rm / "model.safetensors").rename(rm.parent / "elsewhere.safetensors")
+    names = dict.fromkeys(load_file(rm.parent / "elsewhere.safetensors"), place.format(parent=rm.parent))
+    (rm / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(UserError, match=r"index.json: names .*elsewhere.safetensors, which lies outside"):
+        score(rm)
+
+
+def test_an_index_of_two_files_with_the_same_weights(rm):
+    """transformers takes the last one that it reads, whatever the index says."""
+    (rm / "model.safetensors").rename(rm / "one.safetensors")
+    weights = load_file(rm / "one.safetensors")
+    save_file({"score.weight": -weights["score.weight"]}, rm / "two.safetensors", metadata={"format": "pt"})
+    names = dict.fromkeys(weights, "one.safetensors") | {"gone": "two.safetensors"}
+    (rm / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(UserError, match=r"two of its files hold score.weight \(one.safetensors and two.safetensors\)"):
+        score(rm)
+
+
 def test_pickled_weights_are_converted_by_the_command_that_the_message_gives(rm, saved):
     torch.save(load_file(rm / "model.safetensors"), rm / "pytorch_model.bin")
     (rm / "model.safetensors").unlink()
@@ -382,3 +444,18 @@ def test_an_adapter_names_a_full_model(tmp_path):
     (tmp_path / "itself" / "adapter_config.json").write_text('{"base_model_name_or_path": "../nothing"}')
     with pytest.raises(UserError, match=r"its base .*nothing is an adapter itself"):
         local_model(tmp_path / "itself", "")
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [({"mean": "0.5", "std": [2]}, (0.5, 2.0)), ({"mean": 0.5}, (0.5, None)), ({"mean": True, "std": {}}, (None, None)), ({}, None)],
+)
+def test_statistics_in_odd_forms_are_not_overlooked(told, found):
+    seen = opening.statistics(told)
+    assert (seen and tuple(n if math.isfinite(n) else None for n in seen)) == found
+
+
+def test_statistics_that_cannot_be_used_are_warned_of(rm, caplog):
+    edit(rm / "config.json", mean=0.5, std="wide")
+    score(rm)
+    assert "statistics of the model's scores that cannot be used (mean 0.5, std nan)" in caplog.text
