@@ -67,3 +67,18 @@ def _proc_is_ours() -> bool:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:
         return False
+
+
+def python_environment() -> dict[str, str]:
+    """The environment of a `python -m` process that imports nothing from the working directory.
+
+    That may be a model's folder, with a `torch.py` of its own. mlalign itself is found where this
+    process found it.
+    """
+    place = str(Path(__file__).resolve().parents[1])
+    further = os.environ.get("PYTHONPATH")
+    return {
+        **os.environ,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join([place, further] if further else [place]),
+    }

@@ -15,7 +15,7 @@ import reward_models
 FILES = ("errors", "json_text", "yaml_files", "shapes", "digests", "checkpoints")
 LIGHT = (
     *FILES, "languages", "language_names", "rows", "conversations", "shards", "store", "claims", "schema", "engine",
-    "models", "adapters", "refusals", "stopping", "secrecy", "spreadsheets", "terminal",
+    "models", "adapters", "refusals", "stopping", "secrecy", "spreadsheets", "terminal", "processes",
 )  # fmt: skip
 # What a part of mlalign may import of mlalign, besides LIGHT.
 ALLOWED = {
@@ -44,7 +44,7 @@ ALLOWED = {
     "stages": (*LIGHT, "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling", "reporting"),
     "state": LIGHT,
     "step": (*LIGHT, "stage", "state", "verification", "warning", "launch"),
-    "launch": (*LIGHT, "stage", "progress", "running"),
+    "launch": (*LIGHT, "stage", "progress", "running", "processes"),
 }
 HEAVY = ("optuna", "torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft", "lingua", "pyarrow", "numpy")
 
@@ -88,7 +88,7 @@ def test_stages_never_import_stages():
 
 def test_reward_models_imports_only_light_parts():
     light = {
-        "languages", "rows", "conversations", "engine", "models", "shards", "identity", "digests",
+        "languages", "rows", "conversations", "engine", "models", "shards", "identity", "digests", "processes",
         "errors", "json_text", "yaml_files", "secrecy", "spreadsheets", "terminal",
     }  # fmt: skip
     for path in sorted((PROJECT / "reward_models").rglob("*.py")):

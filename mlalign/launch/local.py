@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mlalign import running
+from mlalign import processes, running
 from mlalign.stage import STOPPED
 
 GRACE_S = 60  # how long a step that was asked to stop may take to save its state
@@ -57,7 +57,7 @@ def _kill_group(group: int) -> None:
 
 def environment(resources: Mapping) -> dict[str, str]:
     """The environment of a step: this one's, quiet libraries, and the cores shared out over its ranks."""
-    env = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    env = {**processes.python_environment(), "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     devices = int(resources.get("devices", 1))
     threads = resources.get("threads") or (max(1, (os.cpu_count() or 1) // devices) if devices > 1 else None)
     if threads:

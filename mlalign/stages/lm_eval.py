@@ -8,7 +8,6 @@ the languages for independent.
 """
 
 import dataclasses
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal
 
-from mlalign import languages
+from mlalign import languages, processes
 from mlalign.adapters import served_rank
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
@@ -125,7 +124,7 @@ def _harness(cfg: Config, argv: Sequence[str], out: Output) -> None:
     """Run the harness to its end. Raises: Stopped if the step is asked to stop, UserError with the end of its log if it fails."""
     log = out.path / "logs" / "lm_eval.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**processes.python_environment(), "TOKENIZERS_PARALLELISM": "false"}
     with open(log, "wb") as output, subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
     ) as process:  # fmt: skip

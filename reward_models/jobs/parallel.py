@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from mlalign import processes
 from mlalign.errors import UserError
 from reward_models.jobs.job import Job
 from reward_models.jobs.progress import Progress
@@ -63,16 +64,12 @@ def _end_all(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def _start(argv: Sequence[str], i: int, n: int, log: Path) -> subprocess.Popen:
-    command = [*_python(), "-m", "reward_models", *argv, "--devices", "1", "--shard", f"{i}/{n}", "--quiet", "--with-parent"]
+    command = [sys.executable, "-m", "reward_models", *argv, "--devices", "1", "--shard", f"{i}/{n}", "--quiet", "--with-parent"]
     with open(log, "wb") as out:
         # a group of its own: Ctrl-C reaches the parent alone, which tells the others
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=os.environ | _device(i, n), process_group=0)
-
-
-def _python() -> list[str]:
-    """Python that imports nothing from the working directory, which may be a model's, with code of its own."""
-    installed = Path(__file__).parents[2] != Path.cwd()
-    return [sys.executable, "-P"] if installed else [sys.executable]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=processes.python_environment() | _device(i, n), process_group=0
+        )
 
 
 def _device(i: int, n: int) -> dict[str, str]:

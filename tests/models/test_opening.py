@@ -16,12 +16,11 @@ from tiny_classifier import make_config, make_tokenizer, save_classifier, save_e
 from transformers import AutoModelForSequenceClassification, Qwen3ForCausalLM
 
 import reward_models
-from mlalign import modelling
+from mlalign import modelling, processes
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
 from mlalign.models import opening
 from reward_models.__main__ import main
-from reward_models.jobs import parallel
 
 QUESTION = {"prompt": "How much is 2 + 2?", "response": "The sum is 4."}
 OWN_CODE = "open({marker!r}, 'w').close()\nfrom transformers import {base}\n\n\nclass Own({base}):\n    pass\n"
@@ -164,9 +163,10 @@ def test_modules_in_the_working_directory_are_not_imported_by_helpers(tmp_path, 
     for name in ("reward_models", "json"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w').close()")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    command = [*parallel._python(), "-m", "reward_models", "--help"]
-    assert subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.startswith(b"usage: rm-score")
+    command = [sys.executable, "-m", "reward_models", "--help"]
+    environment = processes.python_environment()
+    ended = subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
+    assert ended.stdout.startswith(b"usage: rm-score")
     assert not (tmp_path / "RAN").exists()
 
 
