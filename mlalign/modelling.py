@@ -298,6 +298,18 @@ def head_norm(folder: Path) -> float:
     raise UserError(f"{folder}: holds no head {HEAD}.weight")
 
 
+def warn_of_no_end(out: Any, template: ChatTemplate, tokenizer: Any) -> None:
+    """Warn, through a stage's `out`, of a template that ends an answer with nothing that could be learned."""
+    if any(template.end_of_turn):
+        return
+    end = f" such as {tokenizer.eos_token}" if tokenizer.eos_token else ""
+    out.warn(
+        "chat_template: writes no end token after the last answer, so the model does not learn "
+        "where an answer ends and may write on up to max_tokens; "
+        f"set chat_template to one that ends it with a token{end}"
+    )
+
+
 def end_at(trainer: Any, template: ChatTemplate) -> None:
     """Let the saved model's generation end where the template ends a turn, whichever program serves it.
 

@@ -91,6 +91,8 @@ DROPPED = [
     ({"prompt": "hi", "responses": ["a", None]}, "null_answer"),
     ({"messages": [U, say("assistant", None)]}, "null_content"),
     ({"messages": [U, A], "response": "bad"}, "two_answers"),
+    ({"messages": [S, U, A], "system": "talk"}, "two_system_messages"),
+    ({"prompt": "hi", "response": "good", "system": "talk", "system_prompt": "be brief"}, "two_system_messages"),
     ({"messages": [say("user", [{"type": "image_url", "image_url": "x"}]), A]}, "has_content_parts"),
     ({"messages": [U, say("assistant", "", function_call={"name": "f"})]}, "has_function_call"),
     ({"messages": '[{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "a"}]'}, "not_unicode"),

@@ -14,4 +14,4 @@ from mlalign.conversations.reader import Row, Shape, is_plain, named, read
 
 __all__ = ["VERSION", "Dropped", "Malformed", "Row", "Shape", "is_plain", "named", "read"]
 
-VERSION = 2  # of what rows are taken to say: scores of rows that an earlier one read are not taken for those of today
+VERSION = 3  # of what rows are taken to say: scores of rows that an earlier one read are not taken for those of today

@@ -10,6 +10,7 @@ An answer is one message of the assistant, and everything before it is the promp
 
 A prompt may stand beside whole conversations: what both hold is taken once, whether the prompt is their beginning, their last
 turns, or lacks their system message. `messages` beside `chosen` and `rejected` repeats one of them and is not looked at.
+Text in `system` or `system_prompt` is the system message of a prompt that has none itself.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ NEEDED = "prompt and response, prompt and responses, messages, or chosen and rej
 WHOLE = ("messages", "conversations", "conversation")
 ONE = ("response", "completion")
 SEVERAL = ("responses", "completions")
-SPECIAL = frozenset((*WHOLE, *SEVERAL, "completion", "chosen", "rejected", "tools"))  # beside these a row is not plain
+SYSTEM = ("system", "system_prompt")  # columns whose text is the system message
+SPECIAL = frozenset((*WHOLE, *SEVERAL, *SYSTEM, "completion", "chosen", "rejected", "tools"))  # beside these a row is not plain
 
 # What people call a prompt or a response where no shape tells which it is.
 USUAL = {
@@ -89,7 +91,12 @@ def read(record: Mapping, want: Shape | None = None) -> Row:
     if want is None and is_plain(record):
         prompt, answer = {"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["response"]}
         return Row("one", [prompt], [answer], names=[None])
-    record = by_shape(record)
+    row = _row(by_shape(record), want)
+    prompt = _after_system(record, row.prompt)
+    return row if prompt is row.prompt else dataclasses.replace(row, prompt=prompt)
+
+
+def _row(record: Mapping, want: Shape | None) -> Row:
     tools = _tools(record.get("tools"))
     if want == "prompt":
         return Row("prompt", _prompt_alone(record), tools=tools)
@@ -204,16 +211,28 @@ def _prompt(record: Mapping) -> list[dict]:
 
 
 def _turns(record: Mapping, name: str) -> list[dict]:
-    """A column of whole conversations; text there must be the JSON of messages. ShareGPT has the system message beside it."""
+    """A column of whole conversations; text there must be the JSON of messages."""
     turns = conversation(record[name], "user", name)
     if isinstance(record[name], str) and len(turns) == 1 and turns[0]["content"] == record[name]:
         raise Malformed(f"`{name}`: expected a list of messages {{role, content}}, got text that is no JSON of one")
     if not turns:
         raise Dropped("no_messages", f"`{name}` is empty")
-    system = record.get("system")
-    if name == "conversations" and isinstance(system, str) and system and turns[0]["role"] != "system":
-        return [{"role": "system", "content": system}, *turns]
     return turns
+
+
+def _after_system(record: Mapping, prompt: list[dict]) -> list[dict]:
+    """The prompt after the system message of a column. Raises: Dropped if the prompt has another."""
+    texts = (record.get(name) for name in SYSTEM)
+    told = [text for text in texts if isinstance(text, str) and text.strip()]
+    if not told or not prompt:
+        return prompt
+    messages = [{"role": "system", "content": text} for text in told]
+    own = [message for message in prompt[:1] if message["role"] in ("system", "developer")]
+    first = [{**message, "role": "system"} for message in own] or messages[:1]
+    if not all(_same(first, [message]) for message in messages):
+        why = "has a system message in a column (`system`, `system_prompt`) and another one besides"
+        raise Dropped("two_system_messages", why)
+    return prompt if own else [*first, *prompt]
 
 
 def _listed(value: Any) -> Any:

@@ -131,13 +131,24 @@ class ChatTemplate:
 
     @functools.cached_property
     def reasoning_tags(self) -> tuple[str, str] | None:
-        """The opening and the closing tag that the template itself has around reasoning (`<think>`, `</think>`)."""
+        """The opening and the closing tag of reasoning (`<think>`, `</think>`), as the template has them.
+
+        A template may have the opening tag alone, where the generation prompt ends with it.
+        """
         template = text_of(self.tokenizer)
         for opening in dict.fromkeys(OPENING.findall(template)):
             closing = f"{opening[0]}/{opening[1:]}"
-            if closing in template:
+            if closing in template or self._asks_with(opening):
                 return opening, closing
         return _closing_alone(template)
+
+    def _asks_with(self, opening: str) -> bool:
+        """Whether the text that asks for an answer ends with this tag."""
+        try:
+            text = self.prompt([{"role": "user", "content": "?"}], "a trial")
+        except UserError:
+            return False
+        return text.rstrip().endswith(opening)
 
     def facts(self) -> dict[str, Any]:
         """What a manifest tells about the template."""

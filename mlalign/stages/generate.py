@@ -30,7 +30,7 @@ from mlalign.models.templates import DATE, ChatTemplate, date_problems, option_p
 from mlalign.schema import hashed, verbatim, what
 from mlalign.stage import Inputs, Output, Stopped
 
-VERSION = 2
+VERSION = 3
 KIND = "rows"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = "rows"

@@ -135,6 +135,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
             "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its KL term from mismatched pairs"
         )
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
+    template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
+    modelling.warn_of_no_end(out, template, tokenizer)
     examples = trainset.Examples(
         columns, _taken_apart if columns == "unpaired" else _pair, "truncated", keep_end=cfg.trainer.get("truncation_mode") == "keep_end"
     )
@@ -153,7 +155,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         given.clear()
         modelling.drop_reference(trainer)
     loop.fit(trainer, cfg, out)
-    modelling.end_at(trainer, ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date))
+    modelling.end_at(trainer, template)
     modelling.save(trainer, out.path / "model")
     if out.is_main:
         text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} (TRL's {method.name}Trainer)."

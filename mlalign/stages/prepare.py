@@ -28,7 +28,7 @@ from mlalign.schema import hashed, what
 from mlalign.stage import Inputs, Output, Stopped
 from mlalign.terminal import say
 
-VERSION = 2
+VERSION = 3
 KIND = "rows"
 SLOTS = {"rows": "rows*?"}
 SHARDED = None

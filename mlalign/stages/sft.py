@@ -53,6 +53,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     args = loop.arguments(SFTConfig, cfg, cfg.trainer, out)
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template, needs_template=kind == "demonstration")
+    template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
+    if kind == "demonstration":
+        modelling.warn_of_no_end(out, template, tokenizer)
     columns = trainset.COLUMNS[kind][1]
     examples = trainset.Examples(kind, lambda row: [{c: row[c] for c in columns}], "truncated")
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
@@ -61,7 +64,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     trainer = loop.trainer_of(SFTTrainer, cfg, network, args, train.dataset, tokenizer, peft_config)
     loop.fit(trainer, cfg, out)
     if kind == "demonstration":
-        modelling.end_at(trainer, ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date))
+        modelling.end_at(trainer, template)
     modelling.save(trainer, out.path / "model")
     if out.is_main:
         card.write(out.path / "model", card.gather(out, inputs, METHODS[kind], model, modelling.rank_of(trainer), True, train.sources))

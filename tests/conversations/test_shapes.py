@@ -55,6 +55,24 @@ def test_what_prompt_and_conversations_share_is_taken_once(prompt, before, whole
     assert read({"prompt": prompt, "completion": [*before, A]}).prompt == whole
 
 
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "hi", "response": "good"},
+        {"messages": [U, A]},
+        {"messages": [S, U, A]},
+        {"prompt": "hi", "chosen": "good", "rejected": [U, B]},
+        {"prompt": "hi", "responses": ["good", "bad"]},
+        {"instruction": "hi", "input": "", "output": "good"},
+    ],
+)
+def test_text_in_a_column_is_the_system_message_of_every_shape(record, column):
+    assert read({**record, column: S["content"]}).prompt == [S, U]
+    assert read({**record, column: S["content"]}, "prompt").prompt == [S, U]
+    assert read({**record, column: ""}) == read(record)
+
+
 def test_tool_calls_reasoning_and_tools_are_carried():
     called = say("assistant", None, tool_calls=[CALL])
     tools = [{"type": "function", "function": {"name": "weather"}}]

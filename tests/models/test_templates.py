@@ -287,3 +287,10 @@ def test_generation_stops_at_the_token_or_at_the_text(tokenizer):
 )
 def test_reasoning_tags_are_the_template_s_own(tokenizer, text, tags):
     assert template_of(tokenizer, text).reasoning_tags == tags
+
+
+def test_an_opening_tag_alone_counts_where_the_generation_prompt_ends_with_it(tokenizer):
+    said = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    asked = said + "{% if add_generation_prompt %}<think>\n{% endif %}"
+    assert template_of(tokenizer, asked).reasoning_tags == ("<think>", "</think>")
+    assert template_of(tokenizer, "<think>" + said).reasoning_tags is None

@@ -296,6 +296,14 @@ def test_the_saved_model_ends_where_the_template_ends_a_turn(demonstrations, tmp
     assert out.notes["template"]["end_of_turn"] == {"token": end, "text": "<|end|>"}
 
 
+def test_a_template_that_ends_the_last_answer_with_nothing_is_warned_of(demonstrations, tmp_path):
+    between = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if not loop.last %}{{ eos_token }}{% endif %}{% endfor %}"
+    template = between + "{% if add_generation_prompt %}{{ eos_token }}<|assistant|>{% endif %}"
+    out = train("sft", demonstrations, tmp_path / "out", chat_template=template, trainer={"max_steps": 1})
+    (warning,) = (w for w in out.notes["warnings"] if w.startswith("chat_template"))
+    assert "does not learn where an answer ends" in warning and "such as <|end|>" in warning
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("otherwise", [False, True])
 def test_answers_end_with_their_turn_in_plain_transformers_and_in_vllm(demonstrations, tmp_path, otherwise):
