@@ -23,7 +23,7 @@ def commands():
 
 
 def test_the_number_of_commands_is_known():
-    assert len(commands()) == 33
+    assert len(commands()) == 34
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c[0] in ("run", "plan")], ids=" ".join)
