@@ -89,8 +89,9 @@ def read(record: Mapping, want: Shape | None = None) -> Row:
     Raises: Malformed for a record of another form, Dropped for one that gives nothing.
     """
     if want is None and is_plain(record):
-        prompt, answer = {"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["response"]}
-        return Row("one", [prompt], [answer], names=[None])
+        question = {"role": "user", "content": record["prompt"]}
+        answer = {"role": "assistant", "content": record["response"]}
+        return Row("one", [question], [answer], names=[None])
     row = _row(by_shape(record), want)
     prompt = _after_system(record, row.prompt)
     return row if prompt is row.prompt else dataclasses.replace(row, prompt=prompt)
