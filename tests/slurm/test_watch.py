@@ -17,7 +17,11 @@ def test_an_outage_is_waited_for(slurm, tmp_path, monkeypatch):
     folder = tmp_path / "runs/r/slurm"
     folder.mkdir(parents=True)
     job = slurm.sbatch("--hold", "-o", "/dev/null", "--wrap", "true")
-    (folder / jobs.FILE).write_text(json.dumps({"job": job, "step": "a", "artifact": "prepare-1", "after": [], "continues": None}) + "\n")
+    entry = {
+        "job": job, "step": "a", "artifact": "prepare-1", "tasks": 1, "script": "a.sbatch",
+        "log": "a.log", "after": [], "continues": None, "submitted": 0,
+    }  # fmt: skip
+    (folder / jobs.FILE).write_text(json.dumps(entry) + "\n")
     monkeypatch.setattr(watch, "EVERY_S", (0.1, 0.1))
     monkeypatch.setenv("SLURM_CONF", str(broken))
     said = []
