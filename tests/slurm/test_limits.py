@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 
 import pytest
 from slurm_cases import Run, until
@@ -41,7 +42,9 @@ def test_a_queue_with_room_for_one_job_takes_one_after_the_other(limited, run):
     assert done.returncode == 75, done.stdout + done.stderr
     assert "1 jobs submitted" in done.stdout and "so prompts could not be submitted: run the same command again" in done.stdout
     assert "SubmitJobs" in done.stdout.replace("SubmitJobLimit", "SubmitJobs") and [e["step"] for e in run.jobs()] == ["rows"]
-    limited.run("scontrol", "release", run.job("rows"))
+    # Held until the command below has long begun to wait for room.
+    released = threading.Timer(15, limited.run, ["scontrol", "release", run.job("rows")])
+    released.start()
     done = run.call("run", *ONLY, "launcher.wait=true")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "there is room in the queue again for prompts" in done.stdout and len(run.digests()) == 2
