@@ -332,7 +332,7 @@ DAMAGES = {
     "lines gone": lambda one, other: one.with_suffix(".jsonl").unlink(),
     "lines of another part": lambda one, other: swapped(one.with_suffix(".jsonl"), other.with_suffix(".jsonl")),
     "a score of one's own": lambda one, other: one.with_suffix(".jsonl").write_text(
-        one.with_suffix(".jsonl").read_text().replace('"score": 1', '"score": 9')
+        one.with_suffix(".jsonl").read_text().replace('"score": ', '"score": 1')
     ),
     "scores under other rows' keys": under_other_keys,
     "marker cut": lambda one, other: one.write_text(one.read_text()[:-20]),
