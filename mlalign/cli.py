@@ -105,14 +105,15 @@ def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None)
         return _carry_out(arguments, dry=True, recipe=recipe)
     from mlalign import running, stage
 
-    with running.registered(running.directory(arguments)):
-        try:
+    process = running.Running()
+    try:  # around registering too: a signal may come the moment others can see this process
+        with running.registered(running.directory(arguments), process):
             return _carry_out(arguments, dry=False, recipe=recipe)
-        except KeyboardInterrupt:
-            if running.current.follows:  # the jobs go on
-                raise
-            say("stopped on request; run the same command again to continue")
-            return stage.STOPPED
+    except KeyboardInterrupt:
+        if process.follows:  # the jobs go on
+            raise
+        say("stopped on request; run the same command again to continue")
+        return stage.STOPPED
 
 
 def _carry_out(arguments: list[str], *, dry: bool, recipe: dict | None) -> int:

@@ -33,14 +33,14 @@ current = Running()
 
 
 @contextlib.contextmanager
-def registered(run_dir: Path | None) -> Iterator[None]:
+def registered(run_dir: Path | None, process: Running) -> Iterator[None]:
     """Be a run's process: `cancel` finds it, and SIGTERM ends it as Ctrl-C does.
 
     Where the run's directory is not known or cannot be written, only the latter.
     """
     global current  # noqa: PLW0603  # there is one run in a process
-    before, current = current, Running()
-    handler = signal.signal(signal.SIGTERM, _interrupt)
+    before, current = current, process
+    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     made = [] if run_dir is None else _missing(run_dir / "claims")
     try:
         with contextlib.ExitStack() as stack:
@@ -49,7 +49,8 @@ def registered(run_dir: Path | None) -> Iterator[None]:
                     stack.enter_context(_claimed(run_dir))
             yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         current = before
         with contextlib.suppress(OSError):  # nothing stays of a run that did not begin
             for folder in made:
@@ -77,6 +78,8 @@ def _claimed(run_dir: Path) -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """End what is under way; where a library swallows that, the run ends before its next step."""
+    current.asked = True
     raise KeyboardInterrupt
 
 

@@ -17,20 +17,20 @@ LONG = "n" * 300
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENOSPC, "x"), "the disk is full: /root/here; make room there"),
+        (OSError(errno.ENOSPC, "x"), "the disk is full: /data/here; make room there"),
         (OSError(errno.EDQUOT, "x", "/a"), "the disk quota is used up: /a; make room there"),
         (OSError(errno.EIO, "x", b"/a"), "the disk could not be read or written (Input/output error): /a; see whether the disk"),
         (OSError(errno.ESTALE, "x", "/a"), "the file server has lost track of a file (Stale file handle): /a; see whether the disk"),
         (PermissionError(errno.EACCES, "x", "/a"), "Permission denied: /a; see whose it is"),
         (OSError(errno.EXDEV, "x", "/a", None, "/b"), "Invalid cross-device link: /a and /b; keep both on one file system"),
-        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full: /root/here"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full: /data/here"),
         (RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file data/0"), "the disk could not be"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "x"), "Connection refused; mend that"),
         (OSError("tiny is no model"), "tiny is no model"),
     ],
 )
 def test_words_place_and_mend(error, told):
-    assert system_problem(error, "/root/here").startswith(told)
+    assert system_problem(error, "/data/here").startswith(told)
 
 
 def test_other_errors_are_none_of_the_systems():

@@ -134,7 +134,6 @@ def test_while_a_server_does_not_answer(run, server, how):
 def test_before_the_first_step(run, how):
     process = run.begin()
     until(run.is_registered)
-    time.sleep(0.5)  # its claim is seen a moment before its watch has begun
     if how == "cancel":
         assert "asked to stop" in run.cancel()
     else:
