@@ -3,8 +3,9 @@
 `load` and `check` look at the events of the text before anything is built from them, so aliases are counted and not expanded.
 """
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -14,16 +15,28 @@ DEEPEST = 50  # mappings and lists within each other
 MOST = 50_000  # values, each alias counted as all that it stands for
 LARGEST = 16 << 20  # bytes of a file
 DIGITS = 1000  # of a number
-# libyaml's parser where PyYAML was built with it: ten times as fast
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Plain values only, and a date is text, as in OmegaConf.
+
+    A class of its own, because libraries change yaml.SafeLoader for the whole process: vLLM's
+    import alone turns dates into text there. libyaml, where it is, parses ten times as fast.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def load(text: str, where: object) -> Any:
     """The content of a YAML text. Raises: UserError that begins with `where`, and says in one line what is wrong."""
     check(text, where)
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates such as 2020-13-45
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: cannot be read as YAML ({_first_line(error)})") from None
 
 

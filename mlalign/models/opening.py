@@ -217,6 +217,8 @@ def _check_quantisation(path: str, revision: str | None) -> None:
     values = read_object(file)
     told = values.get("quantization_config")
     method = told.get("quant_method") if isinstance(told, Mapping) else None
+    if method == "bitsandbytes":  # transformers' names of it say the bits, which stand in another key
+        return
     if method is not None and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         raise UserError(
             f"{file}: quantization_config has quant_method {method!r}, which transformers does not know, so it cannot know what the "
