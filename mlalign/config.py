@@ -19,7 +19,7 @@ from mlalign import secrecy
 from mlalign.errors import UserError, nearest
 
 GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
-VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices")
+VALUES = ("languages", "train_languages", "name", "seed", "root", "deepspeed", "devices", "max_rounds")
 STEP_LISTS = ("only", "from", "force")
 LONGEST_VALUE = 16_000  # characters of one argument
 DEEPEST_VALUE = 20  # brackets within each other
@@ -29,7 +29,7 @@ CONTROLS = (*STEP_LISTS, "conf_dir", "show")
 # What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
 GROUP_KEYS = {
     "model": ("path", "revision", "chat_template", "date", "params", "stages"),
-    "data": ("root", "demonstrations", "preferences", "prompts", "texts", "languages", "params"),
+    "data": ("root", "languages", "params"),  # and roles: any name, with a list of sources
     "scale": ("stages", "resources", "engine_args", "device"),
     "engine": (
         "name",
@@ -76,6 +76,7 @@ class Settings:
     folders: list[Path]
     errors: list[str]
     typed: dict[str, Any]  # top-level values of the command line that go into the steps' configurations
+    roles: set[str] = dataclasses.field(default_factory=set)  # parameters of parts that the command line may set
 
     @property
     def about(self) -> str:
@@ -118,12 +119,22 @@ class Settings:
             out = tree["__value__"]
             return OmegaConf.to_container(out, resolve=True, throw_on_missing=True) if OmegaConf.is_config(out) else out
         except OmegaConfBaseException as error:
-            errors.append(f"{key}: {value} cannot be resolved ({str(error).splitlines()[0]})")
+            why = self._lacks_role(value) or f"cannot be resolved ({str(error).splitlines()[0]})"
+            errors.append(f"{key}: {value} {why}")
             return None
         finally:
             _PLACE.reset(place)
             for name in (*binding, "__value__"):
                 del tree[name]
+
+    def _lacks_role(self, value: str) -> str | None:
+        """Why `${data.ROLE}` means nothing, if that is what is wrong."""
+        roles = [name for name in self.root["data"] if name not in GROUP_KEYS["data"]]
+        for name in INTERPOLATION.findall(value):
+            group, _, role = name.partition(".")
+            if group == "data" and role and role not in self.root["data"]:
+                return f"means nothing: data={self.choices.get('data', 'tiny_world')} has no role {role!r}{nearest(role, roles)}"
+        return None
 
 
 def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tuple, dict] | None = None) -> Settings:
@@ -148,21 +159,50 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
     if files not in known:
         known[files] = _compose(choices, folders)
     root = copy.deepcopy(known[files])
-    from mlalign.recipe import check_shape
-
-    body = recipe or root["recipe"] or {}
     controls.pop("conf_dir", None)
-    found = len(errors)
-    check_shape(body, errors)
-    if len(errors) > found:
-        raise UserError(*errors)
-    settings = Settings(_with_params(root, body), dict(body), choices, controls, {}, folders, errors, {})
-    _apply(settings, overrides, errors)
+    for override in overrides:  # parameters of the model and the data reach recipe and parts
+        if override.key[0] in ("data", "model") and override.key[1:2] == ["params"] and len(override.key) == 3:
+            root[override.key[0]].setdefault("params", {})[override.key[2]] = override.value
+    body = recipe or root["recipe"] or {}
+    tiny = _tiny(body) if choices.get("scale", "tiny") == "tiny" else []
+    body, roles = _without_parts(body, root, folders, [*tiny, *overrides], errors)
+    settings = Settings(_with_params(root, body), body, choices, controls, {}, folders, errors, {}, roles)
+    _apply(settings, [*tiny, *overrides], errors)
     _check_groups(settings, errors)
     _check_interpolations(settings.root)
     settings.root = {k: v if k == "launcher" else secrecy.carry(v, k) for k, v in settings.root.items()}
     settings.recipe, settings.typed = secrecy.carry(settings.recipe), secrecy.carry(settings.typed)
     return settings
+
+
+def _without_parts(
+    recipe: Any, root: Mapping, folders: list[Path], overrides: Iterable[Override], errors: list[str]
+) -> tuple[dict[str, Any], set[str]]:
+    """The recipe with its parts expanded, and the parameters of parts that the recipe leaves open.
+
+    What the command line says of these replaces their defaults, as the chosen model and data do.
+    Raises: UserError with every mistake in the outline of recipe and parts.
+    """
+    from mlalign.recipes import outline, parts
+
+    before = len(errors)
+    outline.check(recipe, errors)
+    if len(errors) > before:
+        raise UserError(*errors)
+    own = recipe.get("params") or {}
+    typed = {o.key[-1]: o.value for o in overrides if len(o.key) == 1 or (len(o.key) == 2 and o.key[0] == "params")}
+    defaults = {**_replaced_params(root), **{name: value for name, value in typed.items() if name not in own}}
+    library = parts.Library(options("part", folders), (*GROUPS, *VALUES), defaults, errors)
+    expanded = parts.expand(recipe, library)
+    if len(errors) > before:
+        raise UserError(*errors)
+    return expanded, library.left - own.keys()
+
+
+def _tiny(recipe: Mapping) -> list[Override]:
+    """What a recipe changes at scale=tiny, as if typed before everything else."""
+    tiny = recipe.get("tiny") or {}
+    return [Override(f"tiny: {key}={value}", str(key).split("."), value) for key, value in tiny.items()]
 
 
 def search_path(conf_dir: Any, errors: list[str]) -> list[Path]:
@@ -185,11 +225,20 @@ def language_sets(folders: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
-    """The files of a group by name; a person's own come before the package's."""
+    """The files of a group by name; a person's own come before the package's.
+
+    A recipe's name is that of its file: the folder that it lies in is its family.
+    Raises: UserError where one folder has two recipes of a name.
+    """
     found: dict[str, Path] = {}
     for folder in folders:
+        own: dict[str, Path] = {}
         for path in sorted((folder / group).rglob("*.yaml")):
-            found.setdefault(str(path.relative_to(folder / group).with_suffix("")), path)
+            name = path.stem if group == "recipe" else str(path.relative_to(folder / group).with_suffix(""))
+            if name in own:
+                raise UserError(f"recipe: {own[name]} and {path} have one name; rename one")
+            own[name] = path
+        found = {**own, **found}
     return found
 
 
@@ -304,16 +353,24 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
     OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent / path), replace=True)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
+    OmegaConf.register_new_resolver("of_round", _of_round, replace=True)
     OmegaConf.register_new_resolver("times", lambda a, b: float(f"{float(a) * float(b):.12g}"), replace=True)
     extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders[:-1])}]"] if len(folders) > 1 else []
     _check_files(choices, folders)
-    picked = [f"{group}={name}" for group, name in choices.items()]
+    picked = [f"{group}={_within_group(group, name, folders)}" for group, name in choices.items()]
     try:
         with initialize_config_dir(str(folders[-1]), version_base=None):
             composed: Any = OmegaConf.to_container(compose("config", [*extra, *picked]), resolve=False)
             return composed
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from None
+
+
+def _within_group(group: str, name: str, folders: Sequence[Path]) -> str:
+    """What Hydra calls a file: its path below the folder of its group."""
+    path = options(group, folders)[name]
+    home = next(folder for folder in folders if path.is_relative_to(folder / group))
+    return str(path.relative_to(home / group).with_suffix(""))
 
 
 def _check_files(choices: Mapping[str, str], folders: list[Path]) -> None:
@@ -351,17 +408,31 @@ def _first(n: int, values: Any) -> list:
     return list(values[:n])
 
 
+def _of_round(values: Any, *, _root_: Any) -> Any:
+    """`${of_round:${params.betas}}`: the element of this round, or the last; in round 1 the first."""
+    number = _root_.get("round")
+    if number is None:
+        raise ValueError("of_round has a meaning only inside `rounds`")
+    if not values or isinstance(values, str | int | float):
+        raise ValueError("of_round takes a list with an element for each round")
+    return values[min(number, len(values)) - 1]
+
+
 def _with_params(root: dict, recipe: Mapping) -> dict[str, Any]:
     """The groups and values with the recipe's `params` beside them; data and model may replace what the recipe has."""
     params = dict(recipe.get("params") or {})
-    for group in ("data", "model"):
-        params.update({k: v for k, v in (root[group].get("params") or {}).items() if k in params})
+    params |= {name: value for name, value in _replaced_params(root).items() if name in params}
     return {**{k: v for k, v in root.items() if k != "recipe"}, "params": params}
+
+
+def _replaced_params(root: Mapping) -> dict[str, Any]:
+    """The parameters that the chosen data and model set, in recipes and parts alike; the model has the last word."""
+    return {**(root["data"].get("params") or {}), **(root["model"].get("params") or {})}
 
 
 def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> None:
     """Merge the command line's values, each where its key says; unknown keys become errors."""
-    from mlalign.recipe import templates
+    from mlalign.recipes.outline import templates
 
     params, steps = settings.root["params"], templates(settings.recipe)
     for override in overrides:
@@ -371,8 +442,8 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
         if head in VALUES and not rest:
             settings.root[head] = override.value
             settings.typed.update({head: override.value} if head == "deepspeed" else {})
-        elif head in ("data", "model") and rest[:1] == ["params"] and len(rest) > 1 and rest[1] not in params:
-            errors.append(f"{'.'.join(override.key)}: the recipe has no such parameter{nearest(rest[1], params)}")
+        elif head in ("data", "model") and rest[:1] == ["params"] and len(rest) > 1 and rest[1] not in {*params, *settings.roles}:
+            errors.append(f"{'.'.join(override.key)}: the recipe has no such parameter{nearest(rest[1], {*params, *settings.roles})}")
         elif head in GROUPS and rest and head != "recipe":
             _set(settings.root[head], rest, override.value, override, errors)
             _note_typed(settings.typed, head, rest, override.value)
@@ -382,19 +453,38 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
             _apply_step(steps, rest, override, errors)
         elif (name := rest[0] if head == "params" and rest else head) in params:
             params[name] = override.value
+        elif name in settings.roles:
+            continue  # it is in the parts already
         else:
-            allowed = [*params, *GROUPS, *VALUES, *CONTROLS, "steps.STEP.config.KEY", "use.STEP"]
+            allowed = [*params, *settings.roles, *GROUPS, *VALUES, *CONTROLS, "steps.STEP.config.KEY", "use.STEP"]
             errors.append(f"{'.'.join(override.key)}: unknown key{nearest('.'.join(override.key), allowed)}")
 
 
 def _apply_step(steps: Mapping[str, dict], rest: list[str], override: Override, errors: list[str]) -> None:
-    name, section, *path = rest
-    if name not in steps:
-        errors.append(f"steps.{name}: the recipe has no such step{nearest(name, steps)}")
-    elif section not in ("config", "resources", "inputs") or not path:
+    name = _longest_step(rest, steps)
+    if name is None:
+        errors.append(f"steps.{rest[0]}: the recipe has no such step{nearest(rest[0], steps)}")
+        return
+    section, path = "", rest[name.count(".") + 1 :]
+    if path:
+        section, *path = path
+    if section not in ("config", "resources", "inputs") or not path:
         errors.append(f"steps.{name}.{section}: unknown key{nearest(section, ['config.KEY', 'resources.KEY', 'inputs.SLOT'])}")
-    else:
-        _set(steps[name].setdefault(section, {}), path, override.value, override, errors)
+        return
+    given = steps[name].setdefault(section, {})
+    if isinstance(given, str):
+        errors.append(f"{'.'.join(override.key)}: the recipe takes the whole {section} from {given}; set it there")
+        return
+    _set(given, path, override.value, override, errors)
+
+
+def _longest_step(words: Sequence[str], steps: Mapping[str, dict]) -> str | None:
+    """The step that `steps.pairs.candidates.config.n` begins with: `pairs.candidates` rather than `pairs`."""
+    for length in range(len(words), 0, -1):
+        name = ".".join(words[:length])
+        if name in steps:
+            return name
+    return None
 
 
 def _note_typed(typed: dict[str, Any], group: str, path: list[str], value: Any) -> None:
@@ -449,8 +539,9 @@ def _set(tree: dict, path: list[str], value: Any, override: Override, errors: li
 
 def _check_groups(settings: Settings, errors: list[str]) -> None:
     for group, allowed in GROUP_KEYS.items():
-        for key in settings.root[group] or {}:
-            if key not in allowed:
+        for key, value in (settings.root[group] or {}).items():
+            is_role = group == "data" and (value is None or isinstance(value, list))
+            if key not in allowed and not is_role:
                 errors.append(f"{group}.{key}: unknown key{nearest(key, allowed)}")
     from mlalign import stage
     from mlalign.planner import device

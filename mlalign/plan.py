@@ -9,13 +9,13 @@ from types import ModuleType
 from typing import Any
 
 import reward_models
-from mlalign import adapters, config, identity, languages, schema, stage, store
+from mlalign import adapters, config, identity, kinds, languages, schema, stage, store
 from mlalign.digests import Digests, of_store
 from mlalign.engine.models import models_in, with_models
 from mlalign.errors import UserError, nearest
 from mlalign.launch import resources
 from mlalign.mistakes import told_once
-from mlalign.recipe import Ref, Resolve, Step, unroll
+from mlalign.recipes.graph import Ref, Resolve, Step, unroll, without
 from reward_models.jobs.identity import NOT_CONTENT
 
 KIND_OF_SLOT = {"model": ("model",), "rows": ("rows", "scores"), "scorer": ("model",)}
@@ -79,6 +79,7 @@ class Plan:
     kind: str = "run"  # run, sweep or search
     variants: list[Variant] = dataclasses.field(default_factory=list)
     unknown: list[str] = dataclasses.field(default_factory=list)  # why fingerprints are not final: a plan to look at, not to run
+    same: list[tuple[Step, str]] = dataclasses.field(default_factory=list)  # steps that equal an earlier one, with its name
 
     @property
     def store(self) -> store.Store:
@@ -133,7 +134,7 @@ def build(settings: config.Settings, *, to_look_at: bool = False) -> Plan:
     """
     errors = list(settings.errors)
     normalise_languages(settings, errors)
-    steps = unroll(settings.recipe, _resolver(settings), errors)
+    steps = unroll(settings.recipe, _resolver(settings), errors, _max_rounds(settings, errors))
     _check_controls(settings, steps, errors)
     if settings.use:
         steps = _stand_in(steps, settings.use)
@@ -147,7 +148,17 @@ def build(settings: config.Settings, *, to_look_at: bool = False) -> Plan:
         raise UserError(*told_once(errors))
     digests.save()
     recipe = settings.choices.get("recipe") or steps[0].stage
-    return Plan(_run_name(settings.root["name"] or recipe), recipe, settings, root, list(planner.nodes.values()), unknown=planner.unknown)
+    name = _run_name(settings.root["name"] or recipe)
+    nodes = list(planner.by_artifact.values())
+    return Plan(name, recipe, settings, root, nodes, unknown=planner.unknown, same=planner.same)
+
+
+def _max_rounds(settings: config.Settings, errors: list[str]) -> int:
+    value = settings.root["max_rounds"]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        errors.append(f"max_rounds: a whole number from 1, got {value!r}")
+        return 1
+    return value
 
 
 def _run_name(name: Any) -> str:
@@ -166,6 +177,8 @@ def normalise_languages(settings: config.Settings, errors: list[str]) -> None:
         else settings.resolve(root["data"].get("languages"), {}, "data.languages", errors)
     )
     root["languages"] = resolve_languages(value, settings, "languages", errors)
+    asked = root["train_languages"]
+    root["train_languages"] = root["languages"] if asked is None else resolve_languages(asked, settings, "train_languages", errors)
 
 
 def resolve_languages(value: Any, settings: config.Settings, key: str, errors: list[str]) -> list[str] | None:
@@ -195,17 +208,24 @@ def _check_controls(settings: config.Settings, steps: list[Step], errors: list[s
     """Steps named on the command line must be there: by full name, without their `foreach` value, or without their round."""
     if not steps:
         return  # the recipe's own mistakes come first
-    known = {name for s in steps for name in names_of(s)}
+    groups = {name for s in steps for name in groups_of(s)}
     for control in config.STEP_LISTS:
         for name in settings.controls.get(control, []):
-            if name not in known:
-                errors.append(f"{control}: the recipe has no step {name!r}{nearest(name, known)}")
+            if name not in groups:
+                errors.append(f"{control}: the recipe has no step {name!r}{nearest(name, groups)}")
+    known = {name for s in steps for name in names_of(s)}
     errors.extend(f"use.{name}: the recipe has no such step{nearest(name, known)}" for name in settings.use if name not in known)
 
 
 def names_of(step: Step) -> set[str]:
     """What a person may call a step: `reward.r1[eng_Latn]`, `reward.r1` or `reward`."""
     return {step.name, step.name.partition("[")[0], step.template}
+
+
+def groups_of(step: Step) -> set[str]:
+    """Names that stand for this step and others: those of `names_of`, and of the parts that it belongs to."""
+    words = step.template.split(".")
+    return names_of(step) | {".".join(words[:n]) for n in range(1, len(words))}
 
 
 def _stand_in(steps: list[Step], use: Mapping[str, str]) -> list[Step]:
@@ -215,29 +235,30 @@ def _stand_in(steps: list[Step], use: Mapping[str, str]) -> list[Step]:
 
     def swap(item: Any) -> Any:
         if isinstance(item, Ref):
-            return {"path": paths[item.step], "step": item.step} if item.step in paths else item
+            named = {} if item.name is None else {"name": item.name}
+            return {"path": paths[item.step], "step": item.step, **named} if item.step in paths else item
         return with_models(item, lambda m: {**m, "path": paths[m["step"]]} if "path" not in m and m.get("step") in paths else m)
 
     for step in steps:
         step.inputs = {slot: [swap(i) for i in v] if isinstance(v, list) else swap(v) for slot, v in step.inputs.items()}
         step.guards = [g for g in step.guards if g not in paths]
     kept = _upstream([s for s in steps if s.name not in paths], ends - set(paths))
-    for step in (s for s in kept if s.stage == "report"):  # a report on all steps is one on those that run
-        names = {s.name for s in kept}
-        step.inputs = {slot: [i for i in v if isinstance(i, Ref) and i.step in names] for slot, v in step.inputs.items()}
+    names = {step.name for step in kept}
+    for step in kept:  # a report on all steps is one on those that run
+        step.inputs = {slot: without(value, names) for slot, value in step.inputs.items()}
     return kept
 
 
 def _ends(steps: list[Step]) -> set[str]:
-    """The steps that no other step needs, reports apart."""
-    return {s.name for s in steps} - {r for s in steps if s.stage != "report" for r in s.refs()}
+    """The steps that no other step needs."""
+    return {s.name for s in steps} - {name for s in steps for name in s.needs()}
 
 
 def _upstream(steps: list[Step], ends: set[str]) -> list[Step]:
     needed = set(ends)
     for step in reversed(steps):  # in the order of running, so every consumer comes before what it needs
-        if step.name in needed and step.stage != "report":
-            needed.update(step.refs())
+        if step.name in needed:
+            needed.update(step.needs())
     return [s for s in steps if s.name in needed]
 
 
@@ -248,6 +269,9 @@ class _Planner:
     errors: list[str]
     to_look_at: bool = False
     nodes: dict[str, Node] = dataclasses.field(default_factory=dict)
+    gives: dict[str, kinds.Gives] = dataclasses.field(default_factory=dict)
+    same: list[tuple[Step, str]] = dataclasses.field(default_factory=list)
+    by_artifact: dict[str, Node] = dataclasses.field(default_factory=dict)
     unknown: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, step: Step) -> None:
@@ -257,6 +281,7 @@ class _Planner:
         except UserError as error:
             self.errors.append(f"{key}.stage: {error}")
             return
+        step.inputs = _without_itself(step.inputs, getattr(module, "DIFFERS_FROM", {}))
         slots_fit = self._check_slots(step, module, key)
         cfg = schema.build(module.Config, self._layers(step, module, key), f"{key}.config", self.errors)
         with self.digests.recording() as files:
@@ -268,17 +293,36 @@ class _Planner:
         whole = all(self._ready(v) for v in inputs.values()) and all(g in self.nodes for g in step.guards)
         if not slots_fit or cfg is None or not whole:
             return
+        before = len(self.errors)
+        own = self._own_identity(module, cfg, key)
+        if len(self.errors) > before:
+            return
+        known = {slot: [self._known(item) for item in (v if isinstance(v, list) else [v])] for slot, v in inputs.items()}
+        misfits = kinds.problems(module, step.stage, cfg, known, key)
+        self.errors.extend(misfits)
+        if misfits:
+            return
+        self.gives[step.name] = kinds.of_step(module, cfg, known)
         guards = [self._artifact(g) for g in step.guards]
         asked = self._resources(step, module, key)
         missing = _missing_packages(module, cfg, key)
-        own = self._own_identity(module, cfg, key)
         hashed = schema.hashed(cfg) | own
         prints = {slot: [self._print_of(v, module, slot) for v in (i if isinstance(i, list) else [i])] for slot, i in inputs.items()}
         stops = [self.nodes[g["step"]].fingerprint for g in guards]
         identity_ = {"stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints, "guards": stops}
         print_ = store.fingerprint(identity_)
         read = {"files": files, "config": {name: store.fingerprint({name: value}) for name, value in own.items()}}
-        self.nodes[step.name] = Node(step, module, cfg, inputs, guards, asked, print_, missing, read)
+        node = Node(step, module, cfg, inputs, guards, asked, print_, missing, read)
+        # A step that is the same as an earlier one in all that counts is that step.
+        self.nodes[step.name] = self.by_artifact.setdefault(node.artifact, node)
+        if self.nodes[step.name] is not node:
+            self.same.append((step, self.nodes[step.name].name))
+
+    def _known(self, value: Mapping) -> kinds.Gives:
+        """What is known of an input: of a step, what its stage says; of anything else, what its files say."""
+        name = value.get("name") or value.get("step") or value.get("family")
+        given = self.gives[value["step"]] if "artifact" in value else kinds.of_external(value)
+        return dataclasses.replace(given, name=name or given.name)
 
     @staticmethod
     def _ready(value: Any) -> bool:
@@ -294,9 +338,9 @@ class _Planner:
             shared["engine"] = config.merged({"args": extra}, root["engine"])
         weak = {k: v for k, v in shared.items() if k in fields and v is not None}
         stages = [(root[group].get("stages") or {}).get(step.stage) or {} for group in ("model", "scale")]
-        layers = self.settings.resolve(config.merged(weak, *stages), step.binding, f"scale.stages.{step.stage}", self.errors)
+        layers = self.settings.resolve(config.merged(weak, *stages), step.scope, f"scale.stages.{step.stage}", self.errors)
         typed = {k: v for k, v in self.settings.typed.items() if k in fields}
-        typed = self.settings.resolve(typed, step.binding, "", [])  # the same mistakes are told of the layers
+        typed = self.settings.resolve(typed, step.scope, "", [])  # the same mistakes are told of the layers
         out = config.merged(layers, typed, step.config)
         if isinstance(out.get("deepspeed"), str):
             out["deepspeed"] = config.deepspeed_config(out["deepspeed"], self.settings.folders, f"{key}.config.deepspeed", self.errors)
@@ -306,23 +350,26 @@ class _Planner:
 
     def _check_slots(self, step: Step, module: ModuleType, key: str) -> bool:
         before = len(self.errors)
-        for slot in step.inputs:
+        for slot in (*step.inputs, *step.broken):
             if slot not in module.SLOTS:
                 self.errors.append(f"{key}.inputs.{slot}: {step.stage} has no such input{nearest(slot, module.SLOTS)}")
         for slot, kind in module.SLOTS.items():
             value = step.inputs.get(slot)
+            if slot in step.broken:
+                continue
             if value in (None, []) and not kind.endswith(("?", "*?")) and not (kind.endswith("*") and slot in step.inputs):
                 self.errors.append(f"{key}.inputs.{slot}: missing; {step.stage} needs {kind.rstrip('?*')}")
             elif isinstance(value, list) and "*" not in kind:
                 self.errors.append(f"{key}.inputs.{slot}: one input, not a list")
-        return len(self.errors) == before
+        return len(self.errors) == before and not step.broken
 
     def _input(self, value: Any, module: ModuleType, slot: str, key: str) -> Any:
         if isinstance(value, list):
             return [self._input(v, module, slot, f"{key}[{i}]") for i, v in enumerate(value)]
         kind = module.SLOTS.get(slot, "any").rstrip("?*")
         if isinstance(value, Ref):
-            return self._of_step(value, kind, key)
+            found = self._of_step(value, kind, key)
+            return found if found is None or value.name is None else {**found, "name": value.name}
         if kind == "scorer" and "family" in value:
             return self._scorer(value, key)
         return self._external(value, kind, key)
@@ -407,7 +454,7 @@ class _Planner:
             own = {k: v for k, v in value.items() if k != "path" or "identity" not in value}
             return {k: self._with_files(with_models(v, self._print_of_model), k) for k, v in own.items()}
         named = module.SLOTS[slot].rstrip("?*") in ("scorer", "any")
-        names = {"step": value["step"], "binding": value.get("binding")} if named else {}
+        names = {"step": value.get("name") or value["step"], "binding": value.get("binding")} if named else {}
         return {"fingerprint": self.nodes[value["step"]].fingerprint, **names}
 
     def _with_files(self, value: Any, name: str) -> Any:
@@ -423,6 +470,11 @@ class _Planner:
     def _print_of_model(self, model: Mapping) -> dict:
         """What a model that a scorer's settings name adds to a fingerprint."""
         return {"fingerprint": self.nodes[model["step"]].fingerprint} if "artifact" in model else {"identity": model["identity"]}
+
+
+def _without_itself(inputs: Mapping[str, Any], differs_from: Mapping[str, str]) -> dict[str, Any]:
+    """The inputs without those that would compare a thing with itself, such as a baseline's own baseline."""
+    return {slot: v for slot, v in inputs.items() if slot not in differs_from or v != inputs.get(differs_from[slot])}
 
 
 def _with_paths(value: Any, name: str, *, inner: bool = False) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from mlalign import step, store
-from mlalign.plan import Node, Plan, names_of
+from mlalign.plan import Node, Plan, groups_of
 
 
 def open_run(plan: Plan) -> None:
@@ -56,7 +56,9 @@ def selection(plan: Plan) -> dict[str, set[str]]:
 
 
 def _names(plan: Plan, value: Any) -> set[str]:
-    return {n.name for n in plan.nodes if (names_of(n.step) | {n.name}) & set(value or [])}
+    asked = set(value or [])
+    found = {n.name for n in plan.nodes if (groups_of(n.step) | {n.name}) & asked}
+    return found | {name for step, name in plan.same if groups_of(step) & asked}
 
 
 def _downstream(plan: Plan, names: set[str]) -> set[str]:

@@ -38,12 +38,17 @@ def show_plan(plan: Plan) -> str:
             [node.name, node.step.stage, now + (f" ({why})" if why else ""), node.resources.get("devices", 1), node.artifact, inputs]
         )
     plan.store.digests.save()
+    same: dict[str, list[str]] = {}
+    for step, name in plan.same:
+        same.setdefault(name, []).append(step.name)
     lines = [
         f"recipe {plan.recipe}, run {plan.name}, languages {', '.join(plan.settings.root['languages'] or []) or 'those of the data'}",
         "",
     ]
     needs = estimate.of_plan(plan, finished)
     lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), ""]
+    lines += [f"{', '.join(others)}: the same as {name}" for name, others in same.items()]
+    lines += [""] if same else []
     lines += [table(estimate.shown(needs, plan.nodes), estimate.HEADER), "", "commands:"]
     lines += _commands(plan)
     lines = [_without(line, provisional) for line in lines]

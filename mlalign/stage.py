@@ -7,6 +7,7 @@ A stage is one module in `mlalign/stages/` with
     SLOTS: dict[str, str]            input slot -> "rows", "model", "scorer" or "any"; "?" after it: optional, "*": several
     SHARDED: str | None              the slot whose shards it works through, one output shard for each
     DISTRIBUTED: bool                may run as several ranks under torchrun
+    DIFFERS_FROM: dict[str, str]     optional: slots that are left out where they hold the same as another
     Config: dataclass                its configuration (mlalign.schema); heavy imports happen inside `run`
     run(cfg, inputs, out) -> None    reads `inputs`, writes below `out.path`; returns when complete, raises Stopped if asked to stop
 
@@ -96,7 +97,8 @@ class Inputs:
     def opened(self, value: Mapping) -> Artifact | dict:
         """What a resolved input stands for: an Artifact for a step, a dictionary for something external."""
         if "artifact" in value:
-            return Artifact(self._store.root / value["artifact"], value["step"], value.get("binding", {}))
+            name = value.get("name") or value["step"]
+            return Artifact(self._store.root / value["artifact"], name, value.get("binding", {}))
         return dict(value)
 
     def _scorer(self, value: Artifact | dict) -> dict:

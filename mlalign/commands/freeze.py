@@ -9,7 +9,7 @@ import sys
 
 from mlalign import run_dir, step
 from mlalign.errors import UserError
-from mlalign.plan import Plan, names_of
+from mlalign.plan import Plan, groups_of
 from mlalign.state import state
 from mlalign.terminal import say
 
@@ -17,7 +17,7 @@ from mlalign.terminal import say
 def run(plan: Plan) -> int:
     """Raises: UserError if `only=` does not name one step, if an input is missing, or if another process works on the step."""
     asked = plan.settings.controls.get("only", [])
-    found = [n for n in plan.nodes if names_of(n.step) & set(asked)]
+    found = [n for n in plan.nodes if groups_of(n.step) & set(asked)]
     if len(found) != 1:
         raise UserError(f"only: name the one step to freeze, only=STEP; the steps are {', '.join(n.name for n in plan.nodes)}")
     if problems := plan.problems():

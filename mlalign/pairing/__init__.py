@@ -15,6 +15,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -102,6 +103,18 @@ def options(method: Method, given: Mapping[str, Any], key: str = "args") -> dict
     cls = dataclasses.make_dataclass(method.__name__, fields, kw_only=True)
     built = schema.build(cls, given, key)
     return {f.name: getattr(built, f.name) for f in dataclasses.fields(cls)}
+
+
+def makes(method: Method) -> str | None:
+    """The kind of rows that a method makes, by its annotation: preference for pairs, demonstration for candidates.
+
+    None where the annotation does not tell.
+    """
+    made = typing.get_type_hints(method).get("return")
+    possible = typing.get_args(made) if typing.get_origin(made) is types.UnionType else (made,)
+    if list[Pair] in possible:
+        return None if list[Scored] in possible else "preference"
+    return "demonstration" if list[Scored] in possible else None
 
 
 def takes_seed(method: Method) -> bool:

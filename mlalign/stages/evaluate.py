@@ -29,8 +29,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlalign import rows
-from mlalign.errors import UserError, nearest
+from mlalign import kinds, rows
+from mlalign.errors import UserError
+from mlalign.reporting.text import METRICS, OVER
 from mlalign.schema import what
 from mlalign.stage import Inputs, Output
 from mlalign.store import Artifact, has, write_json
@@ -50,6 +51,8 @@ SLOTS = {
     "scores": "rows*", "rows": "rows*?", "baseline": "rows*?", "baseline_scores": "rows*?", "control": "rows*?", "control_scores": "rows*?",
     "items": "rows*?",
 }  # fmt: skip
+# A policy is not compared with itself.
+DIFFERS_FROM = {"baseline": "rows", "baseline_scores": "scores", "control": "rows", "control_scores": "scores"}
 SHARDED = None
 DISTRIBUTED = False
 
@@ -73,6 +76,20 @@ class Config:
     split: Literal["train", "eval"] | None = what("eval", "split to measure; null: all rows")
     languages: list[str] = what([], "prompt languages to measure; none named: all")
     seed: int = what(0, "of the bootstrap")
+
+
+def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
+    candidates = dict.fromkeys(("rows", "baseline", "control"), ("candidates",))
+    return {**candidates, **dict.fromkeys(("scores", "baseline_scores", "control_scores"), ("scores",))}
+
+
+def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
+    return kinds.Gives(columns=tuple(name + over for name in METRICS for over in ("", *OVER)))
+
+
+def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
+    columns = kinds.columns_of(inputs.get("scores", ()))
+    return [] if columns is None else kinds.missing_columns(_named(cfg), columns)
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
@@ -189,10 +206,7 @@ def _reward_tables(cfg: Config, preferences: "Answers", tables: "Tables") -> Non
 def _check(cfg: Config, ours: "Answers | None", preferences: "Answers | None", others: Mapping[str, "Answers | None"]) -> None:
     """Columns that a person named must be there; the defaults `verifier` and `language_adherence` may be missing."""
     present = {name for a in (ours, preferences) if a is not None for name in a.scores}
-    keys = ("win_by", "accuracy_by", "concept_by", "adherence_by", "words_by", "select_by")
-    named = {key: getattr(cfg, key) for key in keys if getattr(cfg, key) != getattr(Config, key)}
-    named |= {f"reward_by[{i}]": name for i, name in enumerate(cfg.reward_by)}
-    problems = [f"{key}: the scores have no column {name!r}{nearest(name, present)}" for key, name in named.items() if name not in present]
+    problems = kinds.missing_columns(_named(cfg), present)
     for slot, theirs in others.items():
         if theirs is not None and ours is None:
             problems.append(f"rows: missing; a {slot} is given and nothing to compare with it")
@@ -200,6 +214,13 @@ def _check(cfg: Config, ours: "Answers | None", preferences: "Answers | None", o
             problems.append(f"{slot}: answers none of the same prompts; generate it from the same rows")
     if problems:
         raise UserError(*problems)
+
+
+def _named(cfg: Config) -> dict[str, str]:
+    """The score columns that a person named, by key."""
+    keys = ("win_by", "accuracy_by", "concept_by", "adherence_by", "words_by", "select_by")
+    named = {key: getattr(cfg, key) for key in keys if getattr(cfg, key) != getattr(Config, key)}
+    return named | {f"reward_by[{i}]": name for i, name in enumerate(cfg.reward_by)}
 
 
 # ----------------------------------------------------------------------------------------------------------------- reading

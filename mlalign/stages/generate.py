@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import engine, languages, rows, shards, store
+from mlalign import engine, kinds, languages, rows, shards, store
 from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, chat
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
@@ -118,6 +118,14 @@ def sampler(cfg: Config, model: Model) -> dict[str, Any]:
     shaping = {k: v for k, v in settings.items() if k not in ("n", "split")}
     print_ = store.fingerprint({"version": VERSION, "model": model.identity, **shaping})[:16]
     return {"fingerprint": print_, "model": model.identity, "seed_guarantee": engine.ENGINES[cfg.engine.name].seed_guarantee, **settings}
+
+
+def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
+    return {"rows": READS}
+
+
+def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
+    return kinds.Gives("candidates")
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

@@ -8,12 +8,12 @@ Counted in the manifest: prompts without a row, by reason, under `dropped`; cand
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import pairing, rows
+from mlalign import kinds, pairing, rows
 from mlalign.errors import UserError, nearest
 from mlalign.pairing import Pair, Scored
 from mlalign.schema import what
@@ -64,6 +64,19 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, str]:
     method = pairing.load(cfg.method)
     pairing.options(method, cfg.args)
     return {"method_source": digest(pairing.source_file(method))} if ":" in cfg.method else {}
+
+
+def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
+    return {"rows": ("candidates",), "scores": ("scores",)}
+
+
+def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
+    return kinds.Gives(pairing.makes(pairing.load(cfg.method)))
+
+
+def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
+    columns = kinds.columns_of(inputs.get("scores", ()))
+    return [] if columns is None else _missing(cfg, pairing.options(pairing.load(cfg.method), cfg.args), columns, "the scores")
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
@@ -117,15 +130,20 @@ def _first_column(shard: Path) -> str:
 
 
 def _check_columns(cfg: Config, options: dict, columns: Sequence[str], scores: Path) -> None:
-    wanted = {"score": cfg.score, **{f"gates[{i}].score": gate.score for i, gate in enumerate(cfg.gates)}}
-    problems = [f"{key}: {scores} has no score {name!r}{nearest(name, columns)}" for key, name in wanted.items() if name not in columns]
-    if options.get("wrong_language", "off") != "off" and cfg.adherence not in columns:
-        problems.append(
-            f"adherence: {scores} has no score {cfg.adherence!r}{nearest(cfg.adherence, columns)}; add the scorer "
-            "{family: language_adherence}, name the column, or set args.wrong_language=off"
-        )
-    if problems:
+    if problems := _missing(cfg, options, columns, f"the scores in {scores}"):
         raise UserError(*problems)
+
+
+def _missing(cfg: Config, options: dict, columns: Iterable[str], where: str) -> list[str]:
+    """A message for each score column that the configuration needs and that is not there."""
+    wanted = {f"gates[{i}].score": gate.score for i, gate in enumerate(cfg.gates)}
+    if cfg.score:
+        wanted["score"] = cfg.score
+    problems = kinds.missing_columns(wanted, columns, where)
+    if options.get("wrong_language", "off") != "off":
+        mend = "; add the scorer {family: language_adherence}, name the column, or set args.wrong_language=off"
+        problems += [message + mend for message in kinds.missing_columns({"adherence": cfg.adherence}, columns, where)]
+    return problems
 
 
 def _language_statistics(cfg: Config, shards: Sequence[tuple[Path, Path]]) -> dict[str, tuple[float, float]]:

@@ -116,6 +116,11 @@ def dpo_losses() -> frozenset[str]:
     return frozenset(re.findall(r"`\\*'(\w+)\\*'`", told))
 
 
+def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
+    on_one_side = OTHERS.get(cfg.loss, DPO).name == "KTO"
+    return {"rows": ("preference", "unpaired") if on_one_side else ("preference",)}
+
+
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if found := problems(cfg):
         raise UserError(*found)

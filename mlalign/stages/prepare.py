@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import rows
+from mlalign import kinds, rows
 from mlalign.data import checks, cleaning, mixing, splits
-from mlalign.data.reading import Found, Reading, all_rows, files, name_of
+from mlalign.data.reading import TAKEN_FROM, Found, Reading, all_rows, files, name_of
 from mlalign.data.sources import Problems, Source
 from mlalign.errors import UserError
 from mlalign.schema import hashed, what
@@ -69,6 +69,14 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
         if source.path is not None:
             values["path"] = [[f.name, f.language, digest(f.path)] for f in files(source, cfg.languages)]
     return {"sources": told}
+
+
+def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
+    return {"rows": TAKEN_FROM.get(cfg.kind, (cfg.kind,))}
+
+
+def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
+    return kinds.Gives(cfg.kind)
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

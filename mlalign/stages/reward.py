@@ -52,6 +52,10 @@ class Config(TrainConfig):
     card_rows: int = what(256, "rows of each language, at most, from which the card's accuracy and calibration come")
 
 
+def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
+    return {"rows": ("preference",)}
+
+
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if found := problems(cfg):
         raise UserError(*found)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import reward_models
-from mlalign import checkpoints, rows, shards
+from mlalign import checkpoints, kinds, rows, shards
 from mlalign.engine.models import with_models
 from mlalign.errors import UserError
 from mlalign.schema import how, what
@@ -54,6 +54,14 @@ class Config:
     date: str | None = what(None, "what scorers' chat templates that write the date write; null: what the card says, else a fixed day")
     device_batch_tokens: int = how(16384, "padded tokens that a model sees at once")
     window_rows: int = how(256, "rows that are scored before the next look at whether to stop")
+
+
+def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
+    return {"rows": tuple(ITEMS)}
+
+
+def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
+    return kinds.Gives("scores", (*(scorer.name for scorer in inputs.get("scorers", ())), *cfg.combine))
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

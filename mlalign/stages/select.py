@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlalign import kinds
 from mlalign.errors import UserError, nearest
 from mlalign.metrics import SUMMARIES
 from mlalign.schema import what
@@ -42,6 +43,11 @@ class Evidence:
 
     value: float
     by_language: dict[str, float]
+
+
+def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
+    metrics = kinds.columns_of(inputs.get("evidence", ()))
+    return [] if not metrics else kinds.missing_columns({"metric": cfg.metric}, metrics, "evaluations")
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

@@ -38,6 +38,10 @@ class Config(TrainConfig):
     )
 
 
+def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
+    return {"rows": tuple(METHODS)}
+
+
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if found := problems(cfg):
         raise UserError(*found)

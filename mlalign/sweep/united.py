@@ -10,7 +10,7 @@ from typing import Any
 
 from mlalign import config, plan
 from mlalign.errors import UserError, nearest
-from mlalign.plan import Node, Plan, Variant, names_of
+from mlalign.plan import Node, Plan, Variant, groups_of
 from mlalign.sweep.grid import Asked, Axis, Value, combinations, label
 
 Point = Sequence[tuple[str, Value]]  # a variant: (key, value) for every swept key
@@ -148,7 +148,7 @@ class _Nodes:
 
 
 def _check_controls(united: Plan, controls: Mapping[str, Sequence[str]]) -> None:
-    known = {name for n in united.nodes for name in (*names_of(n.step), n.name)}
+    known = {name for n in united.nodes for name in (*groups_of(n.step), n.name)}
     unknown = [(control, name) for control, names in controls.items() for name in names if name not in known]
     if unknown:
         raise UserError(*(f"{control}: no variant has a step {name!r}{nearest(name, known)}" for control, name in unknown))

@@ -1,0 +1,1 @@
+"""Recipes: the YAML in which a method is written, and the graph of steps that it stands for."""
