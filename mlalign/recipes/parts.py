@@ -70,14 +70,15 @@ class Library:
     defaults: Mapping[str, Any]
     errors: list[str]
     read: dict[str, Part | None] = dataclasses.field(default_factory=dict)
-    # Parameters that no caller gave: the command line may set these.
-    left: set[str] = dataclasses.field(default_factory=set)
+    # Parameters that no caller gave, with their values: the command line may set these.
+    left: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def default(self, name: str, own: Any) -> Any:
         """What a parameter is that the caller does not give; `own` is the part's default."""
+        value = self.defaults.get(name, own)
         if own != REQUIRED:
-            self.left.add(name)
-        return self.defaults.get(name, own)
+            self.left.setdefault(name, value)
+        return value
 
     def get(self, name: str, key: str) -> Part | None:
         """The part of this name; None, with a message, if there is none or it cannot be read."""

@@ -95,7 +95,7 @@ def test_cancel_asks_and_now_kills(mlalign, partial, owner):
         (["cancel", "name=mine", "step=x"], "step: the run has no step 'x'"),
         (["cancel", "nmae=mine"], "nmae: unknown key; did you mean 'name'"),
         (["freeze", "recipe=candidates"], "only: name the one step to freeze"),
-        (["freeze", "recipe=candidates", "only=candidates"], "its input prompts is not there yet"),
+        (["freeze", "recipe=candidates", "only=candidates"], "its input rows.prompts is not there yet"),
         (["fetch"], "recipe: missing"),
     ],
 )

@@ -39,7 +39,8 @@ def test_every_step_of_a_recipe_has_an_estimate(mlalign):
     assert done.returncode == 0, done.stderr
     table = done.stdout.partition("memory per device")[2].partition("commands:")[0]
     assert [line.split()[0] for line in table.splitlines()[1:-1]] == [
-        "base", "reward", "candidates", "answers_before", "verdicts", "scores", "marks_before", "policy", "answers", "marks",
+        "base", "reward", "pairs.candidates", "measure.answers[base]", "transfer.verdicts", "pairs.scores", "measure.marks[base]", "policy",
+        "measure.answers[policy]", "measure.marks[policy]",
     ]  # fmt: skip
     assert "rows not counted yet" in table
     assert "warning:" not in done.stdout

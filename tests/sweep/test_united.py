@@ -32,9 +32,9 @@ def test_shared_steps_stand_once(twelve):
         by_step.setdefault(node.step.name, []).append(node.name)
     assert len(twelve.variants) == 12
     assert {s: len(n) for s, n in by_step.items()} == {
-        **dict.fromkeys(("demonstrations", "preferences", "prompts", "base", "candidates", "answers_before"), 1),
-        **dict.fromkeys(("reward", "verdicts", "scores", "marks_before", "transfer", "pairs", "metrics_before"), 4),
-        **dict.fromkeys(("policy", "answers", "marks", "metrics", "report"), 12),
+        **dict.fromkeys(("rows.demonstrations", "rows.preferences", "rows.prompts", "base", "pairs.candidates", "measure.answers[base]"), 1),
+        **dict.fromkeys(("reward", "transfer.verdicts", "pairs.scores", "measure.marks[base]", "transfer", "pairs", "measure[base]"), 4),
+        **dict.fromkeys(("policy", "measure.answers[policy]", "measure.marks[policy]", "measure[policy]", "report"), 12),
     }
     assert by_step["base"] == ["base"]
     assert "reward[source_language=swh_Latn]" in by_step["reward"]
@@ -64,14 +64,14 @@ def test_a_variant_is_the_single_run(tmp_path, twelve):
 
 def test_a_beta_sweep_trains_one_reward_model_and_samples_once(tmp_path):
     names = [n.name for n in build(tmp_path, "beta=0.05,0.1,0.3").nodes]
-    assert {"reward", "candidates", "pairs"} <= set(names)
+    assert {"reward", "pairs.candidates", "pairs"} <= set(names)
     assert [n for n in names if n.startswith("policy")] == ["policy[beta=0.05]", "policy[beta=0.1]", "policy[beta=0.3]"]
 
 
 def test_groups_languages_seeds_and_full_keys_can_be_swept(tmp_path):
     for argument, step in (
-        ("engine=vllm,transformers", "candidates[engine=vllm]"), ("seed=0,1", "base[seed=1]"), ("scale=tiny,node", "policy[scale=node]"),
-        ("languages=[en,sw],[de]", "prompts[languages=en+sw]"),
+        ("engine=vllm,transformers", "pairs.candidates[engine=vllm]"), ("seed=0,1", "base[seed=1]"), ("scale=tiny,node", "policy[scale=node]"),
+        ("languages=[en,sw],[de]", "rows.prompts[languages=en+sw]"),
         ("steps.policy.config.trainer.learning_rate=1e-6,1e-5", "policy[learning_rate=1e-06]"), ("recipe=reuse_your_rewards,iterative_dpo", "base"),
     ):  # fmt: skip
         assert step in {n.name for n in build(tmp_path, argument).nodes}
@@ -114,7 +114,7 @@ def test_steps_are_named_with_and_without_their_variant(tmp_path):
     planned = build(tmp_path, "beta=0.1,0.3", "force=policy[beta=0.3]")
     assert run_dir.selection(planned)["anew"] == {"policy[beta=0.3]"}
     planned = build(tmp_path, "beta=0.1,0.3", "from=policy")
-    assert {n.partition("[")[0] for n in run_dir.selection(planned)["anew"]} == {"policy", "answers", "marks", "metrics", "report"}
+    assert {n.partition("[")[0] for n in run_dir.selection(planned)["anew"]} == {"policy", "measure.answers", "measure.marks", "measure", "report"}
     with pytest.raises(UserError, match=r"only: no variant has a step 'policy\[beta=0.2\]'; did you mean"):
         build(tmp_path, "beta=0.1,0.3", "only=policy[beta=0.2]")
 
