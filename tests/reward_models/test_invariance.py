@@ -215,6 +215,7 @@ def test_vllm(pairs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_vllm_with_an_encoder(pairs, tmp_path):
     path = save_encoder(tmp_path / "encoder", num_attention_heads=1)
     scorer = reward_models.load(path, backend="vllm")
@@ -223,7 +224,8 @@ def test_vllm_with_an_encoder(pairs, tmp_path):
 
 
 @pytest.mark.slow
-def test_vllm_with_an_an_adapter_and_several_outputs(pairs, tmp_path):
+@pytest.mark.long
+def test_vllm_with_an_adapter_and_several_outputs(pairs, tmp_path):
     root = save_adapter(tmp_path, head_dim=VLLM_HEAD_SIZE)
     scorer = reward_models.load(root / "adapter", backend="vllm")
     agree(scorer.score_items(pairs).values, scores(root / "merged", pairs), pairs)

@@ -172,7 +172,9 @@ OVER_VLLM = [({"mode": "scalar", "reasoning": True, "max_tokens": 20, "expectati
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("settings", "tolerance"), OVER_VLLM, ids=["scalar", "yes_no"])
+@pytest.mark.parametrize(
+    ("settings", "tolerance"), [OVER_VLLM[0], pytest.param(*OVER_VLLM[1], marks=pytest.mark.long)], ids=["scalar", "yes_no"]
+)
 def test_vllm_gives_the_scores_of_transformers(items, settings, tolerance):
     """A scale from 1 to 10 spreads the rounding of probabilities; those of yes_no agree within 1e-5."""
     pytest.importorskip("vllm")

@@ -275,11 +275,12 @@ def test_shards_that_end_together(tmp_path, forked):
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path, classifier, forked):
-    """kill -9 at twenty random moments, while one of three shards, or all of it, is at work: the file equals the unbroken one."""
+@pytest.mark.parametrize("n_kills", [5, pytest.param(20, marks=pytest.mark.long)])
+def test_kills(tmp_path, classifier, forked, n_kills):
+    """kill -9 at random moments, while one of three shards, or all of it, is at work: the file equals the unbroken one."""
     rows = [
         {"prompt": f"Which number is the largest: {i} {i % 7}?", "response": f"It is {i}. " * (1 + i % 9), "language": "en"}
-        for i in range(5000)
+        for i in range(250 * n_kills)
     ]
     source = write(tmp_path / "rows.jsonl", rows)
     told = ("score", "--model", classifier, "--input", source, "--window", 8, "--quiet", "--set", "device_batch_tokens=64")
@@ -289,10 +290,10 @@ def test_twenty_kills(tmp_path, classifier, forked):
     took = time.monotonic() - began
     draw = random.Random(5)
     kept = []
-    while len(kept) < 20:
+    while len(kept) < n_kills:
         share = () if draw.random() < 0.3 else ("--shard", f"{draw.randrange(3)}/3")
         child = forked([*told, "--output", tmp_path / "scores.jsonl", *share])
-        child.join(timeout=draw.uniform(0.005, 0.06) * took)
+        child.join(timeout=draw.uniform(0.05, 0.9) / n_kills * took)
         if child.is_alive():
             child.kill()
             child.join()
@@ -301,7 +302,7 @@ def test_twenty_kills(tmp_path, classifier, forked):
     last = forked([*told, "--output", tmp_path / "scores.jsonl"])
     last.join()
     assert (tmp_path / "scores.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert len(set(kept)) > 3  # work was done between the kills
+    assert len(set(kept)) > 2  # work was done between the kills
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == ["rows.jsonl", "scores.jsonl", "scores.jsonl.json", "whole.jsonl", "whole.jsonl.json"]
 

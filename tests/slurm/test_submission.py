@@ -158,7 +158,9 @@ def test_two_submissions_at_once(run):
     assert len(run.jobs()) == 2
 
 
-@pytest.mark.parametrize("name", ["two words", "it's", 'say "hi"', "100%j", "$HOME `id`"])
+@pytest.mark.parametrize(
+    "name", ["two words", "$HOME `id` '%j\"", *(pytest.param(n, marks=pytest.mark.long) for n in ("it's", 'say "hi"', "100%j"))]
+)
 def test_hostile_run_names(run, slurm, name):
     done = run.call("run", "recipe=chain", "launcher=slurm", "only=rows", "launcher.wait=true", name=name_quoted(name))
     assert done.returncode == 0, done.stderr

@@ -116,6 +116,7 @@ def begun(slurm, folder, trial):
     raise AssertionError("".join(said))
 
 
+@pytest.mark.long
 def test_a_search_that_was_killed_goes_on_with_its_jobs_in_the_queue(slurm, short):
     process = begun(slurm, short, 3)
     process.kill()
@@ -130,6 +131,7 @@ def test_a_search_that_was_killed_goes_on_with_its_jobs_in_the_queue(slurm, shor
     assert len(steps) == len(set(steps)) == 16
 
 
+@pytest.mark.long
 def test_a_cancelled_search_ends_and_a_second_one_is_refused(slurm, short):
     process = begun(slurm, short, 1)
     second = call(slurm, short, *SLOW)
@@ -156,6 +158,7 @@ def test_a_search_in_which_nothing_succeeds_ends_early(slurm, short):
     assert "No variant has been measured." in (short / "runs/s/results.md").read_text()
 
 
+@pytest.mark.long
 def test_a_step_of_one_variant_is_cancelled_alone(slurm, short):
     """While its preamble runs: signals count from the first line of a job."""
     done = call(

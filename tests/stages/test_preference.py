@@ -95,7 +95,7 @@ def test_another_reference_is_measured_against(full, pairs, policy, tmp_path):
     assert losses(adapter)[0] != pytest.approx(math.log(2), abs=1e-4)
 
 
-@pytest.mark.parametrize("case", ["full", "adapter", "kto", "orpo"])
+@pytest.mark.parametrize("case", ["full", "adapter", *(pytest.param(c, marks=pytest.mark.long) for c in ("kto", "orpo"))])
 def test_a_stopped_step_goes_on_as_if_it_had_not_been(case, full, pairs, policy, tmp_path):
     given = {
         "full": {},

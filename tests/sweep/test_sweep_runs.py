@@ -1,4 +1,4 @@
-"""A sweep of three betas and four source languages on real parts: every shared step once, one table and one page; failures of one
+"""A sweep of two betas and two source languages on real parts: every shared step once, one table and one page; failures of one
 variant leave the others alone."""
 
 import csv
@@ -12,7 +12,7 @@ from mlalign import store
 
 pytestmark = pytest.mark.slow
 
-BETAS, SOURCES = ["0.1", "0.3", "0.05"], ["eng_Latn", "swh_Latn", "spa_Latn", "hin_Deva"]
+BETAS, SOURCES = ["0.1", "0.3"], ["eng_Latn", "swh_Latn"]
 N_VARIANTS = len(BETAS) * len(SOURCES)
 N_STEPS = 3 + 3 * len(SOURCES) + 4 * N_VARIANTS
 GRID = (f"beta={','.join(BETAS)}", f"source_language={','.join(SOURCES)}", "metric=accuracy", "-m", "name=grid")

@@ -1,6 +1,4 @@
-"""Plans of many variants as one: shared steps once, names, mistakes of all variants, time."""
-
-import time
+"""Plans of many variants as one: shared steps once, names, mistakes of all variants."""
 
 import pytest
 from helpers import PROJECT
@@ -128,20 +126,6 @@ def test_the_run_directory_belongs_to_a_sweep_or_to_a_run(tmp_path):
     run_dir.open_run(other)
     with pytest.raises(UserError, match="belongs to a run, and this is a sweep"):
         build(tmp_path, "beta=0.1,0.3", "name=y").check_name()
-
-
-def test_twelve_variants_plan_in_the_time_of_a_few(tmp_path):
-    """Files are composed once: a variant costs less than a plan of its own."""
-
-    def seconds(call):
-        times = []
-        for _ in range(3):
-            start = time.process_time()
-            call()
-            times.append(time.process_time() - start)
-        return min(times)
-
-    assert seconds(lambda: build(tmp_path, *TWELVE)) < 12 * seconds(lambda: single(tmp_path))
 
 
 def test_the_command_shows_the_united_plan(mlalign):
