@@ -2,8 +2,8 @@
 
 import os
 import subprocess
-import zlib
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest

@@ -86,6 +86,7 @@ def test_stages_never_import_stages():
         assert not [n for n in imported(path) if n.startswith("mlalign.stages")], path.name
 
 
+@pytest.mark.slow
 def test_reward_models_imports_only_light_parts():
     light = {
         "languages", "rows", "conversations", "engine", "models", "shards", "identity", "digests", "processes",
@@ -106,6 +107,7 @@ def run_python(code):
     return subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_planning_imports_nothing_heavy():
     stages = [n for n in modules(mlalign) if n.startswith(("mlalign.stages", "mlalign.sweep"))]
     stages.remove("mlalign.sweep.proposals")  # Optuna's: for a search that begins
@@ -114,6 +116,7 @@ def test_planning_imports_nothing_heavy():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_light_dependency_set_is_enough_to_import():
     """Everything that needs no training imports with trl, deepspeed, hydra, vllm and datasets absent."""
     code = f"""

@@ -71,6 +71,7 @@ def test_windows_are_bounded_in_bytes(tmp_path, monkeypatch):
     assert [e.number for w in found.windows for e in survey.Reader(inputs).entries(w)] == [1, 2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.slow
 def test_devices_on_a_machine_without_gpus(tmp_path):
     write(tmp_path / "rows.jsonl", ROWS)
     assert process(tmp_path, "--family", "length", "--input", "rows.jsonl", "--window", 4, "--output", "whole.jsonl").returncode == 0
@@ -80,6 +81,7 @@ def test_devices_on_a_machine_without_gpus(tmp_path):
     assert (tmp_path / "scores.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.long
 def test_a_process_that_dies_is_told_and_the_others_finish(tmp_path):
     write(tmp_path / "rows.jsonl", ROWS)
     broken = tmp_path / "site" / "sitecustomize.py"
@@ -181,6 +183,7 @@ def test_done_already_and_output_of_another_run(score, tmp_path):
     assert "scores.jsonl.json: exists already, and this run would write there" in score("--input", "rows.jsonl")[1]
 
 
+@pytest.mark.slow
 def test_unfinished_work_of_another_run_is_refused_or_thrown_away(score, tmp_path, monkeypatch, classifier):
     write(tmp_path / "rows.jsonl", ROWS)
     write(tmp_path / "other.jsonl", ROWS[::-1])
@@ -225,6 +228,7 @@ def test_a_mended_row_costs_one_window(score, tmp_path, monkeypatch):
     assert len(calls) == 2 and [r["score"] for r in read(tmp_path / "scores.jsonl")] == [len(r["response"]) for r in mended]
 
 
+@pytest.mark.slow
 def test_a_model_with_other_weights_is_another_run(score, tmp_path, tmp_path_factory, classifier, monkeypatch):
     import shutil
 
@@ -260,6 +264,7 @@ def forked(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_shards_that_end_together(tmp_path, forked):
     """Shards side by side, one of them twice: whoever finishes last, the file is whole."""
     source = write(tmp_path / "rows.jsonl", ROWS)

@@ -63,6 +63,7 @@ def test_what_is_queued_stays_as_it_was_submitted(slurm, run, tmp_path):
     assert len(run.digests()) == 2
 
 
+@pytest.mark.long
 def test_uncommitted_changes_are_refused_where_a_commit_is_asked_for(run, tmp_path):
     copy = tmp_path / "checkout"
     for package in ("mlalign", "reward_models", "conf"):
@@ -100,6 +101,7 @@ def test_what_slurm_refuses_is_told_with_the_key(slurm, run, asked, slurms_words
     until(lambda: not slurm.queue(), "an empty queue", 20)
 
 
+@pytest.mark.long
 def test_an_unknown_account_is_told_with_the_key(make_cluster, tmp_path):
     if not shutil.which("slurmdbd", path=os.environ["PATH"] + ":/usr/sbin"):
         why = "accounts need slurmdbd: CLUSTER_ACCOUNTS=1 tests/slurm-up.sh install"

@@ -60,7 +60,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("stage", "zero"), [
-    ("sft", "zero2"), ("preference", "zero3"), pytest.param("reward", "zero3", marks=pytest.mark.long),
+    ("sft", "zero2"), pytest.param("preference", "zero3", marks=pytest.mark.long), pytest.param("reward", "zero3", marks=pytest.mark.long),
     pytest.param("sft", "zero3", marks=pytest.mark.long),
     pytest.param("reward", "zero2", marks=pytest.mark.long), pytest.param("preference", "zero2", marks=pytest.mark.long),
 ])  # fmt: skip

@@ -80,6 +80,7 @@ def test_on_a_terminal_the_table_is_drawn_in_place(planned, monkeypatch):
     assert max(len(line) for line in drawn.splitlines()) < 60 + len("\x1b[7F\x1b[J")
 
 
+@pytest.mark.slow
 def test_of_many_variants_those_that_are_not_done_are_shown(tmp_path):
     planned = united.build(grid.read([f"root={tmp_path}", "recipe=candidates", "n=range(1,31)", "-m"]))
     finish(planned, *planned.variants[0].steps.values())

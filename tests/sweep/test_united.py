@@ -24,6 +24,7 @@ def twelve(tmp_path_factory):
     return build(tmp_path_factory.mktemp("twelve"), *TWELVE)
 
 
+@pytest.mark.slow
 def test_shared_steps_stand_once(twelve):
     by_step = {}
     for node in twelve.nodes:
@@ -60,12 +61,14 @@ def test_a_variant_is_the_single_run(tmp_path, twelve):
     assert variant.overrides == ["beta=0.3", "source_language=swh_Latn"]
 
 
+@pytest.mark.slow
 def test_a_beta_sweep_trains_one_reward_model_and_samples_once(tmp_path):
     names = [n.name for n in build(tmp_path, "beta=0.05,0.1,0.3").nodes]
     assert {"reward", "candidates", "pairs"} <= set(names)
     assert [n for n in names if n.startswith("policy")] == ["policy[beta=0.05]", "policy[beta=0.1]", "policy[beta=0.3]"]
 
 
+@pytest.mark.slow
 def test_groups_languages_seeds_and_full_keys_can_be_swept(tmp_path):
     for argument, step in (
         ("engine=vllm,transformers", "candidates[engine=vllm]"), ("seed=0,1", "base[seed=1]"), ("scale=tiny,node", "policy[scale=node]"),
@@ -75,6 +78,7 @@ def test_groups_languages_seeds_and_full_keys_can_be_swept(tmp_path):
         assert step in {n.name for n in build(tmp_path, argument).nodes}
 
 
+@pytest.mark.slow
 def test_steps_of_rounds_that_only_some_variants_have(tmp_path):
     planned = build(tmp_path, "recipe=iterative_dpo", "rounds=1,2")
     names = {n.name for n in planned.nodes}
@@ -108,6 +112,7 @@ def test_a_key_that_changes_nothing_is_refused(tmp_path):
         build(tmp_path, "devices=1,2", "beta=0.1,0.3")
 
 
+@pytest.mark.slow
 def test_steps_are_named_with_and_without_their_variant(tmp_path):
     planned = build(tmp_path, "beta=0.1,0.3", "force=policy[beta=0.3]")
     assert run_dir.selection(planned)["anew"] == {"policy[beta=0.3]"}
@@ -117,6 +122,7 @@ def test_steps_are_named_with_and_without_their_variant(tmp_path):
         build(tmp_path, "beta=0.1,0.3", "only=policy[beta=0.2]")
 
 
+@pytest.mark.slow
 def test_the_run_directory_belongs_to_a_sweep_or_to_a_run(tmp_path):
     sweep, one = build(tmp_path, "beta=0.1,0.3", "name=x"), single(tmp_path, "name=x")
     run_dir.open_run(sweep)
@@ -128,6 +134,7 @@ def test_the_run_directory_belongs_to_a_sweep_or_to_a_run(tmp_path):
         build(tmp_path, "beta=0.1,0.3", "name=y").check_name()
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_united_plan(mlalign):
     done = mlalign("plan", RECIPE, *TWELVE, "-m")
     assert done.returncode == 0, done.stderr
@@ -140,6 +147,7 @@ def test_the_command_shows_the_united_plan(mlalign):
 
 
 @pytest.mark.parametrize("preset", sorted(config.options("sweep", [PROJECT / "conf"])))
+@pytest.mark.slow
 def test_every_preset_is_planned(tmp_path, preset):
     from mlalign.sweep.search import Search
 
@@ -153,6 +161,7 @@ def test_every_preset_is_planned(tmp_path, preset):
     assert all(f"sweep={preset} does not fit this recipe" in m for m in error.value.messages)
 
 
+@pytest.mark.slow
 def test_presets_set_what_they_say(tmp_path):
     def configs(preset, step, read, *more):
         planned = united.build(grid.read([RECIPE, f"sweep={preset}", f"root={tmp_path}", *more]))
