@@ -20,8 +20,8 @@ pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 3 --dist loadfile --no-lo
 test: install          ## everything a change can break, real parts on tiny models
 	$(pytest) -m "not long" --durations=25
 
-test-long: install     ## the same recipe on Slurm, more ranks and stages, a bigger model
-	$(pytest) -m long
+test-long: install     ## the same recipe on Slurm, more ranks and stages, a bigger model; SHARE=I/N takes a part
+	$(pytest) -m long $(if $(SHARE),--share $(SHARE))
 
 check: install         ## lint, format, types, fast tests
 	$(bin)/ruff check .

@@ -174,9 +174,7 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
     return settings
 
 
-def _without_parts(
-    recipe: Any, root: Mapping, folders: list[Path], overrides: Iterable[Override], errors: list[str]
-) -> dict[str, Any]:
+def _without_parts(recipe: Any, root: Mapping, folders: list[Path], overrides: Iterable[Override], errors: list[str]) -> dict[str, Any]:
     """The recipe with its parts expanded.
 
     Parameters of parts that the recipe leaves open stand among its own: the command line, the chosen
@@ -199,9 +197,11 @@ def _without_parts(
     return {**expanded, "params": {**library.left, **own}}
 
 
-def _tiny(recipe: Mapping) -> list[Override]:
+def _tiny(recipe: Any) -> list[Override]:
     """What a recipe changes at scale=tiny, as if typed before everything else."""
-    tiny = recipe.get("tiny") or {}
+    tiny = recipe.get("tiny") if isinstance(recipe, Mapping) else None
+    if not isinstance(tiny, Mapping):
+        return []  # what is wrong is told with the rest of the outline
     return [Override(f"tiny: {key}={value}", str(key).split("."), value) for key, value in tiny.items()]
 
 

@@ -12,7 +12,7 @@ SHARED = {
     "chat_template": "model.chat_template",
     "date": "model.date",
 }
-OF_STEP = re.compile(r"steps\.([^.]+)\.(config|resources)\.(.*)", re.DOTALL)
+OF_STEP = re.compile(r"steps\.(.+?)\.(config|resources)\.(.*)", re.DOTALL)
 
 
 def told_once(errors: Iterable[str]) -> list[str]:

@@ -283,6 +283,8 @@ class _Planner:
             return
         step.inputs = _without_itself(step.inputs, getattr(module, "DIFFERS_FROM", {}))
         slots_fit = self._check_slots(step, module, key)
+        if step.unresolved:
+            return
         cfg = schema.build(module.Config, self._layers(step, module, key), f"{key}.config", self.errors)
         with self.digests.recording() as files:
             self._add(step, module, cfg, key, slots_fit, files)
@@ -295,14 +297,13 @@ class _Planner:
             return
         before = len(self.errors)
         own = self._own_identity(module, cfg, key)
-        if len(self.errors) > before:
-            return
+        is_whole = len(self.errors) == before
         known = {slot: [self._known(item) for item in (v if isinstance(v, list) else [v])] for slot, v in inputs.items()}
-        misfits = kinds.problems(module, step.stage, cfg, known, key)
+        misfits = kinds.problems(module, step.stage, cfg, known, key) if is_whole else []
         self.errors.extend(misfits)
         if misfits:
             return
-        self.gives[step.name] = kinds.of_step(module, cfg, known)
+        self.gives[step.name] = kinds.of_step(module, cfg, known) if is_whole else kinds.Gives()
         guards = [self._artifact(g) for g in step.guards]
         asked = self._resources(step, module, key)
         missing = _missing_packages(module, cfg, key)

@@ -16,11 +16,10 @@ MOST = 50_000  # values, each alias counted as all that it stands for
 LARGEST = 16 << 20  # bytes of a file
 DIGITS = 1000  # of a number
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
-EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+")
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Plain values only; a date is text and `1e-5` a number, as in OmegaConf.
+    """Plain values only, and a date is text, as in OmegaConf.
 
     A class of its own, because libraries change yaml.SafeLoader for the whole process: vLLM's
     import alone turns dates into text there. libyaml, where it is, parses ten times as fast.
@@ -30,9 +29,6 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mis
         first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-
-
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
 
 
 def load(text: str, where: object) -> Any:

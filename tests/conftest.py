@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,11 @@ _home = tempfile.TemporaryDirectory(prefix="mlalign-tests-")
 os.environ["HF_HOME"] = _home.name
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--share", metavar="I/N", help="the I-th of N shares of the tests, from 0: .ci/run takes another share each day")
+
+
+def pytest_collection_modifyitems(config, items):
     """Long tests last, so that a plain mistake shows early; of these the longest files first, so that no worker is left with one."""
     longest = ("slurm/test_recipe", "test_run.py", "test_distributed", "slurm/", "sweep/", "test_rounds", "reward_models/")
 
@@ -32,6 +37,9 @@ def pytest_collection_modifyitems(items):
         return slow, next((i for i, part in enumerate(longest) if part in path), len(longest))
 
     items.sort(key=order)
+    if share := config.getoption("share"):
+        index, n = (int(number) for number in share.split("/"))
+        items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % n == index]
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,7 @@ def planned(mlalign, *arguments):
 
 
 @pytest.mark.parametrize("peft", ["{r: 8, use_dora: true}", "{r: 600}", "{r: 8, modules_to_save: [embed_tokens]}"])
+@pytest.mark.slow
 def test_a_plan_refuses_to_train_an_adapter_that_vllm_could_not_serve(peft, mlalign, tmp_path):
     recipe(tmp_path, "base")
     told = planned(mlalign, f"params.peft={peft}")

@@ -38,12 +38,14 @@ def test_three_files_under_60_lines():
     assert sum(len(text.splitlines()) for text in blocks().values()) < 60
 
 
+@pytest.mark.slow
 def test_its_test_passes(folder):
     done = python(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sweet_spot.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_stage_finds_it_and_checks_its_options(folder):
     code = (
         "from mlalign.stages import pairs; from mlalign.store import sha256; "
@@ -54,6 +56,7 @@ def test_the_stage_finds_it_and_checks_its_options(folder):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlalign.cli") is None, reason="needs the command line")
+@pytest.mark.slow
 def test_its_recipe_is_planned(folder):
     arguments = ["plan", "recipe=sweet_spot", f"conf_dir={folder}", "model=tiny", "data=tiny_world", "scale=tiny"]
     done = python(folder, "-m", "mlalign", *arguments)

@@ -30,13 +30,13 @@ def root(tmp_path):
         for step in claim.STEPS:
             value = flipped if "flipped" in step else 0.7
             metrics = [
-                row(m, value if m.endswith("_over_control") or "before" not in step else 0.4)
+                row(m, value if m.endswith("_over_control") or "[base]" not in step else 0.4)
                 for _, _, s, m, *_ in claim.MEASURES
                 if s == step
             ]
             held_out = [row("win_rate", 0.6, part="exposure", member="held_out"), row("win_rate", 0.8, part="exposure", member="aligned")]
             verdicts = [row("reward_accuracy", v, lang, part="kind", member=kind) | {"by": by}
-                        for by, v in (("reward", 0.9), ("reward_flipped", 0.5)) for lang in ("eng_Latn", "avg") for kind in ("wrong", "cut")]  # fmt: skip
+                        for by, v in (("reward", 0.9), ("flipped", 0.5)) for lang in ("eng_Latn", "avg") for kind in ("wrong", "cut")]  # fmt: skip
             if (cell, step) != ("A1", "transfer"):
                 write(steps / step, metrics, verdicts if step == "transfer" else held_out)
     return tmp_path

@@ -45,6 +45,7 @@ def soon(monkeypatch):
     monkeypatch.setattr(claims, "WATCH_S", 1.0)
 
 
+@pytest.mark.slow
 def test_a_claim_of_another_host_dies_when_it_is_not_touched(partial, soon):
     path = partial / "claims" / "step"
     path.parent.mkdir()
@@ -67,6 +68,7 @@ def _contend(partial, start, results, over):
         results.put("lost")
 
 
+@pytest.mark.slow
 def test_one_of_many_wins_a_claim(partial):
     context = multiprocessing.get_context("spawn")
     start, results, over = context.Event(), context.Queue(), context.Event()
@@ -119,6 +121,7 @@ def elsewhere(partial):
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_process_of_another_container_on_this_host_is_no_process_of_ours(partial, elsewhere, soon):
     """Its number is one of this table too: neither does that say that it is alive, nor may it be sent a signal."""
     owner = elsewhere()
@@ -147,6 +150,7 @@ def test_clocks_that_differ_bury_no_living_claim(partial, elsewhere, soon, minut
         pass
 
 
+@pytest.mark.slow
 def test_a_claim_from_the_future_dies_with_its_silence(partial, soon):
     path = partial / "claims" / "step"
     path.parent.mkdir()

@@ -27,6 +27,7 @@ def test_the_number_of_commands_is_known():
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c[0] in ("run", "plan")], ids=" ".join)
+@pytest.mark.slow
 def test_recipes_in_the_readme_are_planned(mlalign, real_data, command):
     """With this project's data, and without what a reader brings."""
     if any(key in part for part in command for key in ("my_data", "beta=0.1x", "use.base")):

@@ -43,6 +43,7 @@ def test_a_whole_step_at_work_keeps_an_array_from_beginning(frozen, monkeypatch)
         step.begin_frozen(frozen, (0, 2))
 
 
+@pytest.mark.slow
 def test_a_finished_step_has_nothing_to_begin(frozen, capsys):
     partial = step.partial_of(frozen)
     step.begin_frozen(frozen, (0, 1))

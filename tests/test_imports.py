@@ -22,6 +22,7 @@ ALLOWED = {
     "languages": ("errors", "language_names", "yaml_files"),
     "rows": ("errors", "store"),
     "errors": (),
+    "kinds": ("errors", "rows"),
     "schema": ("errors",),
     "refusals": ("errors",),
     "adapters": ("errors", "models"),
@@ -41,7 +42,8 @@ ALLOWED = {
     "modelling": LIGHT,
     "training": (*LIGHT, "stage", "modelling"),
     "reporting": (*LIGHT, "metrics"),
-    "stages": (*LIGHT, "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling", "reporting"),
+    "stages": (*LIGHT, "kinds", "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling", "reporting"),
+    "recipes": ("errors", "engine", "yaml_files"),
     "state": LIGHT,
     "step": (*LIGHT, "stage", "state", "verification", "warning", "launch"),
     "launch": (*LIGHT, "stage", "progress", "running", "processes"),
@@ -86,6 +88,7 @@ def test_stages_never_import_stages():
         assert not [n for n in imported(path) if n.startswith("mlalign.stages")], path.name
 
 
+@pytest.mark.slow
 def test_reward_models_imports_only_light_parts():
     light = {
         "languages", "rows", "conversations", "engine", "models", "shards", "identity", "digests", "processes",
@@ -106,6 +109,7 @@ def run_python(code):
     return subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_planning_imports_nothing_heavy():
     stages = [n for n in modules(mlalign) if n.startswith(("mlalign.stages", "mlalign.sweep"))]
     stages.remove("mlalign.sweep.proposals")  # Optuna's: for a search that begins
@@ -114,6 +118,7 @@ def test_planning_imports_nothing_heavy():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_light_dependency_set_is_enough_to_import():
     """Everything that needs no training imports with trl, deepspeed, hydra, vllm and datasets absent."""
     code = f"""

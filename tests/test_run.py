@@ -126,9 +126,8 @@ def test_another_beta_reuses_what_comes_before_policy(run):
 
 def test_one_language_more_computes_only_its_shards(run):
     languages = "languages=[eng_Latn,swh_Latn,hin_Deva]"
-    for step in ("prompts", "candidates", "scores"):
-        done = run.call("run", "recipe=reuse_your_rewards", *SAME, languages, f"only={step}", name="more")
-        assert done.returncode == 0, done.stderr
+    done = run.call("run", "recipe=reuse_your_rewards", *SAME, languages, "only=[rows.prompts,pairs.candidates,pairs.scores]", name="more")
+    assert done.returncode == 0, done.stderr
     for step in ("pairs.candidates", "pairs.scores"):
         old, new = (run.root / "runs" / name / "steps" / step / "rows" for name in ("small", "more"))
         for shard in old.iterdir():
@@ -146,7 +145,13 @@ def test_a_stand_in_is_used(run):
 def test_a_reward_model_from_outside_gives_the_same_scores(run):
     reward, rows = (run.root / "runs/small/steps" / step for step in ("reward", "rows.preferences"))
     done = run.call(
-        "run", "recipe=reuse_your_rewards", *SAME, f"use.reward={reward}", f"use.rows.preferences={rows}", "only=transfer.verdicts", name="outside"
+        "run",
+        "recipe=reuse_your_rewards",
+        *SAME,
+        f"use.reward={reward}",
+        f"use.rows.preferences={rows}",
+        "only=transfer.verdicts",
+        name="outside",
     )
     assert done.returncode == 0, done.stderr
     assert run.manifest("transfer.verdicts", "outside")["content_digest"] == run.manifest("transfer.verdicts")["content_digest"]

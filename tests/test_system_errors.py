@@ -46,6 +46,7 @@ COMMANDS = (
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("root", ["a-file", "a-file/below", LONG, "store-is-a-file", "runs-is-a-file", "run-is-a-file"])
+@pytest.mark.slow
 def test_roots_that_cannot_be(mlalign, tmp_path, command, root):
     (tmp_path / "a-file").write_text("")
     for name, inside in (("store-is-a-file", "store"), ("runs-is-a-file", "runs"), ("run-is-a-file", "runs/r")):
@@ -92,6 +93,7 @@ def test_a_malformed_configuration_of_a_step_is_named(tmp_path, capfd, name):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another person")
 @pytest.mark.parametrize("command", [["prepare", "kind=prompt"], ["status"], ["gc"], ["cancel", "name=r"]], ids=" ".join)
+@pytest.mark.slow
 def test_a_root_of_another_person(tmp_path, command):
     """As a person without rights: root may do everything."""
     closed = tmp_path / "closed"

@@ -19,6 +19,7 @@ OWN_PRINTS = {"mlalign/terminal.py", "mlalign/data/tiny_base.py"}
 
 
 @pytest.mark.parametrize("path", sorted([*PROJECT.glob("mlalign/**/*.py"), *PROJECT.glob("reward_models/**/*.py")]), ids=str)
+@pytest.mark.slow
 def test_everything_is_shown_by_say(path):
     text = path.read_text(encoding="utf-8")
     if str(path.relative_to(PROJECT)) in OWN_PRINTS:
@@ -122,6 +123,7 @@ def test_which_keys_hold_secrets(key, is_one):
     assert bool(secrecy.NAME.search(key.rpartition(".")[2])) is is_one
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_step_holds_references_to_secrets(tmp_path, monkeypatch):
     from mlalign import config, plan, run_dir
 

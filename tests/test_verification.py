@@ -37,12 +37,14 @@ def refused(config, *said):
 # ------------------------------------------------------------------------------------------------------ between plan and use
 
 
+@pytest.mark.slow
 def test_nothing_changed_nothing_said(small):
     small.run("rows")
     assert store.read_manifest(small.run("marks"))["rows_by_language"] == {"eng_Latn": 12}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json"])
+@pytest.mark.slow
 def test_a_model_that_was_swapped_after_the_plan_is_refused(small, name):
     small.run("rows")
     config = small.begin("marks")
@@ -184,6 +186,7 @@ def test_a_stray_selected_json_leads_nowhere(small):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "{}", '{"files": {}}', '{"status": "done", "files": [1]}', "[" * 100_000])
+@pytest.mark.slow
 def test_a_manifest_of_the_wrong_shape_is_one_message(small, text):
     made = small.run("rows")
     (made / "manifest.json").write_text(text)
@@ -209,6 +212,7 @@ def test_a_manifest_with_a_value_of_another_type_names_the_key(small, key, value
 # ------------------------------------------------------------------------------------------------------- while a step runs
 
 
+@pytest.mark.slow
 def test_what_is_swapped_while_a_step_runs_is_neither_published_nor_kept_for_others(small, monkeypatch):
     small.run("rows")
     config, real = small.begin("marks"), score.score_rows
@@ -238,6 +242,7 @@ def test_rows_that_change_while_they_are_prepared_are_told(small, monkeypatch):
     refused(config, str(small.source))
 
 
+@pytest.mark.slow
 def test_an_in_place_write_to_a_shared_shard_is_seen_in_every_artifact(small):
     """The cache hard-links files into artifacts."""
     small.run("rows")

@@ -55,6 +55,8 @@ class Step:
     inner: bool = False
     # Slots whose references are wrong, which is reported: what they lack is not reported again.
     broken: set[str] = dataclasses.field(default_factory=set)
+    # Whether something in it cannot be resolved, which is reported.
+    unresolved: bool = False
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -155,7 +157,8 @@ def _expanded(template: str, body: Mapping, number: int | None, resolve: Resolve
             seen = {**scope, **(passed.get("inputs" if section == "inputs" else "config") or {})}
             return resolve(body.get(section) or {}, seen, f"{key}.{section}", errors) or {}
 
-        yield Step(
+        before = len(errors)
+        step = Step(
             name=name_of(template, number, list(values)),
             template=template,
             stage=str(body["stage"]),
@@ -166,6 +169,8 @@ def _expanded(template: str, body: Mapping, number: int | None, resolve: Resolve
             round=number,
             inner=bool(body.get("inner")),
         )
+        step.unresolved = len(errors) > before
+        yield step
 
 
 def _loops(foreach: Mapping, scope: Mapping, key: str, resolve: Resolve, errors: list[str]) -> dict[str, list] | None:

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mlalign import yaml_files
 from mlalign.errors import UserError, nearest
 from mlalign.recipes import outline
@@ -94,7 +96,7 @@ class Library:
     def _open(self, name: str) -> Part | None:
         where = f"part {name}"
         try:
-            content = yaml_files.read(self.files[name])
+            content = _read(self.files[name])
         except UserError as error:
             self.errors.extend(error.messages)
             return None
@@ -129,6 +131,20 @@ class Library:
         for name in sorted({head for text in _texts(part.steps) for head in HEAD.findall(text)} - in_scope):
             mend = "; take it as a parameter" if name == "params" else nearest(name, in_scope)
             errors.append(f"${{{name}}}: a part sees what it takes and the groups{mend}")
+
+
+def _read(file: Path) -> Any:
+    """The content of a part, read as Hydra reads recipes: `1e-5` is a number. Raises: UserError naming the file."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    text = yaml_files.text_of(file)
+    yaml_files.check(text, file)
+    try:
+        created = OmegaConf.create(text)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    return OmegaConf.to_container(created, resolve=False)
 
 
 def expand(recipe: Mapping, library: Library) -> dict[str, Any]:

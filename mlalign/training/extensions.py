@@ -43,6 +43,18 @@ def build_alone() -> None:
     cpp_extension.FileBaton = Baton  # type: ignore[assignment, misc]
 
 
+def leave_reducing_to_gloo() -> None:
+    """Without a GPU, keep DeepSpeed from compiling its own kernel for sums over the ranks of a machine.
+
+    Two minutes of compiler on a machine that may have none, for what gloo does as well.
+    """
+    if torch.cuda.is_available():
+        return
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def _key() -> str:
     """What a build depends on: versions, the processor (builds are made for the one at hand) and the GPU, the person."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""

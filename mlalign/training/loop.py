@@ -87,6 +87,7 @@ def _deepspeed(config: Mapping | None) -> dict | None:
     if config is None:
         return None
     extensions.build_alone()
+    extensions.leave_reducing_to_gloo()
     config = deepcopy(dict(config))
     if zero_stage(config) == 3:
         config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True

@@ -128,6 +128,7 @@ def test_what_cannot_be_had_is_one_message(at, model, offline, told):
     assert "mlalign fetch" in done.stderr
 
 
+@pytest.mark.long
 def test_a_revision_that_is_not_there_and_a_hub_that_went_away(at, hub):
     done = at("fetch", f"model.revision={'ab' * 20}")
     assert done.returncode == 1 and f"no revision {'ab' * 20}" in done.stderr and "Traceback" not in done.stderr

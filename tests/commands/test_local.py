@@ -63,6 +63,7 @@ def test_logs_cannot_steer_the_terminal(mlalign, partial):
     ]
 
 
+@pytest.mark.slow
 def test_follow_ends_with_the_step(mlalign, partial, owner, monkeypatch):
     monkeypatch.setattr("mlalign.commands.logs.ASK_S", 0.5)
     code = f"import os, time; time.sleep(1.5); f = open({str(partial / 'logs' / 'step.log')!r}, 'a'); f.write('end\\n'); f.close(); os.kill({owner.pid}, 9)"
@@ -112,6 +113,7 @@ def test_a_broken_list_of_jobs_is_named(mlalign, partial, tmp_path):
         assert done.returncode == 1 and "jobs.jsonl, line 1: is no JSON; remove the line" in done.stderr
 
 
+@pytest.mark.slow
 def test_elapsed_is_the_time_since_the_step_began(mlalign, partial, owner):
     time.sleep(1.1)
     told = json.loads(mlalign("status", "name=mine", "json=true").stdout)["runs"][0]["steps"][0]

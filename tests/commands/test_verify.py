@@ -33,6 +33,7 @@ def flip(path):
     os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_all_as_written(small, mlalign):
     done = mlalign("verify")
     assert done.returncode == 0, done.stdout
@@ -47,6 +48,7 @@ def test_what_is_remembered_does_not_help(small, mlalign):
     assert differs(mlalign)[0] == 1
 
 
+@pytest.mark.slow
 def test_artifacts_shards_and_inputs_are_named_with_their_mends(small, mlalign):
     flip(shard(small, "prepare"))
     flip(shard(small, "score"))  # in place: the cache has the same file
@@ -59,6 +61,7 @@ def test_artifacts_shards_and_inputs_are_named_with_their_mends(small, mlalign):
     assert "force=rows" in told and "force=marks" in told and "is gone" in told and "mlalign gc" in told
 
 
+@pytest.mark.slow
 def test_unfinished_work_is_looked_at(small, mlalign):
     partial = step.begin(
         small.plan().store, {"stage": "sft", "step": "base", "fingerprint": "ab" * 32, "inputs": {}, "guards": [], "config": {}}
@@ -73,6 +76,7 @@ def test_unfinished_work_is_looked_at(small, mlalign):
     assert status == 1 and "optimizer.pt is not what was saved" in told and "computes it again" in told
 
 
+@pytest.mark.slow
 def test_only_what_a_run_refers_to(small, mlalign):
     from mlalign import run_dir
 

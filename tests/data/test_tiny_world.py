@@ -77,6 +77,7 @@ def test_groups_are_parallel_and_keys_unique(kind):
         assert [row["prompt_lang"] for row in parallel if metadata(row)["exposure"] == "held_out"] == list(tiny_world.HELD_OUT_LANGUAGES)
 
 
+@pytest.mark.slow
 def test_splits_share_no_prompt_and_no_item_that_can_be_held_out():
     prompts, items = {}, {}
     for split in tiny_world.SPLITS:
@@ -214,6 +215,7 @@ def test_the_base_is_a_function_of_its_seed():
     assert not any(torch.equal(other[name], value) for name, value in first.items() if "mlp" in name)
 
 
+@pytest.mark.slow
 def test_embedded_model_answers_held_out_questions_in_two_languages():
     tiny_base = pytest.importorskip("mlalign.data.tiny_base")
     accuracy = tiny_base.greedy_accuracy(MODEL, 120, ["eng_Latn", "hin_Deva"])  # 20 items of each task

@@ -41,6 +41,7 @@ def cases(requests) -> tuple[list[Request], list[list[int]]]:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 16384])
+@pytest.mark.slow
 def test_transformers_gives_the_log_probabilities_of_a_plain_forward_pass(tiny, network, requests, batch_tokens):
     asked, tokens = cases(requests)
     engine = open_engine(EngineConfig("transformers", batch_tokens=batch_tokens), tiny)
@@ -51,6 +52,7 @@ def test_transformers_gives_the_log_probabilities_of_a_plain_forward_pass(tiny, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_vllm_gives_them_too_and_json_of_a_schema(tiny, network, requests):
     pytest.importorskip("vllm")
     engine = open_engine(EngineConfig("vllm"), tiny, max_model_len=256)
@@ -63,6 +65,7 @@ def test_vllm_gives_them_too_and_json_of_a_schema(tiny, network, requests):
     assert all(1 <= len(json.loads(r.text)["questions"]) <= 2 for r in said)
 
 
+@pytest.mark.slow
 def test_transformers_keeps_to_a_schema_in_batches_of_any_size(tiny, requests):
     pytest.importorskip("xgrammar")
     together, alone = (

@@ -192,6 +192,7 @@ def _healthy(port: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_real_server_answers_in_order_and_honours_seeds(server):
     engine = open_engine(EngineConfig("openai", base_url=server, served_model="tiny", concurrency=4), None)
     asked = [ask(f"What is {a} + 2?", seed) for a in range(1, 9) for seed in (1, 2)]

@@ -19,12 +19,14 @@ def test_batches_are_length_sorted_within_the_budget():
     assert list(batches([50, 1], max_tokens=1, budget=20)) == [[0], [1]]
 
 
+@pytest.mark.slow
 def test_greedy_text_does_not_depend_on_padding(engine, requests):
     together = engine.generate(requests, Sampling(16, 0.0))
     alone = [engine.generate([r], Sampling(16, 0.0))[0] for r in requests[::4]]
     assert alone == together[::4]
 
 
+@pytest.mark.slow
 def test_the_same_requests_give_the_same_samples_and_different_ones_differ(engine, requests):
     hot = Sampling(16, 2.0)
     first = engine.generate(requests, hot)
@@ -41,6 +43,7 @@ def test_finish_reason_token_count_and_stop(engine, requests):
     assert 0 < cut.n_tokens < long.n_tokens
 
 
+@pytest.mark.slow
 def test_an_adapter_equals_the_merged_model_and_not_its_base(engine, adapter_and_merged, requests):
     adapter, merged = (
         open_engine(EngineConfig("transformers"), model).generate(requests, Sampling(16, 0.0)) for model in adapter_and_merged

@@ -141,6 +141,7 @@ def test_adapters_bring_their_base_and_their_rank(adapter_and_merged, tiny, tmp_
         served_rank(tmp_path)
 
 
+@pytest.mark.slow
 def test_one_seed_per_request_and_none_when_greedy():
     from mlalign.engine.vllm import parameters
 

@@ -7,6 +7,7 @@ CASES = {"recipes": 3, "scored_rows": 12, "evaluated_rows": 6, "prepared_rows": 
 
 
 @pytest.mark.parametrize("reader", readers.READERS)
+@pytest.mark.slow
 def test_changed_inputs_give_messages(reader):
     failures = [failure for case in range(CASES.get(reader, 60)) if (failure := runner.run(reader, 0, case))]
     assert not failures, "\n\n".join(map(str, failures))

@@ -83,6 +83,7 @@ def test_win_rates_cover(n_groups):
     assert {name: 0.93 <= n / TRIALS <= 0.97 for name, n in times.items()} == dict.fromkeys(times, True), times
 
 
+@pytest.mark.long
 def test_kappa_covers():
     """Of 400 items; with 100, where few are wrong in both languages, it is 0.93, and with 30 only 0.86."""
     held, n = 0, 400
@@ -93,6 +94,7 @@ def test_kappa_covers():
     assert 0.93 <= held / TRIALS <= 0.97
 
 
+@pytest.mark.slow
 def test_intervals_that_ignore_groups_do_not_cover():
     """Every answer as a group of its own: far too narrow where groups share their luck."""
     missed = 0

@@ -69,6 +69,7 @@ def score(path, **options):
 # ----------------------------------------------------------------------------------------------------- code is never run
 
 
+@pytest.mark.slow
 def test_nothing_else_opens_models():
     """Every call of from_pretrained is in mlalign/models, and nowhere is trust_remote_code anything but False."""
     n_files = 0
@@ -111,6 +112,7 @@ def with_own_code(path, what):
 
 
 @pytest.mark.parametrize(("what", "file"), [("tokenizer", "tokenizer_config.json"), ("config", "config.json"), ("model", "config.json")])
+@pytest.mark.slow
 def test_own_code_is_refused_without_a_question(rm, causal, tmp_path, monkeypatch, capsys, what, file):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     source = tmp_path / "rows.jsonl"
@@ -131,6 +133,7 @@ def test_own_code_is_refused_without_a_question(rm, causal, tmp_path, monkeypatc
     assert not any(marker.exists() for marker in markers)
 
 
+@pytest.mark.slow
 def test_own_code_beside_stock_classes_is_not_needed(rm, saved):
     """The stock class is right where architectures names it and all weights fit."""
     marker = with_own_code(rm, "model")
@@ -159,6 +162,7 @@ def test_a_kernel_in_a_part_of_the_configuration_is_code_too(rm, values):
         opening.configuration(str(rm))
 
 
+@pytest.mark.slow
 def test_modules_in_the_working_directory_are_not_imported_by_helpers(tmp_path, monkeypatch):
     for name in ("reward_models", "json"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w').close()")
@@ -193,6 +197,7 @@ def test_steps_read_nothing_from_stdin(tmp_path, monkeypatch):
         ("LlamaForSequenceClassification", "here it would be a Qwen3ForSequenceClassification"),
     ],
 )
+@pytest.mark.slow
 def test_another_class_is_refused(rm, architecture, message):
     edit(rm / "config.json", architectures=[architecture])
     with pytest.raises(UserError, match=message):
@@ -208,6 +213,7 @@ def test_another_class_is_refused(rm, architecture, message):
         {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
     ],
 )
+@pytest.mark.slow
 def test_weights_that_the_class_does_not_use_are_refused(rm, tmp_path, capsys, tensors):
     add(rm, tensors)
     (name,) = tensors
@@ -219,6 +225,7 @@ def test_weights_that_the_class_does_not_use_are_refused(rm, tmp_path, capsys, t
     assert name in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_whole_numbers_are_no_weights(rm, causal):
     name = "model.layers.0.mlp.up_proj.weight"
     for path in (rm, causal):
@@ -235,12 +242,14 @@ def test_an_unknown_way_of_quantising_is_refused(rm):
         score(rm)
 
 
+@pytest.mark.slow
 def test_buffers_of_older_versions_are_harmless(rm, saved):
     buffers = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "model.position_ids": torch.arange(3)}
     add(rm, buffers)
     assert score(rm) == score(saved)
 
 
+@pytest.mark.slow
 def test_a_configuration_without_architectures_is_taken(rm, saved):
     edit(rm / "config.json", architectures=None)
     assert score(rm) == score(saved)
@@ -252,6 +261,7 @@ def test_another_shape_than_the_configuration_says(rm):
         score(rm)
 
 
+@pytest.mark.slow
 def test_a_new_head_stands_on_whole_models_only(causal, rm):
     """The head of the stated class may be left out; nothing else may, and a causal model keeps its own."""
     assert modelling.load_full(Model(str(causal), ""), HEADS, seed=3).score.weight.shape == (1, 32)
@@ -264,6 +274,7 @@ def test_a_new_head_stands_on_whole_models_only(causal, rm):
             modelling.load_full(Model(str(causal), ""), weights)
 
 
+@pytest.mark.slow
 def test_the_base_of_a_new_head_is_not_a_head_of_another_size(tmp_path):
     path = save_classifier(tmp_path / "three", num_labels=3)
     with pytest.raises(UserError, match=r"three: config.json says another shape of score.weight"):
@@ -300,17 +311,20 @@ def encoder_adapter(root, kind="bert", n_base_labels=None, **lora):
 @pytest.mark.parametrize(
     ("kind", "saved_modules"), [("xlm-roberta", None), ("bert", ["classifier", "pooler"]), ("xlm-roberta", ["classifier"])]
 )
+@pytest.mark.slow
 def test_whole_heads_of_encoders_come_from_the_adapter(tmp_path, kind, saved_modules):
     path, expected = encoder_adapter(tmp_path, kind, modules_to_save=saved_modules)
     assert score(path) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_incomplete_head_of_an_adapter_names_the_modules(tmp_path):
     path, _ = encoder_adapter(tmp_path, "bert")  # peft saves the classifier, not the pooler that BertForMaskedLM lacks
     with pytest.raises(UserError, match=r"adapter: holds no weights for bert.pooler.*its base .*modules_to_save=\['pooler'\]"):
         score(path)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_cut_off_is_refused(tmp_path):
     path, _ = encoder_adapter(tmp_path, "xlm-roberta")
     names = [name for name in load_file(path / "adapter_model.safetensors") if "layer.1" in name]
@@ -342,6 +356,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.slow
 def test_broken_files_are_named(rm, case):
     change, message = BROKEN[case]
     change(rm / case.split()[0])
@@ -353,12 +368,14 @@ def test_broken_files_are_named(rm, case):
     ("text", "message"),
     [("{", "is no JSON"), ("[]", "holds a JSON list"), ('{"eos_token_id": "2"}', "eos_token_id must be a token's number")],
 )
+@pytest.mark.slow
 def test_a_generation_config_that_cannot_be_read(causal, text, message):
     (causal / "generation_config.json").write_text(text)
     with pytest.raises(UserError, match=f"generation_config.json: {message}"):
         opening.outline(str(causal), "causal")
 
 
+@pytest.mark.slow
 def test_an_index_of_files_that_are_not_there(rm):
     (rm / "model.safetensors").unlink()
     (rm / "model.safetensors.index.json").write_text('{"weight_map": {"score.weight": "model-1.safetensors"}}')
@@ -367,6 +384,7 @@ def test_an_index_of_files_that_are_not_there(rm):
 
 
 @pytest.mark.parametrize("place", ["../elsewhere.safetensors", "{parent}/elsewhere.safetensors"])
+@pytest.mark.slow
 def test_an_index_of_files_outside_the_folder(rm, place):
     (rm / "model.safetensors").rename(rm.parent / "elsewhere.safetensors")
     names = dict.fromkeys(load_file(rm.parent / "elsewhere.safetensors"), place.format(parent=rm.parent))
@@ -375,6 +393,7 @@ def test_an_index_of_files_outside_the_folder(rm, place):
         score(rm)
 
 
+@pytest.mark.slow
 def test_an_index_of_two_files_with_the_same_weights(rm):
     """transformers takes the last one that it reads, whatever the index says."""
     (rm / "model.safetensors").rename(rm / "one.safetensors")
@@ -386,6 +405,7 @@ def test_an_index_of_two_files_with_the_same_weights(rm):
         score(rm)
 
 
+@pytest.mark.long
 def test_pickled_weights_are_converted_by_the_command_that_the_message_gives(rm, saved):
     torch.save(load_file(rm / "model.safetensors"), rm / "pytorch_model.bin")
     (rm / "model.safetensors").unlink()
@@ -399,6 +419,7 @@ def test_pickled_weights_are_converted_by_the_command_that_the_message_gives(rm,
 # ------------------------------------------------------------------------------------------------------------------ tokens
 
 
+@pytest.mark.slow
 def test_tokens_without_embeddings_are_refused_everywhere(rm, causal):
     from mlalign.engine import EngineConfig, open_engine
 
@@ -418,6 +439,7 @@ def test_tokens_without_embeddings_are_refused_everywhere(rm, causal):
             opener()
 
 
+@pytest.mark.slow
 def test_a_padding_token_without_a_row_is_never_read_by_scorers(rm, saved):
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<|late|>"})

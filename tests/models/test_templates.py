@@ -68,6 +68,7 @@ def dialogue(*texts: str) -> list[dict]:
 APPLYING = ("apply_chat_template", "get_chat_template", "render_jinja_template")
 
 
+@pytest.mark.slow
 def test_templates_are_applied_in_one_place_only():
     """Every other call of `apply_chat_template` or `get_chat_template` in the packages is one too many."""
     calls = []
@@ -152,6 +153,7 @@ def test_a_date_or_options_that_cannot_be_used_are_named(tokenizer):
         ("{{ '{:>99999999999}'.format(1) }}", "millions of characters"),
     ],
 )
+@pytest.mark.slow
 def test_whatever_a_template_raises_is_one_message_with_row_and_template(tokenizer, text, said):
     with pytest.raises(UserError, match=r"row 7: the chat template of .*tiny refuses this conversation") as caught:
         template_of(tokenizer, text).conversation(dialogue("Hi", "Hello"), "row 7")

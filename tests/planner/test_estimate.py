@@ -68,6 +68,7 @@ def test_a_step_follows_its_model_back_to_what_is_there(tmp_path, qwen):
     assert found.warnings == []
 
 
+@pytest.mark.slow
 def test_too_large_is_told_with_the_smallest_change(mlalign, qwen):
     done = mlalign("plan", *LARGE, f"model={qwen}", "steps.reward.config.device_batch_size=8")
     assert done.returncode == 0, done.stderr
@@ -103,7 +104,7 @@ def test_steps_with_the_same_warning_share_it(mlalign, qwen):
     done = mlalign("plan", *LARGE, f"model={qwen}", "scale.stages.score={dtype: float32}")
     warned = [line for line in done.stdout.splitlines() if line.startswith("warning:")]
     assert len(warned) == 1
-    assert warned[0].startswith("warning: verdicts, scores, marks_before, marks: needs 30.9 GiB")
+    assert warned[0].startswith("warning: transfer.verdicts, pairs.scores, measure.marks[base], measure.marks[policy]: needs 30.9 GiB")
     assert warned[0].endswith("set steps.STEP.config.dtype=bfloat16")
 
 
@@ -114,6 +115,7 @@ def test_what_vllm_holds_is_told(mlalign, qwen):
     assert "set steps.STEP.config.engine.args.gpu_memory_utilization=0.9" in done.stdout
 
 
+@pytest.mark.slow
 def test_shipped_scales_fit_their_models(mlalign, qwen):
     for scale in ("one_gpu", "node"):
         done = mlalign("plan", "recipe=reuse_your_rewards", f"scale={scale}", f"model={qwen}")

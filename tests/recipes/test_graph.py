@@ -175,13 +175,19 @@ def test_steps_come_in_an_order_that_can_run():
         ({"steps": {"a": {"stage": "sft", "foreach": {"l": "x"}}}}, "steps.a.foreach.l: expected a list"),
         ({**LOOP, "rounds": {**LOOP["rounds"], "count": 21}}, "rounds.count: 21 rounds, and max_rounds=20"),
         ({**LOOP, "rounds": {**LOOP["rounds"], "count": "x"}}, "rounds.count: 'x' is not possible; a whole number"),
-        ({**LOOP, "rounds": {**LOOP["rounds"], "init": {"polcy": "base"}}}, "rounds.init.polcy: no step of the rounds has this name; did you mean 'policy'"),
+        (
+            {**LOOP, "rounds": {**LOOP["rounds"], "init": {"polcy": "base"}}},
+            "rounds.init.polcy: no step of the rounds has this name; did you mean 'policy'",
+        ),
         ({**LOOP, "rounds": {**LOOP["rounds"], "guards": ["gard"]}}, "rounds.guards: the rounds have no step 'gard'; did you mean 'guard'"),
         ({"steps": {"previous": {"stage": "sft"}}}, "'previous' means another round"),
         ({"steps": {"a": {"stage": "${x}"}}}, "steps.a.stage: the name of a stage, got '${x}'"),
         ({"steps": {"a": {"stage": "sft", "foreach": {"l": ["x,y"]}}}}, "'x,y' cannot be part of a step's name"),
         ({"steps": {"a": {"stage": "sft", "foreach": {"l": ["x", "x"]}}}}, "steps.a.foreach.l: duplicate value x"),
-        ({"steps": {"a": {"stage": "sft", "foreach": {"l": ["x"]}}, "b": {"stage": "sft", "inputs": {"model": "a"}}}}, "one for each value of its `foreach`: a[x]"),
+        (
+            {"steps": {"a": {"stage": "sft", "foreach": {"l": ["x"]}}, "b": {"stage": "sft", "inputs": {"model": "a"}}}},
+            "one for each value of its `foreach`: a[x]",
+        ),
         ({}, "the recipe has no steps"),
         (
             {"steps": {"a": {"stage": "sft", "inputs": {"rows": "b"}}, "b": {"stage": "sft", "inputs": {"rows": "a"}}}},

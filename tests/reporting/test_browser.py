@@ -61,6 +61,7 @@ def all_samples(page):
     return texts
 
 
+@pytest.mark.slow
 def test_hostile_texts_stay_texts(page_of, hostile):
     page = page_of(hostile)
     before = set(page.locator("#samples-list .text").all_text_contents())
@@ -73,6 +74,7 @@ def test_hostile_texts_stay_texts(page_of, hostile):
     assert page.told == []
 
 
+@pytest.mark.slow
 def test_hostile_texts_do_not_break_the_page(page_of, hostile):
     for width in (390, 1280):
         page = page_of(hostile, width)
@@ -85,6 +87,7 @@ def test_hostile_texts_do_not_break_the_page(page_of, hostile):
         assert all(scroll <= client + 1 for scroll, client, _ in cards)  # stacked accents stay in their box
 
 
+@pytest.mark.slow
 def test_the_policy_stops_what_would_get_through(page_of, hostile):
     page = page_of(hostile)
     page.evaluate("""() => {
@@ -100,6 +103,7 @@ def test_the_policy_stops_what_would_get_through(page_of, hostile):
     assert any("evil.example" in t for t in refused)
 
 
+@pytest.mark.slow
 def test_samples_filter_and_write_from_right_to_left(page_of, many):
     page = page_of(many)
     page.locator("nav a[href='#samples']").click()
@@ -119,6 +123,7 @@ def test_samples_filter_and_write_from_right_to_left(page_of, many):
     assert page.locator("#samples-out").text_content() == "none"
 
 
+@pytest.mark.slow
 def test_tables_sort_by_keyboard(page_of, many):
     page = page_of(many)
     table = page.locator("#results table.sortable").nth(1)
@@ -135,6 +140,7 @@ def test_tables_sort_by_keyboard(page_of, many):
     assert heading.get_attribute("aria-sort") == "descending"
 
 
+@pytest.mark.slow
 def test_a_large_matrix_tells_the_cell_under_the_pointer(page_of, many):
     page = page_of(many)
     heat = page.locator("svg.heat").first
@@ -144,6 +150,7 @@ def test_a_large_matrix_tells_the_cell_under_the_pointer(page_of, many):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (820, "light"), (1280, "dark")])
+@pytest.mark.slow
 def test_no_width_overflows_and_schemes_differ(page_of, many, width, scheme):
     page = page_of(many, width, scheme)
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
@@ -153,6 +160,7 @@ def test_no_width_overflows_and_schemes_differ(page_of, many, width, scheme):
     assert page.told == []
 
 
+@pytest.mark.slow
 def test_print_is_light_and_leaves_out_what_is_folded(page_of, many):
     page = page_of(many, scheme="dark")
     page.emulate_media(media="print")

@@ -19,6 +19,7 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_page(root, tmp_path, capsys):
     assert compare(["small", "large", f"root={root}", f"output={tmp_path / 'c.html'}"]) == 0
     page = (tmp_path / "c.html").read_text()

@@ -25,6 +25,7 @@ def section_ids(text: str) -> list[str]:
     return re.findall(r'<section id="(\w+)"', text)
 
 
+@pytest.mark.slow
 def test_sections_follow_the_data(files, tmp_path):
     expected = [
         "recipe",
@@ -86,6 +87,7 @@ def test_headline_numbers_stand_on_the_page(files):
     assert "Does a policy aligned" in text  # the recipe's question
 
 
+@pytest.mark.slow
 def test_sensitive_texts_stay_out_unless_asked_for(tmp_path):
     run = before_and_after(tmp_path / "store", ["eng_Latn"], 4, lambda code, i, when: f"SECRET {when}", source="private", sensitive=True)
     kept = (run.report(tmp_path / "omit") / "report.html").read_text()
@@ -98,6 +100,7 @@ def test_sensitive_texts_stay_out_unless_asked_for(tmp_path):
         assert "SECRET" not in (tmp_path / "hide" / file).read_text()
 
 
+@pytest.mark.slow
 def test_hostile_text_stays_text_in_the_file(tmp_path):
     run = before_and_after(tmp_path / "store", ["eng_Latn"], len(HOSTILE), lambda code, i, when: HOSTILE[i], source=HOSTILE[0])
     text = (run.report(tmp_path / "report", name=HOSTILE[1], title=HOSTILE[2]) / "report.html").read_text()
@@ -110,6 +113,7 @@ def test_hostile_text_stays_text_in_the_file(tmp_path):
     assert {row[4][0] for row in data["rows"]} == {visible(t) for t in HOSTILE}
 
 
+@pytest.mark.slow
 def test_samples_are_told_by_group_and_clipped(tmp_path):
     codes = ["eng_Latn", "deu_Latn"]
     run = before_and_after(tmp_path / "store", codes, 9, lambda code, i, when: f"{when} {i} " + "x" * 100)
@@ -124,6 +128,7 @@ def test_samples_are_told_by_group_and_clipped(tmp_path):
     assert data["binary"] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_a_report_is_a_function_of_its_steps(tmp_path):
     run = before_and_after(tmp_path / "store", ["eng_Latn"], 4, lambda code, i, when: when)
     one, two = (run.report(tmp_path / name) / "report.html" for name in ("one", "two"))

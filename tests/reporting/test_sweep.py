@@ -112,6 +112,7 @@ def test_scatter_places_points_and_follows_the_best():
     ]
 
 
+@pytest.mark.slow
 def test_hostile_settings_stay_texts():
     html5lib = pytest.importorskip("html5lib")
     variants = [variant({"loss": text, "beta": 0.1}, 0.5 + 0.01 * i) for i, text in enumerate(HOSTILE)]
@@ -125,7 +126,8 @@ def test_hostile_settings_stay_texts():
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (820, "dark"), (1280, "light")])
-@pytest.mark.parametrize("case", ["grid", "search", "many", "hostile"])
+@pytest.mark.parametrize("case", ["grid", "hostile", *(pytest.param(c, marks=pytest.mark.long) for c in ("search", "many"))])
+@pytest.mark.slow
 def test_the_page_in_a_browser(browser, tmp_path, case, width, scheme):
     many = "eng_Latn swh_Latn arb_Arab hin_Deva cmn_Hans jpn_Jpan kor_Hang tha_Thai amh_Ethi ben_Beng rus_Cyrl deu_Latn fra_Latn spa_Latn ita_Latn por_Latn vie_Latn"
     found = {

@@ -26,8 +26,9 @@ def tiny_answers(language):
     return sorted({tiny_world.answer_text(item, item.answer, language) for item in items})
 
 
-@pytest.mark.parametrize("identifier", ["lingua", "langid"])
+@pytest.mark.parametrize("identifier", [pytest.param("lingua", marks=pytest.mark.long), "langid"])
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
+@pytest.mark.slow
 def test_every_answer_of_the_tiny_world_is_recognised(adherence, language, identifier):
     found = adherence(tiny_answers(language), language, identifier)
     assert set(found.values) == {1.0} and set(found.detected) == {language}
@@ -65,6 +66,7 @@ def test_langid_knows_languages_that_lingua_does_not(adherence):
     assert adherence(["Nonm nan te louvri tiyo a.", "He opened the tap."], "hat_Latn", "langid").values == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_unknown_languages_are_none_but_another_script_is_certain(adherence):
     found = adherence(["Nonm nan te louvri tiyo a.", "那个人打开了水龙头。"], "hat_Latn")
     assert found.values == [None, 0.0] and found.flags["unsupported"] == [True, False]
@@ -132,6 +134,7 @@ KNOWN_TO_LANGID = {"ht": "hat_Latn", "qu": "que_Latn"}
 @pytest.mark.parametrize(("identifier", "code", "language"), [
     *(("lingua", *known) for known in XCOPA.items()), *(("langid", *known) for known in (XCOPA | KNOWN_TO_LANGID).items()),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_short_real_sentences(adherence, real_data, identifier, code, language):
     lines = (real_data / "xcopa" / f"val.{code}.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)[choice] for line in lines for choice in ("choice1", "choice2")]

@@ -44,6 +44,7 @@ def test_a_tolerance_makes_ties():
     assert [agreement.verdict(p, 1e-5) for p in pairs] == ["tied", "right"] and agreement.verdict(pairs[0]) == "right"
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_nothing_can_be():
     none = agreement.evidence(pairs_of([(None, None, True)] * 3), Rule())
     assert none["accuracy"] is None and none["accuracy_low"] is None and none["kappa"] is None and none["coverage"] == 0
@@ -52,6 +53,7 @@ def test_nothing_is_said_where_nothing_can_be():
     assert agreement.failing(none, Rule(min_pairs=1, min_coverage=0.0)) == "answers none of the pairs"
 
 
+@pytest.mark.slow
 def test_interval_equals_the_normal_approximation_and_knows_no_order():
     draw = random.Random(0)
     outcomes = [(float(draw.random() < 0.7), 0.5, draw.random() < 0.5) for _ in range(800)]
@@ -63,6 +65,7 @@ def test_interval_equals_the_normal_approximation_and_knows_no_order():
     assert agreement.evidence(random.Random(1).sample(pairs, 800), Rule(resamples=4000), "eng_Latn") == found
 
 
+@pytest.mark.slow
 def test_groups_are_drawn_whole():
     """Eight copies of each of 50 items say no more than the 50: the interval is that of 50, not of 400."""
     draw = random.Random(2)
@@ -74,6 +77,7 @@ def test_groups_are_drawn_whole():
     assert width["copies"] == pytest.approx(width["alone"], abs=0.02) and width["split"] < 0.5 * width["alone"]
 
 
+@pytest.mark.slow
 def test_kappa_interval_against_a_bootstrap_written_out():
     draw, rng = random.Random(3), np.random.default_rng(0)
     gold = np.array([draw.randrange(2) for _ in range(200)])
@@ -253,6 +257,7 @@ def test_agree_writes_a_policy_that_guarded_obeys(gold, tmp_path, capsys):
     assert rows[80]["score_chosen"] is None and rows[80]["abstained_chosen"] is True and rows[80]["scored_by_rejected"] is None
 
 
+@pytest.mark.slow
 def test_agree_falls_back_where_the_fallback_is_good(gold, tmp_path, capsys):
     policy, english = tmp_path / "policy.yaml", "The largest number of them all is certainly nine."
     rows = [{"prompt": f"q{i}", "language": "tr", "chosen": "En büyük sayı dokuz olur.", "rejected": english} for i in range(60)]
@@ -270,6 +275,7 @@ def test_agree_falls_back_where_the_fallback_is_good(gold, tmp_path, capsys):
     assert told.score(rows[:1]) == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_agree_with_a_model(gold, classifier, tmp_path, capsys):
     """The tiny random classifier against an independent count."""
     assert (
@@ -297,6 +303,7 @@ def test_agree_names_what_is_wrong(gold, tmp_path, capsys):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_xcopa_in_one_command(real_data, capsys):
     assert (
         main(

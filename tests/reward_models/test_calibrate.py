@@ -158,6 +158,7 @@ def rows(tmp_path):
     return write_rows(tmp_path / "rows.jsonl", pairs)
 
 
+@pytest.mark.slow
 def test_calibrate_writes_the_card_and_keeps_the_rest(model, rows, capsys):
     card.write(model, card.Card(licence="mit", calibration={"swh_Latn": {"mean": 1.0, "std": 2.0}, "eng_Latn": {"mean": 9.0, "std": 9.0}}))
     assert main(["calibrate", "--model", str(model), "--input", str(rows)]) == 1  # Hindi has too few rows, one row no language
@@ -175,6 +176,7 @@ def test_calibrate_writes_the_card_and_keeps_the_rest(model, rows, capsys):
     assert set(found.calibration) == {"swh_Latn", "eng_Latn", "tur_Latn"} and [p for p in model.iterdir() if "tmp" in p.name] == []
 
 
+@pytest.mark.slow
 def test_calibrated_scores_do_not_depend_on_batch_or_order(model, rows):
     assert main(["calibrate", "--model", str(model), "--input", str(rows), "--min-answers", "6"]) == 1
     told, scorer = card.read(model), reward_models.load(model)
@@ -191,6 +193,7 @@ def test_calibrated_scores_do_not_depend_on_batch_or_order(model, rows):
             assert found == pytest.approx(expected[:21], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_dry_run_and_failures_write_nothing(model, rows, tmp_path, capsys):
     card.write(model, card.Card(licence="mit"))
     before = (model / "card.yaml").read_bytes()
@@ -228,6 +231,7 @@ def test_unscored_answers_are_counted(tmp_path, capsys):
     assert card.read(tmp_path / "c.yaml").calibration["eng_Latn"]["n"] == 15
 
 
+@pytest.mark.slow
 def test_one_output_s_calibration_is_not_another_s(tmp_path, rows):
     from tiny_classifier import save_classifier
 
@@ -247,6 +251,7 @@ def test_the_reward_stage_s_card_is_calibration_too(tmp_path):
     assert found.values == [1.0]
 
 
+@pytest.mark.slow
 def test_score_calibrated(model, rows, tmp_path, capsys):
     """The whole way: measured, written, used; and the warning without it."""
     two = write_rows(

@@ -71,6 +71,7 @@ def test_validate_names_every_mistake_and_the_nearest(tmp_path, capsys):
     assert main(["card", "validate", str(tmp_path)]) == 2 and "rm-score card create writes one" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_create_reads_the_model_s_files(model, capsys):
     from transformers import AutoTokenizer
 
@@ -95,6 +96,7 @@ def test_create_refuses_what_is_no_model(tmp_path, model, capsys):
     assert not (tmp_path / "empty" / "card.yaml").exists()
 
 
+@pytest.mark.slow
 def test_validate_sees_another_template_and_other_outputs(model, capsys):
     assert main(["card", "create", str(model)]) == 0
     (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
@@ -107,6 +109,7 @@ def test_validate_sees_another_template_and_other_outputs(model, capsys):
     assert "its outputs are helpful, the card's LABEL_0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_adapter_without_its_base_is_not_valid(tmp_path, classifier, capsys):
     import torch
     from peft import LoraConfig, get_peft_model

@@ -46,6 +46,7 @@ def pair(language="en", chosen="The sum is 4.", rejected="The sum is 5."):
     return {"language": language, "prompt": "How much is 2 + 2?", "chosen": chosen, "rejected": rejected}
 
 
+@pytest.mark.slow
 def test_a_sound_model_and_sound_rows(check, model):
     status, told, findings = check(model, [pair(), pair("tr", "En büyük sayı 9 olur.", "3")])
     assert status == 0 and [f for f in findings if not f.startswith("note")] == []
@@ -54,6 +55,7 @@ def test_a_sound_model_and_sound_rows(check, model):
     assert any("doubled elsewhere" in f for f in findings) is False  # this tokenizer adds no BOS of its own
 
 
+@pytest.mark.slow
 def test_numbers_by_language_against_a_count(check, classifier):
     from transformers import AutoTokenizer
 
@@ -78,6 +80,7 @@ def test_numbers_by_language_against_a_count(check, classifier):
     )
 
 
+@pytest.mark.slow
 def test_the_sample_is_what_the_model_reads(check, model):
     told = check(model, [pair("tr", "En büyük sayı 9 olur.")])[1]["samples"]["tur_Latn"]
     assert told["text"] == "<|bos|><|user|>How much is 2 + 2?<|end|><|assistant|>En büyük sayı 9 olur.<|end|>"
@@ -85,6 +88,7 @@ def test_the_sample_is_what_the_model_reads(check, model):
     assert told["tokens"][0] == [0, "<|bos|>"] and told["cut"] == 0
 
 
+@pytest.mark.slow
 def test_tokens_that_are_parts_of_characters_are_shown_as_characters(check, model):
     """No byte-level names: the last token of a character shows it. This tokenizer knows no Thai or Tamil character."""
     told = check(model, [pair("th", "สวัสดี"), pair("ta", "நான் 4")])[1]["samples"]
@@ -94,6 +98,7 @@ def test_tokens_that_are_parts_of_characters_are_shown_as_characters(check, mode
         assert all(c == "…" or c in told[language]["text"] for t in shown for c in t)
 
 
+@pytest.mark.slow
 def test_truncation_and_sides_that_become_equal(check, model):
     rows = [pair(chosen="same end of both", rejected="same end of both", language="tr"), pair()]
     rows[0]["chosen"] = "First " + rows[0]["chosen"]
@@ -104,6 +109,7 @@ def test_truncation_and_sides_that_become_equal(check, model):
     assert told["samples"]["tur_Latn"]["cut"] == len(told["samples"]["tur_Latn"]["tokens"]) - 10
 
 
+@pytest.mark.slow
 def test_answers_that_do_not_fit_alone(check, model):
     rows = [pair(chosen="x y z " * 30)]
     status, told, findings = check(model, rows, "--set", "max_length=12")
@@ -112,6 +118,7 @@ def test_answers_that_do_not_fit_alone(check, model):
     assert check(model, rows, "--set", "max_length=2")[0] == 2  # BOS and the end of the turn: nothing is left of the answer
 
 
+@pytest.mark.slow
 def test_equal_and_empty_answers_and_languages(check, model):
     rows = [pair(chosen="x", rejected="x"), pair("th", " ", "b"), pair(None), {"prompt": "q"}, pair("xx1"), pair("tr", "b <|end|>")]
     status, told, findings = check(model, rows)
@@ -128,6 +135,7 @@ def test_equal_and_empty_answers_and_languages(check, model):
     assert any(f.startswith("note calibration") for f in findings)
 
 
+@pytest.mark.slow
 def test_many_bad_rows_are_counted_not_listed(check, model):
     findings = check(model, [{"prompt": "q"}] * 50 + [pair()])[2]
     assert sum(f.startswith("error") for f in findings) == 4 and "error rows and more: 50 that cannot be scored" in findings
@@ -141,6 +149,7 @@ def test_many_bad_rows_are_counted_not_listed(check, model):
         (TEMPLATE.replace("{{ eos_token }}", "{{ eos_token }}{{ eos_token }}\n"), "warning EOS", "doubled at the end"),
     ],
 )
+@pytest.mark.slow
 def test_special_tokens_that_the_template_writes(check, tmp_path, template, level, text):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
@@ -151,6 +160,7 @@ def test_special_tokens_that_the_template_writes(check, tmp_path, template, leve
     assert [f.split()[0] for f in again] == (["error"] if level.startswith("error") else ["note"])
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_adds_bos(check, tmp_path):
     from tokenizers.processors import TemplateProcessing
 
@@ -164,11 +174,13 @@ def test_a_tokenizer_that_adds_bos(check, tmp_path):
 
 
 @pytest.mark.parametrize(("special", "text"), [({"pad_token": "<|end|>"}, "pad is EOS"), ({"pad_token": None}, "no pad token"), ({"padding_side": "left"}, "on the left")])  # fmt: skip
+@pytest.mark.slow
 def test_padding_traps_are_notes(check, tmp_path, special, text):
     status, _, findings = check(save_classifier(tmp_path / "odd", tokenizer=make_tokenizer(**special)), [pair()])
     assert status == 0 and any(f.startswith("note padding") and text in f and "masked" in f for f in findings)
 
 
+@pytest.mark.slow
 def test_models_that_cannot_score(check, tmp_path, model, capsys):
     import torch
     from tiny_classifier import make_config
@@ -203,6 +215,7 @@ def test_models_that_cannot_score(check, tmp_path, model, capsys):
     assert any("has no tokenizer (tokenizer.json)" in f for f in check(tmp_path / "causal", [pair()])[2])
 
 
+@pytest.mark.slow
 def test_a_template_that_refuses(check, tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
@@ -211,6 +224,7 @@ def test_a_template_that_refuses(check, tmp_path):
     assert status == 2 and told["languages"]["eng_Latn"]["refused"] == 1 and any("no system role" in f for f in findings)
 
 
+@pytest.mark.slow
 def test_hostile_text_reaches_no_terminal(model, tmp_path, capsys):
     source = write_rows(
         tmp_path / "rows.jsonl", [{"id": HOSTILE, "prompt": HOSTILE, "response": "x" * 5000 + HOSTILE, "language": "en"}, {HOSTILE: 1}]
@@ -222,6 +236,7 @@ def test_hostile_text_reaches_no_terminal(model, tmp_path, capsys):
     assert visible("a\nb\t\\ \U000e0001") == "a\\nb\\t\\ \\U000e0001" and visible("नमस्ते 你好 é") == "नमस्ते 你好 é"
 
 
+@pytest.mark.slow
 def test_one_screen_even_for_a_hundred_languages(model, tmp_path, capsys):
     from mlalign.languages import _two_letters
 
@@ -250,6 +265,7 @@ def test_the_header_of_a_file_tells_types_and_shapes(classifier):
         assert found.parameters == sum(file.get_tensor(n).numel() for n in file.keys())  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_no_weights_are_loaded(check, model):
     """Numbers that are not there are not missed: the headers alone are read."""
     file = model / "model.safetensors"
@@ -262,6 +278,7 @@ def test_no_weights_are_loaded(check, model):
     assert status == 0 and not [f for f in findings if f.startswith("error")]
 
 
+@pytest.mark.slow
 def test_statistics_of_scores_are_told(check, model):
     told = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**told, "mean": 2.0, "std": 0.5}))
@@ -270,6 +287,7 @@ def test_statistics_of_scores_are_told(check, model):
     assert check(model, [pair()], "--set", "normalise=true")[0] == 0
 
 
+@pytest.mark.slow
 def test_lengths_are_of_every_answer(check, model):
     told = check(model, [{"prompt": "q", "responses": ["a", "b", "c"], "language": "en"}])[1]["languages"]["eng_Latn"]
     assert (told["rows"], told["answers"]) == (1, 3) and preflight_rows.SHOWN_PROBLEMS == 3

@@ -38,12 +38,14 @@ def adapter(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_base_of_an_adapter_can_lie_elsewhere(adapter, answers, tmp_path):
     shutil.copytree(adapter / "base", tmp_path / "elsewhere")
     expected = scores(adapter / "adapter", answers[:3])
     assert scores(adapter / "adapter", answers[:3], base=str(tmp_path / "elsewhere")) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_adapter_without_its_head_is_refused(adapter, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -61,6 +63,7 @@ def test_causal_model_has_no_head(adapter, tmp_path):
         reward_models.load(path)
 
 
+@pytest.mark.slow
 def test_several_outputs_need_a_name(tmp_path, answers):
     path = save_classifier(tmp_path / "multi", num_labels=2, id2label={0: "harmless", 1: "helpful"}, label2id={"harmless": 0, "helpful": 1})
     with pytest.raises(UserError, match=r"2 outputs \(harmless, helpful\); name one with `output`"):
@@ -73,6 +76,7 @@ def test_several_outputs_need_a_name(tmp_path, answers):
 PROMPT = [{"role": "user", "content": "Which number is the largest? " * 40}]
 
 
+@pytest.mark.slow
 def test_truncation_takes_the_beginning_of_the_prompt_and_is_told(classifier):
     items = [
         Item("long", PROMPT, "The sum is 4."),
@@ -125,6 +129,7 @@ def test_a_value_that_is_not_finite_is_none(classifier, answers, tmp_path):
     assert found.values == [None, None] and found.flags["not_finite"] == [True, True]
 
 
+@pytest.mark.slow
 def test_card_decides_direction_and_length_and_must_match_the_template(classifier, answers, tmp_path):
     expected = scores(classifier, answers)
     path = shutil.copytree(classifier, tmp_path / "carded")
@@ -148,6 +153,7 @@ def test_directories_that_cannot_score(classifier, tmp_path):
         reward_models.load(classifier, max_lenght=3)
 
 
+@pytest.mark.slow
 def test_a_conversation_that_the_template_refuses_is_named(classifier, tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
@@ -163,6 +169,7 @@ def with_statistics(classifier, path, mean, std):
     return path
 
 
+@pytest.mark.slow
 def test_statistics_of_scores_are_applied_or_told(classifier, answers, tmp_path, caplog):
     """(r - mean) / std, as OpenRLHF computes with the numbers in config.json; unless that is decided, they are told."""
     raw = scores(classifier, answers[:3])
@@ -177,12 +184,14 @@ def test_statistics_of_scores_are_applied_or_told(classifier, answers, tmp_path,
 
 
 @pytest.mark.parametrize(("mean", "std"), [(1.0, 0.0), (1.0, -2.0), (None, 1.0)])
+@pytest.mark.slow
 def test_statistics_that_cannot_be_applied(classifier, tmp_path, mean, std):
     path = with_statistics(classifier, tmp_path / "flat", mean, std)
     with pytest.raises(UserError, match="normalise needs mean and std"):
         reward_models.load(path, normalise=True)
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_gets_a_row_at_a_time(answers, tmp_path):
     """Its output is read at the last end token, and transformers takes no batch whose rows have different numbers of those."""
     from transformers import MT5Config
@@ -201,6 +210,7 @@ def test_an_encoder_decoder_gets_a_row_at_a_time(answers, tmp_path):
         scores(path, answers[:6])
 
 
+@pytest.mark.slow
 def test_three_lines(classifier):
     scorer = reward_models.load(classifier)
     found = scorer.score([{"prompt": "How much is 2 + 2?", "response": "The sum is 4."}, {"prompt": "?", "responses": ["4", "5"]}])
@@ -217,6 +227,7 @@ def test_backend_is_checked_before_anything_is_opened(classifier):
     ]
 
 
+@pytest.mark.slow
 def test_vllm_refuses_what_transformers_refuses(adapter, tmp_path):
     """Before the engine starts: a causal model has no head, and vLLM would draw one at random."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -241,6 +252,7 @@ def with_template(path, template):
     return save_classifier(path, tokenizer=tokenizer)
 
 
+@pytest.mark.slow
 def test_scores_do_not_follow_the_clock_but_the_setting_and_the_card(tmp_path, monkeypatch):
     import time
 
@@ -263,6 +275,7 @@ def test_scores_do_not_follow_the_clock_but_the_setting_and_the_card(tmp_path, m
         reward_models.load(path, date="today")
 
 
+@pytest.mark.slow
 def test_what_the_template_leaves_out_is_flagged_and_an_answer_left_out_whole_has_no_score(tmp_path):
     cut = "m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']"
     path = with_template(tmp_path / "cuts", TEMPLATE.replace("m['content']", cut))
@@ -276,6 +289,7 @@ def test_what_the_template_leaves_out_is_flagged_and_an_answer_left_out_whole_ha
     assert not any(found.flags["prompt_partly_left_out"] + found.flags["not_finite"])
 
 
+@pytest.mark.slow
 def test_tools_and_the_answer_s_other_keys_go_to_the_template(tmp_path):
     template = "{{ tools | tojson }}{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}{{ eos_token }}{% endfor %}"
     path = with_template(tmp_path / "keys", template)
@@ -292,6 +306,7 @@ def test_tools_and_the_answer_s_other_keys_go_to_the_template(tmp_path):
     assert told.flags["answer_partly_left_out"] == [True, False]
 
 
+@pytest.mark.slow
 def test_one_of_several_templates_is_chosen_by_its_name(tmp_path, classifier, answers):
     path = with_template(tmp_path / "several", {"rag": TEMPLATE, "other": "{{ messages[0].content }}"})
     with pytest.raises(UserError, match="none is called default; set chat_template to one of other, rag"):

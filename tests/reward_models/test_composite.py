@@ -33,6 +33,7 @@ def opened(family, **told):
 LENGTH, ADHERENCE = {"family": "length"}, {"family": "language_adherence"}
 
 
+@pytest.mark.slow
 def test_weighted_sum_with_a_gate(answers):
     gates = [{"scorer": "language_adherence", "missing": "fail"}]
     found = opened("composite", scorers=[LENGTH, ADHERENCE], weights={"length": 0.1, "language_adherence": 2.0}, gates=gates)(answers)
@@ -68,6 +69,7 @@ def test_a_value_depends_on_its_row_alone(answers):
     assert score(without_row).values == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_calibration_takes_the_card_of_the_model(tmp_path, answers):
     path = save_classifier(tmp_path / "rm")
     raw = opened("classifier", path=str(path))(answers).values
@@ -84,6 +86,7 @@ def test_calibration_takes_the_card_of_the_model(tmp_path, answers):
     assert found.columns["classifier.raw"] == pytest.approx(raw, abs=1e-6)
 
 
+@pytest.mark.long
 def test_ensembles(tmp_path, answers):
     import torch
 

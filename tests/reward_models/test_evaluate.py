@@ -179,6 +179,7 @@ def kappa_of(known, language):
     return (sum(a == b for a, b in both) / n - expected) / (1 - expected)
 
 
+@pytest.mark.slow
 def test_m_rewardbench(tmp_path, evaluate):
     known = m_rewardbench(tmp_path / "data", [*LANGUAGES, "eng_Latn"])
     status, out, _ = evaluate("--family", "length", "--input", tmp_path / "data", "--replicates", 100, "--output", tmp_path / "out")
@@ -452,6 +453,7 @@ def test_heat_map_colours_say_which_side_of_chance():
     assert red > blue and int(shades[4][1:3], 16) < int(shades[4][5:], 16)
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy():
     code = "import sys\nfrom reward_models import __main__\n__main__._parser()\nprint([m for m in ('numpy', 'torch', 'pyarrow') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True).stdout.strip() == "[]"
@@ -461,6 +463,7 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_xcopa_in_one_command(real_data, tmp_path, evaluate):
     files = sorted((real_data / "xcopa").glob("val.*.jsonl"))
     status, _, _ = evaluate("--family", "length", "--input", *files, "--format", "xcopa", "--anchor", "it", "--output", tmp_path / "out")
@@ -477,6 +480,7 @@ def test_xcopa_in_one_command(real_data, tmp_path, evaluate):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_hh_rlhf_in_one_command(real_data, tmp_path, evaluate):
     source = real_data / "hh_harmless" / "test.jsonl.gz"
     status, out, _ = evaluate("--family", "length", "--input", source, "--format", "hh_rlhf", "--output", tmp_path / "out")

@@ -237,6 +237,7 @@ def rm(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_card_show(tmp_path):
     card.write(tmp_path, card.Card(licence="mit"))
     assert "licence: mit" in rm("card", "show", tmp_path).stdout

@@ -94,6 +94,7 @@ def independent(path, item, prompt):
 
 
 @pytest.mark.parametrize("condition_on", ["prompt", "english_prompt"])
+@pytest.mark.slow
 def test_against_an_independent_computation(items, policy, condition_on):
     found = opened(policy, reference=str(TINY), beta=0.3, condition_on=condition_on)(items)
     assert {*found.flags, *found.columns} == set(reward_models.reports({"family": "implicit"}))
@@ -107,6 +108,7 @@ def test_against_an_independent_computation(items, policy, condition_on):
         assert found.values[i] == pytest.approx(0.3 * (by_policy - by_reference), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_against_trl(items, policy, tmp_path):
     """The rewards that TRL's DPOTrainer logs for a batch are these."""
     from datasets import Dataset
@@ -146,7 +148,8 @@ def alone(items, policy):
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-@pytest.mark.parametrize("rows", [1, 2, 7, 64])
+@pytest.mark.parametrize("rows", [1, 7, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 64))])
+@pytest.mark.slow
 def test_batch_size(items, policy, alone, rows, reuse, monkeypatch):
     monkeypatch.setattr(network, "CPU_TOKENS", 10**6)
     monkeypatch.setattr(network, "PADDING", {})
@@ -155,6 +158,7 @@ def test_batch_size(items, policy, alone, rows, reuse, monkeypatch):
     assert found.values == pytest.approx(alone, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_order_windows_and_shards(items, policy, alone):
     score, order = opened(policy, **EXACT), random.Random(0).sample(range(len(items)), len(items))
     assert score([items[i] for i in order]).values == pytest.approx([alone[i] for i in order], abs=TOLERANCE)
@@ -166,6 +170,7 @@ def test_order_windows_and_shards(items, policy, alone):
         assert [shards[i % n][i // n] for i in range(len(items))] == pytest.approx(alone, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_padding_of_the_tokenizer_does_not_matter(items, policy, alone, tmp_path):
     """Left padding, and padding with the end-of-turn token."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -177,6 +182,7 @@ def test_the_padding_of_the_tokenizer_does_not_matter(items, policy, alone, tmp_
     assert opened(tmp_path, **EXACT)(items).values == pytest.approx(alone, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_prompts_that_answers_share_are_read_once(items, policy, monkeypatch):
     """Sixteen answers to one prompt: the tokens that the layers see."""
     prompt = [{"role": "user", "content": items[0].prompt[0]["content"] * 12}]
@@ -197,6 +203,7 @@ def test_prompts_that_answers_share_are_read_once(items, policy, monkeypatch):
     assert read[True] < 0.3 * read[False]
 
 
+@pytest.mark.long
 def test_few_logits_at_once_change_nothing(items, policy, monkeypatch):
     from reward_models.networks import logps
 
@@ -206,6 +213,7 @@ def test_few_logits_at_once_change_nothing(items, policy, monkeypatch):
     assert opened(policy, reference=str(TINY))(items).values == pytest.approx(whole.values, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_only_answers_go_through_the_head(items, policy, monkeypatch):
     from reward_models.networks import logps
 
@@ -218,6 +226,7 @@ def test_only_answers_go_through_the_head(items, policy, monkeypatch):
     assert sum(seen) == 2 * sum(found.columns["n_tokens"])
 
 
+@pytest.mark.slow
 def test_an_adapter_is_compared_with_its_base(items, adapter, tmp_path):
     """Without a reference, with its base as reference, and merged: the same."""
     from peft import PeftModel
@@ -232,6 +241,7 @@ def test_an_adapter_is_compared_with_its_base(items, adapter, tmp_path):
     assert opened(merged, reference=str(TINY))(items).values == pytest.approx(own, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_lengths(items, policy):
     plain = opened(policy, reference=str(TINY))(items)
     n = plain.columns["n_tokens"]
@@ -241,6 +251,7 @@ def test_lengths(items, policy):
     assert less.values == pytest.approx([v - 0.5 * k for v, k in zip(plain.values, n, strict=True)], abs=1e-4)
 
 
+@pytest.mark.long
 def test_without_an_english_prompt(items, policy):
     half = [dataclasses.replace(item, english_prompt=None) if i % 2 else item for i, item in enumerate(items)]
     found = opened(policy, reference=str(TINY), condition_on="english_prompt")(half)
@@ -251,6 +262,7 @@ def test_without_an_english_prompt(items, policy):
     assert [whole.values[i] for i in english] == pytest.approx([same.values[i] for i in english], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_truncation_takes_the_prompt_first(items, policy):
     item = max(items, key=lambda i: len(i.prompt) * 100 + len(i.response))
     whole = opened(policy, reference=str(TINY))([item])
@@ -263,12 +275,14 @@ def test_truncation_takes_the_prompt_first(items, policy):
     assert whole.flags["truncated"] == [False]
 
 
+@pytest.mark.slow
 def test_an_empty_answer_is_its_end_of_turn(items, policy):
     found = opened(policy, reference=str(TINY))([dataclasses.replace(items[0], response="")])
     assert found.columns["n_tokens"] == [1.0] and isinstance(found.values[0], float)
     assert opened(policy, reference=str(TINY))([]).values == []
 
 
+@pytest.mark.long
 def test_bfloat16_is_near(items, policy):
     exact = opened(policy, reference=str(TINY), length_normalise="tokens", beta=1.0)(items).values
     rounded = opened(policy, reference=str(TINY), length_normalise="tokens", beta=1.0, dtype="bfloat16")(items).values
@@ -276,6 +290,7 @@ def test_bfloat16_is_near(items, policy):
     assert exact != rounded
 
 
+@pytest.mark.slow
 def test_a_model_that_scales_its_logits(items, tmp_path):
     """Cohere multiplies logits after the head: the model's own forward must run."""
     import torch
@@ -305,6 +320,7 @@ def test_what_is_refused(policy, classifier, tmp_path):
         opened(policy, reference=str(policy), beta="1")
 
 
+@pytest.mark.slow
 def test_only_the_last_answer_counts_where_the_prompt_ends_with_an_assistant(tmp_path, policy):
     """This template marks the last turn of an assistant, so the prompt alone is written otherwise than before the answer."""
     from transformers import AutoTokenizer
@@ -320,6 +336,7 @@ def test_only_the_last_answer_counts_where_the_prompt_ends_with_an_assistant(tmp
     assert found.columns["n_tokens"] == [expected, expected]
 
 
+@pytest.mark.slow
 def test_an_answer_that_the_template_leaves_out_has_no_score(policy):
     template = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}<|end|>{% endfor %}"
     found = opened(policy, reference=str(TINY), chat_template=template)(

@@ -73,6 +73,7 @@ def agree(found, expected, items, tolerance=TOLERANCE):
     assert decided > len(items) / 2
 
 
+@pytest.mark.slow
 def test_the_rows_would_show_the_bug(classifier, pairs, expected, tmp_path):
     """What people do (pad = eos, padded on the left or right, read at the last token that is no padding) changes these scores."""
     tokenizer = make_tokenizer(pad_token="<|end|>")
@@ -92,12 +93,14 @@ def test_the_rows_would_show_the_bug(classifier, pairs, expected, tmp_path):
 
 @pytest.mark.parametrize("reuse", [True, False])
 @pytest.mark.parametrize("rows", [1, 2, 7, 64])
+@pytest.mark.slow
 def test_batch_size(classifier, pairs, expected, rows, reuse):
     longest = 200
     agree(scores(classifier, pairs, device_batch_tokens=rows * longest if rows > 1 else 1, prefix_reuse=reuse), expected, pairs)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
+@pytest.mark.slow
 def test_windows(classifier, pairs, expected, size):
     scorer = reward_models.load(classifier)
     agree([v for i in range(0, len(pairs), size) for v in scorer.score_items(pairs[i : i + size]).values], expected, pairs)
@@ -105,6 +108,7 @@ def test_windows(classifier, pairs, expected, size):
 
 @pytest.mark.parametrize("pad", ["<|pad|>", "<|end|>", None])
 @pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.slow
 def test_padding_side_and_token(classifier, pairs, expected, tmp_path, side, pad):
     path, tokenizer = shutil.copytree(classifier, tmp_path / "model"), make_tokenizer(padding_side=side, pad_token=pad)
     tokenizer.save_pretrained(path)
@@ -114,6 +118,7 @@ def test_padding_side_and_token(classifier, pairs, expected, tmp_path, side, pad
         agree(scores(path, pairs, prefix_reuse=reuse, device_batch_tokens=600), expected, pairs)
 
 
+@pytest.mark.slow
 def test_order(classifier, pairs):
     """Batches follow from the conversations themselves: not one bit differs."""
     scorer, shuffled = reward_models.load(classifier), random.Random(1).sample(pairs, len(pairs))
@@ -122,6 +127,7 @@ def test_order(classifier, pairs):
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.slow
 def test_shards(classifier, pairs, expected, n):
     scorer, found = reward_models.load(classifier), {}
     for k in range(n):
@@ -130,12 +136,14 @@ def test_shards(classifier, pairs, expected, n):
     agree([found[i.id] for i in pairs], expected, pairs)
 
 
+@pytest.mark.slow
 def test_conversations_that_are_the_same_get_the_same_score(classifier, pairs):
     again = [Item(f"again {i.id}", i.prompt, i.response) for i in pairs]
     found = scores(classifier, [*pairs, *again])
     assert found[: len(pairs)] == found[len(pairs) :]
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_again(classifier, pairs, expected, tmp_path):
     AutoModelForSequenceClassification.from_pretrained(classifier).save_pretrained(tmp_path / "again", max_shard_size="20KB")
     AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path / "again")
@@ -167,6 +175,7 @@ def save_adapter(root, **told):
     return root
 
 
+@pytest.mark.slow
 def test_adapter_merged_or_not(adapter, pairs):
     """Against the adapter beside its base, as peft itself computes it."""
     from peft import PeftModel
@@ -181,6 +190,7 @@ def test_adapter_merged_or_not(adapter, pairs):
     agree(scores(adapter / "merged", pairs), unmerged, pairs)
 
 
+@pytest.mark.slow
 def test_bfloat16(classifier, pairs, expected):
     """Rounding to 8 bits costs some hundredths of the spread; batches and reuse add no more than that."""
     spread = torch.tensor(expected).std().item()
@@ -192,6 +202,7 @@ def test_bfloat16(classifier, pairs, expected):
 
 
 @pytest.mark.parametrize("kind", ["xlm-roberta", "bert"])
+@pytest.mark.slow
 def test_encoders(pairs, tmp_path, kind):
     path = save_encoder(tmp_path / kind, kind)
     expected = alone(path, pairs)
@@ -215,6 +226,7 @@ def test_vllm(pairs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_vllm_with_an_encoder(pairs, tmp_path):
     path = save_encoder(tmp_path / "encoder", num_attention_heads=1)
     scorer = reward_models.load(path, backend="vllm")
@@ -223,7 +235,8 @@ def test_vllm_with_an_encoder(pairs, tmp_path):
 
 
 @pytest.mark.slow
-def test_vllm_with_an_an_adapter_and_several_outputs(pairs, tmp_path):
+@pytest.mark.long
+def test_vllm_with_an_adapter_and_several_outputs(pairs, tmp_path):
     root = save_adapter(tmp_path, head_dim=VLLM_HEAD_SIZE)
     scorer = reward_models.load(root / "adapter", backend="vllm")
     agree(scorer.score_items(pairs).values, scores(root / "merged", pairs), pairs)

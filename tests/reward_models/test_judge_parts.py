@@ -362,6 +362,7 @@ def _writes(path: Path, mark: str, found) -> None:
     found.put({f"k{i}": kept.find(None, f"k{i}") for i in range(25)})
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_once_agree(tmp_path):
     path = tmp_path / "folder" / "kept.jsonl"
     context = multiprocessing.get_context("spawn")

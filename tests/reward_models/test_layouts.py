@@ -41,6 +41,7 @@ def trained(request, tmp_path_factory):
     return root / "saved", trainer.model.eval()
 
 
+@pytest.mark.slow
 def test_trl(trained, answers):
     path, model = trained
     assert (path / "adapter_config.json").is_file() == hasattr(model, "peft_config")
@@ -54,6 +55,7 @@ def test_trl(trained, answers):
     assert max(expected) - min(expected) > 0.1
 
 
+@pytest.mark.slow
 def test_several_named_outputs(tmp_path, answers):
     named = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
     path = save_classifier(tmp_path / "several", num_labels=5, **named)
@@ -62,6 +64,7 @@ def test_several_named_outputs(tmp_path, answers):
     assert len({tuple(values) for values in by_name}) == 5
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_saved_quantised_is_told(tmp_path, caplog):
     """It is loaded as saved; here the package that reads it is absent, which is said."""
     path = save_classifier(tmp_path / "quantised")

@@ -133,6 +133,7 @@ def rope_model(path, tokenizer, rope):
 ITEMS = [Item(str(n), [{"role": "user", "content": "Which number is the largest?"}], "4 " * n) for n in (1, 2, 70, 90)]
 
 
+@pytest.mark.slow
 def test_longrope_does_not_depend_on_longer_neighbours(tmp_path):
     """Its frequencies change for the whole batch once a row is longer than the length it was trained on."""
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "original_max_position_embeddings": 40}
@@ -142,6 +143,7 @@ def test_longrope_does_not_depend_on_longer_neighbours(tmp_path):
     assert scorer.score_items(ITEMS).values == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_dynamic_rope_stays_within_its_length(tmp_path):
     path = rope_model(tmp_path / "dynamic", make_tokenizer(), {"rope_type": "dynamic", "factor": 2.0})
     with pytest.raises(UserError, match="max_length 41 is more than its positions allow"):
@@ -152,6 +154,7 @@ def test_dynamic_rope_stays_within_its_length(tmp_path):
     assert found.values == pytest.approx(alone, abs=1e-5) and found.flags["truncated"] == [False, False, True, True]
 
 
+@pytest.mark.slow
 def test_learned_positions_bound_the_length(tmp_path):
     """RoBERTa's begin behind its padding token: 256 rows, 253 tokens."""
     path = save_encoder(tmp_path / "encoder", model_max_length=10**30)
@@ -161,6 +164,7 @@ def test_learned_positions_bound_the_length(tmp_path):
         reward_models.load(path, max_length=254)
 
 
+@pytest.mark.slow
 def test_head_in_float32_whatever_the_dtype(tmp_path):
     from reward_models.networks import kernels, loading
 

@@ -71,6 +71,7 @@ def test_windows_are_bounded_in_bytes(tmp_path, monkeypatch):
     assert [e.number for w in found.windows for e in survey.Reader(inputs).entries(w)] == [1, 2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.slow
 def test_devices_on_a_machine_without_gpus(tmp_path):
     write(tmp_path / "rows.jsonl", ROWS)
     assert process(tmp_path, "--family", "length", "--input", "rows.jsonl", "--window", 4, "--output", "whole.jsonl").returncode == 0
@@ -80,6 +81,7 @@ def test_devices_on_a_machine_without_gpus(tmp_path):
     assert (tmp_path / "scores.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.long
 def test_a_process_that_dies_is_told_and_the_others_finish(tmp_path):
     write(tmp_path / "rows.jsonl", ROWS)
     broken = tmp_path / "site" / "sitecustomize.py"
@@ -181,6 +183,7 @@ def test_done_already_and_output_of_another_run(score, tmp_path):
     assert "scores.jsonl.json: exists already, and this run would write there" in score("--input", "rows.jsonl")[1]
 
 
+@pytest.mark.slow
 def test_unfinished_work_of_another_run_is_refused_or_thrown_away(score, tmp_path, monkeypatch, classifier):
     write(tmp_path / "rows.jsonl", ROWS)
     write(tmp_path / "other.jsonl", ROWS[::-1])
@@ -225,6 +228,7 @@ def test_a_mended_row_costs_one_window(score, tmp_path, monkeypatch):
     assert len(calls) == 2 and [r["score"] for r in read(tmp_path / "scores.jsonl")] == [len(r["response"]) for r in mended]
 
 
+@pytest.mark.slow
 def test_a_model_with_other_weights_is_another_run(score, tmp_path, tmp_path_factory, classifier, monkeypatch):
     import shutil
 
@@ -260,6 +264,7 @@ def forked(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_shards_that_end_together(tmp_path, forked):
     """Shards side by side, one of them twice: whoever finishes last, the file is whole."""
     source = write(tmp_path / "rows.jsonl", ROWS)
@@ -275,11 +280,12 @@ def test_shards_that_end_together(tmp_path, forked):
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path, classifier, forked):
-    """kill -9 at twenty random moments, while one of three shards, or all of it, is at work: the file equals the unbroken one."""
+@pytest.mark.parametrize("n_kills", [5, pytest.param(20, marks=pytest.mark.long)])
+def test_kills(tmp_path, classifier, forked, n_kills):
+    """kill -9 at random moments, while one of three shards, or all of it, is at work: the file equals the unbroken one."""
     rows = [
         {"prompt": f"Which number is the largest: {i} {i % 7}?", "response": f"It is {i}. " * (1 + i % 9), "language": "en"}
-        for i in range(5000)
+        for i in range(250 * n_kills)
     ]
     source = write(tmp_path / "rows.jsonl", rows)
     told = ("score", "--model", classifier, "--input", source, "--window", 8, "--quiet", "--set", "device_batch_tokens=64")
@@ -289,10 +295,10 @@ def test_twenty_kills(tmp_path, classifier, forked):
     took = time.monotonic() - began
     draw = random.Random(5)
     kept = []
-    while len(kept) < 20:
+    while len(kept) < n_kills:
         share = () if draw.random() < 0.3 else ("--shard", f"{draw.randrange(3)}/3")
         child = forked([*told, "--output", tmp_path / "scores.jsonl", *share])
-        child.join(timeout=draw.uniform(0.005, 0.06) * took)
+        child.join(timeout=draw.uniform(0.05, 0.9) / n_kills * took)
         if child.is_alive():
             child.kill()
             child.join()
@@ -301,7 +307,7 @@ def test_twenty_kills(tmp_path, classifier, forked):
     last = forked([*told, "--output", tmp_path / "scores.jsonl"])
     last.join()
     assert (tmp_path / "scores.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert len(set(kept)) > 3  # work was done between the kills
+    assert len(set(kept)) > 2  # work was done between the kills
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == ["rows.jsonl", "scores.jsonl", "scores.jsonl.json", "whole.jsonl", "whole.jsonl.json"]
 

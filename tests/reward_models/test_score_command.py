@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from helpers import PROJECT
 from score_cases import ROWS, process, read, write
 
@@ -124,6 +125,7 @@ def test_gzip_folder_glob_and_several_files_give_one_output(score, tmp_path):
         assert status == 2 and message in said
 
 
+@pytest.mark.slow
 def test_stdin_to_stdout(tmp_path):
     rows = write(tmp_path / "rows.jsonl", ROWS[:3]).read_text()
     done = process(tmp_path, "--family", "length", "--input", "-", "--output", "-", input=rows)
@@ -209,6 +211,7 @@ def test_scores_may_all_be_null(score, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ installation
 
 
+@pytest.mark.long
 def test_scores_a_file_without_training_packages(tmp_path, classifier):
     blocker = tmp_path / "site"
     blocker.mkdir()

@@ -58,6 +58,7 @@ def test_bad_rows_are_named_before_anything_starts_or_put_aside(score, tmp_path,
 REFUSING = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
 
 
+@pytest.mark.slow
 def test_what_a_template_refuses_is_told_before_the_first_row_is_scored(score, tmp_path, classifier, monkeypatch):
     from reward_models.families import classifier as family
 
@@ -156,6 +157,7 @@ def test_output_that_cannot_be_written(score, tmp_path):
     assert status == 2 and "Not a directory: file" in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_what_is_finished(tmp_path):
     write(tmp_path / "rows.jsonl", [{"prompt": "q", "response": "a", "text": "x" * 2000}] * 200)
     limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))}
@@ -175,6 +177,7 @@ def test_full_disk_keeps_what_is_finished(tmp_path):
 # --------------------------------------------------------------------------------------------------- progress, provenance
 
 
+@pytest.mark.long
 def test_progress_without_and_with_a_terminal(tmp_path):
     import pty
     import termios
@@ -203,6 +206,7 @@ def test_a_line_of_progress():
     assert progress.line(10.0) == "scores.jsonl: 1,200 of 4,000 rows, 100 rows/s, 3.00k tokens/s, 00:28 left"
 
 
+@pytest.mark.slow
 def test_provenance(score, tmp_path, classifier, monkeypatch):
     from transformers import AutoTokenizer
 

@@ -231,6 +231,7 @@ def test_where_slurm_does_not_answer_the_files_are_told_alone(mlalign, submitted
             assert refused.returncode == 1 and words in refused.stderr and "Traceback" not in refused.stderr
 
 
+@pytest.mark.long
 def test_the_accounting_is_asked_for_what_the_controller_forgot(make_cluster, mlalign, tmp_path, monkeypatch):
     with make_cluster(nodes=1, accounts=1, extra="MinJobAge=2") as slurm:
         monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])

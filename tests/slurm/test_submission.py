@@ -63,6 +63,7 @@ def test_what_is_queued_stays_as_it_was_submitted(slurm, run, tmp_path):
     assert len(run.digests()) == 2
 
 
+@pytest.mark.long
 def test_uncommitted_changes_are_refused_where_a_commit_is_asked_for(run, tmp_path):
     copy = tmp_path / "checkout"
     for package in ("mlalign", "reward_models", "conf"):
@@ -100,6 +101,7 @@ def test_what_slurm_refuses_is_told_with_the_key(slurm, run, asked, slurms_words
     until(lambda: not slurm.queue(), "an empty queue", 20)
 
 
+@pytest.mark.long
 def test_an_unknown_account_is_told_with_the_key(make_cluster, tmp_path):
     if not shutil.which("slurmdbd", path=os.environ["PATH"] + ":/usr/sbin"):
         why = "accounts need slurmdbd: CLUSTER_ACCOUNTS=1 tests/slurm-up.sh install"
@@ -158,7 +160,9 @@ def test_two_submissions_at_once(run):
     assert len(run.jobs()) == 2
 
 
-@pytest.mark.parametrize("name", ["two words", "it's", 'say "hi"', "100%j", "$HOME `id`"])
+@pytest.mark.parametrize(
+    "name", ["two words", "$HOME `id` '%j\"", *(pytest.param(n, marks=pytest.mark.long) for n in ("it's", 'say "hi"', "100%j"))]
+)
 def test_hostile_run_names(run, slurm, name):
     done = run.call("run", "recipe=chain", "launcher=slurm", "only=rows", "launcher.wait=true", name=name_quoted(name))
     assert done.returncode == 0, done.stderr

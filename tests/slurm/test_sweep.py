@@ -59,6 +59,7 @@ def states(folder):
     return {v["variant"]: v["state"] for v in json.loads((folder / "runs/s/results.json").read_text())["variants"]}
 
 
+@pytest.mark.long
 def test_the_jobs_leave_the_results(slurm, short):
     """With nobody waiting: the last steps of a variant, and a step that failed, before which others had ended."""
     sweep = ("recipe=short", "-m", "name=s", "metric=reward_accuracy", "launcher=slurm")
@@ -74,6 +75,7 @@ def test_the_jobs_leave_the_results(slurm, short):
     assert states(short) == {"split=eval": "done", "split=train": "failed"}
 
 
+@pytest.mark.long
 def test_a_search_runs_its_trials_as_jobs(slurm, short):
     """Two at a time, with the proposals and results of the local launcher; a trial that fails is explained and lost alone."""
     space = ("n=range(4,13,4)", "split=choice(eval,train)", "metric=reward_accuracy", "search.trials=6", "search.parallel=2")
@@ -116,6 +118,7 @@ def begun(slurm, folder, trial):
     raise AssertionError("".join(said))
 
 
+@pytest.mark.long
 def test_a_search_that_was_killed_goes_on_with_its_jobs_in_the_queue(slurm, short):
     process = begun(slurm, short, 3)
     process.kill()
@@ -130,6 +133,7 @@ def test_a_search_that_was_killed_goes_on_with_its_jobs_in_the_queue(slurm, shor
     assert len(steps) == len(set(steps)) == 16
 
 
+@pytest.mark.long
 def test_a_cancelled_search_ends_and_a_second_one_is_refused(slurm, short):
     process = begun(slurm, short, 1)
     second = call(slurm, short, *SLOW)
@@ -146,6 +150,7 @@ def test_a_cancelled_search_ends_and_a_second_one_is_refused(slurm, short):
     assert set(states(short).values()) == {"done"} and len(states(short)) == 4
 
 
+@pytest.mark.long
 def test_a_search_in_which_nothing_succeeds_ends_early(slurm, short):
     space = ("n=range(4,30,4)", "split=train", "metric=reward_accuracy", "search.trials=6", "search.parallel=2")
     done = call(slurm, short, "recipe=short", "name=s", *space, "launcher=slurm")
@@ -156,6 +161,7 @@ def test_a_search_in_which_nothing_succeeds_ends_early(slurm, short):
     assert "No variant has been measured." in (short / "runs/s/results.md").read_text()
 
 
+@pytest.mark.long
 def test_a_step_of_one_variant_is_cancelled_alone(slurm, short):
     """While its preamble runs: signals count from the first line of a job."""
     done = call(

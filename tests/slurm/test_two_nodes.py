@@ -17,6 +17,7 @@ def losses(run: Run) -> list[float]:
     return [entry["loss"] for entry in json.loads(path.read_text())]
 
 
+@pytest.mark.long
 def test_two_nodes_with_zero2_give_the_losses_of_one_process(slurm, tmp_path):
     one, two = Run(tmp_path / "one", slurm.env), Run(tmp_path / "two", slurm.env)
     one.here(*TRAIN)

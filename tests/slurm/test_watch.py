@@ -9,6 +9,7 @@ from mlalign.launch import commands, jobs, watch
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_an_outage_is_waited_for(slurm, tmp_path, monkeypatch):
     """A configuration whose controller nobody serves, until it was noticed."""
     there, broken = slurm.env["SLURM_CONF"], tmp_path / "slurm.conf"

@@ -114,6 +114,7 @@ def test_what_lacks_its_columns_is_said_with_the_reason(tmp_path):
     assert not measured & {"adherence", "lcpr", "coco_cola"}
 
 
+@pytest.mark.slow
 def test_win_rate_against_a_baseline(tmp_path):
     ours, marks = write_answers(tmp_path, "ours", OURS)
     theirs, their_marks = write_answers(tmp_path, "theirs", THEIRS)
@@ -135,6 +136,7 @@ def test_best_of_n_as_a_metric(tmp_path):
     assert table["accuracy", "verifier", "eng_Latn"]["value"] == 0.75
 
 
+@pytest.mark.slow
 def test_transfer_matrix_from_foreach(tmp_path):
     rewards = {
         "eng_Latn": {"eng_Latn": [(2, 1), (2, 1)], "swh_Latn": [(2, 1), (1, 1)]},

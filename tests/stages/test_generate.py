@@ -73,6 +73,7 @@ def content(out: stage.Output) -> dict[str, list[dict]]:
     return {p.name: rows.read_shard(p) for p in rows.shards(out.path)}
 
 
+@pytest.mark.slow
 def test_candidates_carry_ids_counts_and_references(source, tmp_path):
     out = generated(config(n=3), source, tmp_path / "store")
     found = list(rows.read(out.path))
@@ -94,6 +95,7 @@ def test_candidates_carry_ids_counts_and_references(source, tmp_path):
     assert json.loads((out.path / "progress.json").read_text())["done"] == 16
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_equals_the_unbroken_one(source, tmp_path):
     whole = generated(config(n=2), source, tmp_path / "whole")
     with pytest.raises(stage.Stopped):
@@ -106,6 +108,7 @@ def test_a_stopped_run_goes_on_and_equals_the_unbroken_one(source, tmp_path):
     assert out.tally.to_dict() == whole.tally.to_dict()
 
 
+@pytest.mark.slow
 def test_array_tasks_share_the_shards(source, tmp_path):
     whole = generated(config(n=2), source, tmp_path / "whole")
     first = generated(config(n=2), source, tmp_path / "parts", part=(0, 2))
@@ -114,6 +117,7 @@ def test_array_tasks_share_the_shards(source, tmp_path):
     assert content(last) == content(whole)
 
 
+@pytest.mark.slow
 def test_done_shards_need_neither_model_nor_engine(source, tmp_path):
     """A second artifact of the same sampler links its shards: the model directory may be gone, so nothing was opened."""
     model = shutil.copytree(TINY, tmp_path / "model")
@@ -126,6 +130,7 @@ def test_done_shards_need_neither_model_nor_engine(source, tmp_path):
     assert rows.shards(again.path)[0].samefile(tmp_path / "store/generate-other/rows" / rows.shards(again.path)[0].name)
 
 
+@pytest.mark.slow
 def test_the_sampler_is_what_shapes_a_sample(source, tmp_path):
     def fingerprint(name: str, **values) -> str:
         return generated(config(split="eval", **values), source, tmp_path / name).notes["sampler"]["fingerprint"]
@@ -138,6 +143,7 @@ def test_the_sampler_is_what_shapes_a_sample(source, tmp_path):
     assert fingerprint("e", chat_template=str(tmp_path / "t.jinja")) == fingerprint("f", chat_template=(tmp_path / "t.jinja").read_text())
 
 
+@pytest.mark.slow
 def test_preferences_and_demonstrations_give_their_prompts(tmp_path):
     side = rows.messages("x", "assistant")
     more = {"preference": {"chosen": side, "rejected": side}, "demonstration": {"completion": side, "response_lang": "eng_Latn"}}
@@ -156,6 +162,7 @@ def test_preferences_and_demonstrations_give_their_prompts(tmp_path):
         generated(config(), tmp_path / "text", tmp_path / "store-text")
 
 
+@pytest.mark.slow
 def test_the_system_prompt_names_the_language_asked_for(source, tmp_path):
     cfg = config(split="eval", system_prompt="Answer in {language}.", response_lang="de")
     for row in rows.read(generated(cfg, source, tmp_path / "store").path):
@@ -163,6 +170,7 @@ def test_the_system_prompt_names_the_language_asked_for(source, tmp_path):
         assert row["response_lang_requested"] == "deu_Latn"
 
 
+@pytest.mark.slow
 def test_reasoning_goes_to_its_own_column(source, tmp_path):
     """The prompt ends with the opening tag and no answer closes it: all of it is reasoning, and the answer counts as empty."""
     template = (TINY / "chat_template.jinja").read_text() + "<think>"
@@ -173,6 +181,7 @@ def test_reasoning_goes_to_its_own_column(source, tmp_path):
     assert out.tally.sums["empty"] == {"eng_Latn": 1, "swh_Latn": 1}
 
 
+@pytest.mark.slow
 def test_reasoning_tags_and_the_end_of_a_turn_are_the_template_s_own(source, tmp_path):
     """The tags are not configured. The end token is another than the tokenizer's, and the model writes it at once."""
     template = (TINY / "chat_template.jinja").read_text() + "{# </think> #}<think>"
@@ -186,12 +195,14 @@ def test_reasoning_tags_and_the_end_of_a_turn_are_the_template_s_own(source, tmp
     assert all(row["responses"][0]["text"] for row in rows.read(none.path))
 
 
+@pytest.mark.slow
 def test_a_prompt_that_the_template_leaves_out_in_part_is_counted(source, tmp_path):
     template = (TINY / "chat_template.jinja").read_text().replace("messages", "(messages | rejectattr('role', 'equalto', 'system'))")
     out = generated(config(split="eval", chat_template=template, system_prompt="Be brief."), source, tmp_path / "store")
     assert out.tally.sums["prompt_partly_left_out"] == {"eng_Latn": 1, "swh_Latn": 1}
 
 
+@pytest.mark.slow
 def test_long_prompts_are_counted_and_an_empty_language_is_an_error(source, tmp_path):
     with rows.ShardWriter(tmp_path / "long", "prompt") as writer:
         writer.write_all(prompt_row("What is 1 + 1? " * times, str(times), "eng_Latn") for times in (1, 9))
@@ -244,6 +255,7 @@ def test_missing_template_tokenizer_and_split_name_the_mend(source, tmp_path):
         generated(config(split="eval"), source, tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_finished_shards_survive_a_server_that_goes_away(source, tmp_path):
     pytest.importorskip("openai")
     left = [6]  # requests until the server fails

@@ -82,6 +82,7 @@ def tasks(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_task_files_of_one_s_own_run_in_the_harness_and_are_grouped_by_language(tasks, tmp_path):
     pytest.importorskip("lm_eval", reason="needs the extra `lm-eval`: pip install 'mlalign[lm-eval]'")
     out = run(tmp_path, tasks=["largest_en", "largest_sw"], include_path=str(tasks), apply_chat_template=True, dtype="float32")
@@ -93,6 +94,7 @@ def test_task_files_of_one_s_own_run_in_the_harness_and_are_grouped_by_language(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_task_that_the_harness_does_not_know_is_told_with_the_end_of_its_log(tmp_path):
     pytest.importorskip("lm_eval", reason="needs the extra `lm-eval`: pip install 'mlalign[lm-eval]'")
     with pytest.raises(UserError, match=r"lm_eval ended with status \d.*nosuchtask") as error:

@@ -152,9 +152,9 @@ def test_identity_checks_the_method_and_follows_its_text(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"score": "rewrd"}, "score: .* has no score 'rewrd'; did you mean 'reward'"),
-        ({"gates": [{"score": "lenght"}]}, r"gates\[0\]\.score: .* has no score 'lenght'"),
-        ({"adherence": "language"}, "adherence: .* has no score 'language'.*wrong_language=off"),
+        ({"score": "rewrd"}, "score: .* have no column 'rewrd'; did you mean 'reward'"),
+        ({"gates": [{"score": "lenght"}]}, r"gates\[0\]\.score: .* have no column 'lenght'"),
+        ({"adherence": "language"}, "adherence: .* have no column 'language'.*wrong_language=off"),
         ({"languages": ["swa_Latn"]}, "no candidates in 'swa_Latn'; did you mean 'swh_Latn'"),
         ({"split": "eval"}, "no candidates of split 'eval'"),
         ({"min_margin": 99}, "pairs: no prompt gave a row .*2 x margin below min_margin"),

@@ -59,7 +59,11 @@ def test_the_losses_of_trl_are_read_from_its_source():
     assert len(EVERY_LOSS) >= 15 + 5 + 1
 
 
-@pytest.mark.parametrize("loss", EVERY_LOSS)
+AT_ONCE = ("sigmoid", "ipo", "sigmoid+sft", "kto", "orpo", "simpo")  # one of each kind; the others are long
+
+
+@pytest.mark.parametrize("loss", [x if x in AT_ONCE else pytest.param(x, marks=pytest.mark.long) for x in EVERY_LOSS])
+@pytest.mark.slow
 def test_every_loss_trains(loss, pairs, tmp_path):
     trainer = {"max_steps": 1, **NEEDS.get(loss, {})}
     is_kto = preference.OTHERS.get(loss, preference.DPO).name == "KTO"
@@ -70,13 +74,15 @@ def test_every_loss_trains(loss, pairs, tmp_path):
     assert out.tally.rows == dict.fromkeys(LANGUAGES, 32 if is_kto else 16)
 
 
+@pytest.mark.slow
 def test_without_a_reference_given_the_start_is_the_reference(full):
     assert losses(full)[0] == pytest.approx(math.log(2), abs=1e-7) and losses(full)[-1] < losses(full)[0]
     card = (full.path / "model" / "README.md").read_text()
     assert "the loss sigmoid, beta 0.1" in card and "vllm serve preference-test/model" in card
 
 
-@pytest.mark.parametrize("precompute", [True, False])
+@pytest.mark.parametrize("precompute", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.slow
 def test_dpo_on_an_adapter_measures_against_that_adapter(precompute, pairs, policy, tmp_path):
     out = train("preference", pairs, tmp_path, model=policy, peft=LORA, trainer={"precompute_ref_log_probs": precompute})
     assert losses(out)[0] == pytest.approx(math.log(2), abs=1e-6) and losses(out)[-1] != losses(out)[0]
@@ -86,6 +92,7 @@ def test_dpo_on_an_adapter_measures_against_that_adapter(precompute, pairs, poli
     assert "vllm serve tiny --enable-lora" in (out.path / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_another_reference_is_measured_against(full, pairs, policy, tmp_path):
     same = train("preference", pairs, tmp_path / "same", reference=TINY)
     other = train("preference", pairs, tmp_path / "other", reference=policy)
@@ -95,7 +102,8 @@ def test_another_reference_is_measured_against(full, pairs, policy, tmp_path):
     assert losses(adapter)[0] != pytest.approx(math.log(2), abs=1e-4)
 
 
-@pytest.mark.parametrize("case", ["full", "adapter", "kto", "orpo"])
+@pytest.mark.parametrize("case", ["full", "adapter", *(pytest.param(c, marks=pytest.mark.long) for c in ("kto", "orpo"))])
+@pytest.mark.slow
 def test_a_stopped_step_goes_on_as_if_it_had_not_been(case, full, pairs, policy, tmp_path):
     given = {
         "full": {},
@@ -114,6 +122,7 @@ def test_a_stopped_step_goes_on_as_if_it_had_not_been(case, full, pairs, policy,
         assert written and caches(tmp_path / "stopped") == written
 
 
+@pytest.mark.slow
 def test_kto_takes_unpaired_rows_and_mixes_languages(tmp_path):
     source = write(tmp_path / "rows", "unpaired")
     out = train("preference", source, tmp_path, loss="kto", device_batch_size=4)
@@ -124,6 +133,7 @@ def test_kto_takes_unpaired_rows_and_mixes_languages(tmp_path):
         train("preference", source, tmp_path / "dpo")
 
 
+@pytest.mark.slow
 def test_sequences_that_are_too_long_are_counted(pairs, tmp_path):
     told = train("preference", pairs, tmp_path, max_length=14, trainer={"max_steps": 1}).tally.to_dict()
     cut = sum(told["sums"].get("truncated", {}).values())
@@ -131,6 +141,7 @@ def test_sequences_that_are_too_long_are_counted(pairs, tmp_path):
     assert cut > 0 and sum(told["rows"].values()) + dropped == 32
 
 
+@pytest.mark.slow
 def test_pairs_that_truncation_makes_equal_are_dropped_and_counted(tmp_path):
     source = write(tmp_path / "rows", "preference")
     path = rows.shards(source, "train", ["swh_Latn"])[0]
@@ -153,6 +164,7 @@ def test_an_adapter_that_changes_its_base_is_refused():
 
 
 @pytest.mark.parametrize("start", ["gaussian", "orthogonal"])
+@pytest.mark.slow
 def test_with_any_other_adapter_the_loss_begins_at_ln_2(start, pairs, tmp_path):
     out = train("preference", pairs, tmp_path, peft={**LORA, "init_lora_weights": start}, trainer={"max_steps": 1})
     assert losses(out)[0] == pytest.approx(math.log(2), abs=1e-6)

@@ -227,6 +227,7 @@ def test_a_fingerprint_follows_content_and_not_place(tmp_path):
     assert identity("here", "x") == identity("there", "x") != identity("here", "y")
 
 
+@pytest.mark.slow
 def test_flipped_preferences_are_a_fixed_share_of_training_rows(tmp_path, run):
     told = [{**p, "chosen_lang": "sw", "split": "eval" if i % 4 == 0 else "train", "margin": 2.0} for i, p in enumerate(pairs(800))]
     config = {"kind": "preference", "sources": [{"path": write(tmp_path / "a.jsonl", told), "language": "sw"}]}
@@ -251,6 +252,7 @@ def test_only_preferences_can_be_flipped(run):
 
 
 @pytest.mark.parametrize("kind", ["demonstration", "preference", "prompt"])
+@pytest.mark.slow
 def test_tiny_world(run, kind):
     out, found = run(kind=kind, sources=source("tiny_world", f"{kind}s", None))
     held_out = {"deu_Latn", "tha_Thai"}
@@ -267,6 +269,7 @@ def test_tiny_world(run, kind):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_hh_rlhf_uses_2307_of_2312(run, real_data):
     out, found = run(kind="preference", sources=source("hh_rlhf", "preferences", real_data / "hh_harmless"))
     assert out.tally.to_dict() == {
@@ -280,6 +283,7 @@ def test_hh_rlhf_uses_2307_of_2312(run, real_data):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_xcopa_is_parallel_in_11_languages(run, real_data):
     codes = languages.sets(CONF / "languages")["xcopa"]
     out, found = run(kind="preference", sources=source("xcopa", "preferences", real_data / "xcopa"), languages=codes)

@@ -37,6 +37,7 @@ def scores(out: stage.Output, source) -> list[float]:
     return reward_models.load(out.path / "model").score(list(rows.read(source, "eval", columns=["prompt", "chosen", "rejected"])))
 
 
+@pytest.mark.slow
 def test_a_new_head_is_drawn_from_the_normal_distribution_of_the_paper():
     weights_of = modelling.Weights("classifier", "float32")
     first, again, other = (modelling.load_full(stage.Model(str(TINY), "tiny"), weights_of, seed).score.weight for seed in (0, 0, 1))
@@ -45,6 +46,7 @@ def test_a_new_head_is_drawn_from_the_normal_distribution_of_the_paper():
     assert first.shape == (1, 160) and float(first.detach().std()) == pytest.approx(1 / math.sqrt(d + 1), rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_saved_model_scores_as_the_trained_one_did(full):
     told = full.notes["reload"]
     assert told["rows"] == 32 and told["max_abs_difference"] <= 1e-4
@@ -53,6 +55,7 @@ def test_the_saved_model_scores_as_the_trained_one_did(full):
     assert "score.weight" in weights(full) and full.tally.rows == dict.fromkeys(LANGUAGES, 16)
 
 
+@pytest.mark.slow
 def test_the_card_tells_what_a_scorer_must_know(full, pairs):
     told, tokenizer = cards.read(full.path / "model"), AutoTokenizer.from_pretrained(full.path / "model")
     assert (told.family, told.direction, told.scale, told.max_length) == ("classifier", "higher_is_better", "logits", 64)
@@ -69,12 +72,14 @@ def test_the_card_tells_what_a_scorer_must_know(full, pairs):
     assert str(full.path.parent) not in yaml.safe_dump(vars(told))
 
 
+@pytest.mark.slow
 def test_without_held_out_rows_calibration_comes_from_the_training_rows(tmp_path):
     out = train("reward", write(tmp_path / "rows", "preference", n_eval=0), tmp_path)
     told = cards.read(out.path / "model")
     assert told.accuracy == {} and sorted(told.calibration) == list(LANGUAGES) and told.training["measured_on"] == "train"
 
 
+@pytest.mark.slow
 def test_a_stopped_step_goes_on_as_if_it_had_not_been(full, pairs, tmp_path):
     with pytest.raises(stage.Stopped):
         train("reward", pairs, tmp_path, kind=StopAt)
@@ -83,6 +88,7 @@ def test_a_stopped_step_goes_on_as_if_it_had_not_been(full, pairs, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(weights(again).values(), weights(full).values(), strict=True))
 
 
+@pytest.mark.slow
 def test_an_adapter_carries_the_head_and_scores_the_same_when_reloaded(pairs, tmp_path):
     out = train("reward", pairs, tmp_path, peft=LORA)
     names = set(weights(out))
@@ -93,7 +99,8 @@ def test_an_adapter_carries_the_head_and_scores_the_same_when_reloaded(pairs, tm
     assert further.notes["reload"]["max_abs_difference"] <= 1e-4 and losses(further)[0] < losses(out)[0]
 
 
-@pytest.mark.parametrize("peft", [LORA, None])
+@pytest.mark.parametrize("peft", [LORA, pytest.param(None, marks=pytest.mark.long)])
+@pytest.mark.slow
 def test_a_policy_adapter_becomes_a_reward_model(peft, pairs, tmp_path):
     policy = train("sft", write(tmp_path / "rows", "demonstration"), tmp_path, peft=LORA)
     out = train("reward", pairs, tmp_path, model=policy.path / "model", peft=peft)
@@ -101,12 +108,14 @@ def test_a_policy_adapter_becomes_a_reward_model(peft, pairs, tmp_path):
     assert out.notes["reload"]["max_abs_difference"] <= 1e-4
 
 
+@pytest.mark.slow
 def test_frozen_embeddings_stay_as_they_were(pairs, tmp_path):
     out, name = train("reward", pairs, tmp_path, freeze_embeddings=True), "model.embed_tokens.weight"
     assert torch.equal(weights(out)[name], load_file(TINY / "model.safetensors")[name].float())
     assert out.notes["train"]["trainable_parameters"] < out.notes["train"]["parameters"]
 
 
+@pytest.mark.long
 def test_margins_are_used_when_there_and_only_then(full, pairs, tmp_path):
     far = write(tmp_path / "rows", "preference", margin=3.0)
     used, ignored = train("reward", far, tmp_path / "a"), train("reward", far, tmp_path / "b", use_margin=False)
@@ -123,6 +132,7 @@ def test_a_margin_that_is_no_number_in_float32_is_refused(margin, tmp_path):
         train("reward", source, tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_pairs_that_are_too_long_are_dropped_and_counted(tmp_path):
     source = write(tmp_path / "rows", "preference")
     path = rows.shards(source, "train", ["swh_Latn"])[0]

@@ -78,6 +78,7 @@ def by_candidate(out):
 PLAIN = [{"family": "verifier"}, {"family": "language_adherence"}, {"family": "length"}]
 
 
+@pytest.mark.slow
 def test_candidates_through_several_scorers(tmp_path, candidates, reward_model):
     out = run(tmp_path, candidates, [*PLAIN, {"family": "classifier", "name": "reward[eng_Latn]", "path": str(reward_model)}])
     found = by_candidate(out)
@@ -100,6 +101,7 @@ def test_candidates_through_several_scorers(tmp_path, candidates, reward_model):
     )
 
 
+@pytest.mark.slow
 def test_a_score_does_not_depend_on_sharding(tmp_path, candidates, reward_model):
     with rows.ShardWriter(tmp_path / "one", "candidates") as writer:
         writer.write_all(reversed(list(rows.read(candidates))))
@@ -131,6 +133,7 @@ def test_combinations(tmp_path, candidates):
     assert out.tally.to_dict()["sums"]["unscored.gated"] == {"cmn_Hans": 2, "tur_Latn": 2}
 
 
+@pytest.mark.slow
 def test_stopped_and_continued_equals_unbroken(tmp_path, candidates, reward_model, monkeypatch):
     scorers = [*PLAIN, {"family": "classifier", "name": "r", "path": str(reward_model)}]
     unbroken = run(tmp_path, candidates, scorers, store="unbroken")
@@ -146,6 +149,7 @@ def test_stopped_and_continued_equals_unbroken(tmp_path, candidates, reward_mode
     assert again.tally.to_dict() == unbroken.tally.to_dict()
 
 
+@pytest.mark.slow
 def test_finished_shards_are_reused_and_need_no_model(tmp_path, candidates, reward_model):
     model = shutil.copytree(reward_model, tmp_path / "gone" / "model")
     told = {"family": "classifier", "name": "r", "path": str(model), "identity": "a digest that the plan found"}
@@ -164,6 +168,7 @@ def test_array_tasks_share_the_shards(tmp_path, candidates):
     assert shards.total(sources, parts[0].path).to_dict() == run(tmp_path, candidates, [{"family": "length"}], store="one").tally.to_dict()
 
 
+@pytest.mark.slow
 def test_a_reward_artifact_of_a_foreach_step(tmp_path, candidates, reward_model):
     artifact = tmp_path / "store" / "reward-0"
     shutil.copytree(reward_model, artifact / "model")
@@ -246,6 +251,7 @@ def artifact_of(tmp_path, name, model, digest):
     return {"step": name, "artifact": name}
 
 
+@pytest.mark.slow
 def test_models_of_steps_within_settings(tmp_path, candidates, policies):
     policy, base = (artifact_of(tmp_path, n, p, n) for n, p in zip(("policy", "base"), policies, strict=True))
     of_steps = run(tmp_path, candidates, [{"family": "implicit", "path": policy, "reference": base}])
@@ -261,6 +267,7 @@ def test_models_of_steps_within_settings(tmp_path, candidates, policies):
         assert own["score.composite"] == pytest.approx(2 * row["score.implicit"] - 0.01 * own["score.composite.length"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_counts_by_its_content(tmp_path, candidates, policies):
     """The same content elsewhere, and other settings of speed, need no model; another content does."""
     told = {"family": "implicit", "path": {"path": "/gone", "identity": "p"}, "reference": {"path": "/gone too", "identity": "r"}}
@@ -277,6 +284,7 @@ def test_a_model_counts_by_its_content(tmp_path, candidates, policies):
             run(tmp_path, candidates, [other], name="other")
 
 
+@pytest.mark.slow
 def test_english_prompts_are_found_by_group(tmp_path, candidates, policies):
     told = {"family": "implicit", "path": str(policies[0]), "reference": str(policies[1]), "condition_on": "english_prompt"}
     found = run(tmp_path, candidates, [told], name="own")
@@ -307,6 +315,7 @@ def preferences_of_many(tmp_path):
     return tmp_path / "many"
 
 
+@pytest.mark.slow
 def test_a_stop_within_a_shard_keeps_finished_windows(tmp_path, preferences_of_many, reward_model, monkeypatch):
     scorers = [{"family": "classifier", "name": "r", "path": str(reward_model)}, {"family": "repetition"}]
     unbroken = run(tmp_path, preferences_of_many, scorers, store="unbroken", window_rows=8)
@@ -394,6 +403,7 @@ def planned(tmp_path, recipe, *arguments):
     return {node.name: node for node in plan.build(config.load(told)).nodes}
 
 
+@pytest.mark.slow
 def test_a_recipe_names_models_within_scorers(tmp_path):
     nodes = planned(tmp_path, RECIPE.replace("POLICY", "policy"))
     scorer, composite = nodes["marks"].inputs["scorers"]
@@ -434,6 +444,7 @@ def test_mistakes_within_scorers_are_found_in_planning(tmp_path, old, new, messa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_recipe_with_an_implicit_reward_runs(tmp_path):
     planned(tmp_path, RECIPE.replace("POLICY", "policy"))
     told = [

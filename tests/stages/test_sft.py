@@ -49,6 +49,7 @@ def weights(out: stage.Output) -> dict[str, torch.Tensor]:
     return load_file(next((out.path / "model").glob("*.safetensors")))
 
 
+@pytest.mark.slow
 def test_the_model_is_a_plain_directory_that_reloads(full):
     model = full.path / "model"
     assert sorted(p.name for p in model.iterdir()) == FULL
@@ -73,11 +74,13 @@ def test_nothing_in_the_content_tells_time_or_place(full):
     assert "vllm serve sft-test/model" in card and "| swh_Latn | 16 |" in card and "base_model: tiny" in card
 
 
+@pytest.mark.slow
 def test_the_same_step_gives_the_same_bytes(full, demonstrations, tmp_path):
     assert content(train("sft", demonstrations, tmp_path)) == content(full)
 
 
 @pytest.mark.parametrize("peft", [None, LORA])
+@pytest.mark.slow
 def test_a_stopped_step_goes_on_as_if_it_had_not_been(peft, full, adapter, demonstrations, tmp_path):
     with pytest.raises(stage.Stopped):
         train("sft", demonstrations, tmp_path, kind=StopAt, peft=peft)
@@ -86,6 +89,7 @@ def test_a_stopped_step_goes_on_as_if_it_had_not_been(peft, full, adapter, demon
     assert content(again) == content(full if peft is None else adapter)
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_incomplete_or_not_as_saved_are_left_out_and_said(full, demonstrations, tmp_path, capsys):
     with pytest.raises(stage.Stopped):
         train("sft", demonstrations, tmp_path, kind=StopAt, checkpoint_every=1)
@@ -109,10 +113,12 @@ def test_checkpoints_that_are_incomplete_or_not_as_saved_are_left_out_and_said(f
     assert not (broken / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_small_device_batches_are_accumulated_to_the_same_step(full, demonstrations, tmp_path):
     assert losses(train("sft", demonstrations, tmp_path, device_batch_size=2)) == pytest.approx(losses(full), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_plain_text_is_language_modelling_and_needs_no_template(tmp_path):
     out = train("sft", write(tmp_path / "rows", "text"), tmp_path, languages=["swh_Latn"])
     assert out.tally.rows == {"swh_Latn": 16} and losses(out)[-1] < losses(out)[0]
@@ -128,6 +134,7 @@ def test_an_adapter_names_its_base_and_how_to_serve_it(adapter):
     assert adapter.notes["train"]["trainable_parameters"] == sum(t.numel() for t in weights(adapter).values())
 
 
+@pytest.mark.slow
 def test_training_goes_on_in_an_adapter(adapter, demonstrations, tmp_path):
     out = train("sft", demonstrations, tmp_path, model=adapter.path / "model", peft={"r": 4})
     assert weights(out).keys() == weights(adapter).keys()
@@ -135,6 +142,7 @@ def test_training_goes_on_in_an_adapter(adapter, demonstrations, tmp_path):
     assert store.read_json(out.path / "model" / "adapter_config.json")["base_model_name_or_path"] == str(TINY)
 
 
+@pytest.mark.slow
 def test_full_weights_from_an_adapter_merge_it_first(adapter, demonstrations, tmp_path):
     out = train("sft", demonstrations, tmp_path, model=adapter.path / "model")
     assert sorted(p.name for p in (out.path / "model").iterdir()) == FULL
@@ -146,6 +154,7 @@ def test_an_adapter_of_another_rank_is_refused(adapter, demonstrations, tmp_path
         train("sft", demonstrations, tmp_path, model=adapter.path / "model", peft={"r": 16})
 
 
+@pytest.mark.slow
 def test_long_rows_are_counted_and_a_language_that_empties_is_an_error(demonstrations, tmp_path):
     lengths = {}
     tokenizer = AutoTokenizer.from_pretrained(TINY)
@@ -197,6 +206,7 @@ def test_what_is_refused_before_a_model_is_loaded(demonstrations, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.slow
 def test_quantization_without_a_gpu_says_so(demonstrations, tmp_path):
     with pytest.raises(UserError, match="nf4 needs a CUDA GPU"):
         train("sft", demonstrations, tmp_path, quantization="nf4", peft=LORA)
@@ -215,6 +225,7 @@ def base(tmp_path):
     return settings
 
 
+@pytest.mark.slow
 def test_generation_settings_without_effect_are_left_out_and_told(base, demonstrations, tmp_path):
     model = base(do_sample=False, temperature=0.6, top_p=0.9)
     out = train("sft", demonstrations, tmp_path, model=model, trainer={"max_steps": 1})
@@ -223,18 +234,21 @@ def test_generation_settings_without_effect_are_left_out_and_told(base, demonstr
     assert "sets temperature=0.6, top_p=0.9, which mean nothing" in out.notes["warnings"][0]
 
 
+@pytest.mark.slow
 def test_generation_settings_that_sample_are_kept(base, demonstrations, tmp_path):
     out = train("sft", demonstrations, tmp_path, model=base(do_sample=True, temperature=0.6), trainer={"max_steps": 1})
     saved = store.read_json(out.path / "model" / "generation_config.json")
     assert (saved["do_sample"], saved["temperature"]) == (True, 0.6) and "warnings" not in out.notes
 
 
+@pytest.mark.slow
 def test_generation_settings_that_cannot_be_saved_are_named_before_training(base, demonstrations, tmp_path):
     with pytest.raises(UserError, match=r"generation_config.json cannot be saved with a model .*output_attentions"):
         train("sft", demonstrations, tmp_path, model=base(output_attentions=True))
     assert not list((tmp_path / "sft-test.partial" / "checkpoints").glob("trainer/*"))
 
 
+@pytest.mark.slow
 def test_a_base_without_a_template_takes_the_configured_one(demonstrations, tmp_path):
     bare = tmp_path / "bare"
     AutoModelForCausalLM.from_pretrained(TINY).save_pretrained(bare)
@@ -288,6 +302,7 @@ def ends_otherwise(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("peft", [None, {"r": 4}])
+@pytest.mark.slow
 def test_the_saved_model_ends_where_the_template_ends_a_turn(demonstrations, tmp_path, peft):
     base = ends_otherwise(tmp_path / "base")
     out = train("sft", demonstrations, tmp_path / "out", model=base, peft=peft, trainer={"max_steps": 1})
@@ -296,6 +311,7 @@ def test_the_saved_model_ends_where_the_template_ends_a_turn(demonstrations, tmp
     assert out.notes["template"]["end_of_turn"] == {"token": end, "text": "<|end|>"}
 
 
+@pytest.mark.slow
 def test_a_template_that_ends_the_last_answer_with_nothing_is_warned_of(demonstrations, tmp_path):
     between = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if not loop.last %}{{ eos_token }}{% endif %}{% endfor %}"
     template = between + "{% if add_generation_prompt %}{{ eos_token }}<|assistant|>{% endif %}"

@@ -40,11 +40,11 @@ def stands(board):
 def test_each_variant_says_what_it_has_and_waits_for(planned):
     out = io.StringIO()
     board = Board(planned, "accuracy", out)
-    assert stands(board) == ["waits for prompts"] * 4
-    board.begin("[1/13] prompts", partial(planned, "prompts"))
-    assert stands(board) == ["prompts: running"] * 4
-    finish(planned, "prompts")
-    board.end("[1/13] prompts: done")
+    assert stands(board) == ["waits for rows.prompts"] * 4
+    board.begin("[1/13] rows.prompts", partial(planned, "rows.prompts"))
+    assert stands(board) == ["rows.prompts: running"] * 4
+    finish(planned, "rows.prompts")
+    board.end("[1/13] rows.prompts: done")
     first = "candidates[n=2,temperature=0.5]"
     assert stands(board)[:2] == [f"waits for {first}", "waits for candidates[n=2,temperature=1]"]
     partial(planned, first).mkdir(parents=True)
@@ -72,14 +72,15 @@ def test_on_a_terminal_the_table_is_drawn_in_place(planned, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     out = Terminal()
     board = Board(planned, None, out)
-    board.begin("[1/13] prompts", partial(planned, "prompts"))
+    board.begin("[1/13] rows.prompts", partial(planned, "rows.prompts"))
     board.tick()
-    board.end("[1/13] prompts: done")
+    board.end("[1/13] rows.prompts: done")
     drawn = out.getvalue()
-    assert "\x1b[7F\x1b[J[1/13] prompts: done" in drawn  # an empty line, the head, four variants and the running step
+    assert "\x1b[7F\x1b[J[1/13] rows.prompts: done" in drawn  # an empty line, the head, four variants and the running step
     assert max(len(line) for line in drawn.splitlines()) < 60 + len("\x1b[7F\x1b[J")
 
 
+@pytest.mark.slow
 def test_of_many_variants_those_that_are_not_done_are_shown(tmp_path):
     planned = united.build(grid.read([f"root={tmp_path}", "recipe=candidates", "n=range(1,31)", "-m"]))
     finish(planned, *planned.variants[0].steps.values())

@@ -48,6 +48,7 @@ def content(swept, metric="accuracy", direction=None):
     return results.content(swept / "runs/x", store.Store(swept / "store"), metric, direction)
 
 
+@pytest.mark.slow
 def test_variants_stand_best_first_and_the_lost_one_last(swept):
     found = content(swept)
     assert [v["variant"] for v in found["variants"]] == [
@@ -151,6 +152,7 @@ def test_an_unknown_metric_names_the_nearest(swept):
         results.choose("m", [("m", "a"), ("m", "b")])
 
 
+@pytest.mark.slow
 def test_the_command_writes_four_files(swept, capsys):
     assert command.show_results([f"root={swept}", "name=x", "metric=adherence"]) == 0
     assert "Best by Answers in the requested language" in capsys.readouterr().out

@@ -25,6 +25,7 @@ def test_hydras_grammar_gives_the_space(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_what_is_proposed_can_be_typed_again(tmp_path):
     beta, n, loss, _ = searching(tmp_path, *SPACE).asked.axes
     assert space.value(beta, 0.0374540118).overrides == ("beta=0.03745",)
@@ -33,6 +34,7 @@ def test_what_is_proposed_can_be_typed_again(tmp_path):
     assert space.value(loss, "ipo").overrides == ("loss=ipo",)
 
 
+@pytest.mark.slow
 def test_only_what_depends_on_a_searched_key_is_a_trials_own(tmp_path):
     made = searching(tmp_path, "beta=interval(0.01,1)", "n=range(2,9,2)")
     assert made.depends["policy"] == ["beta", "n"]
@@ -43,6 +45,7 @@ def test_only_what_depends_on_a_searched_key_is_a_trials_own(tmp_path):
     assert "the metric of each round goes to the pruner" in loop.outline()
 
 
+@pytest.mark.slow
 def test_a_trial_goes_round_by_round(tmp_path):
     """So that a round is measured before the next begins; the plan's own order mixes them."""
     made = search.Search(grid.read([f"root={tmp_path}", "recipe=iterative_dpo", "sweep=search"]))
@@ -87,6 +90,7 @@ def settings(found):
 
 
 @pytest.mark.parametrize("parallel", [1, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_broken_search_proposes_what_an_unbroken_one_would(tmp_path, parallel):
     whole = settings(carried_out(tmp_path / "whole", 14, parallel=parallel, fails=(2, 5)))
     assert settings(carried_out(tmp_path / "broken", 14, parallel=parallel, broken=(4, 12), fails=(2, 5))) == whole
@@ -94,6 +98,7 @@ def test_a_broken_search_proposes_what_an_unbroken_one_would(tmp_path, parallel)
     assert len({p["beta"] for p, _ in whole}) == 14  # a sampler with the same seed each time would repeat itself
 
 
+@pytest.mark.slow
 def test_a_batch_that_was_broken_off_while_it_was_proposed_is_completed(tmp_path):
     whole = settings(carried_out(tmp_path / "whole", 6, parallel=3))
     (tmp_path / "broken").mkdir()
@@ -104,6 +109,7 @@ def test_a_batch_that_was_broken_off_while_it_was_proposed_is_completed(tmp_path
     assert [t.params for t in found.batch()] == [p for p, _ in whole[:3]]
 
 
+@pytest.mark.slow
 def test_failed_trials_are_tried_again_by_the_next_command_and_keep_their_place(tmp_path):
     before = settings(carried_out(tmp_path / "a", 5, fails=(0, 3)))
     found = opened(tmp_path / "a", *SPACE, "search.parallel=1", trials=5)
@@ -116,6 +122,7 @@ def test_failed_trials_are_tried_again_by_the_next_command_and_keep_their_place(
     assert settings(opened(tmp_path / "a", *SPACE, "search.parallel=1", trials=5)) == settings(found)
 
 
+@pytest.mark.slow
 def test_a_setting_is_proposed_once_and_a_small_space_ends(tmp_path):
     found = opened(tmp_path, "n=choice(2,4,8)", "search.parallel=2", trials=9)
     while batch := found.batch():
@@ -125,6 +132,7 @@ def test_a_setting_is_proposed_once_and_a_small_space_ends(tmp_path):
     assert found.exhausted
 
 
+@pytest.mark.slow
 def test_in_a_small_space_what_failed_is_tried_again_too(tmp_path):
     found = opened(tmp_path, "n=choice(2,4)", "search.parallel=1", trials=9)
     while batch := found.batch():
@@ -136,6 +144,7 @@ def test_in_a_small_space_what_failed_is_tried_again_too(tmp_path):
     assert found.batch() == []
 
 
+@pytest.mark.slow
 def test_a_value_that_is_no_number_is_a_failure(tmp_path):
     found = opened(tmp_path, *SPACE, trials=1)
     (trial,) = found.batch()
@@ -143,6 +152,7 @@ def test_a_value_that_is_no_number_is_a_failure(tmp_path):
     assert (trial.state, trial.why) == ("failed", "the metric is not a number")
 
 
+@pytest.mark.slow
 def test_another_search_in_the_same_directory_is_refused(tmp_path):
     opened(tmp_path, "beta=interval(0.01,1)", "name=x", trials=6)
     opened(tmp_path, "beta=interval(0.01,1)", "name=x", "launcher=slurm", trials=9)  # more trials, elsewhere: the same search
@@ -171,6 +181,7 @@ def test_mistakes_are_told_before_anything_runs(mlalign, argv, told):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_plan_shows_the_search(mlalign):
     done = mlalign("plan", RECIPE, "sweep=search", "search.trials=7")
     assert done.returncode == 0, done.stderr

@@ -126,6 +126,7 @@ def demonstrations(tmp_path_factory):
         ({"peft": {"layers_to_transform": [0, 99]}}, "peft.layers_to_transform: the model has no layer 99; it has "),
     ],
 )
+@pytest.mark.slow
 def test_what_the_libraries_refuse_is_one_message(values, told, demonstrations, tmp_path):
     with pytest.raises(UserError, match=told) as error:
         train("sft", demonstrations, tmp_path, **values)

@@ -44,6 +44,7 @@ def test_dropping_the_last_step_drops_it_on_every_device():
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "preference"])
+@pytest.mark.slow
 def test_how_many_rows_a_device_takes_changes_no_loss(stage, tmp_path):
     kind = "demonstration" if stage == "sft" else "preference"
     source = write(tmp_path / "rows", kind, n_train=7)  # 14 rows: the last step has 6
@@ -53,12 +54,14 @@ def test_how_many_rows_a_device_takes_changes_no_loss(stage, tmp_path):
     assert whole.notes["train"]["steps"] == 2 and whole.notes["train"]["rows"] == 14
 
 
+@pytest.mark.slow
 def test_rows_are_counted_over_epochs(tmp_path):
     source = write(tmp_path / "rows", "demonstration", n_train=5)  # 10 rows: 8 and 2
     out = train("sft", source, tmp_path, trainer={**EPOCH, "max_steps": 3})
     assert out.notes["train"]["rows"] == 8 + 2 + 8
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_a_step_train_one_step_unless_they_are_dropped(tmp_path):
     source = write(tmp_path / "rows", "demonstration", n_train=2)
     out = train("sft", source, tmp_path / "few", trainer=EPOCH)

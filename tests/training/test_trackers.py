@@ -23,6 +23,7 @@ class InRun(stage.Output):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_tensorboard_and_trackio_show_the_run(tmp_path):
     pytest.importorskip("tensorboard", reason="needs the extra `trackers`: pip install 'mlalign[trackers]'")
     pytest.importorskip("trackio", reason="needs the extra `trackers`: pip install 'mlalign[trackers]'")
