@@ -1,11 +1,15 @@
 """The command line: `mlalign COMMAND key=value …`.
 
+  mlalign run recipe=reuse_your_rewards                                                the main job, on the embedded default
+  mlalign plan recipe=iterative_dpo model=qwen3_8b languages=aya23 scale=node          what would run, checked, in seconds
+  mlalign run recipe=reuse_your_rewards beta=0.05,0.1,0.3 -m metric=accuracy           three variants, one table
+
   run      recipe=NAME [model=] [data=] [languages=] [scale=] [engine=] [launcher=] [name=] [key=value …]    run, or continue
              only=STEP   run this step alone          from=STEP   compute this step and all after it again
              force=STEP  compute this step again      use.STEP=PATH   an artifact or model in the place of a step
              -m key=a,b  a sweep over all combinations, shared steps once, one table       sweep=NAME   a ready one (conf/sweep)
              search.trials=N 'key=interval(a,b)'      a search: Optuna chooses the values  metric=NAME  what makes a variant best
-  plan     the same arguments: check everything and show the steps, without running
+  plan     the same arguments: check everything and show the steps, without running     show=steps|commands|sbatch   more of them
   fetch    the same arguments: bring what the plan needs from the hub, for machines without network
   freeze   the same arguments, only=STEP: write the configuration of a step, for scripts of your own
   status   [name=RUN] [watch=SECONDS] [json=true]                        where every step stands, here and in Slurm's queue

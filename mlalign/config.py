@@ -25,6 +25,7 @@ LONGEST_VALUE = 16_000  # characters of one argument
 DEEPEST_VALUE = 20  # brackets within each other
 LONGEST_RESOLVED = 1_000_000  # characters that a text with interpolations may stand for
 INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
+SHOWN = ("steps", "commands", "sbatch")
 CONTROLS = (*STEP_LISTS, "conf_dir", "show")
 # What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
 GROUP_KEYS = {
@@ -152,8 +153,8 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
     choices = _choices(overrides, folders, errors, needs_recipe=recipe is None)
     if any(e.startswith(("recipe:", "conf_dir:")) for e in errors):
         raise UserError(*errors)
-    if controls.get("show") not in (None, "sbatch"):
-        errors.append(f"show: {controls['show']!r} cannot be shown; allowed: sbatch")
+    if controls.get("show") not in (None, *SHOWN):
+        errors.append(f"show: {controls['show']!r} cannot be shown{nearest(str(controls['show']), SHOWN)}")
     known, files = {} if composed is None else composed, tuple(sorted(choices.items()))
     if files not in known:
         known[files] = _compose(choices, folders)

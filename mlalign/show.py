@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from mlalign import config, hub, stage, store
+from mlalign import config, hub, overview, stage, store
 from mlalign import languages as codes
 from mlalign.commands import known
 from mlalign.errors import UserError
@@ -27,34 +27,47 @@ EVER_SAME = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"  # o
 
 
 def show_plan(plan: Plan) -> str:
-    """The steps with their state, inputs and exact commands; then what would keep them from running."""
+    """The plan on one screen; with `show=steps` every step with its artifact and inputs, with `show=commands` how it would be started."""
     plan.check_name()
-    rows, finished, names, provisional = [], [], plan.names, plan.provisional()
+    provisional = plan.provisional()
+    found = {n.name: ("not known", "") if n.artifact in provisional else state(n, plan.store) for n in plan.nodes}
+    states = {name: now for name, (now, _) in found.items()}
+    plan.store.digests.save()
+    needs = estimate.of_plan(plan, [name for name, now in states.items() if now in overview.FINISHED])
+    languages_ = ", ".join(plan.settings.root["languages"] or []) or "those of the data"
+    lines = [f"recipe {plan.recipe}, run {plan.name}, languages {languages_}", ""]
+
+    match plan.settings.controls.get("show"):
+        case "steps":
+            lines += _all_steps(plan, found, needs)
+        case "commands" | "sbatch":
+            lines += _commands(plan)
+        case _:
+            lines += [overview.coloured(overview.tree(plan.nodes, states, needs)), "", overview.totals(states, needs)]
+    lines = [_without(line, provisional) for line in lines]
+
+    problems = [f"not known yet: {u}" for u in plan.unknown]
+    problems += [f"would not run here: {p}" for p in plan.problems()] + [f"warning: {w}" for w in estimate.warnings(needs)]
+    more = "" if "show" in plan.settings.controls else "more: show=steps, show=commands"
+    return "\n\n".join(filter(None, ["\n".join(lines), hub.summary(plan), "\n".join(problems), more]))
+
+
+def _all_steps(plan: Plan, found: Mapping[str, tuple[str, str]], needs: list[estimate.Estimate]) -> list[str]:
+    """Every step with its state, artifact and inputs, then what each needs."""
+    rows, names = [], plan.names
     for node in plan.nodes:
-        now, why = ("not known", "") if node.artifact in provisional else state(node, plan.store)
-        finished += [node.name] if now in ("done", "skipped") else []
+        now, why = found[node.name]
         inputs = ", ".join(dict.fromkeys(names[s["artifact"]] for s in node.sources()))
         rows.append(
             [node.name, node.step.stage, now + (f" ({why})" if why else ""), node.resources.get("devices", 1), node.artifact, inputs]
         )
-    plan.store.digests.save()
+    lines = [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), ""]
     same: dict[str, list[str]] = {}
     for step, name in plan.same:
         same.setdefault(name, []).append(step.name)
-    lines = [
-        f"recipe {plan.recipe}, run {plan.name}, languages {', '.join(plan.settings.root['languages'] or []) or 'those of the data'}",
-        "",
-    ]
-    needs = estimate.of_plan(plan, finished)
-    lines += [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), ""]
     lines += [f"{', '.join(others)}: the same as {name}" for name, others in same.items()]
     lines += [""] if same else []
-    lines += [table(estimate.shown(needs, plan.nodes), estimate.HEADER), "", "commands:"]
-    lines += _commands(plan)
-    lines = [_without(line, provisional) for line in lines]
-    problems = [f"not known yet: {u}" for u in plan.unknown]
-    problems += [f"would not run here: {p}" for p in plan.problems()] + [f"warning: {w}" for w in estimate.warnings(needs)]
-    return "\n\n".join(filter(None, ["\n".join(lines), hub.summary(plan), "\n".join(problems)]))
+    return [*lines, table(estimate.shown(needs, plan.nodes), estimate.HEADER)]
 
 
 def _without(text: str, provisional: Collection[str]) -> str:
@@ -106,11 +119,25 @@ def final_table(plan: Plan) -> str:
 
 
 def recipes(arguments: Mapping[str, str]) -> int:
-    """Every recipe on the search path with the first line of its header."""
+    """Every recipe on the search path by family, with the question that it answers, then every part."""
     known(arguments, ("conf_dir",))
-    found = config.options("recipe", _folders(arguments))
-    say(table([[name, _first_comment(path)] for name, path in sorted(found.items())], ["recipe", "what it is"]))
+    folders = _folders(arguments)
+    families: dict[str, list[list[str]]] = {}
+    for name, path in config.options("recipe", folders).items():
+        families.setdefault("" if path.parent.name == "recipe" else path.parent.name, []).append([name, _question(path)])
+    for family, rows in sorted(families.items()):
+        say(f"{family or 'recipes'}")
+        say("\n".join(f"  {line}" for line in table(sorted(rows), ["recipe", "question"]).splitlines()[1:]) + "\n")
+    parts = config.options("part", folders)
+    say("parts (for recipes of your own: docs/recipes.md)")
+    say("\n".join(f"  {line}" for line in table([[n, _first_comment(p)] for n, p in sorted(parts.items())], ["", ""]).splitlines()[1:]))
     return 0
+
+
+def _question(path: Path) -> str:
+    """What a recipe answers, as its header says; without that, the first line."""
+    match = re.search(r"^# Question +(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return match[1] if match else _first_comment(path)
 
 
 def _folders(arguments: Mapping[str, str]) -> list[Path]:

@@ -151,7 +151,7 @@ def test_a_hub_id_without_a_known_commit_can_be_looked_at_offline_but_not_run(tm
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(UserError, match="'org/name' is no directory here, not in the hub cache, and the hub does not give it"):
         build(tmp_path, "recipe=candidates", "model=org/name")
-    told = mlalign("plan", "recipe=candidates", "model=org/name")
+    told = mlalign("plan", "recipe=candidates", "model=org/name", "show=steps")
     assert told.returncode == 0, told.stderr
     steps = {line.split()[0]: line.split()[1:5] for line in told.stdout.split("\n\n")[1].splitlines()[1:]}
     assert steps["candidates"][1:3] == ["not", "known"] and steps["rows.prompts"][1] == "todo"

@@ -42,7 +42,7 @@ class Run:
 
     def states(self, *arguments, name="small"):
         """step -> state, as `plan` tells it."""
-        done = self.call("plan", "recipe=reuse_your_rewards", *arguments, name=name)
+        done = self.call("plan", "recipe=reuse_your_rewards", *arguments, "show=steps", name=name)
         assert done.returncode == 0, done.stderr
         lines = done.stdout.split("\n\n")[1].splitlines()[1:]
         return {line.split()[0]: line.split()[2] for line in lines}

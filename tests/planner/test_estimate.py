@@ -35,10 +35,10 @@ def of_step(name, *arguments, root):
 
 
 def test_every_step_of_a_recipe_has_an_estimate(mlalign):
-    done = mlalign("plan", "recipe=reuse_your_rewards")
+    done = mlalign("plan", "recipe=reuse_your_rewards", "show=steps")
     assert done.returncode == 0, done.stderr
-    table = done.stdout.partition("memory per device")[2].partition("commands:")[0]
-    assert [line.split()[0] for line in table.splitlines()[1:-1]] == [
+    table = done.stdout.partition("memory per device")[2]
+    assert [line.split()[0] for line in table.strip("\n").splitlines()[1:]] == [
         "base", "reward", "pairs.candidates", "measure.answers[base]", "transfer.verdicts", "pairs.scores", "measure.marks[base]", "policy",
         "measure.answers[policy]", "measure.marks[policy]",
     ]  # fmt: skip
@@ -109,9 +109,11 @@ def test_steps_with_the_same_warning_share_it(mlalign, qwen):
 
 
 def test_what_vllm_holds_is_told(mlalign, qwen):
-    done = mlalign("plan", *LARGE, f"model={qwen}")
+    done = mlalign("plan", *LARGE, f"model={qwen}", "show=steps")
     assert "8 sequences of 4,096 tokens at once" in done.stdout
-    done = mlalign("plan", *LARGE, f"model={qwen}", "engine.args.max_model_len=32768", "engine.args.gpu_memory_utilization=0.75")
+    done = mlalign(
+        "plan", *LARGE, f"model={qwen}", "engine.args.max_model_len=32768", "engine.args.gpu_memory_utilization=0.75", "show=steps"
+    )
     assert "set steps.STEP.config.engine.args.gpu_memory_utilization=0.9" in done.stdout
 
 
@@ -124,7 +126,7 @@ def test_shipped_scales_fit_their_models(mlalign, qwen):
 
 def test_an_unknown_model_is_said_to_be_unknown(mlalign, qwen):
     (qwen / "config.json").write_text(json.dumps({"model_type": "mamba2"}))
-    done = mlalign("plan", "recipe=reuse_your_rewards", f"model={qwen}")
+    done = mlalign("plan", "recipe=reuse_your_rewards", f"model={qwen}", "show=steps")
     assert "the planner does not know 'mamba2' models" in done.stdout
 
 
@@ -220,7 +222,7 @@ def test_time_comes_from_the_last_step_of_the_stage(mlalign, tmp_path):
     manifest = json.loads(next((tmp_path / "store").glob("sft-*/manifest.json")).read_text())
     assert manifest["train"]["rows"] == 16
     seconds = 2 * manifest["train"]["seconds"]
-    done = mlalign(*one, "trainer.max_steps=4", "dry=true", "name=second")
+    done = mlalign(*one, "trainer.max_steps=4", "dry=true", "show=steps", "name=second")
     assert re.search(rf"{work.told(seconds)} +32 rows, as sft took on cpu", done.stdout), done.stdout
 
 
