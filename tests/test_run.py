@@ -238,7 +238,7 @@ def test_cancel_saves_and_the_same_command_continues(run):
         "recipe=reuse_your_rewards",
         *SAME,
         "seed=3",
-        "only=[demonstrations,base]",
+        "only=[rows.demonstrations,base]",
         "steps.base.config.trainer.num_train_epochs=40",
     ]
     full = [

@@ -4,6 +4,7 @@ Steps of one `foreach` share a node. A node's bar is its part of the longest tim
 their own, one for all edges from a step (the layered drawing of Sugiyama, Tagawa & Toda 1981, with the mean-place ordering).
 """
 
+import graphlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,15 +41,24 @@ def _folded(name: str) -> str:
 def layers(graph: Mapping[str, Mapping]) -> tuple[list[list[Place]], Links]:
     """Each step one layer below its lowest input; (the layers in drawing order, place -> the places it is linked to below)."""
     depth: dict[str, int] = {}
-    for name, node in graph.items():  # inputs stand before those that use them
-        depth[name] = max((depth[i] + 1 for i in node["inputs"] if i in depth), default=0)
+    for name in _in_order(graph):
+        depth[name] = max((depth[i] + 1 for i in graph[name]["inputs"] if i in depth), default=0)
     out: list[list[Place]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
     links: Links = {}
     for name, level in depth.items():
         out[level].append(name)
-        for source in (s for s in graph[name]["inputs"] if s in depth):
+        for source in (s for s in graph[name]["inputs"] if depth.get(s, level) < level):
             _link(source, name, range(depth[source] + 1, level), links, out)
     return _ordered(out, links), links
+
+
+def _in_order(graph: Mapping[str, Mapping]) -> list[str]:
+    """Every step after its inputs; as they stand, if steps that share a node need each other."""
+    inputs = {name: [i for i in node["inputs"] if i in graph and i != name] for name, node in graph.items()}
+    try:
+        return list(graphlib.TopologicalSorter(inputs).static_order())
+    except graphlib.CycleError:
+        return list(graph)
 
 
 def _link(source: str, target: str, between: range, links: Links, out: list[list[Place]]) -> None:

@@ -17,7 +17,8 @@ RECIPE = """
 steps:
   rows: {{stage: prepare, config: {{kind: demonstration, sources: [{{hub: org/rows, revision: {commit}, language: eng_Latn}}]}}}}
   base: {{stage: sft, inputs: {{model: {{path: "${{model.path}}"}}, rows: rows}}}}
-  marks: {{stage: score, inputs: {{rows: rows, scorers: [{{family: length, unit: tokens, path: org/tokens}}, {{family: translation, metric: chrf}}]}}}}
+  answers: {{stage: generate, inputs: {{model: base, rows: rows}}}}
+  marks: {{stage: score, inputs: {{rows: answers, scorers: [{{family: length, unit: tokens, path: org/tokens}}, {{family: translation, metric: chrf}}]}}}}
 """
 
 
@@ -77,7 +78,9 @@ def at(hub, tmp_path):
 def test_fetched_once_then_all_works_offline(at, hub):
     root, _, seen = hub
     commit = commit_of(root / "models" / "org" / "tiny")
-    told = at("plan").stdout
+    planned = at("plan")
+    assert planned.returncode == 0, planned.stderr
+    told = planned.stdout
     assert f"missing model org/tiny @{commit[:12]}, for base" in told
     assert "missing tokenizer org/tokens" in told and "missing data set org/rows" in told
     done = at("fetch")

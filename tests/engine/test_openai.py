@@ -208,6 +208,7 @@ def test_a_real_server_answers_in_order_and_honours_seeds(server):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_real_server_s_refusals(server):
     engine = open_engine(EngineConfig("openai", base_url=server, served_model="tiny"), None)
     long, short = engine.generate([ask("What is 1 + 1? " * 20), ask("What is 1 + 1?")], Sampling(24, 0.0))

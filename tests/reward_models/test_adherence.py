@@ -35,7 +35,7 @@ def test_every_answer_of_the_tiny_world_is_recognised(adherence, language, ident
     assert all(0 < c <= 1 for c in found.columns["confidence"])
 
 
-@pytest.mark.parametrize("identifier", ["lingua", "langid"])
+@pytest.mark.parametrize("identifier", [pytest.param("lingua", marks=pytest.mark.long), "langid"])
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
 def test_answers_in_another_language_are_not(adherence, language, identifier):
     others = [t for other in tiny_world.LANGUAGES if other != language for t in tiny_answers(other)[::4]]
