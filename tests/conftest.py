@@ -29,12 +29,11 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Long tests last, so that a plain mistake shows early; of these the longest files first, so that no worker is left with one."""
-    longest = ("slurm/test_recipe", "test_run.py", "test_distributed", "slurm/", "sweep/", "test_rounds", "reward_models/")
+    """The files that take longest first, so that no worker is left with one at the end."""
+    longest = ("test_run.py", "slurm/test_interruptions", "slurm/test_recipe", "test_distributed", "slurm/", "sweep/", "test_rounds")
 
-    def order(item: pytest.Item) -> tuple[bool, int]:
-        slow, path = item.get_closest_marker("slow") is not None, str(item.path)
-        return slow, next((i for i, part in enumerate(longest) if part in path), len(longest))
+    def order(item: pytest.Item) -> int:
+        return next((i for i, part in enumerate(longest) if part in str(item.path)), len(longest))
 
     items.sort(key=order)
     if share := config.getoption("share"):

@@ -164,7 +164,7 @@ def test_another_recipes_run_directory_is_check_refused(mlalign, tmp_path):
 def test_paths_with_spaces_and_quotes(mlalign, tmp_path):
     root = tmp_path / "a b's = [1]"
     root.mkdir()
-    done = mlalign("plan", "recipe=candidates", f"root={root}")
+    done = mlalign("plan", "recipe=candidates", f"root={root}", "show=commands")
     assert done.returncode == 0, done.stderr
     assert "a b" in done.stdout
 
