@@ -49,6 +49,7 @@ def test_fasttext_agrees_where_it_is_reliable(adherence):
         assert any(found.flags["unsupported"]) == (language == "swh_Latn")
 
 
+@pytest.mark.long
 def test_a_verdict_depends_on_its_answer_alone(adherence):
     texts = [t for language in tiny_world.LANGUAGES for t in tiny_answers(language)[:5]]
     together = adherence(texts, "spa_Latn")

@@ -34,6 +34,7 @@ LENGTH, ADHERENCE = {"family": "length"}, {"family": "language_adherence"}
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_weighted_sum_with_a_gate(answers):
     gates = [{"scorer": "language_adherence", "missing": "fail"}]
     found = opened("composite", scorers=[LENGTH, ADHERENCE], weights={"length": 0.1, "language_adherence": 2.0}, gates=gates)(answers)
