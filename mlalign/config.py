@@ -19,7 +19,7 @@ from mlalign import secrecy
 from mlalign.errors import UserError, nearest
 
 GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
-VALUES = ("languages", "train_languages", "name", "seed", "root", "deepspeed", "devices", "max_rounds")
+VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices", "max_rounds")
 STEP_LISTS = ("only", "from", "force")
 LONGEST_VALUE = 16_000  # characters of one argument
 DEEPEST_VALUE = 20  # brackets within each other

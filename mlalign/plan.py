@@ -177,8 +177,6 @@ def normalise_languages(settings: config.Settings, errors: list[str]) -> None:
         else settings.resolve(root["data"].get("languages"), {}, "data.languages", errors)
     )
     root["languages"] = resolve_languages(value, settings, "languages", errors)
-    asked = root["train_languages"]
-    root["train_languages"] = root["languages"] if asked is None else resolve_languages(asked, settings, "train_languages", errors)
 
 
 def resolve_languages(value: Any, settings: config.Settings, key: str, errors: list[str]) -> list[str] | None:

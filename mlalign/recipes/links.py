@@ -8,6 +8,7 @@ made of: `{step: X, name: judge}`.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlalign.recipes import outline
 from mlalign.recipes.graph import Ref, Step
 
 OTHER_ROUNDS = ("previous", "initial")
+INITIAL = re.compile(r"initial\.([\w.]+)")
 
 
 @dataclasses.dataclass
@@ -42,10 +44,10 @@ class Linker:
     def check_rounds(self) -> None:
         """Report keys of `init` that no step of the rounds has, and guards that are none of its steps."""
         steps = outline.section(self.recipe, "rounds.steps")
-        text = str(steps)
+        initial = {name for text in outline.texts(steps) for name in INITIAL.findall(text)}
         for key in self.init:
             head = key.partition("[")[0]
-            if head not in steps and f"initial.{head}" not in text:
+            if head not in steps and head not in initial:
                 self.init_is_wrong = True
                 self.errors.append(f"rounds.init.{key}: no step of the rounds has this name{nearest(head, steps)}")
         for name in self.rounds.get("guards") or []:

@@ -115,3 +115,15 @@ def _check_step(name: Any, body: Any, errors: list[str]) -> None:
             if name_ == "config" and isinstance(value, str) and "${" in value:
                 continue  # a mapping once it is resolved
             errors.append(f"{key}.{name_}: expected a mapping, got {value!r}")
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a piece of a recipe, at any depth."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+    elif isinstance(value, str):
+        yield value

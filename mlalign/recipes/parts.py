@@ -18,7 +18,7 @@ takes and the groups, and no `params`.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import yaml
 
 from mlalign import yaml_files
 from mlalign.errors import UserError, nearest
-from mlalign.recipes import outline
+from mlalign.recipes import measure, outline
 
 REQUIRED = "???"
 KEYS = ("takes", "steps", "gives")
@@ -72,13 +72,14 @@ class Library:
     defaults: Mapping[str, Any]
     errors: list[str]
     read: dict[str, Part | None] = dataclasses.field(default_factory=dict)
-    # Parameters that no caller gave, with their values: the command line may set these.
+    # Parameters that no caller gave, with their values: the command line may set these. What a
+    # default takes from another parameter is set through that one.
     left: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def default(self, name: str, own: Any) -> Any:
         """What a parameter is that the caller does not give; `own` is the part's default."""
         value = self.defaults.get(name, own)
-        if own != REQUIRED:
+        if own != REQUIRED and not any("${" in text for text in outline.texts(own)):
             self.left.setdefault(name, value)
         return value
 
@@ -128,7 +129,7 @@ class Library:
             if name in self.known or name in ("round", "params"):
                 errors.append(f"{name}: a parameter cannot be named like a group or a value; rename it")
         in_scope = {*part.takes, *loops, *self.known, "round"}
-        for name in sorted({head for text in _texts(part.steps) for head in HEAD.findall(text)} - in_scope):
+        for name in sorted({head for text in outline.texts(part.steps) for head in HEAD.findall(text)} - in_scope):
             mend = "; take it as a parameter" if name == "params" else nearest(name, in_scope)
             errors.append(f"${{{name}}}: a part sees what it takes and the groups{mend}")
 
@@ -149,7 +150,7 @@ def _read(file: Path) -> Any:
 
 def expand(recipe: Mapping, library: Library) -> dict[str, Any]:
     """The recipe with the steps of its parts in their place; mistakes go to the library's errors."""
-    recipe = with_measures(recipe, library.errors)
+    recipe = measure.with_calls(recipe, library.errors)
     out: dict[str, Any] = dict(recipe)
     for section in outline.SECTIONS:
         steps = outline.section(recipe, section)
@@ -166,64 +167,6 @@ def expand(recipe: Mapping, library: Library) -> dict[str, Any]:
         else:
             out[section] = expanded
     return out
-
-
-def with_measures(recipe: Mapping, errors: list[str]) -> dict[str, Any]:
-    """The recipe with the part `measure` in the place of its sections of that name.
-
-    The measurement of the whole recipe comes last, and takes differences from its first policy. That
-    of a round takes them from the policy that the rounds began with, which is measured before them
-    under the name `measure_initial`.
-    """
-    out = {name: value for name, value in recipe.items() if name != "measure"}
-    rounds = recipe.get("rounds") or {}
-    if "measure" in recipe:
-        call = _measure(recipe["measure"], "measure", "measure", errors)
-        out["finally"] = {"measure": call, **(recipe.get("finally") or {})}
-    if "measure" in rounds:
-        init = rounds.get("init") or {}
-        call = _measure(rounds["measure"], "measure_round", "measure_initial", errors)
-        policies = call["with"].get("policies") or {}
-        for name in policies.keys() - init.keys():
-            errors.append(f"rounds.measure.policies: {name} is nothing that `init` names, and there is nothing to compare it with")
-        begun = {name: init.get(name) for name in policies}
-        rest = {key: value for key, value in call["with"].items() if not key.startswith("baseline")}
-        out["steps"] = {
-            **(recipe.get("steps") or {}),
-            "measure_initial": {"part": "measure", "with": {**rest, "policies": begun}},
-        }
-        call["with"].setdefault("prompts", "measure_initial.rows.prompts")
-        evidence = {f"measure_round[{name}]": f"measure_initial[{name}]" for name in policies}
-        out["rounds"] = {
-            **{name: value for name, value in rounds.items() if name != "measure"},
-            "init": {**evidence, **init},
-            "steps": {**(rounds.get("steps") or {}), "measure_round": call},
-        }
-    return out
-
-
-def _measure(section: Mapping, name: str, baseline: str, errors: list[str]) -> dict[str, Any]:
-    """The call of the part that a section `measure` stands for."""
-    key = "rounds.measure" if name == "measure_round" else "measure"
-    policies: dict[str, Any] = {}
-    given = section.get("policies")
-    if not isinstance(given, list) or not given:
-        errors.append(f"{key}.policies: expected a list of steps, or of {{path, name}}, got {given!r}")
-        given = []
-    for policy in given:
-        value = {k: v for k, v in policy.items() if k != "name"} if isinstance(policy, Mapping) else policy
-        label = policy.get("name") if isinstance(policy, Mapping) else policy
-        if not isinstance(label, str) or not outline.NAME.fullmatch(label):
-            errors.append(f"{key}.policies: {policy!r} needs a name: {{step: …, name: …}} or {{path: …, name: …}}")
-            continue
-        policies[label] = value["step"] if isinstance(value, Mapping) and set(value) == {"step"} else value
-    first = next(iter(policies), "")
-    own = {k: v for k, v in section.items() if k != "policies"}
-    if name == baseline:
-        compared = {"first": first}
-    else:
-        compared = {"baseline": f"{baseline}.answers[{first}]", "baseline_scores": f"{baseline}.marks[{first}]"}
-    return {"part": "measure", "with": {**compared, **own, "policies": policies}}
 
 
 def _called(name: str, prefix: str, body: Mapping, library: Library, depth: int) -> dict[str, dict]:
@@ -253,7 +196,7 @@ def _taken(part: Part, given: Mapping, key: str, library: Library) -> dict[str, 
     outline.check_keys(given, list(part.takes), f"{key}.with.", library.errors)
     takes: dict[str, Value] = {}
     for name, default in part.takes.items():
-        value = given.get(name, library.default(name, default))
+        value = given[name] if name in given else library.default(name, default)
         if not isinstance(value, Value):
             value = Value(value, value)
         if value.in_config == REQUIRED:
@@ -305,7 +248,7 @@ class _Call:
         for section in ("config", "resources"):
             if body.get(section):
                 step[section] = self.in_config(body[section])
-        by_variable = {n for text in _texts(body) for n in BY_VARIABLE.findall(text) if n in self.takes}
+        by_variable = {n for text in outline.texts(body) for n in BY_VARIABLE.findall(text) if n in self.takes}
         if by_variable:
             step["passed"] = {
                 "config": {n: self.takes[n].in_config for n in by_variable},
@@ -415,14 +358,3 @@ def _within(value: Any, path: str) -> Any:
         else:
             raise UserError(f"${{…{path}}}: there is no {key!r} in {value!r}")
     return value
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
-    elif isinstance(value, str):
-        yield value

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from training_cases import write
 
 from mlalign import config, plan
 from mlalign.errors import UserError
@@ -261,3 +262,33 @@ rounds: {{count: 2, init: {{polcy: base}}, steps: {{policy: {{stage: preference,
 """
     )
     assert errors_of(tmp_path, text) == ["rounds.init.polcy: no step of the rounds has this name; did you mean 'policy'?"]
+
+
+def test_rows_from_outside_say_their_kind(tmp_path):
+    rows = write(tmp_path / "rows", "demonstration")
+    text = f"steps: {{rm: {{stage: reward, inputs: {{model: {START}, rows: {{path: {rows}}}}}}}}}"
+    (message,) = errors_of(tmp_path, text)
+    assert message == "steps.rm.inputs.rows: rows gives demonstration rows; reward reads preference rows here"
+
+
+def test_what_a_recipe_gives_to_a_part_is_not_the_command_lines(tmp_path):
+    text = f"steps: {{rows: {{part: rows}}, pairs: {{part: own_pairs, with: {{policy: {START}, prompts: rows.prompts, scorers: [{{family: length}}], n: 3}}}}}}"
+    assert nodes(tmp_path, text, "temperature=0.5")["pairs.candidates"].config.temperature == 0.5
+    (message,) = errors_of(tmp_path, text, "n=5")
+    assert message.startswith("n: unknown key")
+
+
+def test_an_initial_step_that_no_round_repeats(tmp_path):
+    text = (
+        f"steps:\n{PREFERENCES}"
+        + f"""
+  base: {{stage: preference, inputs: {{model: {START}, rows: preferences}}}}
+rounds:
+  count: 1
+  init: {{policy: base, start: base, star: base}}
+  steps: {{policy: {{stage: preference, inputs: {{model: previous.policy, rows: preferences, reference: initial.start}}}}}}
+"""
+    )
+    (message,) = errors_of(tmp_path, text)
+    assert message.startswith("rounds.init.star: no step of the rounds has this name")
+    assert nodes(tmp_path, text.replace(", star: base", ""))["policy.r1"].inputs["reference"]["step"] == "base"
