@@ -41,6 +41,20 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % n == index]
 
 
+@pytest.fixture(autouse=True)
+def no_secret_outlives_its_test():
+    """A command line keeps the secrets that it has met until its process ends; here many share one process."""
+    from mlalign import secrecy
+
+    known = set(secrecy._known)
+    variables = {name for name in os.environ if name.startswith("MLALIGN_SECRET")}
+    yield
+    secrecy._known.clear()
+    secrecy._known.update(known)
+    for name in [name for name in os.environ if name.startswith("MLALIGN_SECRET") and name not in variables]:
+        del os.environ[name]
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data; absent, the test is skipped, or fails under REQUIRE_DATA=1."""
