@@ -250,7 +250,7 @@ def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) ->
 
     None gives an empty list. Raises: UserError with every mistake.
     """
-    items = [] if value is None else value.split(",") if isinstance(value, str) else [value] if isinstance(value, bool) else list(value)
+    items = _items(value)
     codes: list[str] = []
     errors: list[str] = []
     members = {code for codes_ in sets.values() for code in codes_}
@@ -269,6 +269,15 @@ def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) ->
     if errors:
         raise UserError(*errors)
     return list(dict.fromkeys(codes))
+
+
+def _items(value: Any) -> list[Any]:
+    """What was given as languages, one by one; something that is no list is one item, and refused as such."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return value.split(",")
+    return list(value) if isinstance(value, Iterable) else [value]
 
 
 def _with_sets(message: str, word: Any, sets: Mapping[str, list[str]]) -> str:

@@ -73,6 +73,12 @@ def test_resolve_takes_sets_comma_lists_and_lists_without_repeats():
     assert languages.resolve(None, sets) == []
 
 
+@pytest.mark.parametrize("value", [3, 2.5, True])
+def test_resolve_refuses_what_is_no_list(value):
+    with pytest.raises(UserError, match=f"language {value}: "):
+        languages.resolve(value, {})
+
+
 def test_resolve_reports_every_mistake():
     with pytest.raises(UserError) as error:
         languages.resolve(["Swaili", "sw", False, "aya32"], {"aya23": ["eng_Latn"]})
