@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import kinds, pairing, rows
+from mlalign import kinds, methods, pairing, rows
 from mlalign.errors import UserError, nearest
 from mlalign.pairing import Pair, Scored
 from mlalign.schema import what
@@ -57,13 +57,12 @@ class Config:
 
 
 def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, str]:
-    """What a fingerprint needs beyond the configuration: the text of a method that does not come with this package.
+    """What a fingerprint needs beyond the configuration: what the method does.
 
     Raises: UserError if there is no such method or it has not these options.
     """
-    method = pairing.load(cfg.method)
-    pairing.options(method, cfg.args)
-    return {"method_source": digest(pairing.source_file(method))} if ":" in cfg.method else {}
+    methods.options(pairing.load(cfg.method), cfg.args)
+    return {"method_source": methods.source_digest(pairing.__name__, cfg.method)}
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
@@ -76,11 +75,11 @@ def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
 
 def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
     columns = kinds.columns_of(inputs.get("scores", ()))
-    return [] if columns is None else _missing(cfg, pairing.options(pairing.load(cfg.method), cfg.args), columns, "the scores")
+    return [] if columns is None else _missing(cfg, methods.options(pairing.load(cfg.method), cfg.args), columns, "the scores")
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    options = pairing.options(pairing.load(cfg.method), cfg.args)
+    options = methods.options(pairing.load(cfg.method), cfg.args)
     shards = _joined_shards(cfg, inputs)
     cfg = dataclasses.replace(cfg, score=cfg.score or _first_column(shards[0][1]))
     _check_columns(cfg, options, _columns(shards[0][1]), inputs.rows("scores"))
@@ -166,7 +165,7 @@ def _shard_rows(cfg: Config, options: dict, shard: tuple[Path, Path], statistics
     by_id = {row["candidate_id"]: row for row in rows.read_shard(scores)}
     for prompt in rows.read_shard(candidates):
         scored = _normalised(cfg, _scored(cfg, prompt, by_id, out), statistics.get(prompt["prompt_lang"]))
-        seed = {"seed": rows.seed_of(f"{cfg.seed}:{prompt['id']}")} if pairing.takes_seed(method) else {}
+        seed = {"seed": rows.seed_of(f"{cfg.seed}:{prompt['id']}")} if methods.takes(method, "seed") else {}
         made = method(scored, **options, **seed) if scored else "no usable candidate"
         yield from _rows_of(cfg, prompt, made, out)
 

@@ -1,0 +1,1 @@
+"""Losses of preference training: one pure function to a file."""
