@@ -306,7 +306,7 @@ class _Planner:
         asked = self._resources(step, module, key)
         missing = _missing_packages(module, cfg, key)
         hashed = schema.hashed(cfg) | own
-        prints = {slot: [self._print_of(v, module, slot) for v in (i if isinstance(i, list) else [i])] for slot, i in inputs.items()}
+        prints = {slot: self._prints_of(value, module, slot) for slot, value in inputs.items()}
         stops = [self.nodes[g["step"]].fingerprint for g in guards]
         identity_ = {"stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints, "guards": stops}
         print_ = store.fingerprint(identity_)
@@ -447,12 +447,20 @@ class _Planner:
             self.errors.extend(f"{key}.config.{m}" for m in error.messages)
             return {}
 
-    def _print_of(self, value: Mapping, module: ModuleType, slot: str) -> Any:
-        """What an input adds to a fingerprint. Names matter where a stage writes them down (columns, tables)."""
+    def _prints_of(self, value: Any, module: ModuleType, slot: str) -> list[Any]:
+        """What a slot adds to a fingerprint.
+
+        Names matter where a stage writes them down (columns, tables) or tells several apart by them.
+        """
+        values = value if isinstance(value, list) else [value]
+        kind = module.SLOTS[slot].rstrip("?*")
+        several = len(values) > 1 and slot in getattr(module, "NAMED", ())
+        return [self._print_of(one, kind in ("scorer", "any") or several) for one in values]
+
+    def _print_of(self, value: Mapping, named: bool) -> Any:
         if "artifact" not in value:
             own = {k: v for k, v in value.items() if k != "path" or "identity" not in value}
             return {k: self._with_files(with_models(v, self._print_of_model), k) for k, v in own.items()}
-        named = module.SLOTS[slot].rstrip("?*") in ("scorer", "any")
         names = {"step": value.get("name") or value["step"], "binding": value.get("binding")} if named else {}
         return {"fingerprint": self.nodes[value["step"]].fingerprint, **names}
 

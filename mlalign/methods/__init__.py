@@ -133,7 +133,7 @@ def hint_of(method: Method, name: str) -> Any:
 
 @contextlib.contextmanager
 def failures(method: Method, place: str) -> Iterator[None]:
-    """Within it, an error in a method's code becomes a UserError that names `place`, file and line."""
+    """Make an error in a method's code a UserError that names `place`, the file and the line."""
     try:
         yield
     except UserError:

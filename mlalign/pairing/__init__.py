@@ -39,6 +39,7 @@ class Scored:
     requested: str | None = None  # the language that was asked for
     in_language: bool | None = None  # answers in the requested language; None: not known
     choosable: bool = True  # passes every gate on the chosen side
+    sampler: str | None = None  # the step that sampled it, where there are several; None: the only one
 
 
 @dataclasses.dataclass(frozen=True)

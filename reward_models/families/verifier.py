@@ -61,7 +61,7 @@ def _numeric(response: str, answer: str) -> bool:
 
 
 def _exact(response: str, answer: str) -> bool:
-    return _plain(boxed(response) or response) == _plain(answer)
+    return plain(boxed(response) or response) == plain(answer)
 
 
 def _contains(response: str, answer: str) -> bool:
@@ -136,7 +136,8 @@ def _folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A text without case, spaces around it or final punctuation: what `exact` compares."""
     text = _folded(text)
     while text and (unicodedata.category(text[-1])[0] == "P" or text[-1] == " "):
         text = text[:-1]
