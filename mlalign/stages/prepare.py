@@ -9,21 +9,27 @@ form (encoding, broken JSON, missing column, unknown language) is an error; all 
 
 A row's fate depends on its own content, its group and earlier rows of its language: another language changes no shard
 of the others (unless `total_rows` makes languages share a budget). Duplicates are looked for within a language; the first stays.
+
+With `builder`, the rows of earlier steps are brought together by `group_id`, and a function makes the rows from each item in all its
+languages (`mlalign/methods/builders/`). `mixing` names a function that says how many rows of each language to take
+(`mlalign/methods/mixing/`); where it takes more than there are, rows are repeated under ids of their own.
 """
 
 import dataclasses
 import shutil
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import kinds, rows
-from mlalign.data import checks, cleaning, mixing, splits
-from mlalign.data.reading import TAKEN_FROM, Found, Reading, all_rows, files, name_of
+from mlalign import kinds, methods, rows
+from mlalign.data import adapters, checks, cleaning, groups, splits
+from mlalign.data.reading import AN_ARTIFACT, TAKEN_FROM, Found, Reading, all_rows, files, name_of
 from mlalign.data.sources import Problems, Source
 from mlalign.errors import UserError
+from mlalign.methods import builders, made, mixing
+from mlalign.methods.mixing.temperature import temperature
 from mlalign.schema import hashed, what
 from mlalign.stage import Inputs, Output, Stopped
 from mlalign.terminal import say
@@ -46,6 +52,10 @@ class Config:
     max_rows_per_language: int | None = what(None, "keep at most so many rows of each language in each split")
     temperature: float | None = what(None, "mix training rows of languages in proportion to n^(1/T); 1: as they are, large: evenly")
     total_rows: int | None = what(None, "training rows of all languages together; by default the most that the proportions allow")
+    mixing: str | None = what(None, "rule for mixing training rows: a file in mlalign/methods/mixing, or module:function", later=True)
+    mixing_args: dict[str, Any] = what({}, "options of the rule, by the names of its keyword parameters", later=True)
+    builder: str | None = what(None, "makes rows of each item: a file in mlalign/methods/builders, or module:function", later=True)
+    builder_args: dict[str, Any] = what({}, "options of the builder, by the names of its keyword parameters", later=True)
     dedup: bool = what(True, "drop exact duplicates within a language, compared after NFC and white-space normalisation")
     flip_frac: float = what(0.0, "share of training preferences whose sides are swapped, at random: a control of what labels tell")
     max_chars: int | None = what(None, "drop rows whose prompt and longer answer have more characters than this")
@@ -68,11 +78,17 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     for source, values in zip(cfg.sources or [], told, strict=True):
         if source.path is not None:
             values["path"] = [[f.name, f.language, digest(f.path)] for f in files(source, cfg.languages)]
-    return {"sources": told}
+    identities: dict[str, Any] = {"sources": told}
+    if cfg.mixing is not None:
+        identities["mixing_source"] = methods.source_digest(mixing.__name__, cfg.mixing, "mixing")
+    if cfg.builder is not None:
+        identities["builder_source"] = methods.source_digest(builders.__name__, cfg.builder, "builder")
+    return identities
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
-    return {"rows": TAKEN_FROM.get(cfg.kind, (cfg.kind,))}
+    kind = cfg.kind if cfg.builder is None else builders.reads(builders.load(cfg.builder))
+    return {"rows": TAKEN_FROM.get(kind, (kind,))}
 
 
 def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
@@ -85,10 +101,13 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         problems.append("sources: none; give some, or rows of an earlier step (inputs: {rows: STEP})")
     if problems:
         raise UserError(*problems)
+    if cfg.builder and "rows" not in inputs:
+        raise UserError("builder: it makes rows of an earlier step's; give them as inputs: {rows: STEP}")
     work = _Work(cfg, out)
     shutil.rmtree(out.path / "rows", ignore_errors=True)
     reading = Reading(cfg.kind, cfg.languages, work.problems, out.tally)
-    ranks = work.write(all_rows(reading, cfg.sources or [], [a.path for a in inputs.artifacts("rows")]))
+    artifacts = [a.path for a in inputs.artifacts("rows")]
+    ranks = work.write(_built(cfg, artifacts, out) if cfg.builder else all_rows(reading, cfg.sources or [], artifacts))
     work.problems.raise_if_any()
     if ranks:
         work.sample(ranks)
@@ -111,9 +130,98 @@ def mistakes(cfg: Config) -> list[str]:
         found.append(f"flip_frac: swaps the sides of preferences; {cfg.kind} rows have none")
     if cfg.temperature is not None and cfg.temperature <= 0:
         found.append(f"temperature: must be above 0, got {cfg.temperature}")
+    found += [*_mixing_mistakes(cfg), *_builder_mistakes(cfg)]
     for index, source in enumerate(cfg.sources or []):
         found += [f"sources[{index}].{message}" for message in checks.mistakes(source, cfg.kind, cfg.languages)]
     return found
+
+
+def _mixing_mistakes(cfg: Config) -> list[str]:
+    if cfg.mixing is None:
+        return ["mixing_args: there is no rule that they belong to; name one with mixing"] if cfg.mixing_args else []
+    try:
+        rule = mixing.load(cfg.mixing)
+        methods.options(rule, cfg.mixing_args, "mixing_args", mixing.FILLED)
+    except UserError as error:
+        return error.messages
+    problems = mixing.problems(rule, cfg.mixing, cfg.total_rows)
+    if cfg.temperature is not None:
+        problems.append("temperature: is the same as mixing: temperature, and another rule is named; leave one out")
+    return problems
+
+
+def _builder_mistakes(cfg: Config) -> list[str]:
+    if cfg.builder is None:
+        return ["builder_args: there is no builder that they belong to; name one with builder"] if cfg.builder_args else []
+    try:
+        builder = builders.load(cfg.builder)
+        methods.options(builder, cfg.builder_args, "builder_args")
+    except UserError as error:
+        return error.messages
+    problems = []
+    if builders.makes(builder) != cfg.kind:
+        problems.append(f"kind: {cfg.kind}; the builder {cfg.builder} makes {builders.makes(builder)} rows")
+    if cfg.sources:
+        problems.append("sources: a builder reads rows of earlier steps; read these in a prepare step of their own")
+    return problems
+
+
+# ---------------------------------------------------------------------------------------- building
+
+
+def _built(cfg: Config, artifacts: Sequence[Path], out: Output) -> Iterator[Found]:
+    """The rows that a builder makes of each group, in the order of slices, splits and groups."""
+    assert cfg.builder is not None
+    builder = builders.load(cfg.builder)
+    shards = [shard for path in artifacts for shard in rows.shards(path)]
+    slices = groups.Slices(out.checkpoints / "groups", groups.n_slices(shards))
+    slices.make(shards, out.store.digests.file)
+    for index in range(slices.n):
+        by_group: dict[tuple[str, str], list[dict]] = defaultdict(list)
+        for row in sorted(slices.read(index), key=lambda row: (row["prompt_lang"], row["id"])):
+            by_group[row["split"], row["group_id"]].append(row)
+        for _, members in sorted(by_group.items()):
+            yield from _rows_of_group(cfg, builder, members, out)
+
+
+def _rows_of_group(
+    cfg: Config,
+    builder: builders.Builder,
+    members: Sequence[dict],
+    out: Output,
+) -> Iterator[Found]:
+    by_language: dict[str, list[Any]] = defaultdict(list)
+    kind = builders.reads(builder)
+    for row in members:
+        content = made.of_row(adapters.derive(row, kind), kind)
+        by_language[row["prompt_lang"]].append(content)
+    identifier = members[0]["group_id"]
+    options = methods.options(builder, cfg.builder_args, "builder_args")
+    if methods.takes(builder, "seed"):
+        options["seed"] = rows.seed_of(f"{cfg.seed}:{identifier}")
+    place = f"group {identifier}: builder {cfg.builder}"
+    with methods.failures(builder, place):
+        built = builder(builders.Group(identifier, dict(by_language)), **options)
+    reason = built if isinstance(built, str) else "the builder made nothing"
+    for language in by_language if isinstance(built, str) or not built else ():
+        out.tally.drop(reason, language)
+    for number, content in enumerate([] if isinstance(built, str) else built):
+        language = getattr(content, "prompt_lang", None)
+        if getattr(content, "kind", None) != cfg.kind or language is None:
+            raise UserError(f"{place}: gave {content!r}; expected {cfg.kind} rows with a prompt_lang")
+        if cfg.languages is None or language in cfg.languages:
+            yield _built_row(cfg, members[0], content, number), AN_ARTIFACT, place
+        else:
+            out.tally.drop("language_not_asked_for", language)
+
+
+def _built_row(cfg: Config, first: Mapping, content: Any, number: int) -> dict:
+    """A row of a group with `first` in it; its id comes from builder, group, language and place."""
+    columns = made.columns(content)
+    key = f"{first['group_id']}:{number}"
+    copied = {name: first[name] for name in ("group_id", "source", "split")}
+    identifier = rows.row_id(str(cfg.builder), key, columns["prompt_lang"])
+    return {**columns, **copied, "id": identifier, "origin": "synthetic", "own_id": True}
 
 
 @dataclasses.dataclass
@@ -133,7 +241,7 @@ class _Work:
 
     @property
     def samples(self) -> bool:
-        return any(x is not None for x in (self.cfg.max_rows_per_language, self.cfg.temperature, self.cfg.total_rows))
+        return any(x is not None for x in (self.cfg.max_rows_per_language, self.cfg.temperature, self.cfg.total_rows, self.cfg.mixing))
 
     @property
     def spool(self) -> Path:
@@ -193,21 +301,25 @@ class _Work:
                               "mend the split column, or name the sources apart (source: NAME)")  # fmt: skip
 
     def sample(self, ranks: Mapping[tuple[str, str], array]) -> None:
-        """Copy the rows of lowest rank from the spool; the rest counts as `not_sampled`."""
+        """Copy the rows of lowest rank from the spool, repeatedly where more are wanted than there are.
+
+        The rest counts as `not_sampled`.
+        """
         import numpy as np
 
         before = {where: len(r) for where, r in sorted(ranks.items())}
         after = _targets(before, self.cfg)
-        keep = {}
+        times = {}
         for where, r in ranks.items():
-            keep[where] = np.zeros(len(r), dtype=bool)
-            keep[where][np.argsort(np.frombuffer(r), kind="stable")[: after[where]]] = True
+            passes, rest = divmod(after[where], len(r))
+            times[where] = np.full(len(r), passes)
+            times[where][np.argsort(np.frombuffer(r), kind="stable")[:rest]] += 1
         with rows.ShardWriter(self.out.path, self.cfg.kind) as writer:
             at: dict[tuple[str, str], int] = defaultdict(int)
             for row in rows.read(self.spool):
                 where = (row["prompt_lang"], row["split"])
-                if keep[where][at[where]]:
-                    writer.write(row)
+                for copy in range(times[where][at[where]]):
+                    writer.write(_repeated(row, copy) if copy else row)
                 at[where] += 1
         shutil.rmtree(self.spool)
         self._count_sampled(before, after)
@@ -216,8 +328,10 @@ class _Work:
         for (language, split), n in before.items():
             left_out = n - after[language, split]
             self.out.tally.keep(language, -left_out)
-            if left_out:
+            if left_out > 0:
                 self.out.tally.drop("not_sampled", language, left_out)
+            if left_out < 0:
+                self.out.tally.add("repeated", language, -left_out)
         train = [(language, n, after[language, split]) for (language, split), n in before.items() if split == "train"]
         n_all, m_all = sum(n for _, n, _ in train), sum(m for _, _, m in train)
         say("mixing of training rows: language, rows and share before, rows and share after")
@@ -251,11 +365,35 @@ def _targets(available: Mapping[tuple[str, str], int], cfg: Config) -> dict[tupl
     """Rows to keep by language and split. The mixture concerns training rows; the cap holds for each split."""
     cap = cfg.max_rows_per_language
     capped = {where: n if cap is None else min(n, cap) for where, n in available.items()}
-    if cfg.temperature is None and cfg.total_rows is None:
+    if cfg.temperature is None and cfg.total_rows is None and cfg.mixing is None:
         return capped
     train = {language: n for (language, split), n in capped.items() if split == "train"}
-    mixed = mixing.temperature_counts(train, cfg.temperature or 1.0, cfg.total_rows)
+    mixed = _mixed(train, cfg)
     return {(language, split): mixed[language] if split == "train" else n for (language, split), n in capped.items()}
+
+
+def _mixed(train: Mapping[str, int], cfg: Config) -> dict[str, int]:
+    """Training rows to take of each language. Raises: UserError if a rule gives no such numbers."""
+    if cfg.mixing is None:
+        return temperature(train, temperature=cfg.temperature or 1.0, total=cfg.total_rows)
+    rule = mixing.load(cfg.mixing)
+    options = methods.options(rule, cfg.mixing_args, "mixing_args", mixing.FILLED)
+    if methods.takes(rule, "total"):
+        options["total"] = cfg.total_rows
+    with methods.failures(rule, f"mixing {cfg.mixing}"):
+        taken = rule(train, **options)
+    wrong = {language: taken.get(language) for language in train if not _is_count(taken.get(language))}
+    if wrong:
+        raise UserError(f"mixing {cfg.mixing}: gave {wrong}; expected a number of rows for each language")
+    return taken
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _repeated(row: dict, copy: int) -> dict:
+    return {**row, "id": rows.row_id(row["id"], str(copy), row["prompt_lang"])}
 
 
 def _about(source: Source) -> dict[str, Any]:
