@@ -76,7 +76,7 @@ CLASSES = (*ROWS.values(), Candidate, Judgement)
 
 def of_row(row: Mapping[str, Any], kind: str) -> Any:
     """A row's content, as the class of its kind."""
-    cls = ROWS[kind]
+    cls: Any = ROWS[kind]
     return cls(**{field.name: row.get(field.name) for field in dataclasses.fields(cls)})
 
 

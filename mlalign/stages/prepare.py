@@ -206,13 +206,13 @@ def _rows_of_group(
     for language in by_language if isinstance(built, str) or not built else ():
         out.tally.drop(reason, language)
     for number, content in enumerate([] if isinstance(built, str) else built):
-        language = getattr(content, "prompt_lang", None)
-        if getattr(content, "kind", None) != cfg.kind or language is None:
+        made_in = getattr(content, "prompt_lang", None)
+        if getattr(content, "kind", None) != cfg.kind or made_in is None:
             raise UserError(f"{place}: gave {content!r}; expected {cfg.kind} rows with a prompt_lang")
-        if cfg.languages is None or language in cfg.languages:
+        if cfg.languages is None or made_in in cfg.languages:
             yield _built_row(cfg, members[0], content, number), AN_ARTIFACT, place
         else:
-            out.tally.drop("language_not_asked_for", language)
+            out.tally.drop("language_not_asked_for", made_in)
 
 
 def _built_row(cfg: Config, first: Mapping, content: Any, number: int) -> dict:
