@@ -572,6 +572,23 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def texts(folder: str, folders: Sequence[Path], key: str, errors: list[str]) -> dict[str, str]:
+    """Language -> text of the files LANGUAGE.j2 in one folder of the search path.
+
+    A person's own files come before the package's.
+    """
+    from mlalign import languages
+
+    found: dict[str, str] = {}
+    for home in reversed(folders):
+        for path in sorted((home / folder).glob("*.j2")):
+            try:
+                found[languages.normalise(path.stem)] = path.read_text(encoding="utf-8")
+            except (UserError, OSError, UnicodeDecodeError) as error:
+                errors.append(f"{key}: {path}: {error}")
+    return found
+
+
 def deepspeed_config(name: str, folders: Iterable[Path], key: str, errors: list[str]) -> dict | None:
     """The DeepSpeed configuration in `conf/deepspeed/NAME.yaml` (or `deepspeed/NAME.yaml` of a person's own folder)."""
     from mlalign import yaml_files

@@ -343,6 +343,10 @@ class _Planner:
         out = config.merged(layers, typed, step.config)
         if isinstance(out.get("deepspeed"), str):
             out["deepspeed"] = config.deepspeed_config(out["deepspeed"], self.settings.folders, f"{key}.config.deepspeed", self.errors)
+        for field in dataclasses.fields(module.Config):
+            folder = field.metadata["texts"](out) if "texts" in field.metadata else None
+            if folder and not out.get(field.name):
+                out[field.name] = config.texts(folder, self.settings.folders, f"{key}.config.{field.name}", self.errors)
         if out.get("languages") is not None and "languages" in fields:
             out["languages"] = resolve_languages(out["languages"], self.settings, f"{key}.config.languages", self.errors)
         return out

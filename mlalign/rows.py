@@ -35,8 +35,11 @@ COLUMNS = {
 
 
 @functools.cache
-def schema(kind: str, scores: tuple[str, ...] = ()) -> Any:
-    """The Arrow schema of a kind of row; for `scores`, with one double column `score.NAME` per name."""
+def schema(kind: str, scores: tuple[str, ...] = (), parents: bool = False) -> Any:
+    """The Arrow schema of a kind of row; for `scores`, with one double column `score.NAME` per name.
+
+    With `parents`, responses say which candidate they were made from.
+    """
     import pyarrow as pa
 
     kinds = {
@@ -44,7 +47,7 @@ def schema(kind: str, scores: tuple[str, ...] = ()) -> Any:
         "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
         "responses": pa.list_(pa.struct([
             ("candidate_id", pa.string()), ("text", pa.string()), ("reasoning", pa.string()), ("n_tokens", pa.int64()),
-            ("finish_reason", pa.string()),
+            ("finish_reason", pa.string()), *([("parent", pa.string())] if parents else []),
         ])),
     }  # fmt: skip
     fields = [(name, pa.string()) for name in COMMON]
@@ -61,6 +64,11 @@ def row_id(source: str, key: str, prompt_lang: str) -> str:
 def candidate_id(row: str, sampler: str, index: int) -> str:
     """`hash(row id, sampler fingerprint, index)`: 16 hex digits. Sampling seeds derive from it (`seed_of`)."""
     return _digest(row, sampler, str(index))
+
+
+def derived_id(parent: str, sampler: str) -> str:
+    """The id of the row of candidates that a sampler makes from one candidate."""
+    return _digest(parent, sampler)
 
 
 def side_id(row: str, side: str) -> str:
@@ -94,6 +102,11 @@ def to_json(value: Any) -> str:
 
 def shard_name(language: str, split: str, index: int) -> str:
     return f"{language}.{split}.{index:05d}.parquet"
+
+
+def language_of(shard: Path) -> str:
+    """The prompt language of a shard, which its name says."""
+    return shard.name.split(".", maxsplit=1)[0]
 
 
 def shards(path: Path, split: str | None = None, languages: Sequence[str] | None = None) -> list[Path]:
@@ -144,12 +157,12 @@ def kind_of(path: Path) -> str:
     return pq.read_schema(first).metadata[b"kind"].decode()
 
 
-def write_shard(path: Path, kind: str, rows: Sequence[dict], scores: Sequence[str] = ()) -> None:
+def write_shard(path: Path, kind: str, rows: Sequence[dict], scores: Sequence[str] = (), parents: bool = False) -> None:
     """Write one Parquet file atomically; the bytes depend only on the rows. Columns that a row lacks become null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist(list(rows), schema=schema(kind, tuple(scores)))
+    table = pa.Table.from_pylist(list(rows), schema=schema(kind, tuple(scores), parents))
     temporary = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, temporary, compression="zstd")

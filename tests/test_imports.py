@@ -31,7 +31,7 @@ ALLOWED = {
     "store": (*FILES, "claims"),
     "shards": ("errors", "store", "digests", "terminal"),
     "stage": ("errors", "store", "stages", "engine", "stopping"),
-    "models": ("errors", "engine"),
+    "models": ("errors", "engine", "languages"),
     "engine": LIGHT,
     "json_text": (),
     "conversations": ("json_text",),

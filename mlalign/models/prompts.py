@@ -53,7 +53,7 @@ def speaker(name: str, templates: Mapping[str, str], language: str, **own: Any) 
     def say(ask: str, **values: Any) -> str:
         try:
             written = _compiled(text).render(variables | values, ask=ask).strip()
-        except Exception as error:  # a template is a person's code, which may raise anything
+        except Exception as error:  # noqa: BLE001  # a template may raise anything
             raise UserError(f"{place}: {type(error).__name__}: {error} (ask: {ask})") from None
         if not written:
             raise UserError(f"{place}: writes nothing for ask == {ask!r}")

@@ -12,20 +12,27 @@ template's own reasoning tags goes to the column `reasoning`. With engine=openai
 Counted in the manifest by language: prompts that do not fit the context under `dropped`; responses, tokens, truncated and
 empty responses, responses with reasoning, characters that were cut at the end of a text, and prompts of which the chat template
 leaves something out under `sums`.
+
+With `operator`, a function of `mlalign/methods/operators/` asks the model about each row, as often as it likes, and makes rows of the
+answers: of candidates, one row for each (parent, sampler), whose responses name their `parent`. All runs of a shard go on side by side.
+What an operator makes nothing of is counted by its reason. Other rows than candidates get ids and groups of their own, and stay in
+the split of what they were made from.
 """
 
 import contextlib
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import engine, kinds, languages, rows, shards, store
+from mlalign import engine, kinds, languages, methods, rows, shards, store
 from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, chat
 from mlalign.engine.models import Model
 from mlalign.errors import UserError
-from mlalign.models import leftout
+from mlalign.methods import lockstep, made, operators, outcome
+from mlalign.models import leftout, prompts
 from mlalign.models.templates import DATE, ChatTemplate, date_problems, option_problems
 from mlalign.schema import hashed, verbatim, what
 from mlalign.stage import Inputs, Output, Stopped
@@ -44,6 +51,12 @@ RESERVED = {name: f"set {name} on the step" for name in ("n", "seed", "max_token
 
 def _sampling_source(around: Mapping) -> str:
     return "vllm.sampling_params:SamplingParams" if (around.get("engine") or {}).get("name", "vllm") == "vllm" else ""
+
+
+def _templates_of(around: Mapping) -> str | None:
+    """The folder of an operator's templates, below conf/."""
+    name = around.get("operator")
+    return f"prompts/{name.rpartition(':')[2]}" if isinstance(name, str) else None
 
 
 @dataclasses.dataclass
@@ -70,6 +83,12 @@ class Config:
         None, "opening and closing tag; what stands between them goes to the column `reasoning`; null: the chat template's own; []: none"
     )
     seed: int = what(0, "mixed into the sampler's fingerprint, and so into every candidate's own seed")
+    operator: str | None = what(None, "asks the model: a file in mlalign/methods/operators, or module:function; null: sampling", later=True)
+    operator_args: dict[str, Any] = what({}, "options of the operator, by the names of its keyword parameters", later=True)
+    templates: dict[str, str] = what(
+        {}, "the operator's Jinja templates by language; by default the files prompts/OPERATOR/LANGUAGE.j2 of conf/", later=True,
+        texts=_templates_of,
+    )  # fmt: skip
 
 
 def packages(cfg: Config) -> list[str]:
@@ -84,12 +103,15 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     if found := problems(cfg):
         raise UserError(*found)
     response_lang = cfg.response_lang if cfg.response_lang == SAME else languages.normalise(cfg.response_lang)
-    return {"chat_template": chat.read_template(cfg.chat_template), "response_lang": response_lang}
+    identities = {"chat_template": chat.read_template(cfg.chat_template), "response_lang": response_lang}
+    if cfg.operator is not None:
+        identities["operator_source"] = methods.source_digest(operators.__name__, cfg.operator, "operator")
+    return identities
 
 
 def problems(cfg: Config) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
-    found = engine.problems(cfg.engine)
+    found = [*_operator_problems(cfg), *engine.problems(cfg.engine)]
     found += [f"{name}: must be at least 1, got {getattr(cfg, name)}" for name in ("n", "max_tokens") if getattr(cfg, name) < 1]
     if cfg.temperature < 0:
         found.append(f"temperature: must be 0 (greedy) or more, got {cfg.temperature}")
@@ -109,41 +131,70 @@ def problems(cfg: Config) -> list[str]:
     return found
 
 
-def sampler(cfg: Config, model: Model) -> dict[str, Any]:
+def _operator_problems(cfg: Config) -> list[str]:
+    if cfg.operator is None:
+        given = [name for name in ("operator_args", "templates") if getattr(cfg, name)]
+        return [f"{name}: there is no operator that this belongs to; name one with operator" for name in given]
+    try:
+        operator = operators.load(cfg.operator)
+        methods.options(operator, cfg.operator_args, "operator_args")
+    except UserError as error:
+        return error.messages
+    problems = prompts.problems(operator.__name__, cfg.templates) if operators.speaks(operator) else []
+    if cfg.response_lang != SAME and operators.makes(operator) in (made.Prompt, made.Text):
+        problems.append(f"response_lang: {cfg.operator} makes rows in the language of each prompt; leave this out")
+    return problems
+
+
+def sampler(cfg: Config, model: Model, language: str | None = None) -> dict[str, Any]:
     """Everything that shapes a sample, for the manifest, with the `fingerprint` that candidates' ids and seeds derive from.
 
     `n` and `split` are not part of the fingerprint: the first candidates of a prompt are the same in any split and for any larger n.
+    Of an operator's templates, the one that is used for `language` is.
     """
     settings = hashed(cfg) | identity(cfg, store.sha256)
     shaping = {k: v for k, v in settings.items() if k not in ("n", "split")}
+    if language is not None and "templates" in shaping:
+        shaping["templates"] = prompts.chosen(cfg.templates, language)
     print_ = store.fingerprint({"version": VERSION, "model": model.identity, **shaping})[:16]
     return {"fingerprint": print_, "model": model.identity, "seed_guarantee": engine.ENGINES[cfg.engine.name].seed_guarantee, **settings}
 
 
+def _reads(cfg: Config) -> tuple[str, ...]:
+    """The kinds of rows that are read."""
+    return READS if cfg.operator is None else operators.READS[operators.reads(operators.load(cfg.operator))]
+
+
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
-    return {"rows": READS}
+    return {"rows": _reads(cfg)}
 
 
 def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
-    return kinds.Gives("candidates")
+    made_of = None if cfg.operator is None else operators.makes(operators.load(cfg.operator))
+    return kinds.Gives("candidates" if made_of is None else made_of.kind)
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     model, sources = inputs.model("model"), rows.shards(inputs.rows("rows"), cfg.split)
     _check_rows(inputs.rows("rows"), sources, cfg)
-    told = sampler(cfg, model)
-    out.note(sampler=told)
+    out.note(sampler=sampler(cfg, model))
     mine = sources[out.part[0] :: out.part[1]]
-    total, key = _n_rows(mine), {"stage": "generate", "version": VERSION, "sampler": told["fingerprint"], "n": cfg.n}
+    total = _n_rows(mine) if cfg.operator is None else None  # nobody knows how many rows an operator makes
 
     def on_shard(source: Path, tally: store.Tally) -> None:
         out.tally.merge(tally)
         dropped = sum(by.total() for by in out.tally.dropped.values())
-        out.progress(out.tally.rows.total() + dropped, total, "prompts")
+        out.progress(out.tally.rows.total() + dropped, total, "prompts" if cfg.operator is None else "rows")
 
-    with contextlib.closing(_Generation(cfg, model, told, shards.missing(mine, out.path, out.store, key))) as generation:
-        if not shards.run_shards(mine, out.path, out.store, key, generation.shard, on_shard, out.should_stop, out.check_inputs):
-            raise Stopped
+    with contextlib.closing((_Generation if cfg.operator is None else _Operation)(cfg, model)) as generation:
+        for language, of_language in _by_sampler(cfg, mine):
+            generation.sample(language)
+            key = {"stage": "generate", "version": VERSION, "sampler": generation.sampler, "n": cfg.n}
+            generation.ahead = shards.missing(of_language, out.path, out.store, key)
+            if not shards.run_shards(
+                of_language, out.path, out.store, key, generation.shard, on_shard, out.should_stop, out.check_inputs
+            ):  # fmt: skip
+                raise Stopped
         out.note(template=generation.template_facts())
     if not shards.pending(sources, out.path):
         check_languages(shards.total(sources, out.path))
@@ -151,10 +202,19 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
 def _check_rows(path: Path, sources: Sequence[Path], cfg: Config) -> None:
     kind = rows.kind_of(path)
-    if kind not in READS:
-        raise UserError(f"{path}: holds {kind} rows; generate reads {', '.join(READS)} rows")
+    if kind not in _reads(cfg):
+        reader = "generate" if cfg.operator is None else f"the operator {cfg.operator}"
+        raise UserError(f"{path}: holds {kind} rows; {reader} reads {', '.join(_reads(cfg))} rows")
     if not sources:
         raise UserError(f"{path}: holds no rows of split {cfg.split!r}; set split to another one, or to null for all rows")
+
+
+def _by_sampler(cfg: Config, sources: Sequence[Path]) -> list[tuple[str | None, list[Path]]]:
+    """The shards that share a sampler: all of them, or with an operator, whose template differs, those of a language."""
+    if cfg.operator is None:
+        return [(None, list(sources))]
+    names = sorted({rows.language_of(source) for source in sources})
+    return [(name, [source for source in sources if rows.language_of(source) == name]) for name in names]
 
 
 def _n_rows(sources: Sequence[Path]) -> int:
@@ -170,6 +230,8 @@ def check_languages(tally: store.Tally) -> None:
     if empty:
         reasons = {language: ", ".join(f"{by[language]} {reason}" for reason, by in sorted(tally.dropped.items())) for language in empty}
         mend = "raise max_prompt_tokens or engine.args.max_model_len, or lower max_tokens"
+        if PROMPT_TOO_LONG not in tally.dropped:
+            mend = "see the operator's template, and whether max_tokens is enough"
         raise UserError(*(f"{language}: no prompt is left ({reasons[language]}); {mend}" for language in empty))
 
 
@@ -190,11 +252,16 @@ class _Prompt:
 class _Generation:
     """Tokenizer, context and engine, each there from its first use on."""
 
-    def __init__(self, cfg: Config, model: Model, told: Mapping[str, Any], ahead: Sequence[Path] = ()):
-        self.cfg, self.model, self.sampler = cfg, model, told["fingerprint"]
-        self._ahead = list(ahead)
+    def __init__(self, cfg: Config, model: Model):
+        self.cfg, self.model, self.sampler = cfg, model, ""
+        self.ahead: list[Path] = []  # shards that are still to be computed
         self._answered: dict[Path, tuple[list[_Prompt], dict[str, Response]]] = {}  # shards whose answers are here already
+        told = identity(cfg, store.sha256)
         self.chat_template, self.response_lang = told["chat_template"], told["response_lang"]
+
+    def sample(self, language: str | None) -> None:
+        """From now on, sample as for this prompt language; None: as for all."""
+        self.sampler = sampler(self.cfg, self.model, language)["fingerprint"]
 
     @cached_property
     def template(self) -> ChatTemplate | None:
@@ -261,7 +328,7 @@ class _Generation:
         rendered, requests = {}, {}
         for path in [source, *self._following(source)]:
             rendered[path] = self._render(rows.read_shard(path))
-            fitting = sorted(filter(self._fits, rendered[path]), key=lambda p: p.row["id"])
+            fitting = sorted(filter(self.fits, rendered[path]), key=lambda p: p.row["id"])
             requests[path] = [r for p in fitting for r in self._requests(p)]
             if sum(map(len, requests.values())) >= TOGETHER:
                 break
@@ -272,7 +339,7 @@ class _Generation:
 
     def _following(self, source: Path) -> list[Path]:
         free = engine.ENGINES[self.cfg.engine.name].seed_guarantee  # elsewhere a text may depend on what else is in its batch
-        return self._ahead[self._ahead.index(source) + 1 :] if free and source in self._ahead else []
+        return self.ahead[self.ahead.index(source) + 1 :] if free and source in self.ahead else []
 
     def _extra(self) -> dict[str, Any]:
         sent = engine.ENGINES[self.cfg.engine.name].takes == "messages" and self.cfg.chat_template_kwargs
@@ -300,8 +367,10 @@ class _Generation:
             prompt.left_out = not leftout.of_prompt(text, prompt.messages, None)
         return prompts
 
-    def _fits(self, prompt: _Prompt) -> bool:
-        return self.max_model_len is None or len(prompt.token_ids or ()) <= self.max_model_len - self.cfg.max_tokens
+    def fits(self, prompt: _Prompt, max_tokens: int | None = None) -> bool:
+        """Whether a prompt leaves room for an answer of `max_tokens`, by default the step's."""
+        answer = self.cfg.max_tokens if max_tokens is None else max_tokens
+        return self.max_model_len is None or len(prompt.token_ids or ()) <= self.max_model_len - answer
 
     def _requests(self, prompt: _Prompt) -> list[Request]:
         ids = [rows.candidate_id(prompt.row["id"], self.sampler, i) for i in range(self.cfg.n)]
@@ -318,14 +387,14 @@ class _Generation:
         tally.keep(language)
         if prompt.left_out:
             tally.add("prompt_partly_left_out", language)
-        responses = [self._response(i, a, prompt.opened, language, tally) for i, a in found.items()]
+        responses = [self.response(i, a, prompt.opened, language, tally) for i, a in found.items()]
         common = {name: row[name] for name in rows.COMMON}
         return {
             **common, "prompt": prompt.messages, "reference": row.get("reference"), "response_lang_requested": self._asked(row),
             "responses": responses,
         }  # fmt: skip
 
-    def _response(self, id_: str, answer: Response, opened: bool, language: str, tally: store.Tally) -> dict:
+    def response(self, id_: str, answer: Response, opened: bool, language: str, tally: store.Tally) -> dict:
         text, reasoning = chat.split_reasoning(answer.text, self.reasoning_tags, opened)
         tally.add("responses", language)
         if reasoning or answer.reasoning:
@@ -342,3 +411,121 @@ class _Generation:
             "candidate_id": id_, "text": text, "reasoning": reasoning if reasoning is not None else answer.reasoning,
             "n_tokens": answer.n_tokens, "finish_reason": answer.finish_reason,
         }  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- operators
+
+
+class _Operation(_Generation):
+    """Runs an operator on every item of a shard."""
+
+    def __init__(self, cfg: Config, model: Model):
+        super().__init__(cfg, model)
+        assert cfg.operator is not None
+        self.operator = operators.load(cfg.operator)
+        self.reads, self.makes = operators.reads(self.operator), operators.makes(self.operator)
+        self.options = methods.options(self.operator, cfg.operator_args, "operator_args")
+
+    @cached_property
+    def untrusted(self) -> chat.Untrusted:
+        """Tokenises prompts that hold what a model wrote."""
+        assert self.template is not None
+        return chat.Untrusted(self.template)
+
+    def shard(self, source: Path, target: Path, tally: store.Tally) -> None:
+        """Rows for the items of one shard, in the order of its rows."""
+        batch = _Batch(self, rows.language_of(source), tally)
+        given = rows.read_shard(source)
+        pool = [row["prompt"] for row in given if self.reads == "prompt"]
+        runs_of = []
+        for row in given:
+            for item in outcome.items_of(row, self.reads, self._asked(row), pool):
+                runs_of.append((row, [self._start(item, number) for number in range(self.cfg.n)]))
+        runs = [run for _, of_item in runs_of for run in of_item]
+        lockstep.drive(self.operator, sorted(runs, key=lambda run: run.id), batch.answer, PROMPT_TOO_LONG)
+
+        kept = outcome.Outcome(self.operator.__name__, self.reads, self.makes, self.sampler)
+        results: list[dict] = []
+        for row, of_item in runs_of:
+            results += kept.rows_of(row, of_item, batch.replies, tally)
+        if results:
+            parents = self.reads == "candidate" and self.makes is made.Candidate
+            rows.write_shard(target, self.makes.kind, results, parents=parents)
+
+    def _asked(self, row: Mapping) -> str:
+        """Of candidates the language that they were asked for in, unless the step asks for another."""
+        if self.response_lang == SAME and row.get("response_lang_requested"):
+            return row["response_lang_requested"]
+        return super()._asked(row)
+
+    def _start(self, item: operators.Item, number: int) -> lockstep.Run:
+        identifier = rows.candidate_id(item.id, self.sampler, number)
+        given: list[Any] = [item]
+        options = dict(self.options)
+        if operators.speaks(self.operator):
+            own = {"prompt": rows.text_of(item.prompt), "text": item.text, "reference": item.reference}
+            given.append(prompts.speaker(self.operator.__name__, self.cfg.templates, item.language, **own))
+        if methods.takes(self.operator, "seed"):
+            options["seed"] = rows.seed_of(identifier)
+        return lockstep.Run(identifier, item, self.operator(*given, **options))
+
+    def prompt_of(self, question: lockstep.Question) -> _Prompt:
+        """A question as it goes to the engine: nothing in it but the chat template writes special tokens."""
+        item, asked = question.run.item, question.ask.prompt
+        messages = rows.messages(asked) if isinstance(asked, str) else asked
+        row = {"id": question.id, "prompt": messages, "prompt_lang": item.language}
+        prompt = _Prompt(row, self._messages(row))
+        if self.template is None:
+            return prompt
+        place = f"row {item.id} ({item.language})"
+        text = self.template.prompt(prompt.messages, place)
+        prompt.token_ids, _ = self.untrusted.prompt_ids(prompt.messages, place)
+        opening = self.reasoning_tags[:1]
+        prompt.opened = bool(opening) and text.rstrip().endswith(opening[0])
+        prompt.left_out = not leftout.of_prompt(text, prompt.messages, None)
+        return prompt
+
+    def sampling_of(self, ask: operators.Ask) -> Sampling:
+        """The step's sampling settings with those of a request; its stops come on top."""
+        settings = ask.settings()
+        if ask.stop is not None:
+            settings["stop"] = [*ask.stop, *self.sampling.stop]
+        return dataclasses.replace(self.sampling, **settings)
+
+
+class _Batch:
+    """Answers what the runs of one shard ask; `replies` keeps the responses by run and text."""
+
+    def __init__(self, operation: _Operation, language: str, tally: store.Tally):
+        self.operation, self.language, self.tally = operation, language, tally
+        self.replies: dict[tuple[str, str], dict] = {}
+
+    def answer(self, questions: Sequence[lockstep.Question]) -> list[str | None]:
+        """One text for each question, None where it does not fit: one batch for each set of sampling settings."""
+        by_settings: dict[str, list[tuple[lockstep.Question, _Prompt]]] = defaultdict(list)
+        for question in questions:
+            prompt = self.operation.prompt_of(question)
+            if prompt.left_out:
+                self.tally.add("prompt_partly_left_out", self.language)
+            if self.operation.fits(prompt, question.ask.max_tokens):
+                by_settings[rows.to_json(question.ask.settings())].append((question, prompt))
+        texts: dict[str, str] = {}
+        for batch in by_settings.values():
+            texts |= self._texts(batch)
+        return [texts.get(question.id) for question in questions]
+
+    def _texts(self, batch: Sequence[tuple[lockstep.Question, _Prompt]]) -> dict[str, str]:
+        requests = []
+        for question, prompt in batch:
+            messages = prompt.messages if prompt.token_ids is None else None
+            requests.append(Request(question.id, rows.seed_of(question.id), prompt.token_ids, messages))
+        sampling = self.operation.sampling_of(batch[0][0].ask)
+        responses = self.operation.opened.generate(requests, sampling)
+        texts = {}
+        for (question, prompt), response in zip(batch, responses, strict=True):
+            if response.finish_reason == PROMPT_TOO_LONG:
+                continue
+            column = self.operation.response(question.id, response, prompt.opened, self.language, self.tally)
+            texts[question.id] = column["text"]
+            self.replies[question.run.id, column["text"].strip()] = column
+        return texts

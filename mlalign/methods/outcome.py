@@ -1,0 +1,135 @@
+"""Rows as items of an operator, and what its runs made of them as rows."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mlalign import rows
+from mlalign.errors import UserError
+from mlalign.methods import made
+from mlalign.methods.lockstep import Run
+from mlalign.methods.operators import Item
+from mlalign.store import Tally
+
+NOTHING = "the operator made nothing"
+Replies = Mapping[tuple[str, str], Mapping[str, Any]]  # (id of a run, text) -> the model's response
+
+
+def items_of(row: Mapping, reads: str, language: str, pool: Sequence[made.Messages]) -> list[Item]:
+    """The items in one row: the row itself, or each of its candidates."""
+    common = Item(row["id"], language, row.get("prompt") or (), "", row.get("reference"), pool=pool)
+    if reads == "prompt":
+        return [common]
+    if reads == "text":
+        return [dataclasses.replace(common, text=row["text"])]
+    texts = {response["candidate_id"]: response["text"] or "" for response in row["responses"]}
+    items = []
+    for identifier, text in texts.items():
+        siblings = [other for name, other in texts.items() if name != identifier]
+        items.append(dataclasses.replace(common, id=identifier, text=text, siblings=siblings))
+    return items
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Makes rows of the results of an operator. `sampler` is the fingerprint of how it ran."""
+
+    operator: str
+    reads: str
+    makes: type
+    sampler: str
+
+    def rows_of(
+        self,
+        row: Mapping,
+        runs: Sequence[Run],
+        replies: Replies,
+        tally: Tally,
+    ) -> list[dict]:
+        """The rows of all runs on one item, which is of `row`.
+
+        Every reason is counted under `sums`. An item that gives no row is dropped under its first.
+        """
+        language = row["prompt_lang"]
+        named: list[tuple[str, Run, Any]] = []
+        reasons: list[str] = []
+        for run in runs:
+            named += self._named(run, reasons)
+        for reason in reasons:
+            tally.add(f"not made: {reason}", language)
+        if not named:
+            tally.drop(next(iter(reasons), NOTHING), language)
+            return []
+        if self.makes is made.Candidate:
+            tally.keep(language)
+            return [self._candidates(row, named, replies)]
+        tally.keep(language, len(named))
+        return [self._row(row, run, identifier, content) for identifier, run, content in named]
+
+    def _named(self, run: Run, reasons: list[str]) -> Iterator[tuple[str, Run, Any]]:
+        """What a run made, with ids: its own for the first, and others hashed from that."""
+        result = run.result or NOTHING
+        for content in [result] if isinstance(result, str) else result:
+            if isinstance(content, str):
+                reasons.append(content)
+            elif not isinstance(content, self.makes):
+                expected = f"expected {self.makes.__name__}, or a text that is the reason for none"
+                raise UserError(f"{run.item.id}: operator {self.operator}: returns {content!r}; {expected}")
+        contents = [c for c in result if not isinstance(c, str)]
+        for number, content in enumerate(contents):
+            further = rows.candidate_id(run.id, self.sampler, number)
+            yield run.id if number == 0 else further, run, content
+
+    def _candidates(
+        self,
+        row: Mapping,
+        named: Sequence[tuple[str, Run, Any]],
+        replies: Replies,
+    ) -> dict:
+        """One row: of a prompt under its own id, of a candidate under one from it and the sampler."""
+        responses = []
+        for identifier, run, content in named:
+            response = dict(replies.get((run.id, content.text), {}))
+            response |= {"candidate_id": identifier, "text": content.text}
+            if self.reads == "candidate":
+                response["parent"] = run.item.id
+            responses.append(response)
+        item = named[0][1].item
+        common = {name: row[name] for name in rows.COMMON}
+        if self.reads == "candidate":
+            common["id"] = rows.derived_id(item.id, self.sampler)
+        return {
+            **common,
+            "prompt": item.prompt,
+            "reference": item.reference,
+            "response_lang_requested": item.language,
+            "responses": responses,
+        }
+
+    def _row(self, row: Mapping, run: Run, identifier: str, content: Any) -> dict:
+        """A row of another kind. What has another prompt than the item is a new item."""
+        columns = made.columns(content)
+        language = row["prompt_lang"]
+        if columns.get("prompt_lang") not in (None, language):
+            wrong = columns["prompt_lang"]
+            raise UserError(
+                f"{run.item.id}: operator {self.operator}: returns a row with prompt_lang "
+                f"{wrong}; an operator stays in the prompt's language, {language}"
+            )
+        if isinstance(content, made.Judgement):
+            columns |= {"candidate_id": run.item.id, "scorer": self.operator}
+        else:
+            columns["metadata"] = columns.get("metadata") or rows.to_json({"parent": run.item.id})
+        for name in ("response_lang", "chosen_lang", "rejected_lang"):
+            if name in columns:
+                columns[name] = columns[name] or run.item.language
+        same = isinstance(content, made.Judgement) or columns.get("prompt") == run.item.prompt
+        return {
+            **columns,
+            "id": identifier,
+            "group_id": row["group_id"] if same else identifier,
+            "prompt_lang": language,
+            "source": row["source"],
+            "origin": "synthetic",
+            "split": row["split"],
+        }
