@@ -44,7 +44,11 @@ TYPES = {
 
 
 def what(default: Any = dataclasses.MISSING, doc: str = "", **meta) -> Any:
-    """A field that is part of the fingerprint. Mutable defaults are copied per instance."""
+    """A field that is part of the fingerprint. Mutable defaults are copied per instance.
+
+    `added=True`: a field that came later. At its default it is not hashed, so that what was
+    computed before it existed is still found.
+    """
     return _field(default, {"doc": doc, **meta})
 
 
@@ -229,7 +233,7 @@ def hashed(cfg: Any) -> dict:
     out = {}
     for f in dataclasses.fields(cfg):
         value = getattr(cfg, f.name)
-        if f.metadata.get("how"):
+        if f.metadata.get("how") or (f.metadata.get("added") and value == _default_of(f)):
             continue
         if dataclasses.is_dataclass(value):
             value = hashed(value)
@@ -239,6 +243,12 @@ def hashed(cfg: Any) -> dict:
             value = [hashed(v) if dataclasses.is_dataclass(v) else v for v in value]
         out[f.name] = value
     return out
+
+
+def _default_of(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def fields_of(source: str) -> frozenset[str] | None:

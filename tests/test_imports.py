@@ -40,7 +40,7 @@ ALLOWED = {
     "pairing": (*LIGHT, "methods"),
     "metrics": LIGHT,
     "modelling": LIGHT,
-    "training": (*LIGHT, "stage", "modelling"),
+    "training": (*LIGHT, "stage", "modelling", "methods"),
     "reporting": (*LIGHT, "metrics"),
     "stages": (*LIGHT, "kinds", "stage", "data", "engine", "methods", "pairing", "metrics", "training", "modelling", "reporting"),
     "recipes": ("errors", "engine", "yaml_files"),
