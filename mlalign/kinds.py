@@ -81,7 +81,7 @@ def of_external(value: Mapping[str, Any]) -> Gives:
     from mlalign import rows
 
     path = value.get("path")
-    name = str(value.get("name") or value.get("family") or Path(str(path)).name)
+    name = str(value.get("name") or str(value.get("family") or "").rpartition(":")[2] or Path(str(path)).name)
     place = Path(str(path)).expanduser() / "rows" if path else None
     if place is None or not place.is_dir() or not any(place.iterdir()):
         return Gives(name=name)

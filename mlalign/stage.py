@@ -111,7 +111,7 @@ class Inputs:
             name = settings.get("step") or Path(settings["path"]).name
             settings = {"family": "classifier", "name": name, **settings}
         own = {k: with_models(v, lambda model: self._model(self.opened(model)).path) for k, v in settings.items() if k != "step"}
-        return {"name": settings["family"], **own}
+        return {"name": settings["family"].rpartition(":")[2], **own}
 
     def _model(self, value: Artifact | dict) -> Model:
         if isinstance(value, dict):

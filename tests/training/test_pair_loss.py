@@ -102,8 +102,8 @@ def test_a_loss_that_trl_has_trains_as_trls(name, pairs, tmp_path):
         assert logged(ours, noted) == pytest.approx(logged(theirs, noted), abs=1e-5), noted
     ends = weights(theirs), weights(ours)
     assert ends[0].keys() == ends[1].keys()
-    for name, tensor in ends[0].items():
-        torch.testing.assert_close(ends[1][name], tensor, atol=1e-6, rtol=0)
+    for key, tensor in ends[0].items():
+        torch.testing.assert_close(ends[1][key], tensor, atol=1e-6, rtol=0)
 
 
 def values(*numbers: float) -> torch.Tensor:
