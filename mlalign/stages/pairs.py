@@ -90,7 +90,8 @@ def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
 
 def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
     options = methods.options(pairing.load(cfg.method), cfg.args)
-    problems = []
+    counts = len(inputs.get("rows", ())), len(inputs.get("scores", ()))
+    problems = candidates.unequal(*counts)
     for given in inputs.get("scores", ()):
         if given.columns is not None:
             problems += _missing(cfg, options, given.columns, "the scores")
