@@ -51,6 +51,14 @@ class Shard(NamedTuple):
     sampler: str | None
 
 
+def unequal(n_candidates: int, n_scores: int) -> list[str]:
+    """A message if there are not as many scores as candidates."""
+    if n_candidates == n_scores:
+        return []
+    mend = "give the scores of each step in `rows`, in the same order"
+    return [f"inputs.scores: {n_scores} scores for {n_candidates} candidates; {mend}"]
+
+
 def sources(
     candidates: Sequence[Artifact | dict],
     scores: Sequence[Artifact | dict],
@@ -60,11 +68,8 @@ def sources(
     Raises: UserError if there are not as many of one as of the other, or rows are no candidates.
     """
     rows_of, scores_of = _named(candidates), _named(scores)
-    if len(rows_of) != len(scores_of):
-        raise UserError(
-            f"inputs.scores: {len(scores_of)} scores for {len(rows_of)} candidates; "
-            "give the scores of each step in `rows`, in the same order"
-        )
+    if wrong := unequal(len(rows_of), len(scores_of)):
+        raise UserError(*wrong)
     for path, _ in rows_of:
         kind = rows.kind_of(path)
         if kind != "candidates":

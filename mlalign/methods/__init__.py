@@ -181,27 +181,36 @@ def source_digest(package: str, name: str, key: str = "method") -> str:
 
     Files are read anew at each call. Raises: UserError as `load` does.
     """
-    method = load(package, name, key)
-    trees: dict[str, str] = {}
-    for module in {_split(package, name, key)[0], method.__module__}:
-        trees |= _trees(_Home.of(package, module), module)
+    trees = {}
+    for module, file in source_files(package, name, key).items():
+        trees[module] = _text(_without_docstrings(_parsed(file)))
     whole = "\n".join(f"{module} {tree}" for module, tree in sorted(trees.items()))
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
-def _trees(home: "_Home", module: str) -> dict[str, str]:
-    """Module -> its syntax tree as text, of a module and all that it imports from its home."""
-    trees: dict[str, str] = {}
+def source_files(package: str, name: str, key: str = "method") -> dict[str, Path]:
+    """Module -> file, of a method and of all that it imports from its own package.
+
+    Raises: UserError as `load` does.
+    """
+    method = load(package, name, key)
+    files: dict[str, Path] = {}
+    for module in {_split(package, name, key)[0], method.__module__}:
+        files |= _files(_Home.of(package, module), module)
+    return files
+
+
+def _files(home: "_Home", module: str) -> dict[str, Path]:
+    files: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
         file = home.file(name)
-        if name in trees or file is None:
+        if name in files or file is None:
             continue
-        tree = _parsed(file)
-        waiting += _imports(tree, name, is_package=file.name == "__init__.py")
-        trees[name] = _text(_without_docstrings(tree))
-    return trees
+        files[name] = file
+        waiting += _imports(_parsed(file), name, is_package=file.name == "__init__.py")
+    return files
 
 
 def _text(node: Any) -> str:

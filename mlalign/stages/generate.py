@@ -83,10 +83,10 @@ class Config:
         None, "opening and closing tag; what stands between them goes to the column `reasoning`; null: the chat template's own; []: none"
     )
     seed: int = what(0, "mixed into the sampler's fingerprint, and so into every candidate's own seed")
-    operator: str | None = what(None, "asks the model: a file in mlalign/methods/operators, or module:function; null: sampling", later=True)
-    operator_args: dict[str, Any] = what({}, "options of the operator, by the names of its keyword parameters", later=True)
+    operator: str | None = what(None, "asks the model: a file in mlalign/methods/operators, or module:function; null: sampling", added=True)
+    operator_args: dict[str, Any] = what({}, "options of the operator, by the names of its keyword parameters", added=True)
     templates: dict[str, str] = what(
-        {}, "the operator's Jinja templates by language; by default the files prompts/OPERATOR/LANGUAGE.j2 of conf/", later=True,
+        {}, "the operator's Jinja templates by language; by default the files prompts/OPERATOR/LANGUAGE.j2 of conf/", added=True,
         texts=_templates_of,
     )  # fmt: skip
 

@@ -90,7 +90,8 @@ def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
 
 def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
     options = methods.options(pairing.load(cfg.method), cfg.args)
-    problems = []
+    counts = len(inputs.get("rows", ())), len(inputs.get("scores", ()))
+    problems = candidates.unequal(*counts)
     for given in inputs.get("scores", ()):
         if given.columns is not None:
             problems += _missing(cfg, options, given.columns, "the scores")
@@ -353,9 +354,11 @@ def _rows_of(cfg: Config, prompt: dict, made: pairing.Made, tally: Tally) -> Ite
     A prompt that gives none is counted under one reason.
     """
     language = prompt["prompt_lang"]
-    reason, kept = "the method returned nothing", made
+    reason, kept = "the method returned nothing", []  # type: tuple[str, list[Any]]
     if isinstance(made, str):
-        reason, kept = made, []
+        reason = made
+    else:
+        kept = list(made)
     if kept and isinstance(kept[0], Pair):
         kept, refused = pairing.accept(kept, cfg.min_margin, cfg.max_pairs_per_prompt)
         reason = next(iter(refused), reason)

@@ -17,6 +17,7 @@ from mlalign.digests import Digests, Watch, tree
 from mlalign.engine.models import commit_of, local_model
 from mlalign.errors import UserError
 from mlalign.identity import snapshot_damages
+from reward_models.families import function
 
 # Settings that change speed, or where something runs or is kept, but no score: a run that was killed for want of memory goes on with
 # others, and a judge's checklists grow while it runs.
@@ -75,7 +76,7 @@ def _settings(value: Any, name: str = "", revision: str | None = None) -> Any:
     """Settings with models and other files by content, without secrets and without what is no content."""
     if isinstance(value, Mapping):
         kept = {k: v for k, v in value.items() if k not in NOT_CONTENT and not SECRET.search(str(k))}
-        return {k: _settings(v, k, value.get("revision")) for k, v in kept.items()}
+        return {k: _settings(v, k, value.get("revision")) for k, v in kept.items()} | function.source(value)
     if isinstance(value, list | tuple):
         return [_settings(v, name) for v in value]
     if not isinstance(value, str):

@@ -90,9 +90,7 @@ def test_a_function_from_another_module_counts_with_both(folder):
 
 
 def test_shipped_methods_count_with_the_vocabulary_of_their_kind_and_not_with_this_protocol():
-    home = methods._Home.of(PAIRING, f"{PAIRING}.best_worst")
-    trees = methods._trees(home, f"{PAIRING}.best_worst")
-    assert sorted(trees) == [PAIRING, f"{PAIRING}.best_worst"]
+    assert sorted(methods.source_files(PAIRING, "best_worst")) == [PAIRING, f"{PAIRING}.best_worst"]
 
 
 @pytest.mark.parametrize(

@@ -212,3 +212,13 @@ def test_candidates_of_several_samplers_are_joined_by_prompt(tmp_path, own):
     assert ("g3", YO, "3", "6", 1.0) in map(told, made)
     with pytest.raises(UserError, match="1 scores for 2 candidates"):
         run(tmp_path, {**slots, "scores": slots["scores"][:1]}, method="own_groups:by_sampler")
+
+
+def test_plan_counts_scores_and_candidates():
+    from mlalign import kinds
+
+    given = {"rows": [kinds.Gives("candidates")] * 2, "scores": [kinds.Gives("scores", ("language_adherence",))]}
+    cfg = schema.build(pairs.Config, {})
+    assert kinds.problems(pairs, "pairs", cfg, given, "steps.p") == [
+        "steps.p.inputs.scores: 1 scores for 2 candidates; give the scores of each step in `rows`, in the same order"
+    ]
