@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def messages(prompt: str, role: str = "user") -> list[dict]:
     return [{"role": role, "content": prompt}]
 
 
-def text_of(conversation: Sequence[dict]) -> str:
+def text_of(conversation: Sequence[Mapping]) -> str:
     """The contents of a conversation joined by newlines (for statistics and language identification)."""
     return "\n".join(m["content"] for m in conversation)
 

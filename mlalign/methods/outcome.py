@@ -36,7 +36,7 @@ class Outcome:
 
     operator: str
     reads: str
-    makes: type
+    makes: Any
     sampler: str
 
     def rows_of(

@@ -102,7 +102,7 @@ def reads(operator: Operator) -> str:
     return methods.inputs(operator)[0]
 
 
-def makes(operator: Operator) -> type:
+def makes(operator: Operator) -> Any:
     """The class of what an operator makes."""
     cls = made.class_in(methods.hint_of(operator, "return"))
     assert cls is not None

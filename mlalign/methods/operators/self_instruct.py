@@ -42,7 +42,8 @@ def self_instruct(
     if not tasks:
         return "no numbered list"
 
-    known, made = list(examples), []
+    known = list(examples)
+    made: list[Prompt | str] = []
     for task in tasks[:n_tasks]:
         if max(_similarity(task, other) for other in known) > max_similarity:
             made.append("task too similar to another")
