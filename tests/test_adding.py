@@ -16,12 +16,22 @@ FILES = {
     "adding-a-method": ("sweet_spot.py", "recipe/sweet_spot.yaml", "test_sweet_spot.py", "across_languages.py", "test_across_languages.py"),
     "adding-a-loss": ("odpo.py", "recipe/odpo.yaml", "test_odpo.py"),
     "adding-a-scorer": ("distinct_n.py", "test_distinct_n.py", "recipe/varied.yaml"),
-    "adding-an-operator": ("consistent.py", "prompts/consistent/eng_Latn.j2", "test_consistent.py", "recipe/consistent.yaml"),
-    "adding-a-builder": ("one_language.py", "pinch.py", "test_one_language_and_pinch.py", "recipe/pinch.yaml"),
+    "adding-an-operator": (
+        "consistent.py",
+        "prompts/consistent/eng_Latn.j2",
+        "test_consistent.py",
+        "recipe/consistent.yaml",
+    ),
+    "adding-a-builder": (
+        "one_language.py",
+        "pinch.py",
+        "test_one_language_and_pinch.py",
+        "recipe/pinch.yaml",
+    ),
 }
 # document -> a name in its recipe, misspelt, and what is said of it
 MISTAKES = {
-    "adding-a-method": ("{n_deviations: \"", "{n_deviation: \"", "did you mean 'n_deviations'"),
+    "adding-a-method": ('{n_deviations: "', '{n_deviation: "', "did you mean 'n_deviations'"),
     "adding-a-loss": ('{alpha: "', '{alfa: "', "did you mean 'alpha'"),
     "adding-a-scorer": ("n: 3", "m: 3", "unknown key; allowed: n"),
     "adding-an-operator": ('{n_answers: "', '{n_answer: "', "did you mean 'n_answers'"),

@@ -74,7 +74,8 @@ class Outcome:
                 reasons.append(content)
             elif not isinstance(content, self.makes):
                 expected = f"expected {self.makes.__name__}, or a text that is the reason for none"
-                raise UserError(f"{run.item.id}: operator {self.operator}: returns {content!r}; {expected}")
+                place = f"{run.item.id}: operator {self.operator}"
+                raise UserError(f"{place}: returns {content!r}; {expected}")
         contents = [c for c in result if not isinstance(c, str)]
         for number, content in enumerate(contents):
             further = rows.candidate_id(run.id, self.sampler, number)
@@ -86,7 +87,7 @@ class Outcome:
         named: Sequence[tuple[str, Run, Any]],
         replies: Replies,
     ) -> dict:
-        """One row: of a prompt under its own id, of a candidate under one from it and the sampler."""
+        """One row: a prompt's under its own id, a candidate's under one hashed with the sampler."""
         responses = []
         for identifier, run, content in named:
             response = dict(replies.get((run.id, content.text), {}))

@@ -41,7 +41,12 @@ def chosen(templates: Mapping[str, str], language: str) -> tuple[str, str]:
     return used, templates.get(used, "")
 
 
-def speaker(name: str, templates: Mapping[str, str], language: str, **own: Any) -> Callable[..., str]:
+def speaker(
+    name: str,
+    templates: Mapping[str, str],
+    language: str,
+    **own: Any,
+) -> Callable[..., str]:
     """`say(ASK, key=value, …)` for one language; `own` are further variables.
 
     Raises (when called): UserError that names the template, if it lacks that prompt or fails.

@@ -13,10 +13,11 @@ Counted in the manifest by language: prompts that do not fit the context under `
 empty responses, responses with reasoning, characters that were cut at the end of a text, and prompts of which the chat template
 leaves something out under `sums`.
 
-With `operator`, a function of `mlalign/methods/operators/` asks the model about each row, as often as it likes, and makes rows of the
-answers: of candidates, one row for each (parent, sampler), whose responses name their `parent`. All runs of a shard go on side by side.
-What an operator makes nothing of is counted by its reason. Other rows than candidates get ids and groups of their own, and stay in
-the split of what they were made from.
+With `operator`, a function of `mlalign/methods/operators/` asks the model about each row, as often
+as it likes, and makes rows of the answers. From candidates it makes one row for each (parent,
+sampler), whose responses name their `parent`. All runs of a shard go on side by side. What an
+operator makes nothing of is counted by its reason. Rows other than candidates get ids of their own,
+and stay in the split of what they were made from.
 """
 
 import contextlib
@@ -83,12 +84,22 @@ class Config:
         None, "opening and closing tag; what stands between them goes to the column `reasoning`; null: the chat template's own; []: none"
     )
     seed: int = what(0, "mixed into the sampler's fingerprint, and so into every candidate's own seed")
-    operator: str | None = what(None, "asks the model: a file in mlalign/methods/operators, or module:function; null: sampling", added=True)
-    operator_args: dict[str, Any] = what({}, "options of the operator, by the names of its keyword parameters", added=True)
+    operator: str | None = what(
+        None,
+        "asks the model: a file in mlalign/methods/operators, or module:function; null: sampling",
+        added=True,
+    )
+    operator_args: dict[str, Any] = what(
+        {},
+        "options of the operator, by the names of its keyword parameters",
+        added=True,
+    )
     templates: dict[str, str] = what(
-        {}, "the operator's Jinja templates by language; by default the files prompts/OPERATOR/LANGUAGE.j2 of conf/", added=True,
+        {},
+        "the operator's templates by language; by default conf/prompts/OPERATOR/LANGUAGE.j2",
+        added=True,
         texts=_templates_of,
-    )  # fmt: skip
+    )
 
 
 def packages(cfg: Config) -> list[str]:
@@ -103,9 +114,11 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     if found := problems(cfg):
         raise UserError(*found)
     response_lang = cfg.response_lang if cfg.response_lang == SAME else languages.normalise(cfg.response_lang)
-    identities = {"chat_template": chat.read_template(cfg.chat_template), "response_lang": response_lang}
+    template = chat.read_template(cfg.chat_template)
+    identities = {"chat_template": template, "response_lang": response_lang}
     if cfg.operator is not None:
-        identities["operator_source"] = methods.source_digest(operators.__name__, cfg.operator, "operator")
+        source = methods.source_digest(operators.__name__, cfg.operator, "operator")
+        identities["operator_source"] = source
     return identities
 
 
@@ -134,15 +147,19 @@ def problems(cfg: Config) -> list[str]:
 def _operator_problems(cfg: Config) -> list[str]:
     if cfg.operator is None:
         given = [name for name in ("operator_args", "templates") if getattr(cfg, name)]
-        return [f"{name}: there is no operator that this belongs to; name one with operator" for name in given]
+        mend = "there is no operator that this belongs to; name one with operator"
+        return [f"{name}: {mend}" for name in given]
     try:
         operator = operators.load(cfg.operator)
         methods.options(operator, cfg.operator_args, "operator_args")
     except UserError as error:
         return error.messages
-    problems = prompts.problems(operator.__name__, cfg.templates) if operators.speaks(operator) else []
+    problems = []
+    if operators.speaks(operator):
+        problems += prompts.problems(operator.__name__, cfg.templates)
     if cfg.response_lang != SAME and operators.makes(operator) in (made.Prompt, made.Text):
-        problems.append(f"response_lang: {cfg.operator} makes rows in the language of each prompt; leave this out")
+        why = f"{cfg.operator} makes rows in the language of each prompt"
+        problems.append(f"response_lang: {why}; leave this out")
     return problems
 
 
@@ -162,7 +179,9 @@ def sampler(cfg: Config, model: Model, language: str | None = None) -> dict[str,
 
 def _reads(cfg: Config) -> tuple[str, ...]:
     """The kinds of rows that are read."""
-    return READS if cfg.operator is None else operators.READS[operators.reads(operators.load(cfg.operator))]
+    if cfg.operator is None:
+        return READS
+    return operators.READS[operators.reads(operators.load(cfg.operator))]
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
@@ -170,8 +189,9 @@ def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
 
 
 def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
-    made_of = None if cfg.operator is None else operators.makes(operators.load(cfg.operator))
-    return kinds.Gives("candidates" if made_of is None else made_of.kind)
+    if cfg.operator is None:
+        return kinds.Gives("candidates")
+    return kinds.Gives(operators.makes(operators.load(cfg.operator)).kind)
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
@@ -179,21 +199,28 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     _check_rows(inputs.rows("rows"), sources, cfg)
     out.note(sampler=sampler(cfg, model))
     mine = sources[out.part[0] :: out.part[1]]
-    total = _n_rows(mine) if cfg.operator is None else None  # nobody knows how many rows an operator makes
+    # Nobody knows how many rows an operator makes.
+    total, unit = (_n_rows(mine), "prompts") if cfg.operator is None else (None, "rows")
 
     def on_shard(source: Path, tally: store.Tally) -> None:
         out.tally.merge(tally)
         dropped = sum(by.total() for by in out.tally.dropped.values())
-        out.progress(out.tally.rows.total() + dropped, total, "prompts" if cfg.operator is None else "rows")
+        out.progress(out.tally.rows.total() + dropped, total, unit)
 
-    with contextlib.closing((_Generation if cfg.operator is None else _Operation)(cfg, model)) as generation:
+    opened = _Generation(cfg, model) if cfg.operator is None else _Operation(cfg, model)
+    with contextlib.closing(opened) as generation:
         for language, of_language in _by_sampler(cfg, mine):
             generation.sample(language)
-            key = {"stage": "generate", "version": VERSION, "sampler": generation.sampler, "n": cfg.n}
-            generation.ahead = shards.missing(of_language, out.path, out.store, key)
-            if not shards.run_shards(
-                of_language, out.path, out.store, key, generation.shard, on_shard, out.should_stop, out.check_inputs
-            ):  # fmt: skip
+            key = {
+                "stage": "generate",
+                "version": VERSION,
+                "sampler": generation.sampler,
+                "n": cfg.n,
+            }
+            where = (of_language, out.path, out.store, key)
+            generation.ahead = shards.missing(*where)
+            asks = (on_shard, out.should_stop, out.check_inputs)
+            if not shards.run_shards(*where, generation.shard, *asks):
                 raise Stopped
         out.note(template=generation.template_facts())
     if not shards.pending(sources, out.path):
@@ -210,11 +237,16 @@ def _check_rows(path: Path, sources: Sequence[Path], cfg: Config) -> None:
 
 
 def _by_sampler(cfg: Config, sources: Sequence[Path]) -> list[tuple[str | None, list[Path]]]:
-    """The shards that share a sampler: all of them, or with an operator, whose template differs, those of a language."""
+    """The shards that share a sampler: all of them.
+
+    With an operator those of one language, since templates differ by language.
+    """
     if cfg.operator is None:
         return [(None, list(sources))]
-    names = sorted({rows.language_of(source) for source in sources})
-    return [(name, [source for source in sources if rows.language_of(source) == name]) for name in names]
+    by_language: dict[str | None, list[Path]] = defaultdict(list)
+    for source in sources:
+        by_language[rows.language_of(source)].append(source)
+    return list(by_language.items())
 
 
 def _n_rows(sources: Sequence[Path]) -> int:
@@ -370,7 +402,8 @@ class _Generation:
     def fits(self, prompt: _Prompt, max_tokens: int | None = None) -> bool:
         """Whether a prompt leaves room for an answer of `max_tokens`, by default the step's."""
         answer = self.cfg.max_tokens if max_tokens is None else max_tokens
-        return self.max_model_len is None or len(prompt.token_ids or ()) <= self.max_model_len - answer
+        n_tokens = len(prompt.token_ids or ())
+        return self.max_model_len is None or n_tokens <= self.max_model_len - answer
 
     def _requests(self, prompt: _Prompt) -> list[Request]:
         ids = [rows.candidate_id(prompt.row["id"], self.sampler, i) for i in range(self.cfg.n)]
@@ -394,7 +427,14 @@ class _Generation:
             "responses": responses,
         }  # fmt: skip
 
-    def response(self, id_: str, answer: Response, opened: bool, language: str, tally: store.Tally) -> dict:
+    def response(
+        self,
+        id_: str,
+        answer: Response,
+        opened: bool,
+        language: str,
+        tally: store.Tally,
+    ) -> dict:
         text, reasoning = chat.split_reasoning(answer.text, self.reasoning_tags, opened)
         tally.add("responses", language)
         if reasoning or answer.reasoning:
@@ -442,7 +482,8 @@ class _Operation(_Generation):
             for item in outcome.items_of(row, self.reads, self._asked(row), pool):
                 runs_of.append((row, [self._start(item, number) for number in range(self.cfg.n)]))
         runs = [run for _, of_item in runs_of for run in of_item]
-        lockstep.drive(self.operator, sorted(runs, key=lambda run: run.id), batch.answer, PROMPT_TOO_LONG)
+        runs.sort(key=lambda run: run.id)
+        lockstep.drive(self.operator, runs, batch.answer, PROMPT_TOO_LONG)
 
         kept = outcome.Outcome(self.operator.__name__, self.reads, self.makes, self.sampler)
         results: list[dict] = []
@@ -453,7 +494,7 @@ class _Operation(_Generation):
             rows.write_shard(target, self.makes.kind, results, parents=parents)
 
     def _asked(self, row: Mapping) -> str:
-        """Of candidates the language that they were asked for in, unless the step asks for another."""
+        """Of candidates the language that they were asked in, unless the step asks for another."""
         if self.response_lang == SAME and row.get("response_lang_requested"):
             return row["response_lang_requested"]
         return super()._asked(row)
@@ -463,14 +504,16 @@ class _Operation(_Generation):
         given: list[Any] = [item]
         options = dict(self.options)
         if operators.speaks(self.operator):
-            own = {"prompt": rows.text_of(item.prompt), "text": item.text, "reference": item.reference}
-            given.append(prompts.speaker(self.operator.__name__, self.cfg.templates, item.language, **own))
+            prompt = rows.text_of(item.prompt)
+            own = {"prompt": prompt, "text": item.text, "reference": item.reference}
+            template = (self.operator.__name__, self.cfg.templates, item.language)
+            given.append(prompts.speaker(*template, **own))
         if methods.takes(self.operator, "seed"):
             options["seed"] = rows.seed_of(identifier)
         return lockstep.Run(identifier, item, self.operator(*given, **options))
 
     def prompt_of(self, question: lockstep.Question) -> _Prompt:
-        """A question as it goes to the engine: nothing in it but the chat template writes special tokens."""
+        """A question as it goes to the engine; only the chat template writes special tokens."""
         item, asked = question.run.item, question.ask.prompt
         messages = rows.messages(asked) if isinstance(asked, str) else asked
         row = {"id": question.id, "prompt": messages, "prompt_lang": item.language}
@@ -501,7 +544,10 @@ class _Batch:
         self.replies: dict[tuple[str, str], dict] = {}
 
     def answer(self, questions: Sequence[lockstep.Question]) -> list[str | None]:
-        """One text for each question, None where it does not fit: one batch for each set of sampling settings."""
+        """One text for each question, None where it does not fit.
+
+        There is one batch for each set of sampling settings.
+        """
         by_settings: dict[str, list[tuple[lockstep.Question, _Prompt]]] = defaultdict(list)
         for question in questions:
             prompt = self.operation.prompt_of(question)
@@ -518,14 +564,16 @@ class _Batch:
         requests = []
         for question, prompt in batch:
             messages = prompt.messages if prompt.token_ids is None else None
-            requests.append(Request(question.id, rows.seed_of(question.id), prompt.token_ids, messages))
+            seed = rows.seed_of(question.id)
+            requests.append(Request(question.id, seed, prompt.token_ids, messages))
         sampling = self.operation.sampling_of(batch[0][0].ask)
         responses = self.operation.opened.generate(requests, sampling)
         texts = {}
         for (question, prompt), response in zip(batch, responses, strict=True):
             if response.finish_reason == PROMPT_TOO_LONG:
                 continue
-            column = self.operation.response(question.id, response, prompt.opened, self.language, self.tally)
+            counted = (self.language, self.tally)
+            column = self.operation.response(question.id, response, prompt.opened, *counted)
             texts[question.id] = column["text"]
             self.replies[question.run.id, column["text"].strip()] = column
         return texts

@@ -10,9 +10,10 @@ form (encoding, broken JSON, missing column, unknown language) is an error; all 
 A row's fate depends on its own content, its group and earlier rows of its language: another language changes no shard
 of the others (unless `total_rows` makes languages share a budget). Duplicates are looked for within a language; the first stays.
 
-With `builder`, the rows of earlier steps are brought together by `group_id`, and a function makes the rows from each item in all its
-languages (`mlalign/methods/builders/`). `mixing` names a function that says how many rows of each language to take
-(`mlalign/methods/mixing/`); where it takes more than there are, rows are repeated under ids of their own.
+With `builder`, the rows of earlier steps are brought together by `group_id`, and a function of
+`mlalign/methods/builders/` makes rows of each item in all its languages. `mixing` names a function of
+`mlalign/methods/mixing/`, which says how many rows of each language to take. Where it takes more than
+there are, rows are repeated under ids of their own.
 """
 
 import dataclasses
@@ -52,10 +53,26 @@ class Config:
     max_rows_per_language: int | None = what(None, "keep at most so many rows of each language in each split")
     temperature: float | None = what(None, "mix training rows of languages in proportion to n^(1/T); 1: as they are, large: evenly")
     total_rows: int | None = what(None, "training rows of all languages together; by default the most that the proportions allow")
-    mixing: str | None = what(None, "rule for mixing training rows: a file in mlalign/methods/mixing, or module:function", added=True)
-    mixing_args: dict[str, Any] = what({}, "options of the rule, by the names of its keyword parameters", added=True)
-    builder: str | None = what(None, "makes rows of each item: a file in mlalign/methods/builders, or module:function", added=True)
-    builder_args: dict[str, Any] = what({}, "options of the builder, by the names of its keyword parameters", added=True)
+    mixing: str | None = what(
+        None,
+        "rule for mixing training rows: a file in mlalign/methods/mixing, or module:function",
+        added=True,
+    )
+    mixing_args: dict[str, Any] = what(
+        {},
+        "options of the rule, by the names of its keyword parameters",
+        added=True,
+    )
+    builder: str | None = what(
+        None,
+        "makes rows of each item: a file in mlalign/methods/builders, or module:function",
+        added=True,
+    )
+    builder_args: dict[str, Any] = what(
+        {},
+        "options of the builder, by the names of its keyword parameters",
+        added=True,
+    )
     dedup: bool = what(True, "drop exact duplicates within a language, compared after NFC and white-space normalisation")
     flip_frac: float = what(0.0, "share of training preferences whose sides are swapped, at random: a control of what labels tell")
     max_chars: int | None = what(None, "drop rows whose prompt and longer answer have more characters than this")
@@ -82,7 +99,8 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     if cfg.mixing is not None:
         identities["mixing_source"] = methods.source_digest(mixing.__name__, cfg.mixing, "mixing")
     if cfg.builder is not None:
-        identities["builder_source"] = methods.source_digest(builders.__name__, cfg.builder, "builder")
+        source = methods.source_digest(builders.__name__, cfg.builder, "builder")
+        identities["builder_source"] = source
     return identities
 
 
@@ -102,12 +120,16 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if problems:
         raise UserError(*problems)
     if cfg.builder and "rows" not in inputs:
-        raise UserError("builder: it makes rows of an earlier step's; give them as inputs: {rows: STEP}")
+        mend = "give them as inputs: {rows: STEP}"
+        raise UserError(f"builder: it makes rows of those of an earlier step; {mend}")
     work = _Work(cfg, out)
     shutil.rmtree(out.path / "rows", ignore_errors=True)
     reading = Reading(cfg.kind, cfg.languages, work.problems, out.tally)
     artifacts = [a.path for a in inputs.artifacts("rows")]
-    ranks = work.write(_built(cfg, artifacts, out) if cfg.builder else all_rows(reading, cfg.sources or [], artifacts))
+    if cfg.builder:
+        ranks = work.write(_built(cfg, artifacts, out))
+    else:
+        ranks = work.write(all_rows(reading, cfg.sources or [], artifacts))
     work.problems.raise_if_any()
     if ranks:
         work.sample(ranks)
@@ -138,7 +160,9 @@ def mistakes(cfg: Config) -> list[str]:
 
 def _mixing_mistakes(cfg: Config) -> list[str]:
     if cfg.mixing is None:
-        return ["mixing_args: there is no rule that they belong to; name one with mixing"] if cfg.mixing_args else []
+        if cfg.mixing_args:
+            return ["mixing_args: there is no rule that they belong to; name one with mixing"]
+        return []
     try:
         rule = mixing.load(cfg.mixing)
         methods.options(rule, cfg.mixing_args, "mixing_args", mixing.FILLED)
@@ -146,23 +170,28 @@ def _mixing_mistakes(cfg: Config) -> list[str]:
         return error.messages
     problems = mixing.problems(rule, cfg.mixing, cfg.total_rows)
     if cfg.temperature is not None:
-        problems.append("temperature: is the same as mixing: temperature, and another rule is named; leave one out")
+        same = "is the same as mixing: temperature, and a rule is named"
+        problems.append(f"temperature: {same}; leave one out")
     return problems
 
 
 def _builder_mistakes(cfg: Config) -> list[str]:
     if cfg.builder is None:
-        return ["builder_args: there is no builder that they belong to; name one with builder"] if cfg.builder_args else []
+        if cfg.builder_args:
+            return ["builder_args: there is no builder that they belong to; name one with builder"]
+        return []
     try:
         builder = builders.load(cfg.builder)
         methods.options(builder, cfg.builder_args, "builder_args")
     except UserError as error:
         return error.messages
     problems = []
-    if builders.makes(builder) != cfg.kind:
-        problems.append(f"kind: {cfg.kind}; the builder {cfg.builder} makes {builders.makes(builder)} rows")
+    kind = builders.makes(builder)
+    if kind != cfg.kind:
+        problems.append(f"kind: {cfg.kind}; the builder {cfg.builder} makes {kind} rows")
     if cfg.sources:
-        problems.append("sources: a builder reads rows of earlier steps; read these in a prepare step of their own")
+        mend = "read these in a prepare step of their own"
+        problems.append(f"sources: a builder reads rows of earlier steps; {mend}")
     return problems
 
 
@@ -208,7 +237,8 @@ def _rows_of_group(
     for number, content in enumerate([] if isinstance(built, str) else built):
         made_in = getattr(content, "prompt_lang", None)
         if getattr(content, "kind", None) != cfg.kind or made_in is None:
-            raise UserError(f"{place}: gave {content!r}; expected {cfg.kind} rows with a prompt_lang")
+            expected = f"expected {cfg.kind} rows with a prompt_lang"
+            raise UserError(f"{place}: gave {content!r}; {expected}")
         if cfg.languages is None or made_in in cfg.languages:
             yield _built_row(cfg, members[0], content, number), AN_ARTIFACT, place
         else:
@@ -241,7 +271,9 @@ class _Work:
 
     @property
     def samples(self) -> bool:
-        return any(x is not None for x in (self.cfg.max_rows_per_language, self.cfg.temperature, self.cfg.total_rows, self.cfg.mixing))
+        cfg = self.cfg
+        bounds = (cfg.max_rows_per_language, cfg.temperature, cfg.total_rows, cfg.mixing)
+        return any(bound is not None for bound in bounds)
 
     @property
     def spool(self) -> Path:
@@ -301,9 +333,9 @@ class _Work:
                               "mend the split column, or name the sources apart (source: NAME)")  # fmt: skip
 
     def sample(self, ranks: Mapping[tuple[str, str], array]) -> None:
-        """Copy the rows of lowest rank from the spool, repeatedly where more are wanted than there are.
+        """Copy the rows of lowest rank from the spool; the rest counts as `not_sampled`.
 
-        The rest counts as `not_sampled`.
+        Where more rows are wanted than there are, they are copied several times.
         """
         import numpy as np
 
@@ -382,9 +414,10 @@ def _mixed(train: Mapping[str, int], cfg: Config) -> dict[str, int]:
         options["total"] = cfg.total_rows
     with methods.failures(rule, f"mixing {cfg.mixing}"):
         taken = rule(train, **options)
-    wrong = {language: taken.get(language) for language in train if not _is_count(taken.get(language))}
+    wrong = {name: taken.get(name) for name in train if not _is_count(taken.get(name))}
     if wrong:
-        raise UserError(f"mixing {cfg.mixing}: gave {wrong}; expected a number of rows for each language")
+        expected = "expected a number of rows for each language"
+        raise UserError(f"mixing {cfg.mixing}: gave {wrong}; {expected}")
     return taken
 
 

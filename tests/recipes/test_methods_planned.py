@@ -1,10 +1,12 @@
-"""Operators, builders and mixing rules in recipes: what they read and give is known when planning."""
+"""Operators, builders and mixing rules in recipes: `plan` knows what they read and give."""
 
 import pytest
 
 from recipes.test_planned import ANSWERS, PROMPTS, START, errors_of, nodes
 
-ROWS = '  shown: {stage: prepare, config: {kind: demonstration, sources: "${data.demonstrations}"}}\n'
+ROWS = """
+  shown: {stage: prepare, config: {kind: demonstration, sources: "${data.demonstrations}"}}
+"""
 REFINED = f"""
   refined:
     stage: generate
@@ -50,13 +52,15 @@ def test_a_persons_own_templates_come_first(tmp_path):
     (folder / "nolanguage.j2").write_text("x")
     messages = errors_of(tmp_path, WHOLE, f"conf_dir={tmp_path / 'conf'}")
     assert len(messages) == 1
-    assert messages[0].startswith("steps.refined.config.templates: ") and "nolanguage" in messages[0]
+    assert messages[0].startswith("steps.refined.config.templates: ")
+    assert "nolanguage" in messages[0]
 
 
 def test_options_and_code_of_methods_are_in_the_fingerprint(tmp_path):
     before = nodes(tmp_path, WHOLE)
-    after = nodes(tmp_path, WHOLE.replace("rounds: 2", "rounds: 3"), "steps.crossed.config.mixing=cap",
-                  "steps.crossed.config.mixing_args.rows=9", "steps.crossed.config.total_rows=null")  # fmt: skip
+    settings = ("mixing=cap", "mixing_args.rows=9", "total_rows=null")
+    typed = [f"steps.crossed.config.{setting}" for setting in settings]
+    after = nodes(tmp_path, WHOLE.replace("rounds: 2", "rounds: 3"), *typed)
     assert before["refined"].fingerprint != after["refined"].fingerprint
     assert before["crossed"].fingerprint != after["crossed"].fingerprint
     assert before["new"].fingerprint == after["new"].fingerprint

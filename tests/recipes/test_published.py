@@ -1,4 +1,4 @@
-"""Twenty published methods as recipes: each plans, and is at most thirty lines of a hundred columns."""
+"""Twenty published methods as recipes: each plans, in at most thirty lines of a hundred columns."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""The generate stage with an operator, on the tiny model: rows, ids, reasons, going on after a stop."""
+"""The generate stage with an operator, on the tiny model: rows, ids, reasons, stop and go on."""
 
 import json
 
@@ -23,7 +23,10 @@ def candidates(tmp_path_factory):
         for language in LANGUAGES:
             for i in range(3):
                 row = prompt_row(f"How much is {i} + 1?", str(i), language)
-                answers = [{"candidate_id": f"{language}{i}{j}", "text": f"The sum is {j}."} for j in range(2)]
+                answers = []
+                for j in range(2):
+                    text = f"The sum is {j}."
+                    answers.append({"candidate_id": f"{language}{i}{j}", "text": text})
                 more = {"responses": answers, "response_lang_requested": language}
                 writer.write({**row, **more, "reference": rows.to_json(i + 1)})
     return path
@@ -78,7 +81,7 @@ def test_a_stopped_run_goes_on_and_equals_the_unbroken_one(refined, candidates, 
 
 @pytest.mark.slow
 def test_a_template_concerns_the_shards_of_its_language_alone(refined, candidates):
-    """A new Swahili template: the English shard is linked from the cache, the Swahili one is not."""
+    """With a new Swahili template, the English shard is linked from the cache; the Swahili is not."""
     before = {p.name: p for p in rows.shards(refined.path)}
     root = refined.path.parent
     refined.path.rename(root / "generate-before")
@@ -95,7 +98,8 @@ def test_a_template_concerns_the_shards_of_its_language_alone(refined, candidate
 
 @pytest.mark.slow
 def test_what_an_operator_cannot_parse_is_counted_by_reason_and_language(candidates, tmp_path):
-    with pytest.raises(UserError, match=r"eng_Latn: no prompt is left .6 no <answer> in the refi") as e:
+    message = r"eng_Latn: no prompt is left .6 no <answer> in the refinement"
+    with pytest.raises(UserError, match=message) as e:
         generated(config(**{**REFINE, "operator_args": {}}), candidates, tmp_path / "store")
     assert "see the operator's template" in str(e.value)
     partial = tmp_path / "store" / "generate-test.partial"
@@ -159,7 +163,8 @@ def test_judgements_and_demonstrations(my_operators, candidates, tmp_path):
     judged = list(rows.read(out.path))
     wanted = [r["candidate_id"] for row in rows.read(candidates) for r in row["responses"]]
     assert [row["candidate_id"] for row in judged] == wanted
-    assert {(row["scorer"], row["value"], row["parse_status"]) for row in judged} == {("judged", 1.0, "ok")}
+    marks = {(row["scorer"], row["value"], row["parse_status"]) for row in judged}
+    assert marks == {("judged", 1.0, "ok")}
     with rows.ShardWriter(tmp_path / "texts", "text") as writer:
         row = prompt_row("", "0", "eng_Latn")
         writer.write({**row, "text": "How much is 1 + 1?"})

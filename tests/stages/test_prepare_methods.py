@@ -114,7 +114,7 @@ def test_what_a_builder_reads_and_makes_is_known_before():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"builder": "cross_lingul"}, "builder: 'cross_lingul' is no builders method; did you mean"),
+        ({"builder": "cross_lingul"}, "builder: 'cross_lingul' is no builders method; did you"),
         (
             {"builder": "cross_lingual", "builder_args": {"pivots": "x"}},
             "builder_args.pivots: unknown key; did you mean 'pivot'",

@@ -40,10 +40,8 @@ def load(name: str, key: str = "builder") -> Builder:
     """
     builder = methods.load(__name__, name, key)
     if len(methods.inputs(builder)) != 1 or not _reads(builder) or not _makes(builder):
-        raise UserError(
-            f"{key}: {name} does not say what it reads and makes; write it as "
-            f"`def {builder.__name__}(group: Group[Demonstration], *, …) -> list[Demonstration] | str`"
-        )
+        sample = "(group: Group[Demonstration], *, …) -> list[Demonstration] | str"
+        raise UserError(f"{key}: {name} does not say what it reads and makes; write it as `def {builder.__name__}{sample}`")
     return builder
 
 

@@ -1,7 +1,7 @@
 """`cross_lingual`: the question of an item in one language, its answer in another.
 
-The cross-training of MathOctopus (Chen et al. 2023: English question, answer in the target language)
-and the pairing policies of CrossIn (Lin et al. 2024: en2x, x2en, x2x).
+The cross-training of MathOctopus (Chen et al. 2023: English question, answer in the target
+language) and the pairing policies of CrossIn (Lin et al. 2024: en2x, x2en, x2x).
 """
 
 import dataclasses

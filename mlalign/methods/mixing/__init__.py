@@ -1,7 +1,7 @@
 """Mixing rules: how many training rows of each language to take; one pure function to a file.
 
     def cap(available: Mapping[str, int], *, rows: int) -> dict[str, int]
-    def unimax(available: Mapping[str, int], *, total: int, max_epochs: float = 1.0) -> dict[str, int]
+    def unimax(available: Mapping[str, int], *, total: int, …) -> dict[str, int]
 
 A rule gets the number of rows that each language has, and returns how many to take of each. More
 than there are means that rows are repeated. How rules are found, their options checked and their
@@ -28,9 +28,8 @@ def load(name: str, key: str = "mixing") -> Rule:
     taken = methods.inputs(rule)
     if len(taken) != 1:
         parameters = ", ".join(taken) or "none"
-        raise UserError(
-            f"{key}: {name} takes {parameters}; a mixing rule takes one positional parameter, `available`, and its options after `*`"
-        )
+        expected = "one positional parameter, `available`, and its options after `*`"
+        raise UserError(f"{key}: {name} takes {parameters}; a mixing rule takes {expected}")
     return rule
 
 
@@ -67,7 +66,7 @@ def shared(
 
 
 def largest_remainder(shares: Mapping[str, float], total: int) -> dict[str, int]:
-    """Whole numbers that sum to `total` and lie within 1 of the shares; equal remainders go by name.
+    """Whole numbers that sum to `total`, within 1 of the shares; equal remainders go by name.
 
     {"a": 1.5, "b": 1.5, "c": 1.0}, 4  ->  {"a": 2, "b": 1, "c": 1}
     """
