@@ -19,7 +19,7 @@ FILES = {
 }
 # document -> a name in its recipe, misspelt, and what is said of it
 MISTAKES = {
-    "adding-a-method": ("{n_deviations: \"", "{n_deviation: \"", "did you mean 'n_deviations'"),
+    "adding-a-method": ('{n_deviations: "', '{n_deviation: "', "did you mean 'n_deviations'"),
     "adding-a-loss": ('{alpha: "', '{alfa: "', "did you mean 'alpha'"),
     "adding-a-scorer": ("n: 3", "m: 3", "unknown key; allowed: n"),
 }
