@@ -4,6 +4,7 @@ A crash, a person or another version may have changed them.
 """
 
 import errno
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,17 @@ def problem(value: Any, fields: Fields) -> str | None:
         if kind is Counts and isinstance(value[key], dict):
             if not all(map(_is_number, value[key].values())):
                 return f"{key!r} holds something other than numbers"
-        elif not isinstance(value[key], kind) or isinstance(value[key], bool):
+        elif not isinstance(value[key], kind) or isinstance(value[key], bool) or not _is_finite(value[key]):
             return f"{key!r} is {_kind(value[key])}"
     return None
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, NUMBER) and not isinstance(value, bool)
+    return isinstance(value, NUMBER) and not isinstance(value, bool) and _is_finite(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def check(value: Any, fields: Fields, place: object, mend: str) -> None:
@@ -81,4 +86,6 @@ def read_yaml(path: Path, fields: Fields, mend: str) -> dict[str, Any]:
 
 def _kind(value: Any) -> str:
     names = {dict: "a mapping", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
+    if not _is_finite(value):
+        return f"{value}, which is not finite"
     return names.get(type(value), "nothing")
