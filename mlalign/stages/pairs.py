@@ -3,7 +3,7 @@ named in `method`.
 
 Reads candidates (slot `rows`) and their scores (slot `scores`; same shards, joined by
 `candidate_id`), of one sampler or several. Writes preference or demonstration rows. Methods live in
-`mlalign/pairing/`: most get the candidates of one prompt, and then there is one shard of rows for
+`mlalign/methods/pairing/`: most get the candidates of one prompt, and then there is one shard of rows for
 each shard read. Methods that get all languages of an item (`group_id`) work on slices of groups
 over all shards, and there is a shard of rows for each slice, language and split.
 
@@ -19,14 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import kinds, methods, pairing, rows
+from mlalign import methods
+from mlalign.core import kinds, rows
+from mlalign.core.errors import UserError
+from mlalign.core.schema import what
+from mlalign.core.stage import Inputs, Output, Stopped
+from mlalign.core.store import Tally
 from mlalign.data import candidates, groups
 from mlalign.data.candidates import Gate, Shard
-from mlalign.errors import UserError
-from mlalign.pairing import Group, Pair, Scored
-from mlalign.schema import what
-from mlalign.stage import Inputs, Output, Stopped
-from mlalign.store import Tally
+from mlalign.methods import pairing
+from mlalign.methods.pairing import Group, Pair, Scored
 
 VERSION = 1
 KIND = "rows"
