@@ -1,11 +1,14 @@
-"""What an answer says in the end: its last number in the digits of any script, or what is in a box."""
+"""What an answer says in the end: its last number, in digits of any script, or what is boxed."""
 
 import re
 import unicodedata
 from fractions import Fraction
 
 SPACES = "\u00a0\u2009\u202f"  # no-break, thin and narrow spaces: they only ever group digits
-SIGNS = {"\u2212": "-", "\uff0d": "-", "\ufe63": "-", "\uff0b": "+", "\u066b": ".", "\u066c": "\u2019", "\uff0c": ",", "\uff0e": "."}
+SIGNS = {
+    "\u2212": "-", "\uff0d": "-", "\ufe63": "-", "\uff0b": "+",
+    "\u066b": ".", "\u066c": "\u2019", "\uff0c": ",", "\uff0e": ".",
+}  # fmt: skip
 INVISIBLE = "\u200b\u200e\u200f\u061c\u2066\u2067\u2068\u2069"
 # A minus between two numbers or after a word is a dash or a subtraction.
 NUMBER = re.compile(rf"(?:(?<![\w)\]%])-)?\d(?:[\d.,'’{SPACES}]*\d)?")

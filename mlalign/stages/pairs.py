@@ -3,9 +3,9 @@ named in `method`.
 
 Reads candidates (slot `rows`) and their scores (slot `scores`; same shards, joined by
 `candidate_id`), of one sampler or several. Writes preference or demonstration rows. Methods live in
-`mlalign/methods/pairing/`: most get the candidates of one prompt, and then there is one shard of rows for
-each shard read. Methods that get all languages of an item (`group_id`) work on slices of groups
-over all shards, and there is a shard of rows for each slice, language and split.
+`mlalign/methods/pairing/`: most get the candidates of one prompt, and then there is one shard of
+rows for each shard read. Methods that get all languages of an item (`group_id`) work on slices of
+groups over all shards, and there is a shard of rows for each slice, language and split.
 
 Counted in the manifest: prompts without a row, by reason, under `dropped`; candidates left out, by
 reason, under `sums`.
