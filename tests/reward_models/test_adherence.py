@@ -10,13 +10,13 @@ from mlalign.errors import UserError
 from reward_models import Item
 from reward_models.families import scripts
 
-IDENTIFIERS = ("lingua", "langid", "fasttext")
+IDENTIFIERS = ("blend", "lingua", "langid", "fasttext")
 
 
 @pytest.fixture(scope="session")
 def adherence():
     opened = {name: reward_models.open_scorer({"family": "language_adherence", "identifier": name}) for name in IDENTIFIERS}
-    return lambda texts, language, identifier="lingua": opened[identifier].score_items(
+    return lambda texts, language, identifier="blend": opened[identifier].score_items(
         [Item(str(i), [], t, language) for i, t in enumerate(texts)]
     )
 
@@ -26,7 +26,7 @@ def tiny_answers(language):
     return sorted({tiny_world.answer_text(item, item.answer, language) for item in items})
 
 
-@pytest.mark.parametrize("identifier", [pytest.param("lingua", marks=pytest.mark.long), "langid"])
+@pytest.mark.parametrize("identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid"])
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
 @pytest.mark.slow
 def test_every_answer_of_the_tiny_world_is_recognised(adherence, language, identifier):
@@ -35,7 +35,7 @@ def test_every_answer_of_the_tiny_world_is_recognised(adherence, language, ident
     assert all(0 < c <= 1 for c in found.columns["confidence"])
 
 
-@pytest.mark.parametrize("identifier", [pytest.param("lingua", marks=pytest.mark.long), "langid"])
+@pytest.mark.parametrize("identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid"])
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
 def test_answers_in_another_language_are_not(adherence, language, identifier):
     others = [t for other in tiny_world.LANGUAGES if other != language for t in tiny_answers(other)[::4]]
@@ -49,12 +49,16 @@ def test_fasttext_agrees_where_it_is_reliable(adherence):
         assert any(found.flags["unsupported"]) == (language == "swh_Latn")
 
 
-@pytest.mark.long
-def test_a_verdict_depends_on_its_answer_alone(adherence):
+@pytest.mark.parametrize("identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid", "fasttext"])
+def test_a_verdict_depends_on_its_answer_alone(adherence, identifier):
     texts = [t for language in tiny_world.LANGUAGES for t in tiny_answers(language)[:5]]
-    together = adherence(texts, "spa_Latn")
-    assert [adherence([t], "spa_Latn").values[0] for t in texts] == together.values
-    assert adherence(texts[::-1], "spa_Latn").columns["confidence"][::-1] == together.columns["confidence"]
+    texts += ["gato", "la casa", " ".join(texts[:40])]
+    together = adherence(texts, "spa_Latn", identifier)
+    alone = [adherence([t], "spa_Latn", identifier) for t in texts]
+    assert [found.values[0] for found in alone] == together.values
+    assert [found.columns["confidence"][0] for found in alone] == together.columns["confidence"]
+    backwards = adherence(texts[::-1], "spa_Latn", identifier)
+    assert backwards.columns["confidence"][::-1] == together.columns["confidence"]
 
 
 @pytest.mark.parametrize("text", ["", "   ", "42", "3 + 4 = 7", "K D F", "!!!", "🙂"])
@@ -69,10 +73,10 @@ def test_langid_knows_languages_that_lingua_does_not(adherence):
 
 @pytest.mark.slow
 def test_unknown_languages_are_none_but_another_script_is_certain(adherence):
-    found = adherence(["Nonm nan te louvri tiyo a.", "那个人打开了水龙头。"], "hat_Latn")
+    found = adherence(["Nonm nan te louvri tiyo a.", "那个人打开了水龙头。"], "hat_Latn", "lingua")
     assert found.values == [None, 0.0] and found.flags["unsupported"] == [True, False]
     assert found.detected == [None, "cmn_Hans"]
-    assert adherence(["ሰላም ለዓለም", "Peace to the world."], "amh_Ethi").values == [None, 0.0]
+    assert adherence(["ሰላም ለዓለም", "Peace to the world."], "amh_Ethi", "lingua").values == [None, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,7 @@ KNOWN_TO_LANGID = {"ht": "hat_Latn", "qu": "que_Latn"}
 @pytest.mark.data
 @pytest.mark.parametrize(("identifier", "code", "language"), [
     *(("lingua", *known) for known in XCOPA.items()), *(("langid", *known) for known in (XCOPA | KNOWN_TO_LANGID).items()),
+    *(("blend", *known) for known in (XCOPA | KNOWN_TO_LANGID).items()),
 ])  # fmt: skip
 @pytest.mark.slow
 def test_short_real_sentences(adherence, real_data, identifier, code, language):
