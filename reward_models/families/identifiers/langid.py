@@ -6,6 +6,7 @@ same sums over a batch take a tenth of that.
 
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -81,5 +82,6 @@ def _encode(text: str) -> bytes:
     return unicodedata.normalize("NFC", text).encode("utf-8", errors="surrogatepass")
 
 
+@cache
 def open_default() -> LangId:
     return LangId()

@@ -1,6 +1,7 @@
 """lingua: accurate on single words; slow, and many seconds of CPU at the first text in Latin script."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from lingua import Language, LanguageDetectorBuilder
@@ -33,5 +34,6 @@ def _name(language: Language) -> str:
     return language.iso_code_639_1.name.lower()
 
 
+@cache
 def open_default() -> Lingua:
     return Lingua()
