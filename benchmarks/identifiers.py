@@ -37,10 +37,10 @@ BUCKETS = {"1-2 words": (1, 2), "3-5": (3, 5), "6-10": (6, 10), "sentence": None
 SPACELESS = ("ja", "th", "zh")
 UNKNOWN_TO_LINGUA = ("ht", "qu")
 MODEL_DECIDES = ("Latn", "Cyrl", "Beng")
-N = 400  # texts of a language in a bucket
-N_WRONG = 100  # of them, asked as every other language
+N = 300  # texts of a language in a bucket
+N_WRONG = 40  # of them, asked as every other language
 SEED = 2
-SECONDS = 3.0  # of CPU for a rate
+SECONDS = 2.0  # of CPU for a rate
 END = re.compile(r"(?<=[.?!])\s+|(?<=[。？！])")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 

