@@ -2,15 +2,15 @@
 
     python benchmarks/identifiers.py --data DIR [--identifier blend lingua] [--languages]
 
-DIR has the folders `mgsm` and `xcopa`. Each identifier runs in a process of its own, on one thread. Texts are windows of
-one or two, 3 to 5 and 6 to 10 words from sentences, and whole sentences; in scripts without spaces two characters count
-as a word. Printed for each identifier:
+DIR has the folders `mgsm` and `xcopa`. Each identifier runs in a process of its own, on one thread.
+Texts are windows of one or two, 3 to 5 and 6 to 10 words from sentences, and whole sentences; in
+scripts without spaces two characters count as a word. Printed for each identifier:
 
-    start     seconds (wall, CPU) from opening the scorer to the first verdict on a text in Latin script
+    start     seconds (wall, CPU) from opening the scorer to its first verdict on Swahili
     bare      texts a second of CPU of the identifier alone, on texts whose script does not decide
     whole     the same for the scorer `language_adherence`, on texts of all languages
     recall    share of texts that pass in their own language, mean over languages
-    wrong     share of texts that pass in another language of the same script, mean over pairs of languages
+    wrong     share of texts that pass in another language of their script, mean over pairs
 
 `others` leaves out Haitian and Quechua, which lingua does not know.
 """
@@ -105,7 +105,10 @@ def measure(name: str, data: Path) -> dict:
     scorer.score_items([Item("", [], "Nilikipata tena kipande cha tiketi.", "swh_Latn")])
     seconds = (time.time() - start[0], time.process_time() - start[1])
 
-    texts = {b: {c: windows(c, own, size) for c, own in sentences(data).items()} for b, size in BUCKETS.items()}
+    by_language = sentences(data)
+    texts = {}
+    for bucket, size in BUCKETS.items():
+        texts[bucket] = {c: windows(c, own, size) for c, own in by_language.items()}
     identifier = identifiers.open_identifier(name)
     rates = {}
     for bucket, of_language in texts.items():
@@ -121,7 +124,9 @@ def measure(name: str, data: Path) -> dict:
 
     recall = {b: {c: share(b, c, c) for c in LANGUAGES} for b in BUCKETS}
     pairs = [(a, b) for a in LANGUAGES for b in LANGUAGES if a != b and _script(a) == _script(b)]
-    wrong = {bucket: {f"{a} {b}": share(bucket, a, b, N_WRONG) for a, b in pairs} for bucket in BUCKETS}
+    wrong = {}
+    for bucket in BUCKETS:
+        wrong[bucket] = {f"{a} {b}": share(bucket, a, b, N_WRONG) for a, b in pairs}
     return {"seconds": seconds, "rates": rates, "recall": recall, "wrong": wrong}
 
 
@@ -139,18 +144,20 @@ def show(name: str, measured: dict, by_language: bool) -> None:
         bare, whole = measured["rates"][bucket]
         recall, wrong = measured["recall"][bucket], measured["wrong"][bucket]
         others = [share for code, share in recall.items() if code not in UNKNOWN_TO_LINGUA]
-        wrong_others = [s for pair, s in wrong.items() if not set(pair.split()) & set(UNKNOWN_TO_LINGUA)]
-        print(
-            f"| {name} | {wall:.2f} / {cpu:.2f} | {bucket} | {bare:,.0f} | {whole:,.0f} | {_mean([*recall.values()]):.4f} "
-            f"| {_mean(others):.4f} | {_mean([*wrong.values()]):.4f} | {_mean(wrong_others):.4f} |",
-            flush=True,
-        )
+        unknown = set(UNKNOWN_TO_LINGUA)
+        wrong_others = [s for pair, s in wrong.items() if not set(pair.split()) & unknown]
+        shares = [[*recall.values()], others, [*wrong.values()], wrong_others]
+        cells = [name, f"{wall:.2f} / {cpu:.2f}", bucket, f"{bare:,.0f}", f"{whole:,.0f}"]
+        cells += [f"{_mean(values):.4f}" for values in shares]
+        print(f"| {' | '.join(cells)} |", flush=True)
         if by_language:
-            print("    " + "  ".join(f"{code} {share:.3f}" for code, share in recall.items()), flush=True)
+            row = "  ".join(f"{code} {share:.3f}" for code, share in recall.items())
+            print(f"    {row}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--identifier", nargs="+", choices=IDENTIFIERS, default=IDENTIFIERS)
     parser.add_argument("--languages", action="store_true", help="recall of every language too")
@@ -159,10 +166,12 @@ def main() -> None:
     if options.here:
         print(json.dumps(measure(options.identifier[0], options.data)))
         return
-    print("| identifier | start wall / CPU | length | bare/s | whole/s | recall | others | wrong | others |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    heads = "identifier, start, length, bare/s, whole/s, recall, others, wrong, others".split(", ")
+    print(f"| {' | '.join(heads)} |")
+    print(f"|{' --- |' * len(heads)}", flush=True)
     for name in options.identifier:
-        command = [sys.executable, __file__, "--data", str(options.data), "--identifier", name, "--here"]
+        command = [sys.executable, __file__, "--data", str(options.data)]
+        command += ["--identifier", name, "--here"]
         environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:

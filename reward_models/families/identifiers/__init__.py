@@ -1,7 +1,8 @@
 """Language identifiers behind one protocol. Nothing heavy is imported before one is opened.
 
-An identifier weighs every language that it knows for each text. What the script of the text excludes, and how much
-more likely the requested language is than any other, is decided by the caller (`adherence`).
+An identifier weighs every language that it knows for each text. What the script of the text
+excludes, and how much more likely the requested language is than any other, is decided by the
+caller (`adherence`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Identifier(Protocol):
     """What every module of this package gives from `open_identifier`."""
 
     codes: Sequence[str]  # canonical, sorted, one per column of `probabilities`
-    unreliable: frozenset[str]  # ISO 639-3 of languages whose recall on short sentences is below one half
-    prior: float  # weight of the requested language and of English that served best on short sentences
+    unreliable: frozenset[str]  # ISO 639-3; on short sentences their recall is below one half
+    prior: float  # weight of the requested language and of English, as measured on short texts
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Weights [n_texts, n_codes], not negative. A row depends on its text alone."""
@@ -34,7 +35,8 @@ class Identifier(Protocol):
 
 
 def open_identifier(name: str, model: str | None = None) -> Identifier:
-    """Load an identifier; `model` is the path of a fastText model in the place of the one in the package.
+    """Load an identifier; `model` is the path of a fastText model in the place of the one in the
+    package.
 
     Raises: UserError if the identifier's package is missing, or the file is no fastText model.
     """
@@ -46,6 +48,6 @@ def open_identifier(name: str, model: str | None = None) -> Identifier:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(__name__):
             raise
-        message = f"language_adherence with identifier: {name} needs {error.name}: pip install {PACKAGE[name]}"
-        raise UserError(message) from None
+        needs = f"needs {error.name}: pip install {PACKAGE[name]}"
+        raise UserError(f"language_adherence with identifier: {name} {needs}") from None
     return module.open_model(model) if model else module.open_default()

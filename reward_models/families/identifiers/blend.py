@@ -1,9 +1,11 @@
-"""langid, and with it fastText's lid.176 on texts of one or two words. The default: fast, and light to start.
+"""langid, and with it fastText's lid.176 on texts of one or two words. The default: fast, and light
+to start.
 
-langid is the more accurate of the two on sentences, fastText on single words of large languages. There the weight of a
-language is p_langid * (p_fasttext + FLOOR) ** POWER. Languages that fastText does not know, or seldom recognises, get
-NEUTRAL in the place of p_fasttext, so that its silence does not count against them. The three numbers were chosen on
-windows of one or two words from MGSM and XCOPA; `benchmarks/identifiers.py` measures on other windows.
+langid is the more accurate of the two on sentences, fastText on single words of large languages.
+There the weight of a language is p_langid * (p_fasttext + FLOOR) ** POWER. Languages that fastText
+does not know, or seldom recognises, get NEUTRAL in the place of p_fasttext, so that its silence
+does not count against them. The three numbers were chosen on windows of one or two words from MGSM
+and XCOPA; `benchmarks/identifiers.py` measures on other windows.
 """
 
 from collections.abc import Sequence

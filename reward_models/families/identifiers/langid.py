@@ -1,7 +1,8 @@
-"""langid: naive Bayes on byte sequences, with the model of py3langid and its formula, computed for many texts at once.
+"""langid: naive Bayes on byte sequences, with the model of py3langid and its formula, computed for
+many texts at once.
 
-py3langid walks a text byte by byte in Python and multiplies half-precision numbers, about 100 us for a short text. The
-same sums over a batch take a tenth of that.
+py3langid walks a text byte by byte in Python and multiplies half-precision numbers, about 100 us
+for a short text. The same sums over a batch take a tenth of that.
 """
 
 import unicodedata
@@ -58,7 +59,9 @@ class LangId:
             yield int(owners[first]), features[first:last], floats[first:last]
 
     def _walk(self, texts: Sequence[bytes]) -> np.ndarray:
-        """The features of all texts, each as `text * n_features + feature`; all texts advance by one byte at a time."""
+        """The features of all texts, each as `text * n_features + feature`; all texts advance by
+        one byte at a time.
+        """
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         lengths = np.array([len(texts[i]) for i in order], dtype=np.int64)
         data = np.frombuffer(b"".join(texts[i] for i in order), dtype=np.uint8)

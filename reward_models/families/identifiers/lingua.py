@@ -1,4 +1,6 @@
-"""lingua: accurate on single words; slow, and many seconds of CPU at the first text in Latin script."""
+"""lingua: accurate on single words; slow, and many seconds of CPU at the first text in Latin
+script.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,7 +10,7 @@ from lingua import Language, LanguageDetectorBuilder
 
 from reward_models.families.identifiers import labels
 
-DIGITS = 9  # lingua adds terms in an order of chance, so the last digits of a probability differ from run to run
+DIGITS = 9  # lingua adds terms in an order of chance, so the last digits differ
 
 
 class Lingua:
