@@ -41,7 +41,7 @@ def open_identifier(name: str, model: str | None = None) -> Identifier:
     Raises: UserError if the identifier's package is missing, or the file is no fastText model.
     """
     # Late, because the errors and languages of mlalign are all that importing a family may cost.
-    from mlalign.errors import UserError
+    from mlalign.core.errors import UserError
 
     try:
         module = importlib.import_module(f"{__name__}.{name}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from fasttext import load_model
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models.families.identifiers import labels
 
 PREFIX = "__label__"

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from mlalign import languages
-from mlalign.errors import UserError
+from mlalign.core import languages
+from mlalign.core.errors import UserError
 
 # Labels that mean something else, or have no script, to `languages.normalise`.
 OWN = {
