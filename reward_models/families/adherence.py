@@ -1,11 +1,14 @@
 """The family `language_adherence`: is the answer in the language that was asked for? 1.0 or 0.0; None if nobody can say.
 
-The script decides first: an answer in another script is in another language, and scripts of one language need no model.
-Otherwise an identifier weighs all languages of that script, not only the ones of the run, with `prior` times the weight for the
-requested language and for English, the two that an answer is mostly in: on five words an identifier alone prefers rare languages.
-`prior: 1` is the bare identifier. `identifier: blend` is langid with fastText's help on one or two words; lingua, langid and
-fasttext are the others. `model: PATH` with `identifier: fasttext` takes another fastText model, such as GlotLID or OpenLID. Where
-one identifier gates what a policy is trained on, let another one measure it.
+The script decides first: an answer in another script is in another language, and scripts of one
+language need no model. Otherwise an identifier weighs all languages of that script, not only those of
+the run. The requested language and English count `prior` times, because an answer is mostly in one of
+the two, and on five words an identifier alone prefers rare languages. `prior: 1` is the bare identifier.
+
+`identifier: blend` is langid with fastText's help on one or two words; lingua, langid and fasttext are
+the others. `otherwise` names one for the requested languages that `identifier` does not know. `model:
+PATH` with `identifier: fasttext` takes another fastText model, such as GlotLID or OpenLID. Where one
+identifier gates what a policy is trained on, let another one measure it.
 
 None, with a flag that is counted: `undetected` (digits, symbols, single letters, nothing), `unsupported` (the identifier does not
 know the requested language). Columns: `confidence`, the weighted probability, or the share of letters where the script decided;
@@ -41,6 +44,7 @@ BY_SCRIPT = frozenset({*scripts.ONLY.values(), "cmn_Hans", "cmn_Hant"})
 @dataclasses.dataclass(frozen=True)
 class Settings:
     identifier: Literal["blend", "lingua", "langid", "fasttext"] = "blend"
+    otherwise: Literal["", "blend", "lingua", "langid", "fasttext"] = ""  # for languages that it does not know
     model: str | None = None  # path of a fastText model, with `identifier: fasttext`
     prior: float | None = None  # weight of the requested language and of English; 1: as every other; None: 5 with blend and langid, else 2
     max_characters: int = 2000  # of the answer's beginning that are looked at
@@ -64,8 +68,9 @@ class Detection:
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     identifier = identifiers.open_identifier(settings.identifier, settings.model)
-    prior = identifier.prior if settings.prior is None else settings.prior
-    known = _known(identifier)
+    known_first = _known(identifier)
+    other = identifiers.open_identifier(settings.otherwise) if settings.otherwise else identifier
+    known = known_first | _known(other)
 
     def run(items: Sequence[Item]) -> Scores:
         found = detect(items)
@@ -86,7 +91,16 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
         return _by_level(whole, inside, settings.level)
 
     def detect(items: Sequence[Item]) -> list[Detection | None]:
-        return _detect(items, identifier, prior, settings.max_characters)
+        """By the first identifier, or by the other one where only that knows the requested language."""
+        detections: list[Detection | None] = [None] * len(items)
+        is_known = [not item.language or _knows(known_first, item.language) for item in items]
+        for by, of_known in ((identifier, True), (other, False)):
+            places = [place for place, known_ in enumerate(is_known) if known_ is of_known]
+            prior = by.prior if settings.prior is None else settings.prior
+            of_these = _detect([items[place] for place in places], by, prior, settings.max_characters)
+            for place, detection in zip(places, of_these, strict=True):
+                detections[place] = detection
+        return detections
 
     return run
 
