@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign.errors import UserError, nearest
+from mlalign.core.errors import UserError, nearest
 from reward_models import card, settings
 from reward_models.families import function
 from reward_models.items import Item, Scores, of_row
@@ -114,6 +114,16 @@ def acceptor(told: Mapping) -> Callable[[Sequence[Item]], None] | None:
 def reports(told: Mapping) -> tuple[str, ...]:
     """Columns and flags that the scorer is known to write beside its scores."""
     return getattr(family(told["family"]), "REPORTS", ())
+
+
+def source_of(told: Mapping) -> dict[str, str]:
+    """What a person's function that stands for a family adds to the identity of its scorer; else nothing."""
+    return function.source(told)
+
+
+def files_of(told: Mapping) -> list[Path]:
+    """The files that `source_of` is the digest of."""
+    return function.files(told)
 
 
 def problems(told: Mapping, key: str = "scorer") -> list[str]:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mlalign import rows
-from mlalign.errors import UserError, nearest
-from mlalign.schema import what
-from mlalign.store import MANIFEST, Artifact, has
+from mlalign.core import rows
+from mlalign.core.errors import UserError, nearest
+from mlalign.core.schema import what
+from mlalign.core.store import MANIFEST, Artifact, has
 
 
 @dataclasses.dataclass

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlalign import checkpoints, rows
-from mlalign.store import Store, Tally, fingerprint
+from mlalign.core import rows
+from mlalign.core.store import Store, Tally, fingerprint
+from mlalign.models import checkpoints
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -44,8 +44,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlalign import schema
-from mlalign.errors import UserError, nearest
+from mlalign.core import schema
+from mlalign.core.errors import UserError, nearest
 
 Method = Callable[..., Any]
 INSTALLED = ("site-packages", "dist-packages")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlalign import methods
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from mlalign.methods.operators import Ask, Item, Operator, Steps
 
 

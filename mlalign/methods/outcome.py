@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mlalign import rows
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
+from mlalign.core.store import Tally
 from mlalign.methods import made
 from mlalign.methods.lockstep import Run
 from mlalign.methods.operators import Item
-from mlalign.store import Tally
 
 NOTHING = "the operator made nothing"
 Replies = Mapping[tuple[str, str], Mapping[str, Any]]  # (id of a run, text) -> the model's response

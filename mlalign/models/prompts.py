@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mlalign import languages
-from mlalign.errors import UserError
+from mlalign.core import languages
+from mlalign.core.errors import UserError
 
 FALLBACK = "eng_Latn"
 

@@ -3,9 +3,9 @@ named in `method`.
 
 Reads candidates (slot `rows`) and their scores (slot `scores`; same shards, joined by
 `candidate_id`), of one sampler or several. Writes preference or demonstration rows. Methods live in
-`mlalign/pairing/`: most get the candidates of one prompt, and then there is one shard of rows for
-each shard read. Methods that get all languages of an item (`group_id`) work on slices of groups
-over all shards, and there is a shard of rows for each slice, language and split.
+`mlalign/methods/pairing/`: most get the candidates of one prompt, and then there is one shard of
+rows for each shard read. Methods that get all languages of an item (`group_id`) work on slices of
+groups over all shards, and there is a shard of rows for each slice, language and split.
 
 Counted in the manifest: prompts without a row, by reason, under `dropped`; candidates left out, by
 reason, under `sums`.
@@ -19,14 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import kinds, methods, pairing, rows
+from mlalign import methods
+from mlalign.core import kinds, rows
+from mlalign.core.errors import UserError
+from mlalign.core.schema import what
+from mlalign.core.stage import Inputs, Output, Stopped
+from mlalign.core.store import Tally
 from mlalign.data import candidates, groups
 from mlalign.data.candidates import Gate, Shard
-from mlalign.errors import UserError
-from mlalign.pairing import Group, Pair, Scored
-from mlalign.schema import what
-from mlalign.stage import Inputs, Output, Stopped
-from mlalign.store import Tally
+from mlalign.methods import pairing
+from mlalign.methods.pairing import Group, Pair, Scored
 
 VERSION = 1
 KIND = "rows"
@@ -41,7 +43,7 @@ NOTHING_USABLE = "no usable candidate"
 class Config:
     method: str = what(
         "best_worst",
-        "a file in mlalign/pairing, or package.module:function of your own",
+        "a file in mlalign/methods/pairing, or package.module:function of your own",
     )
     args: dict[str, Any] = what({}, "options of the method, by the names of its keyword parameters")
     score: str = what("", "score column to compare; empty: the first one of the scores")

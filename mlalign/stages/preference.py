@@ -21,15 +21,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlalign import methods, rows
-from mlalign.engine.models import Model
-from mlalign.errors import UserError, nearest
+from mlalign import methods
+from mlalign.core import rows
+from mlalign.core.errors import UserError, nearest
+from mlalign.core.model import Model
+from mlalign.core.schema import HOW_TRAINER, class_source, source_file, verbatim, what
+from mlalign.core.stage import Inputs, Output
 from mlalign.methods import losses
 from mlalign.models.templates import ChatTemplate
-from mlalign.schema import HOW_TRAINER, class_source, source_file, verbatim, what
-from mlalign.stage import Inputs, Output
-from mlalign.training import config
-from mlalign.training.config import RESERVED_TRAINER, TrainConfig, packages
+from mlalign.models.training import config
+from mlalign.models.training.config import RESERVED_TRAINER, TrainConfig, packages
 
 __all__ = ["Config", "identity", "packages", "run"]
 
@@ -187,8 +188,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     model, reference, source = inputs.model("model"), _reference(cfg, inputs, method), inputs.rows("rows")
     columns = _columns(method, source)
 
-    from mlalign import modelling
-    from mlalign.training import card, loop, pair_loss, trainset
+    from mlalign.models import modelling
+    from mlalign.models.training import card, loop, pair_loss, trainset
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trl = importlib.import_module(method.module)
@@ -269,14 +270,15 @@ def _arguments(cfg: Config, method: Method) -> dict[str, Any]:
 
 def _objective(cfg: Config) -> Any:
     """A loss with all its options, as `training.pair_loss` takes it."""
-    from mlalign.training.pair_loss import Objective
+    from mlalign.models.training.pair_loss import Objective
 
     loss = losses.load(cfg.loss)
     options = losses.options(loss, cfg.loss_args)
     filled = {"beta": cfg.beta, "label_smoothing": cfg.trainer.get("label_smoothing", 0.0)}
     options |= {name: value for name, value in filled.items() if methods.takes(loss, name)}
     has_reference = losses.has_reference(loss)
-    return Objective(cfg.loss, loss, options, losses.columns(loss), has_reference)
+    apply = functools.partial(losses.apply, cfg.loss, options)
+    return Objective(apply, losses.columns(loss), has_reference)
 
 
 def _pair(row: Mapping, further: Sequence[str] = ()) -> list[dict]:

@@ -24,16 +24,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import kinds, methods, rows
+from mlalign import methods
+from mlalign.core import kinds, rows
+from mlalign.core.errors import UserError
+from mlalign.core.schema import hashed, what
+from mlalign.core.sources import Problems, Source
+from mlalign.core.stage import Inputs, Output, Stopped
+from mlalign.core.terminal import say
 from mlalign.data import adapters, checks, cleaning, groups, splits
 from mlalign.data.reading import AN_ARTIFACT, TAKEN_FROM, Found, Reading, all_rows, files, name_of
-from mlalign.data.sources import Problems, Source
-from mlalign.errors import UserError
 from mlalign.methods import builders, made, mixing
 from mlalign.methods.mixing.temperature import temperature
-from mlalign.schema import hashed, what
-from mlalign.stage import Inputs, Output, Stopped
-from mlalign.terminal import say
 
 VERSION = 3
 KIND = "rows"

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mlalign import schema, stage, store
-from mlalign.metrics import AVERAGE
+from mlalign import stages
+from mlalign.core import schema, stage, store
+from mlalign.methods.metrics import AVERAGE
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlalign.metrics.answers import Items
-    from mlalign.metrics.measures import Measure
+    from mlalign.methods.metrics.answers import Items
+    from mlalign.methods.metrics.measures import Measure
     from mlalign.sweep.results import Key, Outcome
 
 N_BOOTSTRAP, SEED = 1000, 0
@@ -78,7 +79,7 @@ class _Spread:
         return {"value": round(value, 6), "low": low, "high": high}
 
     def _bounds(self, weights: Mapping[int, float]) -> tuple[float | None, float | None]:
-        from mlalign.metrics.bootstrap import interval
+        from mlalign.methods.metrics.bootstrap import interval
 
         if self.replicates is not None:
             drawn = sum(w * self.replicates[i] for i, w in weights.items())
@@ -98,7 +99,7 @@ def _replicates(outcomes: Sequence["Outcome"], key: "Key", the_store: store.Stor
     """
     import numpy as np
 
-    from mlalign.metrics import bootstrap
+    from mlalign.methods.metrics import bootstrap
 
     read = [_by_item(the_store.root / o.evaluations[key], the_store, key) for o in outcomes]
     confidence = next((c for _, c in read if c), 0.95)
@@ -116,7 +117,7 @@ def _replicates(outcomes: Sequence["Outcome"], key: "Key", the_store: store.Stor
 def _by_item(path: Path, the_store: store.Store, key: "Key") -> tuple["tuple[Items, Measure] | None", float | None]:
     """What every item of an evaluation adds to the metric, and the confidence it was made for; None where the rows are gone."""
     told = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    module = stage.load(told["stage"])
+    module = stages.load(told["stage"])
     confidence = told["config"].get("confidence")
     sources = [v for value in told["inputs"].values() for v in (value if isinstance(value, list) else [value]) if v]
     if told["stage"] != "evaluate" or not all((the_store.root / v.get("artifact", "") / "manifest.json").is_file() for v in sources):

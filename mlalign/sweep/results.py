@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, shapes, stage, store
-from mlalign.errors import UserError, nearest
-from mlalign.launch import slurm
-from mlalign.metrics import AVERAGE
-from mlalign.reporting import collect, headline
-from mlalign.reporting.text import METRICS, OVER, is_language, number, parted
+from mlalign.core import claims, shapes, stage, store
+from mlalign.core.errors import UserError, nearest
+from mlalign.core.terminal import say
+from mlalign.evidence import collect, headline
+from mlalign.evidence.text import METRICS, OVER, is_language, number, parted
+from mlalign.methods.metrics import AVERAGE
+from mlalign.recipes.plan import Plan
+from mlalign.running.slurm import batch
 
 Key = tuple[str, str]  # metric, score column
 LOWER = ("reward_ties", "wrong_in_language", "wrong_elsewhere", "right_elsewhere", "truncated")  # the lower the better
@@ -67,7 +69,7 @@ def _state(run_dir: Path, the_store: store.Store, variant: Mapping[str, Any], ar
         told = the_store.root / f"{artifacts[name]}.partial" / "outcome.json"
         if told.is_file() and (said := store.read_json(told, shapes.OUTCOME))["status"] != stage.STOPPED:
             return "failed", f"{name}: {said['message']}"
-        if (page := slurm.failed_file(run_dir / "slurm", name)).is_file():  # it could not say so itself
+        if (page := batch.failed_file(run_dir / "slurm", name)).is_file():  # it could not say so itself
             return "failed", page.read_text(encoding="utf-8").partition("\n")[0]
     return "unfinished", f"waits for {left[0]}"
 
@@ -195,8 +197,8 @@ def publish(run_dir: Path, the_store: store.Store, metric: str | None, direction
 
 
 def _write(run_dir: Path, found: Mapping[str, Any]) -> None:
-    from mlalign.metrics import table
-    from mlalign.reporting import sweep
+    from mlalign.evidence import sweep
+    from mlalign.methods.metrics import table
 
     store.write_json(run_dir / "results.json", found)
     columns = ("variant", *(k for k in found["keys"]), "state", *table.COLUMNS, "step")
@@ -208,3 +210,26 @@ def _write(run_dir: Path, found: Mapping[str, Any]) -> None:
         temporary = run_dir / f"{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(run_dir / name)
+
+
+def _evaluated(planned: Plan) -> bool:
+    done = (n for n in planned.nodes if n.module.KIND == "metrics")
+    return any((planned.store.root / n.artifact / "manifest.json").is_file() for n in done)
+
+
+def tell(planned: Plan, metric: str | None, direction: str | None) -> None:
+    """Write the results that are there and print the best of them."""
+    found = publish(planned.run_dir, planned.store, metric, direction)
+    if not _evaluated(planned):
+        again = f"mlalign results name={planned.name} root={planned.root}"
+        page = planned.run_dir / "results.html"
+        say(f"\nnothing is measured yet; results will stand in {page}; as far as they are: {again}")
+        return
+    say(summary(found, planned.run_dir))
+
+
+def summary(found: Mapping[str, Any], run_dir: Path) -> str:
+    """The best of the results as text, and where all of them are."""
+    from mlalign.evidence import sweep
+
+    return f"\n{sweep.summary(found, DIGITS)}\n\nresults: {run_dir / 'results.html'}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mlalign import methods
-from mlalign.errors import UserError, nearest
+from mlalign.core.errors import UserError, nearest
 from reward_models.items import Item, Scores
 
 PACKAGE = __name__.rpartition(".")[0]

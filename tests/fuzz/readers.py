@@ -21,13 +21,13 @@ import yaml
 from fuzz import mutation
 
 import mlalign
-from mlalign import claims, config, languages, plan, schema, stage, store, yaml_files
-from mlalign.commands import gc, logs, status
-from mlalign.engine import chat, replies
-from mlalign.engine.models import local_model
-from mlalign.errors import UserError
-from mlalign.models import weight_files
+from mlalign.cli.commands import gc, logs, status
+from mlalign.core import claims, languages, schema, stage, store, weight_files, yaml_files
+from mlalign.core.errors import UserError
+from mlalign.core.model import local_model
+from mlalign.models.engine import chat, replies
 from mlalign.models.templates import ChatTemplate
+from mlalign.recipes import config, plan
 from mlalign.stages import prepare
 from reward_models import __main__ as rm_score
 from reward_models import card
@@ -305,7 +305,7 @@ def weights(rng: random.Random, folder: Path) -> None:
     """The header of a file of weights."""
     tensors = {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}, "__metadata__": {"format": "pt"}}
     text = mutation.as_json(rng, tensors)
-    length = len(text) if rng.random() < 0.8 else rng.choice((0, 1, len(text) - 1, 1 << 40, (1 << 64) - 1))
+    length = len(text) if rng.random() < 0.8 else rng.choice((0, 1, max(len(text) - 1, 0), 1 << 40, (1 << 64) - 1))
     data = struct.pack("<Q", length) + text + bytes(16)
     (folder / "model.safetensors").write_bytes(data if rng.random() < 0.8 else data[: rng.randrange(len(data))])
     weight_files.weights(folder)

@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from mlalign import rows
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
 from mlalign.methods import builders
 from mlalign.methods.builders import Group
 from mlalign.methods.builders.cross_lingual import cross_lingual

@@ -4,7 +4,7 @@ from itertools import pairwise, product
 
 import pytest
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from mlalign.methods import mixing
 from mlalign.methods.mixing import largest_remainder
 from mlalign.methods.mixing.cap import cap

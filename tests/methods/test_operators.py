@@ -6,8 +6,8 @@ import types
 import pytest
 from helpers import PROJECT
 
-from mlalign import rows
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
 from mlalign.methods import lockstep, operators
 from mlalign.methods.made import Candidate, Prompt
 from mlalign.methods.operators import Ask, Item, Say, Steps

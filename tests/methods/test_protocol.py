@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mlalign import methods, pairing
-from mlalign.errors import UserError
+from mlalign import methods
+from mlalign.core.errors import UserError
+from mlalign.methods import pairing
 
 PAIRING = pairing.__name__
 PLAIN = 'def best(scored, *, k: int = 1):\n    """Says what."""\n    return scored[:k]\n'

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mlalign.errors import UserError
-from mlalign.pairing import Group, Scored
-from mlalign.pairing.majority_vote import majority_vote
+from mlalign.core.errors import UserError
+from mlalign.methods.pairing import Group, Scored
+from mlalign.methods.pairing.majority_vote import majority_vote
 
 EN, SW, AR = "eng_Latn", "swh_Latn", "arb_Arab"
 

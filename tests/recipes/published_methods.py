@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from mlalign.pairing import Pair, Scored
+from mlalign.methods.pairing import Pair, Scored
 
 
 def all_pairs(scored: Sequence[Scored]) -> list[Pair] | str:

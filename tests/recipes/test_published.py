@@ -4,7 +4,7 @@ import pytest
 import yaml
 from helpers import PROJECT
 
-from mlalign import config, plan
+from mlalign.recipes import config, plan
 
 FOLDER = PROJECT / "tests" / "recipes" / "published"
 RECIPES = sorted(FOLDER.glob("*.yaml"))

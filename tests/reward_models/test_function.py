@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import Item
 from reward_models.__main__ import main
 from reward_models.jobs.identity import of_run

@@ -5,8 +5,8 @@ import json
 import pytest
 from stages.test_generate import TINY, StopAfter, config, content, generated, prompt_row
 
-from mlalign import kinds, rows, schema, shards, stage
-from mlalign.errors import UserError
+from mlalign.core import kinds, rows, schema, shards, stage
+from mlalign.core.errors import UserError
 from mlalign.stages import generate
 
 LANGUAGES = ("eng_Latn", "swh_Latn")
@@ -110,7 +110,7 @@ def test_what_an_operator_cannot_parse_is_counted_by_reason_and_language(candida
 
 
 WRITER = """
-from mlalign import rows
+from mlalign.core import rows
 from mlalign.methods.made import Demonstration, Judgement, Prompt
 from mlalign.methods.operators import Ask, Item, Steps
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mlalign import rows, schema, stage, store
+from mlalign.core import rows, schema, stage, store
+from mlalign.core.errors import UserError
 from mlalign.data import groups
-from mlalign.errors import UserError
 from mlalign.stages import pairs
 
 EN, SW, YO = "eng_Latn", "swh_Latn", "yor_Latn"
@@ -139,7 +139,7 @@ def test_a_slice_whose_files_were_damaged_is_made_again(tmp_path):
 
 
 OWN = '''
-from mlalign.pairing import Group, Pair
+from mlalign.methods.pairing import Group, Pair
 
 
 def english_over(group: Group, *, seed: int = 0) -> list[Pair] | str:
@@ -215,7 +215,7 @@ def test_candidates_of_several_samplers_are_joined_by_prompt(tmp_path, own):
 
 
 def test_plan_counts_scores_and_candidates():
-    from mlalign import kinds
+    from mlalign.core import kinds
 
     given = {"rows": [kinds.Gives("candidates")] * 2, "scores": [kinds.Gives("scores", ("language_adherence",))]}
     cfg = schema.build(pairs.Config, {})

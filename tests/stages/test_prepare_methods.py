@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlalign import kinds, rows, schema, stage, store
-from mlalign.errors import UserError
+from mlalign.core import kinds, rows, schema, stage, store
+from mlalign.core.errors import UserError
 from mlalign.stages import prepare
 
 TINY = {"adapter": "tiny_world", "split": "train"}

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from training_cases import LANGUAGES, StopAt, config, losses, train, write
 
-from mlalign import rows, stage
-from mlalign.errors import UserError
+from mlalign.core import rows, stage
+from mlalign.core.errors import UserError
 from mlalign.methods import losses as pair_losses
 from mlalign.methods.losses.arpo import arpo
 from mlalign.stages import preference
@@ -153,7 +153,7 @@ def test_columns_reach_the_loss_and_no_model(pairs, tmp_path, monkeypatch):
     """
     import transformers
 
-    from mlalign.training import loop
+    from mlalign.models.training import loop
 
     seen, metrics = [], []
     forward, fit = transformers.PreTrainedModel.__call__, loop.fit
@@ -200,17 +200,13 @@ def test_a_row_without_a_column_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("scalar", r"loss own_losses:scalar: .*gave torch.Size\(\[\]\), and not one loss for each of torch.Size\(\[2\]\) pairs"),
+        ("scalar", r"loss own_losses:scalar: .*gave torch.Size\(\[\]\), and not one loss for each of 2 pairs"),
         ("fails", r"loss own_losses:fails: .*own_losses\.py:\d+: "),
     ],
 )
 def test_a_loss_that_gives_something_else_is_named(name, message):
-    from mlalign.training.pair_loss import Objective
-
-    loss = pair_losses.load(f"own_losses:{name}")
-    objective = Objective(f"own_losses:{name}", loss, {}, [], False)
     with pytest.raises(UserError, match=message):
-        objective({"policy_chosen_logps": values(1, 2)})
+        pair_losses.apply(f"own_losses:{name}", {}, {"policy_chosen_logps": values(1, 2)})
 
 
 @pytest.mark.parametrize(

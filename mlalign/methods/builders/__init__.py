@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from mlalign import methods
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from mlalign.methods import made
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Literal
 
-from mlalign import languages
+from mlalign.core import languages
 from mlalign.methods.builders import Group
 from mlalign.methods.made import Demonstration, Messages
 

@@ -26,8 +26,9 @@ and hashed: `mlalign.methods`.
 from collections.abc import Mapping
 from typing import Any
 
-from mlalign import methods, rows
-from mlalign.errors import UserError, nearest
+from mlalign import methods
+from mlalign.core import rows
+from mlalign.core.errors import UserError, nearest
 
 REFERENCE = ("reference_chosen_logps", "reference_rejected_logps")
 GIVEN = (
@@ -68,6 +69,22 @@ def has_reference(loss: methods.Method) -> bool:
 def options(loss: methods.Method, given: Mapping[str, Any]) -> dict[str, Any]:
     """A loss's own options with their defaults. Raises: UserError for each that is wrong."""
     return methods.options(loss, given, "loss_args", FILLED)
+
+
+def apply(name: str, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """The losses of B pairs. `given` has what a loss can take, `settings` its options.
+
+    Raises: UserError if the loss fails or gives something else.
+    """
+    loss = load(name)
+    arguments = [given[parameter] for parameter in methods.inputs(loss)]
+    with methods.failures(loss, f"loss {name}"):
+        losses = loss(*arguments, **settings)
+        expected = tuple(given["policy_chosen_logps"].shape)
+        if tuple(getattr(losses, "shape", ())) != expected:
+            shape = getattr(losses, "shape", type(losses).__name__)
+            raise ValueError(f"gave {shape}, and not one loss for each of {expected[0]} pairs")
+    return losses
 
 
 def problems(name: str, args: Mapping[str, Any]) -> list[str]:

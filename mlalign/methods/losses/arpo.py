@@ -1,8 +1,8 @@
 """`arpo`: pushes a rejected answer away less, the more it is like the chosen one.
 
-A contrastive loss: adaptive-rejection preference optimisation (ARPO; Xu et al. 2025, "X-ALMA: Plug & Play
-Modules and Adaptive Rejection for Quality Translation at Scale"). Translations of one text are close to each
-other, and CPO (tau = 1) unlearns good ones with the bad.
+A contrastive loss: adaptive-rejection preference optimisation (ARPO; Xu et al. 2025, "X-ALMA: Plug
+& Play Modules and Adaptive Rejection for Quality Translation at Scale"). Translations of one text
+are close to each other, and CPO (tau = 1) unlearns good ones with the bad.
 """
 
 from typing import TYPE_CHECKING

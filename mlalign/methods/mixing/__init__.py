@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from mlalign import methods
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 
 Rule = Callable[..., dict[str, int]]
 FILLED = ("total",)

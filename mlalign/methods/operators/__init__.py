@@ -26,7 +26,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 from mlalign import methods
-from mlalign.errors import UserError, nearest
+from mlalign.core.errors import UserError, nearest
 from mlalign.methods import made
 from mlalign.methods.made import Messages
 

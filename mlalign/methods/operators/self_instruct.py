@@ -8,7 +8,7 @@ import random
 import re
 from difflib import SequenceMatcher
 
-from mlalign import rows
+from mlalign.core import rows
 from mlalign.methods.made import Prompt
 from mlalign.methods.operators import Ask, Item, Say, Steps
 
