@@ -505,10 +505,15 @@ class _Operation(_Generation):
         given: list[Any] = [item]
         options = dict(self.options)
         if operators.speaks(self.operator):
-            prompt = rows.text_of(item.prompt)
-            own = {"prompt": prompt, "text": item.text, "reference": item.reference}
-            template = (self.operator.__name__, self.cfg.templates, item.language)
-            given.append(prompts.speaker(*template, **own))
+            say = prompts.speaker(
+                self.operator.__name__,
+                self.cfg.templates,
+                item.language,
+                prompt=rows.text_of(item.prompt),
+                text=item.text,
+                reference=item.reference,
+            )
+            given.append(say)
         if methods.takes(self.operator, "seed"):
             options["seed"] = rows.seed_of(identifier)
         return lockstep.Run(identifier, item, self.operator(*given, **options))
