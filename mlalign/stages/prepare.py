@@ -100,8 +100,8 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     if cfg.mixing is not None:
         identities["mixing_source"] = methods.source_digest(mixing.__name__, cfg.mixing, "mixing")
     if cfg.builder is not None:
-        source = methods.source_digest(builders.__name__, cfg.builder, "builder")
-        identities["builder_source"] = source
+        built_by = methods.source_digest(builders.__name__, cfg.builder, "builder")
+        identities["builder_source"] = built_by
     return identities
 
 
