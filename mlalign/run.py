@@ -10,7 +10,7 @@ from pathlib import Path
 from mlalign import hub, queued, run_dir, running, shapes, stage, step, store
 from mlalign.errors import UserError
 from mlalign.launch import config as launchers
-from mlalign.launch import jobs, local
+from mlalign.launch import forkserver, jobs, local
 from mlalign.plan import Node, Plan
 from mlalign.progress import Display
 from mlalign.state import state
@@ -79,6 +79,7 @@ def _launcher(plan: Plan) -> launchers.Local | launchers.Slurm:
 def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display) -> tuple[int, Failed]:
     """Run steps on this machine, one after the other. Raises: UserError for a step that fails in a plan without variants."""
     failed: dict[str, list[str]] = {}
+    _expect(plan, nodes)
     numbers = {node.name: f"[{number}/{len(among)}]" for number, node in enumerate(among, 1)}
     for node in nodes:
         if running.current.asked:  # while the step before came to its end
@@ -98,6 +99,12 @@ def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Dis
         if status:
             return status, failed
     return 0, failed
+
+
+def _expect(plan: Plan, nodes: Sequence[Node]) -> None:
+    """Tell the fork server what the steps that are still to run will import."""
+    todo = [node for node in nodes if not (plan.store.root / node.artifact / store.MANIFEST).is_file()]
+    forkserver.expect([module for node in todo for module in stage.imports(node.step.stage)])
 
 
 def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
@@ -126,7 +133,8 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
     started, begins = time.monotonic(), log.stat().st_size if log.exists() else 0
     display.begin(f"{number} {node.name}", partial)
     running.current.artifact = node.artifact
-    status = local.run(partial / "config.yaml", node.resources, log, display.tick)
+    warm = bool(stage.imports(node.step.stage))
+    status = local.run(partial / "config.yaml", node.resources, log, display.tick, warm)
     running.current.artifact = None
     seconds = time.monotonic() - started
     final = plan.store.root / node.artifact

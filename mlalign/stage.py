@@ -10,6 +10,7 @@ A stage is one module in `mlalign/stages/` with
     DIFFERS_FROM: dict[str, str]     optional: slots that are left out where they hold the same as another
     Config: dataclass                its configuration (mlalign.schema); heavy imports happen inside `run`
     run(cfg, inputs, out) -> None    reads `inputs`, writes below `out.path`; returns when complete, raises Stopped if asked to stop
+    IMPORTS: tuple[str, ...]         optional: the modules that `run` imports and that take seconds; a fork server imports them once
 
 `packages(cfg) -> list[str]`, optional, names the packages that `run` will import.
 """
@@ -45,6 +46,11 @@ def load(name: str) -> ModuleType:
     if name not in names():
         raise UserError(f"unknown stage {name!r}{nearest(name, names())}")
     return importlib.import_module(f"mlalign.stages.{name}")
+
+
+def imports(name: str) -> tuple[str, ...]:
+    """The modules that a stage imports and that take seconds."""
+    return getattr(load(name), "IMPORTS", ())
 
 
 class Inputs:

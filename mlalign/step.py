@@ -321,11 +321,16 @@ def _end_when_asked(argv: list[str]) -> None:
     stopping.watch([partial / "STOP", partial / "parts" / f"{part[0]}.STOP"], end)
 
 
-if __name__ == "__main__":
-    _end_when_asked(sys.argv[1:])
-    status = main()
+def process(argv: list[str]) -> int:
+    """Be the process of a step, from its command line to its exit status."""
+    _end_when_asked(argv)
+    status = main(argv)
     if os.environ.get("RANK", "0") != "0":  # native threads of the libraries can crash at exit; torchrun would then end the first rank too
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    sys.exit(status)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(process(sys.argv[1:]))

@@ -31,6 +31,7 @@ from mlalign.schema import hashed, verbatim, what
 from mlalign.stage import Inputs, Output, Stopped
 
 VERSION = 3
+IMPORTS = ("torch", "transformers.generation", "mlalign.engine.transformers")
 KIND = "rows"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = "rows"

@@ -31,6 +31,7 @@ from mlalign.training.config import RESERVED_TRAINER, TrainConfig, packages
 __all__ = ["Config", "identity", "packages", "run"]
 
 VERSION = 2
+IMPORTS = ("trl.trainer.dpo_trainer", "mlalign.training.trainset", "mlalign.training.loop")
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows", "reference": "model?"}
 SHARDED = None

@@ -26,6 +26,7 @@ from reward_models import card as cards
 __all__ = ["Config", "identity", "packages", "run"]
 
 VERSION = 2
+IMPORTS = ("trl.trainer.reward_trainer", "mlalign.training.trainset", "mlalign.training.loop")
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = None

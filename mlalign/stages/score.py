@@ -35,6 +35,7 @@ from reward_models.jobs.identity import of_path, of_run
 from reward_models.jobs.provenance import score_statistics
 
 VERSION = 3
+IMPORTS = ("reward_models.networks.network", "transformers.models.auto.modeling_auto")
 KIND = "scores"
 SLOTS = {"rows": "rows", "scorers": "scorer*", "english": "rows?"}
 SHARDED = "rows"

@@ -17,6 +17,7 @@ from mlalign.training.config import RESERVED_TRAINER, TrainConfig, identity, pac
 __all__ = ["Config", "identity", "packages", "run"]
 
 VERSION = 2
+IMPORTS = ("trl.trainer.sft_trainer", "mlalign.training.trainset", "mlalign.training.loop")
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = None
