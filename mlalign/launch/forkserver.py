@@ -140,7 +140,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _imported(modules: Sequence[str]) -> bool:
     try:
-        for module in modules:
+        for module in ("mlalign.step", *modules):
             importlib.import_module(module)
     except Exception:  # a step that needs the module reports it
         return False
