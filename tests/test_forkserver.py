@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from verification_cases import Small
 
-from mlalign import processes
-from mlalign.launch import forkserver, local
-from mlalign.store import read_manifest
+from mlalign.core import processes
+from mlalign.core.store import read_manifest
+from mlalign.running import forkserver, local
 
 # Takes the place of a step: says what it is, then ends with the status that its configuration names.
 PROBE = """
 import json, os, sys, time
-from mlalign import step
+from mlalign.running import step
 
 def process(argv):
     about = {"pid": os.getpid(), "session": os.getsid(0), "threads": os.environ.get("OMP_NUM_THREADS"), "argv": sys.argv}
@@ -126,7 +126,7 @@ def test_a_failed_import_makes_children_new_pythons(environment, tmp_path):
 
 def test_it_ends_with_the_process_that_started_it(environment, tmp_path):
     code = (
-        "import os, time\nfrom mlalign.launch import forkserver\n"
+        "import os, time\nfrom mlalign.running import forkserver\n"
         "server = forkserver.ForkServer(['probe'], dict(os.environ))\n"
         "print(server._process.pid, flush=True)\ntime.sleep(600)"
     )
