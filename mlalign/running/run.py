@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from mlalign import stages
 from mlalign.core import shapes, stage, store
 from mlalign.core.errors import UserError
 from mlalign.core.progress import Display
@@ -105,7 +106,7 @@ def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Dis
 def _expect(plan: Plan, nodes: Sequence[Node]) -> None:
     """Tell the fork server what the steps that are still to run will import."""
     todo = [node for node in nodes if not (plan.store.root / node.artifact / store.MANIFEST).is_file()]
-    forkserver.expect([module for node in todo for module in stage.imports(node.step.stage)])
+    forkserver.expect([module for node in todo for module in stages.imports(node.step.stage)])
 
 
 def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
@@ -134,7 +135,7 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
     started, begins = time.monotonic(), log.stat().st_size if log.exists() else 0
     display.begin(f"{number} {node.name}", partial)
     run_process.current.artifact = node.artifact
-    warm = bool(stage.imports(node.step.stage))
+    warm = bool(stages.imports(node.step.stage))
     status = local.run(partial / "config.yaml", node.resources, log, display.tick, warm)
     run_process.current.artifact = None
     seconds = time.monotonic() - started
