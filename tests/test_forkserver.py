@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from verification_cases import Small
 
-from mlalign.core import processes
+from mlalign import stages
+from mlalign.core import processes, schema
 from mlalign.core.store import read_manifest
 from mlalign.running import forkserver, local
 
@@ -156,3 +157,15 @@ def test_a_step_makes_what_it_makes_in_a_new_python(tmp_path):
         finished = path.parent.with_name(path.parent.name.removesuffix(".partial"))
         digests.append(read_manifest(finished)["content_digest"])
     assert digests[0] == digests[1]
+
+
+def test_only_steps_that_import_much_wait_for_the_server():
+    wanted = {}
+    scorers = {"bare": [{"family": "verifier"}], "model": [{"family": "classifier", "path": "m"}]}
+    for name, given in scorers.items():
+        wanted[name] = stages.imports("score", None, {"scorers": given})
+    for name in ("openai", "transformers"):
+        cfg = schema.build(stages.load("generate").Config, {"engine": {"name": name}}, "config")
+        wanted[name] = stages.imports("generate", cfg, {})
+    assert [name for name, modules in wanted.items() if modules] == ["model", "transformers"]
+    assert stages.imports("report", None, {}) == []

@@ -106,7 +106,11 @@ def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Dis
 def _expect(plan: Plan, nodes: Sequence[Node]) -> None:
     """Tell the fork server what the steps that are still to run will import."""
     todo = [node for node in nodes if not (plan.store.root / node.artifact / store.MANIFEST).is_file()]
-    forkserver.expect([module for node in todo for module in stages.imports(node.step.stage)])
+    forkserver.expect([module for node in todo for module in _imports(node)])
+
+
+def _imports(node: Node) -> list[str]:
+    return stages.imports(node.step.stage, node.config, node.inputs)
 
 
 def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
@@ -135,7 +139,7 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
     started, begins = time.monotonic(), log.stat().st_size if log.exists() else 0
     display.begin(f"{number} {node.name}", partial)
     run_process.current.artifact = node.artifact
-    warm = bool(stages.imports(node.step.stage))
+    warm = bool(_imports(node))
     status = local.run(partial / "config.yaml", node.resources, log, display.tick, warm)
     run_process.current.artifact = None
     seconds = time.monotonic() - started

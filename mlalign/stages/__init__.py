@@ -5,7 +5,9 @@ What a stage declares (`SLOTS`, `SHARDED`, …) is said in `mlalign/core/stage.p
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from mlalign.core.errors import UserError, nearest
 
@@ -22,6 +24,7 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def imports(name: str) -> tuple[str, ...]:
-    """The modules that a stage imports and that take seconds."""
-    return getattr(load(name), "IMPORTS", ())
+def imports(name: str, cfg: Any, inputs: Mapping[str, Any]) -> list[str]:
+    """The modules that a step will import and that take seconds."""
+    module = load(name)
+    return module.imports(cfg, inputs) if hasattr(module, "imports") else []

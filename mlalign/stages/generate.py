@@ -31,7 +31,6 @@ from mlalign.models.engine import PROMPT_TOO_LONG, EngineConfig, Request, Respon
 from mlalign.models.templates import DATE, ChatTemplate, date_problems, option_problems
 
 VERSION = 3
-IMPORTS = ("torch", "transformers.generation", "mlalign.models.engine.transformers")
 KIND = "rows"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = "rows"
@@ -75,6 +74,11 @@ class Config:
 
 def packages(cfg: Config) -> list[str]:
     return [engine.ENGINES[cfg.engine.name].package]
+
+
+def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
+    runs_here = engine.ENGINES[cfg.engine.name].takes == "tokens"
+    return ["torch", "transformers.generation", "mlalign.models.engine.transformers"] if runs_here else []
 
 
 def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
