@@ -35,7 +35,7 @@ from reward_models.items import Item, Scores, of_candidates, of_preference
 from reward_models.jobs.identity import of_path, of_run
 from reward_models.jobs.provenance import score_statistics
 
-VERSION = 3
+VERSION = 4
 KIND = "scores"
 SLOTS = {"rows": "rows", "scorers": "scorer*", "english": "rows?"}
 SHARDED = "rows"
