@@ -44,7 +44,10 @@ TYPES = {
 
 
 def what(default: Any = dataclasses.MISSING, doc: str = "", **meta) -> Any:
-    """A field that is part of the fingerprint. Mutable defaults are copied per instance."""
+    """A field that is part of the fingerprint. Mutable defaults are copied per instance.
+
+    With `later=True` it is not hashed at its default: a new field then changes no fingerprint.
+    """
     return _field(default, {"doc": doc, **meta})
 
 
@@ -225,11 +228,14 @@ def _convert_scalar(kind: type, value: Any, key: str, errors: list[str]) -> Any:
 
 
 def hashed(cfg: Any) -> dict:
-    """The part of a configuration that is fingerprinted: every field not declared `how`, nested ones too."""
+    """The part of a configuration that is fingerprinted, nested ones too.
+
+    Left out are fields declared `how`, and those declared `later` at their default.
+    """
     out = {}
     for f in dataclasses.fields(cfg):
         value = getattr(cfg, f.name)
-        if f.metadata.get("how"):
+        if f.metadata.get("how") or (f.metadata.get("later") and value == _default_of(f)):
             continue
         if dataclasses.is_dataclass(value):
             value = hashed(value)
@@ -239,6 +245,11 @@ def hashed(cfg: Any) -> dict:
             value = [hashed(v) if dataclasses.is_dataclass(v) else v for v in value]
         out[f.name] = value
     return out
+
+
+def _default_of(field: dataclasses.Field) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def fields_of(source: str) -> frozenset[str] | None:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from mlalign import kinds, rows
 from mlalign.data import checks, cleaning, mixing, splits
 from mlalign.data.reading import TAKEN_FROM, Found, Reading, all_rows, files, name_of
-from mlalign.data.sources import Problems, Source
+from mlalign.data.sources import Problems, Source, find
 from mlalign.errors import UserError
 from mlalign.schema import hashed, what
 from mlalign.stage import Inputs, Output, Stopped
@@ -68,6 +68,8 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     for source, values in zip(cfg.sources or [], told, strict=True):
         if source.path is not None:
             values["path"] = [[f.name, f.language, digest(f.path)] for f in files(source, cfg.languages)]
+        if source.answers is not None:
+            values["answers"] = [[f.name, f.language, digest(f.path)] for f in find(Source(path=source.answers))]
     return {"sources": told}
 
 
