@@ -3,7 +3,8 @@
     about: {title, origin, paper, licence, note}
     languages: mgsm                        those that it has: a set, or a list
     root: null                             the folder with its files, `${evaluation.root}` in `rows`
-    rows: {files: [SOURCE], hub: [SOURCE]} sources as in `conf/data`; `hub` where `root` is not set
+    revision: null                         or a commit of the data set on the hub
+    rows: {files: [SOURCE], hub: [SOURCE]} sources as in `conf/data`, of the folder or of the hub
     ask: {temperature: 0.0}                settings of `generate`: the policy answers, or
     choices: {normalise: none}             the policy's likelihood of given answers, or neither: reward models
     scorers: [{family: verifier}]          who scores the answers; `judge` compares them with stored ones
@@ -32,6 +33,7 @@ ANSWERS, CHOICES, REWARDS = "answers", "choices", "reward models"
 TABLES = {ANSWERS: "evaluate", CHOICES: "benchmark", REWARDS: "benchmark"}
 MISSING = {
     "root": "set it to the folder with the published files",
+    "revision": "set it to a commit of the data set",
     "baseline": "set it to the file of stored answers that the policy is compared with",
 }
 
@@ -64,6 +66,7 @@ class Evaluation:
     about: About
     languages: str | list[str] | None = what(None, "a set or a list; null: whatever the rows have")
     root: str | None = what(None, "the folder with the published files")
+    revision: str | None = what(None, "with `rows.hub`: the commit or tag")
     baseline: str | None = what(None, "the stored answers that a judge compares with")
     rows: Rows | None = what(None, "where rows come from; null: the recipe's own held-out prompts")
     ask: dict[str, Any] | None = what(None, "settings of `generate`")
@@ -260,24 +263,30 @@ def _check_combination(evaluation: Evaluation, found: list[str]) -> None:
 def _sources(evaluation: Evaluation, found: list[str]) -> list[Source]:
     """The sources to read: the files of a folder, else data sets of the hub."""
     assert evaluation.rows is not None
-    if evaluation.root is None and evaluation.rows.hub:
-        return evaluation.rows.hub
-    sources = evaluation.rows.files
+    use_hub = evaluation.root is None and evaluation.revision is not None and bool(evaluation.rows.hub)
+    sources = evaluation.rows.hub if use_hub else evaluation.rows.files
     if not sources:
         found.append("rows.files: missing; say where the rows come from")
-    for source in sources:
-        for name in OWN.findall(f"{source.path} {source.answers}"):
-            if name not in MISSING:
-                found.append(f"rows: ${{evaluation.{name}}} means nothing; there is {' and '.join(MISSING)}")
-            elif getattr(evaluation, name) is None:
-                key = f"evaluation.{evaluation.name}.{name}"
-                found.append(f"{name}: missing; {MISSING[name]}: {key}=PATH")
-    found[:] = list(dict.fromkeys(found))
+    names = {name for source in sources for name in OWN.findall(f"{source.path} {source.answers} {source.revision}")}
+    for name in sorted(names):
+        if name not in MISSING:
+            found.append(f"rows: ${{evaluation.{name}}} means nothing; there is {', '.join(MISSING)}")
+        elif getattr(evaluation, name) is None:
+            found.append(f"{name}: missing; {_mend(evaluation, name)}")
     return sources
 
 
+def _mend(evaluation: Evaluation, name: str) -> str:
+    """How to set what an evaluation lacks."""
+    key = f"evaluation.{evaluation.name}"
+    mend = f"{MISSING[name]}: {key}.{name}=PATH"
+    if name == "root" and evaluation.rows is not None and evaluation.rows.hub:
+        mend += f", or {key}.revision to a commit of {evaluation.rows.hub[0].hub} on the hub"
+    return mend
+
+
 def _filled(content: Mapping) -> dict[str, Any]:
-    """The content with `${evaluation.root}` and `${evaluation.baseline}` replaced where they are set."""
+    """The content with `${evaluation.root}` and the like replaced where they are set."""
 
     def filled(value: Any) -> Any:
         if isinstance(value, Mapping):
