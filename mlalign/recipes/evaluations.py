@@ -222,7 +222,7 @@ class _Reading:
         if evaluation.judge is not None:
             found += reward_models.problems({"family": "judge", **evaluation.judge}, "judge")
         evaluation.languages = self._languages(evaluation, found)
-        if evaluation.rows is not None and not found:
+        if evaluation.rows is not None:
             evaluation.rows.files = _sources(evaluation, found)
 
     def _languages(self, evaluation: Evaluation, found: list[str]) -> list[str] | None:

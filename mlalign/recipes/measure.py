@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlalign.recipes import outline
-from mlalign.recipes.evaluations import ANSWERS, CHOICES, DEFAULT, REWARDS, Evaluation
+from mlalign.recipes.evaluations import CHOICES, DEFAULT, REWARDS, Evaluation
 
 # What the part `measure` of every evaluation gets from the section; the rest is for held-out rows.
 SHARED = ("control",)
@@ -55,9 +55,7 @@ class _Expansion:
         self.init: dict[str, str] = {}
         if self.of_round:
             for name in self.of_round.policies.keys() - (self.rounds.get("init") or {}).keys():
-                errors.append(
-                    f"rounds.measure.policies: {name} is nothing that `init` names, and there is nothing to compare it with"
-                )
+                errors.append(f"rounds.measure.policies: {name} is nothing that `init` names, and there is nothing to compare it with")
 
     def _section(self, owner: Mapping, key: str) -> Section | None:
         if "measure" not in owner:

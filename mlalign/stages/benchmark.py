@@ -55,9 +55,7 @@ METRICS = {
 
 @dataclasses.dataclass
 class Config:
-    benchmark: Literal["choices", "pairs", "rewardbench", "m_rewardbench", "rewardbench_2"] = what(
-        "pairs", "whose metrics and averages"
-    )
+    benchmark: Literal["choices", "pairs", "rewardbench", "m_rewardbench", "rewardbench_2"] = what("pairs", "whose metrics and averages")
     score: str = what("", "score column to judge by; by default the only one")
     anchor_language: str = what("eng_Latn", "the language that gaps and agreement compare with")
     n_bootstrap: int = what(1000, "bootstrap draws")

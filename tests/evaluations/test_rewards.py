@@ -125,9 +125,7 @@ def ties_by_hand(prompts: list[dict[str, tuple]]) -> float:
         means["preferred"] += (margins["tied"] > spread) / len(prompts)
         means["hard"] += (lowest > spread) / len(prompts)
         means["margin"] += math.tanh(lowest / spread - 1) / len(prompts)
-    return (
-        0.3 * means["tied"] + 0.3 * means["ref"] + 0.2 * means["preferred"] + 0.2 * means["hard"] + 0.01 * means["margin"]
-    )
+    return 0.3 * means["tied"] + 0.3 * means["ref"] + 0.2 * means["preferred"] + 0.2 * means["hard"] + 0.01 * means["margin"]
 
 
 @pytest.fixture(scope="module")
