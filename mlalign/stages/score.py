@@ -1,8 +1,9 @@
 """Score candidates, both sides of preference rows or responses of rankings with any scorers, and combine scores.
 
 Reads candidates, preference or ranking rows (slot `rows`), writes one scores row per candidate, side or
-response, a shard for each shard: ids, `score.NAME` per scorer (`NAME` is the reward step's or the scorer's `name`, else its family), further numbers of a scorer as
-`score.NAME.COLUMN`, a column per combination, and `response_lang_detected` from the first language_adherence scorer. What a
+response, a shard for each shard: ids, `score.NAME` per scorer (`NAME` is the reward step's or the
+scorer's `name`, else its family), further numbers of a scorer as `score.NAME.COLUMN`, a column per
+combination, and `response_lang_detected` from the first language_adherence scorer. What a
 scorer says in words (a judge's verdict) becomes rows of kind `judgement` in `judgements/SHARD`.
 
 Models are opened when the first shard must be computed. A shard is scored in windows of rows: a run that is stopped keeps the
