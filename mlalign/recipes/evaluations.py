@@ -222,6 +222,8 @@ class _Reading:
         if evaluation.judge is not None:
             found += reward_models.problems({"family": "judge", **evaluation.judge}, "judge")
         evaluation.languages = self._languages(evaluation, found)
+        if evaluation.name == DEFAULT and not found:
+            _check_held_out(evaluation, found)
         if evaluation.rows is not None:
             evaluation.rows.files = _sources(evaluation, found)
 
@@ -258,6 +260,14 @@ def _check_combination(evaluation: Evaluation, found: list[str]) -> None:
                 found.append(f"{key}: only answers are scored by others, and nothing is asked (`ask`)")
     if evaluation.rows is None and evaluation.measures != ANSWERS:
         found.append("rows: missing; only answers can be to the recipe's own prompts")
+
+
+def _check_held_out(evaluation: Evaluation, found: list[str]) -> None:
+    """Report settings of the evaluation whose settings are in the recipe."""
+    for key in ("rows", "ask", "scorers", "judge", "metrics"):
+        if getattr(evaluation, key):
+            mend = "write a file of another name; without `rows` it asks the same prompts"
+            found.append(f"{key}: the recipe's section `measure` says this of held-out rows; {mend}")
 
 
 def _sources(evaluation: Evaluation, found: list[str]) -> list[Source]:

@@ -163,6 +163,7 @@ def test_only_the_languages_that_are_asked_for(tmp_path, data):
             ["evaluation.held_out.scorers=[{family: lenth}]"],
             "evaluation held_out: scorers[0]: unknown family 'lenth'; did you mean 'length'?",
         ),
+        (["evaluation.held_out.ask.temperature=0"], "evaluation held_out: ask: the recipe's section `measure` says this of held-out rows;"),
         (["evaluation.held_out.about.origin=foreign"], "evaluation held_out: about.origin: 'foreign' is not possible; allowed: "),
     ],
 )
