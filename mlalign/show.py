@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from mlalign import config, hub, overview, stage, store
+from mlalign import config, hub, overview, stage, store, yaml_files
 from mlalign import languages as codes
 from mlalign.commands import known
 from mlalign.errors import UserError
@@ -119,7 +119,7 @@ def final_table(plan: Plan) -> str:
 
 
 def recipes(arguments: Mapping[str, str]) -> int:
-    """Every recipe on the search path by family, with the question that it answers, then every part."""
+    """Every recipe on the search path by family, with the question that it answers, evaluations, then parts."""
     known(arguments, ("conf_dir",))
     folders = _folders(arguments)
     families: dict[str, list[list[str]]] = {}
@@ -128,10 +128,23 @@ def recipes(arguments: Mapping[str, str]) -> int:
     for family, rows in sorted(families.items()):
         say(f"{family or 'recipes'}")
         say("\n".join(f"  {line}" for line in table(sorted(rows), ["recipe", "question"]).splitlines()[1:]) + "\n")
+    _list_evaluations(folders)
     parts = config.options("part", folders)
     say("parts (for recipes of your own: docs/recipes.md)")
     say("\n".join(f"  {line}" for line in table([[n, _first_comment(p)] for n, p in sorted(parts.items())], ["", ""]).splitlines()[1:]))
     return 0
+
+
+def _list_evaluations(folders: list[Path]) -> None:
+    """Every evaluation with the origin of its texts and what it asks."""
+    rows = []
+    for name, path in sorted(config.options("evaluation", folders).items()):
+        content = yaml_files.read(path)
+        about = content.get("about") if isinstance(content, Mapping) else None
+        told = about if isinstance(about, Mapping) else {}
+        rows.append([name, told.get("origin", ""), told.get("title", "")])
+    say("evaluations (evaluation=NAME: docs/adding-an-evaluation.md)")
+    say("\n".join(f"  {line}" for line in table(rows, ["", "", ""]).splitlines()[1:]) + "\n")
 
 
 def _question(path: Path) -> str:
