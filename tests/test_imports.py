@@ -43,7 +43,7 @@ ALLOWED = {
     "training": (*LIGHT, "stage", "modelling"),
     "reporting": (*LIGHT, "metrics"),
     "stages": (*LIGHT, "kinds", "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling", "reporting"),
-    "recipes": ("errors", "engine", "yaml_files"),
+    "recipes": ("errors", "engine", "yaml_files", "schema", "stage", "data", "languages"),
     "state": LIGHT,
     "step": (*LIGHT, "stage", "state", "verification", "warning", "launch"),
     "launch": (*LIGHT, "stage", "progress", "running", "processes"),

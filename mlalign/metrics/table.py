@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from mlalign import spreadsheets
-from mlalign.metrics import AVERAGE, GAP, SUMMARIES, WORST
+from mlalign.metrics import AVERAGE, COLUMNS, GAP, SUMMARIES, WORST
 from mlalign.metrics.bootstrap import Estimate, interval
 
-COLUMNS = ("metric", "by", "language", "value", "low", "high", "n", "n_groups", "which")
 BREAKDOWN = ("part", "member", *COLUMNS[:-1])
 
 

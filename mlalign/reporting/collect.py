@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from mlalign.metrics import AVERAGE
-from mlalign.metrics.table import COLUMNS
+from mlalign.metrics import AVERAGE, COLUMNS
 from mlalign.reporting.text import public
 from mlalign.store import Artifact, has, read_json
 

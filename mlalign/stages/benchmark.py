@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlalign import kinds, rows, spreadsheets
 from mlalign.errors import UserError
-from mlalign.metrics import AVERAGE, SUMMARIES
+from mlalign.metrics import AVERAGE, COLUMNS, SUMMARIES
 from mlalign.schema import what
 from mlalign.stage import Inputs, Output
 from mlalign.store import write_json
@@ -39,7 +39,6 @@ SLOTS = {"scores": "rows", "items": "rows"}
 SHARDED = None
 DISTRIBUTED = False
 
-COLUMNS = ("metric", "by", "language", "value", "low", "high", "n", "n_groups", "which")
 READS = ("preference", "ranking")
 # Measures of `reward_models.evidence` -> our metrics.
 OF_REWARDS = {"accuracy": "reward_accuracy", "agreement": "reward_agreement", "kappa": "reward_kappa"}
