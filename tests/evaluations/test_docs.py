@@ -26,6 +26,7 @@ def test_three_files_are_the_example():
     assert list(BLOCKS) == ["sums/eng_Latn.jsonl", "sums/spa_Latn.jsonl", "conf/evaluation/sums.yaml"]
 
 
+@pytest.mark.slow
 def test_the_example_runs(folder):
     steps = evaluate(folder, "conf_dir=conf", "evaluation=sums", "evaluation.sums.root=sums")
     for language in ("eng_Latn", "spa_Latn"):

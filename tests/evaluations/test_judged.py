@@ -10,6 +10,8 @@ from mlalign.rows import messages
 from reward_models import Item, open_scorer
 from reward_models.judging import pairwise
 
+pytestmark = pytest.mark.slow
+
 TINY = f"{mlalign.__path__[0]}/data/tiny"
 JUDGE = {"family": "judge", "path": TINY, "engine": {"name": "transformers"}, "mode": "pairwise", "against": "reference"}
 ENGLISH = [f"Which number is the largest: {n} 1 2?" for n in (3, 9, 7)]

@@ -6,6 +6,8 @@ import json
 import pytest
 from evaluation_cases import evaluate, rows_of, table, value
 
+pytestmark = pytest.mark.slow
+
 LINES = {
     "fr": ["Quelle est la plus grande ville de France ?", "Écrivez un court poème sur la mer, s'il vous plaît."],
     "ru": ["Какое самое большое число: 3 1 2?", "Напишите короткое стихотворение о море, пожалуйста."],

@@ -5,6 +5,8 @@ from evaluation_cases import evaluate, value
 
 from mlalign import store
 
+pytestmark = pytest.mark.slow
+
 ROWS = {"en": [("How much is 2 + 2?", 4), ("How much is 3 + 4?", 7)], "es": [("¿Cuánto es 2 + 2?", 4), ("¿Cuánto es 3 + 4?", 7)]}
 
 # Without `rows` it asks the data's own held-out prompts.

@@ -8,6 +8,8 @@ from tiny_classifier import save_classifier
 
 from reward_models.evidence import rewardbench
 
+pytestmark = pytest.mark.slow
+
 PER_SUBSET = 4
 PRIOR = rewardbench.PRIOR_SETS
 

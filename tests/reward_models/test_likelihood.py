@@ -29,6 +29,7 @@ def by_hand(text: str) -> tuple[float, int]:
     return sum(float(logps[place - 1, ids[place]]) for place in range(begin, len(ids))), len(ids) - begin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["none", "tokens"])
 def test_the_score_is_the_log_probability_of_the_answer(normalise):
     texts = ["The largest number is 3.", "The sum is 6."]
