@@ -371,7 +371,7 @@ MODEL_HINT = {"model": "; a directory (./my_model, /models/x) or a hub id (org/n
 
 
 def _is_model(name: str) -> bool:
-    return "/" in name or name.startswith((".", "~")) or Path(name).is_dir()
+    return "/" in name or name.startswith((".", "~")) or os.path.isdir(name)
 
 
 def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What identifies something that mlalign did not make: the digest of local files, or a hub id with its commit."""
 
+import errno
 import hashlib
 import os
 import re
@@ -22,7 +23,17 @@ class UnknownCommit(UserError):
 
 
 def looks_local(path: str) -> bool:
-    return path.startswith(("/", ".", "~")) or Path(path).exists()
+    return path.startswith(("/", ".", "~")) or is_there(Path(path))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or directory; a name that no disk can hold is none."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def of_external(value: Mapping, digests: Digests, key: str, above: tuple[Path, ...] = ()) -> dict:
@@ -34,7 +45,7 @@ def of_external(value: Mapping, digests: Digests, key: str, above: tuple[Path, .
     if not looks_local(given):
         return {**value, "identity": hub_commit(given, value.get("revision"), key)}
     path = Path(given).expanduser().absolute()
-    if not path.exists():
+    if not is_there(path):
         raise UserError(f"{key}: there is no file or directory {path}")
     if (path / MANIFEST).is_file():
         return {**value, "path": str(path.resolve()), "identity": read_manifest(path)["content_digest"]}

@@ -413,7 +413,7 @@ class _Planner:
         model = self.settings.root["model"]
         if value["path"] == model.get("path") and model.get("revision"):
             value = {"revision": model["revision"], **value}
-        if kind == "rows" and not Path(value["path"]).expanduser().is_dir():
+        if kind == "rows" and not os.path.isdir(Path(value["path"]).expanduser()):
             self.errors.append(
                 f"{key}: {value['path']} is no rows artifact; bring files in with `mlalign prepare`, or name a step's directory"
             )
@@ -464,7 +464,7 @@ class _Planner:
             return [self._with_files(v, name) for v in value]
         is_path = isinstance(value, str) and name not in NOT_CONTENT and (os.sep in value or bool(Path(value).suffix))
         place = Path(value).expanduser() if is_path else None
-        return {"sha256": self.digests.file(place)} if place and len(value) < 4096 and place.is_file() else value
+        return {"sha256": self.digests.file(place)} if place and os.path.isfile(place) else value
 
     def _print_of_model(self, model: Mapping) -> dict:
         """What a model that a scorer's settings name adds to a fingerprint."""

@@ -4,6 +4,7 @@ A crash, a person or another version may have changed them.
 """
 
 import errno
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from mlalign.errors import UserError
 Fields = Mapping[str, type | tuple[type, ...]]
 
 NUMBER = (int, float)
+
+
+class Counts(dict):
+    """Stands for a mapping whose values are numbers."""
+
+
 PLAN: Fields = {"recipe": str, "steps": list}
 STEP_OF_PLAN: Fields = {"step": str, "stage": str, "artifact": str}
 JOB: Fields = {
@@ -25,10 +32,10 @@ SUBMITTED: Fields = {**FROZEN, "store": str}
 OUTCOME: Fields = {"status": int, "message": str}
 MANIFEST: Fields = {
     "step": str, "stage": str, "kind": str, "status": str, "fingerprint": str, "inputs": dict,
-    "rows_by_language": dict, "dropped": dict, "started": NUMBER, "finished": NUMBER,
+    "rows_by_language": Counts, "dropped": dict, "started": NUMBER, "finished": NUMBER,
     "content_digest": str, "files": dict,
 }  # fmt: skip
-PROGRESS: Fields = {"done": NUMBER, "total": (*NUMBER, type(None)), "unit": str, "by_language": dict}
+PROGRESS: Fields = {"done": NUMBER, "total": (*NUMBER, type(None)), "unit": str, "by_language": Counts}
 
 
 def problem(value: Any, fields: Fields) -> str | None:
@@ -38,9 +45,20 @@ def problem(value: Any, fields: Fields) -> str | None:
     for key, kind in fields.items():
         if key not in value:
             return f"holds no {key!r}"
-        if not isinstance(value[key], kind) or isinstance(value[key], bool):
+        if kind is Counts and isinstance(value[key], dict):
+            if not all(map(_is_number, value[key].values())):
+                return f"{key!r} holds something other than numbers"
+        elif not isinstance(value[key], kind) or isinstance(value[key], bool) or not _is_finite(value[key]):
             return f"{key!r} is {_kind(value[key])}"
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, NUMBER) and not isinstance(value, bool) and _is_finite(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def check(value: Any, fields: Fields, place: object, mend: str) -> None:
@@ -68,4 +86,6 @@ def read_yaml(path: Path, fields: Fields, mend: str) -> dict[str, Any]:
 
 def _kind(value: Any) -> str:
     names = {dict: "a mapping", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
+    if not _is_finite(value):
+        return f"{value}, which is not finite"
     return names.get(type(value), "nothing")

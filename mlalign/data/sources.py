@@ -270,7 +270,7 @@ def _parquet(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
                 for record in batch.to_pylist():
                     number += 1
                     yield number, record
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         problems.add(f"{file.path}: cannot be read as Parquet after row {number} ({str(error).splitlines()[0]}); fetch it again")
 
 

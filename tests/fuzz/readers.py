@@ -305,7 +305,7 @@ def weights(rng: random.Random, folder: Path) -> None:
     """The header of a file of weights."""
     tensors = {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}, "__metadata__": {"format": "pt"}}
     text = mutation.as_json(rng, tensors)
-    length = len(text) if rng.random() < 0.8 else rng.choice((0, 1, len(text) - 1, 1 << 40, (1 << 64) - 1))
+    length = len(text) if rng.random() < 0.8 else rng.choice((0, 1, max(len(text) - 1, 0), 1 << 40, (1 << 64) - 1))
     data = struct.pack("<Q", length) + text + bytes(16)
     (folder / "model.safetensors").write_bytes(data if rng.random() < 0.8 else data[: rng.randrange(len(data))])
     weight_files.weights(folder)
