@@ -26,7 +26,7 @@ import numpy as np
 import pairs
 
 import mlalign
-from mlalign import rows, schema, stage, store
+from mlalign.core import rows, schema, stage, store
 from mlalign.data import tiny_world
 from mlalign.stages import generate
 
@@ -80,7 +80,7 @@ def config(options: argparse.Namespace) -> generate.Config:
 
 def prepare(options: argparse.Namespace) -> dict:
     """Prompts as rows for us, and as token ids with seeds for the peer, in the same order."""
-    from mlalign.engine import chat
+    from mlalign.models.engine import chat
 
     with rows.ShardWriter(options.work / "rows", "prompt") as writer:
         for row in tiny_world.rows("prompts", tiny_world.LANGUAGES[: options.languages], options.prompts):
@@ -124,8 +124,8 @@ def timing(seconds: np.ndarray) -> dict[str, float]:
 
 def timed_starts() -> list[np.ndarray]:
     """Seconds (`clocks`) that the stage spends on loading its tokenizer and on starting and closing its engine, filled in as it runs."""
-    from mlalign import engine
-    from mlalign.engine import chat
+    from mlalign.models import engine
+    from mlalign.models.engine import chat
 
     spent = []
 
@@ -152,7 +152,7 @@ def timed_starts() -> list[np.ndarray]:
 def peer(options: argparse.Namespace) -> dict:
     import os
 
-    from mlalign.engine.vllm import CPU_ARGUMENTS, CPU_ENVIRONMENT
+    from mlalign.models.engine.vllm import CPU_ARGUMENTS, CPU_ENVIRONMENT
 
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mlalign import rows, schema, stage, store
+from mlalign.core import rows, schema, stage, store
 from mlalign.planner import architecture, training
 from mlalign.planner.jobs import training_job
 
@@ -171,7 +171,7 @@ def _imports(name: str) -> None:
     import transformers
     import trl
 
-    from mlalign.training import card, loop, trainset  # noqa: F401
+    from mlalign.models.training import card, loop, trainset  # noqa: F401
 
     _ = trl.SFTTrainer, trl.RewardTrainer, trl.DPOTrainer, transformers.Qwen3ForCausalLM, transformers.LlamaForCausalLM
     torch.mm(torch.zeros(256, 256), torch.zeros(256, 256))

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from mlalign import store
+from mlalign.core import store
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     for name, code in {
         "an empty interpreter": "pass",
         "mlalign.step imported": "import mlalign.step",
-        "mlalign.step and every stage": "from mlalign import stage\nimport mlalign.step\nfor n in stage.names(): stage.load(n)",
+        "mlalign.step and every stage": "from mlalign.core import stage\nimport mlalign.step\nfor n in stage.names(): stage.load(n)",
         "torch": "import torch",
         "trl and transformers (a training step)": "import torch; from trl import DPOConfig, DPOTrainer",
         "vllm (a generating step)": "from vllm import LLM",

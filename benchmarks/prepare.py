@@ -90,7 +90,7 @@ def measure(work, file: Path, folder: Path) -> dict:
 
 
 def ours(file: Path, folder: Path) -> int:
-    from mlalign import schema, stage, store
+    from mlalign.core import schema, stage, store
     from mlalign.stages import prepare
 
     cfg = schema.build(prepare.Config, {"kind": "preference", "sources": [{"path": str(file), "columns": {"language": "lang"}}]})

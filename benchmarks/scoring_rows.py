@@ -11,7 +11,7 @@ TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_t
 
 
 def transcripts(data: Path, n: int) -> list[dict]:
-    from mlalign.conversations import Dropped
+    from mlalign.core.conversations import Dropped
     from mlalign.data import adapters
 
     out = []

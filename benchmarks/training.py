@@ -26,7 +26,7 @@ from pathlib import Path
 import pairs
 
 import mlalign
-from mlalign import rows, schema, stage, store
+from mlalign.core import rows, schema, stage, store
 from mlalign.data import tiny_world
 
 BOUND = 1.03

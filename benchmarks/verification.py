@@ -16,9 +16,9 @@ from pathlib import Path
 
 import yaml
 
-from mlalign import store
-from mlalign.digests import Digests, Watch
-from mlalign.verification import Verification
+from mlalign.core import store
+from mlalign.core.digests import Digests, Watch
+from mlalign.running.verification import Verification
 
 SHARDS = 4
 REPEATS = 5

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign.errors import UserError, nearest
+from mlalign.core.errors import UserError, nearest
 from reward_models import card, settings
 from reward_models.items import Item, Scores, of_row
 

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mlalign import secrecy
-from mlalign.errors import UserError, system_problem
-from mlalign.terminal import harmless, prepare, say, say_error
+from mlalign.core import secrecy
+from mlalign.core.errors import UserError, system_problem
+from mlalign.core.terminal import harmless, prepare, say, say_error
 from reward_models import commands
 
 

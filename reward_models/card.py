@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
-from mlalign import languages, yaml_files
-from mlalign.errors import UserError
+from mlalign.core import languages, yaml_files
+from mlalign.core.errors import UserError
 from mlalign.models.templates import date_problems
 from reward_models import files, settings
 

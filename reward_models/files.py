@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from mlalign import json_text
-from mlalign.conversations.reader import NEEDED
-from mlalign.errors import UserError
+from mlalign.core import json_text
+from mlalign.core.conversations.reader import NEEDED
+from mlalign.core.errors import UserError
 
 WINDOW = 1024  # rows in memory
 STREAMED = (".jsonl", ".jsonl.gz", ".parquet")  # what is taken out of a folder: the others may be anything
@@ -252,7 +252,7 @@ class Held:
     """A JSON array, CSV or TSV in memory, with what is used of `Parquet`."""
 
     def __init__(self, path: Path):
-        from mlalign.data import sources
+        from mlalign.core import sources
 
         problems = sources.Problems()
         file = sources.find(sources.Source(path=str(path)))[0]

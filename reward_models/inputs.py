@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import reward_models
-from mlalign import conversations, languages
-from mlalign.errors import UserError
-from reward_models import files, formats, items
+from mlalign.core import conversations, formats, languages
+from mlalign.core.errors import UserError
+from reward_models import files, items
 from reward_models.items import LANGUAGE_COLUMNS
 
 LANGUAGE = "language of the rows that name none themselves"

@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mlalign import conversations, languages, rows
-from mlalign.conversations import Row
-from mlalign.conversations.messages import conversation
-from mlalign.errors import UserError
+from mlalign.core import conversations, languages, rows
+from mlalign.core.conversations import Row
+from mlalign.core.conversations.messages import conversation
+from mlalign.core.errors import UserError
 
 LANGUAGE_COLUMNS = ("language", "response_lang_requested", "prompt_lang")  # the first that a row has says its language
 

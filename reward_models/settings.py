@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from mlalign.errors import nearest
+from mlalign.core.errors import nearest
 
 
 def problems(cls: type, values: Mapping, key: str) -> list[str]:

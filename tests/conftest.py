@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def no_secret_outlives_its_test():
     """A command line keeps the secrets that it has met until its process ends; here many share one process."""
-    from mlalign import secrecy
+    from mlalign.core import secrecy
 
     known = set(secrecy._known)
     variables = {name for name in os.environ if name.startswith("MLALIGN_SECRET")}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from helpers import run_here
 
-from mlalign import store
+from mlalign.core import store
 
 SUBSETS = {
     "Chat": ("alpacaeval-easy", "mt-bench-med"),

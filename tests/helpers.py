@@ -25,20 +25,20 @@ def run_here(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
 
 @contextlib.contextmanager
 def _steps_here() -> Iterator[None]:
-    from mlalign import step
+    from mlalign.running import step
 
     def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "a") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             return step.main([str(config)])
 
-    with mock.patch("mlalign.launch.local.run", run):
+    with mock.patch("mlalign.running.local.run", run):
         yield
 
 
 def write_manifest(path: Path, **told: object) -> None:
     """Make a directory a finished artifact of the files that lie in it; `told` are values of its manifest."""
-    from mlalign import store
+    from mlalign.core import store
 
     path.mkdir(exist_ok=True, parents=True)
     found = {str(p.relative_to(path)): {"size": p.stat().st_size, "sha256": store.sha256(p)} for p in store.content_files(path)}

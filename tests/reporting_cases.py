@@ -6,8 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from mlalign import rows, stage, step, store
-from mlalign.config import load
+from mlalign.core import rows, stage, store
+from mlalign.recipes.config import load
+from mlalign.running import step
 from mlalign.stages import report
 
 # What a model, a person or a data set may put into a text, a name or a title.

@@ -5,10 +5,10 @@ import json
 import pytest
 from training_cases import TINY, write
 
-from mlalign import adapters
-from mlalign.engine.models import local_model
-from mlalign.errors import UserError
-from mlalign.models.weight_files import base_of
+from mlalign.core import adapters
+from mlalign.core.errors import UserError
+from mlalign.core.model import local_model
+from mlalign.core.weight_files import base_of
 
 GOOD = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
 REFUSED = [

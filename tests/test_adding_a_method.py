@@ -48,7 +48,7 @@ def test_its_test_passes(folder):
 @pytest.mark.slow
 def test_the_stage_finds_it_and_checks_its_options(folder):
     code = (
-        "from mlalign.stages import pairs; from mlalign.store import sha256; "
+        "from mlalign.stages import pairs; from mlalign.core.store import sha256; "
         "print(pairs.identity(pairs.Config(method='sweet_spot:sweet_spot', args={%r: 1.5}), sha256))"
     )
     assert "method_source" in python(folder, "-c", code % "n_deviations").stdout

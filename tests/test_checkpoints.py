@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mlalign import checkpoints
+from mlalign.models import checkpoints
 
 
 @pytest.fixture

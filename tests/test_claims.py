@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from mlalign import claims
-from mlalign.errors import UserError
+from mlalign.core import claims
+from mlalign.core.errors import UserError
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_a_living_owner_is_not_replaced(partial):
 
 
 def test_a_dead_owner_is_replaced(partial):
-    code = f"from pathlib import Path; from mlalign import claims; import os\nwith claims.claim(Path({str(partial)!r})): os._exit(9)"
+    code = f"from pathlib import Path; from mlalign.core import claims; import os\nwith claims.claim(Path({str(partial)!r})): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert (partial / "claims" / "step").exists()
     with claims.claim(partial):
@@ -92,7 +92,7 @@ def test_burying_a_dead_claim_spares_a_new_one(partial):
 OWNER = """
 import sys, time
 from pathlib import Path
-from mlalign import claims
+from mlalign.core import claims
 claims.HEARTBEAT_S = float(sys.argv[2])
 with claims.claim(Path(sys.argv[1])):
     print("mine", flush=True)

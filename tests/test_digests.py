@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from mlalign import digests
-from mlalign.errors import UserError
+from mlalign.core import digests
+from mlalign.core.errors import UserError
 
 
 @pytest.fixture

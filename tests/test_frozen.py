@@ -2,9 +2,11 @@
 
 import pytest
 
-from mlalign import claims, config, plan, run_dir, stage, step, store
-from mlalign.progress import describe
-from mlalign.reporting import collect
+from mlalign.core import claims, stage, store
+from mlalign.core.progress import describe
+from mlalign.evidence import collect
+from mlalign.recipes import config, plan
+from mlalign.running import run_dir, step
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from mlalign import config, hub, plan
-from mlalign.hub import Need
+from mlalign.recipes import config, plan
+from mlalign.running import hub
+from mlalign.running.hub import Need
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROMPTS = {"stage": "prepare", "config": {"kind": "prompt", "sources": "${data.prompts}"}}

@@ -96,7 +96,7 @@ def test_reward_models_imports_only_light_parts():
     }  # fmt: skip
     for path in sorted((PROJECT / "reward_models").rglob("*.py")):
         of_data = {name for name in imported(path) if name.startswith("mlalign.data")}
-        assert of_data <= {"mlalign.data.sources"}, path.name  # the reader of arrays and tables, itself light
+        assert of_data <= {"mlalign.core.sources"}, path.name  # the reader of arrays and tables, itself light
         assert set(parts_of_mlalign(path)) - {"data"} <= light, path.name
 
 
@@ -113,7 +113,7 @@ def run_python(code):
 def test_planning_imports_nothing_heavy():
     stages = [n for n in modules(mlalign) if n.startswith(("mlalign.stages", "mlalign.sweep"))]
     stages.remove("mlalign.sweep.proposals")  # Optuna's: for a search that begins
-    code = f"import sys, mlalign.cli, mlalign.plan, mlalign.run, mlalign.show, {', '.join(stages)}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    code = f"import sys, mlalign.cli, mlalign.recipes.plan, mlalign.running.run, mlalign.cli.show, {', '.join(stages)}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = run_python(code)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlalign import json_text
+from mlalign.core import json_text
 
 
 def test_values_and_byte_order_marks():

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from helpers import PROJECT
 
-from mlalign import languages
+from mlalign.core import languages
+from mlalign.core.errors import UserError
 from mlalign.data import tiny_world
-from mlalign.errors import UserError
 
 SETS = languages.sets(Path(__file__).parent.parent / "conf" / "languages")
 
@@ -122,5 +122,5 @@ def test_a_set_with_a_mistake_names_the_file(tmp_path):
 def test_the_names_that_errors_suggest_are_those_of_langcodes():
     import langcodes
 
-    told = (PROJECT / "mlalign" / "language_names.txt").read_text(encoding="utf-8").splitlines()
+    told = (PROJECT / "mlalign" / "core" / "language_names.txt").read_text(encoding="utf-8").splitlines()
     assert told == sorted(f"{three} {langcodes.get(two).display_name()}" for three, two in languages._two_letters().items())

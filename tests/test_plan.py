@@ -6,8 +6,8 @@ import itertools
 import pytest
 from helpers import PROJECT
 
-from mlalign import config, plan
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.recipes import config, plan
 
 CONF = PROJECT / "conf"
 COMMIT = "0" * 40

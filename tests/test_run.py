@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 
-from mlalign import claims, store
+from mlalign.core import claims, store
 
 pytestmark = pytest.mark.slow
 
@@ -198,7 +198,8 @@ def test_an_input_with_other_content_makes_stale(run):
 
 def partial_of(run, name, *arguments):
     """A partial artifact with its configuration, as `run` leaves it when it is killed before the step begins."""
-    from mlalign import config, plan, run_dir, step
+    from mlalign.recipes import config, plan
+    from mlalign.running import run_dir, step
 
     planned = plan.build(
         config.load([f"root={run.root}", f"conf_dir={run.root / 'conf'}", "data=small", "recipe=reuse_your_rewards", *arguments])

@@ -3,9 +3,9 @@ from typing import Literal
 
 import pytest
 
-from mlalign import schema
-from mlalign.errors import UserError
-from mlalign.schema import how, verbatim, what
+from mlalign.core import schema
+from mlalign.core.errors import UserError
+from mlalign.core.schema import how, verbatim, what
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
 import pytest
 
-from mlalign import shapes
+from mlalign.core import shapes
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from mlalign import rows, shards, store
-from mlalign.errors import UserError
+from mlalign.core import rows, shards, store
+from mlalign.core.errors import UserError
 
 
 def row(i, language="eng_Latn"):

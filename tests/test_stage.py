@@ -2,7 +2,7 @@
 
 from helpers import write_manifest
 
-from mlalign import stage, store
+from mlalign.core import stage, store
 
 
 def artifact(root, name, **told):

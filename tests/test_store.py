@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from mlalign import claims, digests, store
-from mlalign.errors import UserError
+from mlalign.core import claims, digests, store
+from mlalign.core.errors import UserError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from mlalign import step
-from mlalign.errors import system_problem
+from mlalign.core.errors import system_problem
+from mlalign.running import step
 
 LONG = "n" * 300
 
@@ -104,7 +104,7 @@ def test_a_root_of_another_person(tmp_path, command):
     for folder in (closed, *list(tmp_path.parents)[:3]):
         folder.chmod(0o755)
     tmp_path.chmod(0o755)
-    code = "import os, sys; from mlalign import cli; from mlalign.commands import status, gc, cancel; cli.main(['prepare', 'kind=prompt', 'dry=true', 'root=/nowhere']); os.setgid(65534); os.setuid(65534); sys.exit(cli.main(sys.argv[1:]))"
+    code = "import os, sys; from mlalign import cli; from mlalign.cli.commands import status, gc, cancel; cli.main(['prepare', 'kind=prompt', 'dry=true', 'root=/nowhere']); os.setgid(65534); os.setuid(65534); sys.exit(cli.main(sys.argv[1:]))"
     words = [sys.executable, "-c", code, *command, f"root={closed}"]
     done = subprocess.run(words, cwd="/", text=True, capture_output=True, check=False, timeout=300)
     assert done.returncode == 1 and "Permission denied" in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -9,13 +9,13 @@ import sys
 import pytest
 from helpers import PROJECT
 
-from mlalign import secrecy, spreadsheets, terminal
-from mlalign.errors import UserError
+from mlalign.core import secrecy, spreadsheets, terminal
+from mlalign.core.errors import UserError
 from reward_models import __main__ as rm_score
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07"
 # Own control sequences of the progress displays, and files of data.
-OWN_PRINTS = {"mlalign/terminal.py", "mlalign/data/tiny_base.py"}
+OWN_PRINTS = {"mlalign/core/terminal.py", "mlalign/data/tiny_base.py"}
 
 
 @pytest.mark.parametrize("path", sorted([*PROJECT.glob("mlalign/**/*.py"), *PROJECT.glob("reward_models/**/*.py")]), ids=str)
@@ -27,7 +27,7 @@ def test_everything_is_shown_by_say(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             shown = ast.get_source_segment(text, node) or ""
-            assert "\\x1b[" in shown or "file=f)" in shown, f"{path}:{node.lineno}: print; use mlalign.terminal.say"
+            assert "\\x1b[" in shown or "file=f)" in shown, f"{path}:{node.lineno}: print; use mlalign.core.terminal.say"
 
 
 def test_say_shows_control_characters_and_hides_secrets(capsys, monkeypatch):
@@ -70,7 +70,7 @@ def test_rm_score_repeats_no_control_character(tmp_path, monkeypatch, capfd, arg
 
 
 def test_a_stream_that_lacks_a_character_gets_its_escape():
-    code = "from mlalign.terminal import prepare, say; prepare(); say('naïve – ключ')"
+    code = "from mlalign.core.terminal import prepare, say; prepare(); say('naïve – ключ')"
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT), "PYTHONIOENCODING": "ascii", "LANG": "C"}
     shown = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True, check=True).stdout
     assert shown == "na\\xefve \\u2013 \\u043a\\u043b\\u044e\\u0447\n"
@@ -125,7 +125,8 @@ def test_which_keys_hold_secrets(key, is_one):
 
 @pytest.mark.slow
 def test_the_plan_of_a_step_holds_references_to_secrets(tmp_path, monkeypatch):
-    from mlalign import config, plan, run_dir
+    from mlalign.recipes import config, plan
+    from mlalign.running import run_dir
 
     monkeypatch.setenv("MY_PLACE", "http://me:hunter2@host/v1")
     monkeypatch.setenv("MY_N", "hunter4")

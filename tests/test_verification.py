@@ -7,10 +7,11 @@ import pytest
 import yaml
 from verification_cases import Small, rows_of
 
-from mlalign import digests, identity, rows, stage, step, store
-from mlalign.errors import UserError
+from mlalign.core import digests, identity, rows, stage, store
+from mlalign.core.errors import UserError
+from mlalign.running import step
+from mlalign.running.verification import Verification
 from mlalign.stages import score
-from mlalign.verification import Verification
 
 
 @pytest.fixture

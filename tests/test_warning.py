@@ -2,9 +2,10 @@
 
 import pytest
 
-from mlalign import stage, step, store, warning
-from mlalign.reporting import collect, html, markdown
-from mlalign.store import Tally
+from mlalign.core import stage, store
+from mlalign.core.store import Tally
+from mlalign.evidence import collect, html, markdown
+from mlalign.running import step, warning
 
 
 def tally(rows_=None, dropped=None, sums=None) -> Tally:
@@ -65,7 +66,7 @@ def test_the_manifest_keeps_each_once(warned):
 
 
 def test_status_says_them_of_a_finished_step(warned):
-    from mlalign.commands.standing import Standing, _finished
+    from mlalign.cli.commands.standing import Standing, _finished
 
     standing = Standing("answers", "generate", warned.name, None, "")
     _finished(standing, store.read_json(warned / "manifest.json"))

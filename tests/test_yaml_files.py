@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from mlalign import config, yaml_files
-from mlalign.errors import UserError
+from mlalign.core import yaml_files
+from mlalign.core.errors import UserError
+from mlalign.recipes import config
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
 BOMBS = {

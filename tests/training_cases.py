@@ -4,8 +4,8 @@ import importlib
 from pathlib import Path
 
 import mlalign
-from mlalign import rows, schema, stage
-from mlalign.store import Store
+from mlalign.core import rows, schema, stage
+from mlalign.core.store import Store
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
 LANGUAGES = ("eng_Latn", "swh_Latn")

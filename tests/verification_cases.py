@@ -6,7 +6,8 @@ from pathlib import Path
 
 from training_cases import TINY
 
-from mlalign import config, plan, run_dir, step
+from mlalign.recipes import config, plan
+from mlalign.running import run_dir, step
 
 N_ROWS = 6
 

@@ -10,12 +10,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mlalign import conversations
-from mlalign.conversations import Dropped, Malformed
-from mlalign.conversations.messages import parsed
-from mlalign.errors import nearest
-from mlalign.rows import messages, text_of, to_json
-from reward_models import formats
+from mlalign.core import conversations, formats
+from mlalign.core.conversations import Dropped, Malformed
+from mlalign.core.conversations.messages import parsed
+from mlalign.core.errors import nearest
+from mlalign.core.rows import messages, text_of, to_json
 
 Row = dict[str, Any]
 Record = dict[str, Any] | list[str]

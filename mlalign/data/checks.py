@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mlalign import languages
+from mlalign.core import languages
+from mlalign.core.errors import UserError, nearest
+from mlalign.core.sources import Source, find
 from mlalign.data import adapters
 from mlalign.data.reading import TINY_WORLD_KINDS, files
-from mlalign.data.sources import Source, find
-from mlalign.errors import UserError, nearest
 
 KINDS_OF_ADAPTER = {
     "xcopa": ("prompt", "demonstration", "preference"), "hh_rlhf": ("prompt", "demonstration", "preference"), "mgsm": ("prompt",),

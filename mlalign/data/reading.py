@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlalign import conversations, languages, rows
+from mlalign.core import conversations, languages, rows
+from mlalign.core.errors import UserError
+from mlalign.core.sources import File, Problems, Source, find, read, read_hub
+from mlalign.core.store import Tally
 from mlalign.data import adapters, cleaning, stored
-from mlalign.data.sources import File, Problems, Source, find, read, read_hub
-from mlalign.errors import UserError
-from mlalign.store import Tally
 
 TINY_WORLD_KINDS = {"demonstration": "demonstrations", "preference": "preferences", "prompt": "prompts"}
 ORIGIN = {"xcopa": "human_translated"}

@@ -5,10 +5,10 @@ A file holds objects with `instruction` (or `prompt`) and `output`, as AlpacaEva
 
 from typing import Any
 
-from mlalign import languages, rows
+from mlalign.core import languages, rows
+from mlalign.core.sources import Problems, Source, find
+from mlalign.core.sources import read as read_file
 from mlalign.data import cleaning
-from mlalign.data.sources import Problems, Source, find
-from mlalign.data.sources import read as read_file
 
 PROMPTS = ("instruction", "prompt")
 MATCH = "stored"  # in a reference: no answer to be matched, but one to be compared with

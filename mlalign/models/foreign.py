@@ -5,7 +5,7 @@ place.
 import contextlib
 from collections.abc import Iterator
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 
 
 @contextlib.contextmanager

@@ -18,13 +18,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlalign.errors import UserError
+from mlalign.core import weight_files
+from mlalign.core.errors import UserError
+from mlalign.core.weight_files import ADAPTER, find, read_object
 from mlalign.models import outline as outlines
-from mlalign.models import report, weight_files
+from mlalign.models import report
 from mlalign.models.foreign import reading
 from mlalign.models.outline import KINDS, Adapter, Outline, Task
 from mlalign.models.report import NEVER_RUN
-from mlalign.models.weight_files import ADAPTER, find, read_object
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign.errors import UserError
-from mlalign.models import report, weight_files
+from mlalign.core import weight_files
+from mlalign.core.errors import UserError
+from mlalign.core.weight_files import find, read_object
+from mlalign.models import report
 from mlalign.models.foreign import reading
 from mlalign.models.report import HEAD, Report, Stated
-from mlalign.models.weight_files import find, read_object
 
 Task = Literal["causal", "classifier"]
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mlalign.errors import UserError, nearest
+from mlalign.core.errors import UserError, nearest
 from mlalign.models import leftout
 from mlalign.models.leftout import LeftOut
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mlalign.schema import class_source, source_file
+from mlalign.core.schema import class_source, source_file
 
 
 class Family(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlalign import rows
+from mlalign.core import rows
 
 
 class Count(NamedTuple):

@@ -12,16 +12,16 @@ from typing import Any
 
 import yaml
 
-from mlalign import config
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.models.training import precision
 from mlalign.planner import mends, training
-from mlalign.planner.device import Device, of_scale
 from mlalign.planner.jobs import BYTES, training_job
 from mlalign.planner.models import Decoder, Models
 from mlalign.planner.serving import Engine, forward, kv_of_sequence
 from mlalign.planner.times import Times
 from mlalign.planner.work import size_told, told
-from mlalign.training import precision
+from mlalign.recipes import config
+from mlalign.recipes.device import Device, of_scale
 
 TRAINING = ("sft", "reward", "preference")
 # vLLM's defaults for `vllm.LLM` (EngineArgs.get_batch_defaults): tokens and sequences at a time, on large and on other devices.

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from mlalign.models.training.config import accumulation, zero_stage
 from mlalign.planner.activations import Batch, Trained
 from mlalign.planner.architecture import Architecture
 from mlalign.planner.training import Job, zero_of
-from mlalign.training.config import accumulation, zero_stage
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PAIRS = ("reward", "preference")

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlalign import identity
-from mlalign.engine.models import local_model
+from mlalign.core import identity
+from mlalign.core.model import local_model
+from mlalign.core.store import read_json
 from mlalign.planner import architecture
 from mlalign.planner.architecture import Architecture
 from mlalign.planner.jobs import BYTES
-from mlalign.store import read_json
 
 
 class Decoder(NamedTuple):

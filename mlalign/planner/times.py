@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.core.store import read_manifest
 from mlalign.planner import counts, work
 from mlalign.planner.counts import Count
-from mlalign.planner.device import Device
 from mlalign.planner.jobs import UNPAIRED
 from mlalign.planner.models import Models
-from mlalign.store import read_manifest
+from mlalign.recipes.device import Device
 
 EPOCHS = 3.0  # transformers' default of num_train_epochs
 ONE_EACH = ("best_worst", "best_of_n")  # methods that make at most one row of a prompt

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import reward_models
-from mlalign import languages, schema, stage, yaml_files
-from mlalign.data.sources import Source
-from mlalign.errors import UserError, nearest
-from mlalign.schema import what
+from mlalign.core import languages, schema, stage, yaml_files
+from mlalign.core.errors import UserError, nearest
+from mlalign.core.schema import what
+from mlalign.core.sources import Source
 
 DEFAULT = "held_out"
 OWN = re.compile(r"\$\{evaluation\.(\w+)\}")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
-from mlalign.engine.models import models_in
+from mlalign.core.model import models_in
 from mlalign.recipes import outline
 
 MAX_FOREACH = 1000

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlalign.engine.models import with_models
-from mlalign.errors import nearest
+from mlalign.core.errors import nearest
+from mlalign.core.model import with_models
 from mlalign.recipes import outline
 from mlalign.recipes.graph import Ref, Step
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mlalign.errors import nearest
+from mlalign.core.errors import nearest
 
 STAGE_KEYS = ("stage", "inputs", "config", "resources", "foreach")
 PART_KEYS = ("part", "with", "foreach")

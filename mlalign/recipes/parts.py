@@ -24,8 +24,8 @@ from typing import Any
 
 import yaml
 
-from mlalign import yaml_files
-from mlalign.errors import UserError, nearest
+from mlalign.core import yaml_files
+from mlalign.core.errors import UserError, nearest
 from mlalign.recipes import measure, outline
 from mlalign.recipes.evaluations import Evaluation
 

@@ -22,12 +22,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlalign import kinds, rows, spreadsheets
-from mlalign.errors import UserError
-from mlalign.metrics import AVERAGE, COLUMNS, SUMMARIES
-from mlalign.schema import what
-from mlalign.stage import Inputs, Output
-from mlalign.store import write_json
+from mlalign.core import kinds, rows, spreadsheets
+from mlalign.core.errors import UserError
+from mlalign.core.schema import what
+from mlalign.core.stage import Inputs, Output
+from mlalign.core.store import write_json
+from mlalign.methods.metrics import AVERAGE, COLUMNS, SUMMARIES
 
 if TYPE_CHECKING:
     from reward_models.evidence.measures import Record

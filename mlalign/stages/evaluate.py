@@ -30,21 +30,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlalign import kinds, rows
-from mlalign.errors import UserError
-from mlalign.reporting.text import METRICS, OVER
-from mlalign.schema import what
-from mlalign.stage import Inputs, Output
-from mlalign.store import Artifact, has, write_json
+from mlalign.core import kinds, rows
+from mlalign.core.errors import UserError
+from mlalign.core.schema import what
+from mlalign.core.stage import Inputs, Output
+from mlalign.core.store import Artifact, has, write_json
+from mlalign.evidence.text import METRICS, OVER
 
 if TYPE_CHECKING:
     import numpy as np
     from pyarrow import Table
 
-    from mlalign.metrics.answers import Answers, Items
-    from mlalign.metrics.columns import Metadata
-    from mlalign.metrics.measures import Columns, Measure
-    from mlalign.metrics.tables import Tables
+    from mlalign.methods.metrics.answers import Answers, Items
+    from mlalign.methods.metrics.columns import Metadata
+    from mlalign.methods.metrics.measures import Columns, Measure
+    from mlalign.methods.metrics.tables import Tables
 
 VERSION = 2
 KIND = "metrics"
@@ -97,8 +97,8 @@ def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    from mlalign.metrics import bootstrap, table
-    from mlalign.metrics.tables import Tables
+    from mlalign.methods.metrics import bootstrap, table
+    from mlalign.methods.metrics.tables import Tables
 
     metadata = _metadata(cfg, inputs)
     ours, preferences = _policy(cfg, inputs, "rows", "scores", metadata, out), _preferences(cfg, inputs, metadata, out)
@@ -130,7 +130,7 @@ def by_item(cfg: Config, inputs: Inputs, metric: str, by: str) -> "tuple[Items, 
 
     None for a metric that is no sum over items (differences of policies, length-controlled win rates).
     """
-    from mlalign.metrics import measures
+    from mlalign.methods.metrics import measures
 
     metadata = _metadata(cfg, inputs)
     ours, preferences = _policy(cfg, inputs, "rows", "scores", metadata), _preferences(cfg, inputs, metadata)
@@ -148,16 +148,16 @@ def by_item(cfg: Config, inputs: Inputs, metric: str, by: str) -> "tuple[Items, 
 
 
 def _columns(cfg: Config) -> "Columns":
-    from mlalign.metrics.measures import Columns
+    from mlalign.methods.metrics.measures import Columns
 
     return Columns(cfg.accuracy_by, cfg.concept_by or cfg.accuracy_by, cfg.adherence_by, cfg.words_by or cfg.adherence_by, cfg.select_by)
 
 
 def _policy_tables(cfg: Config, ours: "Answers", others: Mapping[str, "Answers | None"], tables: "Tables", out: Output) -> None:
     """Everything about the answers of our policy, and how they differ from others'."""
-    from mlalign.metrics import accuracy, confusion, consistency, measures
-    from mlalign.metrics.answers import pairs
-    from mlalign.metrics.tables import add_best_of_k
+    from mlalign.methods.metrics import accuracy, confusion, consistency, measures
+    from mlalign.methods.metrics.answers import pairs
+    from mlalign.methods.metrics.tables import add_best_of_k
 
     by = _columns(cfg)
     mine = [_broken_down(cfg, measure) for measure in measures.of_answers(ours, by, cfg.anchor_language)]
@@ -188,9 +188,9 @@ def _broken_down(cfg: Config, measure: "Measure") -> "Measure":
 
 def _stored_tables(cfg: Config, ours: "Answers", others: Mapping[str, "Answers | None"], tables: "Tables") -> None:
     """Wins over the stored answers, and how they differ from other policies' wins over the same."""
-    from mlalign.metrics.answers import pairs, stored
-    from mlalign.metrics.measures import of_stored
-    from mlalign.metrics.tables import add_length_controlled
+    from mlalign.methods.metrics.answers import pairs, stored
+    from mlalign.methods.metrics.measures import of_stored
+    from mlalign.methods.metrics.tables import add_length_controlled
 
     wins = of_stored(ours, cfg.stored_by)
     tables.add(ours.items, wins)
@@ -203,9 +203,9 @@ def _stored_tables(cfg: Config, ours: "Answers", others: Mapping[str, "Answers |
 
 
 def _win_tables(cfg: Config, ours: "Answers", baseline: "Answers", control: "Answers | None", tables: "Tables", out: Output) -> None:
-    from mlalign.metrics.answers import pairs
-    from mlalign.metrics.measures import of_wins
-    from mlalign.metrics.tables import add_length_controlled, add_length_controlled_difference
+    from mlalign.methods.metrics.answers import pairs
+    from mlalign.methods.metrics.measures import of_wins
+    from mlalign.methods.metrics.tables import add_length_controlled, add_length_controlled_difference
 
     wins = of_wins(ours, baseline, cfg.win_by)
     for language, value in zip(ours.items.language, wins.columns[:, 0], strict=True):
@@ -220,7 +220,7 @@ def _win_tables(cfg: Config, ours: "Answers", baseline: "Answers", control: "Ans
 
 
 def _reward_tables(cfg: Config, preferences: "Answers", tables: "Tables") -> None:
-    from mlalign.metrics import measures
+    from mlalign.methods.metrics import measures
 
     present = set(preferences.scores)
     own = {name for name in present if name.rpartition(".")[0] not in present}  # not what a scorer tells besides
@@ -254,8 +254,8 @@ def _named(cfg: Config) -> dict[str, str]:
 
 def _policy(cfg: Config, inputs: Inputs, slot: str, scores_slot: str, metadata: "Metadata", out: Output | None = None) -> "Answers | None":
     """All answers of the candidates in a slot, or None without any; with `out`, prompts and answers without any score are counted."""
-    from mlalign.metrics import columns
-    from mlalign.metrics.answers import joined
+    from mlalign.methods.metrics import columns
+    from mlalign.methods.metrics.answers import joined
 
     scores = [a for a in inputs.artifacts(scores_slot) or inputs.artifacts("scores") if not _of_sides(a)]
     renamed, found = _column_names(scores), []
@@ -280,8 +280,8 @@ def _count(language: Sequence[str], without: "np.ndarray", out: Output) -> None:
 
 def _preferences(cfg: Config, inputs: Inputs, metadata: "Metadata", out: Output | None = None) -> "Answers | None":
     """The preference rows whose two sides (`rows.side_id`) stand in the scores, or None without any."""
-    from mlalign.metrics import columns
-    from mlalign.metrics.answers import joined
+    from mlalign.methods.metrics import columns
+    from mlalign.methods.metrics.answers import joined
 
     scores = [a for a in inputs.artifacts("scores") if _of_sides(a)]
     renamed, found = _column_names(scores), []
@@ -298,7 +298,7 @@ def _preferences(cfg: Config, inputs: Inputs, metadata: "Metadata", out: Output 
 
 def _metadata(cfg: Config, inputs: Inputs) -> "Metadata":
     """What the metadata of the rows in `items` says: row id -> key -> value."""
-    from mlalign.metrics import columns
+    from mlalign.methods.metrics import columns
 
     shards = [s for a in inputs.artifacts("items") for s in rows.shards(a.path, cfg.split, cfg.languages or None)]
     return {identifier: told for s in shards for identifier, told in columns.of_metadata(_read(s, ["id", "metadata"]), cfg.parts).items()}
@@ -311,7 +311,7 @@ def _of_sides(scores: Artifact) -> bool:
 
 def _marks(shard: str, scores: Sequence[Artifact], renamed: Sequence[dict[str, str]]) -> list[tuple["Table", dict[str, str]]]:
     """The scores of one shard from every artifact that has it, each with its column names."""
-    from mlalign.metrics.columns import ITEM
+    from mlalign.methods.metrics.columns import ITEM
 
     paths = [(artifact.path / "rows" / shard, names) for artifact, names in zip(scores, renamed, strict=True)]
     told = ("candidate_id", "response_lang_detected", *ITEM)

@@ -21,14 +21,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import engine, kinds, languages, rows, shards, store
-from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, chat
-from mlalign.engine.models import Model
-from mlalign.errors import UserError
-from mlalign.models import leftout
+from mlalign.core import kinds, languages, rows, shards, store
+from mlalign.core.errors import UserError
+from mlalign.core.model import Model
+from mlalign.core.schema import hashed, verbatim, what
+from mlalign.core.stage import Inputs, Output, Stopped
+from mlalign.models import engine, leftout
+from mlalign.models.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, chat
 from mlalign.models.templates import DATE, ChatTemplate, date_problems, option_problems
-from mlalign.schema import hashed, verbatim, what
-from mlalign.stage import Inputs, Output, Stopped
 
 VERSION = 3
 KIND = "rows"

@@ -18,15 +18,15 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal
 
-from mlalign import languages, processes
-from mlalign.adapters import served_rank
-from mlalign.engine.models import Model
-from mlalign.errors import UserError
-from mlalign.metrics import AVERAGE, GAP, WORST
+from mlalign.core import languages, processes
+from mlalign.core.adapters import served_rank
+from mlalign.core.errors import UserError
+from mlalign.core.model import Model
+from mlalign.core.schema import how, verbatim, what
+from mlalign.core.stage import Inputs, Output, Stopped
+from mlalign.core.store import read_json, sha256, write_json
+from mlalign.methods.metrics import AVERAGE, GAP, WORST
 from mlalign.models import opening
-from mlalign.schema import how, verbatim, what
-from mlalign.stage import Inputs, Output, Stopped
-from mlalign.store import read_json, sha256, write_json
 
 VERSION = 1
 KIND = "metrics"
@@ -85,7 +85,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     write_json(out.path / "results.json", told)
     rows = table(cfg, told)
     write_json(out.path / "metrics.json", {"rows": rows, "matrix": {}})
-    from mlalign.metrics.table import to_csv
+    from mlalign.methods.metrics.table import to_csv
 
     (out.path / "metrics.csv").write_text(to_csv(rows), encoding="utf-8")
     if cfg.apply_chat_template:

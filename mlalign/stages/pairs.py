@@ -1,7 +1,7 @@
 """Build training rows from scored candidates: preference pairs, or demonstrations, by the method named in `method`.
 
 Reads candidates (slot `rows`) and their scores (slot `scores`; same shards, joined by `candidate_id`), writes preference or
-demonstration rows, one shard for each shard read; memory holds one shard. Methods live in `mlalign/pairing/`.
+demonstration rows, one shard for each shard read; memory holds one shard. Methods live in `mlalign/methods/pairing/`.
 
 Counted in the manifest: prompts without a row, by reason, under `dropped`; candidates left out, by reason, under `sums`.
 """
@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import kinds, pairing, rows
-from mlalign.errors import UserError, nearest
-from mlalign.pairing import Pair, Scored
-from mlalign.schema import what
-from mlalign.stage import Inputs, Output, Stopped
-from mlalign.store import has
+from mlalign.core import kinds, rows
+from mlalign.core.errors import UserError, nearest
+from mlalign.core.schema import what
+from mlalign.core.stage import Inputs, Output, Stopped
+from mlalign.core.store import has
+from mlalign.methods import pairing
+from mlalign.methods.pairing import Pair, Scored
 
 VERSION = 1
 KIND = "rows"
@@ -42,7 +43,7 @@ class Gate:
 
 @dataclasses.dataclass
 class Config:
-    method: str = what("best_worst", "a file in mlalign/pairing, or package.module:function of your own")
+    method: str = what("best_worst", "a file in mlalign/methods/pairing, or package.module:function of your own")
     args: dict[str, Any] = what({}, "options of the method, by the names of its keyword parameters")
     score: str = what("", "score column to compare; empty: the first one of the scores")
     adherence: str = what("language_adherence", "score column that tells whether the answer is in the requested language")

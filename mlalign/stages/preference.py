@@ -19,14 +19,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlalign import rows
-from mlalign.engine.models import Model
-from mlalign.errors import UserError, nearest
+from mlalign.core import rows
+from mlalign.core.errors import UserError, nearest
+from mlalign.core.model import Model
+from mlalign.core.schema import HOW_TRAINER, class_source, source_file, verbatim, what
+from mlalign.core.stage import Inputs, Output
 from mlalign.models.templates import ChatTemplate
-from mlalign.schema import HOW_TRAINER, class_source, source_file, verbatim, what
-from mlalign.stage import Inputs, Output
-from mlalign.training import config
-from mlalign.training.config import RESERVED_TRAINER, TrainConfig, packages
+from mlalign.models.training import config
+from mlalign.models.training.config import RESERVED_TRAINER, TrainConfig, packages
 
 __all__ = ["Config", "identity", "packages", "run"]
 
@@ -128,8 +128,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     model, reference, source = inputs.model("model"), _reference(cfg, inputs, method), inputs.rows("rows")
     columns = _columns(method, source)
 
-    from mlalign import modelling
-    from mlalign.training import card, loop, trainset
+    from mlalign.models import modelling
+    from mlalign.models.training import card, loop, trainset
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trl = importlib.import_module(method.module)

@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import kinds, rows
+from mlalign.core import kinds, rows
+from mlalign.core.errors import UserError
+from mlalign.core.schema import hashed, what
+from mlalign.core.sources import Problems, Source, find
+from mlalign.core.stage import Inputs, Output, Stopped
+from mlalign.core.terminal import say
 from mlalign.data import checks, cleaning, mixing, splits
 from mlalign.data.reading import TAKEN_FROM, Found, Reading, all_rows, files, name_of
-from mlalign.data.sources import Problems, Source, find
-from mlalign.errors import UserError
-from mlalign.schema import hashed, what
-from mlalign.stage import Inputs, Output, Stopped
-from mlalign.terminal import say
 
 VERSION = 3
 KIND = "rows"

@@ -10,9 +10,9 @@ Absolute paths are cut to their last part.
 import dataclasses
 from typing import Literal
 
-from mlalign.schema import what
-from mlalign.stage import Inputs, Output
-from mlalign.store import Artifact, write_json
+from mlalign.core.schema import what
+from mlalign.core.stage import Inputs, Output
+from mlalign.core.store import Artifact, write_json
 
 VERSION = 2
 KIND = "report"
@@ -31,8 +31,8 @@ class Config:
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    from mlalign.metrics import table
-    from mlalign.reporting import collect, html, markdown, measures, samples
+    from mlalign.evidence import collect, html, markdown, measures, samples
+    from mlalign.methods.metrics import table
 
     steps = collect.Steps(a for a in inputs.all("steps") if isinstance(a, Artifact))
     content = collect.gather(steps, out.run)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import reward_models
-from mlalign import rows
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
+from mlalign.core.schema import HOW_TRAINER, verbatim, what
+from mlalign.core.stage import Inputs, Output
 from mlalign.models import templates
-from mlalign.schema import HOW_TRAINER, verbatim, what
-from mlalign.stage import Inputs, Output
-from mlalign.training.card import Facts
-from mlalign.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
+from mlalign.models.training.card import Facts
+from mlalign.models.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
 from reward_models import card as cards
 
 __all__ = ["Config", "identity", "packages", "run"]
@@ -66,8 +66,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     from trl import RewardConfig, RewardTrainer
 
-    from mlalign import modelling
-    from mlalign.training import card, loop, trainset
+    from mlalign.models import modelling
+    from mlalign.models.training import card, loop, trainset
 
     args = loop.arguments(RewardConfig, cfg, cfg.trainer, out)
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template, padding_is_read=False)
@@ -123,7 +123,7 @@ def _reopened(cfg: Config, out: Output, checked: Sequence[list], before: Sequenc
 
     Raises: UserError if a score moved by more than float noise (a quantized base comes back unquantized: there it is only noted).
     """
-    from mlalign import modelling
+    from mlalign.models import modelling
 
     folder = out.path / "model"
     options = {"dtype": dtype, "max_length": cfg.max_length, "chat_template_kwargs": cfg.chat_template_kwargs, "date": cfg.date}

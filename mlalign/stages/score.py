@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import reward_models
-from mlalign import checkpoints, kinds, rows, shards
-from mlalign.engine.models import with_models
-from mlalign.errors import UserError
-from mlalign.schema import how, what
-from mlalign.shards import JUDGEMENTS
-from mlalign.stage import Inputs, Output, Stopped, external_model
-from mlalign.store import MANIFEST, Artifact, Tally, fingerprint, read_manifest, sha256
+from mlalign.core import kinds, rows, shards
+from mlalign.core.errors import UserError
+from mlalign.core.model import with_models
+from mlalign.core.schema import how, what
+from mlalign.core.shards import JUDGEMENTS
+from mlalign.core.stage import Inputs, Output, Stopped, external_model
+from mlalign.core.store import MANIFEST, Artifact, Tally, fingerprint, read_manifest, sha256
+from mlalign.models import checkpoints
 from reward_models.families import combine
 from reward_models.families.combine import Combination
 from reward_models.items import Item, Scores, of_candidates, of_preference, of_ranking

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign import kinds
-from mlalign.errors import UserError, nearest
-from mlalign.metrics import SUMMARIES
-from mlalign.schema import what
-from mlalign.stage import Inputs, Output
-from mlalign.store import Artifact, has, read_json, write_json
+from mlalign.core import kinds
+from mlalign.core.errors import UserError, nearest
+from mlalign.core.schema import what
+from mlalign.core.stage import Inputs, Output
+from mlalign.core.store import Artifact, has, read_json, write_json
+from mlalign.methods.metrics import SUMMARIES
 
 VERSION = 1
 KIND = "model"

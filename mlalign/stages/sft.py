@@ -7,12 +7,12 @@ directory, or a LoRA adapter), `metrics.json` and `log_history.json`.
 import dataclasses
 from typing import Any
 
-from mlalign import rows
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
+from mlalign.core.schema import HOW_TRAINER, verbatim
+from mlalign.core.stage import Inputs, Output
 from mlalign.models.templates import ChatTemplate
-from mlalign.schema import HOW_TRAINER, verbatim
-from mlalign.stage import Inputs, Output
-from mlalign.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
+from mlalign.models.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
 
 __all__ = ["Config", "identity", "packages", "run"]
 
@@ -52,8 +52,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     from trl import SFTConfig, SFTTrainer
 
-    from mlalign import modelling
-    from mlalign.training import card, loop, trainset
+    from mlalign.models import modelling
+    from mlalign.models.training import card, loop, trainset
 
     args = loop.arguments(SFTConfig, cfg, cfg.trainer, out)
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template, needs_template=kind == "demonstration")

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from mlalign.plan import Node, Plan
-from mlalign.progress import TICK_S, Display, describe
+from mlalign.core.progress import TICK_S, Display, describe
+from mlalign.core.terminal import say
+from mlalign.recipes.plan import Node, Plan
 from mlalign.sweep import results
-from mlalign.terminal import say
 
 MAX_LINES = 16
 
@@ -70,7 +70,7 @@ class Board(Display):
 
     def table(self, *, every: bool = False) -> str:
         """The variants with what they have and wait for; the first that are not done, where there are many and not `every` one."""
-        from mlalign.terminal import table
+        from mlalign.core.terminal import table
 
         rows = [self._row(v) for v in self._plan.variants]
         left = [r for r in rows if r[2] != "done"]

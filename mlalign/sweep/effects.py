@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mlalign import schema, stage, store
-from mlalign.metrics import AVERAGE
+from mlalign.core import schema, stage, store
+from mlalign.methods.metrics import AVERAGE
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlalign.metrics.answers import Items
-    from mlalign.metrics.measures import Measure
+    from mlalign.methods.metrics.answers import Items
+    from mlalign.methods.metrics.measures import Measure
     from mlalign.sweep.results import Key, Outcome
 
 N_BOOTSTRAP, SEED = 1000, 0
@@ -78,7 +78,7 @@ class _Spread:
         return {"value": round(value, 6), "low": low, "high": high}
 
     def _bounds(self, weights: Mapping[int, float]) -> tuple[float | None, float | None]:
-        from mlalign.metrics.bootstrap import interval
+        from mlalign.methods.metrics.bootstrap import interval
 
         if self.replicates is not None:
             drawn = sum(w * self.replicates[i] for i, w in weights.items())
@@ -98,7 +98,7 @@ def _replicates(outcomes: Sequence["Outcome"], key: "Key", the_store: store.Stor
     """
     import numpy as np
 
-    from mlalign.metrics import bootstrap
+    from mlalign.methods.metrics import bootstrap
 
     read = [_by_item(the_store.root / o.evaluations[key], the_store, key) for o in outcomes]
     confidence = next((c for _, c in read if c), 0.95)

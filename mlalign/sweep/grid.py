@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign import config
-from mlalign.errors import UserError, nearest
+from mlalign.core.errors import UserError, nearest
+from mlalign.recipes import config
 
 FLAGS = ("-m", "--multirun")
 OPTIONS = ("sweep", "metric", "direction", "search.trials", "search.seed", "search.pruner", "search.parallel")
@@ -111,7 +111,7 @@ def _of(key: str, argv: Sequence[str]) -> str | None:
 
 
 def _preset(name: str, folders: list[Path], errors: list[str]) -> dict[str, Any]:
-    from mlalign import yaml_files
+    from mlalign.core import yaml_files
 
     known = config.options("sweep", folders)
     if name not in known:
@@ -136,7 +136,7 @@ def _resolved(key: str, value: Any, argv: Sequence[str], recipe: Mapping | None)
     """
     if "${" not in str(value):
         return value
-    from mlalign import plan
+    from mlalign.recipes import plan
 
     settings = config.load(argv, recipe)
     errors = list(settings.errors)

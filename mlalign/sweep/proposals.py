@@ -17,7 +17,7 @@ from optuna.samplers import TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from mlalign.sweep import space
 from mlalign.sweep.grid import Asked
 from mlalign.sweep.united import Planned, Planner

@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from mlalign import claims, shapes, stage, store
-from mlalign.errors import UserError, nearest
-from mlalign.launch import slurm
-from mlalign.metrics import AVERAGE
-from mlalign.reporting import collect, headline
-from mlalign.reporting.text import METRICS, OVER, is_language, number, parted
+from mlalign.core import claims, shapes, stage, store
+from mlalign.core.errors import UserError, nearest
+from mlalign.evidence import collect, headline
+from mlalign.evidence.text import METRICS, OVER, is_language, number, parted
+from mlalign.methods.metrics import AVERAGE
+from mlalign.running.slurm import batch
 
 Key = tuple[str, str]  # metric, score column
 LOWER = ("reward_ties", "wrong_in_language", "wrong_elsewhere", "right_elsewhere", "truncated")  # the lower the better
@@ -67,7 +67,7 @@ def _state(run_dir: Path, the_store: store.Store, variant: Mapping[str, Any], ar
         told = the_store.root / f"{artifacts[name]}.partial" / "outcome.json"
         if told.is_file() and (said := store.read_json(told, shapes.OUTCOME))["status"] != stage.STOPPED:
             return "failed", f"{name}: {said['message']}"
-        if (page := slurm.failed_file(run_dir / "slurm", name)).is_file():  # it could not say so itself
+        if (page := batch.failed_file(run_dir / "slurm", name)).is_file():  # it could not say so itself
             return "failed", page.read_text(encoding="utf-8").partition("\n")[0]
     return "unfinished", f"waits for {left[0]}"
 
@@ -195,8 +195,8 @@ def publish(run_dir: Path, the_store: store.Store, metric: str | None, direction
 
 
 def _write(run_dir: Path, found: Mapping[str, Any]) -> None:
-    from mlalign.metrics import table
-    from mlalign.reporting import sweep
+    from mlalign.evidence import sweep
+    from mlalign.methods.metrics import table
 
     store.write_json(run_dir / "results.json", found)
     columns = ("variant", *(k for k in found["keys"]), "state", *table.COLUMNS, "step")

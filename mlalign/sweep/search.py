@@ -11,17 +11,18 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from mlalign import claims, run_dir, store
-from mlalign import run as runner
-from mlalign.errors import UserError
-from mlalign.launch import jobs
-from mlalign.metrics import AVERAGE
-from mlalign.plan import INSTALL, Node, Plan
+from mlalign.core import claims, store
+from mlalign.core.errors import UserError
+from mlalign.core.terminal import say
+from mlalign.methods.metrics import AVERAGE
+from mlalign.recipes.plan import INSTALL, Node, Plan
+from mlalign.running import run as runner
+from mlalign.running import run_dir
+from mlalign.running.slurm import jobs
 from mlalign.sweep import results, space, united
 from mlalign.sweep.board import Board
 from mlalign.sweep.grid import Asked
 from mlalign.sweep.united import Planner
-from mlalign.terminal import say
 
 if TYPE_CHECKING:
     from mlalign.sweep.proposals import Proposals, Trial
@@ -125,7 +126,7 @@ class Search:
             yield
 
     def _publish(self) -> None:
-        from mlalign.sweep.command import tell
+        from mlalign.cli.sweeps import tell
 
         whole = self.united()
         store.write_json(whole.run_dir / "plan.json", run_dir.describe(whole))

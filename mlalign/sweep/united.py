@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from mlalign import config, plan
-from mlalign.errors import UserError, nearest
-from mlalign.plan import Node, Plan, Variant, groups_of
+from mlalign.core.errors import UserError, nearest
+from mlalign.recipes import config, plan
+from mlalign.recipes.plan import Node, Plan, Variant, groups_of
 from mlalign.sweep.grid import Asked, Axis, Value, combinations, label
 
 Point = Sequence[tuple[str, Value]]  # a variant: (key, value) for every swept key

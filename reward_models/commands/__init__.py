@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import reward_models
-from mlalign import secrecy, yaml_files
-from mlalign.errors import UserError
+from mlalign.core import secrecy, yaml_files
+from mlalign.core.errors import UserError
 from reward_models import settings
 
 NAMES = ("score", "calibrate", "agree", "evaluate", "check", "card")

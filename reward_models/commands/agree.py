@@ -22,8 +22,8 @@ from pathlib import Path
 import yaml
 
 import reward_models
-from mlalign.errors import UserError
-from mlalign.terminal import say
+from mlalign.core.errors import UserError
+from mlalign.core.terminal import say
 from reward_models import commands, files, inputs, items
 from reward_models.evidence import agreement
 from reward_models.evidence.agreement import Pair, Rule

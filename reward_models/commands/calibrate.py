@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import reward_models
-from mlalign.errors import UserError
-from mlalign.terminal import say
+from mlalign.core.errors import UserError
+from mlalign.core.terminal import say
 from reward_models import card as cards
 from reward_models import commands, files, inputs, items
 from reward_models.evidence import calibration

@@ -20,9 +20,9 @@ from pathlib import Path
 import yaml
 
 import reward_models
-from mlalign import languages
-from mlalign.errors import UserError, nearest
-from mlalign.terminal import say
+from mlalign.core import languages
+from mlalign.core.errors import UserError, nearest
+from mlalign.core.terminal import say
 from reward_models import card as cards
 from reward_models.card import Card
 from reward_models.evidence import preflight

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlalign.terminal import say
+from mlalign.core.terminal import say
 from reward_models import card as cards
 from reward_models import commands, inputs
 from reward_models.evidence import preflight, preflight_rows

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import reward_models
-from mlalign import languages
-from mlalign.errors import UserError
-from mlalign.terminal import say
-from reward_models import commands, formats, inputs
+from mlalign.core import formats, languages
+from mlalign.core.errors import UserError
+from mlalign.core.terminal import say
+from reward_models import commands, inputs
 from reward_models.evidence import calibration, rewardbench
 
 HELP = "preference rows to accuracy by language, section and benchmark, with intervals"

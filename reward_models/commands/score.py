@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import reward_models
-from mlalign import conversations, languages
-from mlalign.errors import UserError
-from mlalign.terminal import say
-from reward_models import commands, files, formats
+from mlalign.core import conversations, formats, languages
+from mlalign.core.errors import UserError
+from mlalign.core.terminal import say
+from reward_models import commands, files
 from reward_models.evidence import calibration
 from reward_models.inputs import LANGUAGE
 from reward_models.jobs import assembly, identity, job, parallel, provenance, scoring, survey

@@ -21,8 +21,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from mlalign import languages, rows
-from mlalign.errors import UserError, nearest
+from mlalign.core import languages, rows
+from mlalign.core.errors import UserError, nearest
 
 POLICIES = ("use", "fall_back", "abstain")
 DIGITS = 6

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import card as cards
 from reward_models.families.together import Together
 from reward_models.items import Item, Scores

@@ -16,8 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import reward_models
-from mlalign.errors import UserError
-from mlalign.terminal import say
+from mlalign.core.errors import UserError
+from mlalign.core.terminal import say
 from reward_models import files
 from reward_models.evidence import verdicts
 from reward_models.evidence.preferences import WRITTEN, Row, Source, language_of, prepared

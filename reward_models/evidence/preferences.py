@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign import conversations, languages
-from mlalign.errors import UserError
-from reward_models import files, formats, inputs, items
+from mlalign.core import conversations, formats, languages
+from mlalign.core.errors import UserError
+from reward_models import files, inputs, items
 from reward_models.evidence.verdicts import UNKNOWN
 from reward_models.items import LANGUAGE_COLUMNS
 from reward_models.jobs import identity

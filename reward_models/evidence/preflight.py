@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign.engine.chat import read_template
-from mlalign.errors import UserError
-from mlalign.models import opening, outline, templates, weight_files
+from mlalign.core import weight_files
+from mlalign.core.errors import UserError
+from mlalign.core.weight_files import BYTES
+from mlalign.models import opening, outline, templates
+from mlalign.models.engine.chat import read_template
 from mlalign.models.templates import ChatTemplate
-from mlalign.models.weight_files import BYTES
 from reward_models import card as cards
 from reward_models.networks import loading
 

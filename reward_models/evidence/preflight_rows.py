@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mlalign import languages
-from mlalign.errors import UserError
+from mlalign.core import languages
+from mlalign.core.errors import UserError
 from reward_models import files, items
 from reward_models.evidence import calibration
 from reward_models.evidence.preflight import Finding, Subject, special_findings

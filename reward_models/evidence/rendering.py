@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlalign import spreadsheets
+from mlalign.core import spreadsheets
 from reward_models.evidence import rewardbench
 from reward_models.evidence.measures import AVERAGE, GAP, WORST, Plan, Record
 from reward_models.evidence.verdicts import MEASURES

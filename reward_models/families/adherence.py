@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Literal
 
-from mlalign import languages
-from mlalign.errors import UserError
+from mlalign.core import languages
+from mlalign.core.errors import UserError
 from reward_models.families import code_switch, scripts
 from reward_models.items import Item, Scores
 

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from mlalign.models import opening, templates
 from reward_models import card as cards
 from reward_models.items import Item, Scores

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from mlalign.errors import nearest
+from mlalign.core.errors import nearest
 
 
 def _doc(text: str, default: Any = dataclasses.MISSING) -> Any:

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from mlalign import rows
+from mlalign.core import rows
 from reward_models.items import Item, Scores, readable
 
 

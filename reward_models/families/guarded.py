@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import reward_models
-from mlalign import yaml_files
-from mlalign.errors import UserError
+from mlalign.core import yaml_files
+from mlalign.core.errors import UserError
 from reward_models.evidence import agreement
 from reward_models.families.together import Together
 from reward_models.items import Item, Scores

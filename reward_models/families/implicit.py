@@ -26,10 +26,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign.engine import chat
-from mlalign.engine.models import Model
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.core.model import Model
 from mlalign.models import opening, templates
+from mlalign.models.engine import chat
 from mlalign.models.leftout import NOTHING, STAND_IN, LeftOut
 from mlalign.models.templates import ChatTemplate
 from reward_models.items import Item, Scores

@@ -30,8 +30,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mlalign import engine
-from mlalign.errors import UserError, nearest
+from mlalign.core.errors import UserError, nearest
+from mlalign.models import engine
 from mlalign.models.templates import DATE, setting_problems
 from reward_models.items import Item, Scores
 from reward_models.judging import asking, prompts
@@ -52,7 +52,7 @@ ADDITIVE = "additive"
 class Settings:
     path: str | None = None  # directory or hub id of the judge; not needed where engine.served_model names it
     revision: str | None = None
-    engine: dict = dataclasses.field(default_factory=dict)  # as mlalign.engine.EngineConfig: {name: vllm|transformers|openai, …}
+    engine: dict = dataclasses.field(default_factory=dict)  # as mlalign.models.engine.EngineConfig: {name: vllm|transformers|openai, …}
     mode: Literal["checklist", "scalar", "reference", "pairwise", "yes_no"] = "checklist"
     rubric: str = "english"  # language of the questions: english, row (each row's own), or a code
     template: str | None = None  # `additive`, or a Jinja file of yours (.j2) in place of the mode's own

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from mlalign.engine import chat
 from mlalign.models import opening, templates
+from mlalign.models.engine import chat
 from mlalign.models.templates import ChatTemplate
 from reward_models.families import implicit
 from reward_models.families.implicit import Encoded

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import settings
 from reward_models.evidence import calibration
 from reward_models.items import Item, Scores

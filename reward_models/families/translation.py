@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from mlalign.errors import UserError, nearest
+from mlalign.core.errors import UserError, nearest
 from reward_models.families.scripts import SPACELESS, written_with
 from reward_models.items import Item, Scores
 

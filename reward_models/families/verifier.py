@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from mlalign.errors import UserError, nearest
+from mlalign.core.errors import UserError, nearest
 from reward_models.families import choices
 from reward_models.items import Item, Scores
 

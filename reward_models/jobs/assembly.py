@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import files
 from reward_models.jobs.job import Lines
 from reward_models.jobs.survey import Reader, Source, Window, lines_of

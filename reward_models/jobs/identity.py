@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import mlalign
-from mlalign import secrecy
-from mlalign.digests import Digests, Watch, tree
-from mlalign.engine.models import commit_of, local_model
-from mlalign.errors import UserError
-from mlalign.identity import snapshot_damages
+from mlalign.core import secrecy
+from mlalign.core.digests import Digests, Watch, tree
+from mlalign.core.errors import UserError
+from mlalign.core.identity import snapshot_damages
+from mlalign.core.model import commit_of, local_model
 
 # Settings that change speed, or where something runs or is kept, but no score: a run that was killed for want of memory goes on with
 # others, and a judge's checklists grow while it runs.

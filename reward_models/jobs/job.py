@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign.errors import UserError
-from mlalign.terminal import say
+from mlalign.core.errors import UserError
+from mlalign.core.terminal import say
 from reward_models import files
 from reward_models.jobs.identity import KNOWN, differences, digest
 from reward_models.jobs.survey import Survey

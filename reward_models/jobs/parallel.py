@@ -13,8 +13,8 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from mlalign import processes
-from mlalign.errors import UserError
+from mlalign.core import processes
+from mlalign.core.errors import UserError
 from reward_models.jobs.job import Job
 from reward_models.jobs.progress import Progress
 

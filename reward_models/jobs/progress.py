@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mlalign.terminal import say
+from mlalign.core.terminal import say
 
 
 class Progress:

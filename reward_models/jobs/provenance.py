@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import reward_models
-from mlalign.engine.chat import read_template
-from mlalign.models import opening, templates, weight_files
+from mlalign.core import weight_files
+from mlalign.models import opening, templates
+from mlalign.models.engine.chat import read_template
 from reward_models import card as cards
 from reward_models.jobs.identity import folder_of, public
 

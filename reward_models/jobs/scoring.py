@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import reward_models
-from mlalign import conversations
-from mlalign.conversations import Row
-from mlalign.errors import UserError
-from reward_models import files, formats, items
+from mlalign.core import conversations, formats
+from mlalign.core.conversations import Row
+from mlalign.core.errors import UserError
+from reward_models import files, items
 from reward_models.items import Item, Scores
 from reward_models.jobs.survey import Entry
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlalign.digests import signature
-from mlalign.errors import UserError
+from mlalign.core.digests import signature
+from mlalign.core.errors import UserError
 from reward_models import files
 from reward_models.jobs.identity import KNOWN
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mlalign import engine, rows
-from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, chat
-from mlalign.engine.models import Model, local_model
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
+from mlalign.core.model import Model, local_model
+from mlalign.models import engine
+from mlalign.models.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, chat
 from mlalign.models.templates import ChatTemplate
 from reward_models.judging import choices, parsing
 

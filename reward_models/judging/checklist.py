@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models.items import Item, Scores, readable
 from reward_models.judging import prompts
 from reward_models.judging.asking import Answers, Asker, Question, Verdict

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 
 Encode = Callable[[str], list[int]]
 NextLogprobs = Callable[[list[list[int]], list[list[int]]], list[list[float]]]

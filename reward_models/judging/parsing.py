@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlalign.engine.replies import whole as whole_text
+from mlalign.models.engine.replies import whole as whole_text
 from reward_models.families.verifier import ascii_digits
 
 EDGES = " \t\r\n.,;:!*_#\"'`“”«»「」【】()[]{}<>$。！，"

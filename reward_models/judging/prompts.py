@@ -20,8 +20,8 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mlalign import languages
-from mlalign.errors import UserError, nearest
+from mlalign.core import languages
+from mlalign.core.errors import UserError, nearest
 from reward_models.items import Item, readable
 
 FOLDER = Path(__file__).parent.parent / "prompts"

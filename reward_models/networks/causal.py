@@ -7,9 +7,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mlalign.engine import chat
-from mlalign.engine.models import Model, local_model
-from mlalign.models import opening, weight_files
+from mlalign.core import weight_files
+from mlalign.core.model import Model, local_model
+from mlalign.models import opening
+from mlalign.models.engine import chat
 
 
 def find(path: str, revision: str | None = None, base: str | None = None) -> Model:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from mlalign.models.leftout import NOTHING, STAND_IN, LeftOut
 from mlalign.models.templates import ChatTemplate
 from reward_models.items import Item

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlalign.engine.chat import read_template
-from mlalign.errors import UserError, nearest
-from mlalign.models import opening, templates, weight_files
+from mlalign.core import weight_files
+from mlalign.core.errors import UserError, nearest
+from mlalign.models import opening, templates
+from mlalign.models.engine.chat import read_template
 from reward_models import card as cards
 
 POSITIONS = re.compile(r"(^|\.)(position_embeddings|embed_positions|wpe)$")  # tables of learned positions

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models.networks import kernels
 from reward_models.networks.loading import length_dependent_rope
 from reward_models.networks.network import Network

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign.engine import missing
-from mlalign.engine.vllm import CPU_ENVIRONMENT
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.models.engine import missing
+from mlalign.models.engine.vllm import CPU_ENVIRONMENT
 from reward_models.networks.prefix import Ids
 
 # A CPU's default blocks of 128 tokens share less of a beginning.

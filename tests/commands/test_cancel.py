@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mlalign import claims
+from mlalign.core import claims
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 DATA = """

@@ -59,7 +59,7 @@ def at(hub, tmp_path):
     def environment(offline):
         env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": address, "PYTHONPATH": str(PROJECT), "HF_HUB_DISABLE_XET": "1"}
         if offline:
-            code = "from mlalign.hub import offline_environment as e; print(*(f'{k}={v}' for k, v in e().items()), sep='\\n')"
+            code = "from mlalign.running.hub import offline_environment as e; print(*(f'{k}={v}' for k, v in e().items()), sep='\\n')"
             told = subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, check=True).stdout
             env |= dict(line.split("=", 1) for line in told.splitlines())
             env["HF_ENDPOINT"] = "http://127.0.0.1:9"

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from mlalign import checkpoints, claims
-from mlalign.commands import gc
+from mlalign.cli.commands import gc
+from mlalign.core import claims
+from mlalign.models import checkpoints
 
 KEPT, BASE, ALONE, BEGUN = (f"sft-{i:016x}" for i in range(4))
 

@@ -5,7 +5,8 @@ import os
 import pytest
 from verification_cases import Small
 
-from mlalign import checkpoints, step
+from mlalign.models import checkpoints
+from mlalign.running import step
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_unfinished_work_is_looked_at(small, mlalign):
 
 @pytest.mark.slow
 def test_only_what_a_run_refers_to(small, mlalign):
-    from mlalign import run_dir
+    from mlalign.running import run_dir
 
     run_dir.open_run(small.plan())
     other = small.root / "store" / "sft-00000000000000aa"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from conversation_cases import CALL, DROPPED, MALFORMED, SHAPES, A, S, U, say
 
-from mlalign import store
-from mlalign.conversations import read
-from mlalign.data import reading, sources
-from mlalign.errors import UserError
+from mlalign.core import sources, store
+from mlalign.core.conversations import read
+from mlalign.core.errors import UserError
+from mlalign.data import reading
 from reward_models import items
 from reward_models.evidence import preferences, preflight, preflight_rows
 from reward_models.items import Scores

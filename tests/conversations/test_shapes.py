@@ -5,7 +5,7 @@ import json
 import pytest
 from conversation_cases import CALL, DROPPED, MALFORMED, SHAPES, A, B, S, U, say
 
-from mlalign.conversations import Dropped, Malformed, read
+from mlalign.core.conversations import Dropped, Malformed, read
 
 
 @pytest.mark.parametrize("name", SHAPES)

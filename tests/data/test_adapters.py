@@ -2,11 +2,10 @@ import json
 
 import pytest
 
-from mlalign import languages
-from mlalign.conversations import Dropped, Malformed
-from mlalign.conversations.messages import transcript
+from mlalign.core import formats, languages
+from mlalign.core.conversations import Dropped, Malformed
+from mlalign.core.conversations.messages import transcript
 from mlalign.data import adapters
-from reward_models import formats
 
 
 def say(role, content):

@@ -2,8 +2,8 @@ import random
 
 import pytest
 
+from mlalign.core.rows import messages
 from mlalign.data import cleaning, splits
-from mlalign.rows import messages
 
 
 def preference(prompt="p", chosen="good", rejected="bad"):

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from mlalign.data.sources import SHOWN, Problems, Source, find, read
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.core.sources import SHOWN, Problems, Source, find, read
 
 
 def records(path, header=True, **source):

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import mlalign
-from mlalign import rows
-from mlalign.engine import Request, chat
+from mlalign.core import rows
+from mlalign.core.stage import Model, local_model
+from mlalign.models.engine import Request, chat
 from mlalign.models.templates import ChatTemplate
-from mlalign.stage import Model, local_model
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
 PROMPTS = [f"What is {a} + {b}?" for a in range(1, 9) for b in (2, 5)]

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from mlalign import rows
-from mlalign.engine import chat
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
+from mlalign.core.stage import local_model
+from mlalign.models.engine import chat
 from mlalign.models.templates import ChatTemplate
-from mlalign.stage import local_model
 
 
 @pytest.fixture

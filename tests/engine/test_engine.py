@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from mlalign import engine, schema
-from mlalign.engine import EngineConfig
-from mlalign.errors import UserError
+from mlalign.core import schema
+from mlalign.core.errors import UserError
+from mlalign.models import engine
+from mlalign.models.engine import EngineConfig
 
 
 def test_missing_names_package_and_remedy_for_every_engine():

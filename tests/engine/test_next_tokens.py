@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from mlalign import rows
-from mlalign.engine import EngineConfig, Request, Sampling, chat, configured, open_engine
-from mlalign.engine.openai import body
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
+from mlalign.models.engine import EngineConfig, Request, Sampling, chat, configured, open_engine
+from mlalign.models.engine.openai import body
 from mlalign.models.templates import ChatTemplate
 
 SCHEMA = {

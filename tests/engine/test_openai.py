@@ -13,10 +13,10 @@ import urllib.request
 
 import pytest
 
-from mlalign import rows
-from mlalign.engine import PROMPT_TOO_LONG, EngineConfig, Request, Sampling, open_engine
-from mlalign.engine.openai import body
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
+from mlalign.models.engine import PROMPT_TOO_LONG, EngineConfig, Request, Sampling, open_engine
+from mlalign.models.engine.openai import body
 
 pytest.importorskip("openai")
 KEY = "sk-a-secret-of-mine"
@@ -138,7 +138,7 @@ def test_a_reply_that_never_ends_has_a_limit(plain_server):
 
 
 def test_a_reply_that_is_too_large_is_not_read(plain_server, monkeypatch):
-    monkeypatch.setattr("mlalign.engine.replies.LARGEST", 1 << 20)
+    monkeypatch.setattr("mlalign.models.engine.replies.LARGEST", 1 << 20)
     url, replies, _ = plain_server
     replies.append((200, b" " * (3 << 20)))
     engine = open_engine(EngineConfig("openai", base_url=url, served_model="m", max_retries=0), None)

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from mlalign import secrecy
-from mlalign.engine import replies
+from mlalign.core import secrecy
+from mlalign.models.engine import replies
 
 
 def reply(**message) -> dict:

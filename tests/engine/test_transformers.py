@@ -2,9 +2,9 @@
 
 import pytest
 
-from mlalign.engine import EngineConfig, Sampling, open_engine
-from mlalign.engine.transformers import batches
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.models.engine import EngineConfig, Sampling, open_engine
+from mlalign.models.engine.transformers import batches
 
 
 @pytest.fixture(scope="module")

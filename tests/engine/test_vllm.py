@@ -9,11 +9,11 @@ import sys
 import pytest
 from helpers import PROJECT
 
-from mlalign.adapters import served_rank
-from mlalign.engine import EngineConfig, Request, Sampling, open_engine
-from mlalign.engine.vllm import arguments
-from mlalign.errors import UserError
-from mlalign.store import write_json
+from mlalign.core.adapters import served_rank
+from mlalign.core.errors import UserError
+from mlalign.core.store import write_json
+from mlalign.models.engine import EngineConfig, Request, Sampling, open_engine
+from mlalign.models.engine.vllm import arguments
 
 pytest.importorskip("vllm")
 SAMPLING = Sampling(max_tokens=16, temperature=2.0)  # hot, so that the well-trained tiny model varies
@@ -105,9 +105,9 @@ import torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 import mlalign
-from mlalign.engine import EngineConfig, Request, Sampling, open_engine
-from mlalign.engine.models import Model
-from mlalign.errors import UserError
+from mlalign.models.engine import EngineConfig, Request, Sampling, open_engine
+from mlalign.core.model import Model
+from mlalign.core.errors import UserError
 config = LlamaConfig(vocab_size=2048, hidden_size={head} * 4, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
                      num_key_value_heads=2, max_position_embeddings=128)
 AutoModelForCausalLM.from_config(config).save_pretrained("small")
@@ -143,7 +143,7 @@ def test_adapters_bring_their_base_and_their_rank(adapter_and_merged, tiny, tmp_
 
 @pytest.mark.slow
 def test_one_seed_per_request_and_none_when_greedy():
-    from mlalign.engine.vllm import parameters
+    from mlalign.models.engine.vllm import parameters
 
     asked = [Request("a", 5, [1]), Request("b", 6, [1])]
     assert [p.seed for p in parameters(asked, Sampling(4))] == [5, 6]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlalign.engine import EngineConfig, Sampling, open_engine
+from mlalign.models.engine import EngineConfig, Sampling, open_engine
 
 pytest.importorskip("vllm")
 GREEDY = Sampling(20, 0.0)

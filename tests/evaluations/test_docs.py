@@ -7,7 +7,7 @@ import yaml
 from evaluation_cases import evaluate, value
 from helpers import PROJECT, run_here
 
-from mlalign import config
+from mlalign.recipes import config
 
 TEXT = (PROJECT / "docs/adding-an-evaluation.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))

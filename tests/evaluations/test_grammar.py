@@ -7,8 +7,8 @@ import yaml
 from evaluation_cases import write_lines
 from helpers import PROJECT
 
-from mlalign import config, plan
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.recipes import config, plan
 
 FILES = sorted((PROJECT / "conf" / "evaluation").glob("*.yaml"))
 NAMES = (

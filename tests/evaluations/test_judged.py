@@ -6,7 +6,7 @@ import pytest
 from evaluation_cases import evaluate, rows_of, table, value, write_lines
 
 import mlalign
-from mlalign.rows import messages
+from mlalign.core.rows import messages
 from reward_models import Item, open_scorer
 from reward_models.judging import pairwise
 

@@ -3,7 +3,7 @@
 import pytest
 from evaluation_cases import evaluate, value
 
-from mlalign import store
+from mlalign.core import store
 
 pytestmark = pytest.mark.slow
 

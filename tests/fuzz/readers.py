@@ -21,13 +21,13 @@ import yaml
 from fuzz import mutation
 
 import mlalign
-from mlalign import claims, config, languages, plan, schema, stage, store, yaml_files
-from mlalign.commands import gc, logs, status
-from mlalign.engine import chat, replies
-from mlalign.engine.models import local_model
-from mlalign.errors import UserError
-from mlalign.models import weight_files
+from mlalign.cli.commands import gc, logs, status
+from mlalign.core import claims, languages, schema, stage, store, weight_files, yaml_files
+from mlalign.core.errors import UserError
+from mlalign.core.model import local_model
+from mlalign.models.engine import chat, replies
 from mlalign.models.templates import ChatTemplate
+from mlalign.recipes import config, plan
 from mlalign.stages import prepare
 from reward_models import __main__ as rm_score
 from reward_models import card

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fuzz import readers
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 
 LIMIT_S = 20.0  # for one case, which takes milliseconds; a busy machine is slow
 

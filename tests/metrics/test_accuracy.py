@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlalign.metrics import accuracy
+from mlalign.methods.metrics import accuracy
 
 NAN = np.nan
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mlalign.metrics import answers
-from mlalign.metrics.answers import Answers, Items
+from mlalign.methods.metrics import answers
+from mlalign.methods.metrics.answers import Answers, Items
 
 NAN = np.nan
 

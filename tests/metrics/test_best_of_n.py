@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mlalign.metrics import best_of_n
+from mlalign.methods.metrics import best_of_n
 
 NAN = np.nan
 

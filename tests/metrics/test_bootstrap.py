@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mlalign.metrics import accuracy, bootstrap
-from mlalign.metrics.bootstrap import Draws, Observed
+from mlalign.methods.metrics import accuracy, bootstrap
+from mlalign.methods.metrics.bootstrap import Draws, Observed
 
 
 def observe(values: dict[str, dict[str, list[float]]]) -> Observed:

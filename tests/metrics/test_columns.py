@@ -2,8 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mlalign import rows
-from mlalign.metrics import columns
+from mlalign.core import rows
+from mlalign.methods.metrics import columns
 
 NAN = np.nan
 ROW = {"prompt_lang": "tha_Thai", "group_id": "g", "origin": "native", "source": "s", "split": "eval"}

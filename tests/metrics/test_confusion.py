@@ -3,7 +3,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from mlalign.metrics import confusion, ratios
+from mlalign.methods.metrics import confusion, ratios
 from reward_models.families import adherence
 from reward_models.items import Item
 

@@ -11,8 +11,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from mlalign.metrics import accuracy, bootstrap, ratios, table, win_rate
-from mlalign.metrics.bootstrap import Draws, Estimate, Observed
+from mlalign.methods.metrics import accuracy, bootstrap, ratios, table, win_rate
+from mlalign.methods.metrics.bootstrap import Draws, Estimate, Observed
 
 TRIALS = 500  # a coverage of 0.95 is told with a standard error of 0.01
 LANGUAGES = ("eng_Latn", "hin_Deva", "swh_Latn")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mlalign.metrics import length, ratios
-from mlalign.metrics.answers import Items, counterparts
+from mlalign.methods.metrics import length, ratios
+from mlalign.methods.metrics.answers import Items, counterparts
 
 NAN = np.nan
 

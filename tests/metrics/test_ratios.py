@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mlalign.metrics import ratios
+from mlalign.methods.metrics import ratios
 
 
 def kappa_of_labels(a: list, b: list) -> float:

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mlalign.metrics import bootstrap, columns
-from mlalign.metrics.answers import Answers, Items, stored
-from mlalign.metrics.measures import of_stored
-from mlalign.metrics.tables import Tables, add_length_controlled
+from mlalign.methods.metrics import bootstrap, columns
+from mlalign.methods.metrics.answers import Answers, Items, stored
+from mlalign.methods.metrics.measures import of_stored
+from mlalign.methods.metrics.tables import Tables, add_length_controlled
 
 SHARES = [1.0, 0.5, 0.0, 1.0]
 

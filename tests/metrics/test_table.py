@@ -4,8 +4,8 @@ import io
 import numpy as np
 import pytest
 
-from mlalign.metrics import table
-from mlalign.metrics.bootstrap import Estimate
+from mlalign.methods.metrics import table
+from mlalign.methods.metrics.bootstrap import Estimate
 
 MANY = 10**6  # groups: intervals are the percentiles
 

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from helpers import PROJECT
 
-from mlalign import languages
-from mlalign.metrics import tiers
+from mlalign.core import languages
+from mlalign.methods.metrics import tiers
 
 
 def test_well_known_classes():
@@ -31,7 +31,7 @@ def test_sizes_of_the_complete_classes():
 
 
 def test_every_language_stands_once_and_as_mlalign_writes_it():
-    table = yaml.safe_load((PROJECT / "mlalign/metrics/resource_tiers.yaml").read_text(encoding="utf-8"))
+    table = yaml.safe_load((PROJECT / "mlalign/methods/metrics/resource_tiers.yaml").read_text(encoding="utf-8"))
     told = [language for group in table.values() for language in group]
     assert sorted(told) == sorted(tiers._classes())
     scripts = {"Latn", "Arab", "Deva"}  # for the few whose usual script langcodes does not know

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlalign.metrics import bootstrap, win_rate
+from mlalign.methods.metrics import bootstrap, win_rate
 
 NAN = np.nan
 

@@ -16,10 +16,10 @@ from tiny_classifier import make_config, make_tokenizer, save_classifier, save_e
 from transformers import AutoModelForSequenceClassification, Qwen3ForCausalLM
 
 import reward_models
-from mlalign import modelling, processes
-from mlalign.engine.models import Model
-from mlalign.errors import UserError
-from mlalign.models import opening
+from mlalign.core import processes
+from mlalign.core.errors import UserError
+from mlalign.core.model import Model
+from mlalign.models import modelling, opening
 from reward_models.__main__ import main
 
 QUESTION = {"prompt": "How much is 2 + 2?", "response": "The sum is 4."}
@@ -175,7 +175,7 @@ def test_modules_in_the_working_directory_are_not_imported_by_helpers(tmp_path, 
 
 
 def test_steps_read_nothing_from_stdin(tmp_path, monkeypatch):
-    from mlalign.launch import local
+    from mlalign.running import local
 
     code = "import sys; sys.exit(sys.stdin.read() != '')"
     monkeypatch.setattr(local, "argv", lambda *_: [sys.executable, "-c", code])
@@ -421,7 +421,7 @@ def test_pickled_weights_are_converted_by_the_command_that_the_message_gives(rm,
 
 @pytest.mark.slow
 def test_tokens_without_embeddings_are_refused_everywhere(rm, causal):
-    from mlalign.engine import EngineConfig, open_engine
+    from mlalign.models.engine import EngineConfig, open_engine
 
     for path in (rm, causal):
         tokenizer = make_tokenizer()
@@ -450,7 +450,7 @@ def test_a_padding_token_without_a_row_is_never_read_by_scorers(rm, saved):
 
 
 def test_an_adapter_names_a_full_model(tmp_path):
-    from mlalign.engine.models import local_model
+    from mlalign.core.model import local_model
 
     for name, told in {
         "list": [],

@@ -16,10 +16,10 @@ import pytest
 from helpers import PROJECT
 
 import mlalign
-from mlalign.engine import chat
-from mlalign.engine.models import local_model
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.core.model import local_model
 from mlalign.models import sandbox, templates
+from mlalign.models.engine import chat
 from mlalign.models.leftout import NOTHING, LeftOut
 from mlalign.models.templates import ChatTemplate, EndOfTurn
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from mlalign import pairing
-from mlalign.errors import UserError
-from mlalign.pairing import Pair, Scored
-from mlalign.pairing.best_of_n import best_of_n
-from mlalign.pairing.best_worst import best_worst
+from mlalign.core.errors import UserError
+from mlalign.methods import pairing
+from mlalign.methods.pairing import Pair, Scored
+from mlalign.methods.pairing.best_of_n import best_of_n
+from mlalign.methods.pairing.best_worst import best_worst
 
 
 def candidate(name: str, score: float, in_language: bool | None = True, **more) -> Scored:

@@ -9,9 +9,9 @@ import pytest
 import training_cases as cases
 from planner_cases import QWEN3_8B
 
-from mlalign import config, plan
 from mlalign.planner import architecture, counts, estimate, mends, models, training, work
 from mlalign.planner.jobs import training_job
+from mlalign.recipes import config, plan
 
 LARGE = ["recipe=reuse_your_rewards", "scale=one_gpu"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from mlalign import config, plan
+from mlalign.recipes import config, plan
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")

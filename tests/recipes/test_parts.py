@@ -183,7 +183,7 @@ def test_mistakes(library, call, message):
 
 
 def test_every_shipped_part_is_read():
-    from mlalign import config
+    from mlalign.recipes import config
 
     files = config.options("part", [config.conf_home()])
     assert len(files) >= 1

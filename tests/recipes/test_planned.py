@@ -4,8 +4,8 @@ import pytest
 import yaml
 from training_cases import write
 
-from mlalign import config, plan
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.recipes import config, plan
 
 START = '{path: "${model.path}"}'
 PREFERENCES = '  preferences: {stage: prepare, config: {kind: preference, sources: "${data.preferences}"}}\n'
@@ -189,7 +189,7 @@ def test_steps_of_parts_are_named_on_the_command_line(tmp_path):
     found = nodes(tmp_path, text, "steps.pairs.candidates.config.n=3", "steps.pairs.config.min_margin=0.5")
     assert (found["pairs.candidates"].config.n, found["pairs"].config.min_margin) == (3, 0.5)
     planned = build(tmp_path, text, "only=pairs", "force=pairs.scores")
-    from mlalign import run_dir
+    from mlalign.running import run_dir
 
     assert run_dir.selection(planned) == {"run": {"pairs", "pairs.candidates", "pairs.scores"}, "anew": {"pairs.scores"}}
     assert "steps.pair: the recipe has no such step; did you mean 'pairs'" in errors_of(tmp_path, text, "steps.pair.config.n=3")[0]

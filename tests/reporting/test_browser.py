@@ -3,7 +3,7 @@
 import pytest
 from reporting_cases import HOSTILE, add_transfer, before_and_after
 
-from mlalign.reporting.text import visible
+from mlalign.evidence.text import visible
 
 RTL = "مرحبا <b>بالعالم</b> 123."
 
@@ -40,7 +40,7 @@ def hostile(tmp_path_factory):
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """Thirty languages: more than fit as lines or as a table of numbers."""
-    from mlalign.languages import normalise
+    from mlalign.core.languages import normalise
 
     names = "en ar he fa ur hi bn th am zh ja ko km my ta ka hy ru sw yo si lo el de fr es tr vi id pl".split()
     codes = [normalise(name) for name in names]

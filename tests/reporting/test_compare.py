@@ -5,9 +5,9 @@ import re
 import pytest
 from reporting_cases import before_and_after
 
-from mlalign import store
-from mlalign.errors import UserError
-from mlalign.reporting.compare import compare
+from mlalign.core import store
+from mlalign.core.errors import UserError
+from mlalign.evidence.compare import compare
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlalign.reporting import cells, headline, matrices, results, sections, text
+from mlalign.evidence import cells, headline, matrices, results, sections, text
 
 
 def row(step, language, value, *, metric="accuracy", by="v", half=0.1, which=""):

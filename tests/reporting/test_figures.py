@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mlalign.reporting import figures, graph
-from mlalign.reporting.text import number
+from mlalign.evidence import figures, graph
+from mlalign.evidence.text import number
 
 
 def percent(value):

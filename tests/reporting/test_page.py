@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from reporting_cases import HOSTILE, before_and_after
 
-from mlalign import store
-from mlalign.reporting import html
-from mlalign.reporting.text import visible
+from mlalign.core import store
+from mlalign.evidence import html
+from mlalign.evidence.text import visible
 
 
 @pytest.fixture(scope="module")

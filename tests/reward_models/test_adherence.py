@@ -5,8 +5,8 @@ import json
 import pytest
 
 import reward_models
+from mlalign.core.errors import UserError
 from mlalign.data import tiny_world
-from mlalign.errors import UserError
 from reward_models import Item
 from reward_models.families import scripts
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import Item, Scores
 from reward_models.__main__ import main
 from reward_models.evidence import agreement

@@ -13,7 +13,7 @@ import yaml
 from tiny_classifier import TEXTS
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import Item, Scorer, Scores, card
 from reward_models.__main__ import main
 from reward_models.evidence import calibration

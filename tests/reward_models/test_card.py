@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import card
 from reward_models.__main__ import main
 from reward_models.evidence import calibration

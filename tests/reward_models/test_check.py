@@ -7,7 +7,7 @@ import shutil
 import pytest
 from tiny_classifier import TEMPLATE, TEXTS, make_tokenizer, save_classifier
 
-from mlalign.models import weight_files
+from mlalign.core import weight_files
 from reward_models import card
 from reward_models.__main__ import main
 from reward_models.evidence import preflight_rows
@@ -238,7 +238,7 @@ def test_hostile_text_reaches_no_terminal(model, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_one_screen_even_for_a_hundred_languages(model, tmp_path, capsys):
-    from mlalign.languages import _two_letters
+    from mlalign.core.languages import _two_letters
 
     rows = [pair(code) for code in sorted(_two_letters()) if code not in ("hbs", "ave", "chu")][:100]
     assert main(["check", "--model", str(model), "--input", str(write_rows(tmp_path / "rows.jsonl", rows))]) in (1, 2)

@@ -10,8 +10,8 @@ from tiny_classifier import TEMPLATE, make_config, make_tokenizer, save_classifi
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import reward_models
-from mlalign import engine
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.models import engine
 from mlalign.models.templates import ChatTemplate
 from reward_models import Item, card
 from reward_models.jobs import provenance

@@ -7,7 +7,7 @@ import pytest
 from tiny_classifier import save_classifier
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import Item, card
 from reward_models.families.combine import Combination, combine
 

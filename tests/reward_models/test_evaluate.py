@@ -314,7 +314,7 @@ def test_languages_come_from_columns_names_of_files_and_options(tmp_path, evalua
 
 def test_rows_artifacts_and_parquet_are_read(tmp_path, evaluate):
     """Rows as mlalign's stages write them; a folder may also be that of the results."""
-    from mlalign import rows
+    from mlalign.core import rows
 
     def row(lang, i):
         sides = {"chosen": rows.messages("x" * (i + 1), "assistant"), "rejected": rows.messages("xx", "assistant")}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import Item, card
 from reward_models.families.combine import Combination, Gate, combine, problems, z_scores
 from reward_models.families.verifier import verify

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import files
 
 ROWS = [{"prompt": f"q{i}", "n": i} for i in range(100)]

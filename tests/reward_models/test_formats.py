@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlalign.errors import UserError
-from reward_models import formats
+from mlalign.core import formats
+from mlalign.core.errors import UserError
 
 XCOPA = {"premise": "Ilianguka.", "choice1": "Ilivunjika.", "choice2": "Iliruka.", "question": "effect", "label": 0, "idx": 7}
 

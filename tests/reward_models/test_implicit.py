@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import reward_models
+from mlalign.core.errors import UserError
 from mlalign.data import tiny_world
-from mlalign.errors import UserError
 from reward_models import Item
 from reward_models.networks import network
 

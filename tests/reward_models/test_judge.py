@@ -16,8 +16,8 @@ import pytest
 
 import mlalign
 import reward_models
-from mlalign import rows
-from mlalign.errors import UserError
+from mlalign.core import rows
+from mlalign.core.errors import UserError
 from reward_models import Item, Scores
 from reward_models.judging import prompts
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import Item
 from reward_models.judging import parsing, prompts
 from reward_models.judging.checklist import Kept, source

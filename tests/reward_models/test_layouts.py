@@ -8,7 +8,7 @@ import torch
 from tiny_classifier import TEXTS, make_config, make_tokenizer, save_classifier
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models.networks import loading
 
 LABELS = ["helpsteer-helpfulness", "helpsteer-correctness", "ultrafeedback-overall_score", "beavertails-is_safe", "code-style"]

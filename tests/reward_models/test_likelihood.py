@@ -6,7 +6,7 @@ import pytest
 
 import mlalign
 import reward_models
-from mlalign.rows import messages
+from mlalign.core.rows import messages
 from reward_models import Item
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
@@ -45,7 +45,7 @@ def test_the_score_is_the_log_probability_of_the_answer(normalise):
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path):
-    from mlalign.errors import UserError
+    from mlalign.core.errors import UserError
 
     with pytest.raises(UserError, match="none"):
         reward_models.open_scorer({"family": "likelihood", "path": str(tmp_path / "none")})

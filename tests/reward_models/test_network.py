@@ -9,7 +9,7 @@ from tiny_classifier import make_tokenizer, save_classifier, save_encoder, save_
 from transformers import AutoModelForSequenceClassification, LlamaConfig, MistralConfig
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import Item
 from reward_models.networks import network, prefix
 from reward_models.networks.prefix import Group

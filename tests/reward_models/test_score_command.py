@@ -49,7 +49,7 @@ def test_a_line_is_kept_as_it_was_written(score, tmp_path):
 
 
 def test_rows_of_mlalign(score, tmp_path):
-    from mlalign import rows
+    from mlalign.core import rows
 
     common = {"group_id": "g", "prompt_lang": "swh_Latn", "source": "s", "origin": "native", "split": "eval", "prompt": rows.messages("q")}
     answers = [{"candidate_id": f"c{i}", "text": "x" * i, "reasoning": None, "n_tokens": i, "finish_reason": "stop"} for i in (1, 2)]

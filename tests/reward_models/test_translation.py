@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import Item
 from reward_models.families.translation import references, tokenizer_for
 

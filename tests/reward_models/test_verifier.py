@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 import reward_models
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from reward_models import Item
 from reward_models.families.verifier import verify
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from helpers import write_manifest
 
-from mlalign import checkpoints
+from mlalign.models import checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -224,7 +224,7 @@ def test_where_slurm_does_not_answer_the_files_are_told_alone(mlalign, submitted
     for change, words in ((("SLURM_CONF", str(broken)), "Slurm does not answer"), (("PATH", str(tmp_path)), "`squeue` is not on the PATH")):
         with monkeypatch.context() as patch:
             patch.setenv(*change)
-            patch.setattr("mlalign.launch.queue.TIMEOUT_S", 3.0)
+            patch.setattr("mlalign.running.slurm.queue.TIMEOUT_S", 3.0)
             told = mlalign("status", "name=mine")
             assert told.returncode == 0 and words in told.stdout and "2/5 steps" in told.stdout and "submitted" in told.stdout
             refused = mlalign("cancel", "name=mine")

@@ -8,7 +8,7 @@ import pytest
 from slurm_cases import Run, until
 from training_cases import TINY
 
-from mlalign.launch import limits
+from mlalign.running.slurm import limits
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 LIMITED = "AccountingStorageEnforce=limits\nMaxArraySize=4"

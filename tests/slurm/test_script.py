@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlalign.errors import UserError
-from mlalign.launch import config, mends, resources, slurm
+from mlalign.core.errors import UserError
+from mlalign.recipes import launchers, resources
+from mlalign.running.slurm import batch, mends
 
 HERE = Path(__file__).parent
 ROOT = Path("/shared/project")
@@ -37,8 +38,8 @@ CASES = {
 def text(case: str) -> str:
     given, asked, launcher = CASES[case]
     common = {"step": "base", "run": "first", "folder": ROOT / "runs/first/slurm", "partial": ROOT / "store/sft-0123.partial"}
-    cfg = config.build({"name": "slurm", "python": "/venv/bin/python", **launcher})
-    return slurm.script(slurm.Job(**{**common, "distributed": False, **given}, source=ROOT / "source-01", resources=asked), cfg)
+    cfg = launchers.build({"name": "slurm", "python": "/venv/bin/python", **launcher})
+    return batch.script(batch.Job(**{**common, "distributed": False, **given}, source=ROOT / "source-01", resources=asked), cfg)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -79,15 +80,15 @@ def test_what_a_person_named_adds_no_line_and_runs_nothing():
 
 
 def test_a_line_end_in_a_path_is_refused():
-    cfg = config.build({"name": "slurm"})
-    job = slurm.Job("a", "b", Path("/x\ny"), Path("/p"), Path("/s"), {}, False)
+    cfg = launchers.build({"name": "slurm"})
+    job = batch.Job("a", "b", Path("/x\ny"), Path("/p"), Path("/s"), {}, False)
     with pytest.raises(UserError, match="control characters"):
-        slurm.script(job, cfg)
+        batch.script(job, cfg)
 
 
 def test_file_names_of_unlike_steps_are_unlike():
-    assert slurm.file_name("reward[eng_Latn]") == "reward[eng_Latn]"
-    assert slurm.file_name("a b") != slurm.file_name("a_b")
+    assert batch.file_name("reward[eng_Latn]") == "reward[eng_Latn]"
+    assert batch.file_name("a b") != batch.file_name("a_b")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_file_names_of_unlike_steps_are_unlike():
 )
 def test_a_misspelt_launcher_is_told_with_the_mend(given, message):
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
-        config.build({"name": "slurm", **given})
+        launchers.build({"name": "slurm", **given})
 
 
 def test_resources_are_checked_with_the_step_that_asks():

@@ -12,7 +12,7 @@ import pytest
 from slurm_cases import Run, until
 
 from mlalign import cli
-from mlalign.launch import commands
+from mlalign.running.slurm import commands
 
 pytestmark = pytest.mark.slow
 ONLY = ("recipe=chain", "launcher=slurm", "only=[rows,prompts]")

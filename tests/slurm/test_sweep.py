@@ -11,7 +11,7 @@ from helpers import PROJECT
 from lean_sweep import Lean
 from slurm_cases import until
 
-from mlalign import store
+from mlalign.core import store
 
 pytestmark = pytest.mark.slow
 

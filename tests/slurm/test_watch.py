@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlalign.launch import commands, jobs, watch
+from mlalign.running.slurm import commands, jobs, watch
 
 pytestmark = pytest.mark.slow
 

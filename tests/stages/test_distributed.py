@@ -13,8 +13,8 @@ from helpers import PROJECT
 from safetensors.torch import load_file
 from training_cases import FAST, TINY, write
 
-from mlalign import store
-from mlalign.step import main
+from mlalign.core import store
+from mlalign.running.step import main
 
 pytestmark = pytest.mark.slow
 ROWS = {"sft": "demonstration", "reward": "preference", "preference": "preference"}
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_number_of_devices_is_refused(alone, tmp_path):
 
 
 BUILD = """
-from mlalign.training import extensions
+from mlalign.models.training import extensions
 extensions.build_alone()
 from torch.utils.cpp_extension import load_inline
 assert load_inline("three", cpp_sources="int three() { return 3; }", functions=["three"]).three() == 3
@@ -160,9 +160,7 @@ def test_what_a_killed_build_has_left_keeps_no_training_waiting(tmp_path):
     shared = tmp_path / ".cache" / "torch_extensions" / "py311_cpu" / folder.name
     shared.mkdir(parents=True)
     (shared / "lock").touch()
-    code = (
-        "import os, sys; from pathlib import Path; from mlalign import claims\nwith claims.claim(Path(sys.argv[1]), 'build'): os._exit(9)"
-    )
+    code = "import os, sys; from pathlib import Path; from mlalign.core import claims\nwith claims.claim(Path(sys.argv[1]), 'build'): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code, folder], env=env, check=False, timeout=120).returncode == 9
     assert (folder / "claims" / "build").is_file()
     assert list(build().glob("*.so"))
@@ -171,7 +169,7 @@ def test_what_a_killed_build_has_left_keeps_no_training_waiting(tmp_path):
 def test_without_a_gpu_nothing_is_compiled(monkeypatch):
     import deepspeed
 
-    from mlalign.training import extensions
+    from mlalign.models.training import extensions
 
     monkeypatch.setitem(deepspeed.ops.__compatible_ops__, "deepspeed_shm_comm", True)
     extensions.leave_reducing_to_gloo()

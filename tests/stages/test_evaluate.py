@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from helpers import write_manifest
 
-from mlalign import rows, schema, stage, store
-from mlalign.errors import UserError
+from mlalign.core import rows, schema, stage, store
+from mlalign.core.errors import UserError
+from mlalign.core.store import read_json
 from mlalign.stages import evaluate
-from mlalign.store import read_json
 
 # language -> prompts -> answers (text, {score: value})
 OURS = {

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import mlalign
-from mlalign import rows, schema, shards, stage
-from mlalign.errors import UserError
+from mlalign.core import rows, schema, shards, stage
+from mlalign.core.errors import UserError
+from mlalign.core.store import Store, Tally
 from mlalign.stages import generate
-from mlalign.store import Store, Tally
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
 LANGUAGES = ("eng_Latn", "swh_Latn")

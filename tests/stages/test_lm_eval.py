@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import mlalign
-from mlalign import schema, stage
-from mlalign.errors import UserError
+from mlalign.core import schema, stage
+from mlalign.core.errors import UserError
+from mlalign.core.store import Store, read_json
 from mlalign.stages import lm_eval
-from mlalign.store import Store, read_json
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
 

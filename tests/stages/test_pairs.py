@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mlalign import rows, schema, stage, store
-from mlalign.errors import UserError
+from mlalign.core import rows, schema, stage, store
+from mlalign.core.errors import UserError
 from mlalign.stages import pairs
 
 # language -> prompts, each a list of (text, reward, adherence)

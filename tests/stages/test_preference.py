@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from training_cases import LANGUAGES, TINY, StopAt, answer, config, losses, train, write
 
-from mlalign import rows, stage
-from mlalign.errors import UserError
+from mlalign.core import rows, stage
+from mlalign.core.errors import UserError
 from mlalign.stages import preference
 from mlalign.stages.preference import problems
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlalign import languages, rows, schema, stage, store
-from mlalign.errors import UserError
+from mlalign.core import languages, rows, schema, stage, store
+from mlalign.core.errors import UserError
 from mlalign.stages import prepare
 
 CONF = Path(__file__).parent.parent.parent / "conf"

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from helpers import write_manifest
 
-from mlalign import rows, stage, step, store
-from mlalign.reporting import collect, markdown
-from mlalign.spreadsheets import neutral
+from mlalign.core import rows, stage, store
+from mlalign.core.spreadsheets import neutral
+from mlalign.evidence import collect, markdown
+from mlalign.running import step
 from mlalign.stages import report
 
 HOSTILE = "a|b\n# <script>alert(1)</script> [x](https://evil) `c` \u202etxt"

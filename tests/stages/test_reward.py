@@ -11,8 +11,9 @@ from training_cases import LANGUAGES, TINY, StopAt, answer, losses, train, write
 from transformers import AutoTokenizer
 
 import reward_models
-from mlalign import modelling, rows, stage, store
-from mlalign.errors import UserError
+from mlalign.core import rows, stage, store
+from mlalign.core.errors import UserError
+from mlalign.models import modelling
 from mlalign.stages.reward import tolerance
 from reward_models import card as cards
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from helpers import run_here, write_manifest
 
-from mlalign import rows, schema, shards
-from mlalign.errors import UserError
-from mlalign.stage import Inputs, Output, Stopped
+from mlalign.core import rows, schema, shards
+from mlalign.core.errors import UserError
+from mlalign.core.stage import Inputs, Output, Stopped
+from mlalign.core.store import Store
 from mlalign.stages import score
-from mlalign.store import Store
 
 LANGUAGES = {"eng_Latn": "The largest number is {}.", "tur_Latn": "En büyük sayı {} olur.", "cmn_Hans": "最大的数字是 {} 。"}
 
@@ -387,7 +387,7 @@ steps:
 
 
 def planned(tmp_path, recipe, *arguments):
-    from mlalign import config, plan
+    from mlalign.recipes import config, plan
 
     (tmp_path / "conf/recipe").mkdir(parents=True, exist_ok=True)
     (tmp_path / "conf/recipe/implicit.yaml").write_text(recipe)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from helpers import write_manifest
 
-from mlalign import schema, stage, store
-from mlalign.errors import UserError
+from mlalign.core import schema, stage, store
+from mlalign.core.errors import UserError
+from mlalign.core.store import read_json, write_json
 from mlalign.stages import select
-from mlalign.store import read_json, write_json
 
 
 def write(root: Path, name: str, values: dict[str, float] | None = None, status: str = "done") -> dict:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from training_cases import LANGUAGES, TINY, StopAt, config, losses, train, write
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mlalign import rows, schema, stage, store
-from mlalign.errors import UserError
-from mlalign.training.config import accumulation, packages
+from mlalign.core import rows, schema, stage, store
+from mlalign.core.errors import UserError
+from mlalign.models.training.config import accumulation, packages
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "lora_dropout": 0.1}
 FULL = [
@@ -324,9 +324,9 @@ def test_a_template_that_ends_the_last_answer_with_nothing_is_warned_of(demonstr
 @pytest.mark.parametrize("otherwise", [False, True])
 def test_answers_end_with_their_turn_in_plain_transformers_and_in_vllm(demonstrations, tmp_path, otherwise):
     """For templates that end a turn with the tokenizer's end token, and with another one."""
-    from mlalign.engine import EngineConfig, Request, Sampling, open_engine
+    from mlalign.core.stage import local_model
+    from mlalign.models.engine import EngineConfig, Request, Sampling, open_engine
     from mlalign.models.templates import ChatTemplate
-    from mlalign.stage import local_model
 
     base = ends_otherwise(tmp_path / "base") if otherwise else TINY
     out = train("sft", demonstrations, tmp_path / "out", model=base, trainer={"max_steps": 30, "learning_rate": 3e-3})

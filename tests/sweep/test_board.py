@@ -5,7 +5,7 @@ import io
 import pytest
 from helpers import write_manifest
 
-from mlalign import store
+from mlalign.core import store
 from mlalign.sweep import grid, united
 from mlalign.sweep.board import Board
 

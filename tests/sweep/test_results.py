@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from reporting_cases import NAMES, Run, _answers, _marks, shards
 
-from mlalign import store
-from mlalign.errors import UserError
-from mlalign.sweep import command, effects, results
+from mlalign.cli import sweeps
+from mlalign.core import store
+from mlalign.core.errors import UserError
+from mlalign.sweep import effects, results
 
 CODES = ["eng_Latn", "swh_Latn", "arb_Arab"]
 # settings -> how often the policy is right
@@ -154,9 +155,9 @@ def test_an_unknown_metric_names_the_nearest(swept):
 
 @pytest.mark.slow
 def test_the_command_writes_four_files(swept, capsys):
-    assert command.show_results([f"root={swept}", "name=x", "metric=adherence"]) == 0
+    assert sweeps.show_results([f"root={swept}", "name=x", "metric=adherence"]) == 0
     assert "Best by Answers in the requested language" in capsys.readouterr().out
-    assert command.show_results([f"root={swept}", "name=x"]) == 0
+    assert sweeps.show_results([f"root={swept}", "name=x"]) == 0
     told = capsys.readouterr().out
     assert "behind the best" in told
     folder = swept / "runs/x"
@@ -169,6 +170,6 @@ def test_the_command_writes_four_files(swept, capsys):
     assert "out of &lt;b&gt;memory" in page
     pytest.importorskip("html5lib").HTMLParser(strict=True).parse(page)
     with pytest.raises(UserError, match="there is no sweep 'y'"):
-        command.show_results([f"root={swept}", "name=y"])
+        sweeps.show_results([f"root={swept}", "name=y"])
     with pytest.raises(UserError, match="metrc: unknown key; did you mean 'metric'"):
-        command.show_results([f"root={swept}", "name=x", "metrc=a"])
+        sweeps.show_results([f"root={swept}", "name=x", "metrc=a"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
 from mlalign.sweep import grid, search, space
 from mlalign.sweep.proposals import Proposals
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from helpers import PROJECT
 
-from mlalign import store
+from mlalign.core import store
 
 pytestmark = pytest.mark.slow
 

@@ -3,8 +3,9 @@
 import pytest
 from helpers import PROJECT
 
-from mlalign import config, plan, run_dir
-from mlalign.errors import UserError
+from mlalign.core.errors import UserError
+from mlalign.recipes import config, plan
+from mlalign.running import run_dir
 from mlalign.sweep import grid, united
 
 RECIPE = "recipe=reuse_your_rewards"

@@ -6,11 +6,11 @@ import importlib
 import pytest
 from training_cases import TINY, config, train, write
 
-from mlalign import adapters
-from mlalign.errors import UserError
-from mlalign.refusals import keys, refusals
-from mlalign.training import arguments, precision
-from mlalign.training.config import accumulation, problems
+from mlalign.core import adapters
+from mlalign.core.errors import UserError
+from mlalign.core.refusals import keys, refusals
+from mlalign.models.training import arguments, precision
+from mlalign.models.training.config import accumulation, problems
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import SequentialSampler
 from training_cases import losses, train, write
 
-from mlalign.errors import UserError
-from mlalign.training.batches import Steps, shares, uneven
+from mlalign.core.errors import UserError
+from mlalign.models.training.batches import Steps, shares, uneven
 
 EPOCH = {"learning_rate": 1e-3, "max_steps": -1, "num_train_epochs": 1}
 

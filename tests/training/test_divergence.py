@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_cases import TINY, train, write
 
-from mlalign.training.divergence import Diverged
+from mlalign.models.training.divergence import Diverged
 
 LORA = {"r": 4, "target_modules": "all-linear"}
 WILD = {"learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_steps": 0}

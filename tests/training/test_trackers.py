@@ -10,7 +10,7 @@ import pytest
 from helpers import PROJECT
 from training_cases import train, write
 
-from mlalign import stage
+from mlalign.core import stage
 
 RUN = {"name": "my_run", "recipe": "iterative_dpo", "round": 2}
 

@@ -3,12 +3,12 @@
 import pytest
 from training_cases import TINY, answer, common, config
 
-from mlalign import rows
-from mlalign.engine import chat
-from mlalign.engine.models import local_model
-from mlalign.errors import UserError
-from mlalign.store import Tally
-from mlalign.training import trainset
+from mlalign.core import rows
+from mlalign.core.errors import UserError
+from mlalign.core.model import local_model
+from mlalign.core.store import Tally
+from mlalign.models.engine import chat
+from mlalign.models.training import trainset
 
 CUTS = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'].split('</think>')[-1] }}<|end|>{% endfor %}"

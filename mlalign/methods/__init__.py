@@ -1,0 +1,1 @@
+"""Pure functions that stages call by name, one per file."""

@@ -1,0 +1,93 @@
+"""Run steps on this machine: one process a step, or torchrun with one a device."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mlalign.core import processes
+from mlalign.core.stage import STOPPED
+from mlalign.running import run_process
+
+GRACE_S = 60  # how long a step that was asked to stop may take to save its state
+
+
+def argv(config: Path, resources: Mapping) -> list[str]:
+    """The command of a step. Pure: it depends on nothing but its arguments and the interpreter."""
+    devices = int(resources.get("devices", 1))
+    if devices == 1:
+        return [sys.executable, "-m", "mlalign.step", str(config)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(devices)]
+    return [*torchrun, "-m", "mlalign.step", str(config)]
+
+
+def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]) -> int:
+    """Start a step, its output appended to `log`, and wait for it; returns its exit status.
+
+    On SIGINT or SIGTERM (of Ctrl-C, or `mlalign cancel`) the step is asked to stop (a STOP file: it saves its state) and killed
+    only after GRACE_S seconds, or at once where it was asked for that. It then goes on from its last checkpoint or shard, and the
+    status is STOPPED too.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    stop = _StopOnSignal(config.parent / "STOP")
+    with open(log, "ab") as out, stop:
+        process = subprocess.Popen(
+            argv(config, resources), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            env=environment(resources), start_new_session=True,
+        )  # fmt: skip
+        while (status := process.poll()) is None:
+            on_tick()
+            if stop.asked:
+                stop.insist()
+                if run_process.current.now or time.monotonic() - stop.asked > GRACE_S:
+                    _kill_group(process.pid)
+            time.sleep(0.05)
+    if stop.asked:
+        _kill_group(process.pid)  # what it has started itself, and left behind
+    return STOPPED if stop.asked and status else status
+
+
+def _kill_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def environment(resources: Mapping) -> dict[str, str]:
+    """The environment of a step: this one's, quiet libraries, and the cores shared out over its ranks."""
+    env = {**processes.python_environment(), "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    devices = int(resources.get("devices", 1))
+    threads = resources.get("threads") or (max(1, (os.cpu_count() or 1) // devices) if devices > 1 else None)
+    if threads:
+        env.setdefault("OMP_NUM_THREADS", str(threads))
+    return env
+
+
+class _StopOnSignal:
+    """While a step runs, SIGINT and SIGTERM write its STOP file instead of ending this process."""
+
+    def __init__(self, stop: Path):
+        self.stop, self.asked, self._touched = stop, 0.0, 0.0
+
+    def __enter__(self) -> "_StopOnSignal":
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = self.asked or time.monotonic()
+        run_process.current.asked = True
+        self.insist(0)
+
+    def insist(self, every_s: float = 2.0) -> None:
+        """Touch the STOP file: a step that was only just beginning takes one that is there already for an old one."""
+        if time.monotonic() - self._touched >= every_s:
+            self._touched = time.monotonic()
+            with contextlib.suppress(OSError):  # the artifact was renamed in this moment: the step is done
+                self.stop.touch()

@@ -1,0 +1,247 @@
+"""The text of a step's batch script: a pure function of the step and the launcher's configuration.
+
+The batch shell begins the step on its frozen configuration, runs it in the background and waits. When Slurm gives notice of the
+time limit or of a preemption the shell leaves a STOP file; the step saves its state and ends with status 75. A step that is not
+done in time is ended, and loses the shard or the training step it was at. Then, and when a step fails,
+`mlalign.running.slurm.ended` decides: back to the queue, a further job, or an explanation.
+"""
+
+import dataclasses
+import hashlib
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlalign.core.errors import UserError
+from mlalign.core.stage import NOTHING_TO_DO
+from mlalign.recipes.launchers import Slurm
+
+# Resources -> the options of sbatch that they become.
+OPTIONS = {"nodes": "nodes", "cpus": "cpus-per-task", "memory": "mem", "time": "time", "partition": "partition", "account": "account",
+           "qos": "qos", "constraint": "constraint", "exclude": "exclude", "reservation": "reservation"}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One step as a job. `folder` is the run's own for Slurm, `source` goes in front on PYTHONPATH. In a sweep nothing waits for the
+    `last` steps of a variant."""
+
+    step: str
+    run: str
+    folder: Path
+    partial: Path
+    source: Path
+    resources: Mapping[str, Any]
+    distributed: bool
+    sweep: bool = False
+    last: bool = False
+
+    @property
+    def tasks(self) -> int:
+        return self.resources.get("tasks") or 1
+
+    @property
+    def is_array(self) -> bool:
+        return self.tasks > 1
+
+    @property
+    def file(self) -> str:
+        return file_name(self.step)
+
+    @property
+    def frozen(self) -> Path:
+        return self.folder / f"{self.file}.json"
+
+    @property
+    def script(self) -> Path:
+        return self.folder / f"{self.file}.sbatch"
+
+    @property
+    def failed(self) -> Path:
+        """Where the explanation of a bad end stands."""
+        return failed_file(self.folder, self.step)
+
+    @property
+    def log(self) -> str:
+        """Slurm's pattern for the log, below `folder`."""
+        return f"logs/{self.file}-%A_%a.log" if self.is_array else f"logs/{self.file}-%j.log"
+
+
+def script(job: Job, cfg: Slurm) -> str:
+    """The batch script: equal text for equal input."""
+    parts = [
+        "#!/bin/bash",
+        *(f"#SBATCH {option}" for option in options(job, cfg)),
+        f"# Step {one_line(job.step)} of run {one_line(job.run)}. By hand: sbatch {shlex.quote(one_line(str(job.script)))}",
+        "",
+        *_ask(job),
+        *_environment(job, cfg),
+        *cfg.preamble,
+        f"export PYTHONPATH={shlex.quote(str(job.source))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        "",
+        *_names(job, cfg),
+        "",
+        SEES,
+        "",
+        *([_results(job)] if job.sweep else []),
+        BEGIN,
+        *([RENDEZVOUS] if _n_nodes(job) > 1 else []),
+        f"{_command(job, cfg)} &",
+        WAIT,
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def options(job: Job, cfg: Slurm) -> list[str]:
+    """`--name=value` for every option of sbatch: ours, then what resources become, then those given verbatim."""
+    log = str(job.folder).replace("%", "%%") + "/" + job.log
+    found: dict[str, Any] = {
+        "job-name": file_name(f"{job.run}/{job.step}", "/"), "output": log, "open-mode": "append", "signal": f"B:USR1@{cfg.grace_s}",
+        "requeue" if cfg.requeue else "no-requeue": True, "kill-on-invalid-dep": "yes", "nodes": 1, "ntasks-per-node": 1,
+    }  # fmt: skip
+    if job.is_array:
+        found["array"] = f"0-{job.tasks - 1}"
+    found |= {OPTIONS[name]: _time(value) if name == "time" else value for name, value in job.resources.items() if name in OPTIONS}
+    if gpus := job.resources.get("gpus"):
+        found["gpus-per-node"] = job.resources.get("devices", 1) if job.distributed else gpus
+    found |= job.resources.get("sbatch") or {}
+    return [f"--{name}" if value is True else f"--{name}={_quoted(value)}" for name, value in found.items() if value not in (None, False)]
+
+
+def _time(value: str | None) -> str | None:
+    """`90 min` and `3 h` in the form that sbatch takes."""
+    if value is None or not (worded := re.fullmatch(r"(\d+) ?(min|h)", value)):
+        return value
+    return f"{int(worded[1]) * (60 if worded[2] == 'h' else 1)}"
+
+
+def _ask(job: Job) -> list[str]:
+    """Before all else: what to do when a signal comes. USR1 comes from Slurm ahead of the time limit, TERM with the end; bash sees them
+    while it waits, and between two commands."""
+    return [
+        f"partial={shlex.quote(str(job.partial))}",
+        'stop="$partial/parts/$SLURM_ARRAY_TASK_ID.STOP"' if job.is_array else 'stop="$partial/STOP"',
+        "asked='' timer=''",
+        'ask() { asked=1; touch -- "$stop" 2>/dev/null; }',
+        "trap ask USR1 TERM",
+        "",
+    ]
+
+
+def _environment(job: Job, cfg: Slurm) -> list[str]:
+    devices = job.resources.get("devices") or 1
+    threads = job.resources.get("threads") or (max(1, job.resources["cpus"] // devices) if job.resources.get("cpus") else None)
+    ours = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"} | ({"HF_HUB_OFFLINE": "1"} if cfg.offline else {})
+    lines = [f"export {name}={_word(value)}" for name, value in (ours | cfg.environment).items()]
+    lines += [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}"] if threads else []
+    return lines + (["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"] if job.resources.get("cpus") else [])
+
+
+def _names(job: Job, cfg: Slurm) -> list[str]:
+    """What the rest of the script calls by name."""
+    python = " ".join(map(_word, [*cfg.prefix, cfg.python or sys.executable]))
+    outside = " ".join(["srun --overlap --nodes=1 --ntasks=1", *map(_word, cfg.srun), ""]) if cfg.srun else ""
+    index = "$SLURM_ARRAY_TASK_ID"
+    own = f"part={index}/{job.tasks} job={'${SLURM_ARRAY_JOB_ID}_'}{index}" if job.is_array else "part=0/1 job=$SLURM_JOB_ID"
+    return [
+        f"frozen={shlex.quote(str(job.frozen))}",
+        f"failed={shlex.quote(str(job.failed))}",
+        own,
+        f'log={shlex.quote(str(job.folder / "logs" / job.file))}-"$job.log"',
+        f"patience={max(cfg.grace_s - 15, cfg.grace_s // 2)}",
+        f"python=({python})",
+        f"helper=({outside}{python})",
+    ]
+
+
+def _results(job: Job) -> str:
+    """Write the results of the sweep anew where a variant has come to its end: with its last steps, or because a step failed."""
+    run_dir = job.folder.parent
+    results = f"results name={shlex.quote(run_dir.name)} root={shlex.quote(str(run_dir.parent.parent))}"
+    when = "results" if job.last else "'[ \"$?\" -eq 0 ] || results'"
+    return f"""results() {{ "${{helper[@]}}" -m mlalign {results} >/dev/null; }}\ntrap {when} EXIT"""
+
+
+SEES = """\
+if ! [ -r "$frozen" ]; then
+  echo "error: node $(hostname) does not see $frozen: root= must lie on a disk that the nodes share" >&2
+  exit 78
+fi"""
+
+BEGIN = f"""\
+end() {{ "${{helper[@]}}" -m mlalign.running.slurm.ended "$frozen" "$1" --part "$part" --job "$job" --log "$log"; exit; }}
+
+grep -qs "job $job on " "$failed" && rm -f -- "$failed"
+"${{helper[@]}}" -m mlalign.step --begin "$frozen" --part "$part"
+status=$?
+[ "$status" -eq {NOTHING_TO_DO} ] && exit 0
+[ "$status" -eq 0 ] || end "$status"
+[ -z "$asked" ] || ask
+"""
+
+# A step that has not saved its state in time is ended, so that the job can go back to the queue before Slurm ends it.
+WAIT = """\
+child=$!
+while wait "$child"; kill -0 "$child" 2>/dev/null; do
+  [ -n "$timer" ] || { (sleep "$patience"; kill "$child") & timer=$!; }
+done
+wait "$child"
+status=$?
+if [ -n "$timer" ] && ! kill "$timer" 2>/dev/null; then status=75; fi
+[ "$status" -eq 0 ] || end "$status\""""
+
+# The first node by name, or by the address that it is reached at where names do not resolve, and a port that is free there.
+RENDEZVOUS = """\
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+getent hosts "$head" >/dev/null || head=$(srun --nodes=1 --ntasks=1 --nodelist="$head" printenv SLURM_LAUNCH_NODE_IPADDR)
+port=$("${helper[@]}" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+"""
+
+
+def _n_nodes(job: Job) -> int:
+    return (job.resources.get("nodes") or 1) if job.distributed else 1
+
+
+def _command(job: Job, cfg: Slurm) -> str:
+    """srun of the step on the job's nodes; of torchrun with one rank a device where there are several."""
+    nodes, devices = _n_nodes(job), (job.resources.get("devices") or 1) if job.distributed else 1
+    srun = " ".join([f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1", *map(_word, cfg.srun)])
+    step = '-m mlalign.step "$partial/config.yaml"'
+    if nodes * devices == 1:
+        return f'{srun} "${{python[@]}}" {step} --part "$part"'
+    meeting = '--rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$head:$port"' if nodes > 1 else "--standalone"
+    return f'{srun} "${{python[@]}}" -m torch.distributed.run --nnodes={nodes} --nproc_per_node={devices} {meeting} {step}'
+
+
+def _word(text: str) -> str:
+    """A word of shell in which variables (`$SCRATCH/models`) stand for their values, and nothing else has a meaning."""
+    return '"' + re.sub(r'(["\\`]|\$\()', r"\\\1", text) + '"' if "$" in text else shlex.quote(text)
+
+
+def _quoted(value: Any) -> str:
+    """A value as sbatch reads it on an #SBATCH line.
+
+    Raises: UserError for control characters, which no quoting there can carry.
+    """
+    text = str(value)
+    if not text.isprintable():
+        raise UserError(f"{text!r}: sbatch cannot take control characters; choose another root= or name=")
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"' if re.search(r"[^\w@%+=:,./\[\]-]", text) else text
+
+
+def failed_file(folder: Path, step: str) -> Path:
+    return folder / f"{file_name(step)}.failed.txt"
+
+
+def one_line(text: str) -> str:
+    """Control characters as `?`: what a person named must not add lines to a script."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def file_name(text: str, besides: str = "") -> str:
+    """A name that is safe in paths, in job names and in Slurm's `%` patterns; unlike names stay unlike."""
+    safe = re.sub(rf"[^\w.\-\[\],@+={besides}]", "_", text)
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,0 +1,73 @@
+"""What a submitted run is frozen on: a copy of the packages that its steps run, and a record of the environment."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from mlalign.core import store
+from mlalign.core.errors import UserError
+
+PACKAGES = ("mlalign", "reward_models")
+IGNORED = ("__pycache__", "conf")
+
+
+def sources() -> dict[str, Path]:
+    """File below the snapshot -> file here, in a fixed order."""
+    found = {}
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None and spec.submodule_search_locations, package
+        home = Path(spec.submodule_search_locations[0])
+        files = (p for p in home.rglob("*") if p.is_file() and not set(p.relative_to(home).parts) & set(IGNORED))
+        found.update({f"{package}/{p.relative_to(home)}": p for p in files})
+    return dict(sorted(found.items()))
+
+
+def place(folder: Path) -> Path:
+    """Where the snapshot of the packages as they are now belongs: its name is a digest of their content."""
+    return folder / f"source-{store.fingerprint({name: store.sha256(path) for name, path in sources().items()})[:12]}"
+
+
+def take(folder: Path, clean: bool) -> Path:
+    """Copy the packages to `folder/source-DIGEST` unless they are there; returns that directory.
+
+    Raises: UserError if `clean` is asked for and the packages are not those of a commit.
+    """
+    if clean:
+        _check_clean()
+    target = place(folder)
+    if not target.is_dir():
+        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        for name, path in sources().items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, temporary / name)
+        temporary.rename(target)
+    return target
+
+
+def _check_clean() -> None:
+    homes = {path.parents[len(Path(name).parts) - 1] for name, path in sources().items()}
+    for home in sorted(homes):
+        command = ["git", "-C", str(home), "status", "--porcelain", "--", *PACKAGES]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        except FileNotFoundError:
+            raise UserError("launcher.source: `commit` needs git; install it, or set launcher.source=snapshot") from None
+        if done.returncode:
+            raise UserError(f"launcher.source: {home} is no checkout, so there is no commit; set launcher.source=snapshot")
+        if done.stdout.strip():
+            changed = ", ".join(line[3:] for line in done.stdout.splitlines()[:5])
+            raise UserError(f"launcher.source: uncommitted changes in {home} ({changed}); commit them, or set launcher.source=snapshot")
+
+
+def record(folder: Path) -> None:
+    """Write `environment.json`: interpreter, machine and the version of every installed package."""
+    packages = {d.name: d.version for d in importlib.metadata.distributions()}
+    told = {"python": sys.version, "executable": sys.executable, "platform": platform.platform(), "host": socket.gethostname()}
+    store.write_json(folder / "environment.json", {**told, "packages": dict(sorted(packages.items()))})
