@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mlalign import stages
 from mlalign.core import rows, schema, stage, store
 from mlalign.planner import architecture, training
 from mlalign.planner.jobs import training_job
@@ -91,7 +92,7 @@ def step_config(case: str, steps: int) -> Any:
     pairs = 1 if name == "sft" else 2  # a pair is two sequences
     trainer = {"max_steps": steps, "learning_rate": 1e-4}
     values = {"batch_size": n_rows // pairs, "max_length": length, "trainer": trainer, "checkpoint_every": steps}
-    return schema.build(stage.load(name).Config, values)
+    return schema.build(stages.load(name).Config, values)
 
 
 def predicted(case: str, on_cpu: bool) -> tuple[str, Any]:
@@ -159,7 +160,7 @@ def measured(case: str, work: Path, steps: int) -> dict[str, Any]:
     on_cpu = not torch.cuda.is_available()
     before = _memory("VmRSS") if on_cpu else torch.cuda.memory_allocated()
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
-    stage.load(name).run(step_config(case, steps), inputs, out)
+    stages.load(name).run(step_config(case, steps), inputs, out)
     return {"peak": (_memory("VmHWM") if on_cpu else torch.cuda.max_memory_allocated()) - before, "on_cpu": on_cpu}
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import pairs
 
 import mlalign
+from mlalign import stages
 from mlalign.core import rows, schema, stage, store
 from mlalign.data import tiny_world
 
@@ -110,7 +111,7 @@ def timed(options: argparse.Namespace) -> dict:
 
 
 def ours(options: argparse.Namespace, name: str, folder: Path) -> Path:
-    module = stage.load(name)
+    module = stages.load(name)
     trainer = {"max_steps": options.steps, "learning_rate": 1e-4}
     cfg = schema.build(module.Config, {"batch_size": options.batch, "max_length": 160, "trainer": trainer})
     (folder / "x.partial").mkdir()

@@ -5,6 +5,10 @@
 
 A token is one of Python's own tokenizer, without comments, strings that are docstrings, and layout. A
 code line is a line that holds at least one.
+
+Two numbers follow the table. Imports against the layout break the rule of `tests/test_imports.py`. Modules
+that name a stage are those a new stage may have to touch besides its own: outside `mlalign/stages/`, they
+hold a stage's name as a string.
 """
 
 import argparse
@@ -18,6 +22,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
+sys.path.insert(0, str(PROJECT / "tests"))
+
+from test_imports import against_layout  # noqa: E402
+
 FOLDERS = ("mlalign", "reward_models", "scripts", "benchmarks", "tests")
 LAYOUT = (
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER,
@@ -113,11 +121,53 @@ def rows(root: Path) -> list[list[str]]:
     return out
 
 
+# Stages whose names are also words for something else: a kind of rows, a column, a folder of a run.
+AMBIGUOUS = ("preference", "report", "score")
+
+
+def naming_a_stage(root: Path) -> list[str]:
+    """The modules of mlalign outside `stages/` that hold a stage's name as a string."""
+    folder = root / "mlalign" / "stages"
+    stages = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    naming = []
+    for path in sorted((root / "mlalign").rglob("*.py")):
+        if folder not in path.parents and _names_a_stage(path, stages):
+            naming.append(str(path.relative_to(root)))
+    return naming
+
+
+def _names_a_stage(path: Path, stages: set[str]) -> bool:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if _strings(node) & (stages - set(AMBIGUOUS)):
+            return True
+        if isinstance(node, ast.Compare) and "stage" in ast.unparse(node.left):
+            compared = {text for part in node.comparators for inner in ast.walk(part) for text in _strings(inner)}
+            if compared & stages:
+                return True
+    return False
+
+
+def _strings(node: ast.AST) -> set[str]:
+    return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
+
+
+def show_rules(root: Path) -> None:
+    """What runs against the rules, one line each, after how many there are."""
+    counted = {"modules outside stages/ that name a stage": naming_a_stage(root)}
+    if (root / "mlalign" / "core").is_dir():
+        counted = {"imports against the layout": against_layout(root), **counted}
+    for name, lines in counted.items():
+        print(f"\n{name}: {len(lines)}")
+        for line in lines:
+            print(f"  {line}")
+
+
 def show(root: Path) -> None:
     table = [HEADER, *rows(root)]
     widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show_rules(root)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from mlalign import stages
 from mlalign.core import rows, stage, store
 from mlalign.recipes.config import load
 from mlalign.running import step
@@ -39,7 +40,7 @@ class Run:
 
     def add(self, name: str, stage_name: str, kind: str, inputs: dict, write: Callable[[Path], None] = lambda path: None, **told) -> None:
         """A finished step whose content `write` writes."""
-        module, print_ = stage.load(stage_name), store.fingerprint({"step": name})
+        module, print_ = stages.load(stage_name), store.fingerprint({"step": name})
         partial = self.store.partial(stage_name, print_)
         partial.mkdir(parents=True)
         write(partial)

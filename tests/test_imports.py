@@ -1,10 +1,15 @@
-"""Imports point one way, light modules stay light, and every module can be imported."""
+"""Imports point one way, light modules stay light, and every module can be imported.
+
+The first table is the layout. `scripts/structure.py` counts what runs against it.
+"""
 
 import ast
 import importlib
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from helpers import PROJECT
@@ -12,41 +17,40 @@ from helpers import PROJECT
 import mlalign
 import reward_models
 
-FILES = ("errors", "json_text", "yaml_files", "shapes", "digests", "checkpoints")
-LIGHT = (
-    *FILES, "languages", "language_names", "rows", "conversations", "shards", "store", "claims", "schema", "engine",
-    "models", "adapters", "refusals", "stopping", "secrecy", "spreadsheets", "terminal", "processes",
-)  # fmt: skip
-# What a part of mlalign may import of mlalign, besides LIGHT.
-ALLOWED = {
+# folder -> the folders that its modules may import, besides its own. `reward_models` is the package.
+MAY_IMPORT = {
+    "core": (),
+    "methods": ("core",),
+    "models": ("core",),
+    "reward_models": ("models", "core"),
+    "data": ("models", "core"),
+    "evidence": ("methods", "core"),
+    "stages": ("methods", "models", "data", "evidence", "reward_models", "core"),
+    "recipes": ("declarations", "core"),
+    "planner": ("recipes", "declarations", "models", "core"),
+    "running": ("recipes", "declarations", "core"),
+    "sweep": ("running", "recipes", "declarations", "evidence", "methods", "core"),
+    "cli": ("sweep", "planner", "running", "recipes", "declarations", "evidence", "models", "core"),
+    "step": ("running",),  # `python -m mlalign.step` and `python -m mlalign`
+    "__main__": ("cli",),
+}
+# What a plan reads of stages and scorers: which there are, and what they say of themselves.
+DECLARATIONS = ("mlalign.stages", "reward_models", "reward_models.settings")
+# Who trains, and who says what training takes. Nobody else imports these.
+TRAINING = ("mlalign.models.training", "mlalign.models.modelling")
+TRAINERS = ("mlalign.models.training", "mlalign.stages", "mlalign.planner")
+# Within core, the modules that stand alone or nearly so -> what they may import of core.
+BOTTOM = {
+    "errors": (),
+    "json_text": (),
+    "language_names": (),
+    "stopping": (),
+    "versions": (),
+    "visible": (),
+    "conversations": ("json_text",),
     "languages": ("errors", "language_names", "yaml_files"),
     "rows": ("errors", "store"),
-    "errors": (),
-    "kinds": ("errors", "rows"),
     "schema": ("errors",),
-    "refusals": ("errors",),
-    "adapters": ("errors", "models"),
-    "warning": ("store",),
-    "claims": ("errors", "processes", "terminal"),
-    "store": (*FILES, "claims"),
-    "shards": ("errors", "store", "digests", "terminal"),
-    "stage": ("errors", "store", "stages", "engine", "stopping"),
-    "models": ("errors", "engine"),
-    "engine": LIGHT,
-    "json_text": (),
-    "conversations": ("json_text",),
-    "data": (*LIGHT, "conversations", "json_text"),
-    "pairing": LIGHT,
-    "losses": LIGHT,
-    "metrics": LIGHT,
-    "modelling": LIGHT,
-    "training": (*LIGHT, "stage", "modelling"),
-    "reporting": (*LIGHT, "metrics"),
-    "stages": (*LIGHT, "kinds", "stage", "data", "engine", "pairing", "losses", "metrics", "training", "modelling", "reporting"),
-    "recipes": ("errors", "engine", "yaml_files", "schema", "stage", "data", "languages"),
-    "state": LIGHT,
-    "step": (*LIGHT, "stage", "state", "verification", "warning", "launch"),
-    "launch": (*LIGHT, "stage", "progress", "running", "processes"),
 }
 HEAVY = ("optuna", "torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft", "lingua", "pyarrow", "numpy")
 
@@ -55,49 +59,127 @@ def modules(package):
     return [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".") if not m.name.endswith("__main__")]
 
 
-def imported(path):
-    """Every module that a file imports, anywhere in it."""
+def sources(root: Path) -> dict[str, Path]:
+    """Module -> file, of both packages in a checkout."""
+    found = {}
+    for package in ("mlalign", "reward_models"):
+        for path in sorted((root / package).rglob("*.py")):
+            words = path.relative_to(root).with_suffix("").parts
+            name = ".".join(words).removesuffix(".__init__")
+            found[name] = path
+    return found
+
+
+def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """Every module of the two packages that a file imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (a.name for a in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield from (f"{node.module}.{a.name}" for a in node.names)
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                name = whole if whole in known else str(node.module)
+                if name in known:
+                    yield name
 
 
-def parts_of_mlalign(path):
-    """Which parts (`rows`, `engine`, `stages`, …) of mlalign a file imports."""
-    names = {p.stem for p in (PROJECT / "mlalign").iterdir()}
-    for name in imported(path):
-        words = name.split(".")
-        if words[0] == "mlalign" and len(words) > 1 and words[1] in names:
-            yield words[1]
+def folder_of(module: str) -> str:
+    """`core` of `mlalign.core.rows`; "" for `mlalign` itself, which everybody may import."""
+    words = module.split(".")
+    if words[0] == "reward_models":
+        return "reward_models"
+    return words[1] if len(words) > 1 else ""
 
 
-FILES = sorted((PROJECT / "mlalign").rglob("*.py"))
+def allowed(module: str, target: str) -> bool:
+    """Whether a module may import another."""
+    own, other = folder_of(module), folder_of(target)
+    if other in ("", own) or own == "":
+        return True
+    may = MAY_IMPORT.get(own, ())
+    return other in may or ("declarations" in may and target in DECLARATIONS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PROJECT)))
-def test_imports_point_one_way(path):
-    part = path.relative_to(PROJECT / "mlalign").parts[0].removesuffix(".py")
-    if part in ALLOWED:
-        assert set(parts_of_mlalign(path)) - {part} <= set(ALLOWED[part])
+def against_layout(root: Path = PROJECT) -> list[str]:
+    """The imports of a checkout that run against the layout, `mlalign/core/rows.py imports mlalign.cli`."""
+    known = sources(root)
+    wrong = []
+    for module, path in known.items():
+        for target in sorted(set(imported(path, known))):
+            if not allowed(module, target):
+                wrong.append(f"{path.relative_to(root)} imports {target}")
+    return wrong
+
+
+def below(module: str, parents: tuple[str, ...]) -> bool:
+    return any(module == parent or module.startswith(f"{parent}.") for parent in parents)
+
+
+KNOWN = sources(PROJECT)
+
+
+def test_imports_point_one_way():
+    assert against_layout() == []
+
+
+def test_every_folder_has_its_place_in_the_layout():
+    folders = {folder_of(module) for module in KNOWN} - {""}
+    assert folders == set(MAY_IMPORT)
+
+
+def test_the_layout_has_no_circle():
+    """Take away folders whose imports are all gone already; nothing may be left."""
+    left = {folder: {f for f in may if f in MAY_IMPORT} for folder, may in MAY_IMPORT.items()}
+    while left:
+        free = {folder for folder, may in left.items() if not may & set(left)}
+        assert free, left
+        left = {folder: may for folder, may in left.items() if folder not in free}
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "may"),
+    [
+        ("mlalign.core.rows", "mlalign.stages", False),
+        ("mlalign.recipes.plan", "mlalign.stages", True),
+        ("mlalign.recipes.plan", "mlalign.stages.sft", False),
+        ("mlalign.running.step", "mlalign.cli.show", False),
+        ("mlalign.stages.sft", "mlalign.recipes.plan", False),
+        ("reward_models.files", "mlalign.core.sources", True),
+        ("reward_models.files", "mlalign.data.reading", False),
+    ],
+)
+def test_the_rule_itself(module, target, may):
+    assert allowed(module, target) is may
+
+
+def test_an_import_inside_a_function_counts(tmp_path):
+    for folder in ("core", "cli"):
+        (tmp_path / "mlalign" / folder).mkdir(parents=True)
+    (tmp_path / "mlalign/cli/show.py").write_text("")
+    (tmp_path / "mlalign/core/rows.py").write_text("def f():\n    from mlalign.cli import show\n")
+    assert against_layout(tmp_path) == ["mlalign/core/rows.py imports mlalign.cli.show"]
 
 
 def test_stages_never_import_stages():
-    for path in sorted((PROJECT / "mlalign" / "stages").glob("*.py")):
-        assert not [n for n in imported(path) if n.startswith("mlalign.stages")], path.name
+    for module in KNOWN:
+        if module.startswith("mlalign.stages."):
+            assert not [name for name in imported(KNOWN[module], KNOWN) if below(name, ("mlalign.stages",))], module
 
 
-@pytest.mark.slow
-def test_reward_models_imports_only_light_parts():
-    light = {
-        "languages", "rows", "conversations", "engine", "models", "shards", "identity", "digests", "processes",
-        "errors", "json_text", "yaml_files", "secrecy", "spreadsheets", "terminal",
-    }  # fmt: skip
-    for path in sorted((PROJECT / "reward_models").rglob("*.py")):
-        of_data = {name for name in imported(path) if name.startswith("mlalign.data")}
-        assert of_data <= {"mlalign.core.sources"}, path.name  # the reader of arrays and tables, itself light
-        assert set(parts_of_mlalign(path)) - {"data"} <= light, path.name
+def test_only_stages_train():
+    for module, path in KNOWN.items():
+        if not below(module, (*TRAINING, *TRAINERS)):
+            assert not [name for name in imported(path, KNOWN) if below(name, TRAINING)], module
+
+
+@pytest.mark.parametrize("name", BOTTOM)
+def test_the_bottom_of_core_stands_alone(name):
+    own = f"mlalign.core.{name}"
+    may = (own, *(f"mlalign.core.{other}" for other in BOTTOM[name]))
+    for module, path in KNOWN.items():
+        if below(module, (own,)):
+            assert not [target for target in imported(path, KNOWN) if not below(target, may)], module
 
 
 @pytest.mark.parametrize("name", [*modules(mlalign), *modules(reward_models)])

@@ -64,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
-    from mlalign.core import stage
+    from mlalign import stages
 
     if command in ("--help", "-h", "help") or "--help" in arguments or "-h" in arguments:
-        say(_help(command, stage.names()))
+        say(_help(command, stages.names()))
         return 0
     if command == "--version":
         from mlalign import __version__
@@ -76,7 +76,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return 0
     if command in ("run", "plan"):
         return _run_or_plan(arguments, dry=command == "plan")
-    if command in stage.names():
+    if command in stages.names():
         return _one_stage(command, arguments)
     if command == "compare":
         from mlalign.evidence.compare import compare
@@ -91,7 +91,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     if command in COMMANDS:
         return int(importlib.import_module(f"mlalign.cli.commands.{command}").run(_pairs(arguments)))
     if command not in SHOWN:
-        known = ["run", "plan", "compare", "results", *PLANNED, *COMMANDS, *SHOWN, *stage.names()]
+        known = ["run", "plan", "compare", "results", *PLANNED, *COMMANDS, *SHOWN, *stages.names()]
         raise UserError(f"unknown command {command!r}{nearest(command, known)}")
     from mlalign.cli import show
 
@@ -125,9 +125,9 @@ def _carry_out(arguments: list[str], *, dry: bool, recipe: dict | None) -> int:
     from mlalign.sweep import grid
 
     if grid.wanted(arguments):
-        from mlalign.cli import sweeps as command
+        from mlalign.cli import sweeps
 
-        return command.carry_out(arguments, dry=dry, recipe=recipe)
+        return sweeps.carry_out(arguments, dry=dry, recipe=recipe)
     from mlalign.cli import show
 
     planned = _planned(arguments, recipe, to_look_at=dry)
@@ -156,9 +156,9 @@ def _planned(arguments: list[str], recipe: dict | None = None, *, to_look_at: bo
 
 def _one_stage(name: str, arguments: list[str]) -> int:
     """A recipe of one step: keys of the stage's configuration and its input slots are written short."""
-    from mlalign.core import stage
+    from mlalign import stages
 
-    module = stage.load(name)
+    module = stages.load(name)
     fields = {f.name for f in dataclasses.fields(module.Config)}
     body: dict = {"stage": name, "inputs": {}, "config": {}}
     if "model" in module.SLOTS:

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from mlalign import stages
 from mlalign.cli import overview
 from mlalign.cli.commands import known
 from mlalign.core import languages as codes
-from mlalign.core import stage, store, yaml_files
+from mlalign.core import store, yaml_files
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say, table
 from mlalign.planner import estimate
@@ -182,7 +183,7 @@ def languages(arguments: Mapping[str, str]) -> int:
 
 def doctor(arguments: Mapping[str, str]) -> int:
     """What this machine has of what mlalign uses; 1 if a training or generating recipe could not run."""
-    from mlalign.running.step import versions
+    from mlalign.core.versions import versions
 
     known(arguments, ())
     have = versions()
@@ -217,7 +218,7 @@ def _gpus() -> str:
 
 def stage_help(name: str) -> str:
     """A stage's docstring, its input slots and every configuration field with default and meaning."""
-    module = stage.load(name)
+    module = stages.load(name)
     rows = []
     for field in dataclasses.fields(module.Config):
         default = field.default if field.default is not dataclasses.MISSING else "(required)"

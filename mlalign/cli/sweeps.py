@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlalign.cli import commands, show
 from mlalign.core import store
@@ -56,33 +56,11 @@ def _grid(planned: Plan, metric: str | None, direction: str | None) -> int:
     except UserError:
         if (planned.run_dir / "plan.json").is_file():  # something was begun
             board.close()
-            tell(planned, metric, direction)
+            results.tell(planned, metric, direction)
         raise
     board.close()
-    tell(planned, metric, direction)
+    results.tell(planned, metric, direction)
     return status
-
-
-def _evaluated(planned: Plan) -> bool:
-    done = (n for n in planned.nodes if n.module.KIND == "metrics")
-    return any((planned.store.root / n.artifact / "manifest.json").is_file() for n in done)
-
-
-def tell(planned: Plan, metric: str | None, direction: str | None) -> None:
-    """Write the results that are there and print the best of them."""
-    found = results.publish(planned.run_dir, planned.store, metric, direction)
-    if not _evaluated(planned):
-        again = f"mlalign results name={planned.name} root={planned.root}"
-        page = planned.run_dir / "results.html"
-        say(f"\nnothing is measured yet; results will stand in {page}; as far as they are: {again}")
-        return
-    say(_summary(found, planned.run_dir))
-
-
-def _summary(found: Mapping[str, Any], run_dir: Path) -> str:
-    from mlalign.evidence.sweep import summary
-
-    return f"\n{summary(found, results.DIGITS)}\n\nresults: {run_dir / 'results.html'}"
 
 
 def _is_sweep(root: Path, name: str) -> bool:
@@ -108,5 +86,5 @@ def show_results(argv: Sequence[str]) -> int:
         raise UserError(f"name: there is no sweep {given.get('name', '')!r} under {root}{nearest(given.get('name', ''), sweeps)}")
     asked, direction = (given.get(k) or told["sweep"].get(k) for k in ("metric", "direction"))
     results.check_metric(asked, direction, harness=any(s["stage"] == "lm_eval" for s in told["steps"]))
-    say(_summary(results.publish(run_dir, store.Store(root / "store"), asked, direction), run_dir))
+    say(results.summary(results.publish(run_dir, store.Store(root / "store"), asked, direction), run_dir))
     return 0

@@ -12,7 +12,7 @@ from mlalign.core.digests import HEX, Digests, tree
 from mlalign.core.errors import UserError
 from mlalign.core.model import ON_THE_HUB
 from mlalign.core.store import MANIFEST, read_manifest
-from mlalign.models.engine.chat import TOKENIZER_FILES
+from mlalign.core.weight_files import TOKENIZER_FILES
 
 UNKNOWN = "unknown"  # stands for the commit where nobody can be asked for it
 COMMIT = re.compile(r"[0-9a-f]{40}")

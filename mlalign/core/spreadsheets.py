@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlalign.evidence.text import visible
+from mlalign.core.visible import visible
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 

@@ -15,36 +15,19 @@ A stage is one module in `mlalign/stages/` with
 """
 
 import dataclasses
-import importlib
 import os
-import pkgutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from mlalign.core import stopping
-from mlalign.core.errors import UserError, nearest
 from mlalign.core.model import Model, commit_of, local_model, with_models
 from mlalign.core.store import MANIFEST, Artifact, Store, Tally, has, read_json, read_manifest, write_json
 
 STOPPED = 75  # exit status of a step that saved its state because it was asked to stop (EX_TEMPFAIL)
 Stopped = stopping.Stopped
 NOTHING_TO_DO = 3  # exit status of beginning a step whose artifact is complete
-
-
-def names() -> list[str]:
-    """All stages, by the files in `mlalign/stages/`."""
-    import mlalign.stages
-
-    return sorted(m.name for m in pkgutil.iter_modules(mlalign.stages.__path__) if not m.name.startswith("_"))
-
-
-def load(name: str) -> ModuleType:
-    if name not in names():
-        raise UserError(f"unknown stage {name!r}{nearest(name, names())}")
-    return importlib.import_module(f"mlalign.stages.{name}")
 
 
 class Inputs:

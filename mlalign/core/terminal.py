@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from mlalign.core import secrecy
-from mlalign.evidence.text import visible
+from mlalign.core.visible import visible
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from mlalign.evidence.text import number, visible
+from mlalign.core.visible import visible
+from mlalign.evidence.text import number
 
 SHADES = 9
 LABEL_LETTERS = 22

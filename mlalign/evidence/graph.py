@@ -11,8 +11,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from mlalign.core.visible import visible
 from mlalign.evidence.figures import short
-from mlalign.evidence.text import seconds, visible
+from mlalign.evidence.text import seconds
 
 WIDTH, HEIGHT, THIN, GAP_X, GAP_Y = 132, 44, 6, 16, 26
 SWEEPS = 8

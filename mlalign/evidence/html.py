@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from mlalign.core.visible import visible
 from mlalign.evidence import headline, matrices, results, sections, text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -64,7 +65,7 @@ def render(template: str, **values: Any) -> str:
 def environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        finalize=lambda v: text.visible(v) if isinstance(v, str) and not isinstance(v, Markup) else v,
+        finalize=lambda v: visible(v) if isinstance(v, str) and not isinstance(v, Markup) else v,
     )  # fmt: skip
     made.filters |= {"language": text.language, "tag": text.lang_tag, "json": to_json, "count": text.count}
     return made

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlalign.core import rows
+from mlalign.core.visible import visible
 from mlalign.evidence.collect import Steps
-from mlalign.evidence.text import visible
 
 MODELS = 3
 COLUMNS = ["id", "group_id", "prompt_lang", "source", "prompt", "response_lang_requested", "reference", "responses"]

@@ -20,16 +20,13 @@ from typing import Any
 
 from mlalign.core import weight_files
 from mlalign.core.errors import UserError
-from mlalign.core.weight_files import ADAPTER, find, read_object
+from mlalign.core.weight_files import ADAPTER, TOKENIZER_FILES, find, read_object
 from mlalign.models import outline as outlines
 from mlalign.models import report
 from mlalign.models.foreign import reading
 from mlalign.models.outline import KINDS, Adapter, Outline, Task
 from mlalign.models.report import NEVER_RUN
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
 # Settings of a configuration that may name a kernel on the hub, which is code.
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 

@@ -573,7 +573,7 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
             is_role = group == "data" and (value is None or isinstance(value, list))
             if key not in allowed and not is_role:
                 errors.append(f"{group}.{key}: unknown key{nearest(key, allowed)}")
-    from mlalign.core import stage
+    from mlalign import stages
     from mlalign.recipes import device
 
     device.of_scale(settings.root["scale"].get("device"), errors)
@@ -586,7 +586,7 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
             errors.append(f"launcher.environment.{name}: would stand in the script of every job for all to read; {mend}")
     engines = options("engine", settings.folders)
     staged = (("scale", "stages"), ("scale", "resources"), ("model", "stages"), ("launcher", "resources"))
-    known = dict.fromkeys(staged, stage.names())
+    known = dict.fromkeys(staged, stages.names())
     for (group, section), names in {**known, ("scale", "engine_args"): list(engines)}.items():
         for name in settings.root[group].get(section) or {}:
             if name not in names:

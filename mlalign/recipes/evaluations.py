@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import reward_models
-from mlalign.core import languages, schema, stage, yaml_files
+from mlalign import stages
+from mlalign.core import languages, schema, yaml_files
 from mlalign.core.errors import UserError, nearest
 from mlalign.core.schema import what
 from mlalign.core.sources import Source
@@ -209,8 +210,8 @@ class _Reading:
     def _check(self, evaluation: Evaluation, found: list[str]) -> None:
         _check_combination(evaluation, found)
         if evaluation.ask is not None:
-            schema.build(stage.load("generate").Config, evaluation.ask, "ask", found)
-        tables = stage.load(TABLES[evaluation.measures])
+            schema.build(stages.load("generate").Config, evaluation.ask, "ask", found)
+        tables = stages.load(TABLES[evaluation.measures])
         cfg = schema.build(tables.Config, evaluation.metrics, "metrics", found)
         if cfg is not None:
             known = tables.gives(cfg, {}).columns or ()

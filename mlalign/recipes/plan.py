@@ -9,14 +9,15 @@ from types import ModuleType
 from typing import Any
 
 import reward_models
-from mlalign.core import adapters, identity, kinds, languages, schema, stage, store
+from mlalign import stages
+from mlalign.core import identity, kinds, languages, schema, store
 from mlalign.core.digests import Digests, of_store
 from mlalign.core.errors import UserError, nearest
 from mlalign.core.model import models_in, with_models
-from mlalign.recipes import config, resources
+from mlalign.recipes import adapters, config, resources
 from mlalign.recipes.graph import Ref, Resolve, Step, unroll, without
 from mlalign.recipes.mistakes import told_once
-from reward_models.jobs.identity import NOT_CONTENT
+from reward_models.settings import NOT_CONTENT
 
 KIND_OF_SLOT = {"model": ("model",), "rows": ("rows", "scores"), "scorer": ("model",)}
 
@@ -275,7 +276,7 @@ class _Planner:
     def add(self, step: Step) -> None:
         key = f"steps.{step.template}"
         try:
-            module = stage.load(step.stage)
+            module = stages.load(step.stage)
         except UserError as error:
             self.errors.append(f"{key}.stage: {error}")
             return

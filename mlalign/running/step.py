@@ -23,14 +23,15 @@ from typing import Any
 
 import yaml
 
+from mlalign import stages
 from mlalign.core import claims, rows, schema, secrecy, shapes, shards, stage, stopping, store
 from mlalign.core.errors import UserError, system_problem
 from mlalign.core.model import models_in
 from mlalign.core.terminal import prepare, say
+from mlalign.core.versions import versions
 from mlalign.running import state, warning
 from mlalign.running.slurm import jobs
 from mlalign.running.verification import Verification
-from reward_models.jobs.provenance import versions
 
 PATIENCE_S = claims.STALE_S + 2 * claims.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
 
@@ -207,7 +208,7 @@ def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
 
 
 def _run(told: dict, partial: Path, the_store: store.Store, part: tuple[int, int]) -> stage.Output:
-    module = stage.load(told["stage"])
+    module = stages.load(told["stage"])
     key = f"steps.{told['step']}.config"
     # The engine puts in its own secrets when it is opened.
     settings = {k: v if k == "engine" else secrecy.resolve(v, f"{key}.{k}") for k, v in told["config"].items()}
@@ -249,7 +250,7 @@ def _publish(told: dict, output: stage.Output) -> Path:
     warnings = [*output.notes.pop("warnings", []), *warning.of_tally(told["stage"], output.tally)]
     notes = {**output.notes, **({"warnings": warnings} if warnings else {})}
     manifest = {**_manifest(told, output), **notes, "finished": time.time()}
-    sharded = stage.load(told["stage"]).SHARDED and manifest["status"] != "skipped"
+    sharded = stages.load(told["stage"]).SHARDED and manifest["status"] != "skipped"
     made, closed = (shards.recorded(output.path), shards.FOLDERS) if sharded else ({}, ())
     final = store.finish(output.path, manifest, made, closed)
     for needed_until_now in ("checkpoints", "parts"):
@@ -258,7 +259,7 @@ def _publish(told: dict, output: stage.Output) -> Path:
 
 
 def _manifest(told: dict, output: stage.Output) -> dict:
-    module = stage.load(told["stage"])
+    module = stages.load(told["stage"])
     counts = output.tally.to_dict()
     return {
         "step": told["step"], "stage": told["stage"], "stage_version": module.VERSION, "fingerprint": told["fingerprint"],
@@ -287,7 +288,7 @@ def _input_digests(told: dict, the_store: store.Store) -> dict:
 
 def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
     """After an array task: publish if no shard is pending. Two tasks that end together are told apart by a claim."""
-    module = stage.load(told["stage"])
+    module = stages.load(told["stage"])
     skipped = output.notes.get("status") == "skipped"
     sources = [] if skipped else rows.shards(stage.Inputs(output.store, told["inputs"]).rows(module.SHARDED), told["config"].get("split"))
     if shards.pending(sources, output.path):

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlalign.core import digests, identity, schema, stage, store, weight_files
+from mlalign import stages
+from mlalign.core import digests, identity, schema, store, weight_files
 from mlalign.core.errors import UserError
 from mlalign.core.model import ON_THE_HUB
 from mlalign.running import state
@@ -135,7 +136,7 @@ class Verification:
         yield from wrong
         if wrong or not told.get("config"):
             return
-        module = stage.load(self._told["stage"])
+        module = stages.load(self._told["stage"])
         cfg = schema.build(module.Config, self._told["config"], key=f"steps.{self._told['step']}.config")
         now = module.identity(cfg, self._digests.path)
         for name, wanted in told["config"].items():

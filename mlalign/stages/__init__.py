@@ -1,1 +1,22 @@
-"""The stages: one file each, found by its name. A stage never imports a stage."""
+"""The stages: one file each, found by its name. A stage never imports a stage.
+
+What a stage declares (`SLOTS`, `SHARDED`, …) is said in `mlalign/core/stage.py`. Reading it imports nothing heavy.
+"""
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from mlalign.core.errors import UserError, nearest
+
+
+def names() -> list[str]:
+    """All stages, by the files in this folder."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a stage. Raises: UserError naming the nearest stage."""
+    if name not in names():
+        raise UserError(f"unknown stage {name!r}{nearest(name, names())}")
+    return importlib.import_module(f"{__name__}.{name}")

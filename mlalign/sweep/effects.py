@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mlalign import stages
 from mlalign.core import schema, stage, store
 from mlalign.methods.metrics import AVERAGE
 
@@ -116,7 +117,7 @@ def _replicates(outcomes: Sequence["Outcome"], key: "Key", the_store: store.Stor
 def _by_item(path: Path, the_store: store.Store, key: "Key") -> tuple["tuple[Items, Measure] | None", float | None]:
     """What every item of an evaluation adds to the metric, and the confidence it was made for; None where the rows are gone."""
     told = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    module = stage.load(told["stage"])
+    module = stages.load(told["stage"])
     confidence = told["config"].get("confidence")
     sources = [v for value in told["inputs"].values() for v in (value if isinstance(value, list) else [value]) if v]
     if told["stage"] != "evaluate" or not all((the_store.root / v.get("artifact", "") / "manifest.json").is_file() for v in sources):

@@ -13,9 +13,11 @@ import yaml
 
 from mlalign.core import claims, shapes, stage, store
 from mlalign.core.errors import UserError, nearest
+from mlalign.core.terminal import say
 from mlalign.evidence import collect, headline
 from mlalign.evidence.text import METRICS, OVER, is_language, number, parted
 from mlalign.methods.metrics import AVERAGE
+from mlalign.recipes.plan import Plan
 from mlalign.running.slurm import batch
 
 Key = tuple[str, str]  # metric, score column
@@ -208,3 +210,26 @@ def _write(run_dir: Path, found: Mapping[str, Any]) -> None:
         temporary = run_dir / f"{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(run_dir / name)
+
+
+def _evaluated(planned: Plan) -> bool:
+    done = (n for n in planned.nodes if n.module.KIND == "metrics")
+    return any((planned.store.root / n.artifact / "manifest.json").is_file() for n in done)
+
+
+def tell(planned: Plan, metric: str | None, direction: str | None) -> None:
+    """Write the results that are there and print the best of them."""
+    found = publish(planned.run_dir, planned.store, metric, direction)
+    if not _evaluated(planned):
+        again = f"mlalign results name={planned.name} root={planned.root}"
+        page = planned.run_dir / "results.html"
+        say(f"\nnothing is measured yet; results will stand in {page}; as far as they are: {again}")
+        return
+    say(summary(found, planned.run_dir))
+
+
+def summary(found: Mapping[str, Any], run_dir: Path) -> str:
+    """The best of the results as text, and where all of them are."""
+    from mlalign.evidence import sweep
+
+    return f"\n{sweep.summary(found, DIGITS)}\n\nresults: {run_dir / 'results.html'}"

@@ -126,11 +126,9 @@ class Search:
             yield
 
     def _publish(self) -> None:
-        from mlalign.cli.sweeps import tell
-
         whole = self.united()
         store.write_json(whole.run_dir / "plan.json", run_dir.describe(whole))
-        tell(whole, self.metric, self.asked.options.get("direction"))
+        results.tell(whole, self.metric, self.asked.options.get("direction"))
 
     # --------------------------------------------------------------------------------------------------------------- trials
 

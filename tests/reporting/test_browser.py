@@ -3,7 +3,7 @@
 import pytest
 from reporting_cases import HOSTILE, add_transfer, before_and_after
 
-from mlalign.evidence.text import visible
+from mlalign.core.visible import visible
 
 RTL = "مرحبا <b>بالعالم</b> 123."
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mlalign.core.visible import visible
 from mlalign.evidence import cells, headline, matrices, results, sections, text
 
 
@@ -175,9 +176,9 @@ def test_names_of_languages():
 
 
 def test_hidden_characters_are_shown_and_those_that_scripts_need_stay():
-    assert text.visible("a\u202eb\x00\u200b\ud800\r\nc") == "a⟨U+202E⟩b⟨U+0000⟩⟨U+200B⟩⟨U+D800⟩\nc"
+    assert visible("a\u202eb\x00\u200b\ud800\r\nc") == "a⟨U+202E⟩b⟨U+0000⟩⟨U+200B⟩⟨U+D800⟩\nc"
     needed = "می\u200cخواهم क्\u200dष 👩\u200d👩 \u200f\tx\n"
-    assert text.visible(needed) == needed
+    assert visible(needed) == needed
 
 
 def test_a_change_is_the_paired_difference_with_its_own_interval():

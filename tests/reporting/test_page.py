@@ -10,8 +10,8 @@ import pytest
 from reporting_cases import HOSTILE, before_and_after
 
 from mlalign.core import store
+from mlalign.core.visible import visible
 from mlalign.evidence import html
-from mlalign.evidence.text import visible
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import random
 import pytest
 from reporting_cases import HOSTILE
 
+from mlalign.core.visible import visible
 from mlalign.evidence import figures, sweep
-from mlalign.evidence.text import visible
 
 CODES = ["eng_Latn", "swh_Latn", "arb_Arab", "hin_Deva"]
 

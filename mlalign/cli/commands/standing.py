@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlalign import stages
 from mlalign.core import claims, progress, rows, shapes, shards, stage, store
 from mlalign.core.errors import UserError, system_problem
 from mlalign.running import step
@@ -185,7 +186,7 @@ def _of_shards(partial: Path, stage_name: str) -> dict[str, Any]:
 
 
 def _n_shards(partial: Path, stage_name: str) -> int | None:
-    config, slot = partial / "config.yaml", stage.load(stage_name).SHARDED
+    config, slot = partial / "config.yaml", stages.load(stage_name).SHARDED
     if slot is None or not config.is_file():
         return None
     told = step.read_config(config)

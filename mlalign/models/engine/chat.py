@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlalign.core.errors import UserError
+from mlalign.core.weight_files import TOKENIZER_FILES
 from mlalign.models import opening, templates
-from mlalign.models.opening import TOKENIZER_FILES
 from mlalign.models.templates import ChatTemplate
 
 if TYPE_CHECKING:
