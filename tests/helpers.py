@@ -27,7 +27,7 @@ def run_here(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
 def _steps_here() -> Iterator[None]:
     from mlalign.running import step
 
-    def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]) -> int:
+    def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None], warm: bool) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "a") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             return step.main([str(config)])

@@ -17,18 +17,20 @@ def test_relative_links_lead_somewhere(path):
 
 
 def commands():
-    """The `mlalign` commands of the README without comments."""
-    lines = re.findall(r"^    (?:\$ )?(mlalign .*)$", (PROJECT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    """The `mlalign` commands of the README and of what it leads to, without comments."""
+    pages = ("README.md", "docs/sweeps.md", "docs/clusters.md")
+    text = "".join((PROJECT / page).read_text(encoding="utf-8") for page in pages)
+    lines = re.findall(r"^    (?:\$ )?(mlalign .*)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 def test_the_number_of_commands_is_known():
-    assert len(commands()) == 34
+    assert len(commands()) == 33
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c[0] in ("run", "plan")], ids=" ".join)
 @pytest.mark.slow
-def test_recipes_in_the_readme_are_planned(mlalign, real_data, command):
+def test_recipes_in_the_documents_are_planned(mlalign, real_data, command):
     """With this project's data, and without what a reader brings."""
     if any(key in part for part in command for key in ("my_data", "beta=0.1x", "use.base")):
         pytest.skip("a command about the reader's own files, or a wrong one on purpose")

@@ -229,9 +229,9 @@ def test_the_identifier_that_gates_is_not_the_one_that_measures(tmp_path, recipe
     for node in build(tmp_path, f"recipe={recipe}").nodes:
         scorers = [s for s in node.inputs.get("scorers", []) if s.get("family") == "language_adherence"]
         if scorers:
-            asked.setdefault(node.step.template, set()).update(s.get("identifier", "lingua") for s in scorers)
-    assert asked.pop("pairs.scores") == {"langid"}
-    assert asked and set.union(*asked.values()) == {"lingua"}
+            asked.setdefault(node.step.template, set()).update(s.get("identifier", "blend") for s in scorers)
+    assert asked.pop("pairs.scores") == {"lingua"}
+    assert asked and set.union(*asked.values()) == {"blend"}
 
 
 @pytest.mark.slow

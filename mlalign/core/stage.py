@@ -11,7 +11,8 @@ A stage is one module in `mlalign/stages/` with
     Config: dataclass                its configuration (mlalign.core.schema); heavy imports happen inside `run`
     run(cfg, inputs, out) -> None    reads `inputs`, writes below `out.path`; returns when complete, raises Stopped if asked to stop
 
-`packages(cfg) -> list[str]`, optional, names the packages that `run` will import.
+`packages(cfg) -> list[str]`, optional, names the packages that `run` will import; `imports(cfg, inputs) -> list[str]`, optional,
+the modules among them that take seconds, which a fork server imports once for all steps.
 """
 
 import dataclasses

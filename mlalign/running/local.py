@@ -11,8 +11,9 @@ from pathlib import Path
 
 from mlalign.core import processes
 from mlalign.core.stage import STOPPED
-from mlalign.running import run_process
+from mlalign.running import forkserver, run_process
 
+POLL_S = 0.02
 GRACE_S = 60  # how long a step that was asked to stop may take to save its state
 
 
@@ -25,35 +26,56 @@ def argv(config: Path, resources: Mapping) -> list[str]:
     return [*torchrun, "-m", "mlalign.step", str(config)]
 
 
-def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]) -> int:
+def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None], warm: bool = False) -> int:
     """Start a step, its output appended to `log`, and wait for it; returns its exit status.
+
+    `warm`: from the fork server, if one has imported what the step needs.
 
     On SIGINT or SIGTERM (of Ctrl-C, or `mlalign cancel`) the step is asked to stop (a STOP file: it saves its state) and killed
     only after GRACE_S seconds, or at once where it was asked for that. It then goes on from its last checkpoint or shard, and the
     status is STOPPED too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    stop = _StopOnSignal(config.parent / "STOP")
-    with open(log, "ab") as out, stop:
-        process = subprocess.Popen(
-            argv(config, resources), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            env=environment(resources), start_new_session=True,
-        )  # fmt: skip
-        while (status := process.poll()) is None:
+    with _StopOnSignal(config.parent / "STOP") as stop, contextlib.closing(_start(config, resources, log, warm)) as step:
+        while (status := step.poll()) is None:
             on_tick()
             if stop.asked:
                 stop.insist()
                 if run_process.current.now or time.monotonic() - stop.asked > GRACE_S:
-                    _kill_group(process.pid)
-            time.sleep(0.05)
-    if stop.asked:
-        _kill_group(process.pid)  # what it has started itself, and left behind
+                    step.kill()
+            time.sleep(POLL_S)
+        if stop.asked:
+            step.kill()  # what it has started itself, and left behind
     return STOPPED if stop.asked and status else status
 
 
-def _kill_group(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+def _start(config: Path, resources: Mapping, log: Path, warm: bool) -> "_Cold | forkserver.Forked":
+    """The process of a step. The fork server, once started, imports beside a step that does without it."""
+    env = environment(resources)
+    server = forkserver.server(env)
+    one_process = int(resources.get("devices", 1)) == 1
+    step = server.start(config, log, env) if server and warm and one_process else None
+    return step or _Cold(argv(config, resources), env, log)
+
+
+class _Cold:
+    """A step that starts as a new Python."""
+
+    def __init__(self, argv: list[str], env: Mapping[str, str], log: Path):
+        with open(log, "ab") as out:
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
+            )
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        pass
 
 
 def environment(resources: Mapping) -> dict[str, str]:

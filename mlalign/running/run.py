@@ -7,12 +7,13 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from mlalign import stages
 from mlalign.core import shapes, stage, store
 from mlalign.core.errors import UserError
 from mlalign.core.progress import Display
 from mlalign.recipes import launchers
 from mlalign.recipes.plan import Node, Plan
-from mlalign.running import hub, local, queued, run_dir, run_process, step
+from mlalign.running import forkserver, hub, local, queued, run_dir, run_process, step
 from mlalign.running.slurm import jobs
 from mlalign.running.state import state
 
@@ -80,6 +81,7 @@ def _launcher(plan: Plan) -> launchers.Local | launchers.Slurm:
 def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display) -> tuple[int, Failed]:
     """Run steps on this machine, one after the other. Raises: UserError for a step that fails in a plan without variants."""
     failed: dict[str, list[str]] = {}
+    _expect(plan, nodes)
     numbers = {node.name: f"[{number}/{len(among)}]" for number, node in enumerate(among, 1)}
     for node in nodes:
         if run_process.current.asked:  # while the step before came to its end
@@ -99,6 +101,16 @@ def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Dis
         if status:
             return status, failed
     return 0, failed
+
+
+def _expect(plan: Plan, nodes: Sequence[Node]) -> None:
+    """Tell the fork server what the steps that are still to run will import."""
+    todo = [node for node in nodes if not (plan.store.root / node.artifact / store.MANIFEST).is_file()]
+    forkserver.expect([module for node in todo for module in _imports(node)])
+
+
+def _imports(node: Node) -> list[str]:
+    return stages.imports(node.step.stage, node.config, node.inputs)
 
 
 def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
@@ -127,7 +139,8 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
     started, begins = time.monotonic(), log.stat().st_size if log.exists() else 0
     display.begin(f"{number} {node.name}", partial)
     run_process.current.artifact = node.artifact
-    status = local.run(partial / "config.yaml", node.resources, log, display.tick)
+    warm = bool(_imports(node))
+    status = local.run(partial / "config.yaml", node.resources, log, display.tick, warm)
     run_process.current.artifact = None
     seconds = time.monotonic() - started
     final = plan.store.root / node.artifact

@@ -5,7 +5,9 @@ What a stage declares (`SLOTS`, `SHARDED`, …) is said in `mlalign/core/stage.p
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from mlalign.core.errors import UserError, nearest
 
@@ -20,3 +22,9 @@ def load(name: str) -> ModuleType:
     if name not in names():
         raise UserError(f"unknown stage {name!r}{nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def imports(name: str, cfg: Any, inputs: Mapping[str, Any]) -> list[str]:
+    """The modules that a step will import and that take seconds."""
+    module = load(name)
+    return module.imports(cfg, inputs) if hasattr(module, "imports") else []

@@ -76,6 +76,11 @@ def packages(cfg: Config) -> list[str]:
     return [engine.ENGINES[cfg.engine.name].package]
 
 
+def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
+    runs_here = engine.ENGINES[cfg.engine.name].takes == "tokens"
+    return ["torch", "transformers.generation", "mlalign.models.engine.transformers"] if runs_here else []
+
+
 def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     """What a fingerprint needs beyond the configuration: the text of the chat template, not its place.
 

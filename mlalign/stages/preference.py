@@ -26,9 +26,9 @@ from mlalign.core.schema import HOW_TRAINER, class_source, source_file, verbatim
 from mlalign.core.stage import Inputs, Output
 from mlalign.models.templates import ChatTemplate
 from mlalign.models.training import config
-from mlalign.models.training.config import RESERVED_TRAINER, TrainConfig, packages
+from mlalign.models.training.config import IMPORTS, RESERVED_TRAINER, TrainConfig, packages
 
-__all__ = ["Config", "identity", "packages", "run"]
+__all__ = ["Config", "identity", "imports", "packages", "run"]
 
 VERSION = 2
 KIND = "model"
@@ -119,6 +119,10 @@ def dpo_losses() -> frozenset[str]:
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
     on_one_side = OTHERS.get(cfg.loss, DPO).name == "KTO"
     return {"rows": ("preference", "unpaired") if on_one_side else ("preference",)}
+
+
+def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
+    return ["trl.trainer.dpo_trainer", *IMPORTS]
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

@@ -20,10 +20,10 @@ from mlalign.core.schema import HOW_TRAINER, verbatim, what
 from mlalign.core.stage import Inputs, Output
 from mlalign.models import templates
 from mlalign.models.training.card import Facts
-from mlalign.models.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
+from mlalign.models.training.config import IMPORTS, RESERVED_TRAINER, TrainConfig, identity, packages, problems
 from reward_models import card as cards
 
-__all__ = ["Config", "identity", "packages", "run"]
+__all__ = ["Config", "identity", "imports", "packages", "run"]
 
 VERSION = 2
 KIND = "model"
@@ -54,6 +54,10 @@ class Config(TrainConfig):
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
     return {"rows": ("preference",)}
+
+
+def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
+    return ["trl.trainer.reward_trainer", *IMPORTS]
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

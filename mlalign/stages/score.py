@@ -24,7 +24,7 @@ from typing import Any, Literal
 import reward_models
 from mlalign.core import kinds, rows, shards
 from mlalign.core.errors import UserError
-from mlalign.core.model import with_models
+from mlalign.core.model import models_in, with_models
 from mlalign.core.schema import how, what
 from mlalign.core.shards import JUDGEMENTS
 from mlalign.core.stage import Inputs, Output, Stopped, external_model
@@ -36,7 +36,7 @@ from reward_models.items import Item, Scores, of_candidates, of_preference, of_r
 from reward_models.jobs.identity import of_path, of_run
 from reward_models.jobs.provenance import score_statistics
 
-VERSION = 3
+VERSION = 4
 KIND = "scores"
 SLOTS = {"rows": "rows", "scorers": "scorer*", "english": "rows?"}
 SHARDED = "rows"
@@ -66,6 +66,13 @@ def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
 
 def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
     return kinds.Gives("scores", (*(scorer.name for scorer in inputs.get("scorers", ())), *cfg.combine))
+
+
+def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
+    """Scorers that name no model need neither torch nor transformers."""
+    has_model = any("path" in scorer or any(models_in(scorer)) for scorer in inputs["scorers"])
+    heavy = ["reward_models.networks.network", "transformers.models.auto.modeling_auto"]
+    return heavy if has_model else []
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

@@ -5,6 +5,7 @@ directory, or a LoRA adapter), `metrics.json` and `log_history.json`.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from mlalign.core import rows
@@ -12,9 +13,9 @@ from mlalign.core.errors import UserError
 from mlalign.core.schema import HOW_TRAINER, verbatim
 from mlalign.core.stage import Inputs, Output
 from mlalign.models.templates import ChatTemplate
-from mlalign.models.training.config import RESERVED_TRAINER, TrainConfig, identity, packages, problems
+from mlalign.models.training.config import IMPORTS, RESERVED_TRAINER, TrainConfig, identity, packages, problems
 
-__all__ = ["Config", "identity", "packages", "run"]
+__all__ = ["Config", "identity", "imports", "packages", "run"]
 
 VERSION = 2
 KIND = "model"
@@ -40,6 +41,10 @@ class Config(TrainConfig):
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
     return {"rows": tuple(METHODS)}
+
+
+def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
+    return ["trl.trainer.sft_trainer", *IMPORTS]
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

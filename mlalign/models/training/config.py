@@ -77,6 +77,10 @@ class TrainConfig:
     seed: int = what(0, "of new weights, dropout and the order of the rows")
 
 
+# What every training step imports, beside its trainer.
+IMPORTS = ("mlalign.models.training.trainset", "mlalign.models.training.loop")
+
+
 def packages(cfg: Any) -> list[str]:
     """What a training step imports."""
     wanted = {"peft": cfg.peft is not None, "bitsandbytes": cfg.quantization is not None, "deepspeed": cfg.deepspeed is not None}
