@@ -19,6 +19,7 @@ from typing import Any
 
 from mlalign.core.errors import UserError, nearest
 from reward_models import card, settings
+from reward_models.families import function
 from reward_models.items import Item, Scores, of_row
 
 __all__ = ["FAMILIES", "Item", "Scorer", "Scores", "load", "open_scorer", "problems", "settings_of"]
@@ -39,6 +40,14 @@ FAMILIES = {
     "judge": "reward_models.families.judge",
     "random": "reward_models.families.control",
 }
+
+
+def family(name: str) -> Any:
+    """What implements a family: its module, or what a function of a person's own is made into.
+
+    Raises: UserError for a function that cannot be used.
+    """
+    return function.load(name) if function.is_function(name) else importlib.import_module(FAMILIES[name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +89,8 @@ def load(path: str | Path, **options: Any) -> Scorer:
 def settings_of(path: str | Path, **options: Any) -> dict[str, Any]:
     """What `open_scorer` takes for a model: `{"family", "path", …}`, the family from its card. Raises: UserError."""
     told = card.read(path, options.get("revision"))
+    if told and function.is_function(told.family):
+        raise UserError(f"{path}: its {card.FILE} names code ({told.family!r}), which is not run; give the family yourself")
     return {"family": told.family if told else "classifier", **options, "path": str(path)}
 
 
@@ -88,34 +99,50 @@ def open_scorer(told: Mapping) -> Scorer:
     found = problems(told)
     if found:
         raise UserError(*found)
-    module = importlib.import_module(FAMILIES[told["family"]])
-    return Scorer(told.get("name", told["family"]), told["family"], module.prepare(module.Settings(**_own(told))))
+    module = family(told["family"])
+    return Scorer(str(settings.name_of(told)), told["family"], module.prepare(module.Settings(**_own(told))))
 
 
 def acceptor(told: Mapping) -> Callable[[Sequence[Item]], None] | None:
     """What raises a UserError for items that the scorer would refuse, without its model; None where it takes all. Raises: UserError."""
     if found := problems(told):
         raise UserError(*found)
-    module = importlib.import_module(FAMILIES[told["family"]])
+    module = family(told["family"])
     make = getattr(module, "acceptor", None)
     return make(module.Settings(**_own(told))) if make else None
 
 
 def reports(told: Mapping) -> tuple[str, ...]:
     """Columns and flags that the scorer is known to write beside its scores."""
-    return getattr(importlib.import_module(FAMILIES[told["family"]]), "REPORTS", ())
+    return getattr(family(told["family"]), "REPORTS", ())
+
+
+def source_of(told: Mapping) -> dict[str, str]:
+    """What a person's function that stands for a family adds to the identity of its scorer; else nothing."""
+    return function.source(told)
+
+
+def files_of(told: Mapping) -> list[Path]:
+    """The files that `source_of` is the digest of."""
+    return function.files(told)
 
 
 def problems(told: Mapping, key: str = "scorer") -> list[str]:
     """What is wrong with a scorer's settings, as messages; imports nothing heavy and opens nothing."""
-    family = told.get("family")
-    if family is None:
+    name = told.get("family")
+    if name is None:
         return [f"{key}: {dict(told)} has no family{nearest(str(told.get('name', '')), FAMILIES)}"]
-    if not isinstance(family, str):
+    if not isinstance(name, str):
         return [f"{key}.family: expected a name{nearest('', FAMILIES)}"]
-    if family not in FAMILIES:
-        return [f"{key}: unknown family {family!r}{nearest(family, FAMILIES)}"]
-    return settings.problems(importlib.import_module(FAMILIES[family]).Settings, _own(told), key)
+    if function.is_function(name):
+        try:
+            own = function.load(name, f"{key}.family")
+        except UserError as error:
+            return error.messages
+        return settings.problems(own.Settings, _own(told), key)
+    if name not in FAMILIES:
+        return [f"{key}: unknown family {name!r}{nearest(name, FAMILIES)}"]
+    return settings.problems(family(name).Settings, _own(told), key)
 
 
 def _own(told: Mapping) -> dict:

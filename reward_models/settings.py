@@ -53,8 +53,9 @@ def plain(value: Any) -> Any:
 
 
 def name_of(told: Mapping) -> str | None:
-    """The name of a scorer that is described by its settings: its own, else its family."""
-    return told.get("name", told.get("family"))
+    """The name of a scorer that is described by its settings: its own, else its family or function."""
+    family = told.get("family")
+    return told.get("name", family.rpartition(":")[2] if isinstance(family, str) else family)
 
 
 def _required(field: dataclasses.Field) -> bool:
@@ -62,6 +63,8 @@ def _required(field: dataclasses.Field) -> bool:
 
 
 def _wrong(hint: Any, value: Any, key: str) -> list[str]:
+    if hint is Any:
+        return []
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         return [] if value in choices else [f"{key}: {value!r} is not possible{nearest(value, choices)}"]

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "core": (),
     "methods": ("core",),
     "models": ("core",),
-    "reward_models": ("models", "core"),
+    "reward_models": ("methods", "models", "core"),
     "data": ("models", "core"),
     "evidence": ("methods", "core"),
     "stages": ("methods", "models", "data", "evidence", "reward_models", "core"),

@@ -94,7 +94,7 @@ def test_a_later_field_is_hashed_only_away_from_its_default():
     @dataclasses.dataclass
     class Config:
         old: int = schema.what(1, "")
-        new: list[str] = schema.what([], "", later=True)
+        new: list[str] = schema.what([], "", added=True)
 
     assert schema.hashed(Config()) == {"old": 1}
     assert schema.hashed(Config(new=["x"])) == {"old": 1, "new": ["x"]}

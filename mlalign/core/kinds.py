@@ -5,6 +5,7 @@ A stage may declare
     accepts(cfg) -> dict[str, tuple[str, ...]]        input slot -> the kinds of rows that it reads
     gives(cfg, inputs) -> Gives                       what the step will write
     misfits(cfg, inputs) -> list[str]                 what cannot work with these inputs, each with its key
+                                                      (of the configuration, or `inputs.SLOT`)
 
 where `inputs` holds what is known of each slot. A plan refuses what is certainly wrong, and leaves
 what it cannot know to the step.
@@ -50,7 +51,8 @@ def problems(module: ModuleType, stage: str, cfg: Any, inputs: Inputs, key: str)
                 found.append(f"{key}.inputs.{slot}: {given.name} gives {given.rows} rows; {stage} reads {' or '.join(kinds)} rows here")
     if found or not hasattr(module, "misfits"):
         return found
-    return [f"{key}.config.{message}" for message in module.misfits(cfg, inputs)]
+    messages = module.misfits(cfg, inputs)
+    return [f"{key}.{m}" if m.startswith("inputs.") else f"{key}.config.{m}" for m in messages]
 
 
 def columns_of(given: Iterable[Gives]) -> set[str] | None:
@@ -63,7 +65,11 @@ def columns_of(given: Iterable[Gives]) -> set[str] | None:
     return columns
 
 
-def missing_columns(wanted: Mapping[str, str], columns: Iterable[str], where: str = "the scores") -> list[str]:
+def missing_columns(
+    wanted: Mapping[str, str],
+    columns: Iterable[str],
+    where: str = "the scores",
+) -> list[str]:
     """A message for each key that names a column which is not there.
 
     A scorer may add columns of its own below its name: `judge.confidence` of `judge`.
@@ -81,7 +87,8 @@ def of_external(value: Mapping[str, Any]) -> Gives:
     from mlalign.core import rows
 
     path = value.get("path")
-    name = str(value.get("name") or value.get("family") or Path(str(path)).name)
+    family = str(value.get("family") or "").rpartition(":")[2]
+    name = str(value.get("name") or family or Path(str(path)).name)
     place = Path(str(path)).expanduser() / "rows" if path else None
     if place is None or not place.is_dir() or not any(place.iterdir()):
         return Gives(name=name)

@@ -46,7 +46,8 @@ TYPES = {
 def what(default: Any = dataclasses.MISSING, doc: str = "", **meta) -> Any:
     """A field that is part of the fingerprint. Mutable defaults are copied per instance.
 
-    With `later=True` it is not hashed at its default: a new field then changes no fingerprint.
+    `added=True`: a field that came later. At its default it is not hashed, so that what was
+    computed before it existed is still found.
     """
     return _field(default, {"doc": doc, **meta})
 
@@ -235,7 +236,7 @@ def hashed(cfg: Any) -> dict:
     out = {}
     for f in dataclasses.fields(cfg):
         value = getattr(cfg, f.name)
-        if f.metadata.get("how") or (f.metadata.get("later") and value == _default_of(f)):
+        if f.metadata.get("how") or (f.metadata.get("added") and value == _default_of(f)):
             continue
         if dataclasses.is_dataclass(value):
             value = hashed(value)
@@ -248,8 +249,9 @@ def hashed(cfg: Any) -> dict:
 
 
 def _default_of(field: dataclasses.Field) -> Any:
-    made = field.default_factory
-    return field.default if made is dataclasses.MISSING else made()
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def fields_of(source: str) -> frozenset[str] | None:

@@ -55,7 +55,7 @@ class Source:
     max_rows: int | None = what(None, "read at most so many rows of each file (a quick trial); the others are not even read")
     keep_empty_answers: bool | None = what(None, "an empty answer is an answer; by default only in transcripts (hh_rlhf)")
     answers: str | None = what(
-        None, "a file of {instruction, output}, with {lang} one for each language: the rows' references by prompt", later=True
+        None, "a file of {instruction, output}, with {lang} one for each language: the rows' references by prompt", added=True
     )
 
 

@@ -7,6 +7,7 @@ A stage is one module in `mlalign/stages/` with
     SLOTS: dict[str, str]            input slot -> "rows", "model", "scorer" or "any"; "?" after it: optional, "*": several
     SHARDED: str | None              the slot whose shards it works through, one output shard for each
     DISTRIBUTED: bool                may run as several ranks under torchrun
+    NAMED: tuple[str, ...]           optional: slots of several whose steps' names change the result
     DIFFERS_FROM: dict[str, str]     optional: slots that are left out where they hold the same as another
     Config: dataclass                its configuration (mlalign.core.schema); heavy imports happen inside `run`
     run(cfg, inputs, out) -> None    reads `inputs`, writes below `out.path`; returns when complete, raises Stopped if asked to stop
@@ -95,7 +96,7 @@ class Inputs:
             name = settings.get("step") or Path(settings["path"]).name
             settings = {"family": "classifier", "name": name, **settings}
         own = {k: with_models(v, lambda model: self._model(self.opened(model)).path) for k, v in settings.items() if k != "step"}
-        return {"name": settings["family"], **own}
+        return {"name": settings["family"].rpartition(":")[2], **own}
 
     def _model(self, value: Artifact | dict) -> Model:
         if isinstance(value, dict):

@@ -1,1 +1,293 @@
-"""Pure functions that stages call by name, one per file."""
+"""Methods: pure functions that a stage calls by name, one function to a file.
+
+A kind of method is a folder of this package, such as `pairing` or `losses`. A method is called
+
+    method: best_worst              the function of that name in the folder's file of that name
+    method: package.module:function anything on Python's path
+
+and is written as
+
+    def best_worst(scored: Sequence[Scored], *, penalty: float = 100.0) -> list[Pair] | str
+
+Positional parameters are what the stage gives; each kind of method says which there are. Parameters
+after `*` are the method's options: they are set in the recipe, checked by name and type against the
+signature, and have the defaults that stand there. A stage may fill some of them itself, such as
+`seed`.
+
+**What a method adds to a fingerprint** is `source_digest`: the syntax tree of its module without
+docstrings, together with that of every module which it imports from its own package, directly or
+through others. Formatting and comments change nothing. Its own package is
+
+- for `package.module:function` the outermost package, so `mine` for `mine.rules.pairs:best`;
+- for a file outside of any package whatever lies beside it (nothing in `site-packages`);
+- for a method of mlalign the folder of its kind and everything below `mlalign/methods/`. This file,
+  which finds and checks methods, does not count; neither does the rest of mlalign, whose changes
+  raise the `VERSION` of a stage.
+
+Only what `import` statements name is followed: neither data files nor modules that are imported by
+a computed name count.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import traceback
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mlalign.core import schema
+from mlalign.core.errors import UserError, nearest
+
+Method = Callable[..., Any]
+INSTALLED = ("site-packages", "dist-packages")
+
+
+def names(package: str) -> list[str]:
+    """The methods that come with mlalign in one folder, by its files."""
+    folder = importlib.import_module(package).__path__
+    return sorted(m.name for m in pkgutil.iter_modules(folder) if not m.name.startswith("_"))
+
+
+def load(package: str, name: str, key: str = "method") -> Method:
+    """The function called `name`: a file in the folder `package`, or `package.module:function`.
+
+    Raises: UserError that begins with `key` and names the nearest method, the module or function
+    that is not there, or the file and line where importing it failed.
+    """
+    module, function = _split(package, name, key)
+    imported = _import(module, key)
+    functions = dict(inspect.getmembers(imported, inspect.isfunction))
+    if function not in functions:
+        hint = nearest(function, functions)
+        raise UserError(f"{key}: {module} has no function {function!r}{hint}")
+    return functions[function]
+
+
+def _split(package: str, name: str, key: str) -> tuple[str, str]:
+    """(module, function) of a method's name."""
+    module, colon, function = name.partition(":")
+    if colon:
+        return module, function
+    kind = package.rpartition(".")[2]
+    if name not in names(package):
+        hint = nearest(name, names(package))
+        raise UserError(f"{key}: {name!r} is no {kind} method{hint} (your own: `module:function`)")
+    return f"{package}.{name}", name
+
+
+def inputs(method: Method) -> list[str]:
+    """The names of a method's positional parameters: what the stage gives it."""
+    parameters = inspect.signature(method).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def takes(method: Method, name: str) -> bool:
+    return name in inspect.signature(method).parameters
+
+
+def options_class(method: Method, filled: Collection[str] = ("seed",)) -> type:
+    """A dataclass of a method's options, without those that the stage fills itself."""
+    fields: list[tuple[str, Any, Any]] = []
+    for parameter in inspect.signature(method).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in filled:
+            required = parameter.default is parameter.empty
+            default = schema.what() if required else schema.what(parameter.default)
+            fields.append((parameter.name, hint_of(method, parameter.name), default))
+    return dataclasses.make_dataclass(method.__name__, fields, kw_only=True)
+
+
+def options(
+    method: Method,
+    given: Mapping[str, Any],
+    key: str = "args",
+    filled: Collection[str] = ("seed",),
+) -> dict[str, Any]:
+    """All options of a method: the given ones, checked against its signature, and its defaults.
+
+    Those that the stage fills itself (`filled`) are left out.
+    Raises: UserError with a line for each unknown, missing or mistyped option.
+    """
+    cls = options_class(method, filled)
+    built = schema.build(cls, given, key)
+    return {f.name: getattr(built, f.name) for f in dataclasses.fields(cls)}
+
+
+def hint_of(method: Method, name: str) -> Any:
+    """The type that a parameter (or `return`) is annotated with; Any where it has none.
+
+    The others are not looked at: they may name types of libraries that are not imported yet.
+    """
+    annotation = inspect.get_annotations(method).get(name, Any)
+    one = types.SimpleNamespace(__annotations__={name: annotation})
+    return typing.get_type_hints(one, globalns=getattr(method, "__globals__", {}))[name]
+
+
+@contextlib.contextmanager
+def failures(method: Method, place: str) -> Iterator[None]:
+    """Make an error in a method's code a UserError that names `place`, the file and the line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{place}: {_described(error)}") from error
+
+
+# ------------------------------------------------------------------------------- importing
+
+
+def _import(module: str, key: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            mend = "put its folder on PYTHONPATH"
+            raise UserError(f"{key}: there is no module {module!r}; {mend}") from None
+        raise UserError(f"{key}: {_described(error)}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a person's module raises
+        raise UserError(f"{key}: {_described(error)}") from None
+
+
+def _described(error: BaseException) -> str:
+    """`FILE:LINE: TYPE: MESSAGE` of an error, at the last line that is no library's."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _may_be_ours(f.filename)]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    return f"{place}{type(error).__name__}: {error}"
+
+
+def _may_be_ours(file: str) -> bool:
+    library = str(Path(importlib.__file__).parent.parent)
+    if file == __file__ or file.startswith(("<", library)):
+        return False
+    return not set(INSTALLED) & set(Path(file).parts)
+
+
+# ----------------------------------------------------------------------------- fingerprints
+
+
+def source_digest(package: str, name: str, key: str = "method") -> str:
+    """64 hex digits for what a method does, as the docstring of this module says.
+
+    Files are read anew at each call. Raises: UserError as `load` does.
+    """
+    trees = {}
+    for module, file in source_files(package, name, key).items():
+        trees[module] = _text(_without_docstrings(_parsed(file)))
+    whole = "\n".join(f"{module} {tree}" for module, tree in sorted(trees.items()))
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def source_files(package: str, name: str, key: str = "method") -> dict[str, Path]:
+    """Module -> file, of a method and of all that it imports from its own package.
+
+    Raises: UserError as `load` does.
+    """
+    method = load(package, name, key)
+    files: dict[str, Path] = {}
+    for module in {_split(package, name, key)[0], method.__module__}:
+        files |= _files(_Home.of(package, module), module)
+    return files
+
+
+def _files(home: "_Home", module: str) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = home.file(name)
+        if name in files or file is None:
+            continue
+        files[name] = file
+        waiting += _imports(_parsed(file), name, is_package=file.name == "__init__.py")
+    return files
+
+
+def _text(node: Any) -> str:
+    """A syntax tree as text. `ast.dump` writes the same code differently under other Pythons."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [(name, getattr(node, name, None)) for name in node._fields]
+    written = [f"{name}={_text(value)}" for name, value in fields if value not in (None, [])]
+    return f"{type(node).__name__}({', '.join(written)})"
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), str(file))
+    except SyntaxError as error:
+        raise UserError(_described(error)) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Home:
+    """Which modules are of a method's own package: those in `folder` whose name has a prefix."""
+
+    folder: Path
+    prefixes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, package: str, module: str) -> "_Home":
+        file = Path(inspect.getfile(importlib.import_module(module)))
+        depth = module.count(".") + (file.name == "__init__.py")
+        folder = file.parents[depth]
+        top, *below = module.split(".")
+        if top == __name__.split(".", maxsplit=1)[0]:
+            return cls(folder, (f"{package}.", f"{__name__}."))
+        if below or depth or folder.name in INSTALLED:
+            return cls(folder, (f"{top}.",))
+        return cls(folder, ("",))
+
+    def file(self, module: str) -> Path | None:
+        """The file of a module of this package; None for any other."""
+        if not f"{module}.".startswith(self.prefixes) or module == __name__:
+            return None
+        top = module.split(".", maxsplit=1)[0]
+        if self.prefixes == ("",) and top in ("mlalign", "reward_models"):
+            return None
+        base = self.folder.joinpath(*module.split("."))
+        files = (base.parent / f"{base.name}.py", base / "__init__.py")
+        return next((f for f in files if f.is_file()), None)
+
+
+def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
+    """Every module that the import statements in a tree may name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+        elif isinstance(node, ast.ImportFrom):
+            base = _base_of(node, module, is_package)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _base_of(node: ast.ImportFrom, module: str, is_package: bool) -> str:
+    """The module that `from … import` imports from, relative ones resolved."""
+    if not node.level:
+        return node.module or ""
+    parts = module.split(".")
+    up = node.level - is_package
+    base = parts[: len(parts) - up]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return tree

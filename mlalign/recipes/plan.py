@@ -307,7 +307,7 @@ class _Planner:
         asked = self._resources(step, module, key)
         missing = _missing_packages(module, cfg, key)
         hashed = schema.hashed(cfg) | own
-        prints = {slot: [self._print_of(v, module, slot) for v in (i if isinstance(i, list) else [i])] for slot, i in inputs.items()}
+        prints = {slot: self._prints_of(value, module, slot) for slot, value in inputs.items()}
         stops = [self.nodes[g["step"]].fingerprint for g in guards]
         identity_ = {"stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints, "guards": stops}
         print_ = store.fingerprint(identity_)
@@ -320,7 +320,7 @@ class _Planner:
 
     def _known(self, value: Mapping) -> kinds.Gives:
         """What is known of an input: of a step, what its stage says; of anything else, what its files say."""
-        name = value.get("name") or value.get("step") or value.get("family")
+        name = value.get("name") or value.get("step") or str(value.get("family") or "").rpartition(":")[2]
         given = self.gives[value["step"]] if "artifact" in value else kinds.of_external(value)
         return dataclasses.replace(given, name=name or given.name)
 
@@ -383,7 +383,10 @@ class _Planner:
             return found[-1]
 
         plain = with_models(value, lambda m: m.get("path") or f"step {m['step']}")
-        self.errors.extend(reward_models.problems({k: v for k, v in plain.items() if k != "identity"}, key))
+        problems = reward_models.problems({k: v for k, v in plain.items() if k != "identity"}, key)
+        self.errors.extend(problems)
+        if problems:
+            return None
         whole = self._external(value, "scorer", key) if isinstance(value.get("path"), str) else dict(value)
         if whole is None:
             return None
@@ -448,24 +451,39 @@ class _Planner:
             self.errors.extend(f"{key}.config.{m}" for m in error.messages)
             return {}
 
-    def _print_of(self, value: Mapping, module: ModuleType, slot: str) -> Any:
-        """What an input adds to a fingerprint. Names matter where a stage writes them down (columns, tables)."""
+    def _prints_of(self, value: Any, module: ModuleType, slot: str) -> list[Any]:
+        """What a slot adds to a fingerprint.
+
+        Names matter where a stage writes them down (columns, tables) or tells several apart by them.
+        """
+        values = value if isinstance(value, list) else [value]
+        kind = module.SLOTS[slot].rstrip("?*")
+        several = len(values) > 1 and slot in getattr(module, "NAMED", ())
+        return [self._print_of(one, kind in ("scorer", "any") or several) for one in values]
+
+    def _print_of(self, value: Mapping, named: bool) -> Any:
         if "artifact" not in value:
             own = {k: v for k, v in value.items() if k != "path" or "identity" not in value}
-            return {k: self._with_files(with_models(v, self._print_of_model), k) for k, v in own.items()}
-        named = module.SLOTS[slot].rstrip("?*") in ("scorer", "any")
+            files = {k: self._with_files(with_models(v, self._print_of_model), k) for k, v in own.items()}
+            return files | self._of_function(value)
         names = {"step": value.get("name") or value["step"], "binding": value.get("binding")} if named else {}
         return {"fingerprint": self.nodes[value["step"]].fingerprint, **names}
 
     def _with_files(self, value: Any, name: str) -> Any:
         """A scorer's settings in which files that they name, such as a judge's prompt, stand by their content."""
         if isinstance(value, Mapping):
-            return {k: self._with_files(v, k) for k, v in value.items()}
+            return {k: self._with_files(v, k) for k, v in value.items()} | self._of_function(value)
         if isinstance(value, list):
             return [self._with_files(v, name) for v in value]
         is_path = isinstance(value, str) and name not in NOT_CONTENT and (os.sep in value or bool(Path(value).suffix))
         place = Path(value).expanduser() if is_path else None
         return {"sha256": self.digests.file(place)} if place and os.path.isfile(place) else value
+
+    def _of_function(self, scorer: Mapping) -> dict[str, str]:
+        """What a person's function adds where it stands for a family; its files are looked at again before the step."""
+        for file in reward_models.files_of(scorer):
+            self.digests.file(file)
+        return reward_models.source_of(scorer)
 
     def _print_of_model(self, model: Mapping) -> dict:
         """What a model that a scorer's settings name adds to a fingerprint."""

@@ -77,9 +77,9 @@ class Config:
     split: Literal["train", "eval"] | None = what("eval", "split to measure; null: all rows")
     languages: list[str] = what([], "prompt languages to measure; none named: all")
     seed: int = what(0, "of the bootstrap")
-    break_down: list[str] = what([], "metrics that are broken down as well, such as line_pass", later=True)
-    stored_by: str = what("", "score column that compares answers with the stored one in `reference`: 1 won, 0.5 a tie, 0 lost", later=True)
-    evaluation: dict[str, Any] = what({}, "the evaluation that this is: name, origin, headline; for reports", later=True)
+    break_down: list[str] = what([], "metrics that are broken down as well, such as line_pass", added=True)
+    stored_by: str = what("", "score column that compares answers with the stored one in `reference`: 1 won, 0.5 a tie, 0 lost", added=True)
+    evaluation: dict[str, Any] = what({}, "the evaluation that this is: name, origin, headline; for reports", added=True)
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,8 @@ log-probabilities are computed once, before training, into TRL's own cache under
     loss=sigmoid+bco_pair+sft   a sum of them (MPO), with trainer.loss_weights
     loss=kto                    KTO (Ethayarajh et al. 2024) on pairs taken apart, or on unpaired rows; apo_zero_unpaired likewise
     loss=orpo | cpo | simpo     without a reference (Hong et al. 2024; Xu et al. 2024; Meng et al. 2024)
+    loss=arpo                   a function of log-probabilities and columns of the rows: a file in
+                                `mlalign/methods/losses/`, or `package.module:function`
 """
 
 import dataclasses
@@ -15,15 +17,17 @@ import functools
 import importlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlalign import methods
 from mlalign.core import rows
 from mlalign.core.errors import UserError, nearest
 from mlalign.core.model import Model
 from mlalign.core.schema import HOW_TRAINER, class_source, source_file, verbatim, what
 from mlalign.core.stage import Inputs, Output
+from mlalign.methods import losses
 from mlalign.models.templates import ChatTemplate
 from mlalign.models.training import config
 from mlalign.models.training.config import IMPORTS, RESERVED_TRAINER, TrainConfig, packages
@@ -57,6 +61,16 @@ OTHERS = {
         "CPO", "trl.experimental.cpo", "trl.experimental.cpo.cpo_config", {"loss_type": "simpo", "cpo_alpha": 0.0}, reference=False
     ),
 }
+# Arguments of DPOTrainer that belong to its own losses, or to a reference that a loss lacks.
+NOT_READ = (
+    "discopop_tau",
+    "f_alpha_divergence_coef",
+    "f_divergence_type",
+    "ld_alpha",
+    "loss_weights",
+    "use_weighting",
+)
+OF_REFERENCE = ("precompute_ref_log_probs", "precompute_ref_batch_size", "sync_ref_model")
 RESERVED = {**RESERVED_TRAINER, "loss_type": "set loss on the step", "beta": "set beta on the step"}
 
 
@@ -68,6 +82,11 @@ def _config_source(around: Mapping) -> str:
 @dataclasses.dataclass
 class Config(TrainConfig):
     loss: str = what("sigmoid", "the objective; see the list above")
+    loss_args: dict[str, Any] = what(
+        {},
+        "options of a loss that is a function, by the names of its keyword parameters",
+        added=True,
+    )
     beta: float = what(0.1, "strength of the tie to the reference; ORPO: weight of the odds ratio; CPO and SimPO: scale of the rewards")
     trainer: dict[str, Any] = verbatim(
         _config_source,
@@ -81,28 +100,69 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     """As for every training stage; also refuses a loss that TRL does not have."""
     if found := problems(cfg):
         raise UserError(*found)
-    # KTO estimates its KL term from the rows that a device takes at a time.
-    kl = {"kl_rows": cfg.device_batch_size} if OTHERS.get(cfg.loss, DPO).name == "KTO" else {}
-    return {**config.identity(cfg, digest), **kl}
+    own: dict[str, Any] = {}
+    if _method(cfg).name == "KTO":
+        # It estimates its KL term from the rows that a device takes at a time.
+        own["kl_rows"] = cfg.device_batch_size
+    if losses.is_name(cfg.loss):
+        own["loss_source"] = methods.source_digest(losses.__name__, cfg.loss, "loss")
+    return {**config.identity(cfg, digest), **own}
+
+
+def _method(cfg: Config) -> Method:
+    """The trainer that a loss belongs to."""
+    if losses.is_name(cfg.loss):
+        return DPO._replace(reference=losses.has_reference(losses.load(cfg.loss)))
+    return OTHERS.get(cfg.loss, DPO)
 
 
 def problems(cfg: Config) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
-    found, known = config.problems(cfg), dpo_losses()
-    parts = [cfg.loss] if cfg.loss in OTHERS else cfg.loss.split("+")
-    found += [
-        f"loss: unknown loss {part!r}{nearest(part, known | set(OTHERS))}" for part in parts if known and part not in known | set(OTHERS)
-    ]
-    if len(parts) > 1:
-        found += [f"loss: {part} has a trainer of its own and cannot be summed with others" for part in parts if part in OTHERS]
-    method = OTHERS.get(cfg.loss, DPO)
+    found = config.problems(cfg)
+    of_loss = _of_function(cfg) if losses.is_name(cfg.loss) else _of_trl(cfg)
+    if losses.is_name(cfg.loss) and of_loss:
+        return found + of_loss
+    found += of_loss
+    method = _method(cfg)
     if cfg.beta < 0 or (cfg.beta == 0 and method.reference):
         least = "above 0" if method.reference else "0 or more"
         found.append(f"beta: must be {least}, got {cfg.beta}: below 0, the rejected answers are learned")
     if method.name == "KTO" and cfg.device_batch_size is None:
         found.append(f"device_batch_size: {cfg.loss} estimates its KL term from the rows a device takes at a time, so it has to be set")
+    return found
+
+
+def _of_trl(cfg: Config) -> list[str]:
+    """What is wrong with a loss that TRL computes, or a sum of such losses."""
+    known = dpo_losses()
+    every = known | set(OTHERS) | set(losses.names())
+    parts = [cfg.loss] if cfg.loss in OTHERS else cfg.loss.split("+")
+    found = []
+    for part in parts:
+        if len(parts) > 1 and part in OTHERS:
+            found.append(f"loss: {part} has a trainer of its own and cannot be summed with others")
+        elif len(parts) > 1 and losses.is_name(part):
+            found.append(f"loss: {part} is a function of its own and cannot be summed with others")
+        elif known and part not in every:
+            found.append(f"loss: unknown loss {part!r}{nearest(part, every)}")
     if "exo_pair" in parts and not cfg.trainer.get("label_smoothing"):
         found.append("trainer.label_smoothing: exo_pair needs one above 0; the paper takes 1e-3")
+    if cfg.loss_args:
+        found.append(f"loss_args: {cfg.loss} is TRL's, which has its options under `trainer`")
+    return found
+
+
+def _of_function(cfg: Config) -> list[str]:
+    """What is wrong with a loss of `mlalign.methods.losses`."""
+    found = losses.problems(cfg.loss, cfg.loss_args)
+    if found:
+        return found
+    loss = losses.load(cfg.loss)
+    for name in cfg.trainer:
+        if name in NOT_READ or (name in OF_REFERENCE and not losses.has_reference(loss)):
+            found.append(f"trainer.{name}: {cfg.loss} does not use it; leave it out")
+    if cfg.trainer.get("label_smoothing") and not methods.takes(loss, "label_smoothing"):
+        found.append(f"trainer.label_smoothing: {cfg.loss} does not take it; leave it out")
     return found
 
 
@@ -128,12 +188,12 @@ def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if found := problems(cfg):
         raise UserError(*found)
-    method = OTHERS.get(cfg.loss, DPO)
+    method = _method(cfg)
     model, reference, source = inputs.model("model"), _reference(cfg, inputs, method), inputs.rows("rows")
     columns = _columns(method, source)
 
     from mlalign.models import modelling
-    from mlalign.models.training import card, loop, trainset
+    from mlalign.models.training import card, loop, pair_loss, trainset
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trl = importlib.import_module(method.module)
@@ -146,8 +206,14 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
     template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
     modelling.warn_of_no_end(out, template, tokenizer)
+    objective = _objective(cfg) if losses.is_name(cfg.loss) else None
+    further = list(objective.columns) if objective else []
     examples = trainset.Examples(
-        columns, _taken_apart if columns == "unpaired" else _pair, "truncated", keep_end=cfg.trainer.get("truncation_mode") == "keep_end"
+        columns,
+        _taken_apart if columns == "unpaired" else functools.partial(_pair, further=further),
+        "truncated",
+        keep_end=cfg.trainer.get("truncation_mode") == "keep_end",
+        further=further,
     )
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
     weights = loop.weights("causal", cfg, cfg.trainer, args)
@@ -155,10 +221,15 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     precomputed = method.reference and args.precompute_ref_log_probs
     if model.base and cfg.peft is not None and method.reference and not precomputed:
         reference = reference or model  # in training the policy keeps no second adapter: transformers would go on from the wrong one
-    given = {"ref_model": modelling.load_merged(reference, weights)} if reference else {}
+    given: dict[str, Any] = {}
+    if reference:
+        given["ref_model"] = modelling.load_merged(reference, weights)
     # KTO goes through its rows in order, so they are mixed here.
     dataset = train.dataset.shuffle(seed=cfg.seed) if method.name == "KTO" else train.dataset
     kind = getattr(trl, f"{method.name}Trainer")
+    if objective:
+        kind = type("PairLossTrainer", (pair_loss.PairLoss, kind), {})
+        given["objective"] = objective
     trainer = loop.trainer_of(kind, cfg, network, args, dataset, tokenizer, peft_config, **given)
     if precomputed:
         given.clear()
@@ -167,7 +238,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     modelling.end_at(trainer, template)
     modelling.save(trainer, out.path / "model")
     if out.is_main:
-        text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} (TRL's {method.name}Trainer)."
+        trained_by = "on TRL's DPOTrainer" if objective else f"TRL's {method.name}Trainer"
+        text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} ({trained_by})."
         card.write(out.path / "model", card.gather(out, inputs, text, model, modelling.rank_of(trainer), True, train.sources))
     loop.leave_together(args)
 
@@ -200,8 +272,28 @@ def _arguments(cfg: Config, method: Method) -> dict[str, Any]:
     return dict(method.adds)
 
 
-def _pair(row: Mapping) -> list[dict]:
-    return [{c: row[c] for c in ("prompt", "chosen", "rejected")}]
+def _objective(cfg: Config) -> Any:
+    """A loss with all its options, as `training.pair_loss` takes it."""
+    from mlalign.models.training.pair_loss import Objective
+
+    loss = losses.load(cfg.loss)
+    options = losses.options(loss, cfg.loss_args)
+    filled = {"beta": cfg.beta, "label_smoothing": cfg.trainer.get("label_smoothing", 0.0)}
+    options |= {name: value for name, value in filled.items() if methods.takes(loss, name)}
+    has_reference = losses.has_reference(loss)
+    apply = functools.partial(losses.apply, cfg.loss, options)
+    return Objective(apply, losses.columns(loss), has_reference)
+
+
+def _pair(row: Mapping, further: Sequence[str] = ()) -> list[dict]:
+    """The example of a pair. Raises: UserError for a row without a value that the loss reads."""
+    example = {c: row[c] for c in ("prompt", "chosen", "rejected", *further)}
+    for name in further:
+        if example[name] is None:
+            place = f"row {row['id']} ({row['prompt_lang']})"
+            mend = "give rows that have it, such as those of `pairs`, or take another loss"
+            raise UserError(f"{place}: has no {name}, which the loss reads; {mend}")
+    return [example]
 
 
 def _taken_apart(row: Mapping) -> list[dict]:

@@ -16,7 +16,6 @@ Counted by language under `sums` in the manifest: `unscored.NAME` (no value), an
 import contextlib
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +29,7 @@ from mlalign.core.shards import JUDGEMENTS
 from mlalign.core.stage import Inputs, Output, Stopped, external_model
 from mlalign.core.store import MANIFEST, Artifact, Tally, fingerprint, read_manifest, sha256
 from mlalign.models import checkpoints
-from reward_models.families import combine
+from reward_models.families import combine, function
 from reward_models.families.combine import Combination
 from reward_models.items import Item, Scores, of_candidates, of_preference, of_ranking
 from reward_models.jobs.identity import of_path, of_run
@@ -276,9 +275,10 @@ def _with_defaults(told: Any, cfg: Config) -> Any:
     if not isinstance(told, Mapping):
         return told
     own = {k: _with_defaults(v, cfg) for k, v in told.items()}
-    if told.get("family") not in reward_models.FAMILIES:
+    family = told.get("family")
+    if family not in reward_models.FAMILIES and not function.is_function(family):
         return own
-    fields = {f.name for f in dataclasses.fields(importlib.import_module(reward_models.FAMILIES[told["family"]]).Settings)}
+    fields = {f.name for f in dataclasses.fields(reward_models.family(str(family)).Settings)}
     given = {name: getattr(cfg, name) for name in ("dtype", "seed", "device_batch_tokens", "date") if name in fields}
     return {name: value for name, value in given.items() if value is not None} | own
 

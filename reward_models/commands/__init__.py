@@ -19,7 +19,9 @@ NAMES = ("score", "calibrate", "agree", "evaluate", "check", "card")
 def add_scorer(parser: argparse.ArgumentParser) -> None:
     """The options that say what scores; `open_scorer` reads them."""
     parser.add_argument("--model", help="model directory or hub id")
-    parser.add_argument("--family", help=f"what scores, where the model's card does not say: {', '.join(reward_models.FAMILIES)}")
+    parser.add_argument(
+        "--family", help=f"what scores, where the model's card does not say: {', '.join(reward_models.FAMILIES)}, or module:function"
+    )
     parser.add_argument("--scorer", type=Path, metavar="FILE.yaml", help="what scores, as {family: …, settings}: a composite, a judge, …")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the family, such as max_length=512")
 

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     repeated("--scorer", "FILE.yaml", "a scorer as {family, name, settings}", Path)
     repeated("--scores", "[NAME=]FILE", "rows scored already, by `rm-score score`")
     repeated("--set", "KEY=VALUE", "a setting of --family or of every --model, such as max_length=512")
-    parser.add_argument("--family", help=f"what scores, where no model says: {', '.join(reward_models.FAMILIES)}")
+    parser.add_argument("--family", help=f"what scores, where no model says: {', '.join(reward_models.FAMILIES)}, or module:function")
     parser.add_argument("--input", nargs="+", default=[], metavar="PATH", help="rows: .jsonl, .jsonl.gz, .parquet, or folders of them")
     parser.add_argument("--format", choices=formats.NAMES, default=formats.ROWS, help="the set that --input is in the form of")
     parser.add_argument("--language", help=inputs.LANGUAGE)

@@ -17,6 +17,7 @@ from mlalign.core.digests import Digests, Watch, tree
 from mlalign.core.errors import UserError
 from mlalign.core.identity import snapshot_damages
 from mlalign.core.model import commit_of, local_model
+from reward_models.families import function
 from reward_models.settings import NOT_CONTENT
 
 SECRET = re.compile(r"(^|_)(key|token|secret|password)$")
@@ -70,7 +71,7 @@ def _settings(value: Any, name: str = "", revision: str | None = None) -> Any:
     """Settings with models and other files by content, without secrets and without what is no content."""
     if isinstance(value, Mapping):
         kept = {k: v for k, v in value.items() if k not in NOT_CONTENT and not SECRET.search(str(k))}
-        return {k: _settings(v, k, value.get("revision")) for k, v in kept.items()}
+        return {k: _settings(v, k, value.get("revision")) for k, v in kept.items()} | function.source(value)
     if isinstance(value, list | tuple):
         return [_settings(v, name) for v in value]
     if not isinstance(value, str):

@@ -1,7 +1,6 @@
 """What stands in `OUTPUT.json` beside every scored file: enough to say what its numbers are, and to make them again."""
 
 import dataclasses
-import importlib
 import math
 import time
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ DIRECTION = "higher is better"  # of every score, whatever the model's own outpu
 
 def of_scorer(told: Mapping) -> dict[str, Any]:
     """Family, settings with their defaults, card and template; no secrets."""
-    module = importlib.import_module(reward_models.FAMILIES[told["family"]])
+    module = reward_models.family(told["family"])
     own = {k: v for k, v in told.items() if k not in ("family", "name")}
     path = told.get("path")
     statistics = score_statistics(told)

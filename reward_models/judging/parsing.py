@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlalign.core.final_answers import ascii_digits
 from mlalign.models.engine.replies import whole as whole_text
-from reward_models.families.verifier import ascii_digits
 
 EDGES = " \t\r\n.,;:!*_#\"'`“”«»「」【】()[]{}<>$。！，"
 ASKING = tuple("?？؟;՞")  # how a question ends in various scripts

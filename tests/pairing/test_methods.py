@@ -2,6 +2,7 @@
 
 import pytest
 
+from mlalign import methods
 from mlalign.core.errors import UserError
 from mlalign.methods import pairing
 from mlalign.methods.pairing import Pair, Scored
@@ -85,17 +86,17 @@ def test_every_file_is_a_method_of_its_name_whose_defaults_pass():
     for name in pairing.names():
         method = pairing.load(name)
         assert method.__name__ == name
-        assert isinstance(pairing.options(method, {}), dict)
+        assert isinstance(methods.options(method, {}), dict)
 
 
 def test_a_method_of_ones_own_by_module_and_function(tmp_path, monkeypatch):
     (tmp_path / "own_pairs.py").write_text("def newest(scored, *, k: int, seed: int = 0):\n    return 'nothing'\n")
     monkeypatch.syspath_prepend(tmp_path)
     method = pairing.load("own_pairs:newest")
-    assert pairing.takes_seed(method)
-    assert pairing.options(method, {"k": 2}) == {"k": 2}
+    assert methods.takes(method, "seed")
+    assert methods.options(method, {"k": 2}) == {"k": 2}
     with pytest.raises(UserError, match=r"args\.k: missing"):
-        pairing.options(method, {})
+        methods.options(method, {})
     with pytest.raises(UserError, match="no function 'newst'; did you mean 'newest'"):
         pairing.load("own_pairs:newst")
 
@@ -106,6 +107,6 @@ def test_mistakes_name_the_nearest():
     with pytest.raises(UserError, match="there is no module 'not_there'"):
         pairing.load("not_there:function")
     with pytest.raises(UserError, match=r"args\.penalti: unknown key; did you mean 'penalty'"):
-        pairing.options(best_worst, {"penalti": 1})
+        methods.options(best_worst, {"penalti": 1})
     with pytest.raises(UserError, match=r"args\.wrong_language: 'never' is not possible"):
-        pairing.options(best_worst, {"wrong_language": "never"})
+        methods.options(best_worst, {"wrong_language": "never"})

@@ -139,7 +139,7 @@ def test_a_method_of_ones_own_gets_a_seed_for_each_prompt(tmp_path, monkeypatch)
 
 def test_identity_checks_the_method_and_follows_its_text(tmp_path, monkeypatch):
     digest = store.sha256
-    assert pairs.identity(pairs.Config(), digest) == {}
+    assert pairs.identity(pairs.Config(), digest) != pairs.identity(pairs.Config(method="best_of_n"), digest)
     (tmp_path / "own_id.py").write_text("def own(scored):\n    return 'nothing'\n")
     monkeypatch.syspath_prepend(tmp_path)
     before = pairs.identity(pairs.Config(method="own_id:own"), digest)

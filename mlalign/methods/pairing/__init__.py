@@ -1,29 +1,28 @@
-"""Methods that turn one prompt's scored candidates into training rows: one pure function per module, named after it.
+"""Pairing methods: scored candidates in, training rows out; one pure function to a file.
 
-    def best_worst(scored: Sequence[Scored], *, option: type = default, …) -> list[Pair] | list[Scored] | str
+    def best_worst(scored: Sequence[Scored], *, option: type = default, …) -> list[Pair] | str
+    def best_of_n(scored: Sequence[Scored], *, …) -> list[Scored] | str
+    def majority_vote(group: Group, *, …) -> list[Pair] | str
 
-A method gets the candidates of one prompt in the order they were sampled and returns pairs (they become preference rows), single
-candidates (they become demonstration rows), or the reason why there is nothing, which is counted. Its keyword parameters are
-its options (`args` of the stage `pairs`), checked by name and type against its signature. Two parameter names have a meaning:
-`seed` is filled by the stage (a function of its own seed and the prompt), and a method with `wrong_language` needs to know
-each candidate's language unless the option is "off".
+A method gets the candidates of one prompt, in the order in which they were sampled. If its only
+positional parameter is called `group`, or is annotated as `Group`, it gets all languages of an item
+at once instead. It returns pairs, which become preference rows, or single candidates, which become
+demonstration rows, or the reason why there is nothing, which is counted.
 
-`load` finds a method by the name of its file here, or as `package.module:function` anywhere on Python's path.
+How methods are found, their options checked and their code hashed: `mlalign.methods`. Two names of
+options have a meaning here. `seed` is filled by the stage, from its own seed and the prompt or
+group. A method with `wrong_language` needs the language of each candidate unless that is "off".
 """
 
 import dataclasses
-import importlib
-import inspect
-import pkgutil
 import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from mlalign.core import schema
-from mlalign.core.errors import UserError, nearest
+from mlalign import methods
+from mlalign.core.errors import UserError
 
 WrongLanguage = Literal["never_chosen", "penalise", "off"]
 
@@ -40,15 +39,35 @@ class Scored:
     requested: str | None = None  # the language that was asked for
     in_language: bool | None = None  # answers in the requested language; None: not known
     choosable: bool = True  # passes every gate on the chosen side
+    sampler: str | None = None  # the step that sampled it, where there are several; None: the only one
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One item in all languages that have a candidate which can be used; they are in the order of their codes.
+
+    `candidates`: language of the prompt -> its candidates, in the order in which they were sampled.
+    `prompts` and `references` are those of each language, as the rows have them.
+    """
+
+    id: str
+    candidates: Mapping[str, Sequence[Scored]]
+    prompts: Mapping[str, Sequence[Mapping[str, str]]] = dataclasses.field(default_factory=dict)
+    references: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A preference: `margin` is the difference of the scores that were compared."""
+    """A preference: `margin` is the difference of what was compared.
+
+    `prompt_language`: of a pair across languages, the one whose prompt the row gets. None: the prompt
+    that the chosen candidate answers.
+    """
 
     chosen: Scored
     rejected: Scored
     margin: float
+    prompt_language: str | None = None
 
 
 Made = list[Pair] | list[Scored] | str
@@ -56,53 +75,30 @@ Method = Callable[..., Made]
 
 
 def names() -> list[str]:
-    """The methods that come with the package, by the files in this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    """The pairing methods that come with mlalign."""
+    return methods.names(__name__)
 
 
 def load(name: str) -> Method:
-    """The function called `name`: a file in this folder, or `package.module:function`.
+    """The pairing method called `name`, as `mlalign.methods.load` finds it.
 
-    Raises: UserError naming the nearest method, or the module or function that is not there.
+    Raises: UserError, also for a function that does not take one positional parameter.
     """
-    module, _, function = name.partition(":")
-    if not function and name not in names():
-        raise UserError(f"method: {name!r} is no pairing method{nearest(name, names())} (one of your own: `module:function`)")
-    found = _import(module) if function else importlib.import_module(f"{__name__}.{name}")
-    functions = dict(inspect.getmembers(found, inspect.isfunction))
-    if (function or name) not in functions:
-        raise UserError(f"method: {found.__name__} has no function {function!r}{nearest(function, functions)}")
-    return functions[function or name]
+    method = methods.load(__name__, name)
+    taken = methods.inputs(method)
+    if len(taken) != 1:
+        parameters = ", ".join(taken) or "none"
+        raise UserError(
+            f"method: {name} takes {parameters}; a pairing method takes one positional parameter, "
+            "`scored` or `group`, and its options after `*`"
+        )
+    return method
 
 
-def _import(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not error.name or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise UserError(f"method: there is no module {module!r}; put its folder on PYTHONPATH") from None
-
-
-def source_file(method: Method) -> Path:
-    """The file that defines a method."""
-    return Path(inspect.getfile(method))
-
-
-def options(method: Method, given: Mapping[str, Any], key: str = "args") -> dict[str, Any]:
-    """All options of a method but `seed`: the given ones, checked against its signature, and its defaults.
-
-    Raises: UserError with a line for each unknown, missing or mistyped option.
-    """
-    hints = typing.get_type_hints(method)
-    fields = []
-    for p in inspect.signature(method).parameters.values():
-        if p.kind is p.KEYWORD_ONLY and p.name != "seed":
-            default = schema.what() if p.default is p.empty else schema.what(p.default)
-            fields.append((p.name, hints.get(p.name, Any), default))
-    cls = dataclasses.make_dataclass(method.__name__, fields, kw_only=True)
-    built = schema.build(cls, given, key)
-    return {f.name: getattr(built, f.name) for f in dataclasses.fields(cls)}
+def takes_group(method: Method) -> bool:
+    """Whether a method works on all languages of an item, and not on one prompt."""
+    first = methods.inputs(method)[0]
+    return first == "group" or methods.hint_of(method, first) is Group
 
 
 def makes(method: Method) -> str | None:
@@ -110,15 +106,11 @@ def makes(method: Method) -> str | None:
 
     None where the annotation does not tell.
     """
-    made = typing.get_type_hints(method).get("return")
+    made = methods.hint_of(method, "return")
     possible = typing.get_args(made) if typing.get_origin(made) is types.UnionType else (made,)
     if list[Pair] in possible:
         return None if list[Scored] in possible else "preference"
     return "demonstration" if list[Scored] in possible else None
-
-
-def takes_seed(method: Method) -> bool:
-    return "seed" in inspect.signature(method).parameters
 
 
 def accept(pairs: Sequence[Pair], min_margin: float, max_pairs: int | None) -> tuple[list[Pair], Counter[str]]:

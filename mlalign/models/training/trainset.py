@@ -66,6 +66,7 @@ class Examples(NamedTuple):
     of_row: Callable[[Mapping], list[dict]]
     too_long: Literal["dropped", "truncated"]
     keep_end: bool = False
+    further: Sequence[str] = ()  # columns of the rows that examples have too
 
 
 class Measured(NamedTuple):
@@ -127,7 +128,7 @@ def _write(cfg: TrainConfig, source: Path, file: Path, tokenizer: Any, examples:
     tally, sources = Tally(), Counter[str]()
     found = rows.shards(source, cfg.split, cfg.languages)
     _check_present(cfg, source, found)
-    with pq.ParquetWriter(file, _schema(examples.columns, cfg.chat_template_kwargs), compression="zstd") as writer:
+    with pq.ParquetWriter(file, _schema(examples, cfg.chat_template_kwargs), compression="zstd") as writer:
         for shard in found:
             kept = []
             for row, example in _fitting(cfg, shard, tokenizer, examples, tally):
@@ -138,9 +139,9 @@ def _write(cfg: TrainConfig, source: Path, file: Path, tokenizer: Any, examples:
     return {"tally": tally.to_dict(), "sources": dict(sorted(sources.items()))}
 
 
-def _schema(columns: str, template_kwargs: Mapping) -> pa.Schema:
-    kind, names = COLUMNS[columns]
-    fields = [rows.schema(kind).field(name) for name in names]
+def _schema(examples: Examples, template_kwargs: Mapping) -> pa.Schema:
+    kind, names = COLUMNS[examples.columns]
+    fields = [rows.schema(kind).field(name) for name in [*names, *examples.further]]
     return pa.schema(fields + ([pa.field("chat_template_kwargs", pa.array([dict(template_kwargs)]).type)] if template_kwargs else []))
 
 

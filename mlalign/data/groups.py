@@ -1,0 +1,176 @@
+"""Rows of all shards, brought together by `group_id`: the versions of an item in all its languages.
+
+A group's rows lie in the shards of its languages. `Slices` reads every shard once and deals its
+rows out to `n` files by `hash(group_id)`, so that a group is whole within a slice, and memory holds
+one shard or one slice. `run` makes rows of each slice and keeps them, so that a stopped step
+goes on.
+
+How rows were spread over shards decides neither what a slice holds nor how many there are; only the
+order of rows within a slice follows from it, and whoever makes rows of them sorts them first.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlalign.core import rows
+from mlalign.core.store import Store, Tally, fingerprint
+from mlalign.models import checkpoints
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Work = Callable[[list[list[dict]], Tally], Iterable[dict]]
+
+SLICE_ROWS = 4096  # about as many rows are in a slice
+
+
+def run(
+    inputs: Sequence[Sequence[Path]],
+    kept: Path,
+    target: Path,
+    work: Work,
+    kind_of: Callable[[Mapping], str],
+    store: Store,
+) -> Iterator[tuple[int, Tally]]:
+    """Make rows of each slice; gives the number of slices and the counts of each, as it is done.
+
+    `inputs` are shards, such as candidates and their scores. `work(parts, tally)` gets a slice's
+    rows of each input and gives the rows to write, whose kind `kind_of` tells. They become shards
+    `LANGUAGE.SPLIT.SLICE.parquet` in `target`. `kept` is a folder for what an unfinished step
+    keeps: a slice whose files are still those that were written is not computed again.
+    """
+    digest = store.digests.file
+    n = n_slices(inputs[0])
+    cut = [Slices(kept / f"input{i}", n) for i in range(len(inputs))]
+    for slices, shards in zip(cut, inputs, strict=True):
+        slices.make(shards, digest)
+    for index in range(n):
+        marker = kept / f"{index:05d}.json"
+        files = [slices.file(index) for slices in cut]
+        key = fingerprint({"files": [digest(f) if f.exists() else None for f in files]})
+        done = checkpoints.read_value(marker, key) if marker.is_file() else None
+        if done is None or not _are_there(target, done["files"], digest):
+            tally = Tally()
+            made = work([slices.read(index) for slices in cut], tally)
+            written = _write(target, index, made, kind_of)
+            content = {name: digest(target / name) for name in written}
+            done = {"tally": tally.to_dict(), "files": content}
+            checkpoints.write_value(marker, key, done)
+        yield n, Tally(done["tally"])
+
+
+def _are_there(folder: Path, files: Mapping[str, str], digest: Callable[[Path], str]) -> bool:
+    found = {name: folder / name for name in files}
+    return all(file.is_file() and digest(file) == files[name] for name, file in found.items())
+
+
+def _write(
+    target: Path,
+    index: int,
+    made: Iterable[dict],
+    kind_of: Callable[[Mapping], str],
+) -> list[str]:
+    """Write a slice's rows as shards. Returns the names of the files."""
+    by_shard: dict[str, list[dict]] = defaultdict(list)
+    for row in made:
+        by_shard[rows.shard_name(row["prompt_lang"], row["split"], index)].append(row)
+    for name, of_shard in by_shard.items():
+        rows.write_shard(target / name, kind_of(of_shard[0]), of_shard)
+    return list(by_shard)
+
+
+def n_slices(shards: Sequence[Path]) -> int:
+    """How many slices the rows of these shards make."""
+    import pyarrow.parquet as pq
+
+    n_rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    return max(1, -(-n_rows // SLICE_ROWS))
+
+
+def slice_of(group_id: str, n: int) -> int:
+    """The slice of a group, from 0 to below n; the same on every machine."""
+    return rows.seed_of(group_id) % n
+
+
+class Slices:
+    """The rows of some shards in `n` files below `folder`, each with whole groups."""
+
+    def __init__(self, folder: Path, n: int):
+        self.folder, self.n = folder, n
+
+    def file(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.arrow"
+
+    def make(self, shards: Sequence[Path], digest: Callable[[Path], str]) -> None:
+        """Deal the rows out, unless an earlier try has left the files whole."""
+        key = fingerprint({"shards": [[p.name, digest(p)] for p in shards], "n": self.n})
+        if self._are_kept(key, digest):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        schema = _schema_of(shards)
+        with contextlib.ExitStack() as files:
+            writers: dict[int, Any] = {}
+            for shard in shards:
+                self._deal(shard, schema, writers, files)
+        content = {self.file(i).name: digest(self.file(i)) for i in writers}
+        checkpoints.write_value(self._marker, key, content)
+
+    def read(self, index: int) -> list[dict]:
+        """The rows of a slice, in the order of the shards; empty where no group falls into it."""
+        import pyarrow as pa
+
+        file = self.file(index)
+        if not file.exists():
+            return []
+        with pa.OSFile(str(file)) as source:
+            return pa.ipc.open_stream(source).read_all().to_pylist()
+
+    @property
+    def _marker(self) -> Path:
+        return self.folder / "slices.json"
+
+    def _are_kept(self, key: str, digest: Callable[[Path], str]) -> bool:
+        if not self._marker.is_file():
+            return False
+        kept = checkpoints.read_value(self._marker, key)
+        if kept is None:
+            return False
+        return _are_there(self.folder, kept, digest)
+
+    def _deal(
+        self,
+        shard: Path,
+        schema: "pa.Schema",
+        writers: dict[int, Any],
+        files: contextlib.ExitStack,
+    ) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        own = pq.read_table(shard, partitioning=None)
+        table = pa.concat_tables([schema.empty_table(), own], promote_options="default")
+        for index, part in self._parts(table).items():
+            if index not in writers:
+                sink = files.enter_context(pa.OSFile(str(self.file(index)), "wb"))
+                options = pa.ipc.IpcWriteOptions(compression="zstd")
+                writer = pa.ipc.new_stream(sink, schema, options=options)
+                writers[index] = files.enter_context(writer)
+            writers[index].write_table(part)
+
+    def _parts(self, table: "pa.Table") -> dict[int, "pa.Table"]:
+        """Slice -> its rows of a table, in their order."""
+        places: dict[int, list[int]] = {}
+        for row, group in enumerate(table["group_id"].to_pylist()):
+            places.setdefault(slice_of(group, self.n), []).append(row)
+        return {index: table.take(found) for index, found in sorted(places.items())}
+
+
+def _schema_of(shards: Sequence[Path]) -> "pa.Schema":
+    """The columns of all shards: one may lack a score column that another has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pa.unify_schemas([pq.read_schema(shard) for shard in shards]).remove_metadata()
