@@ -33,6 +33,7 @@ FAMILIES = {
     "composite": "reward_models.families.composite",
     "ensemble": "reward_models.families.ensemble",
     "implicit": "reward_models.families.implicit",
+    "likelihood": "reward_models.families.likelihood",
     "repetition": "reward_models.families.repetition",
     "translation": "reward_models.families.translation",
     "guarded": "reward_models.families.guarded",

@@ -89,6 +89,13 @@ def of_preference(row: Mapping) -> list[Item]:
     return items
 
 
+def of_ranking(row: Mapping) -> list[Item]:
+    """The responses of a ranking row, in its order; the language asked for is the prompt's."""
+    told = {"language": row["prompt_lang"], "row": row["id"], "group_id": row["group_id"]}
+    ids = [rows.side_id(row["id"], str(place)) for place in range(len(row["responses"]))]
+    return [Item(name, row["prompt"], text, **told) for name, text in zip(ids, row["responses"], strict=True)]
+
+
 def of_row(row: Mapping, where: str, read: Row | None = None, name: str | None = None) -> list[Item]:
     """The items of a person's row. `where` (file and line) names it in errors; `name`, or else `where`, stands in for a missing id.
 

@@ -28,7 +28,7 @@ def names(group):
 def test_the_number_of_shipped_files_is_known():
     found = {p.name: len(list(p.rglob("*.yaml"))) for p in CONF.iterdir() if p.is_dir() and list(p.rglob("*.yaml"))}
     assert found == {
-        "recipe": 5,
+        "recipe": 6,
         "model": 5,
         "data": 5,
         "engine": 3,
@@ -37,7 +37,8 @@ def test_the_number_of_shipped_files_is_known():
         "languages": 6,
         "deepspeed": 5,
         "sweep": 7,
-        "part": 8,
+        "part": 9,
+        "evaluation": 12,
     }
 
 

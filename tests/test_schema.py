@@ -88,3 +88,13 @@ def test_field_names_are_those_of_the_class(source):
     real = {f.name for f in dataclasses.fields(getattr(importlib.import_module(module), cls))}
     assert {n for n in real if not n.startswith("_")} <= schema.fields_of(source)
     assert len(schema.fields_of(source) - real) <= 1  # an init-only one
+
+
+def test_a_later_field_is_hashed_only_away_from_its_default():
+    @dataclasses.dataclass
+    class Config:
+        old: int = schema.what(1, "")
+        new: list[str] = schema.what([], "", added=True)
+
+    assert schema.hashed(Config()) == {"old": 1}
+    assert schema.hashed(Config(new=["x"])) == {"old": 1, "new": ["x"]}

@@ -14,7 +14,7 @@ from mlalign import stages
 from mlalign.cli import overview
 from mlalign.cli.commands import known
 from mlalign.core import languages as codes
-from mlalign.core import store
+from mlalign.core import store, yaml_files
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say, table
 from mlalign.planner import estimate
@@ -122,7 +122,7 @@ def final_table(plan: Plan) -> str:
 
 
 def recipes(arguments: Mapping[str, str]) -> int:
-    """Every recipe on the search path by family, with the question that it answers, then every part."""
+    """Every recipe on the search path by family, with the question that it answers, evaluations, then parts."""
     known(arguments, ("conf_dir",))
     folders = _folders(arguments)
     families: dict[str, list[list[str]]] = {}
@@ -131,10 +131,23 @@ def recipes(arguments: Mapping[str, str]) -> int:
     for family, rows in sorted(families.items()):
         say(f"{family or 'recipes'}")
         say("\n".join(f"  {line}" for line in table(sorted(rows), ["recipe", "question"]).splitlines()[1:]) + "\n")
+    _list_evaluations(folders)
     parts = config.options("part", folders)
     say("parts (for recipes of your own: docs/recipes.md)")
     say("\n".join(f"  {line}" for line in table([[n, _first_comment(p)] for n, p in sorted(parts.items())], ["", ""]).splitlines()[1:]))
     return 0
+
+
+def _list_evaluations(folders: list[Path]) -> None:
+    """Every evaluation with the origin of its texts and what it asks."""
+    rows = []
+    for name, path in sorted(config.options("evaluation", folders).items()):
+        content = yaml_files.read(path)
+        about = content.get("about") if isinstance(content, Mapping) else None
+        told = about if isinstance(about, Mapping) else {}
+        rows.append([name, told.get("origin", ""), told.get("title", "")])
+    say("evaluations (evaluation=NAME: docs/adding-an-evaluation.md)")
+    say("\n".join(f"  {line}" for line in table(rows, ["", "", ""]).splitlines()[1:]) + "\n")
 
 
 def _question(path: Path) -> str:

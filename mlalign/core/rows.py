@@ -29,7 +29,7 @@ COLUMNS = {
         "margin": "double", "method": "string", "score_chosen": "double", "score_rejected": "double", "metadata": "string",
     },
     "unpaired": {"prompt": "messages", "completion": "messages", "label": "bool"},
-    "ranking": {"prompt": "messages", "responses": "strings", "ranks": "ints"},
+    "ranking": {"prompt": "messages", "responses": "strings", "ranks": "ints", "metadata": "string"},
     "scores": {"candidate_id": "string", "response_lang_detected": "string"},  # plus `score.NAME` columns of doubles
 }  # fmt: skip
 

@@ -229,7 +229,10 @@ def _convert_scalar(kind: type, value: Any, key: str, errors: list[str]) -> Any:
 
 
 def hashed(cfg: Any) -> dict:
-    """The part of a configuration that is fingerprinted: every field not declared `how`, nested ones too."""
+    """The part of a configuration that is fingerprinted, nested ones too.
+
+    Left out are fields declared `how`, and those declared `later` at their default.
+    """
     out = {}
     for f in dataclasses.fields(cfg):
         value = getattr(cfg, f.name)

@@ -36,7 +36,7 @@ class Source:
     revision: str | None = what(None, "with hub: the commit or tag")
     config: str | None = what(None, "with hub: the configuration's name")
     hub_split: str = what("train", "with hub: the split to read")
-    adapter: Literal["columns", "hh_rlhf", "xcopa", "mgsm", "tiny_world"] = what("columns", "how a record becomes a row")
+    adapter: Literal["columns", "hh_rlhf", "xcopa", "mgsm", "rewardbench", "tiny_world"] = what("columns", "how a record becomes a row")
     options: dict[str, Any] = what({}, "tiny_world only: n, seed, mix, label_noise")
     format: Literal["jsonl", "csv", "tsv", "parquet"] | None = what(None, "by default what the file name's ending says")
     columns: dict[str, Any] = what({}, "our column -> theirs; dots reach into nested ones, whole numbers mean no header line")
@@ -54,6 +54,9 @@ class Source:
     weight: float = what(1.0, "chance of a row to survive sub-sampling, relative to other sources")
     max_rows: int | None = what(None, "read at most so many rows of each file (a quick trial); the others are not even read")
     keep_empty_answers: bool | None = what(None, "an empty answer is an answer; by default only in transcripts (hh_rlhf)")
+    answers: str | None = what(
+        None, "a file of {instruction, output}, with {lang} one for each language: the rows' references by prompt", added=True
+    )
 
 
 class Problems:

@@ -27,7 +27,7 @@ REQUIRED = {
 OPTIONAL = {
     "text": (), "prompt": ("messages", "reference", "metadata"), "demonstration": ("messages", "response_lang", "metadata"),
     "preference": ("prompt", "margin", "method", "score_chosen", "score_rejected", "chosen_lang", "rejected_lang", "metadata"),
-    "unpaired": (), "ranking": (),
+    "unpaired": (), "ranking": ("metadata",),
 }  # fmt: skip
 PLACING = ("id", "group_id", "language", "split")
 EVAL_SPLITS = ("eval", "evaluation", "test", "validation", "valid", "val", "dev")
@@ -41,13 +41,13 @@ def own_columns(kind: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------- any set, by its columns
 
 
-def columns(record: Record, kind: str, mapping: Mapping[str, str | int], match: str = "contains") -> Row:
+def columns(record: Record, kind: str, mapping: Mapping[str, Any], match: str = "contains") -> Row:
     """A record of any set that `conversations` can read, as a row of `kind`; `mapping` gives our column -> theirs.
 
     Raises: Malformed, Dropped.
     """
     theirs = record if isinstance(record, dict) else {}
-    view = conversations.named(theirs, {name: pick(record, where, name) for name, where in mapping.items()})
+    view = conversations.named(theirs, {name: _picked(record, where, name) for name, where in mapping.items()})
     try:
         row = _BY_KIND[kind](view)
     except Malformed as error:
@@ -70,6 +70,13 @@ def _with_mend(message: str, view: Mapping, kind: str) -> str:
         return message
     absent = next((name for name in REQUIRED[kind] if name not in view), None)
     return _missing(dict(view), absent, absent) if absent else f"{message}; name its column with columns: {{prompt: THEIRS}}"
+
+
+def _picked(record: Record, where: str | int | Mapping[str, str | int], name: str) -> Any:
+    """The value at `where`; for metadata of several columns, `{ours: theirs}`, a mapping."""
+    if isinstance(where, Mapping):
+        return {key: pick(record, inner, f"{name}.{key}") for key, inner in where.items()}
+    return pick(record, where, name)
 
 
 def pick(record: Record, where: str | int, name: str, default: Any = Malformed) -> Any:
@@ -253,3 +260,34 @@ def mgsm(record: Record, language: str) -> Row:
     problem, answer = pick(record, 0, "problem"), pick(record, 1, "answer")
     origin = "native" if language == "eng_Latn" else "human_translated"
     return {"prompt": messages(problem), "reference": reference(answer.strip().replace(",", ""), "numeric"), "origin": origin}
+
+
+def rewardbench(record: Record, kind: str) -> Row:
+    """RewardBench, M-RewardBench (both `preference`) and RewardBench 2 (`ranking`).
+
+    The subset is in the column `subset`, or `source` in M-RewardBench. Translations of a row share
+    its group. The rows `ref:7` and `tied:7` of RewardBench 2 belong to one prompt and share one too.
+    """
+    view = record if isinstance(record, dict) else {}
+    subset = str(view["subset"] if view.get("subset") is not None else pick(record, "source", "subset"))
+    identifier = str(pick(record, "id", "id"))
+    prefix, colon, number = identifier.partition(":")
+    group = number if colon and prefix in ("ref", "tied") else identifier
+    placed = {
+        "key": f"{subset}:{identifier}",
+        "group_id": f"{subset}:{group}",
+        "metadata": to_json({"subset": subset}),
+    }
+    asked = {name: pick(record, name, name) for name in ("prompt", "chosen", "rejected")}
+    if kind == "preference":
+        return {**_preference(asked), **placed}
+    read = _read({**asked, **{side: _several(asked[side]) for side in ("chosen", "rejected")}}, "pair")
+    n_right = 1 if read.n_chosen is None else read.n_chosen
+    texts = [answer["content"] for answer in read.answers]
+    ranks = [0 if place < n_right else 1 for place in range(len(texts))]
+    return {"prompt": _stored(read.prompt), "responses": texts, "ranks": ranks, **placed}
+
+
+def _several(side: Any) -> Any:
+    value = _list_in(side)
+    return value if isinstance(value, list) else side

@@ -1,17 +1,17 @@
 """What can be said against a source before a row of it is read. Looks at its settings and lists its files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlalign.core import languages
 from mlalign.core.errors import UserError, nearest
-from mlalign.core.sources import Source
+from mlalign.core.sources import Source, find
 from mlalign.data import adapters
 from mlalign.data.reading import TINY_WORLD_KINDS, files
 
 KINDS_OF_ADAPTER = {
     "xcopa": ("prompt", "demonstration", "preference"), "hh_rlhf": ("prompt", "demonstration", "preference"), "mgsm": ("prompt",),
-    "tiny_world": tuple(TINY_WORLD_KINDS),
+    "rewardbench": ("preference", "ranking"), "tiny_world": tuple(TINY_WORLD_KINDS),
 }  # fmt: skip
 
 
@@ -40,6 +40,11 @@ def mistakes(source: Source, kind: str, wanted: list[str] | None) -> Iterator[st
             files(source, wanted)
         except UserError as error:
             yield from (f"path: {message}" for message in error.messages)
+    if source.answers is not None:
+        try:
+            find(Source(path=source.answers))
+        except UserError as error:
+            yield from (f"answers: {message}" for message in error.messages)
 
 
 def _tiny_world(source: Source) -> Iterator[str]:
@@ -54,12 +59,17 @@ def _columns(source: Source, kind: str) -> Iterator[str]:
     for name, theirs in source.columns.items():
         if name not in allowed:
             yield f"columns.{name}: {kind} rows have no such column{nearest(name, allowed)}"
+        elif name == "metadata" and isinstance(theirs, Mapping):
+            continue
         elif not isinstance(theirs, str | int) or isinstance(theirs, bool):
             yield f"columns.{name}: expected a column's name or position, got {theirs!r}"
 
 
 def _language(source: Source) -> Iterator[str]:
-    known = source.language or source.adapter == "hh_rlhf" or "language" in source.columns or "{lang}" in (source.path or "")
+    in_config = "{lang}" in (source.config or "")
+    if in_config and not source.languages:
+        yield "languages: missing; name the configurations that {lang} in `config` stands for"
+    known = in_config or source.language or source.adapter == "hh_rlhf" or "language" in source.columns or "{lang}" in (source.path or "")
     if not known:
         yield "language: missing; set it (eng_Latn), name a column (columns: {language: …}), or put {lang} into the path"
     for key, values in (("language", [source.language] if source.language else []), ("languages", source.languages or [])):

@@ -9,7 +9,7 @@ from mlalign.core import conversations, languages, rows
 from mlalign.core.errors import UserError
 from mlalign.core.sources import File, Problems, Source, find, read, read_hub
 from mlalign.core.store import Tally
-from mlalign.data import adapters, cleaning
+from mlalign.data import adapters, cleaning, stored
 
 TINY_WORLD_KINDS = {"demonstration": "demonstrations", "preference": "preferences", "prompt": "prompts"}
 ORIGIN = {"xcopa": "human_translated"}
@@ -70,10 +70,10 @@ def all_rows(work: Reading, sources: Iterable[Source], artifacts: Iterable[Path]
         if source.adapter == "tiny_world":
             yield from _tiny_world(source, work)
         elif source.hub:
-            records = read_hub(source, work.problems)
-            file = File(Path(source.hub), source.hub_split, None, "parquet")
-            work.check_name(source, file)
-            yield from _of_records(records, file, source, work)
+            for part, language in _configurations(source, work.languages):
+                file = File(Path(source.hub), source.hub_split, language, "parquet")
+                work.check_name(part, file)
+                yield from _of_records(read_hub(part, work.problems), file, part, work)
         else:
             header = source.adapter != "mgsm" and not any(isinstance(c, int) for c in source.columns.values())
             for file in files(source, work.languages):
@@ -81,6 +81,18 @@ def all_rows(work: Reading, sources: Iterable[Source], artifacts: Iterable[Path]
                 yield from _of_records(read(file, header, work.problems), file, source, work)
     for path in artifacts:
         yield from _of_artifact(path, work)
+
+
+def _configurations(source: Source, wanted: list[str] | None) -> Iterator[tuple[Source, str | None]]:
+    """A hub data set with its language; with {lang} in its configuration, one for each language."""
+    if "{lang}" not in (source.config or ""):
+        yield source, None
+        return
+    for theirs in source.languages or []:
+        language = languages.normalise(theirs)
+        if wanted is None or language in wanted:
+            config = (source.config or "").replace("{lang}", theirs)
+            yield dataclasses.replace(source, config=config), language
 
 
 def _tiny_world(source: Source, work: Reading) -> Iterator[Found]:
@@ -104,6 +116,7 @@ def _of_artifact(path: Path, work: Reading) -> Iterator[Found]:
 
 
 def _of_records(records: Iterator[tuple[int, Any]], file: File, source: Source, work: Reading) -> Iterator[Found]:
+    answers = stored.read(source.answers, file.language, work.problems) if source.answers else None
     for n, (number, record) in enumerate(records):
         if source.max_rows is not None and n >= source.max_rows:
             return
@@ -125,6 +138,11 @@ def _of_records(records: Iterator[tuple[int, Any]], file: File, source: Source, 
         except UnicodeEncodeError:  # an id with half of a surrogate pair
             work.tally.drop("not_unicode", language)
             continue
+        if answers is not None:
+            placed = stored.answered(placed, answers)
+            if "reference" not in placed:
+                work.problems.add(f"{place}: {source.answers} holds no answer to this prompt")
+                continue
         yield placed, source, place
 
 
@@ -142,6 +160,8 @@ def _adapt(record: Any, source: Source, kind: str, language: str) -> dict:
             return adapters.xcopa(record, kind, language)
         case "mgsm":
             return adapters.mgsm(record, language)
+        case "rewardbench":
+            return adapters.rewardbench(record, kind)
     return adapters.columns(record, kind, source.columns, source.match)
 
 

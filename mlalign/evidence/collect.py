@@ -15,7 +15,7 @@ import yaml
 
 from mlalign.core.store import Artifact, has, read_json
 from mlalign.evidence.text import public
-from mlalign.methods.metrics import AVERAGE
+from mlalign.methods.metrics import AVERAGE, COLUMNS
 
 FROM_MANIFEST = (
     "stage", "stage_version", "status", "skipped_because", "fingerprint", "content_digest", "seed", "git_commit", "rows_by_language",
@@ -77,6 +77,7 @@ def gather(steps: Steps, run: Mapping[str, Any]) -> dict[str, Any]:
         "about": about(run),
         "warnings": [{"step": name, "what": text} for name, m in told.items() for text in m.get("warnings") or []],
         **measured(steps),
+        "headlines": headlines(steps),
         "matrices": [{"step": name, **table["matrix"]} for name, table in tables.items() if table["matrix"].get("sources")],
         "breakdown": [r for name in tables for r in _breakdown(steps[name])],
         "confusion": [{"step": name, **found} for name in tables if (found := _beside(steps[name], "confusion"))],
@@ -102,6 +103,7 @@ def measured(steps: Steps) -> dict[str, Any]:
     tables = {s.name: read_json(s.path / "metrics.json") for s in steps.values() if s.manifest["kind"] == "metrics" and s.done}
     return {
         "evaluations": evaluations(steps),
+        "evaluation_of": {name: told["name"] for name, step in steps.items() if (told := evaluation_of(step))},
         "metrics": [{"step": name, **row} for name, table in tables.items() for row in table["rows"]],
         "decisions": [_decided(name, s.manifest) for name, s in steps.items() if "decisions" in s.manifest],
     }
@@ -129,6 +131,8 @@ def evaluations(steps: Steps) -> list[dict[str, Any]]:
             continue
         answers = steps.inputs(step.name, "rows")
         models = [m for a in answers for m in steps.inputs(a, "model")] or steps.inputs(step.name, "model")
+        if answers and step.artifact.binding and not models:
+            models = [_model_of(step)]  # one from outside
         if not models:
             continue
         entry: dict[str, Any] = {"step": step.name, "answers": answers, "scores": steps.inputs(step.name, "scores"), "model": models[0]}
@@ -137,6 +141,60 @@ def evaluations(steps: Steps) -> list[dict[str, Any]]:
     found = [{**e, "baseline": by_answers.get(tuple(e["baseline"]))} for e in found]
     baselines = {e["baseline"] for e in found}
     return sorted(found, key=lambda e: e["step"] not in baselines)
+
+
+def evaluation_of(step: Step) -> dict[str, Any]:
+    """The evaluation that a step's tables are from: its name, origin and headline; empty for held-out rows."""
+    if step.manifest["kind"] != "metrics" or not step.done:
+        return {}
+    return _settings(step).get("evaluation") or {}
+
+
+def headlines(steps: Steps) -> list[dict[str, Any]]:
+    """The numbers that lead the report: averages over languages of each evaluation's headline metrics.
+
+    Where its rows are of several origins, each has an average of its own: native and translated
+    rows are never in one.
+    """
+    found: list[dict[str, Any]] = []
+    for step in steps.values():
+        evaluation = evaluation_of(step)
+        if not evaluation:
+            continue
+        for metric in evaluation["headline"]:
+            for origin, row in _averages_of(step, metric, evaluation["origin"]):
+                found.append({"evaluation": evaluation["name"], "origin": origin, "model": _model_of(step), "step": step.name, **row})
+    return found
+
+
+def of_one_evaluation(content: Mapping) -> list[dict[str, Any]]:
+    """The evaluations of models on the same prompts: the data's held-out ones, else those of the first evaluation."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for entry in content["evaluations"]:
+        by_name.setdefault(content["evaluation_of"].get(entry["step"], ""), []).append(entry)
+    return by_name.get("") or next(iter(by_name.values()), [])
+
+
+def _averages_of(step: Step, metric: str, origin: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(origin, row of the average) of a metric: one, or one for each origin that the rows have."""
+    by_origin = [
+        row
+        for row in _beside(step, "breakdown").get("rows", [])
+        if (row["part"], row["metric"], row["language"]) == ("origin", metric, AVERAGE)
+    ]
+    if len(by_origin) > 1:
+        for row in by_origin:
+            yield row["member"], {"which": "", **{name: row[name] for name in COLUMNS if name in row}}
+        return
+    for row in read_json(step.path / "metrics.json")["rows"]:
+        if (row["metric"], row["language"]) == (metric, AVERAGE):
+            yield origin, {name: row[name] for name in COLUMNS}
+
+
+def _model_of(step: Step) -> str:
+    """What is measured: the policy or reward model that the step is for, and the round."""
+    name = ", ".join(map(str, step.artifact.binding.values())) or step.name
+    return name if step.round is None else f"{name}, round {step.round}"
 
 
 def _beside(step: Step, name: str) -> dict[str, Any]:

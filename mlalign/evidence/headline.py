@@ -25,8 +25,14 @@ def tables(content: Mapping) -> dict[tuple[str, str], Table]:
     order = {e["step"]: i for i, e in enumerate(content["evaluations"])}
     found: dict[tuple[str, str], Table] = {}
     for row in sorted(content["metrics"], key=lambda r: order.get(r["step"], len(order))):
-        found.setdefault((row["metric"], row["by"] or ""), {}).setdefault(row["step"], {})[row["language"]] = row
+        found.setdefault((row["metric"], by_of(content, row)), {}).setdefault(row["step"], {})[row["language"]] = row
     return found
+
+
+def by_of(content: Mapping, row: Mapping) -> str:
+    """The score column that a row was measured by, with the evaluation, whose numbers stand by themselves."""
+    evaluation = (content.get("evaluation_of") or {}).get(row["step"])
+    return " on ".join(filter(None, (row["by"], evaluation)))
 
 
 def before_and_after(content: Mapping, table: Table) -> tuple[str | None, str]:
@@ -70,7 +76,34 @@ def numbers(content: Mapping, digits: int) -> list[dict[str, Any]]:
     if ranked := sources(content):
         return _transfer_tiles(content, ranked, digits)
     found = tables(content)
-    return [_tile(content, key, found[key], digits) for key in leading(content)]
+    of_evaluations = content.get("evaluation_of") or {}
+    held_out = [key for key in leading(content) if not set(found[key]) & set(of_evaluations)]
+    return [*_evaluation_tiles(content, digits), *(_tile(content, key, found[key], digits) for key in held_out)][:3]
+
+
+def _evaluation_tiles(content: Mapping, digits: int) -> list[dict[str, Any]]:
+    """A tile for each headline number of the last model, with the change from the first."""
+    lines: dict[tuple[str, str, str], list[Mapping]] = {}
+    for row in content.get("headlines") or []:
+        lines.setdefault((row["evaluation"], row["metric"], row["origin"]), []).append(row)
+    tiles = []
+    for (evaluation, metric, origin), rows in lines.items():
+        first, last = rows[0], rows[-1]
+        tile = {
+            "name": metric_name(metric), "by": "", "of": f"{evaluation}, {origin_name(origin)}, of {last['model']}",
+            "value": number(last["value"], metric, digits), "interval": interval(last, digits),
+        }  # fmt: skip
+        if first is not last and None not in (first["value"], last["value"]):
+            gain = last["value"] - first["value"]
+            tile["change"] = arrow(gain) + change(gain, metric, digits)
+            tile["before"] = f"from {number(first['value'], metric, digits)} ({first['model']})"
+        tiles.append(tile)
+    return tiles
+
+
+def origin_name(origin: str) -> str:
+    """`machine translated` for `machine_translated`."""
+    return origin.replace("_", " ")
 
 
 def _transfer_tiles(content: Mapping, ranked: Sequence[tuple[str, Mapping]], digits: int) -> list[dict[str, Any]]:

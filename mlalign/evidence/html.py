@@ -23,6 +23,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 STATIC_SAMPLES = 6  # shown without the script, and before it has read the data
 # id -> (title, its name in the navigation, the function); the order of the page
 SECTIONS = {
+    "evaluations": ("Evaluations", "Evaluations", results.evaluations),
     "recipe": ("Recipe and times", "Recipe", sections.recipe),
     "results": ("Results by language", "Results", results.results),
     "transfer": ("Reward transfer", "Transfer", matrices.transfer),

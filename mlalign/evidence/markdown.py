@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlalign.evidence import headline
 from mlalign.evidence.collect import MANY_COLUMNS
 from mlalign.methods.metrics import SUMMARIES
 
@@ -19,7 +20,8 @@ def page(content: Mapping[str, Any], title: str, digits: int) -> str:
         parts.append(f"Recipe: {cell(run['recipe'])}")
     sections = {
         "Warnings": [grid(["step", "warning"], [(w["step"], w["what"]) for w in content["warnings"]])],
-        "Results": _results(content["metrics"], digits),
+        "Evaluations": [_evaluations(content.get("headlines") or [], digits)],
+        "Results": _results(content, digits),
         "Reward transfer": [_matrix(m, digits) for m in content["matrices"]],
         "Not computed": [grid(["step", "what"], [(n["step"], n["what"]) for n in content["not_computed"]])],
         "Decisions": [_decision(d) for d in content["decisions"]],
@@ -52,14 +54,20 @@ def grid(header: Sequence[Any], body: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join("" if v is None else cell(v) for v in line) + " |" for line in lines)
 
 
-def _results(metrics: Sequence[Mapping], digits: int) -> list[str]:
+def _evaluations(headlines: Sequence[Mapping], digits: int) -> str:
+    """The headline numbers of all evaluations; native and translated rows apart."""
+    body = [[row["evaluation"], row["origin"], row["metric"], row["model"], _interval(row, digits)] for row in headlines]
+    return grid(["evaluation", "texts", "metric", "model", "average over languages"], body)
+
+
+def _results(content: Mapping, digits: int) -> list[str]:
     """One table per metric: languages down, steps across, the change from the first step to the last.
 
     A metric with many score columns is one table, with a line for each of them.
     """
     found: dict[str, dict[str, list[Mapping]]] = {}
-    for row in metrics:
-        found.setdefault(row["metric"], {}).setdefault(row["by"] or "", []).append(row)
+    for row in content["metrics"]:
+        found.setdefault(row["metric"], {}).setdefault(headline.by_of(content, row), []).append(row)
     blocks = []
     for metric, columns in found.items():
         if len(columns) > MANY_COLUMNS:

@@ -45,6 +45,20 @@ def results(content: Mapping, digits: int) -> Section | None:
     return {"averages": tabled(head, averages) if len(averages) > OPEN else None, "first": tables[:OPEN], "rest": tables[OPEN:]}
 
 
+def evaluations(content: Mapping, digits: int) -> Section | None:
+    """The headline numbers of all evaluations, models across; native and translated rows apart."""
+    lines: dict[tuple[str, str, str], dict[str, Mapping]] = {}
+    for row in content.get("headlines") or []:
+        lines.setdefault((row["evaluation"], row["origin"], row["metric"]), {})[row["model"]] = row
+    models = list(dict.fromkeys(model for found in lines.values() for model in found))
+    rows = []
+    for (evaluation, origin, metric), found in lines.items():
+        values = [value_cell(found.get(model), digits) for model in models]
+        rows.append([cell(evaluation, evaluation), headline.origin_name(origin), metric_name(metric), *values])
+    table = tabled(["evaluation", "texts", "metric", *models], rows)
+    return {"table": table} if table else None
+
+
 def _told_elsewhere(key: tuple[str, str], found: Mapping) -> bool:
     return key[0].endswith("_over_baseline") and (key[0].removesuffix("_over_baseline"), key[1]) in found
 

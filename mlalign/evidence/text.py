@@ -17,6 +17,8 @@ SUMMARY_NAMES = {AVERAGE: "average", WORST: "lowest", GAP: "gap to English"}
 METRICS = {
     "win_rate": ("Win rate over the start", True),
     "win_rate_lc": ("Win rate over the start, length-controlled", True),
+    "stored_win_rate": ("Win rate over the stored answers", True),
+    "stored_win_rate_lc": ("Win rate over the stored answers, length-controlled", True),
     "accuracy": ("Right answers", True),
     "adherence": ("Answers in the requested language", True),
     "selected_accuracy": ("Right answers, best of n by the reward model", True),
@@ -25,6 +27,9 @@ METRICS = {
     "reward_ties": ("Reward model cannot tell two answers apart", True),
     "reward_agreement": ("Reward model judges as it does in English", True),
     "reward_kappa": ("Reward model's agreement with English, kappa", False),
+    "rewardbench": ("RewardBench score", True),
+    "rewardbench_with_prior": ("RewardBench score with prior sets", True),
+    "rewardbench_2": ("RewardBench 2 score", True),
     "line_share": ("Lines in the requested language", True),
     "word_share": ("Words in the requested script", True),
     "line_pass": ("Answers without a line in another language", True),

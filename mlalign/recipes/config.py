@@ -13,13 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlalign.core import secrecy
 from mlalign.core.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from mlalign.recipes.evaluations import Evaluation
+
 GROUPS = ("recipe", "model", "data", "engine", "scale", "launcher")
-VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices", "max_rounds")
+VALUES = ("languages", "name", "seed", "root", "deepspeed", "devices", "max_rounds", "evaluation")
 STEP_LISTS = ("only", "from", "force")
 LONGEST_VALUE = 16_000  # characters of one argument
 DEEPEST_VALUE = 20  # brackets within each other
@@ -192,10 +195,38 @@ def _without_parts(recipe: Any, root: Mapping, folders: list[Path], overrides: I
     typed = {o.key[-1]: o.value for o in overrides if len(o.key) == 1 or (len(o.key) == 2 and o.key[0] == "params")}
     defaults = {**_replaced_params(root), **{name: value for name, value in typed.items() if name not in own}}
     library = parts.Library(options("part", folders), (*GROUPS, *VALUES), defaults, errors)
+    library.evaluations = _evaluations(recipe, folders, overrides, errors)
+    if len(errors) > before:
+        raise UserError(*errors)
     expanded = parts.expand(recipe, library)
     if len(errors) > before:
         raise UserError(*errors)
     return {**expanded, "params": {**library.left, **own}}
+
+
+def _evaluations(recipe: Mapping, folders: list[Path], overrides: Iterable[Override], errors: list[str]) -> list["Evaluation"]:
+    """What the policies of the recipe's sections `measure` are measured on.
+
+    The command line has the last word, then the recipe; by default it is the data's held-out rows.
+    """
+    from mlalign.recipes import evaluations
+
+    names, languages = recipe.get("evaluation") or evaluations.DEFAULT, None
+    values: list[tuple[list[str], Any]] = []
+    for override in overrides:
+        if override.key == ["languages"]:
+            languages = override.value
+        elif override.key == ["evaluation"]:
+            names = override.value
+        elif override.key[0] == "evaluation":
+            values.append((override.key[1:], override.value))
+    if "measure" not in recipe and "measure" not in (recipe.get("rounds") or {}):
+        if values or names != evaluations.DEFAULT:
+            mend = "run recipe=evaluate model=PATH, or give the recipe a section `measure`"
+            errors.append(f"evaluation: the recipe has no section `measure`, whose policies it would be asked of; {mend}")
+        return []
+    request = evaluations.Request(names, values, languages)
+    return evaluations.chosen(request, options("evaluation", folders), language_sets(folders), errors)
 
 
 def _tiny(recipe: Any) -> list[Override]:
@@ -438,8 +469,8 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
     params, steps = settings.root["params"], templates(settings.recipe)
     for override in overrides:
         head, *rest = override.key
-        if head in CONTROLS or (head in GROUPS and not rest):
-            continue
+        if head in CONTROLS or (head in GROUPS and not rest) or (head == "evaluation" and rest):
+            continue  # these were read before
         if head in VALUES and not rest:
             settings.root[head] = override.value
             settings.typed.update({head: override.value} if head == "deepspeed" else {})

@@ -1,64 +1,208 @@
-"""The sections `measure` of a recipe and of its rounds, as calls of the part `measure`."""
+"""The sections `measure` of a recipe and of its rounds, as calls of parts: one for each evaluation.
 
-from collections.abc import Mapping
+An evaluation that asks policies is the part `measure`; one that scores given answers, or reward
+models, is the part `measure_rows`. The steps for `held_out` are called `measure`, `measure_round`
+and `measure_initial`; those for another evaluation have its name behind that: `measure_mgsm`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlalign.recipes import outline
+from mlalign.recipes.evaluations import CHOICES, DEFAULT, REWARDS, Evaluation
+
+# What the part `measure` of every evaluation gets from the section; the rest is for held-out rows.
+SHARED = ("control",)
 
 
-def with_calls(recipe: Mapping, errors: list[str]) -> dict[str, Any]:
-    """The recipe with the part `measure` in the place of its sections of that name.
+@dataclasses.dataclass
+class Section:
+    """A section `measure`: whom it names, and what else it gives to the part.
+
+    Policies and reward models are steps or external models, by name.
+    """
+
+    key: str
+    policies: dict[str, Any]
+    reward_models: dict[str, Any]
+    rest: dict[str, Any]
+
+
+def with_calls(recipe: Mapping, evaluations: Sequence[Evaluation], errors: list[str]) -> dict[str, Any]:
+    """The recipe with calls of parts in the place of its sections `measure`.
 
     The measurement of the whole recipe comes last, and takes differences from its first policy. That
-    of a round takes them from the policy that the rounds began with, which is measured before them
-    under the name `measure_initial`.
+    of a round takes them from the policy that the rounds began with, which is measured before them.
     """
-    out = {name: value for name, value in recipe.items() if name != "measure"}
-    rounds = recipe.get("rounds") or {}
-    if "measure" in recipe:
-        call = _call(recipe["measure"], "measure", "measure", errors)
-        out["finally"] = {"measure": call, **(recipe.get("finally") or {})}
-    if "measure" in rounds:
-        init = rounds.get("init") or {}
-        call = _call(rounds["measure"], "measure_round", "measure_initial", errors)
-        policies = call["with"].get("policies") or {}
-        for name in policies.keys() - init.keys():
-            errors.append(f"rounds.measure.policies: {name} is nothing that `init` names, and there is nothing to compare it with")
-        begun = {name: init.get(name) for name in policies}
-        rest = {key: value for key, value in call["with"].items() if not key.startswith("baseline")}
-        out["steps"] = {
-            **(recipe.get("steps") or {}),
-            "measure_initial": {"part": "measure", "with": {**rest, "policies": begun}},
-        }
-        call["with"].setdefault("prompts", "measure_initial.rows.prompts")
-        evidence = {f"measure_round[{name}]": f"measure_initial[{name}]" for name in policies}
-        out["rounds"] = {
-            **{name: value for name, value in rounds.items() if name != "measure"},
-            "init": {**evidence, **init},
-            "steps": {**(rounds.get("steps") or {}), "measure_round": call},
-        }
-    return out
+    expansion = _Expansion(recipe, errors)
+    for evaluation in evaluations:
+        expansion.add(evaluation)
+    return expansion.result()
 
 
-def _call(section: Mapping, name: str, baseline: str, errors: list[str]) -> dict[str, Any]:
-    """The call of the part that a section `measure` stands for."""
-    key = "rounds.measure" if name == "measure_round" else "measure"
-    policies: dict[str, Any] = {}
-    given = section.get("policies")
-    if not isinstance(given, list) or not given:
-        errors.append(f"{key}.policies: expected a list of steps, or of {{path, name}}, got {given!r}")
-        given = []
-    for policy in given:
-        value = {k: v for k, v in policy.items() if k != "name"} if isinstance(policy, Mapping) else policy
-        label = policy.get("name") if isinstance(policy, Mapping) else policy
-        if not isinstance(label, str) or not outline.NAME.fullmatch(label):
-            errors.append(f"{key}.policies: {policy!r} needs a name: {{step: …, name: …}} or {{path: …, name: …}}")
-            continue
-        policies[label] = value["step"] if isinstance(value, Mapping) and set(value) == {"step"} else value
-    first = next(iter(policies), "")
-    own = {k: v for k, v in section.items() if k != "policies"}
-    if name == baseline:
+class _Expansion:
+    """A recipe that gets the steps of one evaluation after another."""
+
+    def __init__(self, recipe: Mapping, errors: list[str]):
+        self.recipe, self.errors = recipe, errors
+        self.rounds = recipe.get("rounds") or {}
+        self.whole = self._section(recipe, "measure")
+        self.of_round = self._section(self.rounds, "rounds.measure")
+        self.steps: dict[str, dict] = {}
+        self.final: dict[str, dict] = {}
+        self.round_steps: dict[str, dict] = {}
+        self.init: dict[str, str] = {}
+        if self.of_round:
+            for name in self.of_round.policies.keys() - (self.rounds.get("init") or {}).keys():
+                errors.append(f"rounds.measure.policies: {name} is nothing that `init` names, and there is nothing to compare it with")
+
+    def _section(self, owner: Mapping, key: str) -> Section | None:
+        if "measure" not in owner:
+            return None
+        given = owner["measure"]
+        rest = {name: value for name, value in given.items() if name not in ("policies", "reward_models")}
+        policies = _named(given.get("policies"), f"{key}.policies", self.errors)
+        models = given.get("reward_models")
+        reward_models = {} if models is None else _named(models, f"{key}.reward_models", self.errors)
+        return Section(key, policies, reward_models, rest)
+
+    def add(self, evaluation: Evaluation) -> None:
+        sections = [section for section in (self.whole, self.of_round) if section is not None]
+        if not sections:
+            return
+        suffix = "" if evaluation.name == DEFAULT else f"_{evaluation.name}"
+        if evaluation.rows is not None:
+            self.steps[f"rows{suffix}"] = _rows_step(evaluation)
+        if evaluation.measures == REWARDS:
+            self._add_reward_models(evaluation, sections, suffix)
+            return
+        if self.whole:
+            self.final[f"measure{suffix}"] = self._call(evaluation, self.whole, f"measure{suffix}", f"measure{suffix}")
+        if self.of_round:
+            self._add_rounds(evaluation, self.of_round, suffix)
+
+    def _add_reward_models(self, evaluation: Evaluation, sections: Sequence[Section], suffix: str) -> None:
+        for section in sections:
+            if section.reward_models:
+                self.final[f"measure{suffix}"] = _rows_call(evaluation, section.reward_models)
+                return
+        self.errors.append(
+            f"evaluation: {evaluation.name} is for reward models, and `{sections[0].key}` names none; "
+            f"add reward_models: [STEP] there, or leave this evaluation out"
+        )
+
+    def _add_rounds(self, evaluation: Evaluation, section: Section, suffix: str) -> None:
+        """The measurement of every round, and before them that of what they begin with."""
+        of_round, initial = f"measure_round{suffix}", f"measure_initial{suffix}"
+        begun = {name: (self.rounds.get("init") or {}).get(name) for name in section.policies}
+        before = dataclasses.replace(section, policies=begun)
+        self.steps[initial] = self._call(evaluation, before, initial, initial)
+        call = self._call(evaluation, section, of_round, initial)
+        if evaluation.rows is None:
+            call["with"].setdefault("prompts", f"{initial}.rows.prompts")
+        self.round_steps[of_round] = call
+        self.init |= {f"{of_round}[{name}]": f"{initial}[{name}]" for name in section.policies}
+
+    def _call(self, evaluation: Evaluation, section: Section, name: str, baseline: str) -> dict[str, Any]:
+        """The call of a part; differences are taken from the first policy of the call `baseline`."""
+        if evaluation.measures == CHOICES:
+            scorers = {label: _likelihood(policy, evaluation) for label, policy in section.policies.items()}
+            return _rows_call(evaluation, scorers)
+        first = next(iter(section.policies), "")
         compared = {"first": first}
+        if name != baseline:
+            compared = {"baseline": f"{baseline}.answers[{first}]", "baseline_scores": f"{baseline}.marks[{first}]"}
+        elif section.key != "measure":
+            compared = {}
+        return {"part": "measure", "with": {**compared, **_given(evaluation, section), "policies": section.policies}}
+
+    def result(self) -> dict[str, Any]:
+        out = {name: value for name, value in self.recipe.items() if name not in ("measure", "evaluation")}
+        if self.final:
+            out["finally"] = self._joined(self.final, "finally", first=True)
+        if self.steps:
+            out["steps"] = self._joined(self.steps, "steps")
+        if self.round_steps:
+            out["rounds"] = {
+                **{name: value for name, value in self.rounds.items() if name != "measure"},
+                "init": {**self.init, **(self.rounds.get("init") or {})},
+                "steps": self._joined(self.round_steps, "rounds.steps"),
+            }
+        return out
+
+    def _joined(self, made: Mapping, section: str, *, first: bool = False) -> dict[str, Any]:
+        own = outline.section(self.recipe, section)
+        for name in made.keys() & own.keys():
+            self.errors.append(f"steps.{name}: `measure` makes a step of this name; rename yours")
+        return {**made, **own} if first else {**own, **made}
+
+
+def _named(given: Any, key: str, errors: list[str]) -> dict[str, Any]:
+    """Policies or reward models by name."""
+    if not isinstance(given, list) or not given:
+        errors.append(f"{key}: expected a list of steps, or of {{path, name}}, got {given!r}")
+        return {}
+    named: dict[str, Any] = {}
+    for model in given:
+        value: Any = model
+        label = model
+        if isinstance(model, Mapping):
+            value = {name: inner for name, inner in model.items() if name != "name"}
+            label = model.get("name")
+        if not isinstance(label, str) or not outline.NAME.fullmatch(label):
+            errors.append(f"{key}: {model!r} needs a name: {{step: …, name: …}} or {{path: …, name: …}}")
+            continue
+        named[label] = value["step"] if isinstance(value, Mapping) and set(value) == {"step"} else value
+    return named
+
+
+def _given(evaluation: Evaluation, section: Section) -> dict[str, Any]:
+    """What the part `measure` gets beside the policies."""
+    if evaluation.rows is None and evaluation.name == DEFAULT:
+        return section.rest
+    shared = {name: section.rest[name] for name in SHARED if name in section.rest}
+    prompts = f"rows_{evaluation.name}"
+    if evaluation.rows is None:
+        shared |= {"prompts": section.rest["prompts"]} if "prompts" in section.rest else {}
     else:
-        compared = {"baseline": f"{baseline}.answers[{first}]", "baseline_scores": f"{baseline}.marks[{first}]"}
-    return {"part": "measure", "with": {**compared, **own, "policies": policies}}
+        shared["prompts"] = prompts
+    return {
+        **shared,
+        "judges": evaluation.all_scorers,
+        "asked": {"split": "eval", **(evaluation.ask or {})},
+        "measured": {**evaluation.metrics, "evaluation": evaluation.label},
+    }
+
+
+def _rows_call(evaluation: Evaluation, scorers: Mapping[str, Any]) -> dict[str, Any]:
+    """The call of the part that scores answers which are there already."""
+    given = {
+        "policies": dict(scorers),
+        "prompts": f"rows_{evaluation.name}",
+        "measured": {**evaluation.metrics, "evaluation": evaluation.label},
+    }
+    return {"part": "measure_rows", "with": given}
+
+
+def _likelihood(policy: Any, evaluation: Evaluation) -> dict[str, Any] | None:
+    """The scorer that a policy is where it chooses among given answers."""
+    if policy is None:
+        return None  # a round's policy that nothing begins with, which is reported
+    assert evaluation.choices is not None
+    path = {"step": policy} if isinstance(policy, str) else policy
+    return {"family": "likelihood", "name": "likelihood", "path": path, **dataclasses.asdict(evaluation.choices)}
+
+
+def _rows_step(evaluation: Evaluation) -> dict[str, Any]:
+    """The step that reads an evaluation's rows: all of them, each once, as they were published."""
+    assert evaluation.rows is not None
+    sources = [_changed(source) for source in evaluation.rows.files]
+    config = {"kind": evaluation.kind, "sources": sources, "languages": evaluation.languages, "dedup": False}
+    return {"stage": "prepare", "config": config}
+
+
+def _changed(source: Any) -> dict[str, Any]:
+    """A source without the settings that it leaves at their defaults."""
+    defaults = dataclasses.asdict(type(source)())
+    return {name: value for name, value in dataclasses.asdict(source).items() if value != defaults[name]}

@@ -3,7 +3,8 @@
 params:  {beta: 0.1}                                    values that the command line may set
 steps:   {NAME: {stage, inputs, config, resources, foreach}}
          {NAME: {part, with, foreach}}
-measure: {policies: [STEP, {path, name}], …}            the part `measure`, with these as its `with`
+measure: {policies: [STEP, {path, name}], reward_models: […], …}  the part `measure`, for each
+evaluation: [NAME]                                      of these; by default held_out
 rounds:  {count, init: {NAME: STEP}, guards: [STEP], steps: {…}, measure: {…}}
 finally: {NAME: …}                                      sees the last round
 tiny:    {KEY: VALUE}                                   overrides at scale=tiny
@@ -17,7 +18,7 @@ from mlalign.core.errors import nearest
 
 STAGE_KEYS = ("stage", "inputs", "config", "resources", "foreach")
 PART_KEYS = ("part", "with", "foreach")
-RECIPE_KEYS = ("params", "steps", "measure", "rounds", "finally", "tiny")
+RECIPE_KEYS = ("params", "steps", "measure", "evaluation", "rounds", "finally", "tiny")
 ROUND_KEYS = ("count", "init", "guards", "steps", "measure")
 RESERVED_STEPS = ("previous", "initial")
 RESERVED_INNER = ("config", "inputs", "resources")

@@ -27,6 +27,7 @@ import yaml
 from mlalign.core import yaml_files
 from mlalign.core.errors import UserError, nearest
 from mlalign.recipes import measure, outline
+from mlalign.recipes.evaluations import Evaluation
 
 REQUIRED = "???"
 KEYS = ("takes", "steps", "gives")
@@ -72,6 +73,8 @@ class Library:
     defaults: Mapping[str, Any]
     errors: list[str]
     read: dict[str, Part | None] = dataclasses.field(default_factory=dict)
+    # What the sections `measure` ask of their policies.
+    evaluations: list[Evaluation] = dataclasses.field(default_factory=list)
     # Parameters that no caller gave, with their values: the command line may set these. What a
     # default takes from another parameter is set through that one.
     left: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -150,7 +153,7 @@ def _read(file: Path) -> Any:
 
 def expand(recipe: Mapping, library: Library) -> dict[str, Any]:
     """The recipe with the steps of its parts in their place; mistakes go to the library's errors."""
-    recipe = measure.with_calls(recipe, library.errors)
+    recipe = measure.with_calls(recipe, library.evaluations, library.errors)
     out: dict[str, Any] = dict(recipe)
     for section in outline.SECTIONS:
         steps = outline.section(recipe, section)

@@ -18,6 +18,7 @@ wrong_in_language, wrong_elsewhere, adherence_of_right, coco_cola (`metrics/conf
 English, consistency_all (`metrics/consistency.py`); oracle_accuracy, selected_accuracy (`metrics/best_of_n.py`); tokens, characters,
 bytes, content_bytes, byte_premium, tokens_per_character, truncated (`metrics/length.py`). With a baseline win_rate, win_rate_lc
 (`metrics/win_rate.py`) and METRIC_over_baseline; with a control METRIC_over_control, also of win rates: ours minus theirs, paired.
+With `stored_by` stored_win_rate and stored_win_rate_lc, over the answers stored in `reference`, in the place of win rates.
 Of preference rows: reward_accuracy (ties 0.5), reward_ties, and reward_agreement and reward_kappa with English, for each score column.
 
 Intervals are bootstrapped over groups. What lacks its columns is named with the reason under `not_computed`.
@@ -27,7 +28,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlalign.core import kinds, rows
 from mlalign.core.errors import UserError
@@ -76,6 +77,9 @@ class Config:
     split: Literal["train", "eval"] | None = what("eval", "split to measure; null: all rows")
     languages: list[str] = what([], "prompt languages to measure; none named: all")
     seed: int = what(0, "of the bootstrap")
+    break_down: list[str] = what([], "metrics that are broken down as well, such as line_pass", added=True)
+    stored_by: str = what("", "score column that compares answers with the stored one in `reference`: 1 won, 0.5 a tie, 0 lost", added=True)
+    evaluation: dict[str, Any] = what({}, "the evaluation that this is: name, origin, headline; for reports", added=True)
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
@@ -156,12 +160,14 @@ def _policy_tables(cfg: Config, ours: "Answers", others: Mapping[str, "Answers |
     from mlalign.methods.metrics.tables import add_best_of_k
 
     by = _columns(cfg)
-    mine = measures.of_answers(ours, by, cfg.anchor_language)
+    mine = [_broken_down(cfg, measure) for measure in measures.of_answers(ours, by, cfg.anchor_language)]
     for measure in mine:
         tables.add(ours.items, measure)
     if (ours.present.sum(1) > 1).any():
         add_best_of_k(tables, ours, by)
-    if (baseline := others["baseline"]) is not None:
+    if cfg.stored_by:
+        _stored_tables(cfg, ours, others, tables)
+    elif (baseline := others["baseline"]) is not None:
         _win_tables(cfg, ours, baseline, others["control"], tables, out)
     for name, theirs in others.items():
         if theirs is not None:
@@ -174,6 +180,26 @@ def _policy_tables(cfg: Config, ours: "Answers", others: Mapping[str, "Answers |
     write_json(out.path / "confusion.json", {"by": cfg.adherence_by, **found})
     agreement = consistency.matrix(items.language, items.group, right, cfg.confidence)
     write_json(out.path / "consistency.json", {"by": cfg.accuracy_by, **agreement})
+
+
+def _broken_down(cfg: Config, measure: "Measure") -> "Measure":
+    return dataclasses.replace(measure, broken_down=measure.broken_down or measure.name in cfg.break_down)
+
+
+def _stored_tables(cfg: Config, ours: "Answers", others: Mapping[str, "Answers | None"], tables: "Tables") -> None:
+    """Wins over the stored answers, and how they differ from other policies' wins over the same."""
+    from mlalign.methods.metrics.answers import pairs, stored
+    from mlalign.methods.metrics.measures import of_stored
+    from mlalign.methods.metrics.tables import add_length_controlled
+
+    wins = of_stored(ours, cfg.stored_by)
+    tables.add(ours.items, wins)
+    baseline = stored(ours, cfg.stored_by)
+    add_length_controlled(tables, ours, baseline, cfg.stored_by, cfg.length_by, f"{wins.name}_lc")
+    for name, theirs in others.items():
+        if theirs is not None:
+            same = pairs(ours.items, theirs.items)
+            tables.add_difference(ours.items, wins, of_stored(theirs, cfg.stored_by), same, name)
 
 
 def _win_tables(cfg: Config, ours: "Answers", baseline: "Answers", control: "Answers | None", tables: "Tables", out: Output) -> None:
@@ -218,7 +244,7 @@ def _check(cfg: Config, ours: "Answers | None", preferences: "Answers | None", o
 
 def _named(cfg: Config) -> dict[str, str]:
     """The score columns that a person named, by key."""
-    keys = ("win_by", "accuracy_by", "concept_by", "adherence_by", "words_by", "select_by")
+    keys = ("win_by", "accuracy_by", "concept_by", "adherence_by", "words_by", "select_by", "stored_by")
     named = {key: getattr(cfg, key) for key in keys if getattr(cfg, key) != getattr(Config, key)}
     return named | {f"reward_by[{i}]": name for i, name in enumerate(cfg.reward_by)}
 
@@ -237,9 +263,9 @@ def _policy(cfg: Config, inputs: Inputs, slot: str, scores_slot: str, metadata: 
         if (kind := rows.kind_of(artifact.path)) != "candidates":
             raise UserError(f"{artifact.path}: holds {kind} rows, `{slot}` takes candidates (a `generate` step)")
         for shard in rows.shards(artifact.path, cfg.split, cfg.languages or None):
-            table = _read(shard, [*columns.ITEM, "prompt", "responses"])
+            table = _read(shard, [*columns.ITEM, "prompt", "responses", *(["reference"] if cfg.stored_by else [])])
             answers, without = columns.of_candidates(table, _marks(shard.name, scores, renamed), cfg.adherence_by, metadata, cfg.parts)
-            found.append(answers)
+            found.append(columns.with_stored(answers, table) if cfg.stored_by else answers)
             if out:
                 _count(answers.items.language, without, out)
     return joined(found) if any(len(f.items) for f in found) else None

@@ -28,7 +28,7 @@ from mlalign import methods
 from mlalign.core import kinds, rows
 from mlalign.core.errors import UserError
 from mlalign.core.schema import hashed, what
-from mlalign.core.sources import Problems, Source
+from mlalign.core.sources import Problems, Source, find
 from mlalign.core.stage import Inputs, Output, Stopped
 from mlalign.core.terminal import say
 from mlalign.data import adapters, checks, cleaning, groups, splits
@@ -96,6 +96,8 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     for source, values in zip(cfg.sources or [], told, strict=True):
         if source.path is not None:
             values["path"] = [[f.name, f.language, digest(f.path)] for f in files(source, cfg.languages)]
+        if source.answers is not None:
+            values["answers"] = [[f.name, f.language, digest(f.path)] for f in find(Source(path=source.answers))]
     identities: dict[str, Any] = {"sources": told}
     if cfg.mixing is not None:
         identities["mixing_source"] = methods.source_digest(mixing.__name__, cfg.mixing, "mixing")

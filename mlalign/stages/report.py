@@ -36,12 +36,13 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     steps = collect.Steps(a for a in inputs.all("steps") if isinstance(a, Artifact))
     content = collect.gather(steps, out.run)
-    content["distributions"] = measures.distributions(steps, content["evaluations"])
+    shown = collect.of_one_evaluation(content)
+    content["distributions"] = measures.distributions(steps, shown)
     variant = out.run.get("step", out.step).removeprefix(out.step)  # of a sweep: `[beta=0.05]`
     title = cfg.title or " ".join(filter(None, (content["run"].get("name"), variant.strip("[]")))) or "Report"
     write_json(out.path / "report.json", content)
     (out.path / "report.md").write_text(markdown.page(content, title, cfg.digits), encoding="utf-8")
     (out.path / "metrics.csv").write_text(table.to_csv(content["metrics"], ("step", *table.COLUMNS)), encoding="utf-8")
     hide = cfg.sensitive == "hide"
-    content["samples"] = samples.samples(steps, content["evaluations"], cfg.samples_per_language, cfg.sample_characters, hide=hide)
+    content["samples"] = samples.samples(steps, shown, cfg.samples_per_language, cfg.sample_characters, hide=hide)
     (out.path / "report.html").write_text(html.page(content, title, cfg.digits), encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Score candidates or both sides of preference rows with any list of scorers, and combine scores.
+"""Score candidates, both sides of preference rows or responses of rankings with any scorers, and combine scores.
 
-Reads candidates or preference rows (slot `rows`), writes one scores row per candidate or side, a shard for each shard: ids,
-`score.NAME` per scorer (`NAME` is the reward step's or the scorer's `name`, else its family), further numbers of a scorer as
-`score.NAME.COLUMN`, a column per combination, and `response_lang_detected` from the first language_adherence scorer. What a
+Reads candidates, preference or ranking rows (slot `rows`), writes one scores row per candidate, side or
+response, a shard for each shard: ids, `score.NAME` per scorer (`NAME` is the reward step's or the
+scorer's `name`, else its family), further numbers of a scorer as `score.NAME.COLUMN`, a column per
+combination, and `response_lang_detected` from the first language_adherence scorer. What a
 scorer says in words (a judge's verdict) becomes rows of kind `judgement` in `judgements/SHARD`.
 
 Models are opened when the first shard must be computed. A shard is scored in windows of rows: a run that is stopped keeps the
@@ -30,7 +31,7 @@ from mlalign.core.store import MANIFEST, Artifact, Tally, fingerprint, read_mani
 from mlalign.models import checkpoints
 from reward_models.families import combine, function
 from reward_models.families.combine import Combination
-from reward_models.items import Item, Scores, of_candidates, of_preference
+from reward_models.items import Item, Scores, of_candidates, of_preference, of_ranking
 from reward_models.jobs.identity import of_path, of_run
 from reward_models.jobs.provenance import score_statistics
 
@@ -40,7 +41,9 @@ SLOTS = {"rows": "rows", "scorers": "scorer*", "english": "rows?"}
 SHARDED = "rows"
 DISTRIBUTED = False
 
-ITEMS: dict[str, Callable[[Mapping], list[Item]]] = {"candidates": of_candidates, "preference": of_preference}
+ITEMS: dict[str, Callable[[Mapping], list[Item]]] = {
+    "candidates": of_candidates, "preference": of_preference, "ranking": of_ranking,
+}  # fmt: skip
 ENGLISH = "eng_Latn"
 NOT_CONTENT = ("name", "step", "checklists")  # settings of a scorer that its scores do not depend on: names, and a cache
 

@@ -100,13 +100,13 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     for network, model in zip(networks, (policy, reference), strict=True):
         if network is not None and model is not None:
             opening.check_tokens(tokenizer, network.get_input_embeddings().weight.shape[0], model.path, padding_is_read=False)
-    max_length = settings.max_length or _room(tokenizer, networks[0].config.get_text_config())
+    max_length = settings.max_length or room(tokenizer, networks[0].config.get_text_config())
     both = _both(networks, settings)
 
     def run(items: Sequence[Item]) -> Scores:
         prompts = [i.prompt if settings.condition_on == "prompt" else i.english_prompt for i in items]
         known = [i for i, prompt in enumerate(prompts) if prompt is not None]
-        encoded = {i: _cut(_encode(items[i], prompts[i] or [], template), max_length, tokenizer.bos_token_id) for i in known}
+        encoded = {i: cut(encode(items[i], prompts[i] or [], template), max_length, tokenizer.bos_token_id) for i in known}
         told = {i: e for i, e in encoded.items() if not e.left_out.answer}
         found = both([tuple(e.ids) for e in told.values()], [e.begin for e in told.values()])
         return _scores(len(items), encoded, dict(zip(told, found, strict=True)), settings)
@@ -124,7 +124,7 @@ def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
         for item in items:
             prompt = item.prompt if settings.condition_on == "prompt" else item.english_prompt
             if prompt is not None:
-                _encode(item, prompt, template)
+                encode(item, prompt, template)
 
     return accept
 
@@ -163,8 +163,8 @@ def _both(networks: tuple[Any, Any | None], settings: Settings) -> Callable[[Seq
     from reward_models.networks.logps import Logps
 
     policy, reference = networks
-    by_policy = Logps(_plain(policy), settings.device_batch_tokens, settings.prefix_reuse)
-    by_reference = Logps(_plain(reference), settings.device_batch_tokens, settings.prefix_reuse) if reference is not None else by_policy
+    by_policy = Logps(plain(policy), settings.device_batch_tokens, settings.prefix_reuse)
+    by_reference = Logps(plain(reference), settings.device_batch_tokens, settings.prefix_reuse) if reference is not None else by_policy
 
     def both(ids: Sequence[Ids], begins: Sequence[int]) -> list[tuple[float, float]]:
         first = by_policy(ids, begins)
@@ -174,7 +174,7 @@ def _both(networks: tuple[Any, Any | None], settings: Settings) -> Callable[[Seq
     return both
 
 
-def _encode(item: Item, prompt: Sequence[Mapping], template: ChatTemplate) -> Encoded:
+def encode(item: Item, prompt: Sequence[Mapping], template: ChatTemplate) -> Encoded:
     """The answer begins where the conversation's tokens part from those of the prompt with the generation prompt."""
     messages = [*prompt, item.answer]
     asked = template.prompt(prompt, item.id, item.tools)
@@ -206,7 +206,7 @@ def _until_answer(item: Item, prompt: Sequence[Mapping], template: ChatTemplate,
     return whole[: own_text if at < 0 else at + len(opening)]
 
 
-def _cut(whole: Encoded, max_length: int, bos: int | None) -> Encoded:
+def cut(whole: Encoded, max_length: int, bos: int | None) -> Encoded:
     """The last `max_length` tokens: the beginning of the prompt goes first; one token always stays before the answer."""
     n = len(whole.ids) - max_length
     if n <= 0:
@@ -253,12 +253,12 @@ def _load(policy: Model, reference: Model | None, dtype: str) -> tuple[Any, Any 
     return causal.load(policy, dtype), causal.load(reference, dtype) if reference else None
 
 
-def _plain(network: Any) -> Any:
+def plain(network: Any) -> Any:
     """The network with its adapter in it, if it has one, rather than around it."""
     return network.get_base_model() if hasattr(network, "get_base_model") else network
 
 
-def _room(tokenizer: Any, config: Any) -> int:
+def room(tokenizer: Any, config: Any) -> int:
     """The most tokens that tokenizer and model allow."""
     most = min(tokenizer.model_max_length, UNBOUNDED)
     return min(most, getattr(config, "max_position_embeddings", None) or most)

@@ -5,7 +5,8 @@ checklist     the share of YES to a checklist that is written for the prompt onc
 scalar        a whole number on `scale` (1 to 10; `template: additive`: 0 to 5, the five points of Yuan et al. 2024, Self-Rewarding)
 reference     the same, by agreement with the row's reference
 pairwise      the share of comparisons won within the row, a tie counting half; each pair is asked in both orders, and orders that
-              disagree make a tie: n(n-1) questions for n answers, 2(n-1) with `against: first`
+              disagree make a tie: n(n-1) questions for n answers, 2(n-1) with `against: first`, 2n with `against: reference`,
+              which compares every answer with the one stored as its row's reference
 yes_no        the probability of Yes against No at the answer's first token, or with `output: logit` the log-odds
 
 Engines that take tokens (vllm, transformers) say at most an explanation; the verdict is the most probable of the allowed answers
@@ -62,7 +63,8 @@ class Settings:
     temperature: float = 0.0  # of explanations; 0: greedy
     expectation: bool = False  # score with the probabilities of the answers, not the most probable one
     output: Literal["probability", "logit"] = "probability"  # yes_no
-    against: Literal["all", "first"] = "all"  # pairwise: all pairs, or each answer with the row's first
+    # pairwise: all pairs, each answer with the row's first, or with the answer that is its reference
+    against: Literal["all", "first", "reference"] = "all"
     ties: bool = True  # pairwise: the judge may call a tie
     structured: bool = True  # false: read verdicts from free text
     checklists: str | None = None  # file that keeps checklists (JSONL, only ever appended to); by default they last as long as the process

@@ -1,11 +1,12 @@
 """Scores of answers by comparing those of one row, every pair in both orders. After Zheng et al. 2023 (MT-Bench), section 3.4."""
 
+import dataclasses
 import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reward_models.items import Item, Scores, readable
 from reward_models.judging import prompts
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from reward_models.families.judge import Settings
 
 A, B, TIE = "A", "B", "C"
+REFERENCE = "reference"
 WORTH = {A: 1.0, TIE: 0.5, B: 0.0}  # to the answer that was shown first
 
 
@@ -39,8 +41,24 @@ class Pairwise:
         self._answers: dict[str, Answers] = {}
 
     def __call__(self, items: Sequence[Item]) -> Scores:
+        if self._settings.against == REFERENCE:
+            return self._against_references(items)
+        return self._within_rows(items, self._settings.against)
+
+    def _against_references(self, items: Sequence[Item]) -> Scores:
+        """Each answer compared with the one that is stored as its row's reference; None without one."""
+        known = [place for place, item in enumerate(items) if item.reference is not None]
+        both = [one for place in known for one in (_alone(items[place]), _stored(items[place]))]
+        scores = self._within_rows(both, "all")
+        # Every other score is that of a stored answer.
+        ours = {place: 2 * number for number, place in enumerate(known)}
+        out = _picked(scores, [ours.get(place) for place in range(len(items))])
+        out.flags["no_reference"] = [item.reference is None for item in items]
+        return out
+
+    def _within_rows(self, items: Sequence[Item], against: str) -> Scores:
         codes = [self._texts.language_of(item) for item in items]
-        paired = list(pairs_of(items, self._settings.against))
+        paired = list(pairs_of(items, against))
         pairs = [(i, j) for i, j in paired if codes[i] is not None and codes[j] is not None]
         differing = [(i, j) for i, j in pairs if items[i].answer != items[j].answer]
         asked = [self._question(items[a], items[b], codes[a] or "") for i, j in differing for a, b in ((i, j), (j, i))]
@@ -95,6 +113,32 @@ class Pairwise:
         texts = {**texts_of(verdicts, self._settings), "verdict": [_told(own, k, items) for k, own in enumerate(per_item)]}
         asked = [v for c in comparisons for of_order in c.verdicts for v in of_order]
         return Scores(values, flags, columns, texts, tokens=tokens_of([asked]))
+
+
+def _alone(item: Item) -> Item:
+    """The item in a row of its own, which it shares with the stored answer alone."""
+    return dataclasses.replace(item, row=item.id)
+
+
+def _stored(item: Item) -> Item:
+    """The answer that is stored in the item's reference, as an item of the same row."""
+    answer = str(json.loads(item.reference or "{}")["answer"])
+    return dataclasses.replace(item, id=f"{item.id}:stored", response=answer, row=item.id, answer_extra={})
+
+
+def _picked(scores: Scores, places: Sequence[int | None]) -> Scores:
+    """The scores at these places; None, and no flag, where there is no place."""
+
+    def at(values: Sequence, absent: Any) -> list:
+        return [absent if place is None else values[place] for place in places]
+
+    return dataclasses.replace(
+        scores,
+        values=at(scores.values, None),
+        flags={name: at(marks, False) for name, marks in scores.flags.items()},
+        columns={name: at(values, None) for name, values in scores.columns.items()},
+        texts={name: at(texts, None) for name, texts in scores.texts.items()},
+    )
 
 
 def pairs_of(items: Sequence[Item], against: str) -> Iterator[tuple[int, int]]:

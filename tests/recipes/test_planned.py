@@ -232,7 +232,7 @@ def test_policies_are_measured_against_the_first(tmp_path):
         (f"  again: {{stage: generate, inputs: {{model: {START}, rows: answers}}}}",
          ["steps.again.inputs.rows: answers gives candidates rows; generate reads prompt or demonstration or preference rows here"]),
         ("  more: {stage: score, inputs: {rows: prompts, scorers: [{family: length}]}}",
-         ["steps.more.inputs.rows: prompts gives prompt rows; score reads candidates or preference rows here"]),
+         ["steps.more.inputs.rows: prompts gives prompt rows; score reads candidates or preference or ranking rows here"]),
         (f"  policy: {{stage: preference, inputs: {{model: {START}, rows: answers}}}}",
          ["steps.policy.inputs.rows: answers gives candidates rows; preference reads preference rows here"]),
         (f"  rm: {{stage: reward, inputs: {{model: {START}, rows: prompts}}}}",

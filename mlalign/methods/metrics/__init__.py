@@ -8,3 +8,5 @@ L languages, B bootstrap replicates, C clusters of groups that are drawn togethe
 
 AVERAGE, WORST, GAP = "avg", "worst", "gap_to_english"
 SUMMARIES = (AVERAGE, WORST, GAP)  # what tables hold in the place of a language
+# Of the main table.
+COLUMNS = ("metric", "by", "language", "value", "low", "high", "n", "n_groups", "which")

@@ -99,6 +99,17 @@ def pairs(ours: Items, theirs: Items) -> tuple[np.ndarray, np.ndarray]:
     return both[:, 0], both[:, 1]
 
 
+def stored(answers: Answers, by: str) -> Answers:
+    """The answers stored in the items' references, one for each, as those of a policy.
+
+    `by` compares with them: 1 won, 0.5 a tie, 0 lost. By that column they themselves are worth a tie.
+    """
+    n = len(answers.items)
+    lengths = {unit: answers.lengths[f"stored.{unit}"][:, :1] for unit in ("characters", "bytes")}
+    lengths["tokens"] = np.full((n, 1), np.nan)
+    return Answers(answers.items, {by: np.full((n, 1), 0.5)}, lengths, np.full((n, 1), None, object))
+
+
 def padded(values: np.ndarray, sizes: np.ndarray, width: int) -> np.ndarray:
     """A flat array of all answers, and how many each item has -> I x width, filled with nan (None for objects)."""
     out = np.full((len(sizes), width), None if values.dtype == object else np.nan, values.dtype if values.dtype == object else np.float64)

@@ -1,6 +1,8 @@
 """Arrow tables of candidates, preference rows' scores and metadata -> answers as arrays. No file is opened here."""
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +42,22 @@ def of_candidates(table: pa.Table, marks: Marks, language_by: str, metadata: Met
     by_score, lengths = ({name: padded(a, sizes, width) for name, a in arrays.items()} for arrays in (values, _lengths(flat)))
     without = (padded(scored.astype(float), sizes, width) == 0).sum(1)
     return Answers(items, by_score, lengths, padded(detected, sizes, width)), without
+
+
+def with_stored(answers: Answers, table: pa.Table) -> Answers:
+    """The answers of a table's rows, with the lengths of the answer stored in each row's reference.
+
+    They are the lengths `stored.characters` and `stored.bytes`; nan where nothing is stored.
+    """
+    texts = [json.loads(text)["answer"] if text else None for text in table["reference"].to_pylist()]
+    characters = [math.nan if text is None else float(len(text)) for text in texts]
+    in_bytes = [math.nan if text is None else float(len(text.encode())) for text in texts]
+    shape = answers.detected.shape
+    stored = {
+        "stored.characters": np.broadcast_to(np.array(characters)[:, None], shape),
+        "stored.bytes": np.broadcast_to(np.array(in_bytes)[:, None], shape),
+    }
+    return dataclasses.replace(answers, lengths={**answers.lengths, **stored})
 
 
 def of_sides(marks: Marks, metadata: Metadata, keys: Sequence[str]) -> tuple[Answers, np.ndarray]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mlalign.methods.metrics import accuracy, best_of_n, confusion, consistency, length, ratios, win_rate
-from mlalign.methods.metrics.answers import Answers, Items, counterparts, pairs
+from mlalign.methods.metrics.answers import Answers, Items, counterparts, pairs, stored
 from mlalign.methods.metrics.bootstrap import Combine
 
 
@@ -153,3 +153,8 @@ def of_wins(ours: Answers, baseline: Answers, by: str) -> Measure:
     share = np.full(len(ours.items), np.nan)
     share[i] = win_rate.raw(ours.score(by)[i], baseline.score(by)[j])
     return Measure("win_rate", by, accuracy.mean_columns(share), broken_down=True, needs=f"no value in column {by!r}")
+
+
+def of_stored(ours: Answers, by: str) -> Measure:
+    """The share of wins of each of our items over the answer that is stored for it."""
+    return dataclasses.replace(of_wins(ours, stored(ours, by), by), name="stored_win_rate")

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from mlalign.core import spreadsheets
-from mlalign.methods.metrics import AVERAGE, GAP, SUMMARIES, WORST
+from mlalign.methods.metrics import AVERAGE, COLUMNS, GAP, SUMMARIES, WORST
 from mlalign.methods.metrics.bootstrap import Estimate, interval
 
-COLUMNS = ("metric", "by", "language", "value", "low", "high", "n", "n_groups", "which")
 BREAKDOWN = ("part", "member", *COLUMNS[:-1])
 
 

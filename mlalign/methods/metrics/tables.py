@@ -104,11 +104,11 @@ def add_best_of_k(tables: Tables, answers: Answers, by: Columns) -> None:
             tables.add_member(answers.items, Measure(name, column, accuracy.mean_columns(values)), "k", str(k), everything)
 
 
-def add_length_controlled(tables: Tables, ours: Answers, baseline: Answers, by: str, unit: str) -> None:
+def add_length_controlled(tables: Tables, ours: Answers, baseline: Answers, by: str, unit: str, name: str = "win_rate_lc") -> None:
     """The length-controlled win rate over the baseline."""
     i, j = pairs(ours.items, baseline.items)
     estimate = _length_controlled(tables.draws, (ours, i), (baseline, j), by, unit)
-    _add_wins(tables, "win_rate_lc", by, estimate, f"no pair of answers with values of {by!r} and lengths in {unit}")
+    _add_wins(tables, name, by, estimate, f"no pair of answers with values of {by!r} and lengths in {unit}")
 
 
 def add_length_controlled_difference(tables: Tables, ours: Answers, control: Answers, baseline: Answers, by: str, unit: str) -> None:
