@@ -209,7 +209,6 @@ def _malformed(manifest: Any) -> str | None:
         return wrong
     slots = [v for value in manifest["inputs"].values() for v in (value if isinstance(value, list) else [value])]
     good = {
-        "rows_by_language": _are_counts(manifest["rows_by_language"]),
         "dropped": all(_are_counts(by) for by in manifest["dropped"].values()),
         "inputs": all(isinstance(value, dict) for value in slots),
         "files": all(_is_file_entry(name, entry) for name, entry in manifest["files"].items()),

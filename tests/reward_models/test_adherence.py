@@ -130,10 +130,10 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_another_identifier_takes_the_languages_that_the_first_does_not_know():
     haitian = "Timoun yo ap jwe nan lakou lekòl la depi maten."
     items = [Item("a", [], haitian, "hat_Latn"), Item("b", [], "Peace to the world.", "hat_Latn")]
-    alone = {"family": "language_adherence", "identifier": "lingua"}
-    assert reward_models.open_scorer(alone).score_items(items).values == [None, None]
-    both = reward_models.open_scorer({**alone, "otherwise": "langid"}).score_items(items)
-    assert both.values == [1.0, 0.0] and both.detected == ["hat_Latn", "eng_Latn"]
+    settings = {"family": "language_adherence", "identifier": "lingua", "otherwise": "langid"}
+    scores = reward_models.open_scorer(settings).score_items(items)
+    assert scores.values == [1.0, 0.0]
+    assert scores.detected == ["hat_Latn", "eng_Latn"]
 
 
 def test_unknown_languages_are_none_but_another_script_is_certain(adherence):
