@@ -1,6 +1,6 @@
 """The tables of a page: `{head, numeric, top, rows}`. `top` rows stay first when a reader sorts.
 
-A cell is `{text, sort, …}`. Rows are sorted by `sort`; a column with a number in it is aligned right.
+A cell is `{text, sort, …}`. Rows are sorted by `sort`; a column with a number is aligned right.
 Optional keys: `note` (small print), `code` (a language code), `picture` (an SVG).
 """
 

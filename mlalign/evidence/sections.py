@@ -93,7 +93,7 @@ def recipe(content: Mapping, digits: int) -> Section | None:
 
 
 def folded_steps(content: Mapping) -> dict[str, dict[str, Any]]:
-    """name -> `{stage, n, seconds, skipped, inputs, rows}`; steps `X[a]`, `X[b]` … are one `X[…]`."""
+    """name -> `{stage, n, seconds, skipped, inputs, rows}`; `X[a]`, `X[b]` … are one `X[…]`."""
     durations = {time["step"]: time["seconds"] for time in content["times"]}
     nodes: dict[str, dict[str, Any]] = {}
     for step in content["steps"]:
