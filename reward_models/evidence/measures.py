@@ -109,9 +109,9 @@ class Table:
         self._cell_of, self._groups = cells[scored], groups[scored]
         shape = (int(groups.max()) + 1, n_cells)
         self._sums = statistics.sums(kinds, self._cell_of, n_cells)
-        sampling = (shape, plan.replicates, plan.seed)
-        places = (self._groups, self._cell_of)
-        self._replicates = statistics.resampled_sums(kinds, *places, *sampling)
+        n, seed = plan.replicates, plan.seed
+        rows = (kinds, self._groups, self._cell_of)
+        self._replicates = statistics.resampled_sums(*rows, shape, n, seed)
 
     @property
     def languages(self) -> list[str]:
