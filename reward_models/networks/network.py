@@ -284,7 +284,7 @@ class Network:
         `layers`: keys and values of the beginnings. `owners`: which beginning each row continues.
         """
         all_lengths = list(map(len, beginnings))
-        caches = []
+        caches: list[Any] = []
         for keys, values in layers:
             caches.append(Shared(Beginnings(keys, values, all_lengths, owners), self._in_place))
 
