@@ -48,7 +48,7 @@ def samples(
     scores = _score_names(by_model)
     sensitive = _sensitive(steps)
 
-    found = []
+    shown_rows = []
     for row_id, row in _interleaved(by_model[0]) if by_model else ():
         is_sensitive = row["source"] in sensitive
         limit = None if is_sensitive and not hide else characters
@@ -61,9 +61,9 @@ def samples(
             "asked": row["asked"],
             "answers": [_answer(answers.get(row_id), scores, limit) for answers in by_model],
         }
-        found.append(sample)
+        shown_rows.append(sample)
     models = [evaluation["model"] for evaluation in shown]
-    return {"models": models, "scores": scores, "rows": found}
+    return {"models": models, "scores": scores, "rows": shown_rows}
 
 
 def _shown(evaluations: Sequence[Mapping]) -> list[Mapping]:
@@ -85,14 +85,14 @@ def _score_names(by_model: Sequence[Mapping[str, Mapping]]) -> list[str]:
 
 def _answers(steps: Steps, evaluation: Mapping, per_language: int) -> dict[str, dict]:
     """row id -> the row with its first answer and that answer's scores, by language."""
-    found: dict[str, dict] = {}
+    by_id: dict[str, dict] = {}
     for answers in evaluation["answers"]:
         for language, shards in _by_language(rows.shards(steps[answers].path)).items():
             taken = _first_rows(shards, per_language)
             for scores in evaluation["scores"]:
                 _join(taken, rows.shards(steps[scores].path, languages=[language]))
-            found |= taken
-    return found
+            by_id |= taken
+    return by_id
 
 
 def _first_rows(shards: Sequence[Path], n: int) -> dict[str, dict]:
@@ -103,11 +103,11 @@ def _first_rows(shards: Sequence[Path], n: int) -> dict[str, dict]:
 
 
 def _by_language(shards: Sequence[Path]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = defaultdict(list)
+    by_language: dict[str, list[Path]] = defaultdict(list)
     for shard in shards:
         language, *_ = shard.stem.split(".")
-        found[language].append(shard)
-    return found
+        by_language[language].append(shard)
+    return by_language
 
 
 def _interleaved(taken: Mapping[str, dict]) -> list[tuple[str, dict]]:

@@ -36,10 +36,10 @@ def find(inputs: Sequence[str]) -> list[Path]:
     Hidden files, and those that `evaluate` itself writes, are left out.
     Raises: UserError if there are none.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for path in map(Path, inputs):
-        found += _below(path) if path.is_dir() else files.expand([str(path)])
-    return list(dict.fromkeys(found))
+        paths += _below(path) if path.is_dir() else files.expand([str(path)])
+    return list(dict.fromkeys(paths))
 
 
 def _below(folder: Path) -> list[Path]:

@@ -41,10 +41,10 @@ class Finding:
 class Subject:
     """A scorer as far as it can be known without its weights.
 
-    `told` are its settings. `tokenizer` is None if it has none of its own or it cannot be read.
+    `tokenizer` is None if it has none of its own or it cannot be read.
     """
 
-    told: Mapping[str, Any]
+    settings: Mapping[str, Any]
     card: cards.Card | None = None
     tokenizer: Any = None
     template: ChatTemplate | None = None
@@ -88,13 +88,13 @@ def of_model(settings: Mapping[str, Any], card: cards.Card | None) -> Subject:
 
 
 def _look_at_tokenizer(subject: Subject, path: str) -> Iterator[Finding]:
-    tokenizer = opening.tokenizer(path, subject.told.get("revision"))
+    tokenizer = opening.tokenizer(path, subject.settings.get("revision"))
     facts = {"class": type(tokenizer).__name__, "tokens": len(tokenizer)}
     subject.facts["tokenizer"] = facts | _special_tokens(tokenizer)
     if not tokenizer.chat_template:
         raise UserError("its tokenizer has no chat template; save the one of its training with it")
 
-    templates.install(tokenizer, read_template(subject.told.get("chat_template")))
+    templates.install(tokenizer, read_template(subject.settings.get("chat_template")))
     template_hash = cards.template_hash(templates.text_of(tokenizer))
     subject.template = _template(subject, tokenizer)
     subject.tokenizer = tokenizer
@@ -110,8 +110,8 @@ def _look_at_tokenizer(subject: Subject, path: str) -> Iterator[Finding]:
 
 def _template(subject: Subject, tokenizer: Any) -> ChatTemplate:
     card_date = subject.card.date if subject.card else None
-    date = subject.told.get("date") or card_date or templates.DATE
-    return ChatTemplate(tokenizer, subject.told.get("chat_template_kwargs") or {}, date)
+    date = subject.settings.get("date") or card_date or templates.DATE
+    return ChatTemplate(tokenizer, subject.settings.get("chat_template_kwargs") or {}, date)
 
 
 def _date_findings(template: ChatTemplate) -> Iterator[Finding]:
@@ -144,8 +144,8 @@ def _padding_traps(tokenizer: Any) -> Iterator[Finding]:
 
 
 def _look_at_config(subject: Subject, path: str) -> Iterator[Finding]:
-    revision = subject.told.get("revision")
-    base = subject.told.get("base") or weight_files.base_of(path, revision)
+    revision = subject.settings.get("revision")
+    base = subject.settings.get("base") or weight_files.base_of(path, revision)
     source = base or path
     config = opening.configuration(source, None if base else revision)
     subject.config = config
@@ -158,12 +158,12 @@ def _look_at_config(subject: Subject, path: str) -> Iterator[Finding]:
         opening.check_tokens(subject.tokenizer, size, path, padding_is_read=False)
 
     statistics = opening.statistics(vars(config))
-    if statistics and subject.told.get("normalise") is None:
+    if statistics and subject.settings.get("normalise") is None:
         mean, std = statistics
         text = f"config.json has their mean {mean:g}, std {std:g}"
         mend = "which are not applied unless you set normalise=true"
         yield Finding("warning", "scores", f"{text}, {mend}")
-    if subject.told["family"] == "classifier" and base is None:
+    if subject.settings["family"] == "classifier" and base is None:
         yield from _outputs(subject, config)
 
 
@@ -171,7 +171,7 @@ def _outputs(subject: Subject, config: Any) -> Iterator[Finding]:
     labels = [str(config.id2label[i]) for i in sorted(config.id2label)] if config.id2label else []
     subject.facts["outputs"] = labels
     try:
-        loading.output_of(config, str(subject.told["path"]), subject.told.get("output"))
+        loading.output_of(config, str(subject.settings["path"]), subject.settings.get("output"))
     except UserError as error:
         yield Finding("error", "head", f"{error}; as in --set output=NAME")
     stated = subject.card.outputs if subject.card else []
@@ -190,7 +190,7 @@ def _look_at_weights(subject: Subject, path: str) -> Iterator[Finding]:
         if len(stored) > 1 and next(iter(stored)) not in BYTES:
             text = f"are stored as {', '.join(stored)}: quantised, or not a plain checkpoint"
             yield Finding("warning", "weights", text)
-    task = TASKS.get(subject.told["family"])
+    task = TASKS.get(subject.settings["family"])
     if task is None:
         return
     if Path(subject.facts["base"] or path).is_dir():
@@ -206,7 +206,7 @@ def _note_weights(subject: Subject, weights: weight_files.Tensors) -> None:
     for name, (_, shape) in weights.by_name.items():
         if HEAD.search(name):
             heads[name] = list(shape)
-    used_as = subject.told.get("dtype", "float32")
+    used_as = subject.settings.get("dtype", "float32")
     subject.facts["weights"] = {
         "parameters": weights.parameters,
         "dtypes": weights.dtypes,
@@ -214,7 +214,7 @@ def _note_weights(subject: Subject, weights: weight_files.Tensors) -> None:
         "used_as": used_as,
         "bytes": weights.parameters * BYTES.get(used_as, 4),
     }
-    is_classifier = subject.told["family"] == "classifier"
+    is_classifier = subject.settings["family"] == "classifier"
     brings_head = is_classifier and heads and "outputs" not in subject.facts  # as adapters do
     if brings_head:
         n_outputs = list(heads.values())[-1][0]
@@ -230,14 +230,15 @@ def _check_weights(subject: Subject, path: str, task: outline.Task) -> None:
     if base is None:
         opening.outline(path, task)
         return
-    adapter = opening.adapter_outline(path, subject.told.get("revision"))
+    adapter = opening.adapter_outline(path, subject.settings.get("revision"))
     n_outputs = adapter.n_outputs if task == "classifier" else None
     opening.outline(base, task, n_outputs=n_outputs, on_it=adapter)
 
 
 def _max_length(subject: Subject) -> int | None:
     """As the classifier takes it: settings, card, else what tokenizer and model allow."""
-    stated = subject.told.get("max_length") or (subject.card.max_length if subject.card else None)
+    card_length = subject.card.max_length if subject.card else None
+    stated = subject.settings.get("max_length") or card_length
     if stated:
         return stated
     limits = [getattr(subject.tokenizer, "model_max_length", None)]

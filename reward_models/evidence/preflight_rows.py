@@ -363,7 +363,7 @@ def _language_findings(looked: Looked, subject: Subject) -> Iterator[Finding]:
     if trained and untrained:
         text = f"the model was not trained in {', '.join(untrained)}"
         yield Finding("warning", "language", f"{text} (its card: {', '.join(trained)})")
-    if subject.told.get("path"):
+    if subject.settings.get("path"):
         warning = calibration.warning(known, subject.card)
         if warning:
             yield Finding("note", "calibration", warning)
