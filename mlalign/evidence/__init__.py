@@ -1,4 +1,5 @@
-"""The report of a run: what is read (`collect`, `measures`, `samples`), how it is drawn (`figures`, `graph`) and put on a page.
+"""What a report says of a run.
 
-Sections are pure functions of the collected content, figures pure functions that return SVG text. Nothing here needs torch.
+`collect`, `measures` and `samples` read its steps. The sections (`headline`, `results`, `matrices`,
+`sections`, `variants`) are pure functions of what was collected. `html` and `markdown` render them.
 """

@@ -1,7 +1,7 @@
-"""The tables of a page: `{head, numeric, top, rows}` of cells; `top` rows stay in place when a reader sorts the others.
+"""The tables of a page: `{head, numeric, top, rows}`. `top` rows stay first when a reader sorts.
 
-A cell is `{text, sort, …}`; `sort` is what it is sorted by (a number is set right), `note` small print, `code` a language code, `picture`
-an SVG.
+A cell is `{text, sort, …}`. Rows are sorted by `sort`; a column with a number is aligned right.
+Optional keys: `note` (small print), `code` (a language code), `picture` (an SVG).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +15,30 @@ def cell(text: Any, sort: Any = None, **more: Any) -> dict[str, Any]:
     return {"text": "" if text is None else str(text), "sort": sort, **more}
 
 
-def tabled(head: Sequence[str], rows: Iterable[Sequence[Any]], top: Iterable[Sequence[Any]] = ()) -> dict[str, Any] | None:
-    """A table whose plain cells are texts and numbers; None without rows."""
+def tabled(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    top: Iterable[Sequence[Any]] = (),
+) -> dict[str, Any] | None:
+    """A table of cells, texts and numbers; None without rows."""
+    top_cells = [[_as_cell(value) for value in row] for row in top]
+    row_cells = [[_as_cell(value) for value in row] for row in rows]
+    every_row = top_cells + row_cells
+    if not every_row:
+        return None
 
-    def line(row: Sequence[Any]) -> list[dict]:
-        return [v if isinstance(v, dict) else cell(count(v), v) if isinstance(v, int | float) else cell(v) for v in row]
+    numeric = [any(_is_number(row[i]["sort"]) for row in every_row) for i in range(len(head))]
+    return {"head": list(head), "numeric": numeric, "top": top_cells, "rows": row_cells}
 
-    above, below = [line(r) for r in top], [line(r) for r in rows]
-    numeric = [any(isinstance(r[i]["sort"], int | float) for r in [*above, *below]) for i in range(len(head))]
-    return {"head": list(head), "numeric": numeric, "top": above, "rows": below} if above or below else None
+
+def _as_cell(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    return cell(count(value), value) if _is_number(value) else cell(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def lang_cell(code: str) -> dict[str, Any]:
@@ -32,15 +47,27 @@ def lang_cell(code: str) -> dict[str, Any]:
 
 
 def value_cell(row: Mapping | None, digits: int) -> dict[str, Any]:
+    """The value of a row of metrics, with its interval as small print."""
     if row is None or row["value"] is None:
-        return cell("", None)
-    which = f", {language(row['which'])}" if row["which"] else ""
-    return cell(number(row["value"], row["metric"], digits), row["value"], note=headline.interval(row, digits) + which)
+        return cell("")
+
+    note = headline.interval(row, digits)
+    if row["which"]:
+        note += f", {language(row['which'])}"
+    return cell(number(row["value"], row["metric"], digits), row["value"], note=note)
 
 
-def changed_cell(old: Mapping | None, new: Mapping | None, gain: Mapping | None, metric: str, digits: int) -> dict[str, Any]:
-    """The paired difference with its interval where that was computed, else the difference of the two values."""
+def changed_cell(
+    old: Mapping | None,
+    new: Mapping | None,
+    gain: Mapping | None,
+    metric: str,
+    digits: int,
+) -> dict[str, Any]:
+    """The paired difference with its interval if there is one, else the plain difference."""
     if old is None or new is None or None in (old["value"], new["value"]):
-        return cell("", None)
+        return cell("")
+
     value = headline.difference(old, new, gain)
-    return cell(headline.arrow(value) + change(value, metric, digits), value, note=headline.interval(gain, digits) if gain else "")
+    note = headline.interval(gain, digits) if gain else ""
+    return cell(headline.arrow(value) + change(value, metric, digits), value, note=note)

@@ -1,7 +1,10 @@
-"""Several runs on one page:  mlalign compare RUN RUN … [root=.] [output=compare.html] [title=…] [digits=3]
+"""Several runs on one page.
 
-Reads `report/report.json` of each run (a name under `root`, or the path of a run or of a report); writes one self-contained HTML file
-and prints the averages. Each run keeps its own intervals: runs are not paired, so none is given for a difference.
+    mlalign compare RUN RUN … [root=.] [output=compare.html] [title=…] [digits=3]
+
+Reads `report/report.json` of each run: a name under `root`, or the path of a run or of a report.
+Writes one self-contained HTML file and prints the averages. Each run keeps its own intervals: runs
+are not paired, so a difference between runs has none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,142 +16,209 @@ from mlalign.core.store import read_json
 from mlalign.core.terminal import say
 from mlalign.evidence import cells, figures, headline
 from mlalign.evidence.text import change, is_language, language, metric_name, number, seconds
-from mlalign.methods.metrics import SUMMARIES
+from mlalign.methods.metrics import AVERAGE, SUMMARIES
 
 OPTIONS = ("root", "output", "title", "digits")
+MISSING = "–"
+Runs = Mapping[str, Mapping[str, Any]]  # name -> content of its report
+Key = tuple[str, str]  # metric, by
 
 
 def compare(arguments: Sequence[str]) -> int:
-    """The command `mlalign compare`; returns the exit status."""
-    options = dict(a.split("=", 1) for a in arguments if "=" in a)
-    named = [a for a in arguments if "=" not in a]
+    """The command `mlalign compare`; returns the exit status. Raises: UserError."""
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    names = [argument for argument in arguments if "=" not in argument]
+    digits = options.get("digits", "3")
+
     errors = [f"{key}: unknown key{nearest(key, OPTIONS)}" for key in options if key not in OPTIONS]
-    if not options.get("digits", "3").isdecimal():
-        errors.append(f"digits: {options['digits']!r} is no number")
-    if len(named) < 2:
+    if not digits.isdecimal():
+        errors.append(f"digits: {digits!r} is not a number")
+    if len(names) < 2:
         errors.append("compare: name two runs or more, as in `mlalign compare RUN RUN`")
-    runs = _read(named, Path(options.get("root", ".")).expanduser(), errors)
+    runs = _read(names, Path(options.get("root", ".")).expanduser(), errors)
     if errors:
         raise UserError(*errors)
-    path, digits = Path(options.get("output", "compare.html")).expanduser(), int(options.get("digits", "3"))
-    path.write_text(page(runs, options.get("title") or " · ".join(runs), digits), encoding="utf-8")
-    say(f"{summary(runs, digits)}\n\n{path}")
+
+    path = Path(options.get("output", "compare.html")).expanduser()
+    title = options.get("title") or " · ".join(runs)
+    path.write_text(page(runs, title, int(digits)), encoding="utf-8")
+    say(f"{summary(runs, int(digits))}\n\n{path}")
     return 0
 
 
-def _read(named: Sequence[str], root: Path, errors: list[str]) -> dict[str, dict[str, Any]]:
-    """The content of each run's report under the run's name, numbered where two share one."""
+def _read(names: Sequence[str], root: Path, errors: list[str]) -> dict[str, dict[str, Any]]:
+    """The content of each run's report by the run's name; runs of one name are numbered."""
     runs: dict[str, dict[str, Any]] = {}
-    for name in named:
+    for name in names:
         content = _content(name, root, errors)
-        if content is not None:
-            label = str(content["run"].get("name") or Path(name).name)
-            same = sum(r["run"].get("name") == label for r in runs.values())
-            runs[f"{label} ({same + 1})" if same else label] = content
+        if content is None:
+            continue
+        label = str(content["run"].get("name") or Path(name).name)
+        n_same = sum(run["run"].get("name") == label for run in runs.values())
+        runs[f"{label} ({n_same + 1})" if n_same else label] = content
     return runs
 
 
 def _content(name: str, root: Path, errors: list[str]) -> dict[str, Any] | None:
+    given, all_runs = Path(name).expanduser(), root / "runs"
     places = [
-        Path(name).expanduser() / "report.json",
-        Path(name).expanduser() / "report" / "report.json",
-        root / "runs" / name / "report" / "report.json",
+        given / "report.json",
+        given / "report" / "report.json",
+        all_runs / name / "report" / "report.json",
     ]
-    path = next((p for p in places if p.is_file()), None)
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
-        known = [p.parent.name for p in (root / "runs").glob("*/report")]
-        errors.append(f"{name}: there is no report of such a run here or under {root / 'runs'}{nearest(Path(name).name, known)}")
+        known = [report.parent.name for report in all_runs.glob("*/report")]
+        similar = nearest(Path(name).name, known)
+        errors.append(f"{name}: no report of such a run here or under {all_runs}{similar}")
         return None
+
     content = read_json(path)
     if "evaluations" not in content:
-        errors.append(f"{name}: its report was made by an earlier version; make it again with `mlalign run … force=report`")
+        remedy = "make it again with `mlalign run … force=report`"
+        errors.append(f"{name}: its report was made by an earlier version; {remedy}")
         return None
     return content
 
 
-def page(runs: Mapping[str, Mapping], title: str, digits: int) -> str:
+def page(runs: Runs, title: str, digits: int) -> str:
+    """The page as one self-contained HTML file."""
     from mlalign.evidence import html
 
-    keys = _keys(runs)
-    leading = list(dict.fromkeys(k for content in runs.values() for k in headline.leading(content)))[:3]
+    tables = []
+    for key in _keys(runs):
+        table = _by_language(runs, key, digits)
+        tables.append({"name": metric_name(*key), "table": table})
+    leading = _leading(runs)[:3]
+    packages = {name: content["packages"] for name, content in runs.items()}
     return html.render(
-        "compare.html", title=title, runs=runs, plots=[_plot(runs, key, digits) for key in leading],
-        tables=[{"name": metric_name(*key), "table": _by_language(runs, key, digits)} for key in keys],
-        overview=_overview(runs, leading, digits), settings=_differing(runs), open=len(leading),
-        packages=_table({name: content["packages"] for name, content in runs.items()}, "package"),
-    )  # fmt: skip
+        "compare.html",
+        title=title,
+        runs=runs,
+        plots=[_plot(runs, key, digits) for key in leading],
+        tables=tables,
+        overview=_overview(runs, leading, digits),
+        settings=_differing_settings(runs),
+        open=len(leading),
+        packages=_differing(packages, "package"),
+    )
 
 
-def summary(runs: Mapping[str, Mapping], digits: int) -> str:
-    """The averages as plain text."""
+def summary(runs: Runs, digits: int) -> str:
+    """The averages as plain text, a line per metric."""
     lines = []
     for metric, by in _keys(runs):
-        each = [(name, _after(content, (metric, by)).get("avg")) for name, content in runs.items()]
-        lines += [f"{metric_name(metric, by)}: " + ", ".join(f"{n} {number(r['value'] if r else None, metric, digits)}" for n, r in each)]
+        values = []
+        for name, content in runs.items():
+            row = _result(content, (metric, by)).get(AVERAGE)
+            values.append(f"{name} {number(row['value'] if row else None, metric, digits)}")
+        lines.append(f"{metric_name(metric, by)}: {', '.join(values)}")
     return "\n".join(lines)
 
 
-def _keys(runs: Mapping[str, Mapping]) -> list[tuple[str, str]]:
-    """(metric, by) of all runs, the leading ones first."""
-    first = [k for content in runs.values() for k in headline.leading(content)]
-    return list(dict.fromkeys([*first, *(k for content in runs.values() for k in headline.tables(content))]))
+def _leading(runs: Runs) -> list[Key]:
+    """The leading metrics of all runs."""
+    return _unique(key for content in runs.values() for key in headline.leading(content))
 
 
-def _after(content: Mapping, key: tuple[str, str]) -> Mapping[str, Mapping]:
-    """What a run came to: language -> row, of the evaluation that the run's own report shows as its result."""
+def _keys(runs: Runs) -> list[Key]:
+    """All metrics of all runs, the leading ones first."""
+    every_key = (key for content in runs.values() for key in headline.tables(content))
+    return _unique([*_leading(runs), *every_key])
+
+
+def _unique(values: Any) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def _result(content: Mapping, key: Key) -> Mapping[str, Mapping]:
+    """language -> row of the evaluation that the run's own report shows as its result."""
     table = headline.tables(content).get(key)
-    return table[headline.before_and_after(content, table)[1]] if table else {}
+    if not table:
+        return {}
+    _, after = headline.before_and_after(content, table)
+    return table[after]
 
 
-def _plot(runs: Mapping[str, Mapping], key: tuple[str, str], digits: int) -> dict[str, Any]:
-    rows = [{"label": name, "before": None, "after": headline.bounds(_after(content, key).get("avg"))} for name, content in runs.items()]
-    name = metric_name(*key)
-    drawn = figures.languages_plot(rows, f"{name}: the average of each run", headline.axis(key[0], digits), headline.reference(key[0]))
-    return {"name": name, "svg": drawn}
-
-
-def _by_language(runs: Mapping[str, Mapping], key: tuple[str, str], digits: int) -> dict[str, Any] | None:
-    each = [_after(content, key) for content in runs.values()]
-    codes = list(dict.fromkeys(code for rows in each for code in rows))
-
-    def line(code: str) -> list[Any]:
-        values = [rows[code]["value"] for rows in each if code in rows and rows[code]["value"] is not None]
-        spread = values[-1] - values[0] if len(each) == 2 else max(values, default=0) - min(values, default=0)
-        last = cells.cell(change(spread, key[0], digits), spread) if len(values) > 1 else cells.cell("")
-        return [cells.lang_cell(code), *(cells.value_cell(rows.get(code), digits) for rows in each), last]
-
-    top = [c for c in SUMMARIES if c in codes] + [c for c in codes if c not in SUMMARIES and not is_language(c)]
-    head = ["language", *runs, "second − first" if len(each) == 2 else "highest − lowest"]
-    return cells.tabled(head, map(line, sorted(filter(is_language, codes), key=language)), map(line, top))
-
-
-def _overview(runs: Mapping[str, Mapping], leading: Sequence[tuple[str, str]], digits: int) -> dict[str, Any] | None:
+def _plot(runs: Runs, key: Key, digits: int) -> dict[str, Any]:
     rows = []
     for name, content in runs.items():
-        took = sum(t["seconds"] for t in content["times"])
-        values = [cells.value_cell(_after(content, key).get("avg"), digits) for key in leading]
-        rows.append([name, content["run"].get("recipe"), headline.asked(content), *values, cells.cell(seconds(took), took)])
-    return cells.tabled(["run", "recipe", "what went in", *(metric_name(*k) for k in leading), "time"], rows)
+        interval = headline.bounds(_result(content, key).get(AVERAGE))
+        rows.append({"label": name, "before": None, "after": interval})
+
+    metric, name = key[0], metric_name(*key)
+    title, axis = f"{name}: the average of each run", headline.axis(metric, digits)
+    svg = figures.languages_plot(rows, title, axis, headline.reference(metric))
+    return {"name": name, "svg": svg}
 
 
-def _differing(runs: Mapping[str, Mapping]) -> dict[str, Any] | None:
+def _by_language(runs: Runs, key: Key, digits: int) -> dict[str, Any] | None:
+    """Languages x runs; the last column is how far the runs are apart."""
+    results = [_result(content, key) for content in runs.values()]
+    codes = _unique(code for rows in results for code in rows)
+
+    def line(code: str) -> list[Any]:
+        rows = [result.get(code) for result in results]
+        values = [cells.value_cell(row, digits) for row in rows]
+        return [cells.lang_cell(code), *values, _apart(rows, key[0], digits)]
+
+    summaries = [code for code in SUMMARIES if code in codes]
+    groups = [code for code in codes if code not in SUMMARIES and not is_language(code)]
+    languages = sorted(filter(is_language, codes), key=language)
+    apart = "second − first" if len(runs) == 2 else "highest − lowest"
+    head = ["language", *runs, apart]
+    return cells.tabled(head, map(line, languages), map(line, summaries + groups))
+
+
+def _apart(rows: Sequence[Mapping | None], metric: str, digits: int) -> dict[str, Any]:
+    """Second minus first of two runs, highest minus lowest of several."""
+    values = [row["value"] for row in rows if row and row["value"] is not None]
+    if len(values) < 2:
+        return cells.cell("")
+    difference = values[1] - values[0] if len(rows) == 2 else max(values) - min(values)
+    return cells.cell(change(difference, metric, digits), difference)
+
+
+def _overview(runs: Runs, leading: Sequence[Key], digits: int) -> dict[str, Any] | None:
+    rows = []
+    for name, content in runs.items():
+        recipe, inputs = content["run"].get("recipe"), headline.asked(content)
+        results = [_result(content, key).get(AVERAGE) for key in leading]
+        values = [cells.value_cell(row, digits) for row in results]
+        total = sum(time["seconds"] for time in content["times"])
+        rows.append([name, recipe, inputs, *values, cells.cell(seconds(total), total)])
+    names = [metric_name(*key) for key in leading]
+    return cells.tabled(["run", "recipe", "what went in", *names, "time"], rows)
+
+
+def _differing_settings(runs: Runs) -> dict[str, Any] | None:
     """The settings in which the runs differ: `step.key` down, runs across."""
-    flat = {name: _flat({s["step"]: s["config"] for s in content["settings"]}) for name, content in runs.items()}
-    return _table(flat, "setting")
+    flat = {}
+    for name, content in runs.items():
+        flat[name] = _flat({step["step"]: step["config"] for step in content["settings"]})
+    return _differing(flat, "setting")
 
 
-def _table(values: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, Any] | None:
-    """Keys down and runs across, of the keys whose values are not all the same."""
-    keys = list(dict.fromkeys(k for found in values.values() for k in found))
-    rows = [
-        [k, *(str(found.get(k, "–")) for found in values.values())] for k in keys if len({str(f.get(k, "–")) for f in values.values()}) > 1
-    ]
-    return cells.tabled([what, *values], rows)
+def _differing(runs: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, Any] | None:
+    """Keys down and runs across, for the keys whose values are not all the same."""
+    rows = []
+    for key in _unique(key for settings in runs.values() for key in settings):
+        values = [str(settings.get(key, MISSING)) for settings in runs.values()]
+        if len(set(values)) > 1:
+            rows.append([key, *values])
+    return cells.tabled([what, *runs], rows)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    plain = isinstance(value, list) and not any(isinstance(v, Mapping | list) for v in value)
-    parts = value if isinstance(value, Mapping) else dict(enumerate(value)) if isinstance(value, list) and not plain else {}
-    if not parts:
-        return {prefix: ", ".join(map(str, value)) if plain else value}
-    return {k: v for key, part in parts.items() for k, v in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()}
+    """`{a: {b: 1}, c: [2, 3]}` -> `{a.b: 1, c: "2, 3"}`; lists that nest are numbered."""
+    if isinstance(value, list):
+        if not any(isinstance(part, Mapping | list) for part in value):
+            return {prefix: ", ".join(map(str, value))}
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        flat |= _flat(part, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,6 +1,7 @@
-"""Sections that are matrices of languages by languages: reward transfer, consistency, language confusion.
+"""Sections that are matrices of languages: reward transfer, consistency, language confusion.
 
-Small matrices are tables with their numbers, large ones pictures; both say their range. A section is None where there is nothing.
+A small matrix is a table with its numbers, a large one a picture; both state their range.
+A section is None if there is nothing to show.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,115 +12,229 @@ from mlalign.evidence.cells import cell, lang_cell, tabled
 from mlalign.evidence.text import language, metric_name, number
 
 Section = dict[str, Any]
+Matrix = Sequence[Sequence[float | None]]
 SMALL_MATRIX = 16  # columns that fit as a table with numbers
-UNKNOWN = "unknown"  # in the place of a detected language
+UNKNOWN = "unknown"  # stands for a language that was not detected
 
 
 def transfer(content: Mapping, digits: int) -> Section | None:
-    """The source x target matrices: one source as a plot with intervals, few as a table with numbers, many as a picture."""
-    return {"matrices": [_matrix(content, m, i, digits) for i, m in enumerate(content["matrices"])]} if content["matrices"] else None
+    """The source x target matrices.
 
-
-def _matrix(content: Mapping, matrix: Mapping, index: int, digits: int) -> dict[str, Any]:
-    metric, name = matrix["metric"], metric_name(matrix["metric"])
-    out = {"name": name, "step": matrix["step"], "sources": len(matrix["sources"]), "targets": len(matrix["targets"])}
-    if len(matrix["sources"]) == 1:
-        rows = {r["language"]: r for r in content["metrics"] if (r["step"], r["metric"]) == (matrix["step"], metric)}
-        lines = headline.plot_rows({}, rows)
-        draw = figures.ranks_plot if len(lines) > headline.MANY else figures.languages_plot
-        drawn = draw(lines if draw is figures.ranks_plot else lines[::-1], name, headline.axis(metric, digits), headline.reference(metric))
-        return {**out, "plot": drawn, "source": matrix["sources"][0]}
-    known = [v for row in matrix["values"] for v in row if v is not None]
-    told = heat(matrix["values"], matrix["sources"], matrix["targets"], metric, f"matrix-{index}", digits, (min(known), max(known)))
-    return {**out, **told, "means": _means(matrix["values"], matrix["sources"], matrix["targets"], metric, digits)}
-
-
-def heat(
-    values: Sequence[Sequence], sources: Sequence[str], targets: Sequence[str], metric: str, name: str, digits: int,
-    spread: tuple[float, float], power: float = 1.0,
-) -> dict[str, Any]:  # fmt: skip
-    """A matrix with shaded cells over a range: with its numbers where it is small, else a picture and the data to read it."""
-    low, high = spread
-    told = {"legend": figures.legend_numbers(low, high, power, metric, digits), "rows": sources, "columns": targets}
-    shades = [[figures.shade(v, low, high, power) for v in row] for row in values]
-    if len(targets) <= SMALL_MATRIX:
-        lines = zip(sources, values, shades, strict=True)
-        cells = [
-            (s, [cell("" if v is None else number(v, metric, digits), shade=c) for v, c in zip(vs, cs, strict=True)]) for s, vs, cs in lines
-        ]
-        return {**told, "cells": cells}
-    title = f"{metric_name(metric)}: {len(sources)} by {len(targets)}, from {number(low, metric, digits)} to {number(high, metric, digits)}"
-    data = {"rows": [language(s) for s in sources], "columns": [language(t) for t in targets], "values": values}
-    return {**told, "heat": figures.heat(shades, title, name), "data": data, "id": name}
-
-
-def _means(values: Sequence[Sequence], sources: Sequence[str], targets: Sequence[str], metric: str, digits: int) -> dict[str, Any] | None:
-    down = dict(zip(targets, zip(*values, strict=True), strict=True))
-    across = dict(zip(sources, values, strict=True))
-
-    def mean(found: Sequence | None) -> dict[str, Any]:
-        known = [v for v in found or () if v is not None]
-        value = sum(known) / len(known) if known else None
-        return cell(number(value, metric, digits) if known else "", value)
-
-    codes = dict.fromkeys([*sources, *targets])
-    return tabled(["language", "mean as source", "mean as target"], [[lang_cell(c), mean(across.get(c)), mean(down.get(c))] for c in codes])
-
-
-def consistency(content: Mapping, digits: int) -> Section | None:
-    """How often two languages are right or wrong together: languages by languages, for the first and the last evaluation, on one scale."""
-    told = [c for c in content["consistency"] if len(c["languages"]) > 1]
-    shown = told if len(told) == 1 else [*told[:1], *told[-1:]]
-    values = [[[None if a == b else v for b, v in enumerate(row)] for a, row in enumerate(c["values"])] for c in shown]
-    known = [v for matrix in values for row in matrix for v in row if v is not None]
-    if not known:
+    One source is drawn as a plot with intervals, few as a table with numbers, many as a picture.
+    """
+    if not content["matrices"]:
         return None
-    matrices = []
-    for i, (found, matrix) in enumerate(zip(shown, values, strict=True)):
-        codes = found["languages"]
-        drawn = heat(matrix, codes, codes, "consistency", f"consistency-{i}", digits, (min(known), max(known)))
-        matrices.append({"model": headline.label_of(content, found["step"]), **drawn})
+    matrices = [_matrix(content, m, i, digits) for i, m in enumerate(content["matrices"])]
     return {"matrices": matrices}
 
 
-def confusion(content: Mapping, digits: int) -> Section | None:
-    """How often the requested language was answered, and what came in its place."""
-    order = {e["step"]: i for i, e in enumerate(content["evaluations"])}
-    told = sorted((t for t in content["confusion"] if set(t["detected"]) != {UNKNOWN}), key=lambda t: order.get(t["step"], len(order)))
-    if not told:
+def _matrix(content: Mapping, matrix: Mapping, index: int, digits: int) -> dict[str, Any]:
+    metric = matrix["metric"]
+    values, sources, targets = matrix["values"], matrix["sources"], matrix["targets"]
+    shown: dict[str, Any] = {
+        "name": metric_name(metric),
+        "step": matrix["step"],
+        "sources": len(sources),
+        "targets": len(targets),
+    }
+    if len(sources) == 1:
+        plot = _one_source(content, matrix, digits)
+        return {**shown, "plot": plot, "source": sources[0]}
+
+    name = f"matrix-{index}"
+    shown |= heat(values, sources, targets, metric, name, digits, _spread(_known(values)))
+    shown["means"] = _means(values, sources, targets, metric, digits)
+    return shown
+
+
+def _one_source(content: Mapping, matrix: Mapping, digits: int) -> Any:
+    step, metric = matrix["step"], matrix["metric"]
+    rows = {}
+    for row in content["metrics"]:
+        if row["step"] == step and row["metric"] == metric:
+            rows[row["language"]] = row
+
+    lines = headline.plot_rows({}, rows)
+    draw = figures.ranks_plot
+    if len(lines) <= headline.MANY:
+        draw = figures.languages_plot
+        lines = lines[::-1]
+    axis = headline.axis(metric, digits)
+    return draw(lines, metric_name(metric), axis, headline.reference(metric))
+
+
+def _known(values: Matrix) -> list[float]:
+    return [value for row in values for value in row if value is not None]
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
+def heat(
+    values: Matrix,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    metric: str,
+    name: str,
+    digits: int,
+    spread: tuple[float, float],
+    power: float = 1.0,
+) -> dict[str, Any]:
+    """A matrix shaded over the range `spread`: with numbers if it is small, else as a picture.
+
+    A picture comes with `data`, from which the page's script tells the cell under the pointer.
+    """
+    low, high = spread
+    legend = figures.legend_numbers(low, high, power, metric, digits)
+    shown: dict[str, Any] = {"legend": legend, "rows": sources, "columns": targets}
+    shades = [[figures.shade(value, low, high, power) for value in row] for row in values]
+
+    if len(targets) <= SMALL_MATRIX:
+        shown["cells"] = []
+        for source, row, row_shades in zip(sources, values, shades, strict=True):
+            texts = ["" if value is None else number(value, metric, digits) for value in row]
+            pairs = zip(texts, row_shades, strict=True)
+            shown["cells"].append((source, [cell(text, shade=shade) for text, shade in pairs]))
+        return shown
+
+    size = f"{len(sources)} by {len(targets)}"
+    extent = f"from {number(low, metric, digits)} to {number(high, metric, digits)}"
+    title = f"{metric_name(metric)}: {size}, {extent}"
+    shown["heat"] = figures.heat(shades, title, name)
+    rows, columns = [language(s) for s in sources], [language(t) for t in targets]
+    shown["data"] = {"rows": rows, "columns": columns, "values": values}
+    shown["id"] = name
+    return shown
+
+
+def _means(
+    values: Matrix,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    metric: str,
+    digits: int,
+) -> dict[str, Any] | None:
+    """The mean of each language's row and of its column."""
+    of_source = dict(zip(sources, values, strict=True))
+    of_target = dict(zip(targets, zip(*values, strict=True), strict=True))
+
+    rows = []
+    for code in dict.fromkeys([*sources, *targets]):
+        as_source = _mean(of_source.get(code, ()), metric, digits)
+        as_target = _mean(of_target.get(code, ()), metric, digits)
+        rows.append([lang_cell(code), as_source, as_target])
+    return tabled(["language", "mean as source", "mean as target"], rows)
+
+
+def _mean(values: Sequence[float | None], metric: str, digits: int) -> dict[str, Any]:
+    known = _known([values])
+    if not known:
+        return cell("")
+    mean = sum(known) / len(known)
+    return cell(number(mean, metric, digits), mean)
+
+
+def consistency(content: Mapping, digits: int) -> Section | None:
+    """How often two languages are right or wrong together.
+
+    A languages x languages matrix of the first and of the last evaluation, on one scale.
+    """
+    several = [entry for entry in content["consistency"] if len(entry["languages"]) > 1]
+    shown = _first_and_last(several)
+    values = [_without_diagonal(entry["values"]) for entry in shown]
+    known = [value for matrix in values for value in _known(matrix)]
+    if not known:
         return None
-    names = [headline.label_of(content, t["step"]) for t in told]
-    codes = list(dict.fromkeys(c for t in told for c in t["asked"]))
-    rows = [[lang_cell(c), *(_right(t, c) for t in told), cell(_others(told[-1], c))] for c in codes]
-    head = ["asked for", *(f"answered in it: {name}" for name in names), f"most frequent others: {names[-1]}"]
-    pairs = list(zip(names, told, strict=True))
-    first_last = pairs if len(pairs) == 1 else [pairs[0], pairs[-1]]
-    return {"table": tabled(head, rows), "matrices": [{"model": n, **_crossed(t, i, digits)} for i, (n, t) in enumerate(first_last)]}
+
+    matrices = []
+    for i, (entry, matrix) in enumerate(zip(shown, values, strict=True)):
+        codes, name = entry["languages"], f"consistency-{i}"
+        drawn = heat(matrix, codes, codes, "consistency", name, digits, _spread(known))
+        matrices.append({"model": headline.label_of(content, entry["step"]), **drawn})
+    return {"matrices": matrices}
 
 
-def _shares(told: Mapping, code: str) -> dict[str, float]:
-    """detected -> its share of the answers for which `code` was asked."""
-    if code not in told["asked"]:
+def _first_and_last(entries: Sequence) -> Sequence:
+    return entries if len(entries) < 2 else [entries[0], entries[-1]]
+
+
+def _without_diagonal(values: Matrix) -> list[list[float | None]]:
+    rows = []
+    for i, row in enumerate(values):
+        rows.append([None if i == j else value for j, value in enumerate(row)])
+    return rows
+
+
+def confusion(content: Mapping, digits: int) -> Section | None:
+    """How often answers are in the requested language, and which languages came instead."""
+    entries = _detected(content)
+    if not entries:
+        return None
+
+    names = [headline.label_of(content, entry["step"]) for entry in entries]
+    codes = dict.fromkeys(code for entry in entries for code in entry["asked"])
+    rows = []
+    for code in codes:
+        right = [_right(entry, code) for entry in entries]
+        rows.append([lang_cell(code), *right, cell(_others(entries[-1], code))])
+    columns = [f"answered in it: {name}" for name in names]
+    head = ["asked for", *columns, f"most frequent others: {names[-1]}"]
+
+    matrices = []
+    ends = _first_and_last(list(zip(names, entries, strict=True)))
+    for i, (name, entry) in enumerate(ends):
+        matrices.append({"model": name, **_crossed(entry, i, digits)})
+    return {"table": tabled(head, rows), "matrices": matrices}
+
+
+def _detected(content: Mapping) -> list[Mapping]:
+    """The entries in which any language was detected, in the order of the evaluations."""
+    steps = [evaluation["step"] for evaluation in content["evaluations"]]
+    order = {step: i for i, step in enumerate(steps)}
+    entries = [entry for entry in content["confusion"] if set(entry["detected"]) != {UNKNOWN}]
+    return sorted(entries, key=lambda entry: order.get(entry["step"], len(order)))
+
+
+def _shares(entry: Mapping, code: str) -> dict[str, float]:
+    """Detected language -> its share of the answers that were asked for in `code`."""
+    if code not in entry["asked"]:
         return {}
-    counts = told["counts"][told["asked"].index(code)]
-    return {d: n / sum(counts) for d, n in zip(told["detected"], counts, strict=True) if n}
+    counts = entry["counts"][entry["asked"].index(code)]
+    total = sum(counts)
+    pairs = zip(entry["detected"], counts, strict=True)
+    return {detected: n / total for detected, n in pairs if n}
 
 
-def _right(told: Mapping, code: str) -> dict[str, Any]:
-    shares = _shares(told, code)
-    return cell(f"{shares.get(code, 0):.1%}", shares.get(code, 0)) if shares else cell("")
+def _right(entry: Mapping, code: str) -> dict[str, Any]:
+    shares = _shares(entry, code)
+    if not shares:
+        return cell("")
+    share = shares.get(code, 0)
+    return cell(f"{share:.1%}", share)
 
 
-def _others(told: Mapping, code: str) -> str:
-    others = sorted(((s, d) for d, s in _shares(told, code).items() if d != code), reverse=True)[:3]
-    return ", ".join(f"{language(d)} {s:.1%}" for s, d in others)
+def _others(entry: Mapping, code: str) -> str:
+    others = [(share, other) for other, share in _shares(entry, code).items() if other != code]
+    largest = sorted(others, reverse=True)[:3]
+    return ", ".join(f"{language(other)} {share:.1%}" for share, other in largest)
 
 
-def _crossed(told: Mapping, index: int, digits: int) -> dict[str, Any]:
-    """Rows asked, columns answered, in percent of the row; languages that nobody asked for are one column."""
-    asked = told["asked"]
-    rows = [_shares(told, code) for code in asked]
-    extra = [d for d in told["detected"] if d not in asked and d != UNKNOWN]
-    columns = [*asked, *(["other"] if extra else []), UNKNOWN]
-    values = [[*(r.get(c) for c in asked), *([sum(r.get(d, 0) for d in extra) or None] if extra else []), r.get(UNKNOWN)] for r in rows]
-    return heat(values, asked, columns, "adherence", f"confusion-{index}", digits, (0, 1), power=2)
+def _crossed(entry: Mapping, index: int, digits: int) -> dict[str, Any]:
+    """Rows asked, columns answered, as shares of the row.
+
+    Languages that nobody asked for share one column.
+    """
+    asked = entry["asked"]
+    extra = [code for code in entry["detected"] if code not in asked and code != UNKNOWN]
+    values = []
+    for code in asked:
+        shares = _shares(entry, code)
+        row = [shares.get(other) for other in asked]
+        if extra:
+            row.append(sum(shares.get(other, 0) for other in extra) or None)
+        values.append([*row, shares.get(UNKNOWN)])
+
+    columns = [*asked, "other", UNKNOWN] if extra else [*asked, UNKNOWN]
+    name = f"confusion-{index}"
+    return heat(values, asked, columns, "adherence", name, digits, (0, 1), power=2)

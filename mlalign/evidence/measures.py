@@ -1,6 +1,6 @@
-"""Rows of a run -> distributions of scores, lengths and margins.
+"""Distributions of scores, lengths and margins over the rows of a run.
 
-Reads the columns of numbers of candidates, scores and preference rows, shard by shard; no text.
+Reads the numeric columns of candidates, scores and preference rows, shard by shard; no text.
 """
 
 import math
@@ -16,68 +16,110 @@ BINS = 40
 QUANTILES = (5, 25, 50, 75, 95)
 
 Values = dict[str, list[float]]  # language -> values
+Measured = Iterable[tuple[str, str, float | None]]  # (quantity, language, value)
 
 
 def distributions(steps: Steps, evaluations: Sequence[Mapping]) -> list[dict[str, Any]]:
     """One entry per measured quantity, with the steps it was measured in, over common bins.
 
-    Quantities: lengths and score columns of the evaluated answers, margins and scores of the pairs that were trained on.
-    Columns of at most three distinct values (right or wrong) have no distribution worth drawing.
+    Quantities: lengths and score columns of the evaluated answers, margins and scores of the
+    training pairs. Columns of at most three distinct values (right or wrong) are left out.
     """
-    found: dict[str, dict[str, Values]] = {}
+    by_quantity: dict[str, dict[str, Values]] = {}
     for evaluation in evaluations:
         for answers in evaluation["answers"]:
-            _add(found, evaluation["model"], _lengths(steps, answers))
+            _add(by_quantity, evaluation["model"], _lengths(steps, answers))
         for scores in evaluation["scores"]:
-            _add(found, evaluation["model"], _scores(steps, scores))
+            _add(by_quantity, evaluation["model"], _scores(steps, scores))
+
     for step in steps.values():
-        if step.manifest["stage"] == "pairs" and step.done:
-            _add(found, step.name, _pairs(steps, step.name, "margin", "margins of the pairs"))
-            for side in ("chosen", "rejected"):
-                _add(found, f"{step.name}: {side}", _pairs(steps, step.name, f"score_{side}", "scores of the pairs"))
-    told = (summary(name, by_step) for name, by_step in found.items())
-    return [d for d in told if d]
+        if step.manifest["stage"] != "pairs" or not step.done:
+            continue
+        _add(by_quantity, step.name, _pairs(steps, step.name, "margin", "margins of the pairs"))
+        for side in ("chosen", "rejected"):
+            scores = _pairs(steps, step.name, f"score_{side}", "scores of the pairs")
+            _add(by_quantity, f"{step.name}: {side}", scores)
+
+    summaries = (summary(quantity, by_step) for quantity, by_step in by_quantity.items())
+    return [entry for entry in summaries if entry]
 
 
-def _add(found: dict[str, dict[str, Values]], step: str, measured: Iterable[tuple[str, str, float | None]]) -> None:
-    for name, language, value in measured:
-        if value is not None and math.isfinite(value):
-            found.setdefault(name, {}).setdefault(step, {}).setdefault(language, []).append(value)
+def _add(by_quantity: dict[str, dict[str, Values]], step: str, measured: Measured) -> None:
+    for quantity, language, value in measured:
+        if value is None or not math.isfinite(value):
+            continue
+        values = by_quantity.setdefault(quantity, {}).setdefault(step, {})
+        values.setdefault(language, []).append(value)
 
 
 def _lengths(steps: Steps, name: str) -> Iterator[tuple[str, str, float | None]]:
     import pyarrow.parquet as pq
 
-    for shard in rows.shards(steps[name].path):  # a nested column alone, without the texts beside it
-        for row in pq.ParquetFile(shard).read(["prompt_lang", "responses.list.element.n_tokens"]).to_pylist():
-            yield from (("tokens per answer", row["prompt_lang"], r["n_tokens"]) for r in row["responses"] or [])
+    # The nested column alone, without the texts beside it.
+    columns = ["prompt_lang", "responses.list.element.n_tokens"]
+    for shard in rows.shards(steps[name].path):
+        for row in pq.ParquetFile(shard).read(columns).to_pylist():
+            for response in row["responses"] or []:
+                yield "tokens per answer", row["prompt_lang"], response["n_tokens"]
 
 
 def _scores(steps: Steps, name: str) -> Iterator[tuple[str, str, float | None]]:
     for row in rows.read(steps[name].path):
-        yield from ((f"score: {k.removeprefix('score.')}", row["prompt_lang"], v) for k, v in row.items() if k.startswith("score."))
+        for column, value in row.items():
+            if column.startswith("score."):
+                yield f"score: {column.removeprefix('score.')}", row["prompt_lang"], value
 
 
-def _pairs(steps: Steps, name: str, column: str, what: str) -> Iterator[tuple[str, str, float | None]]:
+def _pairs(
+    steps: Steps,
+    name: str,
+    column: str,
+    quantity: str,
+) -> Iterator[tuple[str, str, float | None]]:
     for row in rows.read(steps[name].path, columns=["prompt_lang", column]):
-        yield what, row["prompt_lang"], row[column]
+        yield quantity, row["prompt_lang"], row[column]
 
 
-def summary(name: str, by_step: Mapping[str, Values]) -> dict[str, Any] | None:
-    """Histograms over common bins (the outermost hold the tails beyond the 0.5 and 99.5 percentiles) and quantiles by language."""
-    every = np.concatenate([np.asarray(v, dtype=np.float64) for values in by_step.values() for v in values.values()])
-    if len(np.unique(every)) <= 3:
+def summary(quantity: str, by_step: Mapping[str, Values]) -> dict[str, Any] | None:
+    """Histograms over common bins, and quantiles by language; None for three values or fewer.
+
+    The outermost bins hold the tails beyond the 0.5 and 99.5 percentiles.
+    """
+    of_step = {step: _joined(values) for step, values in by_step.items()}
+    everything = np.concatenate(list(of_step.values()))
+    if len(np.unique(everything)) <= 3:
         return None
-    low, high = np.percentile(every, [0.5, 99.5])
-    edges = np.linspace(low, high, BINS + 1) if high > low else np.linspace(every.min(), every.max(), BINS + 1)
+
+    edges = _edges(everything)
     steps = []
-    for step, values in by_step.items():
-        all_ = np.concatenate([np.asarray(v, dtype=np.float64) for v in values.values()])
-        counts, _ = np.histogram(np.clip(all_, edges[0], edges[-1]), edges)
-        told = {lang: _quantiles(v) for lang, v in sorted(values.items())}
-        steps.append({"step": step, "n": len(all_), "counts": counts.tolist(), "quantiles": _quantiles(all_), "by_language": told})
-    return {"what": name, "edges": [float(f"{e:.5g}") for e in edges], "steps": steps}
+    for step, values in of_step.items():
+        counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+        by_language = {lang: _quantiles(v) for lang, v in sorted(by_step[step].items())}
+        entry = {
+            "step": step,
+            "n": len(values),
+            "counts": counts.tolist(),
+            "quantiles": _quantiles(values),
+            "by_language": by_language,
+        }
+        steps.append(entry)
+    return {"what": quantity, "edges": [_five_digits(edge) for edge in edges], "steps": steps}
+
+
+def _joined(values: Values) -> np.ndarray:
+    return np.concatenate([np.asarray(v, dtype=np.float64) for v in values.values()])
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(values, [0.5, 99.5])
+    if not high > low:
+        low, high = values.min(), values.max()
+    return np.linspace(low, high, BINS + 1)
 
 
 def _quantiles(values: Any) -> list[float]:
-    return [float(f"{q:.5g}") for q in np.percentile(values, QUANTILES)]
+    return [_five_digits(q) for q in np.percentile(values, QUANTILES)]
+
+
+def _five_digits(value: float) -> float:
+    return float(f"{value:.5g}")

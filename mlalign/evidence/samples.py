@@ -1,12 +1,14 @@
 """The same prompts answered by several models, side by side.
 
-Reads candidates and their scores. Prompts are taken by a hash of their `group_id`, never by their scores, so that translations of one
-item stand side by side in all languages; each model shows the first of its answers. What comes from a source marked `sensitive` keeps its
-numbers and loses its text.
+Reads candidates and their scores. Prompts are chosen by a hash of their `group_id`, never by their
+scores, so all languages show translations of the same items; each model shows its first answer.
+Rows from a source marked `sensitive` keep their numbers and lose their text.
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mlalign.core import rows
@@ -14,62 +16,109 @@ from mlalign.core.visible import visible
 from mlalign.evidence.collect import Steps
 
 MODELS = 3
-COLUMNS = ["id", "group_id", "prompt_lang", "source", "prompt", "response_lang_requested", "reference", "responses"]
+COLUMNS = [
+    "id",
+    "group_id",
+    "prompt_lang",
+    "source",
+    "prompt",
+    "response_lang_requested",
+    "reference",
+    "responses",
+]
 
 
-def samples(steps: Steps, evaluations: Sequence[Mapping], per_language: int, characters: int, *, hide: bool = False) -> dict[str, Any]:
-    """`models`, `scores` (names) and `rows`; a row: `lang, source, sensitive, prompt, reference, answers` (one per model or None).
+def samples(
+    steps: Steps,
+    evaluations: Sequence[Mapping],
+    per_language: int,
+    characters: int,
+    *,
+    hide: bool = False,
+) -> dict[str, Any]:
+    """`models`, `scores` (their names) and `rows`.
 
-    A text is `[what is shown, how many characters are left out]`; an answer adds the detected language and the scores. Where
-    `hide`, texts of sensitive sources are there for the page to hide; else they are None.
+    A row has `lang, source, sensitive, prompt, reference, asked, answers`, one answer per model or
+    None. A text is `[what is shown, number of characters left out]`; an answer also has the
+    detected language and its scores. Texts of sensitive sources are None, unless `hide`: then
+    they are there, for the page to hide.
     """
     shown = _shown(evaluations)
-    sensitive = {s["source"] for step in steps.values() for s in step.manifest.get("sources") or [] if s.get("sensitive")}
-    answers = [_answers(steps, e, per_language) for e in shown]
-    names = sorted({name for by_id in answers for row in by_id.values() for name in row["scores"] if "." not in name})
-    found = []
-    for identifier, row in _mixed(answers[0]) if answers else ():
-        secret = row["source"] in sensitive
-        told = {"lang": row["prompt_lang"], "source": visible(row["source"] or ""), "sensitive": secret}
-        texts = {k: None if secret and not hide else _clipped(row[k], characters) for k in ("prompt", "reference")}
-        each = [_answer(by_id.get(identifier), names, characters, without_text=secret and not hide) for by_id in answers]
-        found.append({**told, **texts, "asked": row["asked"], "answers": each})
-    return {"models": [e["model"] for e in shown], "scores": names, "rows": found}
+    by_model = [_answers(steps, evaluation, per_language) for evaluation in shown]
+    scores = _score_names(by_model)
+    sensitive = _sensitive(steps)
+
+    shown_rows = []
+    for row_id, row in _interleaved(by_model[0]) if by_model else ():
+        is_sensitive = row["source"] in sensitive
+        limit = None if is_sensitive and not hide else characters
+        sample = {
+            "lang": row["prompt_lang"],
+            "source": visible(row["source"] or ""),
+            "sensitive": is_sensitive,
+            "prompt": _clipped(row["prompt"], limit),
+            "reference": _clipped(row["reference"], limit),
+            "asked": row["asked"],
+            "answers": [_answer(answers.get(row_id), scores, limit) for answers in by_model],
+        }
+        shown_rows.append(sample)
+    models = [evaluation["model"] for evaluation in shown]
+    return {"models": models, "scores": scores, "rows": shown_rows}
 
 
 def _shown(evaluations: Sequence[Mapping]) -> list[Mapping]:
-    """All evaluations, of many the first and the last ones."""
-    answered = [e for e in evaluations if e["answers"]]
+    """All evaluations with answers; of many, the first and the last ones."""
+    answered = [evaluation for evaluation in evaluations if evaluation["answers"]]
     return [*answered[:1], *answered[1:][-(MODELS - 1) :]]
 
 
+def _sensitive(steps: Steps) -> set[str]:
+    sources = [source for step in steps.values() for source in step.manifest.get("sources") or []]
+    return {source["source"] for source in sources if source.get("sensitive")}
+
+
+def _score_names(by_model: Sequence[Mapping[str, Mapping]]) -> list[str]:
+    """The scores of all answers, without a scorer's further columns (SCORER.COLUMN)."""
+    names = {name for answers in by_model for row in answers.values() for name in row["scores"]}
+    return sorted(name for name in names if "." not in name)
+
+
 def _answers(steps: Steps, evaluation: Mapping, per_language: int) -> dict[str, dict]:
-    """row id -> the row with the first of its answers and that answer's scores, languages in order."""
-    found: dict[str, dict] = {}
+    """row id -> the row with its first answer and that answer's scores, by language."""
+    by_id: dict[str, dict] = {}
     for answers in evaluation["answers"]:
-        for language, paths in _by_language(rows.shards(steps[answers].path)).items():
-            marks = [s for name in evaluation["scores"] for s in rows.shards(steps[name].path, languages=[language])]
-            read = (row for path in paths for row in rows.read_shard(path, COLUMNS) if row["responses"])
-            taken = {row["id"]: _plain(row) for row in sorted(read, key=_order)[:per_language]}
-            _join(taken, marks)
-            found |= taken
-    return found
+        for language, shards in _by_language(rows.shards(steps[answers].path)).items():
+            taken = _first_rows(shards, per_language)
+            for scores in evaluation["scores"]:
+                _join(taken, rows.shards(steps[scores].path, languages=[language]))
+            by_id |= taken
+    return by_id
 
 
-def _by_language(shards: Sequence[Any]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    for path in shards:
-        found.setdefault(path.stem.split(".")[0], []).append(path)
-    return found
+def _first_rows(shards: Sequence[Path], n: int) -> dict[str, dict]:
+    """The first n answered rows of one language, in the order of the hash."""
+    every_row = (row for shard in shards for row in rows.read_shard(shard, COLUMNS))
+    answered = (row for row in every_row if row["responses"])
+    return {row["id"]: _plain(row) for row in sorted(answered, key=_order)[:n]}
 
 
-def _mixed(taken: Mapping[str, dict]) -> list[tuple[str, dict]]:
-    """The first prompt of every language, then the second …"""
-    seen: dict[str, int] = {}
-    order = {}
-    for identifier, row in taken.items():
-        order[identifier] = seen[row["prompt_lang"]] = seen.get(row["prompt_lang"], -1) + 1
-    return sorted(taken.items(), key=lambda item: order[item[0]])
+def _by_language(shards: Sequence[Path]) -> dict[str, list[Path]]:
+    by_language: dict[str, list[Path]] = defaultdict(list)
+    for shard in shards:
+        language, *_ = shard.stem.split(".")
+        by_language[language].append(shard)
+    return by_language
+
+
+def _interleaved(taken: Mapping[str, dict]) -> list[tuple[str, dict]]:
+    """The first prompt of every language, then the second, and so on."""
+    n_seen: dict[str, int] = defaultdict(int)
+    numbered = []
+    for row_id, row in taken.items():
+        numbered.append((n_seen[row["prompt_lang"]], row_id, row))
+        n_seen[row["prompt_lang"]] += 1
+    numbered.sort(key=lambda entry: entry[0])
+    return [(row_id, row) for _, row_id, row in numbered]
 
 
 def _order(row: Mapping) -> tuple[str, str]:
@@ -78,28 +127,43 @@ def _order(row: Mapping) -> tuple[str, str]:
 
 def _plain(row: Mapping) -> dict[str, Any]:
     first = row["responses"][0]
-    texts = {"prompt": rows.text_of(row["prompt"] or []), "reference": row["reference"], "text": first["text"]}
-    told = {"prompt_lang": row["prompt_lang"], "source": row["source"], "asked": row["response_lang_requested"] or row["prompt_lang"]}
-    return {**told, **texts, "candidate_id": first["candidate_id"], "detected": None, "scores": {}}
+    return {
+        "prompt_lang": row["prompt_lang"],
+        "source": row["source"],
+        "asked": row["response_lang_requested"] or row["prompt_lang"],
+        "prompt": rows.text_of(row["prompt"] or []),
+        "reference": row["reference"],
+        "text": first["text"],
+        "candidate_id": first["candidate_id"],
+        "detected": None,
+        "scores": {},
+    }
 
 
-def _join(taken: Mapping[str, dict], marks: Sequence[Any]) -> None:
-    """Put the scores and the detected language of the answers that are shown beside them."""
-    for path in marks:
-        for mark in rows.read_shard(path):
-            row = taken.get(mark["id"])
-            if row and row["candidate_id"] == mark["candidate_id"]:
-                row["detected"] = row["detected"] or mark["response_lang_detected"]
-                row["scores"] |= {k.removeprefix("score."): v for k, v in mark.items() if k.startswith("score.")}
+def _join(taken: Mapping[str, dict], shards: Sequence[Path]) -> None:
+    """Add to the rows the scores and the detected language of their answers."""
+    for shard in shards:
+        for score_row in rows.read_shard(shard):
+            row = taken.get(score_row["id"])
+            if not row or row["candidate_id"] != score_row["candidate_id"]:
+                continue
+            row["detected"] = row["detected"] or score_row["response_lang_detected"]
+            for column, value in score_row.items():
+                if column.startswith("score."):
+                    row["scores"][column.removeprefix("score.")] = value
 
 
-def _answer(row: Mapping | None, names: Sequence[str], characters: int, *, without_text: bool) -> dict[str, Any] | None:
+def _answer(row: Mapping | None, names: Sequence[str], limit: int | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    scores = [None if (v := row["scores"].get(n)) is None else float(f"{v:.4g}") for n in names]
-    return {"text": None if without_text else _clipped(row["text"], characters), "lang": row["detected"], "scores": scores}
+    scores = [row["scores"].get(name) for name in names]
+    rounded = [None if score is None else float(f"{score:.4g}") for score in scores]
+    return {"text": _clipped(row["text"], limit), "lang": row["detected"], "scores": rounded}
 
 
-def _clipped(text: str | None, characters: int) -> list[Any]:
+def _clipped(text: str | None, limit: int | None) -> list[Any] | None:
+    """`[what is shown, number of characters left out]`; None where no text may be shown."""
+    if limit is None:
+        return None
     text = text or ""
-    return [visible(text[:characters]), max(len(text) - characters, 0)]
+    return [visible(text[:limit]), max(len(text) - limit, 0)]

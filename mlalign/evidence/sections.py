@@ -1,11 +1,15 @@
-"""Sections of what a run did: distributions, training curves, steps, rows and provenance; pure functions of the content."""
+"""What a run did: distributions, training curves, steps, rows and provenance.
 
+Each function turns the collected content into what its template shows, or None if there is nothing.
+"""
+
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from mlalign.evidence import figures, graph
+from mlalign.evidence import figures
 from mlalign.evidence.cells import cell, lang_cell, tabled
 from mlalign.evidence.text import count, language, seconds
 
@@ -14,100 +18,208 @@ FIRST_CURVES = ("loss", "eval_loss", "rewards/accuracies", "rewards/margins")
 
 
 def distributions(content: Mapping, digits: int) -> Section | None:
-    """A histogram for each quantity, a ridge per step; quantiles by language of the last step."""
+    """A histogram per quantity, one ridge per step; quantiles by language of the last step."""
     plots: list[Section] = []
     further: list[Section] = []
-    for told in content["distributions"]:
-        lines = [{**s, "label": f"{s['step']} · {count(s['n'])} values · median {s['quantiles'][2]:.3g}"} for s in told["steps"]]
-        drawn = figures.ridges(told["edges"], lines, f"Distribution of {told['what']}", figures.brief)
-        into = further if "." in told["what"] else plots  # NAME.COLUMN: what else a scorer tells
-        into.append({"name": told["what"], "svg": drawn, "table": _quantiles(told), "step": told["steps"][-1]["step"]})
-    return {"plots": plots, "further": further} if plots or further else None
+    for quantity in content["distributions"]:
+        name = quantity["what"]
+        ridges = [{**step, "label": _ridge_label(step)} for step in quantity["steps"]]
+        title = f"Distribution of {name}"
+        plot = {
+            "name": name,
+            "svg": figures.ridges(quantity["edges"], ridges, title, figures.brief),
+            "table": _quantiles(quantity),
+            "step": quantity["steps"][-1]["step"],
+        }
+        is_detail = "." in name  # SCORER.COLUMN: a detail beside the scorer's score
+        (further if is_detail else plots).append(plot)
+
+    if not plots and not further:
+        return None
+    return {"plots": plots, "further": further}
 
 
-def _quantiles(told: Mapping) -> dict[str, Any] | None:
-    of = (told["edges"][0], told["edges"][-1])
-    by = told["steps"][-1]["by_language"]
-    rows = [[lang_cell(c), *(cell(figures.brief(v), v) for v in q), cell("", picture=figures.box(q, of))] for c, q in by.items()]
+def _ridge_label(step: Mapping) -> str:
+    median = step["quantiles"][2]
+    return f"{step['step']} · {count(step['n'])} values · median {median:.3g}"
+
+
+def _quantiles(quantity: Mapping) -> dict[str, Any] | None:
+    edges = quantity["edges"]
+    bounds = (edges[0], edges[-1])
+    rows = []
+    for code, quantiles in quantity["steps"][-1]["by_language"].items():
+        numbers = [cell(figures.brief(q), q) for q in quantiles]
+        picture = cell("", picture=figures.box(quantiles, bounds))
+        rows.append([lang_cell(code), *numbers, picture])
     return tabled(["language", "5%", "25%", "median", "75%", "95%", ""], rows)
 
 
 def training(content: Mapping, digits: int) -> Section | None:
-    """The curves of every training step: the losses and rewards first, all others folded."""
+    """The curves of every training step: losses and rewards first, all others folded."""
+    if not content["curves"]:
+        return None
+
     first, rest = [], []
     for curves in content["curves"]:
-        drawn = {name: figures.curve(points, f"{name} of {curves['step']}") for name, points in curves["series"].items()}
-        first += [(curves["step"], name, drawn.pop(name)) for name in FIRST_CURVES if name in drawn]
-        rest.append((curves["step"], drawn))
-    return {"first": first, "rest": [(step, drawn) for step, drawn in rest if drawn]} if content["curves"] else None
+        step = curves["step"]
+        others = {}
+        for name, points in curves["series"].items():
+            others[name] = figures.curve(points, f"{name} of {step}")
+        first += [(step, name, others.pop(name)) for name in FIRST_CURVES if name in others]
+        if others:
+            rest.append((step, others))
+    return {"first": first, "rest": rest}
 
 
 def recipe(content: Mapping, digits: int) -> Section | None:
-    """The graph of the steps, and their times."""
-    found = graph.nodes(content["steps"], content["times"])
-    total = sum(t["seconds"] for t in content["times"])
-    rows = [[name, n["stage"], cell("skipped" if n["skipped"] else seconds(n["seconds"]), n["seconds"]), sum(by.values())]
-            for name, n in found.items() for by in [_rows_of(content, name)]]  # fmt: skip
-    head = ["step", "stage", "time", "rows"]
-    return {"svg": graph.draw(found), "table": tabled(head, rows), "total": seconds(total), "n": len(content["steps"])} if found else None
+    """The steps in order: what each used, its time and its rows."""
+    nodes = folded_steps(content)
+    if not nodes:
+        return None
+
+    longest = max(node["seconds"] for node in nodes.values()) or 1
+    rows = []
+    for name, node in nodes.items():
+        label = f"{name} ×{node['n']}" if node["n"] > 1 else name
+        duration = "skipped" if node["skipped"] else seconds(node["seconds"])
+        picture = figures.meter(node["seconds"] / longest)
+        time = cell(duration, node["seconds"], picture=picture)
+        rows.append([label, node["stage"], ", ".join(node["inputs"]), time, node["rows"]])
+
+    total = sum(time["seconds"] for time in content["times"])
+    table = tabled(["step", "stage", "uses", "time", "rows"], rows)
+    return {"table": table, "total": seconds(total), "n": len(content["steps"])}
 
 
-def _rows_of(content: Mapping, name: str) -> dict[str, int]:
-    return next((s.get("rows_by_language", {}) for s in content["steps"] if s["step"] == name), {})
+def folded_steps(content: Mapping) -> dict[str, dict[str, Any]]:
+    """name -> `{stage, n, seconds, skipped, inputs, rows}`; `X[a]`, `X[b]` … are one `X[…]`."""
+    durations = {time["step"]: time["seconds"] for time in content["times"]}
+    nodes: dict[str, dict[str, Any]] = {}
+    for step in content["steps"]:
+        name = _folded(step["step"])
+        new = {
+            "stage": step["stage"],
+            "n": 0,
+            "seconds": 0.0,
+            "skipped": True,
+            "inputs": [],
+            "rows": 0,
+        }
+        node = nodes.setdefault(name, new)
+        node["n"] += 1
+        node["seconds"] += durations.get(step["step"], 0.0)
+        node["skipped"] &= step["status"] == "skipped"
+        node["rows"] += _n_rows(step)
+        inputs = [_folded(source) for source in step["inputs"]]
+        node["inputs"] = list(dict.fromkeys(node["inputs"] + inputs))
+    return nodes
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"\[.*\]$", "[…]", name)
+
+
+def _n_rows(step: Mapping) -> int:
+    return sum(step.get("rows_by_language", {}).values())
 
 
 def dropped(content: Mapping, digits: int) -> Section | None:
-    """Rows that were dropped, by reason and language, against those that were kept; other counts and rows by language folded."""
-    lines, languages_, kept = [], [], [s for s in content["steps"] if s.get("rows_by_language")]
+    """Dropped rows by reason and language; other counts and the rows kept by language, folded."""
+    by_reason, by_language, sums = [], [], []
     for step in content["steps"]:
-        for reason, by in step.get("dropped", {}).items():
-            n, rest = sum(by.values()), sum(step.get("rows_by_language", {}).values())
-            share = n / max(n + rest, 1)
-            lines.append([step["step"], reason, n, cell(f"{share:.1%}", share, picture=figures.meter(share)), cell(_most(by))])
-            languages_ += [[step["step"], reason, lang_cell(code), n_] for code, n_ in by.items()]
-    sums = [[s["step"], what, sum(by.values()), cell(_most(by))] for s in content["steps"] for what, by in s.get("sums", {}).items()]
-    codes = sorted({c for s in kept for c in s["rows_by_language"]}, key=language)
-    by_step = [[lang_cell(c), *(s["rows_by_language"].get(c, 0) for s in kept)] for c in codes]
-    out = {
-        "table": tabled(["step", "reason", "rows", "share of the step's rows", "most in"], lines),
-        "by_language": tabled(["step", "reason", "language", "rows"], languages_),
+        name = step["step"]
+        for reason, counts in step.get("dropped", {}).items():
+            n = sum(counts.values())
+            share = n / max(n + _n_rows(step), 1)
+            share_cell = cell(f"{share:.1%}", share, picture=figures.meter(share))
+            by_reason.append([name, reason, n, share_cell, cell(_most(counts))])
+            by_language += [[name, reason, lang_cell(c), n] for c, n in counts.items()]
+        for what, counts in step.get("sums", {}).items():
+            sums.append([name, what, sum(counts.values()), cell(_most(counts))])
+
+    head = ["step", "reason", "rows", "share of the step's rows", "most in"]
+    section = {
+        "table": tabled(head, by_reason),
+        "by_language": tabled(["step", "reason", "language", "rows"], by_language),
         "sums": tabled(["step", "what", "number", "most in"], sums),
-        "kept": tabled(["language", *(s["step"] for s in kept)], by_step),
+        "kept": _kept(content),
     }
-    return out if any(out.values()) else None
+    return section if any(section.values()) else None
 
 
-def _most(by: Mapping[str, float]) -> str:
-    first = sorted(((n, c) for c, n in by.items() if n), key=lambda p: (-p[0], p[1]))
-    return ", ".join(f"{language(c)} {count(n)}" for n, c in first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
+def _kept(content: Mapping) -> dict[str, Any] | None:
+    """Rows by language and step."""
+    steps = [step for step in content["steps"] if step.get("rows_by_language")]
+    codes = {code for step in steps for code in step["rows_by_language"]}
+    rows = []
+    for code in sorted(codes, key=language):
+        counts = [step["rows_by_language"].get(code, 0) for step in steps]
+        rows.append([lang_cell(code), *counts])
+    return tabled(["language", *(step["step"] for step in steps)], rows)
+
+
+def _most(counts: Mapping[str, float]) -> str:
+    """`Swahili 12, Hindi 3, Thai 1 and 4 more`: the languages with the largest counts."""
+    nonzero = [(code, n) for code, n in counts.items() if n]
+    ranked = sorted(nonzero, key=lambda pair: (-pair[1], pair[0]))
+    text = ", ".join(f"{language(code)} {count(n)}" for code, n in ranked[:3])
+    return text + (f" and {len(ranked) - 3} more" if len(ranked) > 3 else "")
 
 
 def provenance(content: Mapping, digits: int) -> Section:
-    """Where everything came from: data with licences, models, versions, seeds, fingerprints and the configuration of each step."""
-    keys = list(dict.fromkeys(k for s in content["sources"] for k, v in s.items() if v is not None))
-    outside: dict[tuple, list[str]] = {}
-    for e in content["external"]:
-        outside.setdefault((e.get("path") or e.get("family"), e["slot"], e.get("revision"), e.get("identity")), []).append(e["step"])
-    steps = [
-        [s["step"], f"{s['stage']} v{s['stage_version']}", s.get("skipped_because") or s["status"], cell(s.get("seed"), s.get("seed")),
-         cell(s["fingerprint"][:16], code=""), s.get("content_digest", "")[:16]] for s in content["steps"]
-    ]  # fmt: skip
+    """Data with licences, models, versions, seeds, fingerprints, and each step's configuration."""
+    sources = content["sources"]
+    unlicensed = {str(source.get("source")) for source in sources if not source.get("licence")}
+    commits = {step["git_commit"] for step in content["steps"] if step.get("git_commit")}
+    configs = [{"step": s["step"], "yaml": _yaml(s["config"])} for s in content["settings"]]
     return {
-        "sources": tabled(keys, [[cell(_yes(s.get(k))) for k in keys] for s in content["sources"]]),
-        "unlicensed": sorted({str(s.get("source")) for s in content["sources"] if not s.get("licence")}),
-        "external": tabled(
-            ["what", "input", "revision", "identity", "steps"], [[*told, ", ".join(names)] for told, names in outside.items()]
-        ),
-        "steps": tabled(["step", "stage", "status", "seed", "fingerprint", "content"], steps),
+        "sources": _sources(content),
+        "unlicensed": sorted(unlicensed),
+        "external": _external(content),
+        "steps": _steps(content),
         "packages": tabled(["package", "version"], list(content["packages"].items())),
-        "commits": sorted({s["git_commit"] for s in content["steps"] if s.get("git_commit")}),
+        "commits": sorted(commits),
         "not_computed": content["not_computed"],
-        "settings": [{"step": s["step"], "yaml": _yaml(s["config"])} for s in content["settings"]],
+        "settings": configs,
     }
 
 
-def _yes(value: Any) -> Any:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+def _sources(content: Mapping) -> dict[str, Any] | None:
+    keys: dict[str, None] = {}
+    for source in content["sources"]:
+        keys |= {key: None for key, value in source.items() if value is not None}
+    rows = [[cell(_yes_or_no(source.get(key))) for key in keys] for source in content["sources"]]
+    return tabled(list(keys), rows)
+
+
+def _external(content: Mapping) -> dict[str, Any] | None:
+    """Models and data from outside the run, with the steps that read them."""
+    steps: dict[tuple, list[str]] = {}
+    for source in content["external"]:
+        what = source.get("path") or source.get("family")
+        key = (what, source["slot"], source.get("revision"), source.get("identity"))
+        steps.setdefault(key, []).append(source["step"])
+    rows = [[*key, ", ".join(names)] for key, names in steps.items()]
+    return tabled(["what", "input", "revision", "identity", "steps"], rows)
+
+
+def _steps(content: Mapping) -> dict[str, Any] | None:
+    rows = []
+    for step in content["steps"]:
+        stage = f"{step['stage']} v{step['stage_version']}"
+        status = step.get("skipped_because") or step["status"]
+        seed = cell(step.get("seed"), step.get("seed"))
+        fingerprint = cell(step["fingerprint"][:16], code="")
+        digest = step.get("content_digest", "")[:16]
+        rows.append([step["step"], stage, status, seed, fingerprint, digest])
+    return tabled(["step", "stage", "status", "seed", "fingerprint", "content"], rows)
+
+
+def _yes_or_no(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value
 
 
 def _yaml(config: Mapping) -> str:

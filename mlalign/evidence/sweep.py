@@ -1,4 +1,7 @@
-"""The results of a sweep or a search on one page: pure functions of the content that `mlalign.sweep.results` collects."""
+"""The results of a sweep or a search on one page.
+
+Pure functions of the content that `mlalign.sweep.results` collects.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +13,15 @@ from mlalign.methods.metrics import AVERAGE, WORST
 
 def page(content: Mapping[str, Any], digits: int) -> str:
     """The page as one self-contained HTML file."""
+    top = {
+        "numbers": _tiles(content, digits),
+        "verdict": _verdict(content, digits),
+        "picture": _picture(content, digits),
+        "confidence": f"{100 * content['confidence']:g}%",
+    }
     grid = variants.by_language(content, digits)
     data = {grid["id"]: grid["data"]} if grid and "data" in grid else {}
-    top = {
-        "numbers": _tiles(content, digits), "verdict": _verdict(content, digits), "picture": _picture(content, digits),
-        "confidence": f"{100 * content['confidence']:g}%",
-    }  # fmt: skip
+    effects = [variants.effect_of(content, e, digits) for e in variants.effects(content)]
     return html.render(
         "sweep.html",
         title=content["name"],
@@ -26,7 +32,7 @@ def page(content: Mapping[str, Any], digits: int) -> str:
         variants=variants.all_variants(content, digits),
         grid=grid,
         intervals=variants.intervals(content, digits),
-        effects=[variants.effect_of(content, e, digits) for e in variants.effects(content)],
+        effects=effects,
         crossed=variants.crossed(content, digits),
         history=variants.history(content, digits),
         lost=variants.lost(content),
@@ -35,143 +41,213 @@ def page(content: Mapping[str, Any], digits: int) -> str:
 
 
 def summary(content: Mapping[str, Any], digits: int) -> str:
-    """The variants as plain text, the best first."""
-    lines = _lines(content, digits)
-    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines]
-    return "\n".join([*text, "", _verdict(content, digits)])
+    """The variants as plain text, best first."""
+    table = _table(content, digits)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        padded = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join([*lines, "", _verdict(content, digits)])
 
 
 def markdown_page(content: Mapping[str, Any], digits: int) -> str:
-    """The same as Markdown."""
-    head, *body = _lines(content, digits)
+    """The page as Markdown."""
+    head, *rows = _table(content, digits)
+    kind, recipe = content["kind"], markdown.cell(content["recipe"])
     parts = [
         f"# {markdown.cell(content['name'])}",
-        f"{content['kind']} of recipe {markdown.cell(content['recipe'])}: {len(content['variants'])} variants",
+        f"{kind} of recipe {recipe}: {len(content['variants'])} variants",
         markdown.cell(_verdict(content, digits)),
         "## Variants",
-        markdown.grid(head, body),
+        markdown.grid(head, rows),
+        "## By language",
+        _markdown_languages(content, digits),
     ]
-    codes = content["languages"]
-    by = [[v["variant"], *(variants.told(variants.rows_of(v, content).get(c), digits) for c in codes)] for v in content["variants"]]
-    parts += ["## By language", markdown.grid(["variant", *codes], by)]
-    for e in variants.effects(content):
-        rows = [
-            [variants.text(x["value"]), variants.mean_of(x, content, digits), variants.shift_of(x, content, digits), x["n"]]
-            for x in e["levels"]
-        ]
-        parts += [f"## Main effect of {markdown.cell(e['key'])}", markdown.grid([e["key"], "mean", "against all", "variants"], rows)]
-    lost = [[v["variant"], v["state"], v["why"]] for v in content["variants"] if v["state"] != "done"]
-    parts += ["## Not complete", markdown.grid(["variant", "state", "why"], lost)] if lost else []
+    for effect in variants.effects(content):
+        parts.append(f"## Main effect of {markdown.cell(effect['key'])}")
+        parts.append(_markdown_effect(content, effect, digits))
+
+    unfinished = filter(variants.is_unfinished, content["variants"])
+    lost = [[v["variant"], v["state"], v["why"]] for v in unfinished]
+    if lost:
+        parts += ["## Not complete", markdown.grid(["variant", "state", "why"], lost)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _markdown_languages(content: Mapping, digits: int) -> str:
+    codes = content["languages"]
+    table = []
+    for variant in content["variants"]:
+        rows = variants.rows_of(variant, content)
+        values = [variants.value_with_bounds(rows.get(code), digits) for code in codes]
+        table.append([variant["variant"], *values])
+    return markdown.grid(["variant", *codes], table)
+
+
+def _markdown_effect(content: Mapping, effect: Mapping, digits: int) -> str:
+    rows = []
+    for level in effect["levels"]:
+        mean = variants.mean_of(level, content, digits)
+        shift = variants.shift_of(level, content, digits)
+        rows.append([variants.text(level["value"]), mean, shift, level["n"]])
+    return markdown.grid([effect["key"], "mean", "against all", "variants"], rows)
 
 
 def _keys(content: Mapping) -> list[dict[str, Any]]:
     """Every swept key with its values; many numbers as their range."""
-    out = []
+    keys = []
     for key, short in zip(content["keys"], variants.heads(content), strict=True):
-        found = [v["values"][key] for v in content["variants"]]
-        numbers = all(isinstance(x, int | float) for x in found)
-        texts = list(dict.fromkeys(map(variants.text, sorted(found) if numbers else found)))
-        many = len(texts) > variants.LEVELS
-        out.append({"key": short, "values": f"{texts[0]} to {texts[-1]}" if many and numbers else ", ".join(texts)})
-    return out
+        values = [variant["values"][key] for variant in content["variants"]]
+        are_numbers = all(isinstance(value, int | float) for value in values)
+        if are_numbers:
+            values.sort()
+        texts = list(dict.fromkeys(map(variants.text, values)))
+        as_range = are_numbers and len(texts) > variants.LEVELS
+        shown = f"{texts[0]} to {texts[-1]}" if as_range else ", ".join(texts)
+        keys.append({"key": short, "values": shown})
+    return keys
 
 
-# ------------------------------------------------------------------------------------------------------------- first screen
+# ----------------------------------------------------------------------------------- first screen
 
 
 def _tiles(content: Mapping, digits: int) -> list[dict[str, Any]]:
-    found = variants.complete(content)
-    if not found:
+    """The best variant, its lead over the second, and the key that matters most."""
+    ranked = variants.complete(content)
+    if not ranked:
         return []
-    best, metric = found[0], content["metric"]
-    rows = variants.rows_of(best, content)
-    tile = {
-        "name": f"{metric_name(metric)}: best of {len(found)} variants",
-        "by": content["by"],
-        "of": "",
-        "worst": variants.name(best["values"]),
-    }
-    tile |= {"value": number(rows[AVERAGE]["value"], metric, digits), "interval": headline.interval(rows[AVERAGE], digits)}
-    out = [tile]
-    if len(found) > 1:
-        second = content["statistics"]["behind"][0]
-        lead = {"value": -second["value"], "low": _minus(second["high"]), "high": _minus(second["low"])}
-        told = {"name": "Lead over the second", "by": "", "of": "", "value": change(abs(lead["value"]), metric, digits)}
-        signed = lead if content["direction"] == "maximize" else second
-        out.append({**told, "interval": variants.change_bounds(signed, metric, digits), "worst": variants.name(found[1]["values"])})
-    if effects := sorted((e for e in variants.effects(content) if not variants.is_cloud(e)), key=lambda e: -_range(e)):
-        e = effects[0]
-        low, high = (pick(e["levels"], key=lambda x: x["mean"]) for pick in (min, max))
-        between = f"from {variants.text(low['value'])} ({number(low['mean'], metric, digits)}) to {variants.text(high['value'])} "
-        told = {
-            "name": "Matters most",
-            "by": "",
-            "of": e["key"].rpartition(".")[2],
-            "value": change(_range(e), metric, digits),
-            "interval": "",
-        }
-        out.append({**told, "worst": f"{between}({number(high['mean'], metric, digits)}), means over variants"})
-    return out
+
+    metric, best = content["metric"], ranked[0]
+    row = variants.rows_of(best, content)[AVERAGE]
+    name = f"{metric_name(metric)}: best of {len(ranked)} variants"
+    value, interval = number(row["value"], metric, digits), headline.interval(row, digits)
+    tiles = [_tile(name, value, interval, variants.name(best["values"]), by=content["by"])]
+    if len(ranked) > 1:
+        tiles.append(_lead(content, ranked[1], digits))
+
+    comparable = [e for e in variants.effects(content) if not variants.is_cloud(e)]
+    if comparable:
+        tiles.append(_matters_most(max(comparable, key=_range), metric, digits))
+    return tiles
+
+
+def _tile(
+    name: str,
+    value: str,
+    interval: str,
+    below: str,
+    *,
+    by: str = "",
+    of: str = "",
+) -> dict[str, Any]:
+    """A tile as the template takes it; `below` is the line under the number."""
+    return {"name": name, "by": by, "of": of, "value": value, "interval": interval, "worst": below}
+
+
+def _lead(content: Mapping, second: Mapping, digits: int) -> dict[str, Any]:
+    """How far the best variant leads; the interval has the sign in which more is better."""
+    metric = content["metric"]
+    behind = content["statistics"]["behind"][0]
+    lead = change(abs(behind["value"]), metric, digits)
+    bounds = behind
+    if content["direction"] == "maximize":
+        bounds = {"low": _minus(behind["high"]), "high": _minus(behind["low"])}
+    interval = variants.change_bounds(bounds, metric, digits)
+    return _tile("Lead over the second", lead, interval, variants.name(second["values"]))
+
+
+def _matters_most(effect: Mapping, metric: str, digits: int) -> dict[str, Any]:
+    """The key whose values' means are furthest apart."""
+    lowest, highest = (pick(effect["levels"], key=lambda x: x["mean"]) for pick in (min, max))
+    ends = []
+    for level in (lowest, highest):
+        mean = number(level["mean"], metric, digits)
+        ends.append(f"{variants.text(level['value'])} ({mean})")
+    below = f"from {' to '.join(ends)}, means over variants"
+    value = change(_range(effect), metric, digits)
+    return _tile("Matters most", value, "", below, of=effect["key"].rpartition(".")[2])
 
 
 def _minus(value: float | None) -> float | None:
-    return None if value is None else 0.0 - value  # no minus before a zero
+    return None if value is None else 0.0 - value  # never minus zero
 
 
 def _range(effect: Mapping) -> float:
-    means = [x["mean"] for x in effect["levels"]]
+    means = [level["mean"] for level in effect["levels"]]
     return max(means) - min(means)
 
 
 def _verdict(content: Mapping, digits: int) -> str:
-    found = variants.complete(content)
-    if not found:
+    """The best variant, and whether the others differ from it beyond their intervals."""
+    ranked = variants.complete(content)
+    if not ranked:
         return "No variant has been measured."
-    best = f"Best by {metric_name(content['metric'], content['by'])}: {variants.name(found[0]['values'])}, "
-    row = variants.rows_of(found[0], content)[AVERAGE]
-    best += f"{number(row['value'], content['metric'], digits)}" + (f" ({told})" if (told := headline.interval(row, digits)) else "") + "."
-    behind = (content["statistics"] or {}).get("behind") or []
+
+    row = variants.rows_of(ranked[0], content)[AVERAGE]
+    metric = metric_name(content["metric"], content["by"])
+    value = number(row["value"], content["metric"], digits)
+    value = variants.with_bounds(value, headline.interval(row, digits))
+    best = f"Best by {metric}: {variants.name(ranked[0]['values'])}, {value}."
+
+    behind = list(variants.behind_best(content).values())
     if not behind:
         return best
-    close = [b for b in behind if b["low"] is None or b["low"] <= 0 <= b["high"]]
     if not content["statistics"]["paired"]:
         return f"{best} Differences between variants have no interval here."
-    told = f"{len(close)} of {len(behind)} others are not told apart from it" if close else "all others are behind it beyond their interval"
-    return f"{best} {told[0].upper()}{told[1:]}."
+    n_close = sum(b["low"] is None or b["low"] <= 0 <= b["high"] for b in behind)
+    if n_close:
+        return f"{best} {n_close} of {len(behind)} others are not told apart from it."
+    return f"{best} All others are behind it beyond their interval."
 
 
 def _picture(content: Mapping, digits: int) -> dict[str, Any] | None:
-    rows = [
-        {"label": variants.bare(v["values"]), "before": None, "after": headline.bounds(variants.rows_of(v, content)[AVERAGE])}
-        for v in variants.measured(content)
-    ]
+    rows = []
+    for variant in variants.measured(content):
+        interval = headline.bounds(variants.rows_of(variant, content)[AVERAGE])
+        rows.append({"label": variants.bare(variant["values"]), "before": None, "after": interval})
     if not rows:
         return None
+
     many = len(rows) > headline.MANY
+    if many:
+        rows.reverse()
     draw = figures.ranks_plot if many else figures.languages_plot
-    at = headline.reference(content["metric"])
-    title = f"{metric_name(content['metric'])} of every variant, average over languages"
-    svg = draw(rows[::-1] if many else rows, title, headline.axis(content["metric"], digits), at)
-    line = "" if at is None else f"dashed line: {number(at, content['metric'], 2)}"
-    return {"name": title, "svg": svg, "many": many, "line": line, "keys": " · ".join(variants.heads(content))}
+    metric = content["metric"]
+    reference = headline.reference(metric)
+    title = f"{metric_name(metric)} of every variant, average over languages"
+    return {
+        "name": title,
+        "svg": draw(rows, title, headline.axis(metric, digits), reference),
+        "many": many,
+        "line": "" if reference is None else f"dashed line: {number(reference, metric, 2)}",
+        "keys": " · ".join(variants.heads(content)),
+    }
 
 
-def _lines(content: Mapping, digits: int) -> list[list[str]]:
-    """The variants as rows of text with a head: settings, average, lowest language, how far behind the best."""
-    behind = {b["variant"]: b for b in (content["statistics"] or {}).get("behind", [])}
-    out = [[*variants.heads(content), metric_name(content["metric"], content["by"]), "lowest language", "behind the best", "state"]]
-    for v in content["variants"]:
-        rows, b = variants.rows_of(v, content), behind.get(v["variant"])
+def _table(content: Mapping, digits: int) -> list[list[str]]:
+    """The variants as rows of text with a head.
+
+    Columns: settings, average, lowest language, how far behind the best, state.
+    """
+    metric = content["metric"]
+    name = metric_name(metric, content["by"])
+    table = [[*variants.heads(content), name, "lowest language", "behind the best", "state"]]
+    behind = variants.behind_best(content)
+    for variant in content["variants"]:
+        rows = variants.rows_of(variant, content)
+        settings = [variants.text(variant["values"][key]) for key in content["keys"]]
+        value = variants.value_with_bounds(rows.get(AVERAGE), digits)
+
         worst = rows.get(WORST)
-        lowest = f"{language(worst['which'])} {number(worst['value'], content['metric'], digits)}" if worst else ""
-        apart = (
-            variants.with_bounds(change(b["value"], content["metric"], digits), variants.change_bounds(b, content["metric"], digits))
-            if b
-            else ""
-        )
-        out.append(
-            [*(variants.text(v["values"][k]) for k in content["keys"]), variants.told(rows.get(AVERAGE), digits), lowest, apart, v["state"]]
-        )
-    return out
+        lowest = ""
+        if worst:
+            lowest = f"{language(worst['which'])} {number(worst['value'], metric, digits)}"
+
+        difference = behind.get(variant["variant"])
+        distance = ""
+        if difference:
+            bounds = variants.change_bounds(difference, metric, digits)
+            distance = variants.with_bounds(change(difference["value"], metric, digits), bounds)
+        table.append([*settings, value, lowest, distance, variant["state"]])
+    return table

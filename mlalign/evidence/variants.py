@@ -1,4 +1,7 @@
-"""The variants of a sweep as tables and figures: of all, by language, by setting; pure functions of the content."""
+"""The variants of a sweep as tables and figures: all of them, by language, by setting.
+
+Pure functions of the content that `mlalign.sweep.results` collects.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,175 +11,266 @@ from mlalign.evidence.cells import cell, lang_cell, tabled, value_cell
 from mlalign.evidence.text import change, language, metric_name, number
 from mlalign.methods.metrics import AVERAGE, WORST
 
-LEVELS = 12  # values of a number beyond which its effect is a cloud of points
+LEVELS = 12  # a number with more values than this is drawn as a cloud of points
 TABLES = 3  # metrics beside the chosen one in the first table
 ACROSS = 16  # columns of a table with intervals
 Rows = dict[tuple[str, str], dict[str, Mapping]]
 
 
-# ------------------------------------------------------------------------------------------------------------------ reading
+# ---------------------------------------------------------------------------------------- reading
 
 
 def tables(variant: Mapping) -> Rows:
     """(metric, by) -> language -> row, of one variant."""
-    found: Rows = {}
+    by_metric: Rows = {}
     for row in variant["rows"]:
-        found.setdefault((row["metric"], row["by"] or ""), {})[row["language"]] = row
-    return found
+        by_metric.setdefault((row["metric"], row["by"] or ""), {})[row["language"]] = row
+    return by_metric
 
 
 def rows_of(variant: Mapping, content: Mapping) -> dict[str, Mapping]:
+    """language -> row of the chosen metric."""
     return tables(variant).get((content["metric"], content["by"]), {})
 
 
+def average(variant: Mapping, content: Mapping) -> float | None:
+    """The average of the chosen metric over languages; None if it was not measured."""
+    row = rows_of(variant, content).get(AVERAGE)
+    return row["value"] if row else None
+
+
 def measured(content: Mapping) -> list[Mapping]:
-    """The variants that have the metric, the best first."""
-    return [v for v in content["variants"] if (rows_of(v, content).get(AVERAGE) or {}).get("value") is not None]
+    """The variants that have the metric, best first."""
+    return [v for v in content["variants"] if average(v, content) is not None]
 
 
 def complete(content: Mapping) -> list[Mapping]:
-    """Those that are complete, or all where none is: what is compared."""
-    found = measured(content)
-    return [v for v in found if v["state"] == "done"] or found
+    """The variants to compare: the complete ones, or all measured ones if none is complete."""
+    variants = measured(content)
+    return [v for v in variants if not is_unfinished(v)] or variants
+
+
+def is_unfinished(variant: Mapping) -> bool:
+    return variant["state"] != "done"
 
 
 def effects(content: Mapping) -> list[Mapping]:
     return (content["statistics"] or {}).get("effects", [])
 
 
+def behind_best(content: Mapping) -> dict[str, Mapping]:
+    """Name of a variant -> how far it is behind the best one, with an interval."""
+    rows = (content["statistics"] or {}).get("behind") or []
+    return {row["variant"]: row for row in rows}
+
+
 def heads(content: Mapping) -> list[str]:
-    """The swept keys, each by its last part where that says enough."""
-    last = [k.rpartition(".")[2] for k in content["keys"]]
-    return [short if last.count(short) == 1 else k for k, short in zip(content["keys"], last, strict=True)]
+    """The swept keys, each by its last part if that is unique."""
+    shorts = [_last_part(key) for key in content["keys"]]
+    pairs = zip(content["keys"], shorts, strict=True)
+    return [short if shorts.count(short) == 1 else key for key, short in pairs]
+
+
+def _last_part(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def text(value: Any) -> str:
     """A setting as a person reads it."""
     if isinstance(value, list):
         return ", ".join(map(text, value))
-    return f"{value:.6g}" if isinstance(value, float) else language(value) if isinstance(value, str) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return language(value) if isinstance(value, str) else str(value)
 
 
 def name(values: Mapping[str, Any]) -> str:
     """`beta 0.05, source_language English`."""
-    return ", ".join(f"{k.rpartition('.')[2]} {text(v)}" for k, v in values.items())
+    return ", ".join(f"{_last_part(key)} {text(value)}" for key, value in values.items())
 
 
 def bare(values: Mapping[str, Any]) -> str:
+    """`0.05 · English`."""
     return " · ".join(map(text, values.values()))
 
 
 def is_cloud(effect: Mapping) -> bool:
     """Whether a key has so many numbers that they are drawn as points, not averaged."""
-    return len(effect["levels"]) > LEVELS and all(isinstance(x["value"], int | float) for x in effect["levels"])
+    levels = effect["levels"]
+    return len(levels) > LEVELS and all(isinstance(x["value"], int | float) for x in levels)
 
 
 def change_bounds(row: Mapping, metric: str, digits: int) -> str:
+    """The interval of a difference as text, empty without one."""
     if row["low"] is None:
         return ""
-    return " to ".join(change(row[b], metric, digits).removesuffix(" pp") for b in ("low", "high"))
+    low, high = (change(row[bound], metric, digits) for bound in ("low", "high"))
+    return f"{low.removesuffix(' pp')} to {high.removesuffix(' pp')}"
 
 
 def with_bounds(value: str, bounds: str) -> str:
-    return value + (f" ({bounds})" if bounds else "")
+    return f"{value} ({bounds})" if bounds else value
 
 
-def told(row: Mapping | None, digits: int) -> str:
-    return (
-        ""
-        if row is None or row["value"] is None
-        else with_bounds(number(row["value"], row["metric"], digits), headline.interval(row, digits))
-    )
+def value_with_bounds(row: Mapping | None, digits: int) -> str:
+    """`55.0% (52.0% to 58.0%)`, empty without a value."""
+    if row is None or row["value"] is None:
+        return ""
+    value = number(row["value"], row["metric"], digits)
+    return with_bounds(value, headline.interval(row, digits))
 
 
-# ------------------------------------------------------------------------------------------------------------------- tables
+# ----------------------------------------------------------------------------------------- tables
 
 
 def _setting(value: Any) -> dict[str, Any]:
-    return cell(text(value), value if isinstance(value, int | float) and not isinstance(value, bool) else text(value))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return cell(text(value), value if is_number else text(value))
 
 
 def all_variants(content: Mapping, digits: int) -> dict[str, Any] | None:
-    metric = content["metric"]
-    behind = {b["variant"]: b for b in (content["statistics"] or {}).get("behind", [])}
-    others = [tuple(k) for k in content["metrics"][1:] if k[0] in headline.LEADING][:TABLES]
+    """Settings, average, distance to the best, lowest language and a few further metrics."""
+    chosen = (content["metric"], content["by"])
+    keys = [tuple(key) for key in content["metrics"][1:]]
+    others = [key for key in keys if key[0] in headline.LEADING][:TABLES]
+    with_state = any(map(is_unfinished, content["variants"]))
+    behind = behind_best(content)
+
     rows = []
-    for v in content["variants"]:
-        told = tables(v)
-        own = told.get((metric, content["by"]), {})
-        b = behind.get(v["variant"])
-        apart = cell(change(b["value"], metric, digits), b["value"], note=change_bounds(b, metric, digits)) if b else cell("")
-        further = [value_cell(told.get(k, {}).get(AVERAGE), digits) for k in others]
-        lowest = value_cell(own.get(WORST), digits)
-        state = [v["state"]] if _unfinished(content) else []
-        settings = [_setting(v["values"][k]) for k in content["keys"]]
-        rows.append([*settings, *state, value_cell(own.get(AVERAGE), digits), apart, lowest, *further])
-    named = [metric_name(metric, content["by"]), "behind the best", "lowest language", *(metric_name(*k) for k in others)]
-    return tabled([*heads(content), *(["state"] if _unfinished(content) else []), *named], rows)
+    for variant in content["variants"]:
+        by_metric = tables(variant)
+        own = by_metric.get(chosen, {})
+        row = [_setting(variant["values"][key]) for key in content["keys"]]
+        if with_state:
+            row.append(variant["state"])
+        row.append(value_cell(own.get(AVERAGE), digits))
+        row.append(_behind_cell(behind.get(variant["variant"]), content["metric"], digits))
+        row.append(value_cell(own.get(WORST), digits))
+        row += [value_cell(by_metric.get(key, {}).get(AVERAGE), digits) for key in others]
+        rows.append(row)
+
+    state = ["state"] if with_state else []
+    head = [*heads(content), *state, metric_name(*chosen), "behind the best", "lowest language"]
+    return tabled([*head, *(metric_name(*key) for key in others)], rows)
 
 
-def _unfinished(content: Mapping) -> bool:
-    return any(v["state"] != "done" for v in content["variants"])
+def _behind_cell(row: Mapping | None, metric: str, digits: int) -> dict[str, Any]:
+    if row is None:
+        return cell("")
+    note = change_bounds(row, metric, digits)
+    return cell(change(row["value"], metric, digits), row["value"], note=note)
 
 
 def by_language(content: Mapping, digits: int) -> dict[str, Any] | None:
-    """Variants by languages with shaded cells."""
-    found, codes = measured(content), content["languages"]
-    values = [[(rows_of(v, content).get(c) or {}).get("value") for c in codes] for v in found]
-    known = [x for row in values for x in row if x is not None]
+    """Variants x languages with shaded cells."""
+    codes = content["languages"]
+    labels, values = [], []
+    for variant in measured(content):
+        rows = rows_of(variant, content)
+        labels.append(bare(variant["values"]))
+        values.append([rows[code]["value"] if code in rows else None for code in codes])
+
+    known = [value for row in values for value in row if value is not None]
     if not known:
         return None
-    labels = [bare(v["values"]) for v in found]
-    return matrices.heat(values, labels, codes, content["metric"], "by-language", digits, (min(known), max(known)))
+    spread = (min(known), max(known))
+    return matrices.heat(values, labels, codes, content["metric"], "by-language", digits, spread)
 
 
 def intervals(content: Mapping, digits: int) -> dict[str, Any] | None:
-    """Variants by languages with intervals; the longer side goes down."""
-    found, codes = measured(content), content["languages"]
-    if len(codes) <= min(len(found), ACROSS):
-        rows = [[bare(v["values"]), *(value_cell(rows_of(v, content).get(c), digits) for c in (AVERAGE, *codes))] for v in found]
-        return tabled([" · ".join(heads(content)), "average", *map(language, codes)], rows)
-    shown = found[:ACROSS]
-    rows = [[lang_cell(c), *(value_cell(rows_of(v, content).get(c), digits) for v in shown)] for c in codes]
-    return tabled(["language", *(bare(v["values"]) for v in shown)], rows)
+    """Variants and languages with intervals; the longer side goes down."""
+    variants, codes = measured(content), content["languages"]
+    languages_across = len(codes) <= min(len(variants), ACROSS)
+    if not languages_across:
+        variants = variants[:ACROSS]
+    labels = [bare(variant["values"]) for variant in variants]
+    tables_ = [rows_of(variant, content) for variant in variants]
+
+    if languages_across:
+        head = [" · ".join(heads(content)), "average", *map(language, codes)]
+        rows = []
+        for label, table in zip(labels, tables_, strict=True):
+            cells = [value_cell(table.get(code), digits) for code in (AVERAGE, *codes)]
+            rows.append([label, *cells])
+        return tabled(head, rows)
+
+    rows = []
+    for code in codes:
+        rows.append([lang_cell(code), *(value_cell(t.get(code), digits) for t in tables_)])
+    return tabled(["language", *labels], rows)
 
 
 def lost(content: Mapping) -> dict[str, Any] | None:
-    rows = [[name(v["values"]), v["state"], v["why"].partition("\n")[0]] for v in content["variants"] if v["state"] != "done"]
+    """The variants that are not complete, and why."""
+    rows = []
+    for variant in filter(is_unfinished, content["variants"]):
+        reason = variant["why"].partition("\n")[0]
+        rows.append([name(variant["values"]), variant["state"], reason])
     return tabled(["variant", "state", "why"], rows)
 
 
-# ------------------------------------------------------------------------------------------------------------------ effects
+# ---------------------------------------------------------------------------------------- effects
+
+
+def mean_bounds(level: Mapping, content: Mapping, digits: int) -> str:
+    """The interval of a level's mean as text, empty without one."""
+    if level["low"] is None:
+        return ""
+    return " to ".join(number(level[b], content["metric"], digits) for b in ("low", "high"))
+
+
+def shift_bounds(level: Mapping, content: Mapping, digits: int) -> str:
+    """The interval of a level's effect as text, empty without one."""
+    bounds = {"low": level["effect_low"], "high": level["effect_high"]}
+    return change_bounds(bounds, content["metric"], digits)
 
 
 def mean_of(level: Mapping, content: Mapping, digits: int) -> str:
-    bounds = "" if level["low"] is None else " to ".join(number(level[b], content["metric"], digits) for b in ("low", "high"))
-    return with_bounds(number(level["mean"], content["metric"], digits), bounds)
+    mean = number(level["mean"], content["metric"], digits)
+    return with_bounds(mean, mean_bounds(level, content, digits))
 
 
 def shift_of(level: Mapping, content: Mapping, digits: int) -> str:
-    told = {"low": level["effect_low"], "high": level["effect_high"]}
-    return with_bounds(change(level["effect"], content["metric"], digits), change_bounds(told, content["metric"], digits))
+    shift = change(level["effect"], content["metric"], digits)
+    return with_bounds(shift, shift_bounds(level, content, digits))
 
 
 def effect_of(content: Mapping, effect: Mapping, digits: int) -> dict[str, Any]:
-    """The main effect of a key: a mark with its interval for each value, or, for many numbers, a point for each variant."""
-    metric, levels, key = content["metric"], effect["levels"], effect["key"]
-    head = key.rpartition(".")[2]
-    axis = headline.axis(metric, digits)
+    """The main effect of a key: a mark with its interval per value.
+
+    A key with many numbers has a point per variant instead, and no table.
+    """
+    metric, key, levels = content["metric"], effect["key"], effect["levels"]
     if is_cloud(effect):
-        points = [(v["values"][key], rows_of(v, content)[AVERAGE]["value"], v["state"] != "done") for v in measured(content)]
-        title = f"{metric_name(metric)} by {key}, a point for each variant"
-        return {"key": head, "svg": figures.scatter(points, title, axis, log=_is_log([p[0] for p in points])), "table": None}
-    rows = [{"label": text(x["value"]), "before": None, "after": (x["mean"], x["low"], x["high"])} for x in levels]
-    svg = figures.languages_plot(rows, f"{metric_name(metric)}: mean over the variants by {key}", axis)
-    lines = []
-    for x in levels:
-        bounds = "" if x["low"] is None else " to ".join(number(x[b], metric, digits) for b in ("low", "high"))
-        shift = change_bounds({"low": x["effect_low"], "high": x["effect_high"]}, metric, digits)
-        mean = cell(number(x["mean"], metric, digits), x["mean"], note=bounds)
-        lines.append([_setting(x["value"]), mean, cell(change(x["effect"], metric, digits), x["effect"], note=shift), x["n"]])
-    return {"key": head, "svg": svg, "table": tabled([head, "mean", "against all", "variants"], lines)}
+        return {"key": _last_part(key), "svg": _cloud(content, key, digits), "table": None}
+
+    marks, rows = [], []
+    for level in levels:
+        interval = (level["mean"], level["low"], level["high"])
+        marks.append({"label": text(level["value"]), "before": None, "after": interval})
+        mean = number(level["mean"], metric, digits)
+        mean_cell = cell(mean, level["mean"], note=mean_bounds(level, content, digits))
+        shift = change(level["effect"], metric, digits)
+        shift_cell = cell(shift, level["effect"], note=shift_bounds(level, content, digits))
+        rows.append([_setting(level["value"]), mean_cell, shift_cell, level["n"]])
+
+    title = f"{metric_name(metric)}: mean over the variants by {key}"
+    svg = figures.languages_plot(marks, title, headline.axis(metric, digits))
+    table = tabled([_last_part(key), "mean", "against all", "variants"], rows)
+    return {"key": _last_part(key), "svg": svg, "table": table}
+
+
+def _cloud(content: Mapping, key: str, digits: int) -> Any:
+    metric = content["metric"]
+    points = [_point(variant, content, variant["values"][key]) for variant in measured(content)]
+    title = f"{metric_name(metric)} by {key}, a point for each variant"
+    log = _is_log([x for x, _, _ in points])
+    return figures.scatter(points, title, headline.axis(metric, digits), log=log)
+
+
+def _point(variant: Mapping, content: Mapping, x: float) -> tuple[float, Any, bool]:
+    """(x, the variant's average, whether the mark is hollow)."""
+    return x, average(variant, content), is_unfinished(variant)
 
 
 def _is_log(values: Sequence[float]) -> bool:
@@ -184,25 +278,33 @@ def _is_log(values: Sequence[float]) -> bool:
 
 
 def crossed(content: Mapping, digits: int) -> dict[str, Any] | None:
-    """Two keys against each other, where just two vary: what main effects do not say."""
+    """Two keys against each other, if just two vary: this shows what main effects cannot."""
     levels = {e["key"]: [x["value"] for x in e["levels"]] for e in effects(content)}
-    if len(levels) != 2 or any(len(x) > ACROSS for x in levels.values()):
+    if len(levels) != 2 or any(len(values) > ACROSS for values in levels.values()):
         return None
-    (down, rows), (across, columns) = sorted(levels.items(), key=lambda p: -len(p[1]))
-    at = {(text(v["values"][down]), text(v["values"][across])): rows_of(v, content)[AVERAGE]["value"] for v in complete(content)}
-    values = [[at.get((text(r), text(c))) for c in columns] for r in rows]
-    spread = (min(at.values()), max(at.values()))
-    told = matrices.heat(values, [text(r) for r in rows], [text(c) for c in columns], content["metric"], "by-two", digits, spread)
-    return {**told, "down": down.rpartition(".")[2], "across": across.rpartition(".")[2]}
+
+    (down, rows), (across, columns) = sorted(levels.items(), key=lambda pair: -len(pair[1]))
+    averages: dict[tuple[str, str], Any] = {}
+    for variant in complete(content):
+        settings = variant["values"]
+        averages[text(settings[down]), text(settings[across])] = average(variant, content)
+
+    row_labels, column_labels = list(map(text, rows)), list(map(text, columns))
+    values = [[averages.get((row, column)) for column in column_labels] for row in row_labels]
+    spread = (min(averages.values()), max(averages.values()))
+    metric = content["metric"]
+    grid = matrices.heat(values, row_labels, column_labels, metric, "by-two", digits, spread)
+    return {**grid, "down": _last_part(down), "across": _last_part(across)}
 
 
 def history(content: Mapping, digits: int) -> Any:
-    """Of a search: the trials in the order in which they ran."""
-    found = [
-        (v["trial"], rows_of(v, content)[AVERAGE]["value"], v["state"] != "done") for v in measured(content) if v.get("trial") is not None
-    ]
-    if len(found) < 2:
+    """The trials of a search in the order in which they ran; None for fewer than two."""
+    trials = [v for v in measured(content) if v.get("trial") is not None]
+    if len(trials) < 2:
         return None
-    better = min if content["direction"] == "minimize" else max
+
+    points = sorted(_point(variant, content, variant["trial"]) for variant in trials)
     title = f"{metric_name(content['metric'])} by trial"
-    return figures.scatter(sorted(found), title, headline.axis(content["metric"], digits), best=better, log=False)
+    axis = headline.axis(content["metric"], digits)
+    better = min if content["direction"] == "minimize" else max
+    return figures.scatter(points, title, axis, best=better, log=False)

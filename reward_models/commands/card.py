@@ -4,8 +4,8 @@
     rm-score card validate PATH_OR_HUB_ID
     rm-score card create DIRECTORY --licence apache-2.0 --training-languages en,sw --max-length 2048
 
-`validate` compares the card with the files beside it: chat template, outputs, the base of an adapter. `create` reads the template's hash
-and the names of the outputs from them.
+`validate` compares the card with the files beside it: chat template, outputs, the base of an
+adapter. `create` reads the template's hash and the names of the outputs from them.
 
 Exit status: 0 fine, 1 `validate` has warnings, 2 a mistake.
 """
@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -41,12 +42,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action.set_defaults(action=do)
     show.add_argument("--json", action="store_true", help="the whole card as JSON")
     create.add_argument("--family", default="classifier", help="what scores (%(default)s)")
-    create.add_argument("--direction", choices=("higher_is_better", "lower_is_better"), default="higher_is_better")
-    create.add_argument("--scale", default="logit", help="unit of the raw output, in words (%(default)s)")
-    create.add_argument("--max-length", type=int, help="tokens; longer conversations are cut at their beginning")
+    directions = ("higher_is_better", "lower_is_better")
+    create.add_argument("--direction", choices=directions, default="higher_is_better")
+    help_ = "unit of the raw output, in words (%(default)s)"
+    create.add_argument("--scale", default="logit", help=help_)
+    help_ = "tokens; longer conversations are cut at their beginning"
+    create.add_argument("--max-length", type=int, help=help_)
     create.add_argument("--licence", help="of the model")
-    create.add_argument("--training-languages", default="", metavar="CODE,CODE", help="languages that it was trained in")
-    create.add_argument("--force", action="store_true", help="replace a card that is there")
+    help_ = "languages that it was trained in"
+    create.add_argument("--training-languages", default="", metavar="CODE,CODE", help=help_)
+    create.add_argument("--force", action="store_true", help="replace an existing card")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,58 +72,94 @@ def _show(options: argparse.Namespace) -> int:
 
 def _lines(card: Card) -> Iterator[str]:
     """The card as YAML, and what it says of each language as a table."""
-    told = {name: value for name, value in dataclasses.asdict(card).items() if name not in ("accuracy", "calibration")}
-    yield yaml.safe_dump(told, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120).rstrip()
+    values = dataclasses.asdict(card)
+    del values["accuracy"], values["calibration"]
+    style: dict[str, Any] = {"default_flow_style": None, "width": 120}
+    yield yaml.safe_dump(values, sort_keys=False, allow_unicode=True, **style).rstrip()
+
     codes = sorted({*card.training_languages, *card.accuracy, *card.calibration})
     if codes:
-        yield f"{'language':<12}{'trained':>9}{'accuracy':>10}{'n':>9}{'mean':>11}{'std':>11}  quantiles"
+        head = f"{'language':<12}{'trained':>9}{'accuracy':>10}{'n':>9}{'mean':>11}{'std':>11}"
+        yield f"{head}  quantiles"
     for code in codes:
-        entry = card.calibration.get(code, {})
-        accuracy = f"{cards.accuracy_of(card.accuracy[code]):.3f}" if code in card.accuracy else "-"
-        numbers = "".join(f"{entry[name]:>11.4g}" if name in entry else f"{'-':>11}" for name in ("mean", "std"))
-        trained = "yes" if code in card.training_languages else "no"
-        yield f"{code:<12}{trained:>9}{accuracy:>10}{entry.get('n', '-'):>9}{numbers}  {len(entry.get('quantiles', ())) or '-'}"
+        yield _language_line(card, code)
+
+
+def _language_line(card: Card, code: str) -> str:
+    trained = "yes" if code in card.training_languages else "no"
+    accuracy = "-"
+    if code in card.accuracy:
+        accuracy = f"{cards.accuracy_of(card.accuracy[code]):.3f}"
+    entry = card.calibration.get(code, {})
+    mean, std = (f"{entry[name]:.4g}" if name in entry else "-" for name in ("mean", "std"))
+    n_quantiles = len(entry.get("quantiles", ())) or "-"
+    numbers = f"{entry.get('n', '-'):>9}{mean:>11}{std:>11}  {n_quantiles}"
+    return f"{code:<12}{trained:>9}{accuracy:>10}{numbers}"
 
 
 def _validate(options: argparse.Namespace) -> int:
     file = cards.place(options.model)
     if file is None:
         raise UserError(f"{options.model}: has no {cards.FILE}; rm-score card create writes one")
-    told = cards.read_yaml(file)
-    wrong = cards.problems(told, str(file))
-    family = told.get("family", Card.family)
-    if not any(".family:" in message for message in wrong) and family not in reward_models.FAMILIES:
-        wrong.append(f"{file}.family: unknown family {family!r}{nearest(family, reward_models.FAMILIES)}")
+    values = cards.read_yaml(file)
+    wrong = cards.problems(values, str(file))
+    family = values.get("family", Card.family)
+    family_is_wrong = any(".family:" in message for message in wrong)
+    if not family_is_wrong and family not in reward_models.FAMILIES:
+        wrong.append(f"{file}.family: {_unknown(family)}")
     if wrong:
         raise UserError(*wrong)
-    subject = preflight.of_model({"family": family, "path": options.model, "output": 0}, Card(**told))
-    found = [f for f in subject.findings if f.level != "note"]
-    for finding in found:
+
+    subject = preflight.of_model(_settings(options, family), Card(**values))
+    findings = [finding for finding in subject.findings if finding.level != "note"]
+    for finding in findings:
         say(f"{finding.level}: {file}: {finding.where}: {finding.text}", file=sys.stderr)
-    if not found:
+    if not findings:
         say(f"{file}: fits the model's files")
-    return 2 if any(f.level == "error" for f in found) else 1 if found else 0
+        return 0
+    return 2 if any(finding.level == "error" for finding in findings) else 1
+
+
+def _settings(options: argparse.Namespace, family: str) -> dict[str, Any]:
+    return {"family": family, "path": options.model, "output": 0}
+
+
+def _unknown(family: str) -> str:
+    return f"unknown family {family!r}{nearest(family, reward_models.FAMILIES)}"
 
 
 def _create(options: argparse.Namespace) -> int:
-    file = Path(options.model) / cards.FILE
-    if not Path(options.model).is_dir():
-        raise UserError(f"{options.model}: is no directory; a card is written beside the model's files")
+    directory = Path(options.model)
+    file = directory / cards.FILE
+    if not directory.is_dir():
+        mend = "a card is written beside the model's files"
+        raise UserError(f"{options.model}: is not a directory; {mend}")
     if file.exists() and not options.force:
         raise UserError(f"{file}: exists already; change it by hand, or replace it with --force")
     if options.family not in reward_models.FAMILIES:
-        raise UserError(f"--family: unknown family {options.family!r}{nearest(options.family, reward_models.FAMILIES)}")
+        raise UserError(f"--family: {_unknown(options.family)}")
     codes = [word for word in options.training_languages.split(",") if word.strip()]
-    told = {"training_languages": languages.resolve(codes, {}), "max_length": options.max_length, "licence": options.licence}
-    subject = preflight.of_model({"family": options.family, "path": options.model, "output": 0}, None)
-    errors = [f"{options.model}: {f.where}: {f.text}" for f in subject.findings if f.level == "error"]
+    training_languages = languages.resolve(codes, {})
+
+    settings = _settings(options, options.family)
+    subject = preflight.of_model(settings, None)
+    errors = [f for f in subject.findings if f.level == "error"]
     if errors:
-        raise UserError(*errors)
-    template_hash = subject.facts["tokenizer"]["template_hash"]
-    seen = {"template_hash": template_hash, "outputs": subject.facts.get("outputs", [])}
+        raise UserError(*(f"{options.model}: {error.where}: {error.text}" for error in errors))
+
+    card = Card(
+        options.family,
+        direction=options.direction,
+        scale=options.scale,
+        template_hash=subject.facts["tokenizer"]["template_hash"],
+        outputs=subject.facts.get("outputs", []),
+        training_languages=training_languages,
+        max_length=options.max_length,
+        licence=options.licence,
+    )
     statistics = score_statistics({"family": options.family, "path": options.model})
     if statistics:
-        seen["training"] = {"score_statistics": {name: statistics[name] for name in ("mean", "std")}}
-    written = cards.write(file, Card(options.family, direction=options.direction, scale=options.scale, **seen, **told))
-    say(written.read_text(encoding="utf-8"), end="")
+        mean_and_std = {name: statistics[name] for name in ("mean", "std")}
+        card.training = {"score_statistics": mean_and_std}
+    say(cards.write(file, card).read_text(encoding="utf-8"), end="")
     return 0

@@ -1,1 +1,4 @@
-"""What is known of a scorer: accuracy by language, agreement with gold, calibration, and a look before scoring."""
+"""What is known of a scorer.
+
+Accuracy by language, agreement with gold, calibration, and a look before scoring.
+"""

@@ -1,23 +1,28 @@
-"""How far a scorer's verdicts agree with gold preferences, language by language, and what to do where they do not. Pure.
+"""How far a scorer agrees with gold preferences by language, and what follows from it. Pure.
 
-A gold pair is right if the chosen answer scores higher, tied if both score the same, abstained if one of them has no score.
+A gold pair is right if the chosen answer scores higher, tied if both score the same, abstained if
+one of them has no score.
 
-    accuracy   (right + tied / 2) / (right + wrong + tied): a tie is worth what a coin is
+    accuracy   (right + tied / 2) / (right + wrong + tied): a tie counts like a coin toss
     coverage   (right + wrong + tied) / pairs
-    kappa      (p_o - p_e) / (1 - p_e) (Cohen 1960) between gold and scorer over the answered pairs, with the labels first, second
-               and tie. Which answer is first is decided by a hash of the two texts, since a constant gold label has no kappa
+    kappa      (p_o - p_e) / (1 - p_e) (Cohen 1960) between gold and scorer over the answered pairs,
+               with the labels first, second and tie. A hash of the two texts decides which answer
+               is first, since a constant gold label has no kappa
 
-Intervals are percentiles of a bootstrap over groups (`group_id`: an item in all its forms is drawn whole; else rows).
+Intervals are percentiles of a bootstrap over groups: all forms of an item (`group_id`) are drawn
+together; without groups, rows are drawn.
 
-The rule: a scorer may be used in a language if it has at least `min_pairs` gold pairs there, answers at least `min_coverage` of
-them, and the lower bound of its accuracy is above 0.5 + `delta`. Where it may not, the fallback is used if the same rule lets it;
-else nobody scores (by language what Self-J, "Selective Instruction Following with Alignment Self-Evaluation", does by answer).
+The rule: a scorer may be used in a language if it has at least `min_pairs` gold pairs there,
+answers at least `min_coverage` of them, and the lower bound of its accuracy is above 0.5 + `delta`.
+Where it may not, the fallback is used if the rule allows it, else nobody scores. This does by
+language what Self-J ("Selective Instruction Following with Alignment Self-Evaluation") does by
+answer.
 """
 
 import dataclasses
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,6 +30,7 @@ from mlalign.core import languages, rows
 from mlalign.core.errors import UserError, nearest
 
 POLICIES = ("use", "fall_back", "abstain")
+POLICY_KEYS = ("default", "languages", "rule", "scorer", "rows")
 DIGITS = 6
 
 
@@ -43,7 +49,10 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A gold pair with its two scores. `first`: the chosen answer is the first one in an order that only the texts decide."""
+    """A gold pair with its two scores.
+
+    `first`: whether the chosen answer is the first one, in an order that only the texts decide.
+    """
 
     group: str
     language: str | None
@@ -53,8 +62,9 @@ class Pair:
 
 
 def is_first(chosen: str, rejected: str) -> bool:
-    """Whether the chosen text comes first by the hash of the texts; the same whichever of the two is gold."""
-    return hashlib.sha256(chosen.encode()).digest() <= hashlib.sha256(rejected.encode()).digest()
+    """Whether the chosen text comes first by the texts' hashes, whichever of the two is gold."""
+    hashes = [hashlib.sha256(text.encode()).digest() for text in (chosen, rejected)]
+    return hashes[0] <= hashes[1]
 
 
 def verdict(pair: Pair, tie: float = 0.0) -> Literal["right", "wrong", "tied", "abstained"]:
@@ -66,130 +76,169 @@ def verdict(pair: Pair, tie: float = 0.0) -> Literal["right", "wrong", "tied", "
 
 
 def evidence(pairs: Sequence[Pair], rule: Rule, name: str = "") -> dict[str, Any]:
-    """Counts, accuracy, coverage and kappa of one language's pairs, with intervals; None where nothing can be said.
+    """Counts, accuracy, coverage and kappa of one language's pairs, with intervals.
 
-    `name` (the language) and the rule's seed decide the resamples; the order of the pairs does not.
+    A number that is undefined is None. `name` (the language) and the rule's seed decide the
+    resamples; the order of the pairs does not.
     """
     from reward_models.evidence import statistics
 
-    seen = [verdict(pair, rule.tie) for pair in pairs]
-    counts = {kind: seen.count(kind) for kind in ("right", "wrong", "tied", "abstained")}
-    answered = len(pairs) - counts["abstained"]
-    told: dict[str, Any] = {"pairs": len(pairs), **counts, "coverage": round(answered / len(pairs), DIGITS)}
+    seen = Counter(verdict(pair, rule.tie) for pair in pairs)
+    counts = {kind: seen[kind] for kind in ("right", "wrong", "tied", "abstained")}
+    coverage = (len(pairs) - counts["abstained"]) / len(pairs)
+    result: dict[str, Any] = {"pairs": len(pairs), **counts, "coverage": round(coverage, DIGITS)}
+
     tables = _tables(pairs, rule.tie)
-    point, resampled = tables.sum(axis=0), _resampled(tables, rule, name)
-    for measure, of in (("accuracy", _accuracies), ("kappa", statistics.kappa)):
-        value, (low, high) = _number(of(point[None])[0]), _interval(of(resampled), rule.confidence)
-        told |= {measure: value, f"{measure}_low": low, f"{measure}_high": high}
-    return told
+    total, resampled = tables.sum(axis=0), _resampled(tables, rule, name)
+    for measure, compute in (("accuracy", _accuracies), ("kappa", statistics.kappa)):
+        low, high = _interval(compute(resampled), rule.confidence)
+        result[measure] = _number(compute(total[None])[0])
+        result[f"{measure}_low"] = low
+        result[f"{measure}_high"] = high
+    return result
 
 
 def by_language(pairs: Iterable[Pair], rule: Rule) -> dict[str, dict[str, Any]]:
     """Language -> evidence, in the order of languages; pairs without a language are left out."""
-    found: dict[str, list[Pair]] = defaultdict(list)
+    of_language: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         if pair.language is not None:
-            found[pair.language].append(pair)
-    return {language: evidence(found[language], rule, language) for language in sorted(found)}
+            of_language[pair.language].append(pair)
+    return {code: evidence(of_language[code], rule, code) for code in sorted(of_language)}
 
 
 def margin_for(pairs: Sequence[Pair], target: float) -> tuple[float | None, float]:
-    """The smallest margin from which on the scorer's verdicts are right at least `target` of the time, and the share of the answered
-    pairs that has it: below that margin one would abstain (selective prediction). (None, 0.0) if no margin is enough.
+    """The smallest margin from which on verdicts are right at least `target` of the time.
+
+    Also the share of the answered pairs that has this margin. Below it one would abstain
+    (selective prediction). (None, 0.0) if no margin is enough.
     """
-    differences = [p.chosen - p.rejected for p in pairs if p.chosen is not None and p.rejected is not None]
+    answered = [p for p in pairs if p.chosen is not None and p.rejected is not None]
+    differences = [p.chosen - p.rejected for p in answered]  # type: ignore[operator]
     ordered = sorted((d for d in differences if d), key=abs, reverse=True)
+
     best: tuple[float | None, float] = (None, 0.0)
-    right = 0
+    n_right = 0
     for n, difference in enumerate(ordered, 1):
-        right += difference > 0
-        last_of_its_size = n == len(ordered) or abs(ordered[n]) != abs(difference)
-        if last_of_its_size and right / n >= target:
+        n_right += difference > 0
+        is_last_of_its_size = n == len(ordered) or abs(ordered[n]) != abs(difference)
+        if is_last_of_its_size and n_right / n >= target:
             best = (abs(difference), n / len(differences))
     return best
 
 
-def failing(told: Mapping, rule: Rule) -> str | None:
-    """Why the rule does not let a scorer be used; None if it does."""
-    if told["pairs"] < rule.min_pairs:
-        return f"{told['pairs']} gold pairs, {rule.min_pairs} are needed"
-    if told["coverage"] < rule.min_coverage:
-        return f"answers {told['coverage']:.0%} of the pairs, {rule.min_coverage:.0%} are needed"
-    if told["accuracy_low"] is None:
+def failing(entry: Mapping, rule: Rule) -> str | None:
+    """Why the rule does not allow a scorer with this evidence; None if it does."""
+    if entry["pairs"] < rule.min_pairs:
+        return f"{entry['pairs']} gold pairs, {rule.min_pairs} are needed"
+    if entry["coverage"] < rule.min_coverage:
+        return f"answers {entry['coverage']:.0%} of the pairs, {rule.min_coverage:.0%} are needed"
+
+    low, needed = entry["accuracy_low"], 0.5 + rule.delta
+    if low is None:
         return "answers none of the pairs"
-    needed = 0.5 + rule.delta
-    return None if told["accuracy_low"] > needed else f"accuracy may be {told['accuracy_low']:.3f}, above {needed:g} is needed"
+    if low <= needed:
+        return f"accuracy may be {low:.3f}, above {needed:g} is needed"
+    return None
 
 
 def policy(
-    scorer: Mapping[str, Mapping], fallback: Mapping[str, Mapping], rule: Rule, to: str | None = None, default: str = "use"
+    scorer: Mapping[str, Mapping],
+    fallback: Mapping[str, Mapping],
+    rule: Rule,
+    to: str | None = None,
+    default: str = "use",
 ) -> dict[str, Any]:
-    """`{default, rule, languages: {language: {policy, evidence, …}}}` from the evidence on a scorer and on its fallback, named `to`."""
-    return {
-        "default": default,
-        "rule": dataclasses.asdict(rule),
-        "languages": {code: _decision(told, fallback.get(code), rule, to) for code, told in scorer.items()},
-    }
+    """`{default, rule, languages: {language: {policy, evidence, …}}}`.
+
+    `scorer` and `fallback` are the evidence on both by language; `to` is the fallback's name.
+    """
+    decisions = {}
+    for code, entry in scorer.items():
+        decisions[code] = _decision(entry, fallback.get(code), rule, to)
+    return {"default": default, "rule": dataclasses.asdict(rule), "languages": decisions}
 
 
-def _decision(told: Mapping, fallback: Mapping | None, rule: Rule, to: str | None) -> dict[str, Any]:
-    why = failing(told, rule)
+def _decision(
+    entry: Mapping,
+    fallback: Mapping | None,
+    rule: Rule,
+    to: str | None,
+) -> dict[str, Any]:
+    why = failing(entry, rule)
     if why is None:
-        return {"policy": "use", "evidence": dict(told)}
+        return {"policy": "use", "evidence": dict(entry)}
     if fallback is None:
-        return {"policy": "abstain", "why": why, "evidence": dict(told)}
-    why_not = failing(fallback, rule)
-    also = {"evidence": dict(told), "fallback_evidence": dict(fallback)}
-    if why_not is None:
-        return {"policy": "fall_back", "to": to, "why": why, **also}
-    return {"policy": "abstain", "why": f"{why}; {to}: {why_not}", **also}
+        return {"policy": "abstain", "why": why, "evidence": dict(entry)}
+
+    why_not_fallback = failing(fallback, rule)
+    both = {"evidence": dict(entry), "fallback_evidence": dict(fallback)}
+    if why_not_fallback is None:
+        return {"policy": "fall_back", "to": to, "why": why, **both}
+    return {"policy": "abstain", "why": f"{why}; {to}: {why_not_fallback}", **both}
 
 
-def policy_problems(told: Any, key: str, fallback: str | None) -> list[str]:
+def policy_problems(policy: Any, key: str, fallback: str | None) -> list[str]:
     """What is wrong with a policy for a scorer whose fallback has this name, as messages."""
-    if not isinstance(told, Mapping) or not isinstance(told.get("languages", {}), Mapping):
-        return [f"{key}: expected {{default: use, languages: {{swh_Latn: {{policy: abstain}}}}}}"]
-    unknown = [name for name in told if name not in ("default", "languages", "rule", "scorer", "rows")]
-    found = [f"{key}.{name}: unknown key{nearest(str(name), ('default', 'languages', 'rule', 'scorer', 'rows'))}" for name in unknown]
-    found += _entry_problems({"policy": told.get("default", "use")}, f"{key}.default", fallback)
-    for code, entry in told.get("languages", {}).items():
+    if not isinstance(policy, Mapping) or not isinstance(policy.get("languages", {}), Mapping):
+        example = "{default: use, languages: {swh_Latn: {policy: abstain}}}"
+        return [f"{key}: expected {example}"]
+
+    problems = []
+    for name in policy:
+        if name not in POLICY_KEYS:
+            problems.append(f"{key}.{name}: unknown key{nearest(str(name), POLICY_KEYS)}")
+    default = {"policy": policy.get("default", "use")}
+    problems += _entry_problems(default, f"{key}.default", fallback)
+    for code, entry in policy.get("languages", {}).items():
         where = f"{key}.languages.{code}"
-        found += [f"{where}: write {c} for it" for c in _canonical(code) if c != code]
-        found += _entry_problems(entry, where, fallback)
-    return found
+        canonical = _canonical(code)
+        if canonical != code:
+            problems.append(f"{where}: write {canonical} for it")
+        problems += _entry_problems(entry, where, fallback)
+    return problems
 
 
-def _canonical(code: Any) -> list[str]:
+def _canonical(code: Any) -> str:
     try:
-        return [languages.normalise(code)]
+        return languages.normalise(code)
     except UserError:
-        return ["a known language"]
+        return "a known language"
 
 
 def _entry_problems(entry: Any, key: str, fallback: str | None) -> list[str]:
     chosen = entry.get("policy") if isinstance(entry, Mapping) else None
     if chosen not in POLICIES:
         return [f"{key}: {chosen!r} is no policy{nearest(str(chosen), POLICIES)}"]
-    if chosen == "fall_back" and fallback is None:
+    if chosen != "fall_back":
+        return []
+    if fallback is None:
         return [f"{key}: falls back, but no fallback scorer is given"]
-    if chosen == "fall_back" and entry.get("to") not in (None, fallback):
-        return [f"{key}: falls back to {entry['to']!r}, but the fallback scorer is {fallback!r}; give it that `name`"]
+    if entry.get("to") not in (None, fallback):
+        named = f"the fallback scorer is {fallback!r}; give it that `name`"
+        return [f"{key}: falls back to {entry['to']!r}, but {named}"]
     return []
 
 
-# -------------------------------------------------------------------------------------------------------------- statistics
+# ------------------------------------------------------------------------------------- statistics
 
 
 def _tables(pairs: Sequence[Pair], tie: float) -> Any:
-    """Counts (groups, 3, 3) of the answered pairs, gold's label by the scorer's: first, second, tie; groups by their names."""
+    """Counts (groups, 3, 3) of the answered pairs: gold's label x the scorer's.
+
+    Labels are first, second, tie; groups are in the order of their names.
+    """
     import numpy as np
 
     groups = {group: i for i, group in enumerate(sorted({pair.group for pair in pairs}))}
     tables = np.zeros((len(groups), 3, 3))
     for pair in pairs:
-        seen, gold = verdict(pair, tie), int(not pair.first)
-        if seen != "abstained":
-            tables[groups[pair.group], gold, {"right": gold, "wrong": 1 - gold, "tied": 2}[seen]] += 1
+        result = verdict(pair, tie)
+        if result == "abstained":
+            continue
+        gold = 0 if pair.first else 1
+        label = {"right": gold, "wrong": 1 - gold, "tied": 2}[result]
+        tables[groups[pair.group], gold, label] += 1
     return tables
 
 
@@ -199,14 +248,17 @@ def _resampled(tables: Any, rule: Rule, name: str) -> Any:
 
     from reward_models.evidence import statistics
 
-    drawn = statistics.draws(len(tables), rule.resamples, rows.seed_of(f"{rule.seed}:{name}"))
-    return np.stack([np.tensordot(times, tables, 1) for times in drawn])
+    seed = rows.seed_of(f"{rule.seed}:{name}")
+    draws = statistics.draws(len(tables), rule.resamples, seed)
+    return np.stack([np.tensordot(times, tables, 1) for times in draws])
 
 
 def _accuracies(tables: Any) -> Any:
     from reward_models.evidence import statistics
 
-    return statistics.ratio(tables[:, 0, 0] + tables[:, 1, 1] + tables[:, :, 2].sum(axis=1) / 2, tables.sum(axis=(1, 2)))
+    right = tables[:, 0, 0] + tables[:, 1, 1]
+    tied = tables[:, :, 2].sum(axis=1)
+    return statistics.ratio(right + tied / 2, tables.sum(axis=(1, 2)))
 
 
 def _interval(replicates: Any, confidence: float) -> tuple[float | None, float | None]:

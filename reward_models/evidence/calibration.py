@@ -1,20 +1,23 @@
-"""Scores made comparable across languages: per language a location and scale, or a monotone quantile map. In `card.yaml`.
+"""Scores made comparable across languages, with what a model's `card.yaml` says of each language.
 
-Two answers to one prompt compare without any of this. Numbers of two languages do not: a model may score everything in one
-language lower. Both methods put a language's scores s on the scale of a standard normal, so that no language is the measure:
+Two answers to one prompt compare without any of this. Scores in two languages do not: a model may
+score everything in one language lower. Both methods put a language's scores s on the scale of a
+standard normal, so no language is the measure of the others:
 
-    location_scale   (s - mean) / std, population mean and standard deviation of the language's scores
-    quantile         T(s), where T maps the language's p-quantile to the normal's, at p = (k + 1/2) / 101 for k = 0..100
+    location_scale   (s - mean) / std, with the population's mean and standard deviation
+    quantile         T(s), where T maps the language's p-quantile to the normal's,
+                     at p = (k + 1/2) / 101 for k = 0..100
 
-T is linear between its knots and goes on with slope 1/std beyond them; quantiles that are equal (a judge's marks) are one knot,
-at the mean of their normal scores. So T increases strictly: it never changes an order within a language. Outliers move mean and
-std, hardly T. Calibration assumes that the languages' answers are equally good on average: fit it on translations of the same rows.
+T is linear between its knots and continues with slope 1/std beyond them; quantiles that are equal
+(a judge's marks) are one knot, at the mean of their normal scores. So T increases strictly: it
+never changes an order within a language. Outliers move mean and std, but hardly T. Calibration
+assumes that the languages' answers are equally good on average: fit it on translations of the same
+rows.
 """
 
 import argparse
 import bisect
 import dataclasses
-import itertools
 import math
 import statistics
 from collections import defaultdict
@@ -32,21 +35,24 @@ if TYPE_CHECKING:
 
 METHODS = ("location_scale", "quantile")
 N_QUANTILES = 101
-MIN_ANSWERS = 100  # of a language: the mean is then known to a tenth of the standard deviation
+MIN_ANSWERS = 100  # per language: the mean is then known to a tenth of the standard deviation
 SIGNIFICANT = 9  # digits kept in the card
 NORMAL = statistics.NormalDist()
 
 
 def fit(values: Sequence[float]) -> dict[str, Any]:
-    """`{n, mean, std, quantiles}` of one language's scores; their order changes nothing. `std` is the population's.
+    """`{n, mean, std, quantiles}` of one language's scores; their order does not matter.
 
-    The p-quantile is Hazen's (Hyndman and Fan 1996, type 5): position n * p - 1/2 among the sorted scores, linear between two.
+    `std` is the population's. Quantiles are Hazen's (Hyndman and Fan 1996, type 5).
     """
+    import numpy as np
+
     ordered, n = sorted(values), len(values)
     mean = math.fsum(ordered) / n
-    std = math.sqrt(math.fsum((v - mean) ** 2 for v in ordered) / n)
-    quantiles = itertools.accumulate((_quantile(ordered, p) for p in levels(N_QUANTILES)), max)
-    return {"n": n, "mean": _short(mean), "std": _short(std), "quantiles": [_short(q) for q in quantiles]}
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / n)
+    quantiles = np.quantile(ordered, levels(N_QUANTILES), method="hazen")
+    rounded = [_short(q) for q in np.maximum.accumulate(quantiles)]
+    return {"n": n, "mean": _short(mean), "std": _short(std), "quantiles": rounded}
 
 
 def levels(n: int) -> list[float]:
@@ -55,92 +61,132 @@ def levels(n: int) -> list[float]:
 
 
 def transform(entry: Mapping, method: str) -> Callable[[float], float] | None:
-    """What turns a language's score into a calibrated one; None where the entry cannot (no spread; for `quantile`: no quantiles)."""
+    """What turns a language's score into a calibrated one.
+
+    None if the entry cannot say: it has no spread, or (for `quantile`) no quantiles.
+    """
     mean, std = entry["mean"], entry["std"]
     if std <= 0:
         return None
     if method == "location_scale":
         return lambda score: (score - mean) / std
-    return _quantile_map(entry["quantiles"], std) if entry.get("quantiles") else None
+    if not entry.get("quantiles"):
+        return None
+    return _quantile_map(entry["quantiles"], std)
 
 
-def calibrated(scorer: "Scorer", card: cards.Card, method: str, output: str | int | None = None) -> "Scorer":
-    """The scorer with its values on one scale for all languages; the value before that is the column `raw`.
+def calibrated(
+    scorer: "Scorer",
+    card: cards.Card,
+    method: str,
+    output: str | int | None = None,
+) -> "Scorer":
+    """The scorer with its values on one scale for all languages.
 
-    An answer in a language without calibration has None and the flag `uncalibrated`. `output` is the one of a model's several
-    that is scored: calibration of another is not used. Raises: UserError if the card has no calibration that fits at all.
+    The column `raw` has the values before that. An answer in a language without calibration has
+    None and the flag `uncalibrated`. `output` names the output that is scored, if the model has
+    several: only calibration of that one is used.
+
+    Raises: UserError if the card has no calibration of any language.
     """
-    maps = {code: transform(e, method) for code, e in card.calibration.items() if e.get("output") == output}
-    known = {code: change for code, change in maps.items() if change is not None}
-    if not known:
-        what = f"{method} calibration" + (f" of output {output!r}" if output is not None else "")
-        raise UserError(f"{scorer.name}: its card has no {what} of any language; measure it: rm-score calibrate")
+    by_language: dict[str, Callable[[float], float]] = {}
+    for code, entry in card.calibration.items():
+        change = transform(entry, method) if entry.get("output") == output else None
+        if change is not None:
+            by_language[code] = change
+    if not by_language:
+        of_output = f" of output {output!r}" if output is not None else ""
+        missing = f"no {method} calibration{of_output} of any language"
+        raise UserError(f"{scorer.name}: its card has {missing}; measure it: rm-score calibrate")
 
     def run(items: Sequence[Item]) -> Scores:
-        found = scorer.score_items(items)
-        changes = [known.get(item.language) if item.language else None for item in items]
-        values = [None if v is None or change is None else change(v) for v, change in zip(found.values, changes, strict=True)]
-        flag = [v is not None and change is None for v, change in zip(found.values, changes, strict=True)]
-        return dataclasses.replace(
-            found, values=values, columns={**found.columns, "raw": found.values}, flags={**found.flags, "uncalibrated": flag}
-        )
+        scores = scorer.score_items(items)
+        values: list[float | None] = []
+        uncalibrated = []
+        for item, raw in zip(items, scores.values, strict=True):
+            change = by_language.get(item.language or "")
+            values.append(None if raw is None or change is None else change(raw))
+            uncalibrated.append(raw is not None and change is None)
+        columns = {**scores.columns, "raw": scores.values}
+        flags = {**scores.flags, "uncalibrated": uncalibrated}
+        return dataclasses.replace(scores, values=values, columns=columns, flags=flags)
 
     return dataclasses.replace(scorer, score_items=Together([scorer], run))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `wrap` reads."""
-    parser.add_argument("--calibrated", choices=METHODS, help="scores on one scale for all languages, by the calibration in the card")
-    parser.add_argument("--card", type=Path, metavar="FILE.yaml", help="card with the calibration, where it is not the model's own")
-
-
-def wrap(scorer: "Scorer", options: argparse.Namespace, told: Mapping) -> "Scorer":
-    """The scorer as `--calibrated` wants it; `told` are its settings. Raises: UserError if there is no card or no calibration."""
-    if options.calibrated is None:
-        return scorer
-    card = card_of(options.card, told)
-    if card is None:
-        raise UserError(f"--calibrated: {options.card or told.get('path') or told['family']} has no card; measure: rm-score calibrate")
-    return calibrated(scorer, card, options.calibrated, told.get("output"))
-
-
-def card_of(file: Path | None, told: Mapping) -> cards.Card | None:
-    """The card under `--card`, or else the model's own; None if there is none."""
-    if file is not None:
-        return cards.read(_yaml(file))
-    return cards.read(told["path"], told.get("revision")) if told.get("path") else None
-
-
-def place(file: Path | None, told: Mapping) -> Path:
-    """Where a card with calibration is written. Raises: UserError if nobody says, or the model is no directory here."""
-    if file is not None:
-        return _yaml(file)
-    if not told.get("path"):
-        raise UserError(f"family {told['family']} has no directory for its card: name a file with --card FILE.yaml")
-    if not Path(told["path"]).is_dir():
-        raise UserError(f"{told['path']}: no directory here to write a card into: name a file with --card FILE.yaml")
-    return Path(told["path"]) / cards.FILE
-
-
-def warning(languages: Iterable[str | None], card: cards.Card | None, method: str | None = None) -> str | None:
-    """What to say before scores of these languages are compared with one another; None if nothing.
-
-    `method` is the calibration that was applied, None for raw scores. For values only: an order within a row needs no calibration.
-    """
-    seen = sorted({code for code in languages if code})
-    without = [code for code in seen if card is None or transform(card.calibration.get(code, {"mean": 0, "std": 0}), _any(method)) is None]
-    if len(seen) < 2 or (method and not without):
-        return None
-    if not without:
-        return f"scores of {_some(seen)} are on scales of their own: compare them with --calibrated, or only within a language"
-    return (
-        f"scores of {_some(seen)} are on scales of their own, and {_some(without)} {'has' if len(without) == 1 else 'have'} no "
-        "calibration: compare them only within a language, or measure it: rm-score calibrate"
+    """Add the options that `wrap` reads."""
+    help_ = "scores on one scale for all languages, by the calibration in the card"
+    parser.add_argument("--calibrated", choices=METHODS, help=help_)
+    parser.add_argument(
+        "--card",
+        type=Path,
+        metavar="FILE.yaml",
+        help="card with the calibration, where it is not the model's own",
     )
 
 
-def _any(method: str | None) -> str:
-    return method or "location_scale"
+def wrap(scorer: "Scorer", options: argparse.Namespace, settings: Mapping) -> "Scorer":
+    """The scorer, calibrated as `--calibrated` asks; `settings` are the scorer's.
+
+    Raises: UserError if there is no card or no calibration.
+    """
+    if options.calibrated is None:
+        return scorer
+    card = card_of(options.card, settings)
+    if card is None:
+        name = options.card or settings.get("path") or settings["family"]
+        raise UserError(f"--calibrated: {name} has no card; measure: rm-score calibrate")
+    return calibrated(scorer, card, options.calibrated, settings.get("output"))
+
+
+def card_of(file: Path | None, settings: Mapping) -> cards.Card | None:
+    """The card under `--card`, or else the model's own; None if there is none."""
+    if file is not None:
+        return cards.read(_yaml(file))
+    if not settings.get("path"):
+        return None
+    return cards.read(settings["path"], settings.get("revision"))
+
+
+def place(file: Path | None, settings: Mapping) -> Path:
+    """Where a card with calibration is written.
+
+    Raises: UserError if nothing says where, or the model is not a directory here.
+    """
+    if file is not None:
+        return _yaml(file)
+    path, mend = settings.get("path"), "name a file with --card FILE.yaml"
+    if not path:
+        raise UserError(f"family {settings['family']} has no directory for its card: {mend}")
+    if not Path(path).is_dir():
+        raise UserError(f"{path}: no directory here to write a card into: {mend}")
+    return Path(path) / cards.FILE
+
+
+def warning(
+    languages: Iterable[str | None],
+    card: cards.Card | None,
+    method: str | None = None,
+) -> str | None:
+    """What to say before scores of these languages are compared with one another, if anything.
+
+    `method` is the calibration that was applied, None for raw scores. This is about values only:
+    an order within a row needs no calibration.
+    """
+    seen = sorted({code for code in languages if code})
+    known = card.calibration if card else {}
+    needed = method or "location_scale"
+    without = [c for c in seen if c not in known or transform(known[c], needed) is None]
+    if len(seen) < 2 or (method and not without):
+        return None
+
+    problem = f"scores of {_some(seen)} are on scales of their own"
+    if not without:
+        return f"{problem}: compare them with --calibrated, or only within a language"
+    have = "has" if len(without) == 1 else "have"
+    mend = "compare them only within a language, or measure it: rm-score calibrate"
+    return f"{problem}, and {_some(without)} {have} no calibration: {mend}"
 
 
 def _some(codes: Sequence[str]) -> str:
@@ -153,20 +199,13 @@ def _yaml(file: Path) -> Path:
     return file
 
 
-def _quantile(ordered: Sequence[float], p: float) -> float:
-    position = min(max(len(ordered) * p - 0.5, 0.0), len(ordered) - 1.0)
-    below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
-
-
 def _quantile_map(quantiles: Sequence[float], std: float) -> Callable[[float], float]:
-    """T of the module's text: strictly increasing, equal to the normal score at every knot."""
-    at: dict[float, list[float]] = defaultdict(list)
-    for q, p in zip(quantiles, levels(len(quantiles)), strict=True):
-        at[q].append(NORMAL.inv_cdf(p))
-    knots = list(at)
-    normal = [statistics.fmean(at[q]) for q in knots]
+    """T of the module's docstring: strictly increasing, the normal score at every knot."""
+    normal_scores: dict[float, list[float]] = defaultdict(list)
+    for quantile, level in zip(quantiles, levels(len(quantiles)), strict=True):
+        normal_scores[quantile].append(NORMAL.inv_cdf(level))
+    knots = list(normal_scores)
+    normal = [statistics.fmean(normal_scores[knot]) for knot in knots]
 
     def change(score: float) -> float:
         i = bisect.bisect_right(knots, score) - 1

@@ -1,137 +1,221 @@
-"""From verdicts to evidence: accuracy by language, section and subset, benchmarks' own averages, agreement with English. Pure."""
+"""From verdicts to evidence: accuracies, benchmarks' own averages, agreement with English. Pure.
+
+Accuracy is measured by language, section and subset.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from reward_models.evidence import rewardbench, statistics
-from reward_models.evidence.measures import AVERAGE, Measured, Plan, Record, Size, Table, average, numbered, record, summaries
+from reward_models.evidence import measures, rewardbench, statistics
+from reward_models.evidence.measures import AVERAGE, Measured, Plan, Record, Size, Table, record
 from reward_models.evidence.verdicts import Verdict
 
 
 def evaluate(verdicts: Sequence[Verdict], plan: Plan) -> list[Record]:
-    """Every table of one scorer, as long records in a fixed order; the order of the verdicts changes nothing."""
+    """Every table of one scorer, as records in a fixed order; the order of verdicts is ignored."""
     table = Table(verdicts, plan)
-    found = [r for where in _places(table.cells) for r in table.records(where)]
-    each = {language: table.mean({"language": language}, "accuracy") for language in table.languages}
-    found += summaries("accuracy", each, table, table.languages)
-    return found + _rewardbench(table) + _rewardbench_2(verdicts, plan) + _consistency(verdicts, plan)
+    records = [r for where in _places(table.cells) for r in table.records(where)]
+    by_language = {code: table.mean({"language": code}, "accuracy") for code in table.languages}
+    records += measures.summaries("accuracy", by_language, table, table.languages)
+    records += _rewardbench(table)
+    records += _rewardbench_2(verdicts, plan)
+    records += _consistency(verdicts, plan)
+    return records
 
 
 def _places(cells: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:
-    """All rows, then each language, section and subset, then sections and subsets within languages."""
-    found: list[dict[str, str]] = [{}]
-    found += [{"language": x} for x in sorted({language for language, _, _ in cells})]
-    found += [{"section": x} for x in sorted({section for _, section, _ in cells if section})]
-    found += [{"subset": x} for x in sorted({subset for _, _, subset in cells if subset})]
-    found += [{"language": x, "section": y} for x, y in sorted({(language, section) for language, section, _ in cells if section})]
-    return found + [{"language": x, "subset": y} for x, y in sorted({(language, subset) for language, _, subset in cells if subset})]
+    """All rows; each language, section and subset; sections and subsets within languages."""
+    names = ("language", "section", "subset")
+    rows = [dict(zip(names, cell, strict=True)) for cell in cells]
+    places: list[dict[str, str]] = [{}]
+    for fields in (*((name,) for name in names), ("language", "section"), ("language", "subset")):
+        values = {tuple(row[field] for field in fields) for row in rows}
+        for value in sorted(values):
+            is_named = fields == ("language",) or value[-1]
+            if is_named:
+                places.append(dict(zip(fields, value, strict=True)))
+    return places
 
 
-# ------------------------------------------------------------------------------------------------------------- benchmarks
+# ------------------------------------------------------------------------------------- benchmarks
 
 
 def _rewardbench(table: Table) -> list[Record]:
-    """RewardBench by language: sections, score, score with the prior sets; then summaries over languages, as in M-RewardBench the
-    average without English."""
+    """RewardBench by language: sections, score, score with the prior sets; then over languages.
+
+    As in M-RewardBench, the average over languages is without English.
+    """
     scores: dict[str, Measured] = {}
-    found: list[Record] = []
+    records: list[Record] = []
     for language in table.languages:
-        subsets = sorted({subset for own, _, subset in table.cells if own == language})
-        means = {s: table.mean({"language": language, "subset": s}, "accuracy_ties_wrong") for s in subsets}
-        values, replicates = ({s: both[i] for s, both in means.items() if not np.isnan(both[0])} for i in (0, 1))
+        values, replicates = _subset_means(table, language)
         weights = rewardbench.COUNTS[table.plan.counts]
-        points, draws = rewardbench.sections(values, weights), rewardbench.sections(replicates, weights)
-        for name in points:
-            size = table.size({"language": language, "section": name})
-            found.append(record("rewardbench", (points[name], draws[name]), table.plan, size, language=language, section=name))
-        if (score := rewardbench.score(points)) is not None:
+        points = rewardbench.sections(values, weights)
+        draws = rewardbench.sections(replicates, weights)
+        for section, point in points.items():
+            where = {"language": language, "section": section}
+            measured = (point, draws[section])
+            records.append(record("rewardbench", measured, table.plan, table.size(where), **where))
+
+        size = table.size({"language": language})
+        score = rewardbench.score(points)
+        if score is not None:
             scores[language] = (score, rewardbench.score(draws))
-            found.append(record("rewardbench", scores[language], table.plan, table.size({"language": language}), language=language))
-        if (prior := rewardbench.with_prior(points, values)) is not None:
-            both = (prior, rewardbench.with_prior(draws, replicates))
-            found.append(record("rewardbench_with_prior", both, table.plan, table.size({"language": language}), language=language))
-    return found + summaries("rewardbench", scores, table, sorted(set(scores) - {table.plan.anchor}))
+            measured = scores[language]
+            records.append(record("rewardbench", measured, table.plan, size, language=language))
+        prior = rewardbench.with_prior(points, values)
+        if prior is not None:
+            measured = (prior, rewardbench.with_prior(draws, replicates))
+            name = "rewardbench_with_prior"
+            records.append(record(name, measured, table.plan, size, language=language))
+
+    averaged = sorted(set(scores) - {table.plan.anchor})
+    return records + measures.summaries("rewardbench", scores, table, averaged)
+
+
+def _subset_means(table: Table, language: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Subset -> accuracy with ties wrong, and subset -> its B replicates."""
+    values, replicates = {}, {}
+    for subset in sorted({subset for code, _, subset in table.cells if code == language}):
+        where = {"language": language, "subset": subset}
+        value, draws = table.mean(where, "accuracy_ties_wrong")
+        if not np.isnan(value):
+            values[subset], replicates[subset] = value, draws
+    return values, replicates
 
 
 def _rewardbench_2(verdicts: Sequence[Verdict], plan: Plan) -> list[Record]:
-    """RewardBench 2 by language: its domains and their mean. Only scored rows of its domains that have more than two answers."""
-    here = [v for v in verdicts if v.subset in rewardbench.DOMAINS and v.scored and len(v.chosen) + len(v.rejected) > 2]
-    found: list[Record] = []
-    for language in sorted({v.language for v in here}):
-        mine = [v for v in here if v.language == language]
-        domains = _domains(mine, plan)
+    """RewardBench 2 by language: its domains and their mean.
+
+    Only scored rows of its domains that have more than two answers.
+    """
+    rows = [v for v in verdicts if v.subset in rewardbench.DOMAINS and v.scored]
+    rows = [v for v in rows if len(v.chosen) + len(v.rejected) > 2]
+    records: list[Record] = []
+    for language, of_language in _by_language(rows).items():
+        domains = _domains(of_language, plan)
         if set(domains) == set(rewardbench.DOMAINS):
-            domains[""] = average(list(domains.values()))
+            domains[""] = measures.average(list(domains.values()))
         for domain, measured in domains.items():
-            rows = [v for v in mine if domain in ("", v.subset)]
-            size = Size(len(rows), len({v.group_id for v in rows}))
-            found.append(record("rewardbench_2", measured, plan, size, language=language, section=domain))
-    return found
+            size = _size([v for v in of_language if domain in ("", v.subset)])
+            where = {"language": language, "section": domain}
+            records.append(record("rewardbench_2", measured, plan, size, **where))
+    return records
+
+
+def _by_language(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Language -> its verdicts, in the order of languages."""
+    languages = sorted({v.language for v in verdicts})
+    return {language: [v for v in verdicts if v.language == language] for language in languages}
+
+
+def _size(verdicts: Sequence[Verdict], unlinked: int = 0) -> Size:
+    return Size(len(verdicts), len({v.group_id for v in verdicts}), unlinked=unlinked)
 
 
 def _domains(verdicts: Sequence[Verdict], plan: Plan) -> dict[str, Measured]:
-    parts = [(v.group_id, v.subset, v.values[0]) for v in verdicts if v.subset != rewardbench.TIES] + _ties_parts(verdicts)
-    names, groups = sorted({name for _, name, _ in parts}), numbered([group for group, _, _ in parts])
-    cells, values = numbered([name for _, name, _ in parts]), np.array([(value, 1.0) for _, _, value in parts]).T
-    shape = (int(groups.max()) + 1, len(names))
-    point = statistics.ratio(*statistics.sums(values, cells, len(names)))
-    resampled = statistics.resampled_sums(values, groups, cells, shape, plan.replicates, plan.seed)
+    """Domain -> its score. Ties is a weighted sum of the means of several parts."""
+    others = [v for v in verdicts if v.subset != rewardbench.TIES]
+    parts = [(v.group_id, v.subset, v.values[0]) for v in others] + _ties_parts(verdicts)
+    means = _means(parts, plan)
+    domains = {name: means[name] for name in rewardbench.DOMAINS if name in means}
+
+    ties = {name: means[name] for name in means if name in rewardbench.TIES_WEIGHTS}
+    if ties:
+        points = {name: np.nan_to_num(point) for name, (point, _) in ties.items()}
+        draws = {name: np.nan_to_num(draws) for name, (_, draws) in ties.items()}
+        both = (rewardbench.ties_score(points), rewardbench.ties_score(draws))
+        domains[rewardbench.TIES] = both
+    return domains
+
+
+def _means(parts: Sequence[tuple[str, str, float]], plan: Plan) -> dict[str, Measured]:
+    """Name -> mean of its values, from (group, name, value)."""
+    group_ids, names, values = zip(*parts, strict=True)
+    groups, cells = measures.numbered(group_ids), measures.numbered(names)
+    values_and_ones = np.array([values, np.ones(len(values))])
+    kinds = sorted(set(names))
+    shape = (int(groups.max()) + 1, len(kinds))
+    points = statistics.ratio(*statistics.sums(values_and_ones, cells, len(kinds)))
+    resampled = _resampled(values_and_ones, groups, cells, shape, plan)
     replicates = statistics.ratio(resampled[:, 0], resampled[:, 1])
-    means = {name: (point[i], replicates[:, i]) for i, name in enumerate(names)}
-    found = {domain: means[domain] for domain in rewardbench.DOMAINS if domain in means}
-    ties = [{name: np.nan_to_num(both[i]) for name, both in means.items() if name in rewardbench.TIES_WEIGHTS} for i in (0, 1)]
-    return found | ({rewardbench.TIES: (rewardbench.ties_score(ties[0]), rewardbench.ties_score(ties[1]))} if ties[0] else {})
+    return {name: (points[i], replicates[:, i]) for i, name in enumerate(kinds)}
+
+
+def _resampled(values: Any, groups: Any, cells: Any, shape: tuple[int, int], plan: Plan) -> Any:
+    n, seed = plan.replicates, plan.seed
+    return statistics.resampled_sums(values, groups, cells, shape, n, seed)
 
 
 def _ties_parts(verdicts: Iterable[Verdict]) -> list[tuple[str, str, float]]:
-    """(group, name in `rewardbench.TIES_WEIGHTS`, value) of every Ties prompt with its reference, which has one right answer."""
+    """(group, name in `rewardbench.TIES_WEIGHTS`, value) of every Ties prompt with its reference.
+
+    The reference is the one with a single right answer.
+    """
     prompts: dict[str, dict[str, rewardbench.Answers]] = {}
     for v in verdicts:
         if v.subset == rewardbench.TIES:
             kind = "ref" if len(v.chosen) == 1 else "tied"
             prompts.setdefault(v.group_id, {})[kind] = (v.chosen, v.rejected)
-    return [(g, k, x) for g, both in prompts.items() for k, x in rewardbench.ties(both.get("ref"), both.get("tied")).items()]
+
+    parts = []
+    for group, prompt in prompts.items():
+        values = rewardbench.ties(prompt.get("ref"), prompt.get("tied"))
+        parts += [(group, name, value) for name, value in values.items()]
+    return parts
 
 
-# ------------------------------------------------------------------------------------------------- agreement with English
+# ------------------------------------------------------------------------- agreement with English
 
 
 def _consistency(verdicts: Sequence[Verdict], plan: Plan) -> list[Record]:
-    """Agreement and Cohen's kappa of each language's preferences (chosen, rejected, tie) with the anchor's for the same items.
+    """Agreement and Cohen's kappa of each language's preferences with the anchor's.
 
-    Only items that have exactly one scored row in both languages; a language's other rows are counted as `unlinked`.
+    A preference is chosen, rejected or tie. Only items with exactly one scored row in both
+    languages count; a language's other rows are counted as `unlinked`.
     """
-    known = [v for v in verdicts if v.scored]
-    once = Counter((v.language, v.item) for v in known)
-    anchor = {v.item: v.preferred for v in known if v.language == plan.anchor and once[v.language, v.item] == 1}
-    linked = [v for v in known if v.language != plan.anchor and v.item in anchor and once[v.language, v.item] == 1]
-    rows = Counter(v.language for v in known if v.language != plan.anchor)
+    scored = [v for v in verdicts if v.scored]
+    once = Counter((v.language, v.item) for v in scored)
+    single = [v for v in scored if once[v.language, v.item] == 1]
+    anchor = {v.item: v.preferred for v in single if v.language == plan.anchor}
+    linked = [v for v in single if v.language != plan.anchor and v.item in anchor]
     if not linked:
         return []
-    found, kappas = [], []
-    point, replicates = _cross_tables(linked, anchor, sorted(rows), plan)
-    for i, language in enumerate(sorted(rows)):
-        mine = [v for v in linked if v.language == language]
-        size = Size(len(mine), len({v.group_id for v in mine}), unlinked=rows[language] - len(mine))
-        agreement = (float(statistics.agreement(point[i])), statistics.agreement(replicates[:, i]))
-        kappa = (float(statistics.kappa(point[i])), statistics.kappa(replicates[:, i]))
-        found += [record("agreement", agreement, plan, size, language=language), record("kappa", kappa, plan, size, language=language)]
-        kappas += [] if np.isnan(kappa[0]) else [kappa]
+
+    n_rows = Counter(v.language for v in scored if v.language != plan.anchor)
+    languages = sorted(n_rows)
+    point, replicates = _cross_tables(linked, anchor, languages, plan)
+    records, kappas = [], []
+    for i, language in enumerate(languages):
+        of_language = [v for v in linked if v.language == language]
+        size = _size(of_language, unlinked=n_rows[language] - len(of_language))
+        for name, statistic in (("agreement", statistics.agreement), ("kappa", statistics.kappa)):
+            measured = (float(statistic(point[i])), statistic(replicates[:, i]))
+            records.append(record(name, measured, plan, size, language=language))
+            if name == "kappa" and not np.isnan(measured[0]):
+                kappas.append(measured)
     if kappas:
-        size = Size(len(linked), len({v.group_id for v in linked}))
-        found.append(record("kappa", average(kappas), plan, size, language=AVERAGE))
-    return found
+        average = measures.average(kappas)
+        records.append(record("kappa", average, plan, _size(linked), language=AVERAGE))
+    return records
 
 
 def _cross_tables(
-    linked: Sequence[Verdict], anchor: Mapping[str, int], languages: Sequence[str], plan: Plan
+    linked: Sequence[Verdict],
+    anchor: Mapping[str, int],
+    languages: Sequence[str],
+    plan: Plan,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of (the language's preference, the anchor's), L x 3 x 3, and their replicates, B x L x 3 x 3."""
-    cells = np.array([9 * languages.index(v.language) + 3 * v.preferred + anchor[v.item] for v in linked])
-    groups, ones = numbered([v.group_id for v in linked]), np.ones((1, len(linked)))
-    shape = (int(groups.max()) + 1, 9 * len(languages))
+    """Counts (L x 3 x 3) of (the language's preference, the anchor's); B replicates of them."""
+    n_languages = len(languages)
+    number = {language: i for i, language in enumerate(languages)}
+    cells = np.array([9 * number[v.language] + 3 * v.preferred + anchor[v.item] for v in linked])
+    groups = measures.numbered([v.group_id for v in linked])
+    shape = (int(groups.max()) + 1, 9 * n_languages)
+    ones = np.ones((1, len(linked)))
     point = statistics.sums(ones, cells, shape[1])
-    replicates = statistics.resampled_sums(ones, groups, cells, shape, plan.replicates, plan.seed)
-    return point.reshape(len(languages), 3, 3), replicates.reshape(-1, len(languages), 3, 3)
+    replicates = _resampled(ones, groups, cells, shape, plan)
+    return point.reshape(n_languages, 3, 3), replicates.reshape(-1, n_languages, 3, 3)

@@ -1,4 +1,4 @@
-"""A heat map of models and languages as one SVG file that needs nothing else. Pure: values in, text out."""
+"""A heat map of models and languages as one self-contained SVG. Pure: values in, text out."""
 
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
@@ -6,70 +6,102 @@ from xml.sax.saxutils import escape
 from reward_models.evidence.rendering import Report, printable
 
 CELL, ROW, TOP, LETTER = 66, 26, 96, 7.4  # pixels
-BELOW, MIDDLE, ABOVE = (178, 88, 38), (247, 247, 247), (33, 102, 172)  # orange to blue: told apart by all kinds of colour vision
+BELOW, MIDDLE, ABOVE = (178, 88, 38), (247, 247, 247), (33, 102, 172)  # safe for the colour-blind
+STYLE = 'font-family="system-ui, \'Noto Sans\', sans-serif" font-size="12" fill="#222"'
 
 Cell = tuple[float, float | None, float | None]  # value, lower and upper bound
 
 
-def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], Cell], chance: float = 0.5) -> str:
-    """An SVG of shares in [0, 1] by (row, column); white is `chance`, blue above, orange below, grey where there is none.
+def heat_map(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[str, str], Cell],
+    chance: float = 0.5,
+) -> str:
+    """An SVG of shares in [0, 1] by (row, column).
 
-    Every cell shows its number, and its interval when the pointer rests on it. Names may be any text.
+    White is `chance`, blue above, orange below, grey where there is no value. A cell shows its
+    number, and its interval when the pointer rests on it. Names may be any text.
     """
     left = 24 + LETTER * max(len(printable(name)) for name in rows)
-    width, height = left + CELL * len(columns) + 24, TOP + ROW * len(rows) + 64
-    parts = [f'<text x="12" y="24" font-size="15" font-weight="600">{_text(title)}</text>']
-    for j, name in enumerate(columns):
-        x = left + CELL * (j + 0.5)
-        parts.append(f'<text x="{x:.0f}" y="{TOP - 8}" transform="rotate(-30 {x:.0f} {TOP - 8})">{_text(name)}</text>')
+    bottom = TOP + ROW * len(rows)
+    width, height = f"{left + CELL * len(columns) + 24:.0f}", f"{bottom + 64:.0f}"
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {STYLE}>',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+        f'<text x="12" y="24" font-size="15" font-weight="600">{_text(title)}</text>',
+    ]
+    for j, column in enumerate(columns):
+        x, y = f"{left + CELL * (j + 0.5):.0f}", TOP - 8
+        rotated = f'transform="rotate(-30 {x} {y})"'
+        parts.append(f'<text x="{x}" y="{y}" {rotated}>{_text(column)}</text>')
     for i, row in enumerate(rows):
         y = TOP + ROW * i
-        parts.append(f'<text x="{left - 8:.0f}" y="{y + 17}" text-anchor="end">{_text(row)}</text>')
-        parts += [_cell(left + CELL * j, y, f"{row}, {column}", cells.get((row, column)), chance) for j, column in enumerate(columns)]
-    parts += _legend(left, TOP + ROW * len(rows) + 18, chance)
-    style = 'font-family="system-ui, \'Noto Sans\', sans-serif" font-size="12" fill="#222"'
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" {style}>'
-    )
-    return "\n".join([head, '<rect width="100%" height="100%" fill="#fff"/>', *parts, "</svg>"]) + "\n"
+        place = f'x="{left - 8:.0f}" y="{y + 17}"'
+        parts.append(f'<text {place} text-anchor="end">{_text(row)}</text>')
+        for j, column in enumerate(columns):
+            cell = cells.get((row, column))
+            parts.append(_cell(left + CELL * j, y, f"{row}, {column}", cell, chance))
+    parts += _legend(left, bottom + 18, chance)
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def of_report(report: Report) -> str:
     """The accuracy of every scorer in every language; scorers in rows."""
-    models, columns = list(report.models), report.names("language", "accuracy")
-    found = {(m, c): r for m in models for c in columns if (r := report.find(m, "accuracy", c)) and r.value is not None}
-    cells = {where: (r.value, r.low, r.high) for where, r in found.items() if r.value is not None}
-    return heat_map("Accuracy by language", models, columns, cells, report.chance)
+    models, languages = list(report.models), report.names("language", "accuracy")
+    cells: dict[tuple[str, str], Cell] = {}
+    for model in models:
+        for language in languages:
+            record = report.find(model, "accuracy", language)
+            if record and record.value is not None:
+                cells[model, language] = (record.value, record.low, record.high)
+    return heat_map("Accuracy by language", models, languages, cells, report.chance)
 
 
 def _cell(x: float, y: float, name: str, cell: Cell | None, chance: float) -> str:
-    colour = "#ddd" if cell is None else _colour(cell[0], chance)
-    shown = "–" if cell is None else f"{cell[0]:.3f}"
-    bounds = f" [{cell[1]:.3f}, {cell[2]:.3f}]" if cell is not None and cell[1] is not None and cell[2] is not None else ""
-    ink = "#fff" if cell is not None and _far(cell[0], chance) > 0.6 else "#222"
-    box = f'<rect x="{x:.0f}" y="{y}" width="{CELL - 2}" height="{ROW - 2}" fill="{colour}"/>'
-    number = f'<text x="{x + (CELL - 2) / 2:.0f}" y="{y + 17}" text-anchor="middle" fill="{ink}">{shown}</text>'
+    colour, ink, shown, bounds = "#ddd", "#222", "–", ""
+    if cell is not None:
+        value, low, high = cell
+        colour, shown = _colour(value, chance), f"{value:.3f}"
+        if _distance(value, chance) > 0.6:
+            ink = "#fff"
+        if low is not None and high is not None:
+            bounds = f" [{low:.3f}, {high:.3f}]"
+
+    width = CELL - 2
+    size = f'width="{width}" height="{ROW - 2}"'
+    box = f'<rect x="{x:.0f}" y="{y}" {size} fill="{colour}"/>'
+    place = f'x="{x + width / 2:.0f}" y="{y + 17}"'
+    number = f'<text {place} text-anchor="middle" fill="{ink}">{shown}</text>'
     return f"<g><title>{_text(f'{name}: {shown}{bounds}')}</title>{box}{number}</g>"
 
 
 def _legend(x: float, y: float, chance: float) -> list[str]:
-    steps = 40
-    bars = [
-        f'<rect x="{x + 4 * k:.0f}" y="{y:.0f}" width="4.5" height="10" fill="{_colour((k + 0.5) / steps, chance)}"/>' for k in range(steps)
-    ]
-    below, middle = f'y="{y + 25:.0f}" font-size="11"', 'text-anchor="middle"'
-    marks = [(0.0, "0"), (chance, f"chance {chance:.2g}"), (1.0, "1")]
-    return bars + [f'<text x="{x + 4 * steps * at:.0f}" {below} {middle}>{told}</text>' for at, told in marks]
+    """A bar of colours from 0 to 1, with numbers below it."""
+    steps, step = 40, 4
+    parts = []
+    for k in range(steps):
+        place = f'x="{x + step * k:.0f}" y="{y:.0f}"'
+        colour = _colour((k + 0.5) / steps, chance)
+        parts.append(f'<rect {place} width="4.5" height="10" fill="{colour}"/>')
+    for value, label in ((0.0, "0"), (chance, f"chance {chance:.2g}"), (1.0, "1")):
+        place = f'x="{x + step * steps * value:.0f}" y="{y + 25:.0f}"'
+        parts.append(f'<text {place} font-size="11" text-anchor="middle">{label}</text>')
+    return parts
 
 
-def _far(value: float, chance: float) -> float:
-    """How far a value is on the way from chance to 0 or 1."""
+def _distance(value: float, chance: float) -> float:
+    """How far a value is on the way from chance (0) to 0 or 1 (1)."""
     return (value - chance) / (1 - chance) if value > chance else (chance - value) / chance
 
 
 def _colour(value: float, chance: float) -> str:
-    end, far = (ABOVE if value > chance else BELOW), min(max(_far(value, chance), 0.0), 1.0)
-    return "#" + "".join(f"{round(a + (b - a) * far):02x}" for a, b in zip(MIDDLE, end, strict=True))
+    end = ABOVE if value > chance else BELOW
+    share = min(max(_distance(value, chance), 0.0), 1.0)
+    channels = [round(a + (b - a) * share) for a, b in zip(MIDDLE, end, strict=True)]
+    return "#" + "".join(f"{channel:02x}" for channel in channels)
 
 
 def _text(text: str) -> str:

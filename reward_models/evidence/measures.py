@@ -1,7 +1,8 @@
-"""Sums of verdicts in cells of language, section and subset, with their bootstrap replicates, and the numbers made of them. Pure.
+"""Sums of verdicts in cells of language, section and subset, and the numbers made of them. Pure.
 
-A row with an answer that has no score is in no mean and counted as `unscored`. Intervals: see `statistics`; the groups of all
-languages are drawn together, so that differences between languages have intervals too.
+A row with an answer that has no score is in no mean; it is counted as `unscored`. Intervals: see
+`statistics`. The groups of all languages are drawn together, so differences between languages have
+intervals too.
 """
 
 import dataclasses
@@ -14,12 +15,12 @@ from reward_models.evidence.verdicts import MEASURES, TIE, Verdict
 
 AVERAGE, WORST, GAP = "avg", "worst", "gap_to_english"
 
-Measured = tuple[float, np.ndarray]  # a number and its B replicates; nan where it cannot be said
+Measured = tuple[float, np.ndarray]  # a number and its B replicates; nan where it is undefined
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How to measure: the language that others are compared with, the weights of subsets, and the bootstrap."""
+    """How to measure: the language to compare with, the weights of subsets, the bootstrap."""
 
     anchor: str = "eng_Latn"
     counts: str = "m_rewardbench"
@@ -30,7 +31,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How many rows a number stands on, and those that have no say in it."""
+    """How many rows a number is based on, and how many rows could not be used."""
 
     n: int
     n_groups: int
@@ -41,7 +42,10 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One number with its interval (None where it cannot be said). Empty `language`, `section`, `subset`: all of them."""
+    """One number with its interval; None where it is undefined.
+
+    An empty `language`, `section` or `subset` means all of them.
+    """
 
     measure: str
     value: float | None
@@ -55,10 +59,11 @@ class Record:
 
 
 def record(measure: str, measured: Measured, plan: Plan, size: Size, **where: str) -> Record:
-    """One group alone has no interval: there is nothing to draw from."""
+    """A number with its interval; a single group has none, since there is nothing to draw from."""
     value, replicates = measured
-    known = size.n_groups > 1 and not np.isnan(value) and not np.isnan(replicates).all()
-    low, high = statistics.interval(replicates, plan.confidence) if known else (None, None)
+    low, high = None, None
+    if size.n_groups > 1 and not np.isnan(value) and not np.isnan(replicates).all():
+        low, high = statistics.interval(replicates, plan.confidence)
     return Record(measure, _rounded(value), _rounded(low), _rounded(high), size, **where)
 
 
@@ -67,10 +72,12 @@ def _rounded(value: float | None) -> float | None:
 
 
 def average(each: Sequence[Measured]) -> Measured:
-    """The mean with equal weights; in a replicate, of those that it has."""
-    replicates = np.array([r for _, r in each])
-    there = ~np.isnan(replicates)
-    return float(np.mean([v for v, _ in each])), statistics.ratio(np.where(there, replicates, 0).sum(0), there.sum(0))
+    """The mean with equal weights; a replicate averages only the numbers that it has."""
+    values = [value for value, _ in each]
+    replicates = np.array([draws for _, draws in each])
+    defined = ~np.isnan(replicates)
+    totals = np.where(defined, replicates, 0).sum(0)
+    return float(np.mean(values)), statistics.ratio(totals, defined.sum(0))
 
 
 def numbered(names: Sequence[str]) -> np.ndarray:
@@ -80,65 +87,96 @@ def numbered(names: Sequence[str]) -> np.ndarray:
 
 
 class Table:
-    """The measures of all verdicts: whatever is asked for is added up from cells (language, section, subset)."""
+    """The measures of all verdicts, added up from cells (language, section, subset)."""
 
     def __init__(self, verdicts: Sequence[Verdict], plan: Plan):
         self.plan = plan
         self.cells = sorted({(v.language, v.section, v.subset) for v in verdicts})
-        self._names = dict(zip(("language", "section", "subset"), np.array(self.cells).T, strict=True))
+        n_cells = len(self.cells)
+        columns = np.array(self.cells).T
+        self._names = dict(zip(("language", "section", "subset"), columns, strict=True))
+
         number = {cell: i for i, cell in enumerate(self.cells)}
-        at = np.array([number[v.language, v.section, v.subset] for v in verdicts])
-        groups, scored = numbered([v.group_id for v in verdicts]), np.array([v.scored for v in verdicts])
+        cells = np.array([number[v.language, v.section, v.subset] for v in verdicts])
+        groups = numbered([v.group_id for v in verdicts])
+        scored = np.array([v.scored for v in verdicts])
         ties = np.array([v.scored and v.preferred == TIE for v in verdicts])
-        self._ties, self._unscored = (np.bincount(at[x], minlength=len(number)) for x in (ties, ~scored))
-        values = np.array([(*v.values, 1.0) for v in verdicts if v.scored]).reshape(-1, len(MEASURES) + 1).T
-        self._at, self._groups = at[scored], groups[scored]
-        shape = (int(groups.max()) + 1, len(number))
-        self._sums = statistics.sums(values, self._at, len(number))
-        self._replicates = statistics.resampled_sums(values, self._groups, self._at, shape, plan.replicates, plan.seed)
+        self._ties = np.bincount(cells[ties], minlength=n_cells)
+        self._unscored = np.bincount(cells[~scored], minlength=n_cells)
+
+        values = [(*v.values, 1.0) for v in verdicts if v.scored]  # the 1 counts rows
+        kinds = np.array(values).reshape(-1, len(MEASURES) + 1).T
+        self._cell_of, self._groups = cells[scored], groups[scored]
+        shape = (int(groups.max()) + 1, n_cells)
+        self._sums = statistics.sums(kinds, self._cell_of, n_cells)
+        n, seed = plan.replicates, plan.seed
+        rows = (kinds, self._groups, self._cell_of)
+        self._replicates = statistics.resampled_sums(*rows, shape, n, seed)
 
     @property
     def languages(self) -> list[str]:
         return sorted({language for language, _, _ in self.cells})
 
     def mean(self, where: Mapping[str, str], measure: str) -> Measured:
-        """The mean of a measure over the rows of a language, section, subset; nan if none of them has scores."""
+        """The mean of a measure over the rows of a language, section, subset.
+
+        nan if none of them has scores.
+        """
         cells, kind = self._cells(where), MEASURES.index(measure)
         value = statistics.ratio(self._sums[kind, cells].sum(), self._sums[-1, cells].sum())
-        return float(value), statistics.ratio(self._replicates[:, kind, cells].sum(1), self._replicates[:, -1, cells].sum(1))
+        totals = self._replicates[:, kind, cells].sum(1)
+        counts = self._replicates[:, -1, cells].sum(1)
+        return float(value), statistics.ratio(totals, counts)
 
     def size(self, where: Mapping[str, str]) -> Size:
         cells = self._cells(where)
-        here = cells[self._at]
-        return Size(int(here.sum()), len(np.unique(self._groups[here])), int(self._ties[cells].sum()), int(self._unscored[cells].sum()))
+        rows = cells[self._cell_of]
+        n_groups = len(np.unique(self._groups[rows]))
+        ties, unscored = self._ties[cells].sum(), self._unscored[cells].sum()
+        return Size(int(rows.sum()), n_groups, int(ties), int(unscored))
 
     def records(self, where: Mapping[str, str]) -> list[Record]:
         """All measures of the rows of a language, section, subset."""
         size = self.size(where)
-        return [record(measure, self.mean(where, measure), self.plan, size, **where) for measure in MEASURES]
+        return [record(m, self.mean(where, m), self.plan, size, **where) for m in MEASURES]
 
     def _cells(self, where: Mapping[str, str]) -> np.ndarray:
-        found = np.full(len(self.cells), True)
+        """Which cells match: a mask of K."""
+        mask = np.full(len(self.cells), True)
         for name, value in where.items():
-            found &= self._names[name] == value
-        return found
+            mask &= self._names[name] == value
+        return mask
 
 
-def summaries(measure: str, each: Mapping[str, Measured], table: Table, averaged: Iterable[str]) -> list[Record]:
-    """Over languages: the mean of the `averaged` ones with equal weights, the worst of all, and the anchor minus the mean of the others.
+def summaries(
+    measure: str,
+    each: Mapping[str, Measured],
+    table: Table,
+    averaged: Iterable[str],
+) -> list[Record]:
+    """Over languages: the average, the worst, and the anchor minus the mean of the others.
 
-    Languages without a value are in none of them.
+    The average has equal weights for the languages in `averaged`. Languages without a value are in
+    none of the three.
     """
-    known = {language: both for language, both in each.items() if not np.isnan(both[0])}
+    known = {code: measured for code, measured in each.items() if not np.isnan(measured[0])}
     plan, size = table.plan, table.size({})
-    found = []
-    if mean_of := [known[language] for language in averaged if language in known]:
-        found.append(record(measure, average(mean_of), plan, size, language=AVERAGE))
+    records = []
+
+    in_average = [known[code] for code in averaged if code in known]
+    if in_average:
+        records.append(record(measure, average(in_average), plan, size, language=AVERAGE))
+
     if known:
-        worst = min(known, key=lambda language: known[language][0])
-        found.append(record(measure, known[worst], plan, table.size({"language": worst}), language=WORST, which=worst))
-    others = [both for language, both in known.items() if language != plan.anchor]
+        worst = min(known, key=lambda code: known[code][0])
+        size_of_worst = table.size({"language": worst})
+        where = {"language": WORST, "which": worst}
+        records.append(record(measure, known[worst], plan, size_of_worst, **where))
+
+    others = [measured for code, measured in known.items() if code != plan.anchor]
     if plan.anchor in known and others:
-        (ours, our_replicates), (theirs, their_replicates) = known[plan.anchor], average(others)
-        found.append(record(measure, (ours - theirs, our_replicates - their_replicates), plan, size, language=GAP))
-    return found
+        value, draws = known[plan.anchor]
+        mean_value, mean_draws = average(others)
+        gap = (value - mean_value, draws - mean_draws)
+        records.append(record(measure, gap, plan, size, language=GAP))
+    return records

@@ -1,8 +1,9 @@
 """Preference rows as people have them, made ready to be scored and judged.
 
-A row has `chosen` and `rejected`: text, messages, or several of them (RewardBench 2: one or more right answers, several wrong ones).
-`language` (or `prompt_lang`), `subset`, `section`, `id` and `group_id` are read where they are; a language may also be in the name of
-the file or of its folder, as a canonical code (`arb_Arab/test-00000.parquet`, `swh_Latn.jsonl`).
+A row has `chosen` and `rejected`: text, messages, or several of them (RewardBench 2: one or more
+right answers, several wrong ones). `language` (or `prompt_lang`), `subset`, `section`, `id` and
+`group_id` are optional; a language may also be in the name of the file or of its folder, as a
+canonical code (`arb_Arab/test-00000.parquet`, `swh_Latn.jsonl`).
 """
 
 import dataclasses
@@ -21,42 +22,57 @@ from reward_models.jobs import identity
 
 CODE = re.compile(r"(?:^|[._/-])([a-z]{3}_[A-Z][a-z]{3}(?:_[A-Z]{2})?)(?=[._/-]|$)")
 KEPT = ("id", "group_id", "language", "subset", "section", "n_chosen")
-READ = ("id", "group_id", "subset", "section", "reference", "english_prompt")  # columns besides prompt, answers and language
+# Columns that are read besides prompt, answers and language.
+READ = ("id", "group_id", "subset", "section", "reference", "english_prompt")
 WRITTEN = ".scores.jsonl"
-MOST = 10  # mistakes told
+MOST = 10  # mistakes that are listed
 
 Row = dict[str, Any]
 
 
 def find(inputs: Sequence[str]) -> list[Path]:
-    """The files of rows that are named, or lie below the folders that are named, each once; hidden ones and what `evaluate` itself
-    writes left out. Raises: UserError if there are none."""
-    found: list[Path] = []
+    """The files of rows that are named, or are below the folders that are named, each once.
+
+    Hidden files, and those that `evaluate` itself writes, are left out.
+    Raises: UserError if there are none.
+    """
+    paths: list[Path] = []
     for path in map(Path, inputs):
-        if not path.is_dir():
-            found += files.expand([str(path)])
-            continue
-        below = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(files.STREAMED))
-        below = [p for p in below if not p.name.startswith(".") and not p.name.endswith(WRITTEN)]
-        if not below:
-            raise UserError(f"{path}: holds no file that ends in {' or '.join(files.STREAMED)}")
-        found += below
-    return list(dict.fromkeys(found))
+        paths += _below(path) if path.is_dir() else files.expand([str(path)])
+    return list(dict.fromkeys(paths))
+
+
+def _below(folder: Path) -> list[Path]:
+    paths = [path for path in sorted(folder.rglob("*")) if path.name.endswith(files.STREAMED)]
+    paths = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+    paths = [path for path in paths if not path.name.endswith(WRITTEN)]
+    if not paths:
+        raise UserError(f"{folder}: holds no file that ends in {' or '.join(files.STREAMED)}")
+    return paths
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Files of preference rows, the form that they are in, and the language of rows which name none and whose file names none."""
+    """Files of preference rows and the form that they are in.
+
+    `language` is that of rows which name none and whose file names none.
+    """
 
     paths: Sequence[Path]
     form: str = formats.ROWS
     language: str | None = None
 
-    def read(self, dropped: Counter | None = None, wrong: list[str] | None = None) -> Iterator[tuple[str, Row]]:
-        """(place, row) of all files; what gives no row is counted in `dropped` as (reason, language), mistakes go to `wrong`.
+    def read(
+        self,
+        dropped: Counter | None = None,
+        wrong: list[str] | None = None,
+    ) -> Iterator[tuple[str, Row]]:
+        """(place, row) of all files.
 
-        A row has `prompt`, `chosen` and `rejected` as messages, and its canonical `language` or lacks the column; several right or
-        wrong answers have become `responses`, the first `n_chosen` of them the right ones. Raises: UserError naming the row.
+        A row has `prompt`, `chosen` and `rejected` as messages, and its canonical `language`, if
+        known; several right or wrong answers have become `responses`, the first `n_chosen` of
+        them the right ones. What gives no row is counted in `dropped` as (reason, language).
+        Mistakes go to `wrong`; without it, or if it is full: Raises: UserError naming the row.
         """
         dropped = Counter() if dropped is None else dropped
         for path in self.paths:
@@ -74,78 +90,114 @@ class Source:
     def identity(self) -> dict[str, Any]:
         """What the rows depend on: the files by name, language and content."""
         names = Counter(path.name for path in self.paths)
-        told = {
-            path.name if names[path.name] == 1 else str(path): {"language": _language_in(path), "sha256": identity.KNOWN.file(path)[:16]}
-            for path in self.paths
+        by_name = {}
+        for path in self.paths:
+            name = path.name if names[path.name] == 1 else str(path)
+            digest = identity.KNOWN.file(path)[:16]
+            by_name[name] = {"language": _language_in(path), "sha256": digest}
+        return {
+            "files": by_name,
+            "format": self.form,
+            "language": self.language,
+            "reader": conversations.VERSION,
         }
-        return {"files": told, "format": self.form, "language": self.language, "reader": conversations.VERSION}
 
 
 def _language_in(path: Path) -> str | None:
     """The canonical code in the name of a file or of its folder."""
     for name in (path.name, path.parent.name):
-        found = CODE.findall(name)
-        if found:
-            return languages.normalise(found[-1])
+        codes = CODE.findall(name)
+        if codes:
+            return languages.normalise(codes[-1])
     return None
 
 
 def language_of(row: Mapping, where: str) -> str | None:
-    """The canonical language that a row names. Raises: UserError naming the row for an unknown one."""
-    told = next((row[name] for name in LANGUAGE_COLUMNS if row.get(name)), None)
+    """The canonical language that a row names. Raises: UserError if it is unknown."""
+    value = next((row[name] for name in LANGUAGE_COLUMNS if row.get(name)), None)
+    if value in (None, UNKNOWN):
+        return None
     try:
-        return None if told in (None, UNKNOWN) else languages.normalise(told)
+        return languages.normalise(value)
     except UserError as error:
         raise UserError(*(f"{where}: {message}" for message in error.messages)) from None
 
 
 def _ready(row: Mapping, where: str, default: str | None) -> Row:
-    """The row as all scorers are given it. Raises: UserError for one that is no preference, Dropped for one that gives nothing."""
+    """The row as all scorers get it.
+
+    Raises: UserError for one that is no preference, Dropped for one that gives nothing.
+    """
     try:
         read = conversations.read(row)
     except conversations.Malformed as error:
         raise UserError(f"{where}: {error}") from None
-    if read.shape != "pair" and read.n_chosen is None:
-        raise UserError(f"{where}: needs chosen and rejected; it has {', '.join(map(str, row))}")
-    code = language_of(row, where) or default
-    out = {name: row[name] for name in READ if row.get(name) is not None} | ({"language": code} if code else {})
-    out |= {"prompt": read.prompt} | ({"tools": read.tools} if read.tools else {})
-    if read.shape == "pair":
+    is_pair = read.shape == "pair"
+    if not is_pair and read.n_chosen is None:
+        columns = ", ".join(map(str, row))
+        raise UserError(f"{where}: needs chosen and rejected; it has {columns}")
+
+    ready = {name: row[name] for name in READ if row.get(name) is not None}
+    language = language_of(row, where) or default
+    if language:
+        ready["language"] = language
+    ready["prompt"] = read.prompt
+    if read.tools:
+        ready["tools"] = read.tools
+    if is_pair:
         chosen, rejected = read.answers
-        return out | {"chosen": [chosen], "rejected": [rejected]}
-    return out | {"responses": [[answer] for answer in read.answers], "n_chosen": read.n_chosen}
+        return ready | {"chosen": [chosen], "rejected": [rejected]}
+    return ready | {"responses": [[answer] for answer in read.answers], "n_chosen": read.n_chosen}
 
 
-def prepared(source: Source, dropped: Counter, acceptors: Sequence[Callable[[list[items.Item]], None]] = ()) -> Iterator[Row]:
-    """The rows to score. `id` is one that no two rows share, translations of an item included, since answers of one row are compared;
-    `kept` has the columns that evidence needs. What gives no row is counted in `dropped`; `acceptors` raise for items that a
-    scorer would refuse.
+def prepared(
+    source: Source,
+    dropped: Counter,
+    acceptors: Sequence[Callable[[list[items.Item]], None]] = (),
+) -> Iterator[Row]:
+    """The rows to score.
 
-    Raises, when all rows were seen: UserError with the first mistakes (answers that are no conversation, one id twice in a language
-    and subset, no rows at all), so that what a model would stumble over is found before it is loaded.
+    `id` is unique even among translations of an item, since the answers of one row are compared.
+    `kept` has the columns that evidence needs. What gives no row is counted in `dropped`.
+    `acceptors` raise for items that a scorer would refuse.
+
+    Raises, when all rows were seen: UserError with the first mistakes (answers that are not a
+    conversation, one id twice in a language and subset, no rows at all), so that what would stop a
+    scorer is found before it is loaded.
     """
     wrong: list[str] = []
-    seen: dict[int, str] = {}
+    places: dict[int, str] = {}
     n = 0
     for n, (where, row) in enumerate(source.read(dropped, wrong), 1):
-        out = {**row, "kept": {name: row[name] for name in KEPT if name in row}, "id": f"{n}:{where.rpartition('/')[2]}"}
+        kept = {name: row[name] for name in KEPT if name in row}
+        ready = {**row, "kept": kept, "id": _unique_id(row, n, where)}
         if row.get("id") is not None:
-            out["id"] = f"{row.get('language', UNKNOWN)}:{row.get('subset') or ''}:{row['id']}"
-            before = seen.setdefault(hash(out["id"]), where)
-            if before != where:
-                wrong.append(f"{where}: id {row['id']} is that of {before} already, in the same language and subset; make ids unique")
+            first = places.setdefault(hash(ready["id"]), where)
+            if first != where:
+                taken = f"id {row['id']} is that of {first} already"
+                mend = "in the same language and subset; make ids unique"
+                wrong.append(f"{where}: {taken}, {mend}")
         try:
-            own = items.of_row(out, where)
+            row_items = items.of_row(ready, where)
             for accept in acceptors:
-                inputs.at_place(where, accept, own)
+                inputs.at_place(where, accept, row_items)
         except UserError as error:
             wrong += error.messages
         if len(wrong) >= MOST:
             break
-        yield out
+        yield ready
+
     if len(wrong) >= MOST:
         raise UserError(*wrong[:MOST], f"(the first {MOST} mistakes; there may be more)")
     if not n and not wrong:
-        wrong.append("there are no pairs at all in the input" + (f"; dropped: {dict(dropped)}" if dropped else ""))
+        reasons = f"; dropped: {dict(dropped)}" if dropped else ""
+        wrong.append(f"there are no pairs at all in the input{reasons}")
     if wrong:
         raise UserError(*wrong)
+
+
+def _unique_id(row: Mapping, n: int, where: str) -> str:
+    """An id that no other row has, from the row's own id if it has one."""
+    if row.get("id") is None:
+        return f"{n}:{where.rpartition('/')[2]}"
+    return f"{row.get('language', UNKNOWN)}:{row.get('subset') or ''}:{row['id']}"

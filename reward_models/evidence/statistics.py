@@ -1,10 +1,12 @@
 """Intervals and agreement of measured verdicts. Pure: arrays in, arrays out.
 
-Shapes: B bootstrap replicates, C categories, G groups, K cells (languages, subsets, …), N observations, V kinds of value.
+Shapes: B bootstrap replicates, C categories, G groups, K cells (languages, subsets, …), N
+observations, V kinds of value.
 
-The bootstrap draws G groups with replacement and takes each drawn group whole: an item with all its translations and answers. That
-keeps their dependence (cluster bootstrap: Davison & Hinkley 1997, "Bootstrap Methods and their Application", section 3.8);
-intervals are percentiles of the replicates (Efron & Tibshirani 1993, chapter 13).
+The bootstrap draws G groups with replacement and takes each group whole: an item with all its
+translations and answers. This keeps their dependence (cluster bootstrap: Davison & Hinkley 1997,
+"Bootstrap Methods and their Application", section 3.8). Intervals are percentiles of the
+replicates (Efron & Tibshirani 1993, chapter 13).
 """
 
 from collections.abc import Iterator
@@ -13,29 +15,40 @@ import numpy as np
 
 
 def draws(n_groups: int, n: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each group is drawn (G, sums to G), for n replicates in turn; the same for the same arguments."""
+    """For n replicates, how often each group is drawn: (G), sums to G; fixed by the arguments."""
     rng = np.random.default_rng(seed)
     for _ in range(n):
-        yield np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups).astype(np.float64)
+        drawn = rng.integers(0, n_groups, n_groups)
+        yield np.bincount(drawn, minlength=n_groups).astype(np.float64)
 
 
 def sums(values: np.ndarray, cells: np.ndarray, n_cells: int) -> np.ndarray:
-    """Sum of each kind of value in each cell: V x N and N to V x K."""
+    """The sum of each kind of value in each cell: V x N and N to V x K."""
     return np.stack([np.bincount(cells, v, n_cells) for v in values])
 
 
-def resampled_sums(values: np.ndarray, groups: np.ndarray, cells: np.ndarray, shape: tuple[int, int], n: int, seed: int) -> np.ndarray:
-    """`sums` of n bootstrap replicates: B x V x K. `groups` are numbers below G, `shape` is (G, K); the order of N does not matter.
+def resampled_sums(
+    values: np.ndarray,
+    groups: np.ndarray,
+    cells: np.ndarray,
+    shape: tuple[int, int],
+    n: int,
+    seed: int,
+) -> np.ndarray:
+    """`sums` of n bootstrap replicates: B x V x K.
 
+    `groups` are numbers below G, `shape` is (G, K); the order of observations does not matter.
     Memory is of the order of N and of the result, never B x N.
     """
     order = np.lexsort((*values, groups, cells))
     values, groups = values[:, order], groups[order]
-    there, starts = np.unique(cells[order], return_index=True)
-    out = np.zeros((n, len(values), shape[1]))
-    for i, drawn in enumerate(draws(shape[0], n, seed)):
-        out[i][:, there] = np.add.reduceat(values * drawn[groups], starts, axis=1)
-    return out
+    used_cells, starts = np.unique(cells[order], return_index=True)
+
+    n_groups, n_cells = shape
+    result = np.zeros((n, len(values), n_cells))
+    for replicate, times in zip(result, draws(n_groups, n, seed), strict=True):
+        replicate[:, used_cells] = np.add.reduceat(values * times[groups], starts, axis=1)
+    return result
 
 
 def interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -57,10 +70,12 @@ def agreement(counts: np.ndarray) -> np.ndarray:
 
 
 def kappa(counts: np.ndarray) -> np.ndarray:
-    """Cohen's kappa (Cohen 1960) of tables of two raters' labels, ... x C x C: (p_o - p_e) / (1 - p_e).
+    """Cohen's kappa (Cohen 1960) of tables of two raters' labels, ... x C x C.
 
-    p_o is `agreement`, p_e = sum over labels of the product of both raters' shares; nan where p_e is 1: both say one thing only.
+    (p_o - p_e) / (1 - p_e), where p_o is `agreement` and p_e is the sum over labels of the product
+    of both raters' shares. nan where p_e is 1: both raters only ever give one label.
     """
     total = counts.sum((-2, -1))
-    expected = ratio((counts.sum(-1) * counts.sum(-2)).sum(-1), total**2)
+    products = counts.sum(-1) * counts.sum(-2)
+    expected = ratio(products.sum(-1), total**2)
     return ratio(agreement(counts) - expected, 1 - expected)

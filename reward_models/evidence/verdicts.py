@@ -2,7 +2,8 @@
 
 With s the highest score of the chosen and r the highest of the rejected answers of a row:
 
-    accuracy             1 if s > r, 0 if s < r; if both are equal, the chosen answers' share of those that score highest (1/2 for a pair)
+    accuracy             1 if s > r, 0 if s < r; if both are equal, the chosen answers' share of
+                         those that score highest (1/2 for a pair)
     accuracy_ties_wrong  1 if s > r, else 0: how the published code of RewardBench counts
     mean_margin          s - r, in the scorer's own unit
 """
@@ -20,7 +21,11 @@ CHOSEN, REJECTED, TIE = range(3)  # what a scorer prefers
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verdict:
-    """The scores of one row's answers. `item` is the same for a row and its translations, `group_id` for all that depends on each other."""
+    """The scores of one row's answers.
+
+    `item` is the same for a row and its translations, `group_id` for all rows that depend on each
+    other.
+    """
 
     language: str
     item: str
@@ -37,34 +42,50 @@ class Verdict:
     @property
     def preferred(self) -> int:
         best, other = max(self.chosen), max(self.rejected)
-        return TIE if best == other else CHOSEN if best > other else REJECTED
+        if best == other:
+            return TIE
+        return CHOSEN if best > other else REJECTED
 
     @property
     def values(self) -> tuple[float, ...]:
         """In the order of MEASURES."""
         best, other = max(self.chosen), max(self.rejected)
-        right, wrong = (side.count(max(best, other)) for side in (self.chosen, self.rejected))
-        return right / (right + wrong), float(best > other), best - other
+        highest = max(best, other)
+        n_right, n_wrong = self.chosen.count(highest), self.rejected.count(highest)
+        accuracy = n_right / (n_right + n_wrong)
+        return accuracy, float(best > other), best - other
 
 
 def place(row: Mapping, where: str) -> tuple[str, str]:
-    """(item, group_id) of a row: `group_id` for both if it has one; else its `id` within its subset, else its place.
+    """(item, group_id) of a row.
 
-    The ids `ref:7` and `tied:7` of RewardBench 2 are items of one group.
+    Both are its `group_id` if it has one, else its `id` within its subset, else its place. The ids
+    `ref:7` and `tied:7` of RewardBench 2 are two items of one group.
     """
     if row.get("group_id") is not None:
         return str(row["group_id"]), str(row["group_id"])
     if row.get("id") is None:
         return where, where
+
     prefix = f"{row['subset']}:" if row.get("subset") else ""
-    kind, colon, number = str(row["id"]).partition(":")
-    return f"{prefix}{row['id']}", f"{prefix}{number if colon and kind in ('ref', 'tied') else row['id']}"
+    item = str(row["id"])
+    kind, colon, number = item.partition(":")
+    group = number if colon and kind in ("ref", "tied") else item
+    return f"{prefix}{item}", f"{prefix}{group}"
 
 
-def of_row(row: Mapping, where: str, chosen: Sequence[float | None], rejected: Sequence[float | None]) -> Verdict:
-    """What is measured of a row whose answers have these scores; None or not a number is no score."""
+def of_row(
+    row: Mapping,
+    where: str,
+    chosen: Sequence[float | None],
+    rejected: Sequence[float | None],
+) -> Verdict:
+    """The verdict on a row whose answers have these scores; None or non-finite is no score."""
     subset = str(row.get("subset") or "")
     section = str(row.get("section") or rewardbench.SECTION_OF.get(subset, ""))
-    known = all(score is not None and math.isfinite(score) for score in (*chosen, *rejected))
-    sides = [tuple(score for score in side if known and score is not None) for side in (chosen, rejected)]
-    return Verdict(row.get("language") or UNKNOWN, *place(row, where), subset, section, *sides)
+    language = row.get("language") or UNKNOWN
+    known = [[s for s in side if s is not None and math.isfinite(s)] for side in (chosen, rejected)]
+    sides = [tuple(side) for side in known]
+    if len(sides[0]) < len(chosen) or len(sides[1]) < len(rejected):
+        sides = [(), ()]
+    return Verdict(language, *place(row, where), subset, section, *sides)

@@ -1,6 +1,7 @@
 """Causal language models that score, opened from a directory or hub id.
 
-Reads models as `save_pretrained` writes them, LoRA adapters too. Nothing is quantised; weights that a file lacks are refused.
+Reads models as `save_pretrained` writes them, LoRA adapters too. Nothing is quantised; weights that
+a file lacks are refused.
 """
 
 import dataclasses
@@ -18,28 +19,34 @@ def find(path: str, revision: str | None = None, base: str | None = None) -> Mod
 
     Raises: UserError if it is neither a directory nor a hub id.
     """
-    if Path(path).expanduser().is_dir():
-        model = local_model(Path(path).expanduser().resolve(), path)
+    directory = Path(path).expanduser()
+    if directory.is_dir():
+        model = local_model(directory.resolve(), path)
     else:
-        told = weight_files.base_of(path, revision)
-        model = Model(path, path, revision, base=Model(told, told) if told else None)
-    return dataclasses.replace(model, base=Model(base, base)) if base and model.base else model
+        own_base = weight_files.base_of(path, revision)
+        model = Model(path, path, revision, base=Model(own_base, own_base) if own_base else None)
+    if base and model.base:
+        return dataclasses.replace(model, base=Model(base, base))
+    return model
 
 
 def tokenizer(model: Model, chat_template: str | None = None) -> Any:
-    """The model's own tokenizer, with a chat template. Raises: UserError without one of the two."""
+    """The model's own tokenizer, with a chat template. Raises: UserError if either is missing."""
     return chat.load_tokenizer(model, chat_template)
 
 
 def load(model: Model, dtype: str) -> Any:
-    """The network, in evaluation mode on the GPU if there is one; an adapter stands unmerged on its base.
+    """The network, in evaluation mode, on the GPU if there is one; an adapter is not merged.
 
     Raises: UserError if nothing can be loaded, or weights are missing.
     """
     import torch
 
     whole = model.base or model
-    network, _ = opening.network(whole.path, "causal", whole.revision, options={"dtype": getattr(torch, dtype)})
+    options = {"dtype": getattr(torch, dtype)}
+    network, _ = opening.network(whole.path, "causal", whole.revision, options=options)
     if model.base:
-        network = opening.attach(network, opening.adapter(model.path, model.revision), whole.path)
-    return network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        adapter = opening.adapter(model.path, model.revision)
+        network = opening.attach(network, adapter, whole.path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return network.to(device).eval()

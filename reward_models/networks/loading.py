@@ -1,7 +1,8 @@
-"""Opens a classifier: its tokenizer, its network with head and adapter, which of its outputs is the score, how much it takes.
+"""Opens a classifier: tokenizer, network with head and adapter, which output is the score.
 
-Reads a directory or hub id as `save_pretrained` writes it. Weights that the files lack are refused: drawn at random they would
-score nothing. Nothing is quantised; a checkpoint that was saved quantised is opened as it is, with a warning.
+Reads a directory or hub id as `save_pretrained` writes it. Weights that the files lack are refused:
+drawn at random, they would score nothing. Nothing is quantised; a checkpoint that was saved
+quantised is opened as it is, with a warning.
 """
 
 import inspect
@@ -16,54 +17,69 @@ from mlalign.models import opening, templates
 from mlalign.models.engine.chat import read_template
 from reward_models import card as cards
 
-POSITIONS = re.compile(r"(^|\.)(position_embeddings|embed_positions|wpe)$")  # tables of learned positions
-SAVED_QUANTISED = "%s: was saved quantised, and is loaded as saved"
+# Tables of learned positions.
+POSITIONS = re.compile(r"(^|\.)(position_embeddings|embed_positions|wpe)$")
+SAVED_QUANTISED = "%s was saved quantised, and is loaded as saved"
 log = logging.getLogger(__name__)
 
 
-def tokenizer(path: str, revision: str | None, told: cards.Card, chat_template: str | None = None) -> Any:
-    """The model's tokenizer with its chat template, `chat_template` being the name of one of several.
+def tokenizer(
+    path: str,
+    revision: str | None,
+    card: cards.Card,
+    chat_template: str | None = None,
+) -> Any:
+    """The model's tokenizer with its chat template; `chat_template` names one of several.
 
-    Raises: UserError without one of them, or if the card names another template.
+    Raises: UserError if either is missing, or if the card names another template.
     """
-    found = opening.tokenizer(path, revision)
-    if not found.chat_template:
-        raise UserError(f"{path}: its tokenizer has no chat template; a scorer needs the one it was trained with: save it there")
-    templates.install(found, read_template(chat_template))
-    template = cards.template_hash(templates.text_of(found))
-    if told.template_hash not in (None, template):
+    loaded = opening.tokenizer(path, revision)
+    if not loaded.chat_template:
+        mend = "a scorer needs the one it was trained with: save it there"
+        raise UserError(f"{path}: its tokenizer has no chat template; {mend}")
+
+    templates.install(loaded, read_template(chat_template))
+    template_hash = cards.template_hash(templates.text_of(loaded))
+    if card.template_hash not in (None, template_hash):
         raise UserError(
-            f"{path}: {cards.FILE} says template_hash {told.template_hash}, the tokenizer's chat template has {template}: "
+            f"{path}: {cards.FILE} says template_hash {card.template_hash}, "
+            f"the tokenizer's chat template has {template_hash}: "
             "scores would not be those of the trained model; put the template of its training back"
         )
-    return found
+    return loaded
 
 
-# --------------------------------------------------------------------------------------------------------------- network
+# ---------------------------------------------------------------------------------------- network
 
 
 def network(path: str, revision: str | None, base: str | None, dtype: str, options: Mapping) -> Any:
-    """The network, in evaluation mode where `options` (for `from_pretrained`) put it. Raises: UserError if it is not what its files say.
+    """The network, in evaluation mode, where `options` (for `from_pretrained`) put it.
 
-    A LoRA adapter is merged into its base in float32 and the sum rounded to `dtype`, so that all backends score with the same
-    weights; on a quantised base it stays apart.
+    A LoRA adapter is merged into its base in float32 and the sum rounded to `dtype`, so all
+    backends score with the same weights; on a quantised base it stays separate.
+
+    Raises: UserError if the model is not what its files say.
     """
     import torch
 
     if opening.is_adapter(path, revision):
         return _with_adapter(path, revision, base, dtype, options)
-    model, _ = opening.network(path, "classifier", revision, options={**options, "dtype": getattr(torch, dtype)})
+    options = {**options, "dtype": getattr(torch, dtype)}
+    model, _ = opening.network(path, "classifier", revision, options=options)
     if is_quantised(model.config):
         log.warning(SAVED_QUANTISED, path)
     return model.eval()
 
 
 def outline(path: str, revision: str | None) -> Any:
-    """A full model without its weights. Raises: UserError if it is not what its files say (of a quantised one: in its head)."""
-    seen = opening.outline(path, "classifier", revision)
-    if seen.quantised:
+    """A full model without its weights.
+
+    Raises: UserError if it is not what its files say; of a quantised model, only the head counts.
+    """
+    outlined = opening.outline(path, "classifier", revision)
+    if outlined.quantised:
         log.warning(SAVED_QUANTISED, path)
-    return seen.network
+    return outlined.network
 
 
 def is_quantised(config: Any) -> bool:
@@ -76,22 +92,34 @@ def is_decoder(model: Any) -> bool:
     return "past_key_values" in inspect.signature(model.forward).parameters
 
 
-def _with_adapter(path: str, revision: str | None, base: str | None, dtype: str, options: Mapping) -> Any:
+def _with_adapter(
+    path: str,
+    revision: str | None,
+    base: str | None,
+    dtype: str,
+    options: Mapping,
+) -> Any:
     """An adapter on its base; the head comes from the adapter's file, or is the base's own."""
     import torch
 
     adapter = opening.adapter(path, revision)
     whole = base or weight_files.base_of(path, revision)
     assert whole is not None
-    model, _ = opening.network(whole, "classifier", n_outputs=adapter.n_outputs, on_it=adapter, options={**options, "dtype": torch.float32})
+    model, _ = opening.network(
+        whole,
+        "classifier",
+        n_outputs=adapter.n_outputs,
+        on_it=adapter,
+        options={**options, "dtype": torch.float32},
+    )
     adapted = opening.attach(model, adapter, whole)
     if is_quantised(model.config):
-        log.warning("%s: its base was saved quantised, and is loaded as saved; the adapter is not merged", path)
+        log.warning(f"{SAVED_QUANTISED}; the adapter is not merged", f"{path}: its base")
         return adapted.eval()
     return adapted.merge_and_unload().to(getattr(torch, dtype)).eval()
 
 
-# ------------------------------------------------------------------------------------------------------- what it says of itself
+# ------------------------------------------------------------------------- what it says of itself
 
 
 def output_of(config: Any, path: str, wanted: str | int | None) -> int:
@@ -99,7 +127,8 @@ def output_of(config: Any, path: str, wanted: str | int | None) -> int:
     labels = {str(name): int(i) for i, name in (config.id2label or {}).items()}
     if wanted is None:
         if config.num_labels != 1:
-            raise UserError(f"{path}: the model has {config.num_labels} outputs ({', '.join(labels)}); name one with `output`")
+            outputs = f"{config.num_labels} outputs ({', '.join(labels)})"
+            raise UserError(f"{path}: the model has {outputs}; name one with `output`")
         return 0
     if isinstance(wanted, int) and 0 <= wanted < config.num_labels:
         return wanted
@@ -108,35 +137,52 @@ def output_of(config: Any, path: str, wanted: str | int | None) -> int:
     return labels[str(wanted)]
 
 
-def room(found: Any, model: Any, wanted: int | None, path: str) -> int:
+def room(tokenizer: Any, model: Any, wanted: int | None, path: str) -> int:
     """The most tokens of a conversation: `wanted`, or else what tokenizer and model allow.
 
     Raises: UserError for more tokens than the model has positions for.
     """
     config = model.config.get_text_config()
-    told = [found.model_max_length, getattr(config, "max_position_embeddings", None), learned_positions(model)]
+    bound = learned_positions(model)
     rope = length_dependent_rope(config)
-    bound = learned_positions(model) or (rope[1] if rope and rope[0] == "dynamic" else None)
-    if wanted is not None and bound is not None and wanted > bound:
-        raise UserError(f"{path}: max_length {wanted} is more than its positions allow ({bound} tokens); choose {bound} or less")
-    return wanted or min(n for n in [*told, bound] if n is not None)
+    if bound is None and rope and rope[0] == "dynamic":
+        bound = rope[1]
+    if wanted is not None:
+        if bound is not None and wanted > bound:
+            allowed = f"its positions allow ({bound} tokens); choose {bound} or less"
+            raise UserError(f"{path}: max_length {wanted} is more than {allowed}")
+        return wanted
+
+    positions = getattr(config, "max_position_embeddings", None)
+    limits = [tokenizer.model_max_length, positions, bound]
+    return min(limit for limit in limits if limit is not None)
 
 
 def learned_positions(model: Any) -> int | None:
-    """How many positions a model has vectors for; None if it has none. RoBERTa's begin behind the padding token's."""
+    """How many positions a model has vectors for; None if it has none.
+
+    RoBERTa's begin behind the padding token's.
+    """
     from torch import nn
 
-    tables = [m for name, m in model.named_modules() if isinstance(m, nn.Embedding) and POSITIONS.search(name)]
-    return min((t.num_embeddings - (0 if t.padding_idx is None else t.padding_idx + 1) for t in tables), default=None)
+    sizes = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and POSITIONS.search(name):
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            sizes.append(module.num_embeddings - unused)
+    return min(sizes, default=None)
 
 
 def length_dependent_rope(config: Any) -> tuple[str, int] | None:
-    """(kind, tokens) where rotary embeddings change once the longest row of a batch has more than so many tokens.
+    """(kind, tokens) if rotary embeddings change with the longest row of a batch.
 
-    `dynamic` ones even depend on the rows before, so conversations are kept below that; `longrope` has one set on each side.
+    They change once it has more than so many tokens. `dynamic` ones even depend on the rows before,
+    so conversations are kept below that; `longrope` has one set on each side.
     """
-    told = getattr(config, "rope_parameters", None) or {}
-    for rope in [told] if "rope_type" in told else [r for r in told.values() if isinstance(r, Mapping)]:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [value for value in parameters.values() if isinstance(value, Mapping)]
+    for rope in [parameters] if "rope_type" in parameters else by_layer_type:
         if rope.get("rope_type") in ("dynamic", "longrope"):
-            return rope["rope_type"], rope.get("original_max_position_embeddings") or config.max_position_embeddings
+            original = rope.get("original_max_position_embeddings")
+            return rope["rope_type"], original or config.max_position_embeddings
     return None

@@ -55,7 +55,7 @@ def test_mistakes_are_told_together(root, tmp_path):
     with pytest.raises(UserError) as error:
         compare(["smal", str(tmp_path / "old"), f"root={root}", "titel=x", "digits=many"])
     messages = "\n".join(error.value.messages)
-    assert "smal: there is no report of such a run" in messages
+    assert "smal: no report of such a run here or under" in messages
     assert "small" in messages
     assert "force=report" in messages
     assert "titel: unknown key; did you mean 'title'?" in messages

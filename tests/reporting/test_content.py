@@ -145,6 +145,41 @@ def test_confusion_folds_languages_that_nobody_asked_for():
     assert matrices.confusion(content([], confusion=[nothing]), 3) is None
 
 
+def step(name, status="done", inputs=(), n_rows=1):
+    rows = {"swh_Latn": n_rows}
+    return {"step": name, "stage": "score", "status": status, "inputs": list(inputs), "rows_by_language": rows}
+
+
+STEPS = [
+    step("a"),
+    step("r[x]", inputs=["a"]),
+    step("r[y]", inputs=["a"], n_rows=5),
+    step("b", inputs=["r[x]", "r[y]"]),
+    step("c", "skipped", inputs=["b", "a"]),
+]
+TIMES = [{"step": s["step"], "seconds": 2.0} for s in STEPS]
+
+
+def test_steps_of_one_foreach_are_one_row():
+    nodes = sections.folded_steps(content([], steps=STEPS, times=TIMES))
+    assert list(nodes) == ["a", "r[…]", "b", "c"]
+    folded = {"stage": "score", "n": 2, "seconds": 4.0, "skipped": False, "inputs": ["a"], "rows": 6}
+    assert nodes["r[…]"] == folded
+    assert nodes["c"]["skipped"]
+
+
+def test_the_table_of_steps_says_what_each_used():
+    table = sections.recipe(content([], steps=STEPS, times=TIMES), 3)["table"]
+    texts = [[cell["text"] for cell in row] for row in table["rows"]]
+    assert texts == [
+        ["a", "score", "", "2.0 s", "1"],
+        ["r[…] ×2", "score", "a", "4.0 s", "6"],
+        ["b", "score", "r[…]", "2.0 s", "1"],
+        ["c", "score", "b, a", "skipped", "1"],
+    ]
+    assert 'width="36.0"' in table["rows"][0][3]["picture"]  # half the time of the longest
+
+
 def test_dropped_rows_by_share():
     step = {
         "step": "p",

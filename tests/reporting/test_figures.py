@@ -1,11 +1,10 @@
-"""Figures and the graph: well-formed SVG whose marks stand where the numbers say."""
+"""Figures: well-formed SVG whose marks stand where the numbers say."""
 
-import re
 from xml.etree import ElementTree
 
 import pytest
 
-from mlalign.evidence import figures, graph
+from mlalign.evidence import figures
 from mlalign.evidence.text import number
 
 
@@ -76,35 +75,3 @@ def test_heat_groups_cells_by_shade():
     root = parsed(figures.heat([[0, 1, None], [1, 1, 8]], "t", "m"))
     assert {p.get("class"): p.get("d").count("M") for p in root} == {"s0": 1, "s1": 3, "s8": 1}
     assert root.get("viewBox") == "0 0 3 2"
-
-
-STEPS = [
-    {"step": name, "stage": "score", "status": status, "inputs": inputs}
-    for name, status, inputs in (
-        ("a", "done", []), ("r[x]", "done", ["a"]), ("r[y]", "done", ["a"]), ("b", "done", ["r[x]", "r[y]"]), ("c", "skipped", ["b", "a"]),
-    )
-]  # fmt: skip
-TIMES = [{"step": s["step"], "seconds": 2.0} for s in STEPS]
-
-
-def test_steps_of_one_foreach_are_one_node():
-    nodes = graph.nodes(STEPS, TIMES)
-    assert list(nodes) == ["a", "r[…]", "b", "c"]
-    assert nodes["r[…]"] == {"stage": "score", "n": 2, "seconds": 4.0, "skipped": False, "inputs": ["a"]}
-    assert nodes["c"]["skipped"]
-
-
-def test_layers_lead_long_edges_through_places_of_their_own():
-    layers, links = graph.layers(graph.nodes(STEPS, TIMES))
-    assert [set(layer) for layer in layers] == [{"a"}, {"r[…]", ("a", 1)}, {"b", ("a", 2)}, {"c"}]
-    assert links["a"] == ["r[…]", ("a", 1)]
-    assert links["a", 2] == ["c"]
-
-
-def test_graph_draws_every_step_and_link():
-    root = parsed(graph.draw(graph.nodes(STEPS, TIMES)))
-    assert [t.text for t in root.iter("text") if t.get("class") == "name"] == ["a", "r[…] ×2", "b", "c"]
-    assert len([p for p in root.iter("path")]) == 6 + 2  # links, and the two places
-    boxes = [float(r.get("x")) for r in root.iter("rect") if r.get("class") is None]
-    assert all(0 <= x <= float(root.get("width")) - graph.WIDTH for x in boxes)
-    assert re.search(r"class=\"node skipped\"", str(graph.draw(graph.nodes(STEPS, TIMES))))

@@ -88,7 +88,7 @@ def test_create_reads_the_model_s_files(model, capsys):
 
 
 def test_create_refuses_what_is_no_model(tmp_path, model, capsys):
-    assert main(["card", "create", str(tmp_path / "none")]) == 2 and "is no directory" in capsys.readouterr().err
+    assert main(["card", "create", str(tmp_path / "none")]) == 2 and "is not a directory" in capsys.readouterr().err
     assert main(["card", "create", str(model), "--training-languages", "en,xx1"]) == 2 and "'xx1': unknown" in capsys.readouterr().err
     assert main(["card", "create", str(model), "--family", "clasifier"]) == 2 and "did you mean 'classifier'" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()

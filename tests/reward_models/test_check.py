@@ -105,7 +105,7 @@ def test_truncation_and_sides_that_become_equal(check, model):
     status, told, findings = check(model, rows, "--set", "max_length=10")
     assert status == 1 and told["languages"]["tur_Latn"]["truncated_frac"] == 1
     assert told["languages"]["tur_Latn"]["same_tokens"] == 1 and told["languages"]["tur_Latn"]["same_text"] == 0
-    assert "warning tur_Latn 1 pairs whose sides differ, but not in the tokens that the chat template and truncation leave: 1" in findings
+    assert "warning tur_Latn 1 pairs whose sides differ, but not in the tokens that the model gets: 1" in findings
     assert told["samples"]["tur_Latn"]["cut"] == len(told["samples"]["tur_Latn"]["tokens"]) - 10
 
 
@@ -114,7 +114,7 @@ def test_answers_that_do_not_fit_alone(check, model):
     rows = [pair(chosen="x y z " * 30)]
     status, told, findings = check(model, rows, "--set", "max_length=12")
     assert status == 1 and told["languages"]["eng_Latn"]["response_truncated"] == 1 and told["languages"]["eng_Latn"]["truncated_frac"] == 1
-    assert "warning eng_Latn 1 answers that alone are longer than the limit and lose their own beginning: 1" in findings
+    assert "warning eng_Latn 1 answers longer than the limit, which lose their own beginning: 1" in findings
     assert check(model, rows, "--set", "max_length=2")[0] == 2  # BOS and the end of the turn: nothing is left of the answer
 
 
@@ -243,7 +243,7 @@ def test_one_screen_even_for_a_hundred_languages(model, tmp_path, capsys):
     rows = [pair(code) for code in sorted(_two_letters()) if code not in ("hbs", "ave", "chu")][:100]
     assert main(["check", "--model", str(model), "--input", str(write_rows(tmp_path / "rows.jsonl", rows))]) in (1, 2)
     out = capsys.readouterr().out.splitlines()
-    assert len(out) < 60 and any("languages more: --json" in line for line in out)
+    assert len(out) < 60 and any("more languages: --json" in line for line in out)
     assert main(["check", "--model", str(model), "--input", str(tmp_path / "rows.jsonl"), "--samples", "0", "--limit", "5"]) == 1
     out = capsys.readouterr().out
     assert "How much" not in out and "only the first 5 were looked at" in out
