@@ -26,7 +26,7 @@ from mlalign.running.state import state
 
 EVER_SAME = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"  # options of every job, left out of the overview
 
-# ------------------------------------------------------------------------------------------------------------- plan, run
+# ---------------------------------------------------------------------------------------- plan, run
 
 
 def show_plan(plan: Plan) -> str:
@@ -118,7 +118,7 @@ def final_table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------- recipes, languages, doctor, help
+# ----------------------------------------------------------------- recipes, languages, doctor, help
 
 
 def recipes(arguments: Mapping[str, str]) -> int:

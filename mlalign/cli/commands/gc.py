@@ -71,7 +71,7 @@ def run(arguments: Mapping[str, str]) -> int:
     return _delete_all(items, root / "store") or (1 if broken else 0)
 
 
-# ---------------------------------------------------------------------------------------------------------- what can go
+# -------------------------------------------------------------------------------------- what can go
 
 
 def _broken(root: Path) -> dict[str, str]:
@@ -181,7 +181,7 @@ def _newest(path: Path) -> float:
     return max([path.lstat().st_mtime, *(s.st_mtime for s in _files(path))])
 
 
-# -------------------------------------------------------------------------------------------------------------------- sizes
+# -------------------------------------------------------------------------------------------- sizes
 
 
 def measured(items: Sequence[Item]) -> list[Item]:
@@ -210,7 +210,7 @@ def _files(path: Path) -> Iterator[os.stat_result]:
                 yield Path(folder, name).lstat()
 
 
-# ----------------------------------------------------------------------------------------------------------------- deletion
+# ----------------------------------------------------------------------------------------- deletion
 
 
 def _delete_all(items: Sequence[Item], the_store: Path) -> int:

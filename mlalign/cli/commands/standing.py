@@ -168,7 +168,7 @@ def _explanation(run_dir: Path, step: str, mine: Sequence[Mapping]) -> str:
     return f"{first} (mlalign logs {shlex.join([f'name={run_dir.name}', f'step={step}'])} tells more)" if first else ""
 
 
-# --------------------------------------------------------------------------------------------------------------- progress
+# ----------------------------------------------------------------------------------------- progress
 
 
 def progress_of(partial: Path, stage_name: str, parts: bool) -> dict[str, Any]:
