@@ -59,7 +59,7 @@ class Axis:
 
 
 @dataclasses.dataclass
-class Asked:
+class Request:
     """Arguments that all variants share, the swept keys, and the options of the sweep."""
 
     shared: list[str]
@@ -77,7 +77,7 @@ def wanted(argv: Sequence[str]) -> bool:
     return any(a in FLAGS or a.startswith(("sweep=", "search.")) for a in argv)
 
 
-def read(argv: Sequence[str], recipe: Mapping | None = None) -> Asked:
+def read(argv: Sequence[str], recipe: Mapping | None = None) -> Request:
     """The sweep in the arguments of `run` and `plan`; `recipe` stands in for `recipe=NAME`.
 
     Raises: UserError with every mistake: grammar, unknown options and presets, duplicate values,
@@ -87,21 +87,21 @@ def read(argv: Sequence[str], recipe: Mapping | None = None) -> Asked:
     given: dict[str, Any] = dict(a.split("=", 1) for a in argv if "=" in a and _is_option(a))
     rest = [a for a in argv if a not in FLAGS and not _is_option(a)]
     folders = config.search_path(_of("conf_dir", rest), errors)
-    asked = Asked([], [], {}, given.pop("sweep", None))
-    preset = _preset(asked.preset, folders, errors) if asked.preset else {}
+    request = Request([], [], {}, given.pop("sweep", None))
+    preset = _preset(request.preset, folders, errors) if request.preset else {}
     for key, value in {**_preset_options(preset), **given}.items():
-        asked.options[key] = _option(key, value, errors)
+        request.options[key] = _option(key, value, errors)
 
     for key, text in _texts(preset, rest, recipe).items():
-        axis = _axis(key, text, asked, preset, folders, errors)
+        axis = _axis(key, text, request, preset, folders, errors)
         if axis is None:
-            asked.shared.append(text)
+            request.shared.append(text)
         else:
-            asked.axes.append(axis)
-    _check(asked, errors)
+            request.axes.append(axis)
+    _check(request, errors)
     if errors:
         raise UserError(*dict.fromkeys(errors))
-    return asked
+    return request
 
 
 def _texts(preset: Mapping, argv: Sequence[str], recipe: Mapping | None) -> dict[str, str]:
@@ -207,7 +207,7 @@ def _option(key: str, value: Any, errors: list[str]) -> Any:
 def _axis(
     key: str,
     text: str,
-    asked: Asked,
+    request: Request,
     preset: Mapping,
     folders: list[Path],
     errors: list[str],
@@ -230,7 +230,7 @@ def _axis(
         errors.append(f"{key}: one value for the whole sweep, got {right_side}")
         return None
     if override.is_interval_sweep():
-        if not asked.searches:
+        if not request.searches:
             mend = "list values or a range(…), or search with search.trials=N"
             errors.append(f"{text}: a grid cannot take an interval; {mend}")
         return Axis(key, [], override, sets)
@@ -239,7 +239,7 @@ def _axis(
     if len(set(map(str, elements))) < len(elements):
         errors.append(f"{key}: duplicate value: {', '.join(map(str, elements))}")
     values = [_value(key, config.plain(e), _written(e), sets, errors) for e in elements]
-    return Axis(key, values, override if asked.searches else None, sets)
+    return Axis(key, values, override if request.searches else None, sets)
 
 
 def _elements(override: Any, key: str, folders: list[Path], errors: list[str]) -> list[Any]:
@@ -277,17 +277,17 @@ def _value(key: str, shown: Any, written: str, sets: Any, errors: list[str]) -> 
     return Value(shown, tuple(overrides))
 
 
-def _check(asked: Asked, errors: list[str]) -> None:
-    if not asked.axes and not errors:
+def _check(request: Request, errors: list[str]) -> None:
+    if not request.axes and not errors:
         mend = "write key=a,b, or sweep=NAME for a ready grid"
         errors.append(f"-m: no key has several values; {mend}")
-    if asked.searches:
+    if request.searches:
         return
-    n = math.prod(max(len(axis.values), 1) for axis in asked.axes)
+    n = math.prod(max(len(axis.values), 1) for axis in request.axes)
     if n > MAX_VARIANTS:
         mend = "take fewer values, or search with search.trials=N"
         errors.append(f"-m: {n} variants or more are above the {MAX_VARIANTS} allowed; {mend}")
-    if "direction" in asked.options and "metric" not in asked.options:
+    if "direction" in request.options and "metric" not in request.options:
         errors.append("direction: says which end of a metric is best; name it with metric=")
 
 

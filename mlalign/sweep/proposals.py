@@ -21,13 +21,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mlalign.core.errors import UserError
 from mlalign.sweep import space
-from mlalign.sweep.grid import Asked
+from mlalign.sweep.grid import Request
 from mlalign.sweep.united import Planned, Planner
 
 # Attributes of a trial in the journal: its settings while it waits, and why it failed.
 PARAMS, WHY = "params", "why"
 TRIES = 50  # after so many repeated proposals the space counts as exhausted
-NOT_ASKED = ("name=", "root=", "conf_dir=", "launcher")  # may differ when a search continues
+MAY_DIFFER = ("name=", "root=", "conf_dir=", "launcher")  # may differ when a search continues
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -59,16 +59,16 @@ class Proposals:
     def __init__(
         self,
         run_dir: Path,
-        asked: Asked,
+        request: Request,
         planner: Planner,
         wanted: int,
         *,
         minimize: bool,
     ):
-        self.asked = asked
+        self.request = request
         self.planner = planner
         self.wanted = wanted
-        self.parallel: int = asked.options.get("search.parallel", 1)
+        self.parallel: int = request.options.get("search.parallel", 1)
         self.trials: list[Trial] = []
         self.exhausted = False
         self._known: dict[tuple, Trial] = {}
@@ -81,7 +81,7 @@ class Proposals:
             study_name="search",
             direction=direction,
             load_if_exists=True,
-            pruner=_pruner(asked.options.get("search.pruner", "median")),
+            pruner=_pruner(request.options.get("search.pruner", "median")),
         )
         self._check_same(run_dir)
         self._recall()
@@ -130,7 +130,7 @@ class Proposals:
 
         It depends only on the seed, the number of the proposal and the results so far.
         """
-        seed = self.asked.options.get("search.seed", 0) + len(self.trials)
+        seed = self.request.options.get("search.seed", 0) + len(self.trials)
         for i in range(TRIES):
             # The constant liar counts trials that are under way as bad ones.
             self._study.sampler = TPESampler(seed=seed + 10_000 * i, constant_liar=True)
@@ -149,17 +149,17 @@ class Proposals:
         return trial
 
     def _space(self) -> dict[str, Any]:
-        return {a.key: space.distribution(a) for a in self.asked.axes}
+        return {a.key: space.distribution(a) for a in self.request.axes}
 
     def _add(self, params: dict[str, Any], attempt: "optuna.Trial | None" = None) -> Trial:
-        point = [(axis.key, space.value(axis, params[axis.key])) for axis in self.asked.axes]
+        point = [(axis.key, space.value(axis, params[axis.key])) for axis in self.request.axes]
         trial = Trial(params, self.planner.plan(point), attempt=attempt)
         self._known[self._key(params)] = trial
         self.trials.append(trial)
         return trial
 
     def _key(self, params: Mapping[str, Any]) -> tuple:
-        return tuple(space.value(a, params[a.key]).shown for a in self.asked.axes)
+        return tuple(space.value(a, params[a.key]).shown for a in self.request.axes)
 
     # -------------------------------------------------- what was before
 
@@ -169,7 +169,7 @@ class Proposals:
         attempts_at: dict[tuple, list[FrozenTrial]] = {}
         for attempt in self._study.get_trials():
             params = attempt.params or attempt.user_attrs.get(PARAMS, {})
-            if len(params) == len(self.asked.axes):
+            if len(params) == len(self.request.axes):
                 attempts_at.setdefault(self._key(params), []).append(attempt)
             elif attempt.state == TrialState.RUNNING:
                 # It was interrupted before all of its settings were written.
@@ -201,10 +201,10 @@ class Proposals:
                 self._study.tell(attempt.number, state=TrialState.FAIL)
 
     def _check_same(self, run_dir: Path) -> None:
-        options = {k: v for k, v in self.asked.options.items() if k != "search.trials"}
+        options = {k: v for k, v in self.request.options.items() if k != "search.trials"}
         current = {
-            "shared": sorted(a for a in self.asked.shared if not a.startswith(NOT_ASKED)),
-            "space": {axis.key: str(space.distribution(axis)) for axis in self.asked.axes},
+            "shared": sorted(a for a in self.request.shared if not a.startswith(MAY_DIFFER)),
+            "space": {axis.key: str(space.distribution(axis)) for axis in self.request.axes},
             **options,
         }
         earlier = self._study.user_attrs.get("asked", current)

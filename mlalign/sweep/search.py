@@ -23,7 +23,7 @@ from mlalign.running import run_dir
 from mlalign.running.slurm import jobs
 from mlalign.sweep import results, space, united
 from mlalign.sweep.board import Board
-from mlalign.sweep.grid import Asked
+from mlalign.sweep.grid import Request
 from mlalign.sweep.united import Planner
 
 if TYPE_CHECKING:
@@ -52,18 +52,18 @@ class Search:
     Raises: UserError with all mistakes, before anything runs.
     """
 
-    def __init__(self, asked: Asked, recipe: Mapping | None = None, *, to_look_at: bool = False):
-        self.asked = asked
-        self.planner = Planner(asked, recipe, to_look_at=to_look_at)
-        problems = _problems(asked, self.planner)
+    def __init__(self, request: Request, recipe: Mapping | None = None, *, to_look_at: bool = False):
+        self.request = request
+        self.planner = Planner(request, recipe, to_look_at=to_look_at)
+        problems = _problems(request, self.planner)
         if problems:
             raise UserError(*problems)
-        ends = {a.key: space.ends(a) for a in asked.axes}
-        probes = self.planner.plan_all(united.probes(asked.axes, ends))
+        ends = {a.key: space.ends(a) for a in request.axes}
+        probes = self.planner.plan_all(united.probes(request.axes, ends))
         self.depends = united.dependencies(probes)
-        self.probed = united.unite(probes, self.depends, asked, {}, "search")
-        self.wanted: int = asked.options.get("search.trials", TRIALS)
-        self.metric: str = asked.options["metric"]
+        self.probed = united.unite(probes, self.depends, request, {}, "search")
+        self.wanted: int = request.options.get("search.trials", TRIALS)
+        self.metric: str = request.options["metric"]
         self.trials: list[Trial] = []
         self.failures: list[str] = []
 
@@ -71,14 +71,14 @@ class Search:
         """What the search is, in a few lines."""
         n_steps = len(self.probed.variants[0].steps)
         rounds = {node.step.round for node in self.probed.nodes} - {None}
-        at_a_time = self.asked.options.get("search.parallel", 1)
+        at_a_time = self.request.options.get("search.parallel", 1)
         trials = f"{self.wanted} trials for the best {self.metric}, {at_a_time} at a time"
         pruning = "one round or none: no trial is pruned"
         if len(rounds) > 1:
             pruning = "the metric of each round goes to the pruner"
 
         lines = [f"search {self.probed.name}: {trials}"]
-        for axis in self.asked.axes:
+        for axis in self.request.axes:
             values = axis.space.input_line.partition("=")[2] if axis.space else axis.values[0].shown
             lines.append(f"  {axis.key}: {values}")
         lines.append(f"  {n_steps} steps a trial, {len(self.depends)} of them its own; {pruning}")
@@ -87,7 +87,7 @@ class Search:
     def united(self) -> Plan:
         """All trials so far as one plan."""
         planned = [trial.planned for trial in self.trials]
-        whole = united.unite(planned, self.depends, self.asked, {}, "search")
+        whole = united.unite(planned, self.depends, self.request, {}, "search")
         for i, (variant, trial) in enumerate(zip(whole.variants, self.trials, strict=True)):
             variant.trial, variant.why = i, trial.why
             variant.state = trial.state if trial.state in ("pruned", "failed") else ""
@@ -105,10 +105,10 @@ class Search:
         with self._alone():
             say(self.outline(), flush=True)
             jobs.go_on(self.probed.run_dir / "slurm")
-            name, direction = self.metric.partition(":")[0], self.asked.options.get("direction")
+            name, direction = self.metric.partition(":")[0], self.request.options.get("direction")
             proposals = Proposals(
                 self.probed.run_dir,
-                self.asked,
+                self.request,
                 self.planner,
                 self.wanted,
                 minimize=results.lower_is_better(name, direction),
@@ -154,7 +154,7 @@ class Search:
     def _publish(self) -> None:
         whole = self.united()
         store.write_json(whole.run_dir / "plan.json", run_dir.describe(whole))
-        results.tell(whole, self.metric, self.asked.options.get("direction"))
+        results.tell(whole, self.metric, self.request.options.get("direction"))
 
     # -------------------------------------------------- trials
 
@@ -301,14 +301,14 @@ def _by_round(nodes: list[Node]) -> dict[int, list[Node]]:
     return by_round
 
 
-def _problems(asked: Asked, planner: Planner) -> list[str]:
+def _problems(request: Request, planner: Planner) -> list[str]:
     """What keeps a search from starting."""
     problems = [f"{control}: has no meaning in a search" for control in planner.controls]
-    if "metric" not in asked.options:
+    if "metric" not in request.options:
         problems.append("metric: say what the search is for, such as metric=accuracy")
     if importlib.util.find_spec("optuna") is None:
         problems.append(f"search: the package 'optuna' is not installed; {INSTALL['optuna']}")
-    for axis in asked.axes:
+    for axis in request.axes:
         if not axis.is_interval:
             continue
         interval = axis.space.value()

@@ -13,7 +13,7 @@ from typing import Any
 from mlalign.core.errors import UserError, nearest
 from mlalign.recipes import config, plan
 from mlalign.recipes.plan import Node, Plan, Variant, groups_of
-from mlalign.sweep.grid import Asked, Axis, Value, combinations, label
+from mlalign.sweep.grid import Axis, Request, Value, combinations, label
 
 Point = Sequence[tuple[str, Value]]  # a variant: (key, value) for every swept key
 Depends = Mapping[str, Sequence[str]]  # step -> swept keys that its artifact depends on
@@ -33,16 +33,16 @@ class Planned:
 
 
 class Planner:
-    """Plans the variants of what was asked for; files are composed once for each choice of them."""
+    """Plans the variants of a request; files are composed once for each choice of them."""
 
-    def __init__(self, asked: Asked, recipe: Mapping | None = None, *, to_look_at: bool = False):
-        self.asked = asked
+    def __init__(self, request: Request, recipe: Mapping | None = None, *, to_look_at: bool = False):
+        self.request = request
         self.recipe = recipe
         self.to_look_at = to_look_at
         self.controls: dict[str, list[str]] = {}
         self._shared: list[str] = []
         self._composed: dict[tuple, dict] = {}
-        for argument in asked.shared:
+        for argument in request.shared:
             key, equals, value = argument.partition("=")
             if equals and key in config.STEP_LISTS:
                 self.controls[key] = config.step_names(value)
@@ -88,29 +88,29 @@ class Planner:
         """A message that says whether the preset causes it, or else which variants have it."""
         about = message.partition(": ")[0]
         is_swept = any(key == about or key.startswith(f"{about}.") for key in keys)
-        if self.asked.preset and is_swept:
-            return f"sweep={self.asked.preset} does not fit this recipe: {message}"
+        if self.request.preset and is_swept:
+            return f"sweep={self.request.preset} does not fit this recipe: {message}"
         if len(variants) == n_variants:
             return message
         others = f" and {len(variants) - 1} more" if len(variants) > 1 else ""
         return f"{message} (in the variant {variants[0]}{others})"
 
 
-def build(asked: Asked, recipe: Mapping | None = None, *, to_look_at: bool = False) -> Plan:
+def build(request: Request, recipe: Mapping | None = None, *, to_look_at: bool = False) -> Plan:
     """The united plan of a grid.
 
     Raises: UserError with the mistakes of all variants, and for a key that makes no difference to
     any step.
     """
-    planner = Planner(asked, recipe, to_look_at=to_look_at)
-    planned = planner.plan_all(combinations(asked.axes))
+    planner = Planner(request, recipe, to_look_at=to_look_at)
+    planned = planner.plan_all(combinations(request.axes))
     depends = dependencies(planned)
     used = {key for keys in depends.values() for key in keys}
-    idle = [axis.key for axis in asked.axes if len(axis.values) > 1 and axis.key not in used]
+    idle = [axis.key for axis in request.axes if len(axis.values) > 1 and axis.key not in used]
     if idle:
         mend = "makes no difference to any step; leave it out of the sweep"
         raise UserError(*(f"{key}: {mend}" for key in idle))
-    return unite(planned, depends, asked, planner.controls, "sweep")
+    return unite(planned, depends, request, planner.controls, "sweep")
 
 
 def dependencies(planned: Sequence[Planned]) -> dict[str, list[str]]:
@@ -152,7 +152,7 @@ def probes(axes: Sequence[Axis], ends: Mapping[str, Sequence[Value]]) -> list[Po
 def unite(
     planned: Sequence[Planned],
     depends: Depends,
-    asked: Asked,
+    request: Request,
     controls: Mapping,
     kind: str,
 ) -> Plan:
@@ -168,14 +168,14 @@ def unite(
 
     recipe = ",".join(dict.fromkeys(p.plan.recipe for p in planned))
     has_name = first.settings.root["name"]
-    options = {"shared": asked.shared, "keys": keys, **asked.options}
+    options = {"shared": request.shared, "keys": keys, **request.options}
     settings = dataclasses.replace(
         first.settings,
         root={**first.settings.root, kind: options},
         controls={**first.settings.controls, **controls},
     )
     united = Plan(
-        first.name if has_name else f"{recipe}_{asked.preset or kind}",
+        first.name if has_name else f"{recipe}_{request.preset or kind}",
         recipe,
         settings,
         first.root,

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mlalign.cli.commands import flag, known, name_of, root_of, steps_named, told
+from mlalign.cli.commands import flag, known, name_of, read_plan, root_of, steps_named
 from mlalign.core import claims
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say
@@ -33,7 +33,7 @@ def run(arguments: Mapping[str, str]) -> int:
     run_dir = root / "runs" / name
     runs = run_process.processes(run_dir)
     begun = (run_dir / "plan.json").is_file() or not runs  # a run that is still being planned has steps that nobody knows yet
-    steps = steps_named(told(root, name), arguments.get("step")) if begun else []
+    steps = steps_named(read_plan(root, name), arguments.get("step")) if begun else []
     partials = {s["step"]: root / "store" / f"{s['artifact']}.partial" for s in steps}
     recorded = jobs.read(run_dir / "slurm")
     chosen = _with_dependents(recorded, partials) if "step" in arguments else recorded

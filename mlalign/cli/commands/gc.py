@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlalign.cli.commands import flag, known, number, root_of, runs, told
+from mlalign.cli.commands import flag, known, number, read_plan, root_of, runs
 from mlalign.core import claims
 from mlalign.core.digests import of_store
 from mlalign.core.errors import UserError, system_problem
@@ -79,7 +79,7 @@ def _broken(root: Path) -> dict[str, str]:
     found = {}
     for name in runs(root):
         try:
-            told(root, name)
+            read_plan(root, name)
             jobs.read(root / "runs" / name / "slurm")
         except UserError as error:
             found[name] = str(error)
@@ -104,7 +104,7 @@ def find(root: Path, keep_checkpoints: int, older_than_days: float, broken: Coll
 
 def _linked(root: Path, names: Iterable[str]) -> set[str]:
     """The artifacts that a run's plan names or any link in a run's folder leads to."""
-    found = {step["artifact"] for name in names for step in told(root, name)["steps"]}
+    found = {step["artifact"] for name in names for step in read_plan(root, name)["steps"]}
     for folder, folders, files in os.walk(root / "runs"):
         for path in (Path(folder, name) for name in [*folders, *files]):
             if path.is_symlink():
@@ -119,7 +119,7 @@ def _queued(root: Path, names: Iterable[str]) -> set[str]:
     found = set()
     for name, mine in recorded.items():
         if mine and (slurm.problem or any(task.active for task in slurm.of(mine))):
-            found |= {job["artifact"] for job in mine} | {step["artifact"] for step in told(root, name)["steps"]}
+            found |= {job["artifact"] for job in mine} | {step["artifact"] for step in read_plan(root, name)["steps"]}
     return found
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mlalign.cli.commands import flag, known, name_of, root_of, standing, steps_named, told
+from mlalign.cli.commands import flag, known, name_of, read_plan, root_of, standing, steps_named
 from mlalign.cli.commands.status import look
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say
@@ -25,7 +25,7 @@ ASK_S = 5.0  # how often a followed step is looked at
 def run(arguments: Mapping[str, str]) -> int:
     known(arguments, ("name", "root", "step", "task", "lines", "follow"))
     root, name = root_of(arguments), name_of(arguments)
-    plan, recorded, n = told(root, name), jobs.read(root / "runs" / name / "slurm"), _lines(arguments)
+    plan, recorded, n = read_plan(root, name), jobs.read(root / "runs" / name / "slurm"), _lines(arguments)
     follow = flag(arguments, "follow")
     steps = steps_named(plan, arguments.get("step"))
     found = {s["step"]: paths for s in steps if (paths := logs_of(root, name, s, recorded, arguments.get("task")))}

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign.cli.commands import flag, known, number, root_of, runs, standing, told
+from mlalign.cli.commands import flag, known, number, read_plan, root_of, runs, standing
 from mlalign.cli.commands.standing import MOVING, OVER, Standing
 from mlalign.core import progress
 from mlalign.core.errors import UserError, system_problem
@@ -66,7 +66,7 @@ def look(root: Path, names: Sequence[str]) -> tuple[list[Run], queue.Slurm]:
     problems: dict[str, str] = {}
     for name in names:
         try:
-            plan, jobs_of_run = told(root, name), jobs.read(root / "runs" / name / "slurm")
+            plan, jobs_of_run = read_plan(root, name), jobs.read(root / "runs" / name / "slurm")
         except UserError as error:
             problems[name] = str(error)
         except OSError as error:

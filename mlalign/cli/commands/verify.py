@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mlalign.cli.commands import known, root_of, told
+from mlalign.cli.commands import known, read_plan, root_of
 from mlalign.core import claims, shapes, shards, store
 from mlalign.core.digests import Digests
 from mlalign.core.errors import UserError
@@ -40,7 +40,7 @@ def run(arguments: Mapping[str, str]) -> int:
     if not the_store.root.is_dir():
         raise UserError(f"root: there is no store in {root}; say where store/ and runs/ lie with root=DIR")
     began = time.monotonic()
-    looks = list(_all(the_store, told(root, arguments["name"]) if "name" in arguments else None))
+    looks = list(_all(the_store, read_plan(root, arguments["name"]) if "name" in arguments else None))
     seconds, n_bytes = time.monotonic() - began, sum(look.n_bytes for look in looks)
     rows = [[k.name, k.what, k.n_files or "", size(k.n_bytes) if k.n_bytes else "", _result(k)] for k in looks]
     say(table(rows, ["name", "what", "files", "size", "result"]) if rows else f"nothing in {the_store.root} to verify")
