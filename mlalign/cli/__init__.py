@@ -13,7 +13,7 @@
              from=STEP                      compute this step and all after it again
              force=STEP                     compute this step again
              use.STEP=PATH                  an artifact or model in the place of a step
-             -m key=a,b                     a sweep over all combinations: shared steps once, one table
+             -m key=a,b                     a sweep: all combinations, shared steps once
              sweep=NAME                     a ready sweep (conf/sweep)
              search.trials=N 'key=interval(a,b)'   a search: Optuna chooses the values
              metric=NAME                    what makes a variant best
@@ -176,7 +176,7 @@ def _planned(
     *,
     to_look_at: bool = False,
 ) -> "Plan":
-    # Planning makes many small objects and keeps them all: collections would take a third of its time.
+    # Planning makes many small objects and keeps them: collections would take a third of its time.
     gc.disable()
     from mlalign.recipes import config, plan
 

@@ -52,7 +52,13 @@ class Search:
     Raises: UserError with all mistakes, before anything runs.
     """
 
-    def __init__(self, request: Request, recipe: Mapping | None = None, *, to_look_at: bool = False):
+    def __init__(
+        self,
+        request: Request,
+        recipe: Mapping | None = None,
+        *,
+        to_look_at: bool = False,
+    ):
         self.request = request
         self.planner = Planner(request, recipe, to_look_at=to_look_at)
         problems = _problems(request, self.planner)

@@ -35,7 +35,13 @@ class Planned:
 class Planner:
     """Plans the variants of a request; files are composed once for each choice of them."""
 
-    def __init__(self, request: Request, recipe: Mapping | None = None, *, to_look_at: bool = False):
+    def __init__(
+        self,
+        request: Request,
+        recipe: Mapping | None = None,
+        *,
+        to_look_at: bool = False,
+    ):
         self.request = request
         self.recipe = recipe
         self.to_look_at = to_look_at

@@ -1,8 +1,10 @@
-"""`mlalign fetch recipe=NAME …`: bring everything that a plan needs from the hub into the local cache, at the planned commits.
+"""`mlalign fetch recipe=NAME …`: bring everything that a plan needs from the hub into the local
+cache, at the planned commits.
 
-Run it where there is network, with the arguments of `mlalign plan`; jobs then run with the hub offline. Weights are taken as safetensors
-where a repository has them, in other forms only where it does not; code is never taken. The base of an adapter is fetched with it.
-What is there already is not fetched again.
+Run it where there is network, with the arguments of `mlalign plan`; jobs then run with the hub
+offline. Weights are taken as safetensors where a repository has them, in other forms only where it
+does not; code is never taken. The base of an adapter is fetched with it. What is there already is
+not fetched again.
 """
 
 import contextlib
@@ -85,7 +87,8 @@ def _model(need: Need) -> Result:
 
 
 def _revision(need: Need) -> str | None:
-    """What to ask the hub for: the branch or tag, so that the cache learns what it stands for; the commit where it knows."""
+    """What to ask the hub for: the branch or tag, so that the cache learns what it stands for; the
+    commit where it knows."""
     name = need.revision or "main"
     ref = hub_cache() / f"models--{need.id.replace('/', '--')}" / "refs" / name
     if need.commit and (ref.is_file() or COMMIT.fullmatch(name)):
@@ -101,7 +104,8 @@ def _same_commit(need: Need, found: str) -> str:
 
 
 def _wanted(names: Sequence[str], need: Need) -> list[str]:
-    """The files of a repository to take: no code, no folders of other frameworks, and weights in one form only."""
+    """The files of a repository to take: no code, no folders of other frameworks, and weights in
+    one form only."""
     names = [n for n in names if not n.endswith(CODE) and not n.startswith((".", "original/", "onnx/", "openvino/", "coreml/", "metal/"))]
     safe = [n for n in names if n.endswith(".safetensors")]
     if need.kind == "tokenizer":

@@ -1,8 +1,9 @@
-"""`mlalign freeze recipe=NAME only=STEP …`: write the frozen configuration of a step and print its path, without running it.
+"""`mlalign freeze recipe=NAME only=STEP …`: write the frozen configuration of a step and print its
+path, without running it.
 
-For scripts of your own (see `slurm/`): `python -m mlalign.step PATH` then runs the step, as one process or under torchrun, and
-`python -m mlalign.step PATH --part I/N` one of N shares of it. The steps before it must be done. Of a step that is done itself,
-nothing is printed.
+For scripts of your own (see `slurm/`): `python -m mlalign.step PATH` then runs the step, as one
+process or under torchrun, and `python -m mlalign.step PATH --part I/N` one of N shares of it. The
+steps before it must be done. Of a step that is done itself, nothing is printed.
 """
 
 import sys
@@ -15,7 +16,8 @@ from mlalign.running.state import state
 
 
 def run(plan: Plan) -> int:
-    """Raises: UserError if `only=` does not name one step, if an input is missing, or if another process works on the step."""
+    """Raises: UserError if `only=` does not name one step, if an input is missing, or if another
+    process works on the step."""
     asked = plan.settings.controls.get("only", [])
     found = [n for n in plan.nodes if groups_of(n.step) & set(asked)]
     if len(found) != 1:

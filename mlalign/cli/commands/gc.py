@@ -1,4 +1,5 @@
-"""`mlalign gc [root=DIR] [keep_checkpoints=1] [older_than=DAYS] [delete=true]`: what of a store nobody needs, and how much it takes.
+"""`mlalign gc [root=DIR] [keep_checkpoints=1] [older_than=DAYS] [delete=true]`: what of a store
+nobody needs, and how much it takes.
 
 Without `delete=true` nothing is touched. What can go:
 
@@ -7,10 +8,12 @@ Without `delete=true` nothing is touched. What can go:
 - what was put aside when a step was computed again (`….replaced`), and directories without a manifest
 - shards in the cache that no artifact links to any more
 
-A run whose plan or jobs cannot be read is named. What it may need cannot be known: until it is mended, only what was put aside can go.
+A run whose plan or jobs cannot be read is named. What it may need cannot be known: until it is
+mended, only what was put aside can go.
 
-Never touched: what a living process has claimed, what a run with jobs in Slurm's queue refers to (while Slurm does not answer, any
-run with jobs counts as one), what is younger than `older_than`, and whatever has a name that mlalign did not give.
+Never touched: what a living process has claimed, what a run with jobs in Slurm's queue refers to
+(while Slurm does not answer, any run with jobs counts as one), what is younger than `older_than`,
+and whatever has a name that mlalign did not give.
 """
 
 import contextlib
@@ -40,7 +43,8 @@ DAY_S = 86400.0
 
 @dataclasses.dataclass
 class Item:
-    """Something that can go. `n_bytes` is what deleting all items frees by this one: a file with several names counts once."""
+    """Something that can go. `n_bytes` is what deleting all items frees by this one: a file with
+    several names counts once."""
 
     path: Path
     what: str
@@ -89,7 +93,8 @@ def _broken(root: Path) -> dict[str, str]:
 
 
 def find(root: Path, keep_checkpoints: int, older_than_days: float, broken: Collection[str] = ()) -> list[Item]:
-    """Everything that the rules let go, in the order of the store. With runs that are `broken`, only what was put aside."""
+    """Everything that the rules let go, in the order of the store. With runs that are `broken`,
+    only what was put aside."""
     the_store = root / "store"
     names = [name for name in runs(root) if name not in broken]
     queued = _queued(root, names)
@@ -113,7 +118,8 @@ def _linked(root: Path, names: Iterable[str]) -> set[str]:
 
 
 def _queued(root: Path, names: Iterable[str]) -> set[str]:
-    """All artifacts of the runs that have a job in Slurm's queue, and all that jobs in the queue work on."""
+    """All artifacts of the runs that have a job in Slurm's queue, and all that jobs in the queue
+    work on."""
     recorded = {name: jobs.read(root / "runs" / name / "slurm") for name in names}
     slurm = queue.ask(str(job["job"]) for mine in recorded.values() for job in mine)
     found = set()
@@ -153,7 +159,8 @@ def _of_entry(path: Path, needed: set[str], queued: set[str], keep: int) -> Iter
 
 
 def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
-    """Checkpoints of a step that nobody works on, beyond the newest complete ones, and those that were never completed."""
+    """Checkpoints of a step that nobody works on, beyond the newest complete ones, and those that
+    were never completed."""
     found = [p for folder in sorted((partial / "checkpoints").glob("*")) for p in checkpoints.ordered(folder)]
     problems = {p: checkpoints.problem(p) for p in found}
     complete = [p for p in found if problems[p] is None]
@@ -166,7 +173,8 @@ def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
 
 
 def _cached(the_store: Path, items: Sequence[Item]) -> Iterator[Item]:
-    """Shards whose only other names, if any, are in what goes. None while a step runs: it may be about to link one."""
+    """Shards whose only other names, if any, are in what goes. None while a step runs: it may be
+    about to link one."""
     if any(claims.owners(p) for p in the_store.glob("*.partial")):
         return
     going = Counter((s.st_dev, s.st_ino) for item in items for s in _files(item.path) if s.st_nlink > 1)
@@ -185,7 +193,8 @@ def _newest(path: Path) -> float:
 
 
 def measured(items: Sequence[Item]) -> list[Item]:
-    """The items with what they free: blocks on the disk of files that have no name outside of what goes, each counted once."""
+    """The items with what they free: blocks on the disk of files that have no name outside of what
+    goes, each counted once."""
     names: Counter[tuple[int, int]] = Counter()
     for item in items:
         names.update((s.st_dev, s.st_ino) for s in _files(item.path))
@@ -230,7 +239,8 @@ def _delete_all(items: Sequence[Item], the_store: Path) -> int:
 
 
 def _delete(item: Item) -> None:
-    """Delete what a claim then keeps others from beginning in. What others could take for whole is renamed, or unmarked, first.
+    """Delete what a claim then keeps others from beginning in. What others could take for whole is
+    renamed, or unmarked, first.
 
     Raises: UserError if a process has begun to work there.
     """

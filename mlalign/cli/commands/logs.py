@@ -1,7 +1,8 @@
-"""`mlalign logs name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]`: the log of a step, wherever it ran.
+"""`mlalign logs name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]`: the log of a step,
+wherever it ran.
 
-Without `step` the log that was written last. Of a Slurm job that failed, the explanation comes first. Control characters in the text
-are written out: a model's words cannot steer the terminal.
+Without `step` the log that was written last. Of a Slurm job that failed, the explanation comes
+first. Control characters in the text are written out: a model's words cannot steer the terminal.
 """
 
 import codecs
@@ -43,7 +44,8 @@ def run(arguments: Mapping[str, str]) -> int:
 
 
 def logs_of(root: Path, run: str, told: Mapping, recorded: Sequence[dict], task: str | None = None) -> list[Path]:
-    """Every log of a step: those of its last Slurm jobs, and the one in its artifact; or one task's."""
+    """Every log of a step: those of its last Slurm jobs, and the one in its artifact; or one
+    task's."""
     mine = jobs.current(recorded, told["step"])
     found = [path for job in mine for path in _expanded(root / "runs" / run / "slurm", job, task)]
     if task is None:
@@ -52,7 +54,8 @@ def logs_of(root: Path, run: str, told: Mapping, recorded: Sequence[dict], task:
 
 
 def _expanded(folder: Path, job: Mapping, task: str | None) -> list[Path]:
-    """The files that a job's log pattern (`%j`, `%A`, `%a`, …) stands for. When its step is done, `.partial` is gone from the path."""
+    """The files that a job's log pattern (`%j`, `%A`, `%a`, …) stands for. When its step is done,
+    `.partial` is gone from the path."""
     pattern = folder / str(job["log"])
     name = "".join(_meaning(part, job, task) for part in re.split(r"(%\d*[A-Za-z%])", pattern.name))
     folders = (pattern.parent, Path(str(pattern.parent).replace(".partial/", "/")))
@@ -60,7 +63,8 @@ def _expanded(folder: Path, job: Mapping, task: str | None) -> list[Path]:
 
 
 def _meaning(part: str, job: Mapping, task: str | None) -> str:
-    """A piece of the pattern as a regular expression. The `%j` of an array's task is an id of its own, which only Slurm knows."""
+    """A piece of the pattern as a regular expression. The `%j` of an array's task is an id of its
+    own, which only Slurm knows."""
     if not re.fullmatch(r"%\d*[A-Za-z%]", part):
         return re.escape(part)
     match part[-1]:
@@ -106,7 +110,8 @@ def _tail(path: Path, n: int | None) -> int:
 
 
 def _follow(path: Path, at: int, is_over: Callable[[], bool]) -> None:
-    """Print what is added to a log until its step is over. The file stays open: it may be renamed with its artifact."""
+    """Print what is added to a log until its step is over. The file stays open: it may be renamed
+    with its artifact."""
     decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
     asked = -ASK_S
     with open(path, "rb") as f:
