@@ -190,7 +190,7 @@ class Parquet:
 
         try:
             self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
         groups = [self._file.metadata.row_group(g) for g in range(self._file.metadata.num_row_groups)]
         self.path, self.schema, self.n_rows = path, self._file.schema_arrow, self._file.metadata.num_rows

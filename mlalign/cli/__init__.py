@@ -1,26 +1,41 @@
 """The command line: `mlalign COMMAND key=value …`.
 
-  mlalign run recipe=reuse_your_rewards                                                the main job, on the embedded default
-  mlalign plan recipe=iterative_dpo model=qwen3_8b languages=aya23 scale=node          what would run, checked, in seconds
-  mlalign run recipe=reuse_your_rewards beta=0.05,0.1,0.3 -m metric=accuracy           three variants, one table
+  mlalign run recipe=reuse_your_rewards
+      the main job, on the embedded default
+  mlalign plan recipe=iterative_dpo model=qwen3_8b languages=aya23 scale=node
+      what would run, checked, in seconds
+  mlalign run recipe=reuse_your_rewards beta=0.05,0.1,0.3 -m metric=accuracy
+      three variants, one table
 
-  run      recipe=NAME [model=] [data=] [languages=] [scale=] [engine=] [launcher=] [name=] [key=value …]    run, or continue
-             only=STEP   run this step alone          from=STEP   compute this step and all after it again
-             force=STEP  compute this step again      use.STEP=PATH   an artifact or model in the place of a step
-             -m key=a,b  a sweep over all combinations, shared steps once, one table       sweep=NAME   a ready one (conf/sweep)
-             search.trials=N 'key=interval(a,b)'      a search: Optuna chooses the values  metric=NAME  what makes a variant best
-  plan     the same arguments: check everything and show the steps, without running     show=steps|commands|sbatch   more of them
+  run      recipe=NAME [model=] [data=] [languages=] [scale=] [engine=] [launcher=] [name=]
+           [key=value …]                    run, or continue
+             only=STEP                      run this step alone
+             from=STEP                      compute this step and all after it again
+             force=STEP                     compute this step again
+             use.STEP=PATH                  an artifact or model in the place of a step
+             -m key=a,b                     a sweep: all combinations, shared steps once
+             sweep=NAME                     a ready sweep (conf/sweep)
+             search.trials=N 'key=interval(a,b)'   a search: Optuna chooses the values
+             metric=NAME                    what makes a variant best
+  plan     the same arguments: check everything and show the steps, without running
+             show=steps|commands|sbatch     more of them
   fetch    the same arguments: bring what the plan needs from the hub, for machines without network
-  freeze   the same arguments, only=STEP: write the configuration of a step, for scripts of your own
-  status   [name=RUN] [watch=SECONDS] [json=true]                        where every step stands, here and in Slurm's queue
-  logs     name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]     the log of a step (by default the last one)
-  cancel   name=RUN [step=STEP] [now=true]                               ask a run to save its state and stop, or kill it
-  gc       [keep_checkpoints=1] [older_than=DAYS] [delete=true]          what can be deleted, and how much that frees
-  verify   [name=RUN]      hash artifacts, cached shards and outside inputs again; exit status 1 and names if anything differs
-  results  name=SWEEP [metric=NAME]    the table and the page of a sweep, as far as it is
-  compare  RUN RUN … [output=DIR]     several runs on one page
-  recipes | languages | doctor        what there is; what this machine has
-  STAGE    key=value …                one stage alone: prepare sft reward generate score pairs preference select evaluate lm_eval report
+  freeze   the same arguments, only=STEP: write the configuration of a step, for your own scripts
+  status   [name=RUN] [watch=SECONDS] [json=true]
+             where every step stands, here and in Slurm's queue
+  logs     name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]
+             the log of a step (by default the last one)
+  cancel   name=RUN [step=STEP] [now=true]
+             ask a run to save its state and stop, or kill it
+  gc       [keep_checkpoints=1] [older_than=DAYS] [delete=true]
+             what can be deleted, and how much that frees
+  verify   [name=RUN]
+             hash artifacts, cached shards and outside inputs again; exit status 1 if any differs
+  results  name=SWEEP [metric=NAME]    the table and the page of a sweep so far
+  compare  RUN RUN … [output=DIR]      several runs on one page
+  recipes | languages | doctor         what there is; what this machine has
+  STAGE    key=value …                 one stage alone: prepare sft reward generate score pairs
+                                       preference select evaluate lm_eval report
 
 Scoring a file with a reward model: python -m reward_models --help
 """
@@ -31,7 +46,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlalign.core.errors import UserError, nearest, system_problem
 from mlalign.core.terminal import prepare, say, say_error
@@ -41,7 +56,8 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 1 a person's mistake or a failed step, 75 stopped on request."""
+    """Entry point; returns the exit status: 0 done, 1 a person's mistake or a failed step, 75
+    stopped on request."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments else "--help"
     prepare()
@@ -57,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if (problem := system_problem(error, _value_of("root", arguments, "the current directory"))) is None:
+        root = _value_of("root", arguments, "the current directory")
+        problem = system_problem(error, root)
+        if problem is None:
             raise
         say_error(problem)
         return 1
@@ -87,9 +105,9 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
         return show_results(arguments)
     if command in PLANNED:
-        return int(importlib.import_module(f"mlalign.cli.commands.{command}").run(_planned(arguments)))
+        return _run_module(command, _planned(arguments))
     if command in COMMANDS:
-        return int(importlib.import_module(f"mlalign.cli.commands.{command}").run(_pairs(arguments)))
+        return _run_module(command, _pairs(arguments))
     if command not in SHOWN:
         known = ["run", "plan", "compare", "results", *PLANNED, *COMMANDS, *SHOWN, *stages.names()]
         raise UserError(f"unknown command {command!r}{nearest(command, known)}")
@@ -99,9 +117,16 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     return status
 
 
-COMMANDS = ("status", "logs", "cancel", "gc", "verify")  # modules of `mlalign.cli.commands`, given `key=value` pairs
-PLANNED = ("fetch", "freeze")  # modules of `mlalign.cli.commands`, given a plan
+# Modules of `mlalign.cli.commands` that take `key=value` pairs, and those that take a plan.
+COMMANDS = ("status", "logs", "cancel", "gc", "verify")
+PLANNED = ("fetch", "freeze")
 SHOWN = ("recipes", "languages", "doctor")  # functions of `show`
+
+
+def _run_module(command: str, argument: object) -> int:
+    module = importlib.import_module(f"mlalign.cli.commands.{command}")
+    status: int = module.run(argument)
+    return status
 
 
 def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None) -> int:
@@ -111,11 +136,13 @@ def _run_or_plan(arguments: list[str], *, dry: bool, recipe: dict | None = None)
     from mlalign.running import run_process
 
     process = run_process.Running()
-    try:  # around registering too: a signal may come the moment others can see this process
+    # A signal may come as soon as others can see this process, so registering is inside the `try`.
+    try:
         with run_process.registered(run_process.directory(arguments), process):
             return _carry_out(arguments, dry=False, recipe=recipe)
     except KeyboardInterrupt:
-        if process.follows:  # the jobs go on
+        if process.follows:
+            # Only this process ends; the jobs continue.
             raise
         say("stopped on request; run the same command again to continue")
         return stage.STOPPED
@@ -143,45 +170,63 @@ def _carry_out(arguments: list[str], *, dry: bool, recipe: dict | None) -> int:
     return status
 
 
-def _planned(arguments: list[str], recipe: dict | None = None, *, to_look_at: bool = False) -> "Plan":
-    gc.disable()  # planning makes many small objects and keeps them all: collections would take a third of its time
+def _planned(
+    arguments: list[str],
+    recipe: dict | None = None,
+    *,
+    to_look_at: bool = False,
+) -> "Plan":
+    # Planning makes many small objects and keeps them: collections would take a third of its time.
+    gc.disable()
     from mlalign.recipes import config, plan
 
     try:
         return plan.build(config.load(arguments, recipe), to_look_at=to_look_at)
     finally:
-        gc.freeze()  # later collections, and the one at exit, need not look at them
+        # Later collections, and the one at exit, need not look at them.
+        gc.freeze()
         gc.enable()
 
 
 def _one_stage(name: str, arguments: list[str]) -> int:
-    """A recipe of one step: keys of the stage's configuration and its input slots are written short."""
+    """A recipe of one step, whose settings and inputs have short keys."""
     from mlalign import stages
 
     module = stages.load(name)
-    fields = {f.name for f in dataclasses.fields(module.Config)}
-    body: dict = {"stage": name, "inputs": {}, "config": {}}
+    fields = {field.name for field in dataclasses.fields(module.Config)}
+    inputs: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     if "model" in module.SLOTS:
-        body["inputs"]["model"] = {"path": "${model.path}"}
-    says_languages = any(a.startswith("languages=") for a in arguments)
-    if "languages" in fields and (says_languages or not _names_rows(arguments, name, module.SLOTS)):
-        body["config"]["languages"] = "${languages}"
+        inputs["model"] = {"path": "${model.path}"}
+    has_languages = any(argument.startswith("languages=") for argument in arguments)
+    if "languages" in fields and (has_languages or not _names_rows(arguments, name, module.SLOTS)):
+        config["languages"] = "${languages}"
     if name == "prepare":
-        body["config"]["sources"] = f"${{data.{SOURCES_OF.get(_value_of('kind', arguments, 'prompt'), 'prompts')}}}"
-    rest = [_short(a, name, fields, module.SLOTS) for a in arguments]
-    dry = "dry=true" in rest
-    rest = [a for a in rest if a != "dry=true"]
-    return _run_or_plan(
-        [*rest, *([] if any(a.startswith("name=") for a in rest) else [f"name={name}"])], dry=dry, recipe={"steps": {name: body}}
-    )
+        sources = SOURCES_OF.get(_value_of("kind", arguments, "prompt"), "prompts")
+        config["sources"] = f"${{data.{sources}}}"
+
+    full = [_full(argument, name, fields, module.SLOTS) for argument in arguments]
+    others = [argument for argument in full if argument != "dry=true"]
+    if not any(argument.startswith("name=") for argument in others):
+        others.append(f"name={name}")
+    step = {"stage": name, "inputs": inputs, "config": config}
+    return _run_or_plan(others, dry="dry=true" in full, recipe={"steps": {name: step}})
 
 
 # Which list of a data file holds the sources of a kind of row.
-SOURCES_OF = {"prompt": "prompts", "preference": "preferences", "demonstration": "demonstrations", "text": "texts"}
+SOURCES_OF = {
+    "prompt": "prompts",
+    "preference": "preferences",
+    "demonstration": "demonstrations",
+    "text": "texts",
+}
 
 
 def _names_rows(arguments: list[str], stage: str, slots: dict[str, str]) -> bool:
-    """Whether arguments say what a stage reads: its languages are then all that are there (its own default), not those of `data`."""
+    """Whether arguments say what a stage reads.
+
+    Then it takes all languages of those rows, which is its default, and not those of `data`.
+    """
     keys = {argument.partition("=")[0] for argument in arguments}
     if stage == "prepare" and "sources" in keys:
         return True
@@ -189,17 +234,24 @@ def _names_rows(arguments: list[str], stage: str, slots: dict[str, str]) -> bool
 
 
 def _value_of(key: str, arguments: list[str], default: str) -> str:
-    return next((a.split("=", 1)[1] for a in reversed(arguments) if a.startswith(f"{key}=")), default)
+    """The value of the last argument with this key."""
+    for argument in reversed(arguments):
+        if argument.startswith(f"{key}="):
+            return argument.partition("=")[2]
+    return default
 
 
-def _short(argument: str, step: str, fields: set[str], slots: dict[str, str]) -> str:
+def _full(argument: str, step: str, fields: set[str], slots: dict[str, str]) -> str:
+    """An argument with the full key of the step's setting or input, if it is one."""
     from mlalign.recipes.config import GROUPS, VALUES
 
     key, equals, value = argument.partition("=")
-    head = key.partition(".")[0]
+    head, dot, _ = key.partition(".")
     if head in slots and head != "model":
-        return f"steps.{step}.inputs.{key}.path={value}" if "." not in key else f"steps.{step}.inputs.{key}={value}"
-    if head in fields and head not in VALUES and (head not in GROUPS or "." in key):
+        slot = key if dot else f"{key}.path"
+        return f"steps.{step}.inputs.{slot}={value}"
+    is_group = head in GROUPS and not dot
+    if head in fields and head not in VALUES and not is_group:
         return f"steps.{step}.config.{key}{equals}{value}"
     return argument
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlalign.core.terminal import table
 from mlalign.planner.estimate import Estimate
-from mlalign.planner.work import size_told, told
+from mlalign.planner.work import duration_text, size_text
 
 HEADER = ("step", "stage", "steps", "state", "memory", "time")
 FINISHED = ("done", "skipped")
@@ -23,48 +23,69 @@ def tree(nodes: Sequence[Any], states: Mapping[str, str], estimates: Iterable[Es
     by_template: dict[str, list[Any]] = {}
     for node in nodes:
         by_template.setdefault(node.step.template, []).append(node)
-    known = {estimate.step: estimate for estimate in estimates}
-    rows = [_row(name, by_template.get(name, []), states, known) for name in _in_tree_order(by_template)]
+    estimate_of = {estimate.step: estimate for estimate in estimates}
+
+    rows = []
+    for name in _in_tree_order(by_template):
+        rows.append(_row(name, by_template.get(name, []), states, estimate_of))
     return table(rows, HEADER)
 
 
 def _in_tree_order(templates: Iterable[str]) -> list[str]:
-    """Every step after the part that it belongs to, parts in the order in which they begin."""
-    templates = list(templates)
+    """Every step after the part that it belongs to, parts in the order in which they begin.
+
+    A part that gives no step of its own gets a line all the same.
+    """
     order: list[str] = []
     for template in templates:
         words = template.split(".")
-        # A part that gives no step of its own gets a line all the same.
         for depth in range(1, len(words) + 1):
             name = ".".join(words[:depth])
-            if name in order:
-                continue
-            inside = [i for i, other in enumerate(order) if depth > 1 and _is_in(other, ".".join(words[: depth - 1]))]
-            order.insert(inside[-1] + 1 if inside else len(order), name)
+            if name not in order:
+                order.insert(_place(order, name), name)
     return order
+
+
+def _place(order: Sequence[str], name: str) -> int:
+    """After everything in the part that a step belongs to, or at the end."""
+    part = name.rpartition(".")[0]
+    places = [i for i, other in enumerate(order) if part and _is_in(other, part)]
+    return places[-1] + 1 if places else len(order)
 
 
 def _is_in(name: str, part: str) -> bool:
     return name == part or name.startswith(f"{part}.")
 
 
-def _row(name: str, nodes: Sequence[Any], states: Mapping[str, str], known: Mapping[str, Estimate]) -> list[Any]:
-    depth = name.count(".")
-    label = "  " * depth + name.rpartition(".")[2]
+def _row(
+    name: str,
+    nodes: Sequence[Any],
+    states: Mapping[str, str],
+    estimate_of: Mapping[str, Estimate],
+) -> list[Any]:
+    label = "  " * name.count(".") + name.rpartition(".")[2]
     if not nodes:
         return [label, "", "", "", "", ""]
     counts = Counter(states[node.name] for node in nodes)
-    here = [known[node.name] for node in nodes if node.name in known]
-    memory = max((e.memory for e in here if e.memory is not None), default=None)
-    seconds = [e.seconds for e in here if e.seconds is not None]
+    estimates = [estimate_of[node.name] for node in nodes if node.name in estimate_of]
+    memory = _largest(estimates)
+    seconds = _known_seconds(estimates)
     return [
         label,
         nodes[0].step.stage,
         len(nodes),
         _summary(counts),
-        "" if memory is None else size_told(memory),
-        told(sum(seconds)) if seconds else "",
+        "" if memory is None else size_text(memory),
+        duration_text(sum(seconds)) if seconds else "",
     ]
+
+
+def _largest(estimates: Iterable[Estimate]) -> int | None:
+    return max((e.memory for e in estimates if e.memory is not None), default=None)
+
+
+def _known_seconds(estimates: Iterable[Estimate]) -> list[float]:
+    return [e.seconds for e in estimates if e.seconds is not None]
 
 
 def _summary(counts: Counter[str]) -> str:
@@ -76,14 +97,15 @@ def _summary(counts: Counter[str]) -> str:
 
 def totals(states: Mapping[str, str], estimates: Sequence[Estimate]) -> str:
     """One line about the whole plan."""
-    finished = sum(state in FINISHED for state in states.values())
-    parts = [f"{len(states)} steps, {finished} done"]
-    memory = max((e.memory for e in estimates if e.memory is not None), default=None)
+    n_finished = sum(state in FINISHED for state in states.values())
+    parts = [f"{len(states)} steps, {n_finished} done"]
+    memory = _largest(estimates)
     if memory is not None:
-        parts.append(f"at most {size_told(memory)} on a device")
-    seconds = [e.seconds for e in estimates if e.seconds is not None]
+        parts.append(f"at most {size_text(memory)} on a device")
+    seconds = _known_seconds(estimates)
     if seconds:
-        parts.append(f"{told(sum(seconds))} for the {len(seconds)} whose time is known")
+        total = duration_text(sum(seconds))
+        parts.append(f"{total} for the {len(seconds)} whose time is known")
     return "; ".join(parts)
 
 
@@ -91,4 +113,8 @@ def coloured(text: str) -> str:
     """Finished steps in green, on a terminal that has colours."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
-    return "\n".join(f"{GREEN}{line}{PLAIN}" if "  done  " in f"{line}  " else line for line in text.split("\n"))
+    lines = []
+    for line in text.split("\n"):
+        is_done = "  done  " in f"{line}  "
+        lines.append(f"{GREEN}{line}{PLAIN}" if is_done else line)
+    return "\n".join(lines)

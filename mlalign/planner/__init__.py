@@ -1,1 +1,2 @@
-"""What a step will need: memory by named tensors, and time by operations. Pure arithmetic; imports nothing heavy."""
+"""What a step will need: memory by named tensors, time by operations. Arithmetic without heavy
+imports."""

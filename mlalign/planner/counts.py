@@ -1,6 +1,8 @@
-"""How many rows steps read: counted in what is there already, bounded by the configuration otherwise, else unknown.
+"""How many rows steps read: counted in existing artifacts, else bounded by the configuration, else
+unknown.
 
-Rows are counted from the footers of Parquet shards, without pyarrow, whose import alone would take as long as the rest of a plan.
+Rows are counted from the footers of Parquet shards, without pyarrow: importing it takes as long as
+the rest of a plan.
 """
 
 import struct
@@ -20,18 +22,24 @@ class Count(NamedTuple):
     def times(self, factor: int) -> "Count":
         return Count(self.n * factor, self.exact)
 
-    def told(self) -> str:
+    def text(self) -> str:
         return f"{self.n:,}" if self.exact else f"at most {self.n:,}"
 
 
 def of_artifact(path: Path, split: str | None, languages: list[str] | None) -> Count | None:
-    """The rows of a finished rows artifact in one split and some languages (None: all); None if it has none."""
-    shards = rows.shards(path, split, languages) if (path / "rows").is_dir() else []
+    """The rows of a finished rows artifact in one split and some languages (None: all); None
+    without any."""
+    if not (path / "rows").is_dir():
+        return None
+    shards = rows.shards(path, split, languages)
     return Count(sum(map(parquet_rows, shards))) if shards else None
 
 
 def parquet_rows(path: Path) -> int:
-    """`num_rows` of a Parquet file's footer: field 3 of a struct in Thrift's compact protocol (the format's README, "File metadata")."""
+    """`num_rows` of a Parquet file's footer: field 3 of a struct in Thrift's compact protocol.
+
+    Source: the format's README, "File metadata".
+    """
     with open(path, "rb") as file:
         file.seek(-8, 2)
         length = struct.unpack("<I", file.read(4))[0]
@@ -41,7 +49,7 @@ def parquet_rows(path: Path) -> int:
 
 
 class _Thrift:
-    """Reads structs in the compact protocol; of strings only the place moves on."""
+    """Reads structs in the compact protocol, and skips strings and floating-point numbers."""
 
     def __init__(self, data: bytes):
         self.data, self.at = data, 0
@@ -49,7 +57,8 @@ class _Thrift:
     def fields(self) -> Iterator[tuple[int, Any]]:
         number = 0
         while (head := self._byte()) != 0:
-            number = number + (head >> 4) if head >> 4 else self._signed()
+            step = head >> 4
+            number = number + step if step else self._signed()
             yield number, self._value(head & 15)
 
     def _value(self, kind: int) -> Any:
@@ -62,12 +71,19 @@ class _Thrift:
         if kind == 8:
             return self._skip(self._unsigned())
         if kind in (9, 10):
-            head = self._byte()
-            n = head >> 4 if head >> 4 < 15 else self._unsigned()
-            return [self._byte() if head & 15 in (1, 2) else self._value(head & 15) for _ in range(n)]
+            return self._list()
         if kind == 12:
             return dict(self.fields())
-        raise ValueError(f"no Parquet footer: type {kind}")
+        raise ValueError(f"not a Parquet footer: type {kind}")
+
+    def _list(self) -> list[Any]:
+        head = self._byte()
+        kind, n = head & 15, head >> 4
+        if n == 15:
+            n = self._unsigned()
+        if kind in (1, 2):  # booleans are a byte each here
+            return [self._byte() for _ in range(n)]
+        return [self._value(kind) for _ in range(n)]
 
     def _skip(self, n: int) -> None:
         self.at += n
@@ -91,11 +107,15 @@ class _Thrift:
 
 
 def of_prepare(cfg: Any, split: str | None, languages: list[str] | None) -> Count | None:
-    """What a prepare step that has not run may give at most."""
+    """The most rows that a prepare step which has not run may give; None where nothing bounds
+    them."""
+    bounds = []
+    if cfg.total_rows and split == "train":
+        bounds.append(cfg.total_rows)
     named = languages or cfg.languages
-    bounds = [cfg.total_rows] if cfg.total_rows and split == "train" else []
     if cfg.max_rows_per_language and named:
-        bounds.append(cfg.max_rows_per_language * len(named) * (1 if split else 2))
+        n_splits = 1 if split else 2
+        bounds.append(cfg.max_rows_per_language * len(named) * n_splits)
     return Count(min(bounds), exact=False) if bounds else None
 
 

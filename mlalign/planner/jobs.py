@@ -1,6 +1,7 @@
-"""From a training step's configuration to what its memory is counted from: what TRL, transformers and mlalign make of it."""
+"""From a training step's configuration to a `Job`: what TRL, transformers and mlalign make of
+it."""
 
-from typing import Any
+from typing import Any, Literal
 
 from mlalign.models.training.config import accumulation, zero_stage
 from mlalign.planner.activations import Batch, Trained
@@ -14,51 +15,103 @@ FULL_LOGITS = ("orpo", "cpo", "simpo")
 
 
 def training_job(
-    stage: str, cfg: Any, a: Architecture, *, devices: int, on_cpu: bool, reference: bool, length: int | None = None, other_bytes: int = 0
+    stage: str,
+    cfg: Any,
+    a: Architecture,
+    *,
+    devices: int,
+    on_cpu: bool,
+    reference: bool,
+    length: int | None = None,
+    other_bytes: int = 0,
 ) -> Job:
     """The job of an sft, reward or preference step.
 
-    `reference`: the step names another model than the policy as reference. `length`: the longest sequence, where it is known to be
-    below `max_length`. Raises: UserError where the batch cannot be shared out over the devices.
+    `reference`: the step's reference is another model than its policy. `length`: the longest
+    sequence, if it is known to be below `max_length`. Raises: UserError where the devices cannot
+    share the batch.
     """
-    rows, steps = accumulation(cfg.batch_size, cfg.device_batch_size, devices)
-    loss = getattr(cfg, "loss", "")
-    sequences = rows * (2 if stage in PAIRS and loss not in UNPAIRED else 1)
-    autocast = bool(cfg.trainer.get("bf16", not on_cpu and not cfg.trainer.get("fp16", False)))
+    trainer = cfg.trainer
+    rows, n_accumulated = accumulation(cfg.batch_size, cfg.device_batch_size, devices)
+    sequences = rows * sequences_per_row(stage, cfg)
+    length = min(cfg.max_length, length or cfg.max_length)
+    bf16_by_default = not on_cpu and not trainer.get("fp16", False)
     return Job(
-        architecture=a, batch=Batch(sequences, min(cfg.max_length, length or cfg.max_length), masked=sequences > 1),
-        loss="classifier" if stage == "reward" else "logits" if loss in FULL_LOGITS else "fused",
-        weight_bytes=BYTES.get(a.dtype, 4) if cfg.dtype == "auto" else BYTES[cfg.dtype], autocast=autocast, trained=_trained(cfg, a),
-        freeze_embeddings=getattr(cfg, "freeze_embeddings", False), optimizer=cfg.trainer.get("optim", "adamw_torch_fused"),
-        zero=zero_of(cfg.deepspeed), n_devices=devices, checkpointing=bool(cfg.trainer.get("gradient_checkpointing", not on_cpu)),
-        accumulates=steps > 1, on_cpu=on_cpu, reference=_reference(stage, cfg, reference), quantization=cfg.quantization,
+        architecture=a,
+        batch=Batch(sequences, length, masked=sequences > 1),
+        loss=_loss(stage, cfg),
+        weight_bytes=_weight_bytes(cfg, a),
+        autocast=bool(trainer.get("bf16", bf16_by_default)),
+        trained=_trained(cfg, a),
+        freeze_embeddings=getattr(cfg, "freeze_embeddings", False),
+        optimizer=trainer.get("optim", "adamw_torch_fused"),
+        zero=zero_of(cfg.deepspeed),
+        n_devices=devices,
+        checkpointing=bool(trainer.get("gradient_checkpointing", not on_cpu)),
+        accumulates=n_accumulated > 1,
+        on_cpu=on_cpu,
+        reference=_reference(stage, cfg, reference),
+        quantization=cfg.quantization,
         other_bytes=other_bytes,
-    )  # fmt: skip
+    )
+
+
+def is_unpaired(cfg: Any) -> bool:
+    """Whether the loss takes pairs apart into two rows."""
+    return getattr(cfg, "loss", "") in UNPAIRED
+
+
+def sequences_per_row(stage: str, cfg: Any) -> int:
+    return 2 if stage in PAIRS and not is_unpaired(cfg) else 1
+
+
+def _loss(stage: str, cfg: Any) -> Literal["fused", "logits", "classifier"]:
+    if stage == "reward":
+        return "classifier"
+    return "logits" if getattr(cfg, "loss", "") in FULL_LOGITS else "fused"
+
+
+def _weight_bytes(cfg: Any, a: Architecture) -> int:
+    return BYTES.get(a.dtype, 4) if cfg.dtype == "auto" else BYTES[cfg.dtype]
 
 
 def _trained(cfg: Any, a: Architecture) -> Trained:
-    """peft keeps adapters in float32, but in the base's dtype under ZeRO-3, and TRL makes those on a quantised base bfloat16."""
     if cfg.peft is None:
         return Trained()
-    base = BYTES.get(a.dtype, 4) if cfg.dtype == "auto" else BYTES[cfg.dtype]
-    small = cfg.quantization is not None or zero_stage(cfg.deepspeed) == 3
-    return Trained(int(cfg.peft.get("r", 8)), targets(cfg.peft, a), (2 if cfg.quantization else base) if small else 4)
+    # peft keeps adapters in float32, but under ZeRO-3 in the base's dtype. On a quantised base TRL
+    # makes them bfloat16.
+    if cfg.quantization is not None:
+        lora_bytes = 2
+    elif zero_stage(cfg.deepspeed) == 3:
+        lora_bytes = _weight_bytes(cfg, a)
+    else:
+        lora_bytes = 4
+    return Trained(int(cfg.peft.get("r", 8)), targets(cfg.peft, a), lora_bytes)
 
 
 def targets(peft: Any, a: Architecture) -> frozenset[str]:
-    """The linear layers that LoRA adapts; peft's default for these families is queries and values."""
-    wanted = peft.get("target_modules")
-    if wanted == "all-linear":
+    """The linear layers that LoRA adapts; peft's default for these families is queries and
+    values."""
+    modules = peft.get("target_modules")
+    if modules is None:
+        modules = ["q_proj", "v_proj"]
+    if modules == "all-linear":
         return frozenset(a.adaptable())
-    names = ["q_proj", "v_proj"] if wanted is None else [wanted] if isinstance(wanted, str) else wanted
-    return frozenset(n for n in a.adaptable() if any(n == w.rpartition(".")[2] for w in names))
+    if isinstance(modules, str):
+        modules = [modules]
+    names = {module.rpartition(".")[2] for module in modules}
+    return frozenset(names & a.adaptable().keys())
 
 
-def _reference(stage: str, cfg: Any, other: bool) -> Any:
-    """When a reference is in memory: log-probabilities are computed once before training, unless the configuration says otherwise."""
+def _reference(stage: str, cfg: Any, differs: bool) -> Literal["none", "before", "during"]:
+    """When a reference is in memory beside the policy.
+
+    Its log-probabilities are computed once before training, unless the configuration says
+    otherwise.
+    """
     if stage != "preference" or cfg.loss in FULL_LOGITS:
         return "none"
-    once = cfg.trainer.get("precompute_ref_log_probs", not cfg.trainer.get("sync_ref_model", False))
-    if once:
-        return "before" if other else "none"
-    return "during" if other or cfg.peft is None else "none"
+    follows_policy = cfg.trainer.get("sync_ref_model", False)
+    if cfg.trainer.get("precompute_ref_log_probs", not follows_policy):
+        return "before" if differs else "none"
+    return "during" if differs or cfg.peft is None else "none"

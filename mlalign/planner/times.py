@@ -1,6 +1,7 @@
-"""How long steps take: as the newest finished step of the same stage took in this store, scaled; else by the rate that the scale states.
+"""How long steps take: scaled from the newest finished step of the same stage in this store, else
+by the rate of the scale.
 
-Nothing is guessed: where rows or rate are not known, the time is unknown, and the reason is told.
+Nothing is guessed: where rows or rate are not known, the time is unknown, and the reason is given.
 """
 
 import contextlib
@@ -11,128 +12,193 @@ from typing import Any
 from mlalign.core.errors import UserError
 from mlalign.core.store import read_manifest
 from mlalign.planner import counts, work
+from mlalign.planner.architecture import Architecture
 from mlalign.planner.counts import Count
-from mlalign.planner.jobs import UNPAIRED
+from mlalign.planner.jobs import is_unpaired, sequences_per_row
 from mlalign.planner.models import Models
 from mlalign.recipes.device import Device
 
 EPOCHS = 3.0  # transformers' default of num_train_epochs
 ONE_EACH = ("best_worst", "best_of_n")  # methods that make at most one row of a prompt
+N_NEWEST = 8  # how many manifests of a stage are looked at
+
+# Seconds, and what they are based on; or None, and the reason.
+Time = tuple[float | None, str]
 
 
 class Times:
     def __init__(self, root: Path, nodes: Mapping[str, Any], models: Models, device: Device):
-        self.root, self.nodes, self.models, self.device = root, nodes, models, device
-        self._history = dict[str, dict | None]()
+        self.root = root
+        self.nodes = nodes
+        self.models = models
+        self.device = device
+        self._newest = dict[str, dict | None]()
 
-    def of(self, node: Any, devices: int) -> tuple[float | None, str]:
-        """(seconds or None, what the number stands on or why there is none)."""
+    def of(self, node: Any, devices: int) -> Time:
         if node.step.stage in ("sft", "reward", "preference"):
             return self._training(node, devices)
         if node.step.stage in ("generate", "score"):
             return self._rows(node)
         return None, ""
 
-    # -------------------------------------------------------------------------------------------------------------- stages
+    # ------------------------------------------------------------------------------- stages
 
-    def _training(self, node: Any, devices: int) -> tuple[float | None, str]:
-        decoder, rows = self.models.of(node.inputs["model"]), self.trained_rows(node)
-        if isinstance(decoder, str) or rows is None:
-            return None, decoder if isinstance(decoder, str) else "rows not counted yet"
-        before = self.newest(node.step.stage)
-        if before and (train := before.get("train") or {}).get("rows"):
-            size = decoder.architecture.parameters() / train["parameters"]
-            seconds = rows.n * train["seconds"] / train["rows"] * size * before.get("ranks", 1) / devices
-            return seconds, f"{rows.told()} rows, as {before['step']} took on {before.get('device', 'its device')}"
-        if self.device.flops is None:
-            return None, f"{rows.told()} rows; no {node.step.stage} step has run here, and the scale states no rate"
-        tokens = rows.n * node.config.max_length * (1 if node.step.stage == "sft" or getattr(node.config, "loss", "") in UNPAIRED else 2)
-        task = "classifier" if node.step.stage == "reward" else "causal"
-        saving = bool(node.config.trainer.get("gradient_checkpointing", self.device.kind == "cuda"))
-        each = work.training(decoder.architecture, node.config.max_length, task, lora=node.config.peft is not None, checkpointing=saving)
-        return tokens * each / self.device.flops / devices, f"{rows.told()} rows of {node.config.max_length} tokens, by the scale's rate"
-
-    def _rows(self, node: Any) -> tuple[float | None, str]:
-        rows, before = self.given_rows(node), self.newest(node.step.stage)
+    def _training(self, node: Any, devices: int) -> Time:
+        decoder = self.models.of(node.inputs["model"])
+        if isinstance(decoder, str):
+            return None, decoder
+        rows = self.trained_rows(node)
         if rows is None:
             return None, "rows not counted yet"
-        if before is None:
-            return None, f"{rows.told()} rows; no {node.step.stage} step has run here"
-        if not self._alike(node, before):
-            return None, f"{rows.told()} rows; {before['step']} ran here with other models"
-        n = counts.of_manifest(before)
-        done = n * before["sampler"]["n"] if node.step.stage == "generate" else n
-        wanted = rows.times(node.config.n) if node.step.stage == "generate" else rows
-        return wanted.n * (before["finished"] - before["started"]) / done, f"{wanted.told()} answers, as {before['step']} took"
+        earlier = self.newest(node.step.stage) or {}
+        if (earlier.get("train") or {}).get("rows"):
+            seconds = _scaled(earlier, rows.n, decoder.architecture) / devices
+            device = earlier.get("device", "its device")
+            return seconds, f"{rows.text()} rows, as {earlier['step']} took on {device}"
+        if self.device.flops is None:
+            missing = f"no {node.step.stage} step has run here, and the scale states no rate"
+            return None, f"{rows.text()} rows; {missing}"
+        seconds = self._operations(node, rows.n, decoder.architecture) / self.device.flops / devices
+        length = node.config.max_length
+        return seconds, f"{rows.text()} rows of {length} tokens, by the scale's rate"
 
-    def _alike(self, node: Any, before: Mapping[str, Any]) -> bool:
-        """Whether the earlier step had models of the same size (generate), or scorers of the same families, and did anything."""
-        if not counts.of_manifest(before):
+    def _operations(self, node: Any, n_rows: int, a: Architecture) -> float:
+        stage, cfg = node.step.stage, node.config
+        tokens = n_rows * cfg.max_length * sequences_per_row(stage, cfg)
+        on_gpu = self.device.kind == "cuda"
+        per_token = work.training(
+            a,
+            cfg.max_length,
+            "classifier" if stage == "reward" else "causal",
+            lora=cfg.peft is not None,
+            checkpointing=bool(cfg.trainer.get("gradient_checkpointing", on_gpu)),
+        )
+        return tokens * per_token
+
+    def _rows(self, node: Any) -> Time:
+        """The time of a generate or score step."""
+        generates = node.step.stage == "generate"
+        rows = self.given_rows(node)
+        if rows is None:
+            return None, "rows not counted yet"
+        earlier = self.newest(node.step.stage)
+        if earlier is None:
+            return None, f"{rows.text()} rows; no {node.step.stage} step has run here"
+        if not self._is_alike(node, earlier):
+            return None, f"{rows.text()} rows; {earlier['step']} ran here with other models"
+
+        answers = rows.times(node.config.n) if generates else rows
+        n_earlier = counts.of_manifest(earlier)
+        if generates:
+            n_earlier *= earlier["sampler"]["n"]
+        seconds = answers.n * (earlier["finished"] - earlier["started"]) / n_earlier
+        return seconds, f"{answers.text()} answers, as {earlier['step']} took"
+
+    def _is_alike(self, node: Any, earlier: Mapping[str, Any]) -> bool:
+        """Whether the earlier step did anything, with models of the same size or the same
+        families."""
+        if not counts.of_manifest(earlier):
             return False
         if node.step.stage == "score":
-            now = [v.get("family", "classifier") for v in node.inputs.get("scorers", [])]
-            return now == [s.get("family") for s in before.get("scorers", [])]
-        mine, given = self.models.of(node.inputs["model"]), before["inputs"].get("model") or {}
-        theirs = self.models.of(self._as_input(given))
-        if isinstance(mine, str) or isinstance(theirs, str):
+            families = [v.get("family", "classifier") for v in node.inputs.get("scorers", [])]
+            return families == [scorer.get("family") for scorer in earlier.get("scorers", [])]
+        ours = self.models.of(node.inputs["model"])
+        theirs = self.models.of(self._as_input(earlier["inputs"].get("model") or {}))
+        if isinstance(ours, str) or isinstance(theirs, str):
             return False
-        return mine.architecture == theirs.architecture and node.config.engine.name == before["sampler"]["engine"]["name"]
+        same_engine = node.config.engine.name == earlier["sampler"]["engine"]["name"]
+        return same_engine and ours.architecture == theirs.architecture
 
-    def _as_input(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What a manifest tells of an input, as a plan tells it."""
-        if "fingerprint" not in given:
-            return given
-        found = sorted(self.root.glob(f"*-{given['fingerprint'][:16]}"))
-        return {"step": given["step"], "artifact": found[0].name} if found else {"path": str(self.root / "gone")}
+    def _as_input(self, recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+        """An input as a manifest records it -> as a plan has it."""
+        if "fingerprint" not in recorded:
+            return recorded
+        artifacts = sorted(self.root.glob(f"*-{recorded['fingerprint'][:16]}"))
+        if not artifacts:
+            return {"path": str(self.root / "gone")}
+        return {"step": recorded["step"], "artifact": artifacts[0].name}
 
     def newest(self, stage: str) -> dict | None:
         """The manifest of the step of this stage that finished last in the store."""
-        if stage not in self._history:
-            found = [(p.stat().st_mtime, str(p), p) for p in self.root.glob(f"{stage}-*/manifest.json")]
-            done: list[dict] = []
-            for _, _, path in sorted(found, reverse=True)[:8]:
-                with contextlib.suppress(UserError):  # an estimate need not know what is wrong with another run's artifact
-                    done.append(read_manifest(path.parent))
-            self._history[stage] = next((m for m in done if m["status"] == "done"), None)
-        return self._history[stage]
+        if stage not in self._newest:
+            self._newest[stage] = self._find_newest(stage)
+        return self._newest[stage]
 
-    # ---------------------------------------------------------------------------------------------------------------- rows
+    def _find_newest(self, stage: str) -> dict | None:
+        paths = list(self.root.glob(f"{stage}-*/manifest.json"))
+        paths.sort(key=lambda path: (path.stat().st_mtime, str(path)), reverse=True)
+        for path in paths[:N_NEWEST]:
+            # Whatever is wrong with another run's artifact is of no concern to an estimate.
+            with contextlib.suppress(UserError):
+                manifest = read_manifest(path.parent)
+                if manifest["status"] == "done":
+                    return manifest
+        return None
+
+    # --------------------------------------------------------------------------------- rows
 
     def trained_rows(self, node: Any) -> Count | None:
-        """Rows that a training step goes through, epochs included; with `max_steps` that says it."""
-        trainer = node.config.trainer
-        if trainer.get("max_steps", -1) > 0:
-            return Count(trainer["max_steps"] * node.config.batch_size)
-        rows = self.rows_of(node.inputs["rows"], node.config.split, node.config.languages)
+        """Rows that a training step goes through, epochs included; `max_steps` decides where it is
+        set."""
+        cfg = node.config
+        max_steps = cfg.trainer.get("max_steps", -1)
+        if max_steps > 0:
+            return Count(max_steps * cfg.batch_size)
+        rows = self.rows_of(node.inputs["rows"], cfg.split, cfg.languages)
         if rows is None:
             return None
-        apart = 2 if getattr(node.config, "loss", "") in UNPAIRED else 1  # pairs taken apart
-        return Count(round(rows.n * apart * float(trainer.get("num_train_epochs", EPOCHS))), rows.exact)
+        n_per_pair = 2 if is_unpaired(cfg) else 1
+        n_epochs = float(cfg.trainer.get("num_train_epochs", EPOCHS))
+        return Count(round(rows.n * n_per_pair * n_epochs), rows.exact)
 
     def given_rows(self, node: Any) -> Count | None:
-        """Rows that a generating step asks for, or answers (sides of pairs) that a scoring step reads."""
+        """Rows that a generate step reads, or answers (sides of pairs) that a score step reads."""
         rows = self.rows_of(node.inputs["rows"], node.config.split, None)
         if rows is None or node.step.stage == "generate":
             return rows
-        return rows.times(self._answers(node.inputs["rows"]))
+        return rows.times(self._answers_per_row(node.inputs["rows"]))
 
-    def _answers(self, given: Mapping[str, Any]) -> int:
-        maker = self.nodes.get(given.get("step", ""))
-        return maker.config.n if maker is not None and maker.step.stage == "generate" else 2
+    def _answers_per_row(self, value: Mapping[str, Any]) -> int:
+        source = self.nodes.get(value.get("step", ""))
+        if source is not None and source.step.stage == "generate":
+            return source.config.n
+        return 2
 
-    def rows_of(self, given: Any, split: str | None, languages: list[str] | None) -> Count | None:
-        """Rows behind an input: those that are there, else those that the step before may give at most."""
-        if isinstance(given, list):
-            given = given[0] if len(given) == 1 else {}
-        path = self.root / given["artifact"] if "artifact" in given else Path(str(given.get("path", "")))
+    def rows_of(
+        self,
+        value: Any,
+        split: str | None,
+        languages: list[str] | None,
+    ) -> Count | None:
+        """Rows behind an input: those that exist, else the most that the step before may give."""
+        if isinstance(value, list):
+            value = value[0] if len(value) == 1 else {}
+        path = Path(str(value.get("path", "")))
+        if "artifact" in value:
+            path = self.root / value["artifact"]
         if (path / "manifest.json").is_file():
             return counts.of_artifact(path, split, languages)
-        maker = self.nodes.get(given.get("step", ""))
-        if maker is None:
+        source = self.nodes.get(value.get("step", ""))
+        return self._rows_to_come(source, split, languages) if source is not None else None
+
+    def _rows_to_come(
+        self,
+        source: Any,
+        split: str | None,
+        languages: list[str] | None,
+    ) -> Count | None:
+        stage, cfg = source.step.stage, source.config
+        if stage == "prepare":
+            return counts.of_prepare(cfg, split, languages)
+        generates = stage == "generate"
+        if not generates and not (stage == "pairs" and cfg.method in ONE_EACH):
             return None
-        if maker.step.stage == "prepare":
-            return counts.of_prepare(maker.config, split, languages)
-        if maker.step.stage == "generate" or (maker.step.stage == "pairs" and maker.config.method in ONE_EACH):
-            inner = self.rows_of(maker.inputs["rows"], getattr(maker.config, "split", None) or split, languages)
-            return None if inner is None else Count(inner.n, exact=maker.step.stage == "generate" and inner.exact)
-        return None
+        rows = self.rows_of(source.inputs["rows"], getattr(cfg, "split", None) or split, languages)
+        return None if rows is None else Count(rows.n, exact=generates and rows.exact)
+
+
+def _scaled(earlier: Mapping[str, Any], n_rows: int, a: Architecture) -> float:
+    """Seconds on one device for so many rows, from what an earlier training step took."""
+    train = earlier["train"]
+    size = a.parameters() / train["parameters"]
+    return n_rows * train["seconds"] / train["rows"] * size * earlier.get("ranks", 1)

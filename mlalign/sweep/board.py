@@ -1,4 +1,5 @@
-"""The variants of a sweep while it runs: what each has, what it waits for, and its result once it is there."""
+"""The variants of a sweep while it runs: what each has, what it waits for, and its result once it
+is there."""
 
 import shutil
 import time
@@ -6,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mlalign.core.progress import TICK_S, Display, describe
-from mlalign.core.terminal import say
+from mlalign.core.terminal import say, table
 from mlalign.recipes.plan import Node, Plan
 from mlalign.sweep import results
 
@@ -14,20 +15,24 @@ MAX_LINES = 16
 
 
 class Board(Display):
-    """On a terminal a table of the variants above the running step, redrawn in place; elsewhere a line when a variant is done."""
+    """On a terminal a table of the variants above the running step, redrawn in place.
+
+    Elsewhere it prints a line when a variant is done.
+    """
 
     def __init__(self, plan: Plan, metric: str | None = None, out: TextIO | None = None):
         super().__init__(out)
-        self._plan, self._metric = plan, metric
+        self._plan = plan
+        self._metric = metric
         self._nodes = {n.name: n for n in plan.nodes}
         self._done: set[str] = set()
         self._failed: set[str] = set()  # names of steps
         self._values: dict[str, str] = {}
         self._running = ""
         self._drawn = 0
-        self.told: set[str] = set()
+        self.announced: set[str] = set()
         self._look()
-        self.told = {v.label for v in plan.variants if self._finished(v.steps)}
+        self.announced = {v.label for v in plan.variants if self._finished(v.steps)}
 
     def begin(self, title: str, partial: Path) -> None:
         artifact = partial.name.removesuffix(".partial")
@@ -52,8 +57,8 @@ class Board(Display):
         super().line(text)
         self._look()
         for variant in self._plan.variants:
-            if variant.label not in self.told and self._finished(variant.steps):
-                self.told.add(variant.label)
+            if variant.label not in self.announced and self._finished(variant.steps):
+                self.announced.add(variant.label)
                 super().line(f"variant {variant.label}: done{self._value(variant.label, ', ')}")
         self._draw()
 
@@ -66,32 +71,37 @@ class Board(Display):
         self._look()
         say(self.table(every=True), file=self.out, flush=True)
 
-    # ---------------------------------------------------------------------------------------------------------------- table
+    # -------------------------------------------------- table
 
     def table(self, *, every: bool = False) -> str:
-        """The variants with what they have and wait for; the first that are not done, where there are many and not `every` one."""
-        from mlalign.core.terminal import table
+        """The variants with what they have and wait for.
 
-        rows = [self._row(v) for v in self._plan.variants]
-        left = [r for r in rows if r[2] != "done"]
-        shown = rows if every or len(rows) <= MAX_LINES else left[:MAX_LINES]
+        Of many variants only the first that are not done, unless `every` one is wanted.
+        """
+        rows = [self._row(variant) for variant in self._plan.variants]
+        unfinished = [row for row in rows if row[2] != "done"]
+        shown = rows if every or len(rows) <= MAX_LINES else unfinished[:MAX_LINES]
         text = table(shown, ["variant", "steps", "", self._metric or ""])
-        return text + (f"\n{len(rows) - len(left)} of {len(rows)} variants are done" if len(shown) < len(rows) else "")
+        if len(shown) < len(rows):
+            text += f"\n{len(rows) - len(unfinished)} of {len(rows)} variants are done"
+        return text
 
     def _row(self, variant: Any) -> list[str]:
         steps = list(variant.steps.values())
         done = sum(s in self._done for s in steps)
-        return [variant.label, f"{done}/{len(steps)}", self._stands(steps), self._value(variant.label)]
+        label = variant.label
+        return [label, f"{done}/{len(steps)}", self._state(steps), self._value(label)]
 
-    def _stands(self, steps: list[str]) -> str:
-        left = [s for s in steps if s not in self._done]
-        if not left:
+    def _state(self, steps: list[str]) -> str:
+        unfinished = [step for step in steps if step not in self._done]
+        if not unfinished:
             return "done"
-        if lost := [s for s in left if s in self._failed]:
-            return f"failed: {lost[0]}"
-        if self._running in left:
+        failed = [step for step in unfinished if step in self._failed]
+        if failed:
+            return f"failed: {failed[0]}"
+        if self._running in unfinished:
             return f"{self._running}: {describe(self._partial) or 'running'}"
-        return f"waits for {left[0]}"
+        return f"waits for {unfinished[0]}"
 
     def _value(self, label: str, before: str = "") -> str:
         if label not in self._values:
@@ -99,7 +109,7 @@ class Board(Display):
             if not self._finished(variant.steps):
                 return ""
             row = results.average(self._plan.store, variant.steps, self._nodes, self._metric)
-            self._values[label] = results.told(row) if row else ""
+            self._values[label] = results.as_text(row) if row else ""
         text = self._values[label]
         return before + text if text else ""
 
@@ -114,7 +124,7 @@ class Board(Display):
     def _is_done(self, node: Node) -> bool:
         return (self._plan.store.root / node.artifact / "manifest.json").is_file()
 
-    # --------------------------------------------------------------------------------------------------------------- drawing
+    # -------------------------------------------------- drawing
 
     def _draw(self) -> None:
         if not self.live:

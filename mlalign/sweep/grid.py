@@ -1,12 +1,15 @@
-"""argv -> the variants that a person asked for: Hydra's sweep grammar, presets (`conf/sweep/NAME.yaml`) and the options of a sweep.
+"""argv -> the variants that a person asks for: Hydra's sweep grammar, presets, and options of a
+sweep.
 
-A preset has `grid` (key -> values, as on the command line), and may have `sets` (for a key of its own: what its values stand for, either
-one list of arguments with `{value}` in them, or a list for each value), `metric`, and `search` (options of a search).
+A preset (`conf/sweep/NAME.yaml`) has `grid` (key -> values, as on the command line). It may have
+`sets` (for a new key: what its values stand for, either one list of arguments with `{value}` in
+them, or a list for each value), `metric`, `direction`, and `search` (options of a search).
 """
 
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +19,15 @@ from mlalign.core.errors import UserError, nearest
 from mlalign.recipes import config
 
 FLAGS = ("-m", "--multirun")
-OPTIONS = ("sweep", "metric", "direction", "search.trials", "search.seed", "search.pruner", "search.parallel")
+NUMBERS = {"search.trials": 1, "search.parallel": 1, "search.seed": 0}  # with the least value
+CHOICES = {
+    "search.pruner": ("median", "halving", "none"),
+    "direction": ("maximize", "minimize"),
+}
+OPTIONS = ("sweep", "metric", *NUMBERS, *CHOICES)
 PRESET_KEYS = ("grid", "sets", "metric", "direction", "search")
-OF_ALL = ("name", "root", "conf_dir", "launcher", *config.STEP_LISTS)  # one value for the whole sweep
+# Keys with one value for the whole sweep.
+OF_ALL = ("name", "root", "conf_dir", "launcher", *config.STEP_LISTS)
 MAX_VARIANTS = 1000
 
 
@@ -32,12 +41,17 @@ class Value:
 
 @dataclasses.dataclass
 class Axis:
-    """A swept key: its values, or, in a search, the `space` that they come from (Hydra's own `Override`)."""
+    """A swept key: its values, and in a search the `space` they come from (Hydra's own
+    `Override`)."""
 
     key: str
     values: list[Value]
     space: Any = None
     sets: Any = None
+
+    @property
+    def is_interval(self) -> bool:
+        return self.space is not None and self.space.is_interval_sweep()
 
     def value(self, shown: float) -> Value:
         """A number out of the space as a value."""
@@ -45,8 +59,8 @@ class Axis:
 
 
 @dataclasses.dataclass
-class Asked:
-    """What a person asked for: arguments that all variants share, the swept keys, and the options of the sweep."""
+class Request:
+    """Arguments that all variants share, the swept keys, and the options of the sweep."""
 
     shared: list[str]
     axes: list[Axis]
@@ -63,39 +77,52 @@ def wanted(argv: Sequence[str]) -> bool:
     return any(a in FLAGS or a.startswith(("sweep=", "search.")) for a in argv)
 
 
-def read(argv: Sequence[str], recipe: Mapping | None = None) -> Asked:
+def read(argv: Sequence[str], recipe: Mapping | None = None) -> Request:
     """The sweep in the arguments of `run` and `plan`; `recipe` stands in for `recipe=NAME`.
 
-    Raises: UserError with every mistake: grammar, unknown options and presets, values given twice, ranges that only a search can take.
+    Raises: UserError with every mistake: grammar, unknown options and presets, duplicate values,
+    intervals outside a search.
     """
     errors: list[str] = []
     given: dict[str, Any] = dict(a.split("=", 1) for a in argv if "=" in a and _is_option(a))
     rest = [a for a in argv if a not in FLAGS and not _is_option(a)]
     folders = config.search_path(_of("conf_dir", rest), errors)
-    asked = Asked([], [], {}, given.pop("sweep", None))
-    preset = _preset(asked.preset, folders, errors) if asked.preset else {}
-    options: dict[str, Any] = {**{k: preset[k] for k in ("metric", "direction") if k in preset}, **_flat_search(preset), **given}
-    asked.options = {k: _option(k, v, errors) for k, v in options.items()}
-    texts = {k: f"{k}={_resolved(k, v, rest, recipe)}" for k, v in (preset.get("grid") or {}).items() if _of(k, rest) is None}
-    for argument in rest:  # of two with one key the later counts, in its own place
-        key = argument.partition("=")[0]
-        texts.pop(key, None)
-        texts[key] = argument
-    for key, text in texts.items():
-        axis = _axis(key, text, asked, preset, folders, errors)
+    request = Request([], [], {}, given.pop("sweep", None))
+    preset = _preset(request.preset, folders, errors) if request.preset else {}
+    for key, value in {**_preset_options(preset), **given}.items():
+        request.options[key] = _option(key, value, errors)
+
+    for key, text in _texts(preset, rest, recipe).items():
+        axis = _axis(key, text, request, preset, folders, errors)
         if axis is None:
-            asked.shared.append(text)
+            request.shared.append(text)
         else:
-            asked.axes.append(axis)
-    _check(asked, errors)
+            request.axes.append(axis)
+    _check(request, errors)
     if errors:
         raise UserError(*dict.fromkeys(errors))
-    return asked
+    return request
+
+
+def _texts(preset: Mapping, argv: Sequence[str], recipe: Mapping | None) -> dict[str, str]:
+    """Key -> argument: the preset's, then the command line's, which win."""
+    texts = {}
+    for key, value in (preset.get("grid") or {}).items():
+        if _of(key, argv) is None:
+            texts[key] = f"{key}={_resolved(key, value, argv, recipe)}"
+    for argument in argv:
+        key = argument.partition("=")[0]
+        # The last argument of a key counts, in its own place.
+        texts.pop(key, None)
+        texts[key] = argument
+    return texts
 
 
 def combinations(axes: Sequence[Axis]) -> Iterator[list[tuple[str, Value]]]:
     """Every combination of the values, the last key changing fastest."""
-    yield from ([*zip((a.key for a in axes), values, strict=True)] for values in itertools.product(*(a.values for a in axes)))
+    keys = [axis.key for axis in axes]
+    for values in itertools.product(*(axis.values for axis in axes)):
+        yield list(zip(keys, values, strict=True))
 
 
 def _is_option(argument: str) -> bool:
@@ -107,7 +134,7 @@ def _of(key: str, argv: Sequence[str]) -> str | None:
     return next((a.partition("=")[2] for a in reversed(argv) if a.startswith(f"{key}=")), None)
 
 
-# ------------------------------------------------------------------------------------------------------------------- presets
+# -------------------------------------------------- presets
 
 
 def _preset(name: str, folders: list[Path], errors: list[str]) -> dict[str, Any]:
@@ -125,7 +152,10 @@ def _preset(name: str, folders: list[Path], errors: list[str]) -> dict[str, Any]
     if not isinstance(body, Mapping) or not isinstance(body.get("grid"), Mapping):
         errors.append(f"sweep: {known[name]} needs a mapping `grid` of keys and their values")
         return {}
-    errors.extend(f"sweep: {known[name]}: unknown key {key!r}{nearest(key, PRESET_KEYS)}" for key in body if key not in PRESET_KEYS)
+    for key in body:
+        if key not in PRESET_KEYS:
+            hint = nearest(key, PRESET_KEYS)
+            errors.append(f"sweep: {known[name]}: unknown key {key!r}{hint}")
     return dict(body)
 
 
@@ -141,71 +171,90 @@ def _resolved(key: str, value: Any, argv: Sequence[str], recipe: Mapping | None)
     settings = config.load(argv, recipe)
     errors = list(settings.errors)
     plan.normalise_languages(settings, errors)
-    found = settings.resolve(value, {}, f"sweep: {key}", errors)
-    if errors or not found:
-        raise UserError(*(errors or [f"{key}: {value} gives no values; name them, {key}=a,b"]))
-    return ",".join(map(str, found)) if isinstance(found, list) else found
+    resolved = settings.resolve(value, {}, f"sweep: {key}", errors)
+    if errors:
+        raise UserError(*errors)
+    if not resolved:
+        raise UserError(f"{key}: {value} gives no values; name them, {key}=a,b")
+    return ",".join(map(str, resolved)) if isinstance(resolved, list) else resolved
 
 
-def _flat_search(preset: Mapping) -> dict[str, Any]:
-    return {f"search.{k}": v for k, v in (preset.get("search") or {}).items()}
+def _preset_options(preset: Mapping) -> dict[str, Any]:
+    options = {key: preset[key] for key in ("metric", "direction") if key in preset}
+    for key, value in (preset.get("search") or {}).items():
+        options[f"search.{key}"] = value
+    return options
 
 
 def _option(key: str, value: Any, errors: list[str]) -> Any:
     """The value of an option of the sweep, checked."""
     if key not in OPTIONS:
         errors.append(f"{key}: unknown key{nearest(key, OPTIONS)}")
-    elif key in ("search.trials", "search.parallel", "search.seed"):
-        least = 0 if key == "search.seed" else 1
-        if not re.fullmatch(r"[0-9]{1,6}", str(value)) or int(value) < least:
-            errors.append(f"{key}: expected a whole number from {least}, got {value!r}")
-            return least
-        return int(value)
-    elif key == "search.pruner" and value not in ("median", "halving", "none"):
-        errors.append(f"{key}: {value!r} is not possible{nearest(str(value), ('median', 'halving', 'none'))}")
-    elif key == "direction" and value not in ("maximize", "minimize"):
-        errors.append(f"{key}: {value!r} is not possible{nearest(str(value), ('maximize', 'minimize'))}")
-    return value
+    if key in CHOICES and value not in CHOICES[key]:
+        errors.append(f"{key}: {value!r} is not possible{nearest(str(value), CHOICES[key])}")
+    if key not in NUMBERS:
+        return value
+    least = NUMBERS[key]
+    if not re.fullmatch(r"[0-9]{1,6}", str(value)) or int(value) < least:
+        errors.append(f"{key}: expected a whole number from {least}, got {value!r}")
+        return least
+    return int(value)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- axes
+# -------------------------------------------------- axes
 
 
-def _axis(key: str, text: str, asked: Asked, preset: Mapping, folders: list[Path], errors: list[str]) -> Axis | None:
-    """The swept key that an argument is, or None where it has one value and belongs to no preset."""
+def _axis(
+    key: str,
+    text: str,
+    request: Request,
+    preset: Mapping,
+    folders: list[Path],
+    errors: list[str],
+) -> Axis | None:
+    """An argument as a swept key; None where it has one value and the preset has no `sets` for
+    it."""
     sets = (preset.get("sets") or {}).get(key)
     if key in config.STEP_LISTS or "=" not in text:
         return None
-    if (override := config.by_grammar(f"use={text.partition('=')[2]}" if key.startswith("use.") else text, errors)) is None:
+    right_side = text.partition("=")[2]
+    override = config.by_grammar(f"use={right_side}" if key.startswith("use.") else text, errors)
+    if override is None:
         return None
     if not override.is_sweep_override():
-        return Axis(key, [_value(key, override.value(), _written(override.value()), sets, errors)]) if sets is not None else None
+        if sets is None:
+            return None
+        value = override.value()
+        return Axis(key, [_value(key, value, _written(value), sets, errors)])
     if key in OF_ALL:
-        errors.append(f"{key}: one value for the whole sweep, got {text.partition('=')[2]}")
+        errors.append(f"{key}: one value for the whole sweep, got {right_side}")
         return None
     if override.is_interval_sweep():
-        if not asked.searches:
-            errors.append(f"{text}: a grid has no room for an interval; list values or a range(…), or search with search.trials=N")
+        if not request.searches:
+            mend = "list values or a range(…), or search with search.trials=N"
+            errors.append(f"{text}: a grid cannot take an interval; {mend}")
         return Axis(key, [], override, sets)
+
     elements = _elements(override, key, folders, errors)
     if len(set(map(str, elements))) < len(elements):
-        errors.append(f"{key}: a value stands there twice: {', '.join(map(str, elements))}")
-    return Axis(
-        key, [_value(key, config.plain(e), _written(e), sets, errors) for e in elements], override if asked.searches else None, sets
-    )
+        errors.append(f"{key}: duplicate value: {', '.join(map(str, elements))}")
+    values = [_value(key, config.plain(e), _written(e), sets, errors) for e in elements]
+    return Axis(key, values, override if request.searches else None, sets)
 
 
 def _elements(override: Any, key: str, folders: list[Path], errors: list[str]) -> list[Any]:
     """The values of a discrete sweep; `glob(…)` matches the files of a group."""
-    told = override.value()
-    if type(told).__name__ == "Glob":
+    sweep = override.value()
+    if type(sweep).__name__ == "Glob":
         names = sorted(config.options(key, folders))
-        found = told.filter(names)
-        if not found:
-            errors.append(f"{override.input_line}: matches no file of a group {key!r}{nearest(key, config.GROUPS) if not names else ''}")
-        return found
-    if getattr(told, "shuffle", False):
-        errors.append(f"{override.input_line}: the order of variants means nothing; leave out shuffle")
+        matching: list[Any] = sweep.filter(names)
+        if not matching:
+            hint = "" if names else nearest(key, config.GROUPS)
+            errors.append(f"{override.input_line}: matches no file of a group {key!r}{hint}")
+        return matching
+    if getattr(sweep, "shuffle", False):
+        problem = "the order of variants has no effect; leave out shuffle"
+        errors.append(f"{override.input_line}: {problem}")
         return []
     return list(itertools.islice(override.sweep_iterator(), MAX_VARIANTS + 1))
 
@@ -220,31 +269,35 @@ def _written(value: Any) -> str:
 def _value(key: str, shown: Any, written: str, sets: Any, errors: list[str]) -> Value:
     if sets is None:
         return Value(shown, (f"{key}={written}",))
-    told = sets.get(str(shown)) if isinstance(sets, Mapping) else sets
-    if told is None:
+    arguments = sets.get(str(shown)) if isinstance(sets, Mapping) else sets
+    if arguments is None:
         errors.append(f"{key}: {shown!r} is not possible{nearest(str(shown), map(str, sets))}")
         return Value(shown, ())
-    return Value(shown, tuple(str(argument).replace("{value}", written) for argument in told))
+    overrides = [str(argument).replace("{value}", written) for argument in arguments]
+    return Value(shown, tuple(overrides))
 
 
-def _check(asked: Asked, errors: list[str]) -> None:
-    if not asked.axes and not errors:
-        errors.append("-m: no key has several values; write key=a,b, or sweep=NAME for a ready grid")
-    if not asked.searches:
-        n = 1
-        for axis in asked.axes:
-            n *= max(len(axis.values), 1)
-        if n > MAX_VARIANTS:
-            errors.append(
-                f"-m: {n} variants or more are above the {MAX_VARIANTS} allowed; take fewer values, or search with search.trials=N"
-            )
-        if "direction" in asked.options and "metric" not in asked.options:
-            errors.append("direction: says which end of a metric is best; name it with metric=")
+def _check(request: Request, errors: list[str]) -> None:
+    if not request.axes and not errors:
+        mend = "write key=a,b, or sweep=NAME for a ready grid"
+        errors.append(f"-m: no key has several values; {mend}")
+    if request.searches:
+        return
+    n = math.prod(max(len(axis.values), 1) for axis in request.axes)
+    if n > MAX_VARIANTS:
+        mend = "take fewer values, or search with search.trials=N"
+        errors.append(f"-m: {n} variants or more are above the {MAX_VARIANTS} allowed; {mend}")
+    if "direction" in request.options and "metric" not in request.options:
+        errors.append("direction: says which end of a metric is best; name it with metric=")
 
 
 def label(values: Mapping[str, Any], among: Collection[str] = ()) -> str:
-    """`beta=0.05,n=8`: settings as part of a name; no character that a path or a shell minds. `among`: all swept keys."""
-    return ",".join(f"{short(key, among or values)}={_name(value)}" for key, value in values.items())
+    """`beta=0.05,n=8`: settings as part of a name, without characters that paths or shells mind.
+
+    `among`: all swept keys.
+    """
+    keys = among or values
+    return ",".join(f"{short(key, keys)}={_name(value)}" for key, value in values.items())
 
 
 def short(key: str, keys: Collection[str]) -> str:

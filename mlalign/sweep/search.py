@@ -1,8 +1,10 @@
-"""A search instead of a grid: Optuna proposes the settings of a trial, a plan carries it out (Akiba et al. 2019, "Optuna": ask and tell).
+"""A search instead of a grid: Optuna proposes settings, a plan carries them out.
 
-Trials are variants of one united plan and share the store, so what does not depend on the searched keys runs once. Where a recipe has
-rounds, the metric of each round goes to the pruner, and a pruned trial's later rounds are not run. With `search.parallel` so many trials go
-round by round together: as Slurm jobs at the same time, here one step after the other, by the same proposals (`proposals`).
+This is the ask-and-tell interface of Akiba et al. 2019, "Optuna". Trials are variants of one united
+plan and share the store, so what does not depend on the searched keys runs once. Where a recipe has
+rounds, the metric of each round goes to the pruner, and a pruned trial's later rounds do not run.
+`search.parallel` trials go round by round together: as Slurm jobs at the same time, on this machine
+one step after the other. The proposals are the same (`proposals`).
 """
 
 import contextlib
@@ -21,7 +23,7 @@ from mlalign.running import run_dir
 from mlalign.running.slurm import jobs
 from mlalign.sweep import results, space, united
 from mlalign.sweep.board import Board
-from mlalign.sweep.grid import Asked
+from mlalign.sweep.grid import Request
 from mlalign.sweep.united import Planner
 
 if TYPE_CHECKING:
@@ -44,48 +46,64 @@ class _Running:
 
 
 class Search:
-    """A search that was checked: `probed` is a plan of the ends of its space, which tells what depends on which key.
+    """A checked search. `probed` plans the ends of its space, to learn which step depends on which
+    key.
 
     Raises: UserError with all mistakes, before anything runs.
     """
 
-    def __init__(self, asked: Asked, recipe: Mapping | None = None, *, to_look_at: bool = False):
-        self.asked, self.planner = asked, Planner(asked, recipe, to_look_at=to_look_at)
-        if problems := _problems(asked, self.planner):
+    def __init__(
+        self,
+        request: Request,
+        recipe: Mapping | None = None,
+        *,
+        to_look_at: bool = False,
+    ):
+        self.request = request
+        self.planner = Planner(request, recipe, to_look_at=to_look_at)
+        problems = _problems(request, self.planner)
+        if problems:
             raise UserError(*problems)
-        ends = {a.key: space.ends(a) for a in asked.axes}
-        probes = self.planner.plan_all(united.probes(asked.axes, ends))
+        ends = {a.key: space.ends(a) for a in request.axes}
+        probes = self.planner.plan_all(united.probes(request.axes, ends))
         self.depends = united.dependencies(probes)
-        self.probed = united.unite(probes, self.depends, asked, {}, "search")
-        self.wanted: int = asked.options.get("search.trials", TRIALS)
-        self.metric: str = asked.options["metric"]
+        self.probed = united.unite(probes, self.depends, request, {}, "search")
+        self.wanted: int = request.options.get("search.trials", TRIALS)
+        self.metric: str = request.options["metric"]
         self.trials: list[Trial] = []
         self.failures: list[str] = []
 
     def outline(self) -> str:
         """What the search is, in a few lines."""
-        steps = self.probed.variants[0].steps
-        rounds = {n.step.round for n in self.probed.nodes} - {None}
-        at_a_time = self.asked.options.get("search.parallel", 1)
-        pruned = "the metric of each round goes to the pruner" if len(rounds) > 1 else "one round or none: no trial is pruned"
-        return "\n".join([
-            f"search {self.probed.name}: {self.wanted} trials for the best {self.metric}, {at_a_time} at a time",
-            *(f"  {a.key}: {a.space.input_line.partition('=')[2] if a.space else a.values[0].shown}" for a in self.asked.axes),
-            f"  {len(steps)} steps a trial, {len(self.depends)} of them its own; {pruned}",
-        ])  # fmt: skip
+        n_steps = len(self.probed.variants[0].steps)
+        rounds = {node.step.round for node in self.probed.nodes} - {None}
+        at_a_time = self.request.options.get("search.parallel", 1)
+        trials = f"{self.wanted} trials for the best {self.metric}, {at_a_time} at a time"
+        pruning = "one round or none: no trial is pruned"
+        if len(rounds) > 1:
+            pruning = "the metric of each round goes to the pruner"
+
+        lines = [f"search {self.probed.name}: {trials}"]
+        for axis in self.request.axes:
+            values = axis.space.input_line.partition("=")[2] if axis.space else axis.values[0].shown
+            lines.append(f"  {axis.key}: {values}")
+        lines.append(f"  {n_steps} steps a trial, {len(self.depends)} of them its own; {pruning}")
+        return "\n".join(lines)
 
     def united(self) -> Plan:
         """All trials so far as one plan."""
-        whole = united.unite([t.planned for t in self.trials], self.depends, self.asked, {}, "search")
+        planned = [trial.planned for trial in self.trials]
+        whole = united.unite(planned, self.depends, self.request, {}, "search")
         for i, (variant, trial) in enumerate(zip(whole.variants, self.trials, strict=True)):
             variant.trial, variant.why = i, trial.why
             variant.state = trial.state if trial.state in ("pruned", "failed") else ""
         return whole
 
     def run(self) -> int:
-        """Carry out the trials, or go on with them; returns the exit status.
+        """Carry out the trials, or continue them; returns the exit status.
 
-        Raises: UserError where a step that all trials share failed, and at the end where trials failed. Where all did, the end comes early.
+        Raises: UserError where a step that all trials share failed, and at the end if trials
+        failed. If all have failed, the search ends early.
         """
         from mlalign.sweep.proposals import Proposals
 
@@ -93,11 +111,19 @@ class Search:
         with self._alone():
             say(self.outline(), flush=True)
             jobs.go_on(self.probed.run_dir / "slurm")
-            fewer = results.lower_is_better(self.metric.partition(":")[0], self.asked.options.get("direction"))
-            proposals = Proposals(self.probed.run_dir, self.asked, self.planner, self.wanted, minimize=fewer)
-            self.trials, status = proposals.trials, 0
+            name, direction = self.metric.partition(":")[0], self.request.options.get("direction")
+            proposals = Proposals(
+                self.probed.run_dir,
+                self.request,
+                self.planner,
+                self.wanted,
+                minimize=results.lower_is_better(name, direction),
+            )
+            self.trials = proposals.trials
+            status = 0
             while not status and not self._hopeless() and (batch := proposals.batch()):
                 status = self._batch(proposals, batch)
+
         if proposals.exhausted:
             say(f"after {len(self.trials)} trials nothing new was proposed")
         if status:
@@ -105,10 +131,15 @@ class Search:
         if self.trials:
             self._publish()
         if self.failures and not status:
-            failed = sum(t.state == "failed" for t in self.trials)
-            end = ", so the search has ended early" if self._hopeless() and failed < self.wanted else ""
-            raise UserError(*self.failures, f"{failed} of {len(self.trials)} trials failed{end}; the same command tries them again")
+            raise UserError(*self.failures, self._summary_of_failures())
         return status
+
+    def _summary_of_failures(self) -> str:
+        n_failed = sum(trial.state == "failed" for trial in self.trials)
+        ended_early = self._hopeless() and n_failed < self.wanted
+        end = ", so the search has ended early" if ended_early else ""
+        failed = f"{n_failed} of {len(self.trials)} trials failed{end}"
+        return f"{failed}; the same command tries them again"
 
     def _hopeless(self) -> bool:
         """Whether trials of this command have failed, and none has ever succeeded."""
@@ -121,32 +152,37 @@ class Search:
             try:
                 stack.enter_context(claims.claim(self.probed.run_dir, "search"))
             except claims.Taken:
-                told = f"another process is at the search {self.probed.name!r}; wait until it has ended, or give this one another name="
-                raise UserError(f"name: {told}") from None
+                problem = f"another process is running the search {self.probed.name!r}"
+                mend = "wait until it has ended, or give this one another name="
+                raise UserError(f"name: {problem}; {mend}") from None
             yield
 
     def _publish(self) -> None:
         whole = self.united()
         store.write_json(whole.run_dir / "plan.json", run_dir.describe(whole))
-        results.tell(whole, self.metric, self.asked.options.get("direction"))
+        results.tell(whole, self.metric, self.request.options.get("direction"))
 
-    # --------------------------------------------------------------------------------------------------------------- trials
+    # -------------------------------------------------- trials
 
     def _batch(self, proposals: "Proposals", trials: list["Trial"]) -> int:
-        """Some trials from proposal to result, round by round; returns the exit status of a run that was stopped, else 0."""
+        """Some trials from proposal to result, round by round.
+
+        Returns the exit status of a run that was stopped, else 0.
+        """
         whole = self.united()
         board = Board(whole, self.metric)
         batch = [self._begin(trial, whole, board) for trial in trials]
-        rounds = _by_round([n for n in whole.nodes if any(n.name in one.names for one in batch)])
+        rounds = _by_round(_nodes_of(batch, whole.nodes))
         for number, nodes in rounds.items():
-            going = [one for one in batch if one.trial.state == "running"]
-            wanted = [n for n in nodes if any(n.name in one.names for one in going)]
+            running = _still_running(batch)
+            wanted = _nodes_of(running, nodes)
             status, failed = runner.run_some(whole, wanted, nodes, board)
             if status:
                 return status
-            self._failed(going, wanted, failed)
+            self._failed(running, wanted, failed)
             if number:
-                self._prune([one for one in going if one.trial.state == "running"], whole, wanted, number, number == max(rounds))
+                is_last = number == max(rounds)
+                self._prune(_still_running(running), whole, wanted, number, is_last)
         self._tell(proposals, batch, whole, board)
         return 0
 
@@ -157,52 +193,89 @@ class Search:
         return one
 
     def _failed(self, going: list[_Running], nodes: list[Node], failed: runner.Failed) -> None:
-        """Note the trials that failed. Raises: UserError where every other trial would fail like them."""
-        for node in (n for n in nodes if n.artifact in failed):
+        """Note the trials that failed. Raises: UserError where every other trial would fail like
+        them."""
+        for node in nodes:
+            if node.artifact not in failed:
+                continue
             why = failed[node.artifact]
             if why and not node.variant:
                 raise UserError(*why)
             self.failures += why
-            for one in (one for one in going if node.name in one.names):
-                one.trial.state = "failed"
-                one.trial.why = one.trial.why or "".join(why[:1]).partition("\n")[0]
+            for one in going:
+                if node.name in one.names:
+                    one.trial.state = "failed"
+                    one.trial.why = one.trial.why or "".join(why[:1]).partition("\n")[0]
 
-    def _prune(self, going: list[_Running], whole: Plan, nodes: list[Node], number: int, last: bool) -> None:
-        """Report what each trial reached in a round; before the last, ask the pruner about each."""
+    def _prune(
+        self,
+        going: list[_Running],
+        whole: Plan,
+        nodes: list[Node],
+        number: int,
+        last: bool,
+    ) -> None:
+        """Report each trial's result of a round; before the last round, ask the pruner about
+        each."""
+        in_round = [node for node in nodes if node.step.round == number]
         reached = []
         for one in going:
-            found = (self._of_round(whole, n) for n in nodes if n.step.round == number and n.name in one.names)
-            if (value := next((v for v in found if v is not None), None)) is not None:
+            value = self._value_of(_nodes_of([one], in_round), whole)
+            if value is not None:
                 one.trial.under_way.report(value, number)
                 reached.append((one, value))
-        for one, value in [] if last else reached:
+        if last:
+            return
+        for one, value in reached:
             if one.trial.under_way.should_prune():
-                one.trial.state, one.trial.why = "pruned", f"after round {number} at {value:.4g}"
+                one.trial.state = "pruned"
+                one.trial.why = f"after round {number} at {value:.4g}"
 
-    def _tell(self, proposals: "Proposals", batch: list[_Running], whole: Plan, board: Board) -> None:
-        """Tell what came out, in the order of the proposals."""
-        artifacts = {n.name: n.artifact for n in whole.nodes}
+    def _value_of(self, nodes: list[Node], whole: Plan) -> float | None:
+        """The metric by the first of the steps that measured it."""
+        for node in nodes:
+            value = self._of_round(whole, node)
+            if value is not None:
+                return value
+        return None
+
+    def _tell(
+        self,
+        proposals: "Proposals",
+        batch: list[_Running],
+        whole: Plan,
+        board: Board,
+    ) -> None:
+        """Record the outcomes, in the order of the proposals."""
+        artifacts = {node.name: node.artifact for node in whole.nodes}
         for one in batch:
             if one.trial.state == "pruned":
                 board.line(f"{one.title}: pruned {one.trial.why}")
             value = None
             if one.trial.state == "running":
+                artifact_of = {step: artifacts[name] for step, name in one.steps.items()}
                 try:
-                    value = self._result(whole, {step: artifacts[name] for step, name in one.steps.items()})
+                    value = self._result(whole, artifact_of)
                 except UserError as error:
-                    one.trial.state, one.trial.why = "failed", str(error)
+                    one.trial.state = "failed"
+                    one.trial.why = str(error)
                     self.failures.append(f"{one.title}: {error}")
             proposals.tell(one.trial, value)
 
     def _of_round(self, whole: Plan, node: Node) -> float | None:
         """The metric of a round, where this step measured it."""
         path = whole.store.root / node.artifact / "metrics.json"
-        if node.module.KIND != "metrics" or not path.is_file():  # a step that was skipped has none
+        # A step that was skipped has no file.
+        if node.module.KIND != "metrics" or not path.is_file():
             return None
-        rows = [r for r in store.read_json(path)["rows"] if r["language"] == AVERAGE]
-        keys = {(r["metric"], r["by"] or ""): r["value"] for r in rows}
+        values = {}
+        for row in store.read_json(path)["rows"]:
+            if row["language"] == AVERAGE:
+                values[row["metric"], row["by"] or ""] = row["value"]
         name = self.metric.partition(":")[0]
-        return keys[results.choose(self.metric, keys)] if any(k[0] == name for k in keys) else None
+        if not any(metric == name for metric, _ in values):
+            return None
+        return values[results.choose(self.metric, values)]
 
     def _result(self, whole: Plan, artifacts: Mapping[str, str]) -> float:
         """Raises: UserError if the trial does not have the metric."""
@@ -211,26 +284,44 @@ class Search:
         return float(row["value"])
 
 
+def _still_running(batch: list[_Running]) -> list[_Running]:
+    return [one for one in batch if one.trial.state == "running"]
+
+
+def _nodes_of(trials: list[_Running], nodes: list[Node]) -> list[Node]:
+    """The nodes that any of these trials needs."""
+    names = {name for one in trials for name in one.steps.values()}
+    return [node for node in nodes if node.name in names]
+
+
 def _by_round(nodes: list[Node]) -> dict[int, list[Node]]:
-    """Round -> its steps, and those that follow from it and earlier ones alone; 0 before the first."""
-    reached: dict[str, int] = {}
+    """Round -> its steps, and those that need only it and earlier ones; 0 before the first."""
+    round_of: dict[str, int] = {}
     for node in nodes:
-        reached[node.artifact] = max([node.step.round or 0, *(reached.get(s["artifact"], 0) for s in node.sources())])
-    return {number: [n for n in nodes if reached[n.artifact] == number] for number in sorted(set(reached.values()))}
+        sources = [round_of.get(source["artifact"], 0) for source in node.sources()]
+        round_of[node.artifact] = max([node.step.round or 0, *sources])
+
+    by_round: dict[int, list[Node]] = {number: [] for number in sorted(set(round_of.values()))}
+    for node in nodes:
+        by_round[round_of[node.artifact]].append(node)
+    return by_round
 
 
-def _problems(asked: Asked, planner: Planner) -> list[str]:
-    """What keeps a search from being one."""
-    found = [f"{control}: has no meaning in a search" for control in planner.controls]
-    if "metric" not in asked.options:
-        found.append("metric: say what the search is for, such as metric=accuracy")
+def _problems(request: Request, planner: Planner) -> list[str]:
+    """What keeps a search from starting."""
+    problems = [f"{control}: has no meaning in a search" for control in planner.controls]
+    if "metric" not in request.options:
+        problems.append("metric: say what the search is for, such as metric=accuracy")
     if importlib.util.find_spec("optuna") is None:
-        found.append(f"search: the package 'optuna' is not installed; {INSTALL['optuna']}")
-    for axis in asked.axes:
-        if axis.space is not None and axis.space.is_interval_sweep():
-            told = axis.space.value()
-            if not told.start < told.end:
-                found.append(f"{axis.key}: there is nothing between {told.start} and {told.end}")
-            elif "log" in told.tags and told.start <= 0:
-                found.append(f"{axis.key}: a logarithmic interval begins above 0, not at {told.start}")
-    return found
+        problems.append(f"search: the package 'optuna' is not installed; {INSTALL['optuna']}")
+    for axis in request.axes:
+        if not axis.is_interval:
+            continue
+        interval = axis.space.value()
+        start, end = interval.start, interval.end
+        if not start < end:
+            problems.append(f"{axis.key}: there is nothing between {start} and {end}")
+        elif "log" in interval.tags and start <= 0:
+            problem = f"a logarithmic interval begins above 0, not at {start}"
+            problems.append(f"{axis.key}: {problem}")
+    return problems

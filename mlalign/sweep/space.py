@@ -1,4 +1,5 @@
-"""What a search may propose for a key: Hydra's grammar as Optuna's distributions, and a proposal as a value that a person can type."""
+"""The values that a search may propose for a key: Hydra's grammar as Optuna's distributions, and
+back."""
 
 from typing import Any
 
@@ -8,33 +9,42 @@ FIGURES = 4  # significant figures of a proposed number
 
 
 def distribution(axis: Axis) -> Any:
-    """A swept key as Optuna's distribution: `interval` (`int(interval(…))`, `tag(log,interval(…))`), `range`, or a choice."""
+    """A swept key as Optuna's distribution.
+
+    It is an interval (`interval(…)`, `int(interval(…))`, `tag(log,interval(…))`), a range, or a
+    choice.
+    """
     from optuna import distributions
 
-    told = axis.space.value() if axis.space is not None else None
-    if told is not None and axis.space.is_interval_sweep():
-        whole = isinstance(told.start, int) and isinstance(told.end, int)
-        kind = distributions.IntDistribution if whole else distributions.FloatDistribution
-        return kind(told.start, told.end, log="log" in told.tags)
-    numbers = [v.shown for v in axis.values]
-    if told is not None and axis.space.is_range_sweep() and len(numbers) > 1:
-        step = numbers[1] - numbers[0]
-        kind = distributions.IntDistribution if isinstance(step, int) else distributions.FloatDistribution
-        return kind(min(numbers), max(numbers), step=abs(step))
-    return distributions.CategoricalDistribution([str(v.shown) for v in axis.values])
+    if axis.is_interval:
+        interval = axis.space.value()
+        is_whole = isinstance(interval.start, int) and isinstance(interval.end, int)
+        kind = distributions.IntDistribution if is_whole else distributions.FloatDistribution
+        return kind(interval.start, interval.end, log="log" in interval.tags)
+    shown = [value.shown for value in axis.values]
+    if axis.space is not None and axis.space.is_range_sweep() and len(shown) > 1:
+        step = shown[1] - shown[0]
+        is_whole = isinstance(step, int)
+        kind = distributions.IntDistribution if is_whole else distributions.FloatDistribution
+        return kind(min(shown), max(shown), step=abs(step))
+    return distributions.CategoricalDistribution([str(value) for value in shown])
 
 
 def value(axis: Axis, proposed: Any) -> Value:
-    """What was proposed as a value of the key; numbers between the ends are rounded to what a person can type."""
+    """A proposal as a value of the key; numbers inside an interval are rounded to what a person
+    types."""
     if isinstance(proposed, str):
         return next(v for v in axis.values if str(v.shown) == proposed)
-    if isinstance(proposed, float) and axis.space.is_interval_sweep():
-        told = axis.space.value()
-        return axis.value(min(max(float(f"{proposed:.{FIGURES}g}"), told.start), told.end))
+    if isinstance(proposed, float) and axis.is_interval:
+        interval = axis.space.value()
+        rounded = float(f"{proposed:.{FIGURES}g}")
+        return axis.value(min(max(rounded, interval.start), interval.end))
     return axis.value(proposed)
 
 
 def ends(axis: Axis) -> list[Value]:
-    if axis.space is not None and axis.space.is_interval_sweep():
-        return [axis.value(axis.space.value().start), axis.value(axis.space.value().end)]
+    """The first and the last value of a key."""
+    if axis.is_interval:
+        interval = axis.space.value()
+        return [axis.value(interval.start), axis.value(interval.end)]
     return [axis.values[0], axis.values[-1]]

@@ -1,4 +1,5 @@
-"""What `mlalign plan` says of memory and time: models found, rows counted, mistakes told, mends that hold."""
+"""What `mlalign plan` says of memory and time: models found, rows counted, mistakes told, mends
+that hold."""
 
 import json
 import re
@@ -59,7 +60,8 @@ def test_estimates_cost_little(tmp_path):
 
 
 def test_a_step_follows_its_model_back_to_what_is_there(tmp_path, qwen):
-    """`policy` trains what `base` gives, which is not there yet: it has the shape of what `base` trains."""
+    """`policy` trains what `base` gives, which is not there yet: it has the shape of what `base`
+    trains."""
     found = of_step("policy", *LARGE, f"model={qwen}", root=tmp_path)
     base = 8_190_735_360
     adapter = 36 * 16 * (8192 + 5120 + 5120 + 8192 + 3 * 16384)
@@ -160,7 +162,8 @@ def smallest(memory, devices=1, **values):
 
 
 def test_the_order_of_changes():
-    """Full Qwen3 8B in bfloat16: 16.4 GB weights, 16.4 gradients, 32.8 moments; 131 GB under ZeRO on one device."""
+    """Full Qwen3 8B in bfloat16: 16.4 GB weights, 16.4 gradients, 32.8 moments; 131 GB under ZeRO
+    on one device."""
     no_saving = {"trainer": {"gradient_checkpointing": False}}
     assert smallest(90, device_batch_size=64) == {"device_batch_size": 16}
     assert smallest(75, device_batch_size=1, **no_saving) == {"trainer.gradient_checkpointing": True}
@@ -172,14 +175,15 @@ def test_the_order_of_changes():
 
 def test_a_change_is_told_as_arguments():
     keys = {"deepspeed": "zero3", "devices": 4, "peft": mends.LORA, "trainer.gradient_checkpointing": True}
-    assert mends.told(keys) == (
+    assert mends.as_arguments(keys) == (
         "steps.STEP.config.deepspeed=zero3 steps.STEP.resources.devices=4 "
         "steps.STEP.config.peft={r:16,target_modules:all-linear} steps.STEP.config.trainer.gradient_checkpointing=true"
     )
 
 
 def test_what_a_configuration_becomes():
-    """Pairs are two sequences; KTO takes pairs apart; log-probabilities of the reference come first; 64 rows over two devices of 8."""
+    """Pairs are two sequences; KTO takes pairs apart; log-probabilities of the reference come
+    first; 64 rows over two devices of 8."""
     _, build = job("preference", loss="sigmoid", device_batch_size=8)
     cfg, _ = job("preference", loss="sigmoid", device_batch_size=8)
     told = build(cfg, 2)
@@ -223,11 +227,12 @@ def test_time_comes_from_the_last_step_of_the_stage(mlalign, tmp_path):
     assert manifest["train"]["rows"] == 16
     seconds = 2 * manifest["train"]["seconds"]
     done = mlalign(*one, "trainer.max_steps=4", "dry=true", "show=steps", "name=second")
-    assert re.search(rf"{work.told(seconds)} +32 rows, as sft took on cpu", done.stdout), done.stdout
+    assert re.search(rf"{work.duration_text(seconds)} +32 rows, as sft took on cpu", done.stdout), done.stdout
 
 
 def test_time_by_the_scales_rate(tmp_path, qwen):
-    """6 operations a parameter and token, a third more for checkpointing, over 989e12 x 0.4 x 8 devices."""
+    """6 operations a parameter and token, a third more for checkpointing, over 989e12 x 0.4 x 8
+    devices."""
     arguments = ["recipe=reuse_your_rewards", "scale=node", f"model={qwen}", "steps.base.config.trainer.max_steps=100"]
     found = of_step("base", *arguments, root=tmp_path)
     a = architecture.from_config(QWEN3_8B)
@@ -249,8 +254,8 @@ def test_sizes_and_times_are_read_and_told():
     assert estimate.bytes_of(None) is None
     assert [estimate.seconds_of(t) for t in ("12:00:00", "2-00:00:00", "90 min", "3 h", "1-12")] == [43200, 172800, 5400, 10800, 129600]
     assert estimate.seconds_of(None) is None
-    assert [work.told(s) for s in (40, 600, 9000, 200000)] == ["40 s", "10 min", "2.5 h", "2.3 d"]
-    assert [work.size_told(n) for n in (3 * 2**20, 5 * 2**29)] == ["3 MiB", "2.5 GiB"]
+    assert [work.duration_text(s) for s in (40, 600, 9000, 200000)] == ["40 s", "10 min", "2.5 h", "2.3 d"]
+    assert [work.size_text(n) for n in (3 * 2**20, 5 * 2**29)] == ["3 MiB", "2.5 GiB"]
 
 
 def test_parameters_are_counted_from_weights_on_disk(tmp_path):

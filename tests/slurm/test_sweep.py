@@ -65,7 +65,7 @@ def test_the_jobs_leave_the_results(slurm, short):
     sweep = ("recipe=short", "-m", "name=s", "metric=reward_accuracy", "launcher=slurm")
     done = call(slurm, short, *sweep, "n=6,12")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"results will stand in {short / 'runs/s/results.html'}" in done.stdout
+    assert f"results will be in {short / 'runs/s/results.html'}" in done.stdout
     until(lambda: not slurm.queue(), "the end of all jobs", 300)
     assert states(short) == {"n=6": "done", "n=12": "done"}
     assert (short / "runs/s/results.html").is_file()
@@ -137,7 +137,7 @@ def test_a_search_that_was_killed_goes_on_with_its_jobs_in_the_queue(slurm, shor
 def test_a_cancelled_search_ends_and_a_second_one_is_refused(slurm, short):
     process = begun(slurm, short, 1)
     second = call(slurm, short, *SLOW)
-    assert second.returncode == 1 and "another process is at the search 's'" in second.stderr
+    assert second.returncode == 1 and "another process is running the search 's'" in second.stderr
     cancel = [sys.executable, "-m", "mlalign", "cancel", f"root={short}", "name=s", "now=true"]
     assert subprocess.run(cancel, env=slurm.env, check=False, capture_output=True, timeout=60).returncode == 0
     said, _ = process.communicate(timeout=120)

@@ -49,9 +49,9 @@ def test_every_combination_the_last_key_fastest():
     ("argv", "told"),
     [
         (["beta=0.1"], "-m: no key has several values"),
-        (["beta=0.1,0.1"], "beta: a value stands there twice"),
-        (["beta=interval(0,1)"], "a grid has no room for an interval"),
-        (["beta=shuffle(1,2)"], "the order of variants means nothing"),
+        (["beta=0.1,0.1"], "beta: duplicate value"),
+        (["beta=interval(0,1)"], "a grid cannot take an interval"),
+        (["beta=shuffle(1,2)"], "the order of variants has no effect"),
         (["name=a,b"], "name: one value for the whole sweep"),
         (["launcher=local,slurm"], "launcher: one value for the whole sweep"),
         (["beta=0.1,"], "beta=0.1,"),

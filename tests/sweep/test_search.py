@@ -15,7 +15,7 @@ def searching(tmp_path, *argv, trials=6):
 
 
 def test_hydras_grammar_gives_the_space(tmp_path):
-    found = {a.key: str(space.distribution(a)) for a in searching(tmp_path, *SPACE, "temperature=interval(0.5,1)").asked.axes}
+    found = {a.key: str(space.distribution(a)) for a in searching(tmp_path, *SPACE, "temperature=interval(0.5,1)").request.axes}
     assert found == {
         "beta": "FloatDistribution(high=1.0, log=True, low=0.01, step=None)",
         "n": "IntDistribution(high=8, log=False, low=2, step=1)",
@@ -27,7 +27,7 @@ def test_hydras_grammar_gives_the_space(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_proposed_can_be_typed_again(tmp_path):
-    beta, n, loss, _ = searching(tmp_path, *SPACE).asked.axes
+    beta, n, loss, _ = searching(tmp_path, *SPACE).request.axes
     assert space.value(beta, 0.0374540118).overrides == ("beta=0.03745",)
     assert space.value(beta, 0.0100001).overrides == ("beta=0.01",)
     assert space.value(n, 5).overrides == ("n=5",)
@@ -63,7 +63,7 @@ def opened(root, *argv, trials):
     """The proposals of a search as a new process finds them."""
     made = searching(root, *argv, trials=trials)
     made.probed.run_dir.mkdir(parents=True, exist_ok=True)
-    return Proposals(made.probed.run_dir, made.asked, made.planner, made.wanted, minimize=False)
+    return Proposals(made.probed.run_dir, made.request, made.planner, made.wanted, minimize=False)
 
 
 def carried_out(root, n, *, parallel=1, broken=(), fails=()):

@@ -1,4 +1,5 @@
-"""The small commands: `mlalign NAME key=value …` is `run(pairs) -> exit status` of the module NAME. Here is what they share."""
+"""What the small commands share. `mlalign NAME key=value …` calls `run(pairs) -> exit status` of
+NAME."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 def known(arguments: Mapping[str, str], allowed: Sequence[str]) -> None:
     """Raises: UserError for every key that a command does not have."""
-    if unknown := [key for key in arguments if key not in allowed]:
+    unknown = [key for key in arguments if key not in allowed]
+    if unknown:
         raise UserError(*(f"{key}: unknown key{nearest(key, allowed)}" for key in unknown))
 
 
@@ -26,9 +28,14 @@ def name_of(arguments: Mapping[str, str]) -> str:
 
 
 def runs(root: Path) -> list[str]:
-    """The runs under a root, those too that cannot be looked into. Raises: OSError for a folder of runs that cannot be listed."""
+    """The runs under a root, including unreadable ones.
+
+    Raises: OSError if the folder of runs cannot be listed.
+    """
     folder = root / "runs"
-    return sorted(path.name for path in folder.iterdir() if _is_run(path)) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if _is_run(path))
 
 
 def _is_run(path: Path) -> bool:
@@ -38,30 +45,37 @@ def _is_run(path: Path) -> bool:
         return True
 
 
-def told(root: Path, name: str) -> dict:
+def read_plan(root: Path, name: str) -> dict:
     """The plan of a run. Raises: UserError if there is no such run."""
     path = root / "runs" / name / "plan.json"
     try:
-        is_there = path.exists()
-    except (OSError, ValueError) as error:  # one that cannot be looked into, or a name that can be no directory's
-        raise UserError(f"name: {system_problem(error) or f'{name!r} can be no directory'}") from None
-    if not is_there:
+        exists = path.exists()
+    except (OSError, ValueError) as error:
+        # A directory that cannot be read, or a name that no directory can have.
+        problem = system_problem(error) or f"{name!r} cannot name a directory"
+        raise UserError(f"name: {problem}") from None
+    if not exists:
         raise UserError(f"name: there is no run {name!r} under {root}{nearest(name, runs(root))}")
     plan = store.read_json(path, shapes.PLAN)
-    shapes.check_all(plan["steps"], shapes.STEP_OF_PLAN, f"{path}, steps", "run the command of this run again: it writes the file anew")
+    mend = "run the command of this run again: it writes the file anew"
+    shapes.check_all(plan["steps"], shapes.STEP_OF_PLAN, f"{path}, steps", mend)
     return plan
 
 
-def steps_named(plan: Mapping, asked: str | None) -> list[dict]:
-    """The steps that a person means: all, one by its full name, or all of a name without round and `foreach` value.
+def steps_named(plan: Mapping, name: str | None) -> list[dict]:
+    """The steps with this full name, or with this name without round and `foreach` value; None:
+    all.
 
     Raises: UserError if there is none.
     """
     steps: list[dict] = plan["steps"]
-    found = [s for s in steps if asked is None or asked in short_names(s["step"])]
-    if not found:
-        raise UserError(f"step: the run has no step {asked!r}{nearest(str(asked), {n for s in steps for n in short_names(s['step'])})}")
-    return found
+    if name is None:
+        return steps
+    matching = [step for step in steps if name in short_names(step["step"])]
+    if not matching:
+        names = {short for step in steps for short in short_names(step["step"])}
+        raise UserError(f"step: the run has no step {name!r}{nearest(name, names)}")
+    return matching
 
 
 def short_names(step: str) -> set[str]:
@@ -78,7 +92,7 @@ def flag(arguments: Mapping[str, str], key: str) -> bool:
 
 
 def number(arguments: Mapping[str, str], key: str, default: float) -> float:
-    """Raises: UserError for what is no number, or one below 0."""
+    """Raises: UserError for anything but a number from 0 up."""
     try:
         value = float(arguments.get(key, default))
     except ValueError:

@@ -1,20 +1,21 @@
 """`mlalign cancel name=RUN [step=STEP] [now=true]`: stop a run, or one of its steps.
 
-The process of the run is asked to stop (`running`), and a running step to save its state and end (a STOP file in its partial artifact):
-one that has not done so within a minute is killed by its run. Slurm jobs that wait are cancelled; those that
-run are asked in the same way, and do not requeue themselves: `runs/NAME/slurm/cancelled` (of one step `STEP.cancelled`) tells them.
-With `now=true` everything is killed at once and goes on later from its last checkpoint or shard. The same `mlalign run` continues.
+The process of the run is asked to stop (`run_process`), and a running step to save its state and
+end, by a STOP file in its partial artifact; the run kills a step that has not ended within a
+minute. Slurm jobs that wait are cancelled. Those that run are asked in the same way, and do not
+requeue themselves because of the file `runs/NAME/slurm/cancelled` (for one step, `STEP.cancelled`).
+With `now=true` everything is killed at once, and goes on later from its last checkpoint or shard.
+The same `mlalign run` continues.
 """
 
 import contextlib
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mlalign.cli.commands import flag, known, name_of, root_of, steps_named, told
+from mlalign.cli.commands import flag, known, name_of, read_plan, root_of, steps_named
 from mlalign.core import claims
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say
@@ -23,97 +24,124 @@ from mlalign.running.slurm import commands, jobs, queue
 from mlalign.running.slurm.queue import Job
 
 MARKER = "cancelled"
-ANSWER_S = 3 * run_process.POLL_S  # so soon a run's process has looked whether it is meant
-KILL_S = 10.0  # what has not ended by itself then is killed
+ANSWER_S = 3 * run_process.POLL_S  # by then a run's process has seen a request
+KILL_S = 10.0  # a process that has not ended by itself by then is killed
 
 
 def run(arguments: Mapping[str, str]) -> int:
     known(arguments, ("name", "root", "step", "now"))
     root, name, now = root_of(arguments), name_of(arguments), flag(arguments, "now")
+    one_step = "step" in arguments
     run_dir = root / "runs" / name
     runs = run_process.processes(run_dir)
-    begun = (run_dir / "plan.json").is_file() or not runs  # a run that is still being planned has steps that nobody knows yet
-    steps = steps_named(told(root, name), arguments.get("step")) if begun else []
+    # A run that is still being planned has no plan yet, so its steps are not known.
+    has_plan = (run_dir / "plan.json").is_file() or not runs
+    steps = steps_named(read_plan(root, name), arguments.get("step")) if has_plan else []
     partials = {s["step"]: root / "store" / f"{s['artifact']}.partial" for s in steps}
     recorded = jobs.read(run_dir / "slurm")
-    chosen = _with_dependents(recorded, partials) if "step" in arguments else recorded
+    chosen = _with_dependents(recorded, partials) if one_step else recorded
     if chosen:
-        _mark(run_dir, chosen if "step" in arguments else None)
-    meant = [s["artifact"] for s in steps] if "step" in arguments else None
-    said = _runs(run_dir, runs, now, meant)
-    said += _local(partials, now, {str(job["job"]) for job in recorded})
+        _mark(run_dir, chosen if one_step else None)
+
+    artifacts = [step["artifact"] for step in steps] if one_step else None
+    lines = _runs(run_dir, runs, now, artifacts)
+    lines += _local(partials, now, {str(job["job"]) for job in recorded})
     if chosen:
         slurm = queue.ask(str(job["job"]) for job in chosen)
         if slurm.problem:
-            say(*said, sep="\n", end="\n" if said else "")
-            raise UserError(
-                f"{slurm.problem}; the jobs of this run are marked as cancelled and will not requeue, but those that wait may start"
-            )
-        said += _slurm(chosen, slurm.jobs, now)
-    say("\n".join(said) or "no step of this run is running or waiting in the queue")
+            say(*lines, sep="\n", end="\n" if lines else "")
+            marked = "the jobs of this run are marked as cancelled and will not requeue"
+            raise UserError(f"{slurm.problem}; {marked}, but those that wait may start")
+        lines += _slurm(chosen, slurm.jobs, now)
+    say("\n".join(lines) or "no step of this run is running or waiting in the queue")
     return 0
 
 
-def _runs(run_dir: Path, runs: Sequence[claims.Owner], now: bool, artifacts: Sequence[str] | None) -> list[str]:
-    """Ask the processes of the run itself to stop, or those that are at some artifact; with `now` kill what does not end by itself."""
+def _runs(
+    run_dir: Path,
+    runs: Sequence[claims.Owner],
+    now: bool,
+    artifacts: Sequence[str] | None,
+) -> list[str]:
+    """Ask the run's processes to stop, or those that work on some artifacts; `now` kills the
+    rest."""
     for owner in runs:
         run_process.ask(run_dir, owner, now=now, artifacts=artifacts)
+    stopping = list(runs)
     if artifacts is not None and runs:
         time.sleep(ANSWER_S)
-    asked = [owner for owner in runs if artifacts is None or not run_process.has_refused(run_dir, owner)]
+        stopping = [owner for owner in runs if not run_process.has_refused(run_dir, owner)]
     if now:
-        _wait_for(run_dir, asked)
-    return [f"{run_dir.name}: {_stopped(run_dir, owner, now)}" for owner in asked]
+        _wait_for(run_dir, stopping)
+    return [f"{run_dir.name}: {_stopped(run_dir, owner, now)}" for owner in stopping]
 
 
 def _wait_for(run_dir: Path, asked: Sequence[claims.Owner]) -> None:
-    end, names = time.monotonic() + KILL_S, {owner["claim"] for owner in asked}
-    while time.monotonic() < end and any(owner["claim"] in names for owner in run_process.processes(run_dir)):
+    end = time.monotonic() + KILL_S
+    names = {owner["claim"] for owner in asked}
+    while time.monotonic() < end and names & _claims(run_dir):
         time.sleep(0.1)
+
+
+def _claims(run_dir: Path) -> set[str]:
+    """The claims of the run's processes that still exist."""
+    return {owner["claim"] for owner in run_process.processes(run_dir)}
 
 
 def _stopped(run_dir: Path, owner: claims.Owner, now: bool) -> str:
     if not now:
-        return f"{claims.named(owner)}: asked to stop"
-    if owner["claim"] not in {other["claim"] for other in run_process.processes(run_dir)}:
-        return f"{claims.named(owner)}: stopped"
-    if run_process.has_refused(run_dir, owner):  # it only watches jobs of Slurm, and ends with them
-        return f"{claims.named(owner)}: ends with its jobs"
-    return f"{claims.named(owner)}: {_kill(owner)}"
+        outcome = "asked to stop"
+    elif owner["claim"] not in _claims(run_dir):
+        outcome = "stopped"
+    elif run_process.has_refused(run_dir, owner):
+        # It only watches Slurm jobs.
+        outcome = "ends with its jobs"
+    else:
+        outcome = _kill(owner)
+    return f"{claims.named(owner)}: {outcome}"
 
 
 def _with_dependents(recorded: Sequence[Mapping], steps: Iterable[str]) -> list[Mapping]:
     """The jobs of these steps, and all that wait for them: they could never start."""
-    names, found, ids = set(steps), [], set[str]()
-    for job in recorded:  # a job is submitted after those that it waits for
-        if job["step"] in names or ids & {str(a) for a in job["after"]}:
+    names = set(steps)
+    dependents: list[Mapping] = []
+    ids = set[str]()
+    # Jobs are recorded after those that they wait for.
+    for job in recorded:
+        if job["step"] in names or ids & {str(after) for after in job["after"]}:
             ids.add(str(job["job"]))
-            found.append(job)
-    return found
+            dependents.append(job)
+    return dependents
 
 
 def _mark(run_dir: Path, chosen: Iterable[Mapping] | None) -> None:
-    """Tell running jobs (of these steps, or all) not to requeue themselves, nor to submit a continuation."""
+    """Tell running jobs (these, or all) not to requeue themselves, nor to submit a continuation."""
     folder = run_dir / "slurm"
-    for path in [folder / MARKER] if chosen is None else [(folder / job["script"]).with_suffix(f".{MARKER}") for job in chosen]:
-        path.touch()
+    if chosen is None:
+        (folder / MARKER).touch()
+        return
+    for job in chosen:
+        (folder / job["script"]).with_suffix(f".{MARKER}").touch()
 
 
 def _local(partials: Mapping[str, Path], now: bool, submitted: Collection[str]) -> list[str]:
-    """Ask, or kill, the steps that are no job of the run."""
-    said = []
+    """Ask, or kill, the steps that are not jobs of the run."""
+    lines = []
     for step, partial in partials.items():
-        owners = [o for o in claims.owners(partial) if o["job"] not in submitted]
+        owners = [owner for owner in claims.owners(partial) if owner["job"] not in submitted]
         if not owners:
             continue
-        with contextlib.suppress(FileNotFoundError):  # it was finished in this moment
+        # The step may finish at this moment, and its directory be renamed.
+        with contextlib.suppress(FileNotFoundError):
             (partial / "STOP").touch()
-        said.append(f"{step}: " + (_kill(owners[0]) if now else "asked to save its state and stop"))
-    return said
+        outcome = _kill(owners[0]) if now else "asked to save its state and stop"
+        lines.append(f"{step}: {outcome}")
+    return lines
 
 
 def _kill(owner: claims.Owner, *, alone: bool = False) -> str:
-    """End the processes of a local step, which have a session of their own; or a process `alone`, in a group with its shell, say."""
+    """Kill a local step with its process group; or, if `alone` or in our own group, only its
+    process."""
     if owner["broken"]:
         return f"{owner['broken']}; asked to save its state and stop"
     if not claims.is_here(owner):
@@ -130,26 +158,52 @@ def _kill(owner: claims.Owner, *, alone: bool = False) -> str:
 
 
 def _slurm(chosen: Sequence[Mapping], tasks: Sequence[Job], now: bool) -> list[str]:
-    """Cancel what waits and ask what runs, by a signal to its batch shell (or cancel all); says so by step."""
+    """Cancel what waits, and ask what runs by a signal to its batch shell; `now` cancels all."""
     by_id: dict[str, list[Job]] = {}
-    for task in (t for t in tasks if t.active):
-        by_id.setdefault(task.array, []).append(task)
-    waiting = {id_ for id_, tasks in by_id.items() if all(t.state in queue.WAITING for t in tasks)}
-    mixed = {id_ for id_, tasks in by_id.items() if any(t.state in queue.WAITING for t in tasks)} - waiting
-    _scancel(sorted(by_id if now else waiting, key=int))
-    if not now:
+    for task in tasks:
+        if task.active:
+            by_id.setdefault(task.array, []).append(task)
+    waiting, mixed = _waiting(by_id)
+    if now:
+        _scancel(sorted(by_id, key=int))
+    else:
+        _scancel(sorted(waiting, key=int))
         _scancel(sorted(mixed, key=int), "--state=PENDING")
-        _scancel([t.id for tasks in by_id.values() for t in tasks if t.state in queue.RUNNING], "--batch", "--signal=USR1")
-    lines = [line for line in chosen if str(line["job"]) in by_id]
-    return [f"{line['step']}: job {line['job']}: {_did(by_id[str(line['job'])], now)}" for line in lines]
+        active = [task for group in by_id.values() for task in group]
+        running = [task.id for task in active if task.state in queue.RUNNING]
+        _scancel(running, "--batch", "--signal=USR1")
+
+    lines = []
+    for job in chosen:
+        number = str(job["job"])
+        if number in by_id:
+            lines.append(f"{job['step']}: job {number}: {_outcome(by_id[number], now)}")
+    return lines
 
 
-def _did(tasks: Sequence[Job], now: bool) -> str:
-    n = Counter("running" if t.state in queue.RUNNING else "waiting" for t in tasks)
+def _waiting(by_id: Mapping[str, Sequence[Job]]) -> tuple[list[str], list[str]]:
+    """The jobs of which all tasks wait, and those of which only some do."""
+    waiting, mixed = [], []
+    for number, tasks in by_id.items():
+        n_waiting = sum(task.state in queue.WAITING for task in tasks)
+        if n_waiting == len(tasks):
+            waiting.append(number)
+        elif n_waiting:
+            mixed.append(number)
+    return waiting, mixed
+
+
+def _outcome(tasks: Sequence[Job], now: bool) -> str:
+    n_running = sum(task.state in queue.RUNNING for task in tasks)
+    n_waiting = len(tasks) - n_running
     if len(tasks) == 1:
-        return "cancelled" if now or n["waiting"] else "asked to save its state and end"
-    parts = [f"{n['waiting']} waiting tasks cancelled"] if n["waiting"] else []
-    parts += [f"{n['running']} running tasks {'cancelled' if now else 'asked to save their state and end'}"] if n["running"] else []
+        return "cancelled" if now or n_waiting else "asked to save its state and end"
+    parts = []
+    if n_waiting:
+        parts.append(f"{n_waiting} waiting tasks cancelled")
+    if n_running:
+        outcome = "cancelled" if now else "asked to save their state and end"
+        parts.append(f"{n_running} running tasks {outcome}")
     return ", ".join(parts)
 
 

@@ -1,8 +1,10 @@
-"""`mlalign fetch recipe=NAME …`: bring everything that a plan needs from the hub into the local cache, at the planned commits.
+"""`mlalign fetch recipe=NAME …`: bring everything that a plan needs from the hub into the local
+cache, at the planned commits.
 
-Run it where there is network, with the arguments of `mlalign plan`; jobs then run with the hub offline. Weights are taken as safetensors
-where a repository has them, in other forms only where it does not; code is never taken. The base of an adapter is fetched with it.
-What is there already is not fetched again.
+Run it where there is network, with the arguments of `mlalign plan`; jobs then run with the hub
+offline. Weights are taken as safetensors where a repository has them, in other forms only where it
+does not; code is never taken. The base of an adapter is fetched with it. What is there already is
+not fetched again.
 """
 
 import contextlib
@@ -24,8 +26,10 @@ from mlalign.running import hub
 from mlalign.running.hub import Need
 
 CODE = (".py", ".so", ".ipynb", ".sh")
-OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".gguf", ".tflite", ".mlmodel", ".pkl")
 PYTORCH = (".bin",)  # what transformers reads where there are no safetensors
+NOT_READ = tuple(".pt .pth .ckpt .h5 .msgpack .ot .onnx .onnx_data .gguf .tflite .mlmodel .pkl".split())
+OTHER_WEIGHTS = (*PYTORCH, *NOT_READ)
+OTHER_FOLDERS = ("original/", "onnx/", "openvino/", "coreml/", "metal/")
 
 
 @dataclasses.dataclass
@@ -65,27 +69,36 @@ def run(plan: Plan) -> int:
 Result = tuple[Fetched, Sequence[Need]]
 
 
-# --------------------------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 
 
 def _model(need: Need) -> Result:
     """A repository with a model, at its commit."""
     from huggingface_hub import snapshot_download
 
-    files = snapshot_download(need.id, revision=_revision(need), dry_run=True)
-    need = dataclasses.replace(need, commit=_same_commit(need, files[0].commit_hash if files else ""))
-    chosen = [f for f in files if f.filename in _wanted([f.filename for f in files], need)]
-    new = sum(f.file_size or 0 for f in chosen if f.will_download)
+    revision = _revision(need)
+    files = snapshot_download(need.id, revision=revision, dry_run=True)
+    commit = _same_commit(need, files[0].commit_hash if files else "")
+    need = dataclasses.replace(need, commit=commit)
+    wanted = _wanted([file.filename for file in files], need)
+    chosen = [file for file in files if file.filename in wanted]
+    new = sum(file.file_size or 0 for file in chosen if file.will_download)
+    before = sum(file.file_size or 0 for file in chosen if not file.will_download)
     _check_room(new)
-    folder = Path(snapshot_download(need.id, revision=_revision(need), allow_patterns=[glob.escape(f.filename) for f in chosen]))
+
+    patterns = [glob.escape(file.filename) for file in chosen]
+    folder = Path(
+        snapshot_download(need.id, revision=_revision(need), allow_patterns=patterns),
+    )
     _check_is_model(need, folder)
-    note = "" if need.kind != "model" or any(f.filename.endswith(".safetensors") for f in chosen) else "no safetensors: PyTorch weights"
-    before = sum(f.file_size or 0 for f in chosen if not f.will_download)
+    is_safe = any(file.filename.endswith(".safetensors") for file in chosen)
+    note = "" if is_safe or need.kind != "model" else "no safetensors: PyTorch weights"
     return Fetched(need, len(chosen), new, before, note), list(_stands_on(folder))
 
 
 def _revision(need: Need) -> str | None:
-    """What to ask the hub for: the branch or tag, so that the cache learns what it stands for; the commit where it knows."""
+    """What to ask the hub for: the branch or tag, so that the cache learns what it stands for; the
+    commit where it knows."""
     name = need.revision or "main"
     ref = hub_cache() / f"models--{need.id.replace('/', '--')}" / "refs" / name
     if need.commit and (ref.is_file() or COMMIT.fullmatch(name)):
@@ -101,26 +114,36 @@ def _same_commit(need: Need, found: str) -> str:
 
 
 def _wanted(names: Sequence[str], need: Need) -> list[str]:
-    """The files of a repository to take: no code, no folders of other frameworks, and weights in one form only."""
-    names = [n for n in names if not n.endswith(CODE) and not n.startswith((".", "original/", "onnx/", "openvino/", "coreml/", "metal/"))]
+    """The files of a repository to take: no code, no folders of other frameworks, and weights in
+    one form only."""
+    skipped = (".", *OTHER_FOLDERS)
+    names = [n for n in names if not n.endswith(CODE) and not n.startswith(skipped)]
     safe = [n for n in names if n.endswith(".safetensors")]
     if need.kind == "tokenizer":
-        return [n for n in names if n not in safe and not n.endswith((*OTHER_WEIGHTS, ".index.json"))]
-    if safe:
-        copies = [n for n in safe if n.startswith("consolidated")] if any(n.startswith("model") for n in safe) else []
-        return [n for n in names if n not in copies and not n.endswith((*OTHER_WEIGHTS, "bin.index.json"))]
-    return [n for n in names if not n.endswith(tuple(set(OTHER_WEIGHTS) - set(PYTORCH)))]
+        unwanted = (".safetensors", *OTHER_WEIGHTS, ".index.json")
+        return [n for n in names if not n.endswith(unwanted)]
+    if not safe:
+        return [n for n in names if not n.endswith(NOT_READ)]
+    copies = []
+    if any(n.startswith("model") for n in safe):
+        copies = [n for n in safe if n.startswith("consolidated")]
+    unwanted = (*OTHER_WEIGHTS, "bin.index.json")
+    return [n for n in names if n not in copies and not n.endswith(unwanted)]
 
 
 def _check_room(n_bytes: int) -> None:
     folder = next(p for p in (hub_cache(), *hub_cache().absolute().parents) if p.exists())
-    if n_bytes > (free := shutil.disk_usage(folder).free):
-        raise UserError(f"{size(n_bytes)} to fetch, and {size(free)} free in {folder}; make room, or name another place with HF_HOME")
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        problem = f"{size(n_bytes)} to fetch, and {size(free)} free in {folder}"
+        raise UserError(f"{problem}; make room, or name another place with HF_HOME")
 
 
 def _check_is_model(need: Need, folder: Path) -> None:
-    if need.kind == "model" and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise UserError(f"{need.id}: holds neither config.json nor adapter_config.json, so it is no model for transformers")
+    configs = ("config.json", "adapter_config.json")
+    if need.kind == "model" and not any((folder / name).is_file() for name in configs):
+        problem = "holds neither config.json nor adapter_config.json"
+        raise UserError(f"{need.id}: {problem}, so it is no model for transformers")
 
 
 def _stands_on(folder: Path) -> Iterator[Need]:
@@ -130,7 +153,7 @@ def _stands_on(folder: Path) -> Iterator[Need]:
         yield Need("model", base)
 
 
-# --------------------------------------------------------------------------------------------------------- everything else
+# ---------------------------------------------------------------------------------- everything else
 
 
 def _data_set(need: Need) -> Result:
@@ -166,7 +189,7 @@ FETCH: dict[str, Callable[[Need], Result]] = {
 }  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""`mlalign gc [root=DIR] [keep_checkpoints=1] [older_than=DAYS] [delete=true]`: what of a store nobody needs, and how much it takes.
+"""`mlalign gc [root=DIR] [keep_checkpoints=1] [older_than=DAYS] [delete=true]`: what of a store
+nobody needs, and how much it takes.
 
 Without `delete=true` nothing is touched. What can go:
 
@@ -7,10 +8,12 @@ Without `delete=true` nothing is touched. What can go:
 - what was put aside when a step was computed again (`….replaced`), and directories without a manifest
 - shards in the cache that no artifact links to any more
 
-A run whose plan or jobs cannot be read is named. What it may need cannot be known: until it is mended, only what was put aside can go.
+A run whose plan or jobs cannot be read is named. What it may need cannot be known: until it is
+mended, only what was put aside can go.
 
-Never touched: what a living process has claimed, what a run with jobs in Slurm's queue refers to (while Slurm does not answer, any
-run with jobs counts as one), what is younger than `older_than`, and whatever has a name that mlalign did not give.
+Never touched: what a living process has claimed, what a run with jobs in Slurm's queue refers to
+(while Slurm does not answer, any run with jobs counts as one), what is younger than `older_than`,
+and whatever has a name that mlalign did not give.
 """
 
 import contextlib
@@ -23,7 +26,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlalign.cli.commands import flag, known, number, root_of, runs, told
+from mlalign.cli.commands import flag, known, number, read_plan, root_of, runs
 from mlalign.core import claims
 from mlalign.core.digests import of_store
 from mlalign.core.errors import UserError, system_problem
@@ -40,7 +43,8 @@ DAY_S = 86400.0
 
 @dataclasses.dataclass
 class Item:
-    """Something that can go. `n_bytes` is what deleting all items frees by this one: a file with several names counts once."""
+    """Something that can go. `n_bytes` is what deleting all items frees by this one: a file with
+    several names counts once."""
 
     path: Path
     what: str
@@ -71,7 +75,7 @@ def run(arguments: Mapping[str, str]) -> int:
     return _delete_all(items, root / "store") or (1 if broken else 0)
 
 
-# ---------------------------------------------------------------------------------------------------------- what can go
+# -------------------------------------------------------------------------------------- what can go
 
 
 def _broken(root: Path) -> dict[str, str]:
@@ -79,7 +83,7 @@ def _broken(root: Path) -> dict[str, str]:
     found = {}
     for name in runs(root):
         try:
-            told(root, name)
+            read_plan(root, name)
             jobs.read(root / "runs" / name / "slurm")
         except UserError as error:
             found[name] = str(error)
@@ -89,7 +93,8 @@ def _broken(root: Path) -> dict[str, str]:
 
 
 def find(root: Path, keep_checkpoints: int, older_than_days: float, broken: Collection[str] = ()) -> list[Item]:
-    """Everything that the rules let go, in the order of the store. With runs that are `broken`, only what was put aside."""
+    """Everything that the rules let go, in the order of the store. With runs that are `broken`,
+    only what was put aside."""
     the_store = root / "store"
     names = [name for name in runs(root) if name not in broken]
     queued = _queued(root, names)
@@ -104,7 +109,7 @@ def find(root: Path, keep_checkpoints: int, older_than_days: float, broken: Coll
 
 def _linked(root: Path, names: Iterable[str]) -> set[str]:
     """The artifacts that a run's plan names or any link in a run's folder leads to."""
-    found = {step["artifact"] for name in names for step in told(root, name)["steps"]}
+    found = {step["artifact"] for name in names for step in read_plan(root, name)["steps"]}
     for folder, folders, files in os.walk(root / "runs"):
         for path in (Path(folder, name) for name in [*folders, *files]):
             if path.is_symlink():
@@ -113,13 +118,14 @@ def _linked(root: Path, names: Iterable[str]) -> set[str]:
 
 
 def _queued(root: Path, names: Iterable[str]) -> set[str]:
-    """All artifacts of the runs that have a job in Slurm's queue, and all that jobs in the queue work on."""
+    """All artifacts of the runs that have a job in Slurm's queue, and all that jobs in the queue
+    work on."""
     recorded = {name: jobs.read(root / "runs" / name / "slurm") for name in names}
     slurm = queue.ask(str(job["job"]) for mine in recorded.values() for job in mine)
     found = set()
     for name, mine in recorded.items():
         if mine and (slurm.problem or any(task.active for task in slurm.of(mine))):
-            found |= {job["artifact"] for job in mine} | {step["artifact"] for step in told(root, name)["steps"]}
+            found |= {job["artifact"] for job in mine} | {step["artifact"] for step in read_plan(root, name)["steps"]}
     return found
 
 
@@ -153,7 +159,8 @@ def _of_entry(path: Path, needed: set[str], queued: set[str], keep: int) -> Iter
 
 
 def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
-    """Checkpoints of a step that nobody works on, beyond the newest complete ones, and those that were never completed."""
+    """Checkpoints of a step that nobody works on, beyond the newest complete ones, and those that
+    were never completed."""
     found = [p for folder in sorted((partial / "checkpoints").glob("*")) for p in checkpoints.ordered(folder)]
     problems = {p: checkpoints.problem(p) for p in found}
     complete = [p for p in found if problems[p] is None]
@@ -166,7 +173,8 @@ def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
 
 
 def _cached(the_store: Path, items: Sequence[Item]) -> Iterator[Item]:
-    """Shards whose only other names, if any, are in what goes. None while a step runs: it may be about to link one."""
+    """Shards whose only other names, if any, are in what goes. None while a step runs: it may be
+    about to link one."""
     if any(claims.owners(p) for p in the_store.glob("*.partial")):
         return
     going = Counter((s.st_dev, s.st_ino) for item in items for s in _files(item.path) if s.st_nlink > 1)
@@ -181,11 +189,12 @@ def _newest(path: Path) -> float:
     return max([path.lstat().st_mtime, *(s.st_mtime for s in _files(path))])
 
 
-# -------------------------------------------------------------------------------------------------------------------- sizes
+# -------------------------------------------------------------------------------------------- sizes
 
 
 def measured(items: Sequence[Item]) -> list[Item]:
-    """The items with what they free: blocks on the disk of files that have no name outside of what goes, each counted once."""
+    """The items with what they free: blocks on the disk of files that have no name outside of what
+    goes, each counted once."""
     names: Counter[tuple[int, int]] = Counter()
     for item in items:
         names.update((s.st_dev, s.st_ino) for s in _files(item.path))
@@ -210,7 +219,7 @@ def _files(path: Path) -> Iterator[os.stat_result]:
                 yield Path(folder, name).lstat()
 
 
-# ----------------------------------------------------------------------------------------------------------------- deletion
+# ----------------------------------------------------------------------------------------- deletion
 
 
 def _delete_all(items: Sequence[Item], the_store: Path) -> int:
@@ -230,7 +239,8 @@ def _delete_all(items: Sequence[Item], the_store: Path) -> int:
 
 
 def _delete(item: Item) -> None:
-    """Delete what a claim then keeps others from beginning in. What others could take for whole is renamed, or unmarked, first.
+    """Delete what a claim then keeps others from beginning in. What others could take for whole is
+    renamed, or unmarked, first.
 
     Raises: UserError if a process has begun to work there.
     """

@@ -1,7 +1,8 @@
-"""`mlalign logs name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]`: the log of a step, wherever it ran.
+"""`mlalign logs name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]`: the log of a step,
+wherever it ran.
 
-Without `step` the log that was written last. Of a Slurm job that failed, the explanation comes first. Control characters in the text
-are written out: a model's words cannot steer the terminal.
+Without `step` the log that was written last. Of a Slurm job that failed, the explanation comes
+first. Control characters in the text are written out: a model's words cannot steer the terminal.
 """
 
 import codecs
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mlalign.cli.commands import flag, known, name_of, root_of, standing, steps_named, told
+from mlalign.cli.commands import flag, known, name_of, read_plan, root_of, standing, steps_named
 from mlalign.cli.commands.status import look
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say
@@ -25,42 +26,76 @@ ASK_S = 5.0  # how often a followed step is looked at
 def run(arguments: Mapping[str, str]) -> int:
     known(arguments, ("name", "root", "step", "task", "lines", "follow"))
     root, name = root_of(arguments), name_of(arguments)
-    plan, recorded, n = told(root, name), jobs.read(root / "runs" / name / "slurm"), _lines(arguments)
-    follow = flag(arguments, "follow")
-    steps = steps_named(plan, arguments.get("step"))
-    found = {s["step"]: paths for s in steps if (paths := logs_of(root, name, s, recorded, arguments.get("task")))}
-    if not found:
-        asked = " ".join(f"{key}={arguments[key]}" for key in ("step", "task") if key in arguments)
-        raise UserError(f"{asked}: no log yet" if asked else f"{name}: no step has a log yet")
-    path, step = max(((p, step) for step, paths in found.items() for p in paths), key=lambda pair: pair[0].stat().st_mtime)
-    if page := standing.failure(root / "runs" / name, jobs.current(recorded, step)):
+    run_dir = root / "runs" / name
+    plan, recorded = read_plan(root, name), jobs.read(run_dir / "slurm")
+    n_lines, follow = _lines(arguments), flag(arguments, "follow")
+    logs: dict[str, list[Path]] = {}
+    for entry in steps_named(plan, arguments.get("step")):
+        if paths := logs_of(root, name, entry, recorded, arguments.get("task")):
+            logs[entry["step"]] = paths
+    if not logs:
+        given = [f"{key}={arguments[key]}" for key in ("step", "task") if key in arguments]
+        if given:
+            raise UserError(f"{' '.join(given)}: no log yet")
+        raise UserError(f"{name}: no step has a log yet")
+
+    path, step = _newest(logs)
+    if page := standing.failure(run_dir, jobs.current(recorded, step)):
         say(page.read_text(encoding="utf-8", errors="replace").rstrip() + "\n")
-    _announce(path, found[step])
-    at = _tail(path, n)
+    _announce(path, logs[step])
+    at = _tail(path, n_lines)
     if follow:
         _follow(path, at, lambda: _is_over(root, name, step))
     return 0
 
 
-def logs_of(root: Path, run: str, told: Mapping, recorded: Sequence[dict], task: str | None = None) -> list[Path]:
-    """Every log of a step: those of its last Slurm jobs, and the one in its artifact; or one task's."""
-    mine = jobs.current(recorded, told["step"])
-    found = [path for job in mine for path in _expanded(root / "runs" / run / "slurm", job, task)]
+def _newest(logs: Mapping[str, Sequence[Path]]) -> tuple[Path, str]:
+    """The log that was written last, and its step."""
+    pairs = [(path, step) for step, paths in logs.items() for path in paths]
+    return max(pairs, key=lambda pair: pair[0].stat().st_mtime)
+
+
+def logs_of(
+    root: Path,
+    run: str,
+    entry: Mapping,
+    recorded: Sequence[dict],
+    task: str | None = None,
+) -> list[Path]:
+    """Every log of a step (an entry of plan.json), or one task's.
+
+    They are those of its last Slurm jobs, and the one in its artifact.
+    """
+    paths: list[Path] = []
+    for job in jobs.current(recorded, entry["step"]):
+        paths += _expanded(root / "runs" / run / "slurm", job, task)
     if task is None:
-        found += [root / "store" / f"{told['artifact']}{suffix}" / "logs" / "step.log" for suffix in (".partial", "")]
-    return list(dict.fromkeys(p.resolve() for p in found if p.is_file()))
+        artifact = root / "store" / entry["artifact"]
+        for folder in (artifact.with_name(f"{artifact.name}.partial"), artifact):
+            paths.append(folder / "logs" / "step.log")
+    return list(dict.fromkeys(path.resolve() for path in paths if path.is_file()))
 
 
 def _expanded(folder: Path, job: Mapping, task: str | None) -> list[Path]:
-    """The files that a job's log pattern (`%j`, `%A`, `%a`, …) stands for. When its step is done, `.partial` is gone from the path."""
+    """The files that a job's log pattern (`%j`, `%A`, `%a`, …) stands for.
+
+    When the step is done, `.partial` is gone from the path.
+    """
     pattern = folder / str(job["log"])
-    name = "".join(_meaning(part, job, task) for part in re.split(r"(%\d*[A-Za-z%])", pattern.name))
-    folders = (pattern.parent, Path(str(pattern.parent).replace(".partial/", "/")))
-    return [p for folder in dict.fromkeys(folders) if folder.is_dir() for p in sorted(folder.iterdir()) if re.fullmatch(name, p.name)]
+    parts = re.split(r"(%\d*[A-Za-z%])", pattern.name)
+    name = "".join(_meaning(part, job, task) for part in parts)
+    finished = Path(str(pattern.parent).replace(".partial/", "/"))
+
+    paths: list[Path] = []
+    for place in dict.fromkeys((pattern.parent, finished)):
+        if place.is_dir():
+            paths += [p for p in sorted(place.iterdir()) if re.fullmatch(name, p.name)]
+    return paths
 
 
 def _meaning(part: str, job: Mapping, task: str | None) -> str:
-    """A piece of the pattern as a regular expression. The `%j` of an array's task is an id of its own, which only Slurm knows."""
+    """A piece of the pattern as a regular expression. The `%j` of an array's task is an id of its
+    own, which only Slurm knows."""
     if not re.fullmatch(r"%\d*[A-Za-z%]", part):
         return re.escape(part)
     match part[-1]:
@@ -76,8 +111,9 @@ def _meaning(part: str, job: Mapping, task: str | None) -> str:
 
 
 def _announce(path: Path, all_: Sequence[Path]) -> None:
-    more = len(all_) - 1
-    say(f"{path}" + (f" (and {more} more: {', '.join(p.name for p in all_ if p != path)})" if more else ""))
+    others = [other.name for other in all_ if other != path]
+    more = f" (and {len(others)} more: {', '.join(others)})" if others else ""
+    say(f"{path}{more}")
 
 
 def _lines(arguments: Mapping[str, str]) -> int | None:
@@ -106,7 +142,8 @@ def _tail(path: Path, n: int | None) -> int:
 
 
 def _follow(path: Path, at: int, is_over: Callable[[], bool]) -> None:
-    """Print what is added to a log until its step is over. The file stays open: it may be renamed with its artifact."""
+    """Print what is added to a log until its step is over. The file stays open: it may be renamed
+    with its artifact."""
     decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
     asked = -ASK_S
     with open(path, "rb") as f:

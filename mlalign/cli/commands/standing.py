@@ -1,4 +1,5 @@
-"""Where a step stands: what its manifest, its claim and its last words say, and what Slurm says of its jobs. Nothing is guessed.
+"""Where a step stands: what its manifest, its claim and its last words say, and what Slurm says of
+its jobs. Nothing is guessed.
 
 Of a step's jobs (`jobs.read`) those of the last submission count (`jobs.current`).
 """
@@ -27,8 +28,9 @@ TASK_WORDS = {"COMPLETED": "done"}
 
 @dataclasses.dataclass
 class Standing:
-    """One step. `state`: done, skipped, waiting (not begun), pending, running, submitted (a job that nobody can be asked about),
-    interrupted (goes on with the same command), failed, or Slurm's own word for how its job ended."""
+    """One step. `state`: done, skipped, waiting (not begun), pending, running, submitted (a job
+    that nobody can be asked about), interrupted (goes on with the same command), failed, or Slurm's
+    own word for how its job ended."""
 
     step: str
     stage: str
@@ -155,7 +157,8 @@ def _message(partial: Path) -> str:
 
 
 def failure(run_dir: Path, mine: Sequence[Mapping]) -> Path | None:
-    """The page on why the last of a step's jobs failed, if there is one that is younger than the job."""
+    """The page on why the last of a step's jobs failed, if there is one that is younger than the
+    job."""
     if not mine:
         return None
     path = (run_dir / "slurm" / mine[-1]["script"]).with_suffix(".failed.txt")
@@ -168,11 +171,12 @@ def _explanation(run_dir: Path, step: str, mine: Sequence[Mapping]) -> str:
     return f"{first} (mlalign logs {shlex.join([f'name={run_dir.name}', f'step={step}'])} tells more)" if first else ""
 
 
-# --------------------------------------------------------------------------------------------------------------- progress
+# ----------------------------------------------------------------------------------------- progress
 
 
 def progress_of(partial: Path, stage_name: str, parts: bool) -> dict[str, Any]:
-    """`{done, total, unit, by_language}` from progress.json; of an array, whose tasks share that file, from the shards that are done."""
+    """`{done, total, unit, by_language}` from progress.json; of an array, whose tasks share that
+    file, from the shards that are done."""
     return _of_shards(partial, stage_name) if parts else progress.told(partial)
 
 

@@ -1,7 +1,9 @@
-"""`mlalign status [name=RUN] [watch=SECONDS] [json=true]`: where every step of a run stands; without a name, every run in a line.
+"""`mlalign status [name=RUN] [watch=SECONDS] [json=true]`: where every step of a run stands;
+without a name, every run in a line.
 
-A step's state is what its manifest says, else what Slurm says of its job (one `squeue` for all jobs), else what its claim and its last
-words say. Where Slurm cannot be asked, the table says so and shows what the files tell.
+A step's state is what its manifest says, else what Slurm says of its job (one `squeue` for all
+jobs), else what its claim and its last words say. Where Slurm cannot be asked, the table says so
+and shows what the files tell.
 """
 
 import dataclasses
@@ -13,14 +15,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlalign.cli.commands import flag, known, number, root_of, runs, standing, told
+from mlalign.cli.commands import flag, known, number, read_plan, root_of, runs, standing
 from mlalign.cli.commands.standing import MOVING, OVER, Standing
 from mlalign.core import progress
 from mlalign.core.errors import UserError, system_problem
 from mlalign.core.terminal import duration, say, say_error, table, without_empty
 from mlalign.running.slurm import jobs, queue
 
-HEADER = ("round", "step", "language", "stage", "state", "job", "node", "elapsed", "restarts", "progress", "why")
+HEADER = (
+    "round",
+    "step",
+    "language",
+    "stage",
+    "state",
+    "job",
+    "node",
+    "elapsed",
+    "restarts",
+    "progress",
+    "why",
+)
 
 
 @dataclasses.dataclass
@@ -38,35 +52,39 @@ class Run:
 
 
 def run(arguments: Mapping[str, str]) -> int:
-    """Print where the steps stand; with `watch` again and again, until nothing of it runs or waits in the queue."""
+    """Print where the steps stand; with `watch` again and again, while anything runs or waits."""
     known(arguments, ("name", "root", "watch", "json"))
     root, every = root_of(arguments), number(arguments, "watch", 0)
     as_json = flag(arguments, "json")
+    one = "name" in arguments
     while True:
-        found, slurm = look(root, [arguments["name"]] if "name" in arguments else runs(root))
-        broken = [one for one in found if one.problem]
-        if broken and "name" in arguments:
+        entries, slurm = look(root, [arguments["name"]] if one else runs(root))
+        broken = [entry for entry in entries if entry.problem]
+        if broken and one:
             raise UserError(broken[0].problem)
-        text = _json(root, found, slurm) if as_json else _text(root, found, slurm, "name" in arguments)
+        text = _json(root, entries, slurm) if as_json else _text(root, entries, slurm, one)
         if every and not as_json and sys.stdout.isatty():
             print("\x1b[2J\x1b[H", end="")
         say(text, flush=True)
-        if not every or not any(r.moving for r in found):
+        if not every or not any(entry.moving for entry in entries):
             break
         time.sleep(every)
-    for one in broken:
-        say_error(f"run {one.name}: {one.problem}")
+    for entry in broken:
+        say_error(f"run {entry.name}: {entry.problem}")
     return 1 if broken else 0
 
 
 def look(root: Path, names: Sequence[str]) -> tuple[list[Run], queue.Slurm]:
-    """Where all steps of these runs stand, with one question to Slurm. A run that cannot be read keeps no other from being told."""
+    """Where all steps of these runs stand, with one query to Slurm.
+
+    A run that cannot be read has a `problem`, and does not hide the others.
+    """
     plans: dict[str, dict[str, Any]] = {}
     recorded: dict[str, list[dict[str, Any]]] = {}
     problems: dict[str, str] = {}
     for name in names:
         try:
-            plan, jobs_of_run = told(root, name), jobs.read(root / "runs" / name / "slurm")
+            plan, jobs_of_run = read_plan(root, name), jobs.read(root / "runs" / name / "slurm")
         except UserError as error:
             problems[name] = str(error)
         except OSError as error:
@@ -74,41 +92,65 @@ def look(root: Path, names: Sequence[str]) -> tuple[list[Run], queue.Slurm]:
         else:
             plans[name], recorded[name] = plan, jobs_of_run
 
-    ids = {str(job["job"]) for submitted in recorded.values() for job in submitted}
-    slurm = queue.ask(ids, {str(j["job"]) for submitted in recorded.values() for j in _unfinished(root, submitted)})
-    found = []
+    submitted = [job for jobs_of_run in recorded.values() for job in jobs_of_run]
+    ids = {str(job["job"]) for job in submitted}
+    unfinished = {str(job["job"]) for job in _unfinished(root, submitted)}
+    slurm = queue.ask(ids, unfinished)
+
+    looked_at = []
     for name in names:
         if name in problems:
-            found.append(Run(name, "", [], problems[name]))
+            looked_at.append(Run(name, "", [], problems[name]))
             continue
-        steps = [standing.of_step(root, name, step, recorded[name], slurm) for step in plans[name]["steps"]]
-        found.append(Run(name, plans[name]["recipe"], steps))
-    return found, slurm
+        steps = plans[name]["steps"]
+        standings = [standing.of_step(root, name, step, recorded[name], slurm) for step in steps]
+        looked_at.append(Run(name, plans[name]["recipe"], standings))
+    return looked_at, slurm
 
 
 def _unfinished(root: Path, recorded: Sequence[Mapping]) -> list[Mapping]:
-    """The jobs whose artifact is not there: the accounting is worth asking only for those."""
-    return [job for job in recorded if not (root / "store" / job["artifact"] / "manifest.json").is_file()]
+    """The jobs without a finished artifact: only for those the accounting is worth asking."""
+    unfinished = []
+    for job in recorded:
+        manifest = root / "store" / job["artifact"] / "manifest.json"
+        if not manifest.is_file():
+            unfinished.append(job)
+    return unfinished
 
 
-def _text(root: Path, found: Sequence[Run], slurm: queue.Slurm, one: bool) -> str:
-    if not found:
+def _text(root: Path, entries: Sequence[Run], slurm: queue.Slurm, one: bool) -> str:
+    if not entries:
         return f"no runs under {root}"
-    blocks = [_steps(found[0])] if one else [table([[r.name, r.recipe, *_counts(r)] for r in found], ["run", "recipe", "steps", "now"])]
+    if one:
+        blocks = [_steps(entries[0])]
+    else:
+        rows = [[run.name, run.recipe, *_counts(run)] for run in entries]
+        blocks = [table(rows, ["run", "recipe", "steps", "now"])]
     if slurm.problem:
-        blocks.append(f"{slurm.problem}; what stands here is from the files of the steps alone")
+        blocks.append(f"{slurm.problem}; this shows only what the files of the steps say")
     return "\n\n".join(blocks)
 
 
 def _steps(one: Run) -> str:
-    rows = [
-        [
-            "" if s.round is None else s.round, s.step, s.language, s.stage, state_of(s), s.job, s.nodes,
-            "" if s.elapsed_s is None else duration(s.elapsed_s), s.restarts or "", progress.text(s.progress), s.why,
-        ]
-        for s in one.steps
-    ]  # fmt: skip
-    return f"{one.name} (recipe {one.recipe}): {', '.join(c for c in _counts(one) if c)}\n{without_empty(rows, HEADER)}"
+    counts = ", ".join(count for count in _counts(one) if count)
+    rows = without_empty([_row(step) for step in one.steps], HEADER)
+    return f"{one.name} (recipe {one.recipe}): {counts}\n{rows}"
+
+
+def _row(step: Standing) -> list[Any]:
+    return [
+        "" if step.round is None else step.round,
+        step.step,
+        step.language,
+        step.stage,
+        state_of(step),
+        step.job,
+        step.nodes,
+        "" if step.elapsed_s is None else duration(step.elapsed_s),
+        step.restarts or "",
+        progress.text(step.progress),
+        step.why,
+    ]
 
 
 def state_of(standing: Standing) -> str:
@@ -125,6 +167,10 @@ def _counts(one: Run) -> tuple[str, str]:
     return f"{done}/{len(one.steps)} done", ", ".join(f"{n} {state}" for state, n in states.items())
 
 
-def _json(root: Path, found: Sequence[Run], slurm: queue.Slurm) -> str:
-    told: dict[str, Any] = {"root": str(root), "slurm": slurm.problem, "runs": [dataclasses.asdict(r) for r in found]}
-    return json.dumps(told, indent=1)
+def _json(root: Path, entries: Sequence[Run], slurm: queue.Slurm) -> str:
+    content = {
+        "root": str(root),
+        "slurm": slurm.problem,
+        "runs": [dataclasses.asdict(run) for run in entries],
+    }
+    return json.dumps(content, indent=1)

@@ -1,8 +1,9 @@
-"""Cross-lingual consistency: does a policy get the same items right and the same ones wrong in all languages?
+"""Cross-lingual consistency: is a policy right, and wrong, on the same items in all languages?
 
-Agreement right or wrong on translations of one item (as MuBench asks, beside accuracy): with p and q the shares of right answers to an
-item in two languages, one answer of each agrees with probability p q + (1 - p)(1 - q). Two languages of high accuracy agree by chance
-alone; Cohen's kappa takes that out.
+Agreement on translations of one item (which MuBench reports beside accuracy): let p and q be the
+shares of right answers to an item in two languages. One answer from each agrees with probability p
+q + (1 - p)(1 - q). Two languages of high accuracy agree often by chance; Cohen's kappa corrects for
+that.
 """
 
 from collections import defaultdict
@@ -16,61 +17,111 @@ from mlalign.methods.metrics.bootstrap import t_quantile
 
 
 def table_columns(right: np.ndarray, counterpart: np.ndarray) -> np.ndarray:
-    """An item and its counterpart, right or wrong, as a 2 x 2 table. I (shares of right answers), I (indices) -> I x 4.
+    """An item and its counterpart, right or wrong, as a 2 x 2 table.
 
-    Items that are their own counterpart (those in its language) are left out.
+    right: I shares of right answers; counterpart: I indices, -1 for none. Returns I x 4. Items that
+    are their own counterpart are left out.
     """
-    p, q = right, np.where(counterpart < 0, np.nan, right[counterpart])
+    p = right
+    q = np.where(counterpart < 0, np.nan, right[counterpart])
     cells = np.stack([p * q, p * (1 - q), (1 - p) * q, (1 - p) * (1 - q)], 1)
-    return np.where((counterpart == np.arange(len(right)))[:, None], np.nan, cells)
+    is_itself = counterpart == np.arange(len(right))
+    return np.where(is_itself[:, None], np.nan, cells)
 
 
 def all_columns(items: Items, right: np.ndarray) -> np.ndarray:
-    """Agreement of each item with the same item in every other language: sum, number of pairs. I x 2."""
+    """Agreement of each item with the same item in every other language. I x 2: sum, number of
+    pairs."""
+    others = _in_other_languages(items, right)
+    right_elsewhere, n_elsewhere = others[:, 0], others[:, 1]
+    agree = right * right_elsewhere + (1 - right) * (n_elsewhere - right_elsewhere)
+
+    has_pair = ~np.isnan(right) & (n_elsewhere > 0)
+    return np.where(has_pair[:, None], np.stack([agree, n_elsewhere], 1), np.nan)
+
+
+def _in_other_languages(items: Items, right: np.ndarray) -> np.ndarray:
+    """I x 2: the sum of `right` over an item's group in other languages, and its number of items
+    there."""
+    group_sums: dict[tuple, np.ndarray] = defaultdict(lambda: np.zeros(2))
+    language_sums: dict[tuple, np.ndarray] = defaultdict(lambda: np.zeros(2))
     groups = list(zip(items.group, items.occurrence(), strict=True))
-    known = ~np.isnan(right)
-    sums: dict[tuple, np.ndarray] = defaultdict(lambda: np.zeros(2))  # of a group, and of a language within it: right, all
-    for i in np.flatnonzero(known):
-        told = np.array([right[i], 1.0])
-        sums[groups[i]] += told
-        sums[*groups[i], items.language[i]] += told
-    others = np.array([sums[g] - sums[*g, lang] if k else (0, 0) for g, lang, k in zip(groups, items.language, known, strict=True)])
-    others = others.reshape(-1, 2)
-    agree = right * others[:, 0] + (1 - right) * (others[:, 1] - others[:, 0])
-    return np.where((known & (others[:, 1] > 0))[:, None], np.stack([agree, others[:, 1]], 1), np.nan)
+    known = np.flatnonzero(~np.isnan(right))
+    for i in known:
+        counted = np.array([right[i], 1.0])
+        group_sums[groups[i]] += counted
+        language_sums[*groups[i], items.language[i]] += counted
+
+    others = np.zeros((len(right), 2))
+    for i in known:
+        others[i] = group_sums[groups[i]] - language_sums[*groups[i], items.language[i]]
+    return others
 
 
-def matrix(language: Sequence[str], group: Sequence[str], right: np.ndarray, confidence: float) -> dict[str, Any]:
-    """Agreement of every pair of languages, over the groups that both have. None where fewer than one (two for bounds).
+def matrix(
+    language: Sequence[str],
+    group: Sequence[str],
+    right: np.ndarray,
+    confidence: float,
+) -> dict[str, Any]:
+    """Agreement of every pair of languages over the groups that both have; None without such a
+    group.
 
-    Intervals are mean -+ t * s / sqrt(n) over groups, cut to [0, 1]: with 100 languages a bootstrap of 4,950 pairs takes minutes.
+    Intervals are mean -+ t * s / sqrt(n) over groups, cut to [0, 1], and None for fewer than two
+    groups. There is no bootstrap: for the 4,950 pairs of 100 languages it takes minutes.
     """
     languages, shares = _by_group(language, group, right)
-    here = ~np.isnan(shares)
-    p, q = np.nan_to_num(shares), np.where(here, 1 - shares, 0.0)
-    n = here.T.astype(float) @ here
+    known = ~np.isnan(shares)
+    p = np.nan_to_num(shares)
+    q = np.where(known, 1 - shares, 0.0)
+    n = known.T.astype(float) @ known
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (p.T @ p + q.T @ q) / n
         square = ((p**2).T @ p**2 + 2 * (p * q).T @ (p * q) + (q**2).T @ q**2) / n
         deviation = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1))
-    t = np.array([[t_quantile(0.5 + confidence / 2, int(m) - 1) if m > 1 else np.nan for m in row] for row in n])
-    bounds = {"low": np.maximum(mean - t * deviation, 0), "high": np.minimum(mean + t * deviation, 1)}
-    tables = {"values": mean, **bounds}
-    return {"languages": languages, **{name: _listed(table) for name, table in tables.items()}, "n_groups": n.astype(int).tolist()}
+
+    margin = _t_quantiles(n, 0.5 + confidence / 2) * deviation
+    return {
+        "languages": languages,
+        "values": _listed(mean),
+        "low": _listed(np.maximum(mean - margin, 0)),
+        "high": _listed(np.minimum(mean + margin, 1)),
+        "n_groups": n.astype(int).tolist(),
+    }
 
 
-def _by_group(language: Sequence[str], group: Sequence[str], right: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The mean of each group in each language: the languages, and groups x languages with nan where there is none."""
+def _t_quantiles(n: np.ndarray, p: float) -> np.ndarray:
+    """The p-quantile of Student's t for each sample size in `n`; nan for fewer than two."""
+    quantiles = np.full(n.shape, np.nan)
+    for place in zip(*np.nonzero(n > 1), strict=True):
+        quantiles[place] = t_quantile(p, int(n[place]) - 1)
+    return quantiles
+
+
+def _by_group(
+    language: Sequence[str],
+    group: Sequence[str],
+    right: np.ndarray,
+) -> tuple[list[str], np.ndarray]:
+    """The languages, and the mean of each group in each of them (groups x languages, nan for
+    none)."""
     known = np.flatnonzero(~np.isnan(right))
     languages = sorted({language[i] for i in known})
-    places, columns = {g: k for k, g in enumerate(sorted(set(group)))}, {lang: k for k, lang in enumerate(languages)}
-    sums, counts = np.zeros((len(places), len(languages))), np.zeros((len(places), len(languages)))
-    cells = ([places[group[i]] for i in known], [columns[language[i]] for i in known])
+    row_of = {name: row for row, name in enumerate(sorted(set(group)))}
+    column_of = {name: column for column, name in enumerate(languages)}
+    cells = ([row_of[group[i]] for i in known], [column_of[language[i]] for i in known])
+
+    sums = np.zeros((len(row_of), len(languages)))
+    counts = np.zeros_like(sums)
     np.add.at(sums, cells, right[known])
     np.add.at(counts, cells, 1)
-    return languages, np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return languages, means
 
 
 def _listed(table: np.ndarray) -> list[list[float | None]]:
-    """Nested lists without the diagonal; nan becomes None."""
-    return [[None if i == j or np.isnan(v) else round(float(v), 6) for j, v in enumerate(row)] for i, row in enumerate(table)]
+    """Nested lists; nan and the diagonal become None."""
+    rows: list[list[float | None]] = []
+    for i, row in enumerate(table.tolist()):
+        rows.append([None if i == j or np.isnan(v) else round(v, 6) for j, v in enumerate(row)])
+    return rows

@@ -1,7 +1,8 @@
-"""How well a language is provided with text: the classes of Joshi et al. 2020, "The State and Fate of Linguistic Diversity and Inclusion
-in the NLP World", from 5 ("the winners") to 0 ("the left-behinds").
+"""How much text a language has, by the classes of Joshi et al. 2020.
 
-Reads `resource_tiers.yaml`, which holds all languages of classes 5 to 2 and the better-known ones of class 1.
+"The State and Fate of Linguistic Diversity and Inclusion in the NLP World": from 5 ("the winners")
+to 0 ("the left-behinds"). `resource_tiers.yaml` holds all languages of classes 5 to 2 and the
+better-known ones of class 1.
 """
 
 from functools import cache
@@ -14,10 +15,11 @@ UNKNOWN = "unclassified"
 
 @cache
 def _classes() -> dict[str, str]:
-    told = yaml.safe_load(Path(__file__).with_name("resource_tiers.yaml").read_text(encoding="utf-8"))
-    return {language: str(tier) for tier, languages in told.items() for language in languages}
+    path = Path(__file__).with_name("resource_tiers.yaml")
+    tiers = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {language: str(number) for number, languages in tiers.items() for language in languages}
 
 
 def tier(code: str) -> str:
-    """`2` for `swh_Latn`: the class of the language, whatever its script and region; `unclassified` if it is not in the table."""
+    """The class of a language in any script and region, or `unclassified`: `swh_Latn` -> `2`."""
     return _classes().get(code.partition("_")[0], UNKNOWN)

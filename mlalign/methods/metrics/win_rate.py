@@ -1,15 +1,18 @@
 """Win rate of answers against a baseline's, raw and length-controlled.
 
-Raw: for each prompt all pairs of one of our answers and one of the baseline's; a higher score wins, equal scores are half a win.
+Raw: for each prompt, all pairs of one of our answers and one of the baseline's. The higher score
+wins; equal scores are half a win.
 
-Length-controlled, in the spirit of AlpacaEval 2 LC (Dubois et al. 2024, "Length-Controlled AlpacaEval", equation 1): per language fit
+Length-controlled, in the spirit of AlpacaEval 2 LC (Dubois et al. 2024, "Length-Controlled
+AlpacaEval", equation 1): fit per language
 
     logit P(win) = a + b * tanh(d / std(d)),     d = length of ours - length of the baseline's
 
-and report sigmoid(a): the win rate were all lengths equal. Differences from the original: no term for the difficulty of an
-instruction (it needs many models), one fit for each language, outcomes from scores (ties 0.5) not from a judge's log-probs, each
-prompt weighs 1 however many pairs it gives, and a small ridge penalty instead of a cross-validated one. The tanh is rounded to
-1/32, so that a replicate is fitted to at most 65 counts, not to all pairs again.
+and report sigmoid(a), the win rate if all lengths were equal. It differs from the original: there
+is no term for the difficulty of an instruction (which needs many models), one fit for each
+language, outcomes from scores (ties 0.5) instead of a judge's log-probs, each prompt weighs 1
+however many pairs it gives, and a small ridge penalty replaces the cross-validated one. The tanh is
+rounded to 1/32, so that a replicate is fitted to at most 65 counts instead of all pairs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +28,10 @@ CHUNK = 200_000  # prompts x pairs held at a time
 
 
 def outcomes(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """1 where ours scores higher, 0.5 for a tie, 0 where lower, nan where a score is missing. I x n, I x m -> I x n*m, ours in the
-    outer loop."""
+    """1 where ours scores higher, 0.5 for a tie, 0 where lower; nan where a score is missing.
+
+    ours: I x n; theirs: I x m. Returns I x n*m, ours in the outer loop.
+    """
     a, b = ours[:, :, None], theirs[:, None, :]
     wins = np.where(a > b, 1.0, np.where(a == b, 0.5, 0.0))
     return np.where(np.isnan(a) | np.isnan(b), np.nan, wins).reshape(len(ours), -1)
@@ -34,12 +39,12 @@ def outcomes(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 def raw(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """The share of wins of each prompt; nan where no pair has both scores. I x n, I x m -> I."""
-    out = np.full(len(ours), np.nan)
-    for part in _chunks(len(ours), ours.shape[1] * theirs.shape[1]):
-        wins = outcomes(ours[part], theirs[part])
-        known = (~np.isnan(wins)).sum(1)
-        np.divide(np.nansum(wins, 1), known, out=out[part], where=known > 0)
-    return out
+    shares = np.full(len(ours), np.nan)
+    for chunk in _chunks(len(ours), ours.shape[1] * theirs.shape[1]):
+        wins = outcomes(ours[chunk], theirs[chunk])
+        n_known = (~np.isnan(wins)).sum(1)
+        np.divide(np.nansum(wins, 1), n_known, out=shares[chunk], where=n_known > 0)
+    return shares
 
 
 def _chunks(n: int, width: int) -> Iterator[slice]:
@@ -48,17 +53,30 @@ def _chunks(n: int, width: int) -> Iterator[slice]:
 
 
 def length_controlled(wins: np.ndarray, totals: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The win rate at equal length. wins, totals: F x K weights won and in all at each x (K), a fit for each row; returns F."""
+    """The win rate at equal length, by Newton's method on a and b, for all F fits at once.
+
+    wins, totals: F x K, the weight of the wins and of all pairs at each of the K values `x`.
+    Returns F.
+    """
     a, b = np.zeros(len(wins)), np.zeros(len(wins))
-    for _ in range(MAX_STEPS):  # Newton's method on two parameters, all fits at once
+    for _ in range(MAX_STEPS):
         p = _sigmoid(a[:, None] + b[:, None] * x)  # F x K
-        residual, curvature = wins - totals * p, totals * p * (1 - p)
-        ga, gb = residual.sum(1) - RIDGE * a, residual @ x - RIDGE * b
-        haa, hab, hbb = curvature.sum(1) + RIDGE, curvature @ x, curvature @ (x * x) + RIDGE
-        determinant = haa * hbb - hab * hab
-        da, db = (hbb * ga - hab * gb) / determinant, (haa * gb - hab * ga) / determinant
-        a, b = a + np.clip(da, -1, 1), b + np.clip(db, -1, 1)  # a bounded step: no overshoot where p is near 0 or 1
-        if max(np.abs(da).max(), np.abs(db).max()) < 1e-9:
+        residual = wins - totals * p
+        curvature = totals * p * (1 - p)
+        gradient_a = residual.sum(1) - RIDGE * a
+        gradient_b = residual @ x - RIDGE * b
+
+        h_aa = curvature.sum(1) + RIDGE
+        h_ab = curvature @ x
+        h_bb = curvature @ (x * x) + RIDGE
+        determinant = h_aa * h_bb - h_ab * h_ab
+        step_a = (h_bb * gradient_a - h_ab * gradient_b) / determinant
+        step_b = (h_aa * gradient_b - h_ab * gradient_a) / determinant
+
+        # Bounded steps do not overshoot where p is near 0 or 1.
+        a = a + np.clip(step_a, -1, 1)
+        b = b + np.clip(step_b, -1, 1)
+        if max(np.abs(step_a).max(), np.abs(step_b).max()) < 1e-9:
             break
     return _sigmoid(a)
 
@@ -74,39 +92,72 @@ def length_controlled_estimate(
     lengths: tuple[np.ndarray, np.ndarray],
     draws: Draws,
 ) -> Estimate:
-    """`length_controlled` per language, fitted again in each replicate. scores, lengths: ours and the baseline's, I x n and I x m.
+    """`length_controlled` per language, fitted again in each replicate.
 
-    Pairs need both scores and both lengths.
+    scores, lengths: ours (I x n) and the baseline's (I x m). A pair needs both scores and both
+    lengths.
     """
-    seen = ~np.isnan(raw(*(np.where(np.isnan(s + d), np.nan, s) for s, d in zip(scores, lengths, strict=True))))
-    languages = sorted({lang for lang, s in zip(language, seen, strict=True) if s})
-    size = draws.weights.shape[1]
-    values, replicates, n, n_groups = [], [], [], []
-    all_groups: set[int] = set()
-    for lang in languages:
-        mine = np.array([i for i in np.flatnonzero(seen) if language[i] == lang])
-        groups = np.array([draws.number[group[i]] for i in mine])
-        wins, totals, x = _cells([s[mine] for s in scores], [d[mine] for d in lengths], groups % size, size)
-        values.append(length_controlled(wins.sum(0)[None], totals.sum(0)[None], x)[0])
+    seen = np.flatnonzero(_have_a_pair(scores, lengths))
+    cluster_count = draws.weights.shape[1]
+    items_of: dict[str, list[int]] = {}
+    for i in seen.tolist():
+        items_of.setdefault(language[i], []).append(i)
+    languages = sorted(items_of)
+
+    values = np.empty(len(languages))
+    replicates = np.empty((len(draws.weights), len(languages)))
+    groups_of = []
+    for place, code in enumerate(languages):
+        items = items_of[code]
+        groups = np.array([draws.number[group[i]] for i in items])
+        groups_of.append(set(groups.tolist()))
+        wins, totals, x = _cells(
+            [s[items] for s in scores],
+            [d[items] for d in lengths],
+            groups % cluster_count,
+            cluster_count,
+        )
+        values[place] = length_controlled(wins.sum(0)[None], totals.sum(0)[None], x)[0]
         drawn = draws.weights @ totals  # B x K
         fitted = length_controlled(draws.weights @ wins, drawn, x)
-        replicates.append(np.where(drawn.sum(1) == 0, np.nan, fitted))
-        n.append(len(mine))
-        n_groups.append(len(np.unique(groups)))
-        all_groups |= set(groups.tolist())
-    stacked = np.stack(replicates, 1) if replicates else np.empty((len(draws.weights), 0))
-    return Estimate(languages, np.array(values), stacked, n, n_groups, len(all_groups))
+        replicates[:, place] = np.where(drawn.sum(1) == 0, np.nan, fitted)
+
+    return Estimate(
+        languages=languages,
+        values=values,
+        replicates=replicates,
+        n=[len(items_of[code]) for code in languages],
+        n_groups=[len(groups) for groups in groups_of],
+        total_groups=len(set().union(*groups_of)),
+    )
 
 
-def _cells(scores: Sequence[np.ndarray], lengths: Sequence[np.ndarray], cluster: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
-    """Weights won and in all, by cluster and rounded tanh (C x K each), and the K values of that."""
+def _have_a_pair(scores: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether each item has an answer with score and length on both sides. Returns I."""
+    ours, theirs = (~np.isnan(s + d) for s, d in zip(scores, lengths, strict=True))
+    return ours.any(1) & theirs.any(1)
+
+
+def _cells(
+    scores: Sequence[np.ndarray],
+    lengths: Sequence[np.ndarray],
+    cluster: np.ndarray,
+    n_clusters: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weight of the wins and of all pairs, by cluster and rounded tanh (C x K each), and the K
+    values."""
     wins = outcomes(*scores)
-    d = (lengths[0][:, :, None] - lengths[1][:, None, :]).reshape(wins.shape)
-    known = ~np.isnan(wins + d)
-    share = np.where(known, 1 / np.maximum(known.sum(1, keepdims=True), 1), 0.0)[known]  # a prompt weighs 1
-    deviation = d[known].std()
-    x = np.tanh(d[known] / deviation) if deviation > 0 else np.zeros(int(known.sum()))
+    difference = (lengths[0][:, :, None] - lengths[1][:, None, :]).reshape(wins.shape)
+    known = ~np.isnan(wins + difference)
+    # A prompt weighs 1, shared by its pairs.
+    weight = np.where(known, 1 / np.maximum(known.sum(1, keepdims=True), 1), 0.0)[known]
+
+    deviation = difference[known].std()
+    x = np.tanh(difference[known] / deviation) if deviation > 0 else np.zeros(len(weight))
     grid, place = np.unique(np.rint(GRID * x), return_inverse=True)
     cell = np.broadcast_to(cluster[:, None], wins.shape)[known] * len(grid) + place
-    table = [np.bincount(cell, weights, size * len(grid)).reshape(size, -1) for weights in (share * wins[known], share)]
-    return table[0], table[1], grid / GRID
+
+    def table(weights: np.ndarray) -> np.ndarray:
+        return np.bincount(cell, weights, n_clusters * len(grid)).reshape(n_clusters, -1)
+
+    return table(weight * wins[known]), table(weight), grid / GRID
