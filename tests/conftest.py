@@ -30,7 +30,10 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """The files that take longest first, so that no worker is left with one at the end."""
-    longest = ("test_run.py", "slurm/test_interruptions", "slurm/test_recipe", "test_distributed", "slurm/", "sweep/", "test_rounds")
+    longest = (
+        "test_run.py", "slurm/test_interruptions", "slurm/test_recipe", "test_distributed", "slurm/", "sweep/", "test_rounds",
+        "test_implicit", "test_score_again", "test_invariance", "test_judge.py", "test_opening", "stages/",
+    )  # fmt: skip
 
     def order(item: pytest.Item) -> int:
         return next((i for i, part in enumerate(longest) if part in str(item.path)), len(longest))
