@@ -4,6 +4,7 @@ The first table is the layout. `scripts/structure.py` counts what runs against i
 """
 
 import ast
+import functools
 import importlib
 import pkgutil
 import subprocess
@@ -70,12 +71,19 @@ def sources(root: Path) -> dict[str, Path]:
     return found
 
 
+@functools.cache
+def import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Those at a file's top and inside its functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
-    """Every module of the two packages that a file imports, at its top or inside a function."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Every module of the two packages that a file imports."""
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: a relative import"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
@@ -182,6 +190,7 @@ def test_the_bottom_of_core_stands_alone(name):
             assert not [target for target in imported(path, KNOWN) if not below(target, may)], module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*modules(mlalign), *modules(reward_models)])
 def test_every_module_can_be_imported(name):
     assert importlib.import_module(name).__doc__ or name.count(".") > 1

@@ -75,6 +75,7 @@ def test_field_names_are_read_from_source_without_import():
     assert schema.fields_of("no_such_package.x:Y") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     ["trl.trainer.dpo_config:DPOConfig", "trl.trainer.sft_config:SFTConfig", "trl.trainer.reward_config:RewardConfig",

@@ -77,6 +77,7 @@ def test_langid_knows_languages_that_lingua_does_not(adherence, identifier):
     assert adherence(texts, "hat_Latn", identifier).values == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_langid_in_batches_gives_the_probabilities_of_py3langid():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 

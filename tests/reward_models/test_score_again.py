@@ -99,6 +99,7 @@ def test_a_process_that_dies_is_told_and_the_others_finish(tmp_path):
     assert done.returncode == 0 and len(read(tmp_path / "scores.jsonl")) == 50, done.stderr
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     code = "from reward_models.jobs import parallel\nimport time\nparallel.end_with_parent()\nprint('ready', flush=True)\ntime.sleep(60)"
     child = subprocess.Popen(

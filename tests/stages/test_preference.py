@@ -157,6 +157,7 @@ def test_pairs_that_truncation_makes_equal_are_dropped_and_counted(tmp_path):
         train("preference", source, tmp_path / "none", max_length=14, trainer={"max_steps": 1})
 
 
+@pytest.mark.slow
 def test_an_adapter_that_changes_its_base_is_refused():
     # its loss would not begin at ln 2, as the reference is a base without what the adapter begins with
     found = problems(config("preference", peft={**LORA, "init_lora_weights": "pissa"}))
@@ -170,6 +171,7 @@ def test_with_any_other_adapter_the_loss_begins_at_ln_2(start, pairs, tmp_path):
     assert losses(out)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["orpo", "cpo", "simpo"])
 def test_a_reference_is_refused_where_the_loss_has_none(loss, pairs, policy, tmp_path):
     with pytest.raises(UserError, match=f"{loss} has no reference model; leave it out"):

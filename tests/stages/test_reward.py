@@ -126,6 +126,7 @@ def test_margins_are_used_when_there_and_only_then(full, pairs, tmp_path):
         train("reward", pairs, tmp_path / "c", use_margin=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin", [float("nan"), 1e39])
 def test_a_margin_that_is_no_number_in_float32_is_refused(margin, tmp_path):
     source = write(tmp_path / "rows", "preference", margin=margin)
@@ -146,6 +147,7 @@ def test_pairs_that_are_too_long_are_dropped_and_counted(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_padding_gets_a_token_of_its_own():
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     tokenizer.pad_token = tokenizer.eos_token
@@ -153,6 +155,7 @@ def test_a_tokenizer_without_padding_gets_a_token_of_its_own():
     assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id == 0
 
 
+@pytest.mark.slow
 def test_the_tolerance_of_a_reload_grows_with_head_and_scores():
     few = tolerance([0.5, -0.5], 1.0, "bfloat16")
     assert few == pytest.approx(0.05 + 0.5 / 128)
@@ -174,6 +177,7 @@ def test_a_bfloat16_model_with_large_scores_is_published(full, pairs, tmp_path):
     assert any("most updates are lost at learning_rate=1e-06" in text for text in out.notes["warnings"])
 
 
+@pytest.mark.slow
 def test_rows_that_are_no_pairs_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds demonstration rows; reward trains on preference rows"):
         train("reward", write(tmp_path / "rows", "demonstration"), tmp_path)

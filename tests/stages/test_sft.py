@@ -59,6 +59,7 @@ def test_the_model_is_a_plain_directory_that_reloads(full):
     assert before.keys() == after.keys() and all(not torch.equal(before[name].float(), after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_counts_losses_and_progress_are_told(full):
     assert full.tally.to_dict() == {"rows": dict.fromkeys(LANGUAGES, 16), "dropped": {}, "sums": {}}
     told = full.notes["train"]
@@ -67,6 +68,7 @@ def test_counts_losses_and_progress_are_told(full):
     assert store.read_json(full.path / "progress.json")["done"] == 4
 
 
+@pytest.mark.slow
 def test_nothing_in_the_content_tells_time_or_place(full):
     text = "".join(p.read_text() for p in store.content_files(full.path) if p.suffix in (".json", ".md") and p.name != "tokenizer.json")
     assert str(full.path.parent) not in text and str(TINY) not in text and "runtime" not in text
@@ -125,6 +127,7 @@ def test_plain_text_is_language_modelling_and_needs_no_template(tmp_path):
     assert "Language modelling" in (out.path / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_adapter_names_its_base_and_how_to_serve_it(adapter):
     told = store.read_json(adapter.path / "model" / "adapter_config.json")
     assert told["base_model_name_or_path"] == str(TINY) and told["target_modules"] == sorted(told["target_modules"])
@@ -149,6 +152,7 @@ def test_full_weights_from_an_adapter_merge_it_first(adapter, demonstrations, tm
     assert losses(out)[0] < losses(adapter)[0]
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_rank_is_refused(adapter, demonstrations, tmp_path):
     with pytest.raises(UserError, match=r"r=4, not 16.*never stack"):
         train("sft", demonstrations, tmp_path, model=adapter.path / "model", peft={"r": 16})
