@@ -21,3 +21,10 @@ def test_counts_are_numbers(counts, problem):
 def test_a_number_is_finite():
     fields = {"started": shapes.NUMBER}
     assert shapes.problem({"started": float("inf")}, fields) == "'started' is inf, which is not finite"
+
+
+@pytest.mark.parametrize("name", ["x" * 3000, "a/b", "", "a\nb"])
+def test_an_artifact_has_a_name_that_a_directory_can_have(name):
+    fields = {"artifact": shapes.FileName}
+    assert shapes.problem({"artifact": "sft-0123456789abcdef"}, fields) is None
+    assert "'artifact' cannot name a directory" in shapes.problem({"artifact": name}, fields)

@@ -5,6 +5,7 @@ A crash, a person or another version may have changed them.
 
 import errno
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,15 @@ class Counts(dict):
     """Stands for a mapping whose values are numbers."""
 
 
+class FileName(str):
+    """Stands for text that can name a directory of the store."""
+
+
+FILE_NAME = re.compile(r"[\w.+-]{1,200}")
 PLAN: Fields = {"recipe": str, "steps": list}
-STEP_OF_PLAN: Fields = {"step": str, "stage": str, "artifact": str}
+STEP_OF_PLAN: Fields = {"step": str, "stage": str, "artifact": FileName}
 JOB: Fields = {
-    "job": (str, int), "step": str, "artifact": str, "tasks": int, "script": str, "log": str, "after": list,
+    "job": (str, int), "step": str, "artifact": FileName, "tasks": int, "script": str, "log": str, "after": list,
     "continues": (str, int, type(None)), "submitted": NUMBER,
 }  # fmt: skip
 FROZEN: Fields = {"step": str, "stage": str, "fingerprint": str, "config": dict, "inputs": dict}
@@ -48,6 +54,9 @@ def problem(value: Any, fields: Fields) -> str | None:
         if kind is Counts and isinstance(value[key], dict):
             if not all(map(_is_number, value[key].values())):
                 return f"{key!r} holds something other than numbers"
+        elif kind is FileName and isinstance(value[key], str):
+            if not FILE_NAME.fullmatch(value[key]):
+                return f"{key!r} cannot name a directory: {value[key][:80]!r}"
         elif not isinstance(value[key], kind) or isinstance(value[key], bool) or not _is_finite(value[key]):
             return f"{key!r} is {_kind(value[key])}"
     return None

@@ -411,8 +411,11 @@ def _check_files(choices: Mapping[str, str], folders: list[Path]) -> None:
 
     chosen = [options(group, folders)[name] for group, name in choices.items()]
     for path in [*chosen, *(folder / "config.yaml" for folder in folders)]:
-        if path.is_file() and not path.is_relative_to(folders[-1]):
-            yaml_files.check(yaml_files.text_of(path), f"configuration: {path}")
+        if not path.is_file() or path.is_relative_to(folders[-1]):
+            continue
+        yaml_files.check(yaml_files.text_of(path), f"configuration: {path}")
+        if not isinstance(yaml_files.read(path), Mapping | None):
+            raise UserError(f"configuration: {path}: must hold a mapping, `key: value`")
 
 
 def _environment(variable: str, default: Any = "", *, _node_: Any) -> str | None:
