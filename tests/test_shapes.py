@@ -8,9 +8,9 @@ from mlalign.core import shapes
     [
         ({}, None),
         ({"eng_Latn": 3, "swh_Latn": 0.5}, None),
-        ({"eng_Latn": [3]}, "'by_language' holds something other than numbers"),
-        ({"eng_Latn": float("nan")}, "'by_language' holds something other than numbers"),
-        ({"eng_Latn": True}, "'by_language' holds something other than numbers"),
+        ({"eng_Latn": [3]}, "'by_language' is a mapping of something other than numbers"),
+        ({"eng_Latn": float("nan")}, "'by_language' is a mapping of something other than numbers"),
+        ({"eng_Latn": True}, "'by_language' is a mapping of something other than numbers"),
         ([3], "'by_language' is a list"),
     ],
 )

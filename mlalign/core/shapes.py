@@ -53,7 +53,7 @@ def problem(value: Any, fields: Fields) -> str | None:
             return f"holds no {key!r}"
         if kind is Counts and isinstance(value[key], dict):
             if not all(map(_is_number, value[key].values())):
-                return f"{key!r} holds something other than numbers"
+                return f"{key!r} is a mapping of something other than numbers"
         elif kind is FileName and isinstance(value[key], str):
             if not FILE_NAME.fullmatch(value[key]):
                 return f"{key!r} cannot name a directory: {value[key][:80]!r}"

@@ -304,9 +304,11 @@ def test_kills(tmp_path, classifier, forked, n_kills):
             child.kill()
             child.join()
             kept.append(sum(len(json.loads(p.read_text())["windows"]) for p in tmp_path.glob("*.parts/part-*.json")))
-        if (tmp_path / "scores.jsonl").exists():  # the machine is faster than it was: nothing is left to kill
-            break
-    assert len(kept) > n_kills / 2
+        if (tmp_path / "scores.jsonl").exists():  # the machine is faster than it was: all kills once more, sooner
+            for path in tmp_path.glob("scores.jsonl*"):
+                path.unlink()
+            kept.clear()
+            took /= 2
     last = forked([*told, "--output", tmp_path / "scores.jsonl"])
     last.join()
     assert (tmp_path / "scores.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()

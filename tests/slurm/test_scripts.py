@@ -90,7 +90,6 @@ def losses(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_one_stage_is_interrupted_and_goes_on(slurm, submit, tmp_path):
     job = submit("one_stage", "run", *sft(tmp_path))
     assert "state saved; back into the queue" in interrupted(slurm, tmp_path, job)
