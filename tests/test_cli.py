@@ -120,7 +120,7 @@ def test_a_mistake_that_many_steps_share_is_told_once_under_the_key_that_set_it(
         (TRAIN.replace("${model.path}", "${modle.path}"), "cannot be resolved"),
         ("rounds: {count: 1}", "rounds.steps: missing"),
         ("rounds: [1]", "rounds: expected a mapping"),
-        ("[1, 2]", "expected"),
+        ("[1, 2]", "mine.yaml: expected a mapping"),
         ("params: [a]", "params: expected a mapping"),
         ("steps: {a: {stage: sft, inputs: [x, y]}}", "steps.a.inputs: expected a mapping"),
         ("steps: {a: {stage: sft, config: 3}}", "steps.a.config: expected a mapping"),

@@ -415,7 +415,7 @@ def _check_files(choices: Mapping[str, str], folders: list[Path]) -> None:
             continue
         yaml_files.check(yaml_files.text_of(path), f"configuration: {path}")
         if not isinstance(yaml_files.read(path), Mapping | None):
-            raise UserError(f"configuration: {path}: must hold a mapping, `key: value`")
+            raise UserError(f"configuration: {path}: expected a mapping, `key: value`")
 
 
 def _environment(variable: str, default: Any = "", *, _node_: Any) -> str | None:
