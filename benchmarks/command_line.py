@@ -16,7 +16,14 @@ COMMANDS = {
     "plan (16 steps)": ["plan", "recipe=reuse_your_rewards"],
     "plan (iterative_dpo)": ["plan", "recipe=iterative_dpo"],
     "a misspelt recipe": ["plan", "recipe=reuse_your_reward"],
-    "four mistakes": ["plan", "recipe=reuse_your_rewards", "bta=1", "languages=[swahilli]", "steps.policy.config.los=1", "scale=hue"],
+    "four mistakes": [
+        "plan",
+        "recipe=reuse_your_rewards",
+        "bta=1",
+        "languages=[swahilli]",
+        "steps.policy.config.los=1",
+        "scale=hue",
+    ],
 }
 
 
@@ -27,13 +34,17 @@ def seconds(command: list[str], cwd: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=9)
     n = parser.parse_args().pairs
     with tempfile.TemporaryDirectory() as cwd:
         for name, arguments in COMMANDS.items():
             ours, torch = interleaved(
-                lambda a=arguments: seconds(["-m", "mlalign", *a], cwd), lambda: seconds(["-c", "import torch"], cwd), n
+                lambda a=arguments: seconds(["-m", "mlalign", *a], cwd),
+                lambda: seconds(["-c", "import torch"], cwd),
+                n,
             )
             print(told(f"mlalign {name} vs import torch", ours, torch, "s"), flush=True)
 

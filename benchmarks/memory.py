@@ -57,10 +57,14 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measured(options.measure, options.work, options.steps)))
         return
-    print(f"{'case':<17}{'parameters':>11}{'predicted':>11}{'measured':>10}{'ratio':>7}  highest moment")
+    print(
+        f"{'case':<17}{'parameters':>11}{'predicted':>11}{'measured':>10}{'ratio':>7}  highest moment"
+    )
     ratios = [compare(case, options.steps, options.allocator) for case in options.cases.split(",")]
     worst = max(ratios, key=lambda r: abs(r - 1))
-    print(f"{'passes' if abs(worst - 1) <= BOUND else 'fails'}: the farthest of {len(ratios)} is {worst:.3f}")
+    print(
+        f"{'passes' if abs(worst - 1) <= BOUND else 'fails'}: the farthest of {len(ratios)} is {worst:.3f}"
+    )
     sys.exit(abs(worst - 1) > BOUND)
 
 
@@ -68,13 +72,34 @@ def compare(case: str, steps: int = 2, allocator: str = "kernel") -> float:
     """Predict, measure in a process of its own, print both; returns predicted / measured."""
     with tempfile.TemporaryDirectory() as work:
         prepare(case, Path(work))
-        command = [sys.executable, __file__, "--measure", case, "--work", work, "--steps", str(steps)]
-        env = {**os.environ, **({"MALLOC_MMAP_THRESHOLD_": "65536"} if allocator == "kernel" else {})}
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+        command = [
+            sys.executable,
+            __file__,
+            "--measure",
+            case,
+            "--work",
+            work,
+            "--steps",
+            str(steps),
+        ]
+        env = {
+            **os.environ,
+            **({"MALLOC_MMAP_THRESHOLD_": "65536"} if allocator == "kernel" else {}),
+        }
+        done = subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=env,
+        )
         told = json.loads(done.stdout.splitlines()[-1])
     moment, tensors = predicted(case, on_cpu=told["on_cpu"])
     ratio = tensors.total() / told["peak"]
-    parameters = architecture.from_config(config_of(case)).parameters("classifier" if case.startswith("reward") else "causal")
+    parameters = architecture.from_config(config_of(case)).parameters(
+        "classifier" if case.startswith("reward") else "causal"
+    )
     print(
         f"{case:<17}{parameters / 1e6:>9.1f} M{tensors.total() / 1e6:>8.0f} MB{told['peak'] / 1e6:>7.0f} MB{ratio:>7.3f}  {moment}",
         flush=True,
@@ -83,7 +108,13 @@ def compare(case: str, steps: int = 2, allocator: str = "kernel") -> float:
 
 
 def config_of(case: str) -> dict[str, Any]:
-    return {**SIZES[case.split("-")[1]][0], "max_position_embeddings": 1024, "pad_token_id": 0, "eos_token_id": 1, "dtype": "float32"}
+    return {
+        **SIZES[case.split("-")[1]][0],
+        "max_position_embeddings": 1024,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "dtype": "float32",
+    }
 
 
 def step_config(case: str, steps: int) -> Any:
@@ -91,13 +122,20 @@ def step_config(case: str, steps: int) -> Any:
     _, n_rows, length = SIZES[size]
     pairs = 1 if name == "sft" else 2  # a pair is two sequences
     trainer = {"max_steps": steps, "learning_rate": 1e-4}
-    values = {"batch_size": n_rows // pairs, "max_length": length, "trainer": trainer, "checkpoint_every": steps}
+    values = {
+        "batch_size": n_rows // pairs,
+        "max_length": length,
+        "trainer": trainer,
+        "checkpoint_every": steps,
+    }
     return schema.build(stages.load(name).Config, values)
 
 
 def predicted(case: str, on_cpu: bool) -> tuple[str, Any]:
     name, found = case.split("-", maxsplit=1)[0], architecture.from_config(config_of(case))
-    return training.peak(training_job(name, step_config(case, 2), found, devices=1, on_cpu=on_cpu, reference=False))
+    return training.peak(
+        training_job(name, step_config(case, 2), found, devices=1, on_cpu=on_cpu, reference=False)
+    )
 
 
 def prepare(case: str, work: Path) -> None:
@@ -124,7 +162,11 @@ def prepare(case: str, work: Path) -> None:
             }
             answers = {
                 side: rows.messages(words(n), "assistant")
-                for side, n in {"completion": longest - 40 * (i % 2), "chosen": longest, "rejected": longest - 40}.items()
+                for side, n in {
+                    "completion": longest - 40 * (i % 2),
+                    "chosen": longest,
+                    "rejected": longest - 40,
+                }.items()
             }
             row = {**common, "prompt": rows.messages(words(asked)), **answers}
             writer.write({k: row.get(k) for k in (*rows.COMMON, *rows.COLUMNS[KINDS[name]])})
@@ -136,13 +178,19 @@ def write_model(case: str, work: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     told = config_of(case)
-    config = AutoConfig.for_model(told["model_type"], **{k: v for k, v in told.items() if k != "model_type"})
+    config = AutoConfig.for_model(
+        told["model_type"], **{k: v for k, v in told.items() if k != "model_type"}
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(f"{work}/model")
     names = ["<pad>", "<eos>", "user", "assistant", "<unk>", *(f"w{i}" for i in range(4000))]
-    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="<unk>"))
+    bare = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="<unk>")
+    )
     bare.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bare, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(f"{work}/model")
 
@@ -155,13 +203,18 @@ def measured(case: str, work: Path, steps: int) -> dict[str, Any]:
     _imports(name)
     (work / "x.partial").mkdir()
     out = stage.Output(work / "x.partial", store.Store(work))
-    inputs = stage.Inputs(out.store, {"rows": {"path": str(work / "rows")}, "model": {"path": str(work / "model")}})
+    inputs = stage.Inputs(
+        out.store, {"rows": {"path": str(work / "rows")}, "model": {"path": str(work / "model")}}
+    )
     gc.collect()
     on_cpu = not torch.cuda.is_available()
     before = _memory("VmRSS") if on_cpu else torch.cuda.memory_allocated()
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
     stages.load(name).run(step_config(case, steps), inputs, out)
-    return {"peak": (_memory("VmHWM") if on_cpu else torch.cuda.max_memory_allocated()) - before, "on_cpu": on_cpu}
+    return {
+        "peak": (_memory("VmHWM") if on_cpu else torch.cuda.max_memory_allocated()) - before,
+        "on_cpu": on_cpu,
+    }
 
 
 def _imports(name: str) -> None:
@@ -174,7 +227,13 @@ def _imports(name: str) -> None:
 
     from mlalign.models.training import card, loop, trainset  # noqa: F401
 
-    _ = trl.SFTTrainer, trl.RewardTrainer, trl.DPOTrainer, transformers.Qwen3ForCausalLM, transformers.LlamaForCausalLM
+    _ = (
+        trl.SFTTrainer,
+        trl.RewardTrainer,
+        trl.DPOTrainer,
+        transformers.Qwen3ForCausalLM,
+        transformers.LlamaForCausalLM,
+    )
     torch.mm(torch.zeros(256, 256), torch.zeros(256, 256))
     if name == "reward":
         import reward_models.families.classifier  # noqa: F401
@@ -182,7 +241,9 @@ def _imports(name: str) -> None:
 
 def _memory(key: str) -> int:
     told = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith(f"{key}:"))
+    return next(
+        int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith(f"{key}:")
+    )
 
 
 if __name__ == "__main__":

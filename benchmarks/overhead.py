@@ -18,7 +18,9 @@ from mlalign.core import store
 def main() -> None:
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/runs/demo")
     steps = {link.name: link.resolve() for link in sorted((run / "steps").iterdir())}
-    manifests = {name: json.loads((path / "manifest.json").read_text()) for name, path in steps.items()}
+    manifests = {
+        name: json.loads((path / "manifest.json").read_text()) for name, path in steps.items()
+    }
     inside = sum(m["finished"] - m["started"] for m in manifests.values())
     print(f"{len(steps)} steps; inside stages {inside:.1f} s")
 
@@ -40,7 +42,10 @@ def main() -> None:
     }.items():
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-        print(f"process with {name}: {time.perf_counter() - start:.2f} s" + ("" if done.returncode == 0 else " (failed)"))
+        print(
+            f"process with {name}: {time.perf_counter() - start:.2f} s"
+            + ("" if done.returncode == 0 else " (failed)")
+        )
 
     for label, arguments in {"plan": ["plan"], "a run with nothing to do": ["run"]}.items():
         told = json.loads((run / "plan.json").read_text())

@@ -5,7 +5,9 @@ import statistics
 from collections.abc import Callable, Sequence
 
 
-def interleaved(ours: Callable[[], float], peer: Callable[[], float], n: int, warm_up: bool = True) -> tuple[list[float], list[float]]:
+def interleaved(
+    ours: Callable[[], float], peer: Callable[[], float], n: int, warm_up: bool = True
+) -> tuple[list[float], list[float]]:
     """Measure both `n` times, in pairs, changing who goes first; each call returns what it measured."""
     if warm_up:
         ours(), peer()
@@ -16,12 +18,20 @@ def interleaved(ours: Callable[[], float], peer: Callable[[], float], n: int, wa
     return a, b
 
 
-def ratio(ours: Sequence[float], peer: Sequence[float], n_bootstrap: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+def ratio(
+    ours: Sequence[float], peer: Sequence[float], n_bootstrap: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
     """Median of the pairwise ratios ours/peer with its 95% percentile-bootstrap interval over pairs."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
     draw = random.Random(seed)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(n_bootstrap))
-    return statistics.median(ratios), medians[int(0.025 * n_bootstrap)], medians[int(0.975 * n_bootstrap) - 1]
+    medians = sorted(
+        statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(n_bootstrap)
+    )
+    return (
+        statistics.median(ratios),
+        medians[int(0.025 * n_bootstrap)],
+        medians[int(0.975 * n_bootstrap) - 1],
+    )
 
 
 def told(name: str, ours: Sequence[float], peer: Sequence[float], unit: str) -> str:

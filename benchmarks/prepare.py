@@ -21,15 +21,32 @@ import time
 from pathlib import Path
 
 LANGUAGES = ("eng_Latn", "swh_Latn", "cmn_Hans", "arb_Arab", "deu_Latn")
-WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+WORDS = (
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--peer-rows", type=int, default=100_000)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--worker", nargs=3, metavar=("NAME", "FILE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--worker", nargs=3, metavar=("NAME", "FILE", "FOLDER"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.worker:
         name, file, folder = options.worker
@@ -52,14 +69,21 @@ def sizes(folder: Path, counts: list[int]) -> None:
 
 def peer(folder: Path, n: int, pairs: int) -> None:
     file = generate(folder / "rows.jsonl", n)
-    times = [{name: spawn(name, file, folder) for name in order} for order in [("ours", "datasets"), ("datasets", "ours")] * pairs][:pairs]
+    times = [
+        {name: spawn(name, file, folder) for name in order}
+        for order in [("ours", "datasets"), ("datasets", "ours")] * pairs
+    ][:pairs]
     kept = {name: {t[name]["kept"] for t in times} for name in WORKERS}
     ratios = [t["datasets"]["seconds"] / t["ours"]["seconds"] for t in times]
     low, high = interval(ratios)
     for name in WORKERS:
-        seconds, peak = (statistics.median(t[name][key] for t in times) for key in ("seconds", "peak_mib"))
+        seconds, peak = (
+            statistics.median(t[name][key] for t in times) for key in ("seconds", "peak_mib")
+        )
         print(f"{name:<9} {n / seconds:>9.0f} rows/s {peak:>6.0f} MiB, kept {kept[name]}")
-    print(f"speed against datasets at {n} rows, {pairs} pairs: {statistics.median(ratios):.2f}x [{low:.2f}, {high:.2f}]")
+    print(
+        f"speed against datasets at {n} rows, {pairs} pairs: {statistics.median(ratios):.2f}x [{low:.2f}, {high:.2f}]"
+    )
 
 
 def generate(path: Path, n: int) -> Path:
@@ -70,7 +94,12 @@ def generate(path: Path, n: int) -> Path:
             if i % 100 == 0:
                 rejected = chosen
             if i % 50 != 49:  # every 50th row repeats the one before
-                row = {"prompt": f"{prompt} {i}", "chosen": chosen, "rejected": rejected, "lang": LANGUAGES[i % 5]}
+                row = {
+                    "prompt": f"{prompt} {i}",
+                    "chosen": chosen,
+                    "rejected": rejected,
+                    "lang": LANGUAGES[i % 5],
+                }
             file.write(json.dumps(row) + "\n")
     return path
 
@@ -78,7 +107,11 @@ def generate(path: Path, n: int) -> Path:
 def spawn(name: str, file: Path, folder: Path) -> dict:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         command = [sys.executable, __file__, "--worker", name, str(file), work]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        return json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[
+                -1
+            ]
+        )
 
 
 def measure(work, file: Path, folder: Path) -> dict:
@@ -93,7 +126,10 @@ def ours(file: Path, folder: Path) -> int:
     from mlalign.core import schema, stage, store
     from mlalign.stages import prepare
 
-    cfg = schema.build(prepare.Config, {"kind": "preference", "sources": [{"path": str(file), "columns": {"language": "lang"}}]})
+    cfg = schema.build(
+        prepare.Config,
+        {"kind": "preference", "sources": [{"path": str(file), "columns": {"language": "lang"}}]},
+    )
     out = stage.Output(folder, store.Store(folder.parent))
     prepare.run(cfg, stage.Inputs(out.store, {}), out)
     return sum(out.tally.rows.values())
@@ -104,7 +140,11 @@ def with_datasets(file: Path, folder: Path) -> int:
 
     def convert(row: dict) -> dict:
         side = {s: [{"role": "assistant", "content": row[s]}] for s in ("chosen", "rejected")}
-        split = "eval" if int(hashlib.sha256(row["prompt"].encode()).hexdigest()[:8], 16) / 16**8 < 0.05 else "train"
+        split = (
+            "eval"
+            if int(hashlib.sha256(row["prompt"].encode()).hexdigest()[:8], 16) / 16**8 < 0.05
+            else "train"
+        )
         return {"prompt": [{"role": "user", "content": row["prompt"]}], **side, "split": split}
 
     seen: set[bytes] = set()

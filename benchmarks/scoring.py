@@ -34,7 +34,10 @@ import scoring_rows
 BATCH = 8  # rows in a peer's batch
 MAX_LENGTH = 1024
 TOLERANCE = 1e-4
-BOUNDS = {"hh": {"transformers": 2.0, "vllm": 3.0}, "best_of_16": {"transformers": 8.0, "vllm": 8.0}}
+BOUNDS = {
+    "hh": {"transformers": 2.0, "vllm": 3.0},
+    "best_of_16": {"transformers": 8.0, "vllm": 8.0},
+}
 
 
 def main() -> None:
@@ -51,12 +54,20 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in {"pairs": 5, "rows": 100, "prompts": 4}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--ours", nargs="+", choices=["transformers", "vllm"], default=["transformers", "vllm"])
+    parser.add_argument(
+        "--ours", nargs="+", choices=["transformers", "vllm"], default=["transformers", "vllm"]
+    )
     parser.add_argument("--workloads", nargs="+", choices=list(BOUNDS), default=list(BOUNDS))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--model", type=Path, help="a classifier with a chat template, instead of the random one")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MLALIGN_TEST_DATA", "../shared/data")) / "hh_harmless")
+    parser.add_argument(
+        "--model", type=Path, help="a classifier with a chat template, instead of the random one"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("MLALIGN_TEST_DATA", "../shared/data")) / "hh_harmless",
+    )
     parser.add_argument("--work", type=Path)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -66,15 +77,24 @@ def parsed() -> argparse.Namespace:
 
 
 def compare(options: argparse.Namespace) -> None:
-    facts = json.loads(subprocess.run(command(options, "prepare"), check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    facts = json.loads(
+        subprocess.run(
+            command(options, "prepare"), check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.splitlines()[-1]
+    )
     names = [*options.ours, "loop", "pipeline"]
     sides = {name: Side(name, options) for name in names}
     print(
         f"{facts['parameters'] / 1e6:.1f} M parameters without embeddings, {options.dtype}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
     )
-    print("matrix peak:", ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in facts["peak"].items()))
+    print(
+        "matrix peak:",
+        ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in facts["peak"].items()),
+    )
     print("start:", ", ".join(f"{name} {side.start:.1f} s" for name, side in sides.items()))
-    passed = [report(work, facts, options, turns(work, sides, options)) for work in options.workloads]
+    passed = [
+        report(work, facts, options, turns(work, sides, options)) for work in options.workloads
+    ]
     for side in sides.values():
         side.close()
     print("passes" if all(passed) else "fails")
@@ -90,10 +110,18 @@ def turns(workload: str, sides: dict, options: argparse.Namespace) -> dict[str, 
     return {name: told[1:] for name, told in measured.items()}
 
 
-def report(workload: str, facts: dict, options: argparse.Namespace, measured: dict[str, list[dict]]) -> bool:
+def report(
+    workload: str, facts: dict, options: argparse.Namespace, measured: dict[str, list[dict]]
+) -> bool:
     rows, tokens = facts[workload]["rows"], facts[workload]["tokens"]
-    print(f"\n{workload}: {rows} conversations, {tokens} tokens, {facts[workload]['read']} without beginnings that were read before")
-    worst = max(abs(a - b) for told in measured.values() for a, b in zip(told[0]["scores"], measured["loop"][0]["scores"], strict=True))
+    print(
+        f"\n{workload}: {rows} conversations, {tokens} tokens, {facts[workload]['read']} without beginnings that were read before"
+    )
+    worst = max(
+        abs(a - b)
+        for told in measured.values()
+        for a, b in zip(told[0]["scores"], measured["loop"][0]["scores"], strict=True)
+    )
     print(f"largest difference between two sides' scores: {worst:.1e}")
     assert options.dtype != "float32" or worst < TOLERANCE, "the sides gave different scores"
     peak = max(facts["peak"].values())
@@ -126,7 +154,13 @@ class Side:
     def __init__(self, name: str, options: argparse.Namespace):
         begun = time.perf_counter()
         with open(options.work / f"{name}.log", "w") as log:
-            self._process = subprocess.Popen(command(options, name), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(
+                command(options, name),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         self._read()
         self.start = time.perf_counter() - begun
 
@@ -144,7 +178,9 @@ class Side:
         for line in self._process.stdout:
             if line.startswith('{"side"'):
                 return json.loads(line)
-        raise SystemExit(f"a side ended early: {self._process.args}; see its log with --work FOLDER")
+        raise SystemExit(
+            f"a side ended early: {self._process.args}; see its log with --work FOLDER"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------------- sides
@@ -155,7 +191,9 @@ def serve(options: argparse.Namespace) -> None:
         print(json.dumps(prepare(options)))
         return
     opened = {"loop": loop, "pipeline": pipeline}.get(options.side, ours)(options)
-    work = {name: json.loads((options.work / f"{name}.json").read_text()) for name in options.workloads}
+    work = {
+        name: json.loads((options.work / f"{name}.json").read_text()) for name in options.workloads
+    }
     print(json.dumps({"side": options.side}), flush=True)
     for line in sys.stdin:
         told = work[line.strip()]
@@ -170,7 +208,9 @@ def ours(options: argparse.Namespace):
 
     if options.side == "vllm" and options.device == "cpu":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    scorer = reward_models.load(folder(options), backend=options.side, dtype=options.dtype, max_length=MAX_LENGTH)
+    scorer = reward_models.load(
+        folder(options), backend=options.side, dtype=options.dtype, max_length=MAX_LENGTH
+    )
 
     def run(told: dict) -> list[float]:
         if hasattr(scorer.score_items.outputs, "_llm"):
@@ -201,7 +241,12 @@ def loop(options: argparse.Namespace):
                     return_tensors="pt",
                 ).to(model.device)
                 with torch.no_grad():
-                    out += model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0].float().tolist()
+                    out += (
+                        model(batch["input_ids"], attention_mask=batch["attention_mask"])
+                        .logits[:, 0]
+                        .float()
+                        .tolist()
+                    )
             found.append(out)
         return in_order(found, told)
 
@@ -213,10 +258,19 @@ def pipeline(options: argparse.Namespace):
     from transformers import pipeline as make
 
     model, tokenizer = plain(options)
-    classify = make("text-classification", model=model, tokenizer=tokenizer, device=model.device, batch_size=BATCH)
+    classify = make(
+        "text-classification",
+        model=model,
+        tokenizer=tokenizer,
+        device=model.device,
+        batch_size=BATCH,
+    )
 
     def run(told: dict) -> list[float]:
-        told_of = [classify(texts, function_to_apply="none", truncation=True, max_length=MAX_LENGTH) for texts in told["texts"]]
+        told_of = [
+            classify(texts, function_to_apply="none", truncation=True, max_length=MAX_LENGTH)
+            for texts in told["texts"]
+        ]
         return in_order([[t["score"] for t in found] for found in told_of], told)
 
     return run
@@ -226,13 +280,19 @@ def plain(options: argparse.Namespace) -> tuple:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = AutoModelForSequenceClassification.from_pretrained(folder(options), dtype=getattr(torch, options.dtype))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder(options), dtype=getattr(torch, options.dtype)
+    )
     return model.to(options.device).eval(), AutoTokenizer.from_pretrained(folder(options))
 
 
 def in_order(found: list[list[float]], told: dict) -> list[float]:
     """Scores in the order in which our rows have them: the sides of a pair stand beside each other."""
-    return [score for row in zip(*found, strict=True) for score in row] if told["interleaved"] else found[0]
+    return (
+        [score for row in zip(*found, strict=True) for score in row]
+        if told["interleaved"]
+        else found[0]
+    )
 
 
 def folder(options: argparse.Namespace) -> Path:
@@ -248,21 +308,35 @@ def prepare(options: argparse.Namespace) -> dict:
 
     rows = scoring_rows.transcripts(options.data, options.rows)
     if options.model is None:
-        scoring_rows.save_model(folder(options), [m["content"] for row in rows for m in row["chosen"]])
+        scoring_rows.save_model(
+            folder(options), [m["content"] for row in rows for m in row["chosen"]]
+        )
     model, tokenizer = plain(argparse.Namespace(**{**vars(options), "device": "cpu"}))
     embeddings = model.get_input_embeddings().weight.numel()
-    facts = {"parameters": sum(p.numel() for p in model.parameters()) - embeddings, "peak": peak(torch, options)}
+    facts = {
+        "parameters": sum(p.numel() for p in model.parameters()) - embeddings,
+        "peak": peak(torch, options),
+    }
 
     def rendered(messages: list[dict]) -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False)
 
     work = {
-        "hh": {"rows": rows, "texts": [[rendered(row[side]) for row in rows] for side in ("chosen", "rejected")], "interleaved": True},
+        "hh": {
+            "rows": rows,
+            "texts": [[rendered(row[side]) for row in rows] for side in ("chosen", "rejected")],
+            "interleaved": True,
+        },
         "best_of_16": scoring_rows.best_of(options.prompts, rows, tokenizer),
     }
     answers = [(row, r) for row in work["best_of_16"]["rows"] for r in row["responses"]]
     work["best_of_16"]["texts"] = [
-        [rendered([{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": r}]) for row, r in answers]
+        [
+            rendered(
+                [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": r}]
+            )
+            for row, r in answers
+        ]
     ]
     for name in options.workloads:
         (options.work / f"{name}.json").write_text(json.dumps(work[name]))
@@ -281,11 +355,17 @@ def sizes(texts: list[str], tokenizer) -> dict[str, int]:
 
 def peak(torch, options: argparse.Namespace, n: int = 2048) -> dict[str, float]:
     """The best of five large matrix products, FLOP/s: torch's, and on the CPU oneDNN's too."""
-    a, b = (torch.randn(n, n, dtype=getattr(torch, options.dtype), device=options.device) for _ in range(2))
+    a, b = (
+        torch.randn(n, n, dtype=getattr(torch, options.dtype), device=options.device)
+        for _ in range(2)
+    )
     products = {"torch": lambda: a @ b}
     if options.device == "cpu" and options.dtype == "float32":
         products["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-    return {name: 2 * n**3 / min(seconds(product, torch, options) for _ in range(5)) for name, product in products.items()}
+    return {
+        name: 2 * n**3 / min(seconds(product, torch, options) for _ in range(5))
+        for name, product in products.items()
+    }
 
 
 def seconds(product, torch, options: argparse.Namespace) -> float:

@@ -49,11 +49,16 @@ def main() -> None:
                 )
 
         ours, peer = interleaved(
-            lambda: score(place, sources[n], "jsonl", "jsonl")[0], lambda: loop(place, sources[n]), pairs, warm_up=False
+            lambda: score(place, sources[n], "jsonl", "jsonl")[0],
+            lambda: loop(place, sources[n]),
+            pairs,
+            warm_up=False,
         )
         print(told(f"{n:,} rows of JSON lines", ours, peer, "s"))
         print(f"rows/s: ours {n / min(ours):,.0f}, peer {n / min(peer):,.0f}")
-        print(f"chat template and tokenizer of the tiny model: {tokenised(sources[SMALL]):,.0f} rows/s")
+        print(
+            f"chat template and tokenizer of the tiny model: {tokenised(sources[SMALL]):,.0f} rows/s"
+        )
 
 
 def apart(work: Callable, *arguments: object) -> None:
@@ -71,15 +76,40 @@ def make(name: Path, n: int) -> None:
 
     with open(f"{name}.jsonl", "w", encoding="utf-8") as f:
         for i in range(n):
-            prompt, response = f"Which number is the largest: {i} {i % 7} {i % 13}?", f"The largest number is {max(i, i % 13)}."
-            f.write(json.dumps({"id": f"r{i}", "prompt": prompt, "response": response, "language": "eng_Latn", "source": "numbers"}) + "\n")
+            prompt, response = (
+                f"Which number is the largest: {i} {i % 7} {i % 13}?",
+                f"The largest number is {max(i, i % 13)}.",
+            )
+            f.write(
+                json.dumps(
+                    {
+                        "id": f"r{i}",
+                        "prompt": prompt,
+                        "response": response,
+                        "language": "eng_Latn",
+                        "source": "numbers",
+                    }
+                )
+                + "\n"
+            )
     pq.write_table(pyarrow.json.read_json(f"{name}.jsonl"), f"{name}.parquet")
 
 
 def score(place: Path, name: Path, source: str, target: str) -> tuple[float, float]:
     """(seconds, peak MB) of scoring a file."""
     output = place / f"out.{target}"
-    command = ["-m", "reward_models", "score", "--family", "length", "--input", f"{name}.{source}", "--output", str(output), "--quiet"]
+    command = [
+        "-m",
+        "reward_models",
+        "score",
+        "--family",
+        "length",
+        "--input",
+        f"{name}.{source}",
+        "--output",
+        str(output),
+        "--quiet",
+    ]
     found = measured(command)
     output.unlink()
     output.with_name(output.name + ".json").unlink()
@@ -106,8 +136,14 @@ def tokenised(name: Path) -> float:
     with open(f"{name}.jsonl", encoding="utf-8") as f:
         rows = [json.loads(line) for line in f] * (N_TOKENISED // SMALL)
     start = time.perf_counter()
-    chats = [[{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["response"]}] for r in rows]
-    tokenizer([tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats], add_special_tokens=False)
+    chats = [
+        [{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["response"]}]
+        for r in rows
+    ]
+    tokenizer(
+        [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats],
+        add_special_tokens=False,
+    )
     return len(rows) / (time.perf_counter() - start)
 
 

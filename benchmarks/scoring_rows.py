@@ -34,7 +34,10 @@ def best_of(n: int, rows: list[dict], tokenizer) -> dict:
             out += tokenizer(draw.choice(said) + " ", add_special_tokens=False)["input_ids"]
         return tokenizer.decode(out[:least])
 
-    found = [{"prompt": text(500 + draw.randrange(100)), "responses": [text(50) for _ in range(N)]} for _ in range(n)]
+    found = [
+        {"prompt": text(500 + draw.randrange(100)), "responses": [text(50) for _ in range(N)]}
+        for _ in range(n)
+    ]
     return {"rows": found, "interleaved": False}
 
 
@@ -44,13 +47,21 @@ def save_model(path: Path, texts: list[str]) -> None:
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForSequenceClassification
 
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.pre_tokenizer, bpe.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     special = ["<|end|>", "<|pad|>", "<|user|>", "<|assistant|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=8000, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=8000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>", model_max_length=4096)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>", model_max_length=4096
+    )
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     config = Qwen3Config(

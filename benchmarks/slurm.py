@@ -25,14 +25,19 @@ ROWS = "{stage: prepare, config: {kind: prompt, sources: [{adapter: tiny_world, 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--steps", type=int, default=200)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, chaos_slurm.cluster():
         root = Path(folder)
         write_recipe(root, asked.steps)
-        told = {"one_step": one_step(root, asked.pairs), "many_steps": many_steps(root, asked.steps)}
+        told = {
+            "one_step": one_step(root, asked.pairs),
+            "many_steps": many_steps(root, asked.steps),
+        }
     print(json.dumps(told, indent=1))
     return 0 if told["many_steps"]["beyond_slurms_own_s"] < 10 else 1
 
@@ -44,7 +49,9 @@ def write_recipe(root: Path, n: int) -> None:
     lines = []
     for i in range(0, n, 2):
         lines.append(f"  p{i}: {ROWS % i}")
-        inputs = "{stage: generate, inputs: {model: {path: '${model.path}'}, rows: p%d}, config: {n: 1}}"
+        inputs = (
+            "{stage: generate, inputs: {model: {path: '${model.path}'}, rows: p%d}, config: {n: 1}}"
+        )
         lines.append(f"  g{i}: {inputs % i}")
     (root / "conf/recipe/many.yaml").write_text("# Many steps.\nsteps:\n" + "\n".join(lines) + "\n")
 
@@ -56,8 +63,19 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def mlalign(root: Path, *arguments: str) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", "mlalign", "run", f"root={root}", f"conf_dir={root / 'conf'}", "engine=transformers", "launcher=slurm"]
-    done = subprocess.run([*words, *arguments], text=True, capture_output=True, timeout=300, check=False)
+    words = [
+        sys.executable,
+        "-m",
+        "mlalign",
+        "run",
+        f"root={root}",
+        f"conf_dir={root / 'conf'}",
+        "engine=transformers",
+        "launcher=slurm",
+    ]
+    done = subprocess.run(
+        [*words, *arguments], text=True, capture_output=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -67,7 +85,13 @@ def one_step(root: Path, pairs: int, n_seeds: int = 10**6) -> dict:
     bare, ours, submission = [], [], []
     for i in range(pairs):
         bare.append(
-            timed(lambda: wait_for(subprocess.check_output(["sbatch", "--parsable", "-o", "/dev/null", "--wrap", "true"], text=True)))
+            timed(
+                lambda: wait_for(
+                    subprocess.check_output(
+                        ["sbatch", "--parsable", "-o", "/dev/null", "--wrap", "true"], text=True
+                    )
+                )
+            )
         )
         started = time.perf_counter()
         told = mlalign(root, "recipe=one", f"name=n{i}", f"steps.rows.config.seed={n_seeds + i}")
@@ -85,7 +109,10 @@ def one_step(root: Path, pairs: int, n_seeds: int = 10**6) -> dict:
 
 
 def wait_for(job: str) -> None:
-    while chaos_slurm.call("squeue", "-h", "-j", job.strip(), "-o", "%T").strip() not in ("", "COMPLETED"):
+    while chaos_slurm.call("squeue", "-h", "-j", job.strip(), "-o", "%T").strip() not in (
+        "",
+        "COMPLETED",
+    ):
         time.sleep(0.02)
 
 

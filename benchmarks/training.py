@@ -61,18 +61,42 @@ def compare(options: argparse.Namespace, name: str, work: Path) -> None:
 
     def measure(side: str) -> float:
         start = time.perf_counter()
-        command = [sys.executable, __file__, *sys.argv[1:], "--stages", name, "--side", side, "--work", str(work)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        records[side].append({**json.loads(done.stdout.splitlines()[-1]), "end_to_end": time.perf_counter() - start})
+        command = [
+            sys.executable,
+            __file__,
+            *sys.argv[1:],
+            "--stages",
+            name,
+            "--side",
+            side,
+            "--work",
+            str(work),
+        ]
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        records[side].append(
+            {**json.loads(done.stdout.splitlines()[-1]), "end_to_end": time.perf_counter() - start}
+        )
         return records[side][-1]["seconds"]
 
     ours, peer = pairs.interleaved(lambda: measure("ours"), lambda: measure("peer"), options.pairs)
-    assert len({r["digest"] for side in records.values() for r in side}) == 1, "the two sides gave different weights"
+    assert len({r["digest"] for side in records.values() for r in side}) == 1, (
+        "the two sides gave different weights"
+    )
     print(f"{name}: {options.steps} steps of {options.batch} rows; the same weights on both sides")
     print(pairs.told("  training", ours, peer, "s"))
     for told in ("cpu_seconds", "end_to_end"):
-        print(pairs.told(f"  {told.replace('_', ' ')}", *([r[told] for r in records[side][1:]] for side in ("ours", "peer")), "s"))
-    print("  passes" if pairs.ratio(ours, peer)[1] <= BOUND else f"  fails: above {BOUND}", flush=True)
+        print(
+            pairs.told(
+                f"  {told.replace('_', ' ')}",
+                *([r[told] for r in records[side][1:]] for side in ("ours", "peer")),
+                "s",
+            )
+        )
+    print(
+        "  passes" if pairs.ratio(ours, peer)[1] <= BOUND else f"  fails: above {BOUND}", flush=True
+    )
 
 
 def prepare(options: argparse.Namespace, name: str, work: Path) -> None:
@@ -84,9 +108,21 @@ def prepare(options: argparse.Namespace, name: str, work: Path) -> None:
     languages = tiny_world.LANGUAGES[:2]
     with rows.ShardWriter(work / "rows", kind) as writer:
         for row in tiny_world.rows(made, languages, options.rows // len(languages)):
-            writer.write({**row, "source": "tiny_world", "split": "train", "id": rows.row_id("tiny_world", row["key"], row["prompt_lang"])})
+            writer.write(
+                {
+                    **row,
+                    "source": "tiny_world",
+                    "split": "train",
+                    "id": rows.row_id("tiny_world", row["key"], row["prompt_lang"]),
+                }
+            )
     found = [{c: row[c] for c in columns} for row in rows.read(work / "rows")]
-    pq.write_table(pa.Table.from_pylist(found, schema=pa.schema([rows.schema(kind).field(c) for c in columns])), work / "peer.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(
+            found, schema=pa.schema([rows.schema(kind).field(c) for c in columns])
+        ),
+        work / "peer.parquet",
+    )
 
 
 def timed(options: argparse.Namespace) -> dict:
@@ -113,10 +149,19 @@ def timed(options: argparse.Namespace) -> dict:
 def ours(options: argparse.Namespace, name: str, folder: Path) -> Path:
     module = stages.load(name)
     trainer = {"max_steps": options.steps, "learning_rate": 1e-4}
-    cfg = schema.build(module.Config, {"batch_size": options.batch, "max_length": 160, "trainer": trainer})
+    cfg = schema.build(
+        module.Config, {"batch_size": options.batch, "max_length": 160, "trainer": trainer}
+    )
     (folder / "x.partial").mkdir()
     out = stage.Output(folder / "x.partial", store.Store(folder))
-    module.run(cfg, stage.Inputs(out.store, {"rows": {"path": str(options.work / "rows")}, "model": {"path": options.model}}), out)
+    module.run(
+        cfg,
+        stage.Inputs(
+            out.store,
+            {"rows": {"path": str(options.work / "rows")}, "model": {"path": options.model}},
+        ),
+        out,
+    )
     return out.path / "model"
 
 
@@ -127,7 +172,12 @@ def peer(options: argparse.Namespace, name: str, folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     kind = {"sft": "SFT", "preference": "DPO"}[name]
-    on_cpu = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False}
+    on_cpu = {
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+    }
     more = {"precompute_ref_log_probs": True} if kind == "DPO" else {}
     args = getattr(trl, f"{kind}Config")(
         output_dir=str(folder / "trainer"), per_device_train_batch_size=options.batch, max_steps=options.steps, learning_rate=1e-4, max_length=160,
@@ -135,10 +185,18 @@ def peer(options: argparse.Namespace, name: str, folder: Path) -> Path:
         **({} if torch.cuda.is_available() else on_cpu),
     )  # fmt: skip
     dataset = datasets.load_dataset(
-        "parquet", data_files=str(options.work / "peer.parquet"), split="train", cache_dir=str(folder / "datasets")
+        "parquet",
+        data_files=str(options.work / "peer.parquet"),
+        split="train",
+        cache_dir=str(folder / "datasets"),
     )
-    network, tokenizer = AutoModelForCausalLM.from_pretrained(options.model, dtype="float32"), AutoTokenizer.from_pretrained(options.model)
-    trainer = getattr(trl, f"{kind}Trainer")(network, args=args, train_dataset=dataset, processing_class=tokenizer)
+    network, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(options.model, dtype="float32"),
+        AutoTokenizer.from_pretrained(options.model),
+    )
+    trainer = getattr(trl, f"{kind}Trainer")(
+        network, args=args, train_dataset=dataset, processing_class=tokenizer
+    )
     trainer.train()
     trainer.save_model(str(folder / "model"))
     return folder / "model"

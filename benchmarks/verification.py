@@ -45,12 +45,16 @@ def of_a_model(folder: Path, n_bytes: int) -> None:
     time.sleep(2.1)  # a file that has just been written is not remembered
     seconds = [timed(lambda: Digests().path(model)) for _ in range(REPEATS)]
     rates = sorted(n_bytes / s / 1e9 for s in seconds)
-    print(f"hashing a model of {n_bytes / 1e6:.0f} MB: {statistics.median(rates):.2f} GB/s [{rates[0]:.2f}, {rates[-1]:.2f}]")
+    print(
+        f"hashing a model of {n_bytes / 1e6:.0f} MB: {statistics.median(rates):.2f} GB/s [{rates[0]:.2f}, {rates[-1]:.2f}]"
+    )
     first = Digests(folder)
     with first.recording() as files:
         first.path(model)
     first.save()
-    print(f"the same model, remembered by another process: {middle(lambda: Digests(folder).path(model))}")
+    print(
+        f"the same model, remembered by another process: {middle(lambda: Digests(folder).path(model))}"
+    )
     watch = Watch(first, files)
     assert watch.untouched()
     print(f"a look at it before work is kept: {middle(watch.untouched)}")
@@ -66,7 +70,9 @@ def of_a_run(run: Path) -> None:
         Verification(told, the_store, known).check()
     warm = sum(timed(Verification(told, the_store, known).check) for told in frozen)
     print(f"a run of {len(steps)} steps, {inside:.1f} s inside stages: verifying the inputs of all")
-    print(f"  with nothing remembered {cold:.3f} s ({cold / inside:.2%}), remembered {warm:.3f} s ({warm / inside:.2%})")
+    print(
+        f"  with nothing remembered {cold:.3f} s ({cold / inside:.2%}), remembered {warm:.3f} s ({warm / inside:.2%})"
+    )
 
 
 def main() -> None:

@@ -47,7 +47,11 @@ def family(name: str) -> Any:
 
     Raises: UserError for a function that cannot be used.
     """
-    return function.load(name) if function.is_function(name) else importlib.import_module(FAMILIES[name])
+    return (
+        function.load(name)
+        if function.is_function(name)
+        else importlib.import_module(FAMILIES[name])
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +94,9 @@ def settings_of(path: str | Path, **options: Any) -> dict[str, Any]:
     """What `open_scorer` takes for a model: `{"family", "path", …}`, the family from its card. Raises: UserError."""
     told = card.read(path, options.get("revision"))
     if told and function.is_function(told.family):
-        raise UserError(f"{path}: its {card.FILE} names code ({told.family!r}), which is not run; give the family yourself")
+        raise UserError(
+            f"{path}: its {card.FILE} names code ({told.family!r}), which is not run; give the family yourself"
+        )
     return {"family": told.family if told else "classifier", **options, "path": str(path)}
 
 
@@ -100,7 +106,9 @@ def open_scorer(told: Mapping) -> Scorer:
     if found:
         raise UserError(*found)
     module = family(told["family"])
-    return Scorer(str(settings.name_of(told)), told["family"], module.prepare(module.Settings(**_own(told))))
+    return Scorer(
+        str(settings.name_of(told)), told["family"], module.prepare(module.Settings(**_own(told)))
+    )
 
 
 def acceptor(told: Mapping) -> Callable[[Sequence[Item]], None] | None:

@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say_error(problem)
         return 2
     except KeyboardInterrupt:
-        say("stopped; what is finished is kept: the same command goes on from there", file=sys.stderr)
+        say(
+            "stopped; what is finished is kept: the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -56,12 +59,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="rm-score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="rm-score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in commands.NAMES:
         module = importlib.import_module(f"reward_models.commands.{name}")
         own = subparsers.add_parser(
-            name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.arguments(own)
         own.set_defaults(run=module.run)

@@ -25,18 +25,26 @@ class Card:
     """What whoever scores with a model must know about it."""
 
     family: str = "classifier"
-    template_hash: str | None = None  # of the chat template that it was trained with (`template_hash`)
+    template_hash: str | None = (
+        None  # of the chat template that it was trained with (`template_hash`)
+    )
     direction: Literal["higher_is_better", "lower_is_better"] = "higher_is_better"
     scale: str = "logit"  # unit of the raw output, in words
-    outputs: list[str] = dataclasses.field(default_factory=list)  # names of the head's outputs, in their order
+    outputs: list[str] = dataclasses.field(
+        default_factory=list
+    )  # names of the head's outputs, in their order
     max_length: int | None = None  # tokens; longer conversations are cut at their beginning
     date: str | None = None  # that its chat template wrote in training, if it writes the date
     training_languages: list[str] = dataclasses.field(default_factory=list)
-    accuracy: dict = dataclasses.field(default_factory=dict)  # language -> share of held-out pairs ordered rightly, or {n, accuracy}
+    accuracy: dict = dataclasses.field(
+        default_factory=dict
+    )  # language -> share of held-out pairs ordered rightly, or {n, accuracy}
     # language -> {n, mean, std, quantiles} of the scorer's values, where higher is better (`calibration.fit`); {mean, std} at least
     calibration: dict = dataclasses.field(default_factory=dict)
     licence: str | None = None
-    training: dict = dataclasses.field(default_factory=dict)  # what else the training step wants to tell
+    training: dict = dataclasses.field(
+        default_factory=dict
+    )  # what else the training step wants to tell
 
 
 def template_hash(chat_template: str) -> str:
@@ -83,20 +91,30 @@ def write(path: Path, card: Card) -> Path:
     file = Path(path) if Path(path).suffix == ".yaml" else Path(path) / FILE
     wrong = problems(dataclasses.asdict(card), str(file))
     if file.name == FILE and (file.absolute().parent.parent / "manifest.json").is_file():
-        wrong.append(f"{file}: lies in a finished artifact, whose files never change; give another place with --card FILE.yaml")
+        wrong.append(
+            f"{file}: lies in a finished artifact, whose files never change; give another place with --card FILE.yaml"
+        )
     if wrong:
         raise UserError(*wrong)
     try:
         with files.whole(file) as temporary:
             temporary.write_text(text_of(card), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror}); give another place with --card FILE.yaml") from None
+        raise UserError(
+            f"{file}: cannot be written ({error.strerror}); give another place with --card FILE.yaml"
+        ) from None
     return file
 
 
 def text_of(card: Card) -> str:
     """The card as YAML; lists of numbers on a line."""
-    return yaml.safe_dump(dataclasses.asdict(card), sort_keys=False, allow_unicode=True, default_flow_style=None, width=140)
+    return yaml.safe_dump(
+        dataclasses.asdict(card),
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=140,
+    )
 
 
 def problems(told: Mapping, key: str) -> list[str]:
@@ -104,7 +122,11 @@ def problems(told: Mapping, key: str) -> list[str]:
     found = _shape_problems(told, key)
     if found:
         return found
-    found += [p for i, code in enumerate(told.get("training_languages", ())) for p in _language(code, f"{key}.training_languages[{i}]")]
+    found += [
+        p
+        for i, code in enumerate(told.get("training_languages", ()))
+        for p in _language(code, f"{key}.training_languages[{i}]")
+    ]
     for name in ("accuracy", "calibration"):
         found += [p for code in told.get(name, {}) for p in _language(code, f"{key}.{name}")]
     return found
@@ -155,14 +177,27 @@ def _calibration(value: Any, key: str) -> list[str]:
     if not isinstance(value, Mapping):
         return [f"{key}: expected {{n, mean, std, quantiles}}, got {value!r}"]
     allowed = ("n", "mean", "std", "quantiles", "output")
-    found = [f"{key}.{name}: unknown key; allowed: {', '.join(allowed)}" for name in value if name not in allowed]
+    found = [
+        f"{key}.{name}: unknown key; allowed: {', '.join(allowed)}"
+        for name in value
+        if name not in allowed
+    ]
     wrong = [name for name in ("mean", "std") if not _number(value.get(name))]
     found += [f"{key}.{name}: expected a finite number, got {value.get(name)!r}" for name in wrong]
     if not _number(value.get("n", 0)):
         found.append(f"{key}.n: expected a number, got {value['n']!r}")
-    found += [f"{key}.std: expected 0 or more, got {value['std']!r}"] if "std" not in wrong and value["std"] < 0 else []
+    found += (
+        [f"{key}.std: expected 0 or more, got {value['std']!r}"]
+        if "std" not in wrong and value["std"] < 0
+        else []
+    )
     quantiles = value.get("quantiles", [])
-    if not isinstance(quantiles, list) or not all(map(_number, quantiles)) or quantiles != sorted(quantiles) or len(quantiles) == 1:
+    if (
+        not isinstance(quantiles, list)
+        or not all(map(_number, quantiles))
+        or quantiles != sorted(quantiles)
+        or len(quantiles) == 1
+    ):
         found.append(f"{key}.quantiles: expected two or more finite numbers in ascending order")
     return found
 
@@ -175,7 +210,11 @@ def _from_hub(path: str, revision: str | None) -> Path | None:
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(path, FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(
+            path, FILE, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
     except OSError as error:
-        raise UserError(f"{path}: neither a directory here nor a hub id that can be reached ({str(error).splitlines()[0]})") from None
+        raise UserError(
+            f"{path}: neither a directory here nor a hub id that can be reached ({str(error).splitlines()[0]})"
+        ) from None
     return Path(found) if found else None

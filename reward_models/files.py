@@ -24,7 +24,11 @@ from mlalign.core.conversations.reader import NEEDED
 from mlalign.core.errors import UserError
 
 WINDOW = 1024  # rows in memory
-STREAMED = (".jsonl", ".jsonl.gz", ".parquet")  # what is taken out of a folder: the others may be anything
+STREAMED = (
+    ".jsonl",
+    ".jsonl.gz",
+    ".parquet",
+)  # what is taken out of a folder: the others may be anything
 HELD = (".json", ".csv", ".tsv")
 ENDINGS = (*STREAMED, *HELD)
 BOM = b"\xef\xbb\xbf"
@@ -43,7 +47,9 @@ def read(path: Path) -> Iterator[tuple[str, dict]]:
 def check(path: Path) -> None:
     """Raises: UserError if a file has another ending or is not there."""
     if not path.name.endswith(ENDINGS):
-        raise UserError(f"{path}: expected a name ending in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+        raise UserError(
+            f"{path}: expected a name ending in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        )
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
 
@@ -68,9 +74,13 @@ def expand(given: Sequence[str]) -> list[Path]:
 def _expand(text: str) -> list[Path]:
     path = Path(text)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.name.endswith(STREAMED) and not p.name.startswith("."))
+        found = sorted(
+            p for p in path.iterdir() if p.name.endswith(STREAMED) and not p.name.startswith(".")
+        )
         if not found:
-            raise UserError(f"{path}: a folder without files ending in {', '.join(STREAMED)}; name files of another kind one by one")
+            raise UserError(
+                f"{path}: a folder without files ending in {', '.join(STREAMED)}; name files of another kind one by one"
+            )
         return found
     if any(c in text for c in "*?[") and not path.exists():
         found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
@@ -191,23 +201,41 @@ class Parquet:
         try:
             self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
         except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-        groups = [self._file.metadata.row_group(g) for g in range(self._file.metadata.num_row_groups)]
-        self.path, self.schema, self.n_rows = path, self._file.schema_arrow, self._file.metadata.num_rows
+            raise UserError(
+                f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})"
+            ) from None
+        groups = [
+            self._file.metadata.row_group(g) for g in range(self._file.metadata.num_row_groups)
+        ]
+        self.path, self.schema, self.n_rows = (
+            path,
+            self._file.schema_arrow,
+            self._file.metadata.num_rows,
+        )
         self.n_bytes = sum(g.total_byte_size for g in groups)  # encoded, not compressed
         self._ends = list(itertools.accumulate(g.num_rows for g in groups))
-        self._at, self._next_row, self._held = 0, 0, self.schema.empty_table()  # held: rows [at, next_row)
+        self._at, self._next_row, self._held = (
+            0,
+            0,
+            self.schema.empty_table(),
+        )  # held: rows [at, next_row)
         self._batches: Iterator | None = None
 
     def table(self, start: int, n: int) -> Any:
         """Rows [start, start + n) as an Arrow table. Raises: UserError if the file is broken there."""
         import pyarrow as pa
 
-        if self._batches is None or start < self._at or self._group(start) > self._group(self._next_row):
+        if (
+            self._batches is None
+            or start < self._at
+            or self._group(start) > self._group(self._next_row)
+        ):
             self._open(self._group(start), n)
         while self._next_row < start + n:
             self._drop(start)
-            self._held = pa.concat_tables([self._held, pa.Table.from_batches([self._batch()], schema=self.schema)])
+            self._held = pa.concat_tables(
+                [self._held, pa.Table.from_batches([self._batch()], schema=self.schema)]
+            )
         self._drop(start)
         pa.default_memory_pool().release_unused()  # what decoding needed goes back to the system
         return self._held.slice(0, n)
@@ -227,7 +255,9 @@ class Parquet:
 
     def _open(self, group: int, batch_size: int) -> None:
         groups = list(range(group, len(self._ends)))
-        self._batches = self._file.iter_batches(batch_size=batch_size, row_groups=groups, use_threads=False)
+        self._batches = self._file.iter_batches(
+            batch_size=batch_size, row_groups=groups, use_threads=False
+        )
         self._at = self._next_row = self._ends[group - 1] if group else 0
         self._held = self.schema.empty_table()
 
@@ -243,7 +273,9 @@ class Parquet:
         try:
             batch = next(self._batches)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{self.path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+            raise UserError(
+                f"{self.path}: cannot be read as Parquet ({str(error).splitlines()[0]})"
+            ) from None
         self._next_row += batch.num_rows
         return batch
 
@@ -261,7 +293,9 @@ class Held:
             try:
                 to_json(row).encode()
             except UnicodeEncodeError:
-                problems.add(f"{file.place(number)}: has half of a surrogate pair (\\ud8…), which is no text")
+                problems.add(
+                    f"{file.place(number)}: has half of a surrogate pair (\\ud8…), which is no text"
+                )
             self._rows.append(row)
         problems.raise_if_any()
         self.path, self.n_rows, self.n_bytes = path, len(self._rows), path.stat().st_size
@@ -317,7 +351,9 @@ def sync_folder(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     with whole(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def write(path: Path, rows: Iterable[dict]) -> None:

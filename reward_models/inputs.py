@@ -19,8 +19,19 @@ MOST = 10  # bad rows that an error shows
 def add_options(parser: argparse.ArgumentParser, what: str) -> None:
     """The options that `read` reads."""
     ends = ", ".join(files.ENDINGS)
-    parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help=f"{what}: files ({ends}), patterns or folders")
-    parser.add_argument("--format", choices=formats.NAMES, default=formats.ROWS, help="form of the files (%(default)s)")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help=f"{what}: files ({ends}), patterns or folders",
+    )
+    parser.add_argument(
+        "--format",
+        choices=formats.NAMES,
+        default=formats.ROWS,
+        help="form of the files (%(default)s)",
+    )
     parser.add_argument("--language", help=LANGUAGE)
 
 
@@ -32,7 +43,10 @@ def read(options: argparse.Namespace, dropped: Counter) -> Iterator[tuple[str, d
     default = {"language": languages.normalise(options.language)} if options.language else {}
     for path in files.expand(options.input):
         for where, row in formats.convert(options.format, path, files.read(path), dropped):
-            yield where, row if any(row.get(name) for name in LANGUAGE_COLUMNS) else {**row, **default}
+            yield (
+                where,
+                row if any(row.get(name) for name in LANGUAGE_COLUMNS) else {**row, **default},
+            )
 
 
 def kept(rows: Iterable[tuple[str, dict]], dropped: Counter) -> Iterator[tuple[str, dict]]:
@@ -56,7 +70,11 @@ def _language(row: Mapping) -> str:
         return str(named)
 
 
-def check(options: argparse.Namespace, scorers: Iterable[Mapping], further: Callable[[str, dict], Any] | None = None) -> None:
+def check(
+    options: argparse.Namespace,
+    scorers: Iterable[Mapping],
+    further: Callable[[str, dict], Any] | None = None,
+) -> None:
     """Look at all rows before a model is opened. `further` raises for what else a command cannot take.
 
     Raises: UserError that names the first bad rows: those that are none, and those that a scorer's chat template refuses.
@@ -92,4 +110,7 @@ def at_place(where: str, accept: Callable[[list[items.Item]], None], own: list[i
 
 def dropped_lines(dropped: Counter) -> list[str]:
     """What was dropped, for people."""
-    return [f"dropped: {n} rows: {reason} ({language})" for (reason, language), n in sorted(dropped.items())]
+    return [
+        f"dropped: {n} rows: {reason} ({language})"
+        for (reason, language), n in sorted(dropped.items())
+    ]

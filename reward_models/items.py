@@ -13,7 +13,11 @@ from mlalign.core.conversations import Row
 from mlalign.core.conversations.messages import conversation
 from mlalign.core.errors import UserError
 
-LANGUAGE_COLUMNS = ("language", "response_lang_requested", "prompt_lang")  # the first that a row has says its language
+LANGUAGE_COLUMNS = (
+    "language",
+    "response_lang_requested",
+    "prompt_lang",
+)  # the first that a row has says its language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,10 @@ class Scores:
 
 def readable(message: Mapping) -> str:
     """A message for readers without a chat template: its text, and its tool calls as JSON, a line each."""
-    calls = [json.dumps(call, ensure_ascii=False, default=str) for call in message.get("tool_calls") or []]
+    calls = [
+        json.dumps(call, ensure_ascii=False, default=str)
+        for call in message.get("tool_calls") or []
+    ]
     return "\n".join([*([message["content"]] if message["content"] else []), *calls])
 
 
@@ -76,7 +83,9 @@ def of_candidates(row: Mapping) -> list[Item]:
     """The items of a candidates row, one per response."""
     language, reference = row["response_lang_requested"] or row["prompt_lang"], row["reference"]
     told = (language, reference, row["id"], row["group_id"])
-    return [Item(r["candidate_id"], row["prompt"], r["text"] or "", *told) for r in row["responses"]]
+    return [
+        Item(r["candidate_id"], row["prompt"], r["text"] or "", *told) for r in row["responses"]
+    ]
 
 
 def of_preference(row: Mapping) -> list[Item]:
@@ -85,7 +94,9 @@ def of_preference(row: Mapping) -> list[Item]:
     items = []
     for side in ("chosen", "rejected"):
         *before, answer = row[side]
-        items.append(_item(rows.side_id(row["id"], side), [*row["prompt"], *before], answer, **told))
+        items.append(
+            _item(rows.side_id(row["id"], side), [*row["prompt"], *before], answer, **told)
+        )
     return items
 
 
@@ -93,10 +104,15 @@ def of_ranking(row: Mapping) -> list[Item]:
     """The responses of a ranking row, in its order; the language asked for is the prompt's."""
     told = {"language": row["prompt_lang"], "row": row["id"], "group_id": row["group_id"]}
     ids = [rows.side_id(row["id"], str(place)) for place in range(len(row["responses"]))]
-    return [Item(name, row["prompt"], text, **told) for name, text in zip(ids, row["responses"], strict=True)]
+    return [
+        Item(name, row["prompt"], text, **told)
+        for name, text in zip(ids, row["responses"], strict=True)
+    ]
 
 
-def of_row(row: Mapping, where: str, read: Row | None = None, name: str | None = None) -> list[Item]:
+def of_row(
+    row: Mapping, where: str, read: Row | None = None, name: str | None = None
+) -> list[Item]:
     """The items of a person's row. `where` (file and line) names it in errors; `name`, or else `where`, stands in for a missing id.
 
     `read`: what `conversations.read` made of the row, if that is known already.
@@ -112,7 +128,10 @@ def of_row(row: Mapping, where: str, read: Row | None = None, name: str | None =
         "english_prompt": _english(row, where),
         "tools": read.tools,
     }
-    return [_item(name, read.prompt, answer, **common) for name, answer in zip(_names(read, identifier), read.answers, strict=True)]
+    return [
+        _item(name, read.prompt, answer, **common)
+        for name, answer in zip(_names(read, identifier), read.answers, strict=True)
+    ]
 
 
 def read_row(row: Mapping, where: str) -> Row:
@@ -155,4 +174,6 @@ def _language(row: Mapping, where: str) -> str | None:
 
 
 def _reference(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (
+        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )

@@ -24,9 +24,20 @@ def problems(cls: type, values: Mapping, key: str) -> list[str]:
     method `problems(values, key) -> list[str]`; it is asked when names and types are right.
     """
     hints = typing.get_type_hints(cls)
-    found = [f"{key}.{name}: unknown key{nearest(name, hints)}" for name in values if name not in hints]
-    found += [f"{key}.{f.name}: missing" for f in dataclasses.fields(cls) if _required(f) and f.name not in values]
-    found += [p for name, value in values.items() if name in hints for p in _wrong(hints[name], value, f"{key}.{name}")]
+    found = [
+        f"{key}.{name}: unknown key{nearest(name, hints)}" for name in values if name not in hints
+    ]
+    found += [
+        f"{key}.{f.name}: missing"
+        for f in dataclasses.fields(cls)
+        if _required(f) and f.name not in values
+    ]
+    found += [
+        p
+        for name, value in values.items()
+        if name in hints
+        for p in _wrong(hints[name], value, f"{key}.{name}")
+    ]
     own = getattr(cls, "problems", None)
     return found or (own(values, key) if own else [])
 
@@ -39,8 +50,15 @@ def of_scorers(told: Sequence[Any], key: str) -> list[str]:
     found = [] if told else [f"{key}: empty; name at least one scorer"]
     for i, inner in enumerate(told):
         here = f"{key}[{i}]"
-        found += reward_models.problems(inner, here) if isinstance(inner, Mapping) else [f"{here}: expected a mapping, got {inner!r}"]
-    return found + [f"{key}: two are named {n!r}; give one another `name`" for n in sorted({str(n) for n in names if names.count(n) > 1})]
+        found += (
+            reward_models.problems(inner, here)
+            if isinstance(inner, Mapping)
+            else [f"{here}: expected a mapping, got {inner!r}"]
+        )
+    return found + [
+        f"{key}: two are named {n!r}; give one another `name`"
+        for n in sorted({str(n) for n in names if names.count(n) > 1})
+    ]
 
 
 def plain(value: Any) -> Any:
@@ -67,8 +85,15 @@ def _wrong(hint: Any, value: Any, key: str) -> list[str]:
         return []
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        return [] if value in choices else [f"{key}: {value!r} is not possible{nearest(value, choices)}"]
-    kinds = tuple(typing.get_origin(h) or h for h in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)))
+        return (
+            []
+            if value in choices
+            else [f"{key}: {value!r} is not possible{nearest(value, choices)}"]
+        )
+    kinds = tuple(
+        typing.get_origin(h) or h
+        for h in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+    )
     kinds += (int,) if float in kinds else ()
     if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
         return []

@@ -28,7 +28,12 @@ CLUSTER = {
     "PartitionName=urgent Nodes=ALL PriorityTier=9 MaxTime=INFINITE State=UP",
 }
 # Jobs share the machine's cores; the time limit of the first training step is shorter than its work.
-SLURM = ["launcher=slurm", "launcher.grace_s=30", "launcher.resources.generate={tasks: 2}", "launcher.resources.score={tasks: 2}"]
+SLURM = [
+    "launcher=slurm",
+    "launcher.grace_s=30",
+    "launcher.resources.generate={tasks: 2}",
+    "launcher.resources.score={tasks: 2}",
+]
 LIMIT = ["steps.base.resources.time='0:02:00'"]
 SMALL = ["steps.base.config.trainer.max_steps=800", "languages=[eng_Latn,swh_Latn,hin_Deva]"]
 PATIENCE_S = 2400  # for the whole run, of which a requeue alone costs up to two minutes
@@ -41,14 +46,25 @@ def main(asked: argparse.Namespace) -> int:
         whole, broken = Path(root, "whole"), Path(root, "broken")
         arguments = [*asked.arguments, *SMALL]
         started = time.monotonic()
-        subprocess.run(chaos.command(arguments, whole, asked.engine), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            chaos.command(arguments, whole, asked.engine), check=True, stdout=subprocess.DEVNULL
+        )
         print(f"unbroken run, here: {time.monotonic() - started:.0f} s", flush=True)
-        problems = survive(chaos.command([*arguments, *SLURM, *LIMIT], broken, asked.engine), broken, draw, asked)
+        problems = survive(
+            chaos.command([*arguments, *SLURM, *LIMIT], broken, asked.engine), broken, draw, asked
+        )
         problems += chaos.compare(whole, broken)
         problems += limits_hit(broken)
     for message in problems:
         print(f"FAILED: {message}")
-    print("chaos on Slurm: " + ("failed" if problems else "every artifact equals the unbroken run's; every stop was explained"))
+    print(
+        "chaos on Slurm: "
+        + (
+            "failed"
+            if problems
+            else "every artifact equals the unbroken run's; every stop was explained"
+        )
+    )
     return 1 if problems else 0
 
 
@@ -68,7 +84,9 @@ def cluster() -> Iterator[None]:
         os.rmdir(base)
 
 
-def survive(run: list[str], root: Path, draw: random.Random, asked: argparse.Namespace) -> list[str]:
+def survive(
+    run: list[str], root: Path, draw: random.Random, asked: argparse.Namespace
+) -> list[str]:
     """Submit, make trouble, submit again …, until all steps are done; returns what went wrong."""
     finished: dict[str, float] = {}
     ended: list[str] = []  # jobs that were ended for good
@@ -83,7 +101,14 @@ def survive(run: list[str], root: Path, draw: random.Random, asked: argparse.Nam
     for number in range(1, asked.kills + 1):
         trouble = order[(number - 1) % len(order)]
         time.sleep(draw.uniform(1, asked.max_seconds))
-        while not (running := sorted(j for j in queue("RUNNING") if trouble is not cancel_task or "_" in j)) and going_on():
+        while (
+            not (
+                running := sorted(
+                    j for j in queue("RUNNING") if trouble is not cancel_task or "_" in j
+                )
+            )
+            and going_on()
+        ):
             pass
         if not running:
             problems.append(f"{trouble.__name__} found nothing to strike")
@@ -92,11 +117,22 @@ def survive(run: list[str], root: Path, draw: random.Random, asked: argparse.Nam
         ended += [job.partition("_")[0]] if trouble is cancel_task else []
         said.append(submit(run, root))
         problems += chaos.recomputed(root, finished)
-        print(f"trouble {number}: {trouble.__name__} of job {job}; steps finished so far: {len(finished)}", flush=True)
+        print(
+            f"trouble {number}: {trouble.__name__} of job {job}; steps finished so far: {len(finished)}",
+            flush=True,
+        )
     while going_on():
         pass
-    problems += [] if DONE in said[-1] else [f"the run has not ended after {PATIENCE_S} s; its last word: {said[-1][-500:]}"]
-    problems += [f"the end of job {job} was not explained" for job in ended if not re.search(rf"job {job}(?!\d)", "".join(said))]
+    problems += (
+        []
+        if DONE in said[-1]
+        else [f"the run has not ended after {PATIENCE_S} s; its last word: {said[-1][-500:]}"]
+    )
+    problems += [
+        f"the end of job {job} was not explained"
+        for job in ended
+        if not re.search(rf"job {job}(?!\d)", "".join(said))
+    ]
     return problems + chaos.recomputed(root, finished)
 
 
@@ -108,7 +144,11 @@ def submit(run: list[str], root: Path) -> str:
     done = subprocess.run(run, text=True, capture_output=True, timeout=300, check=False)
     if done.returncode and "in the queue already" not in done.stderr:
         sys.exit(f"submitting ended with status {done.returncode}: {done.stderr.strip()}")
-    return done.stdout + done.stderr + "".join(p.read_text() for p in (root / "runs" / "chaos" / "slurm").glob("*.failed.txt"))
+    return (
+        done.stdout
+        + done.stderr
+        + "".join(p.read_text() for p in (root / "runs" / "chaos" / "slurm").glob("*.failed.txt"))
+    )
 
 
 def queue(*states: str) -> list[str]:
@@ -142,7 +182,17 @@ def lose_node(job: str) -> None:
 
 def preempt(job: str) -> None:
     """By one that wants all nodes."""
-    call("sbatch", "-p", "urgent", "--exclusive", f"-N{NODES}", "-o", "/dev/null", "--wrap", "sleep 2")
+    call(
+        "sbatch",
+        "-p",
+        "urgent",
+        "--exclusive",
+        f"-N{NODES}",
+        "-o",
+        "/dev/null",
+        "--wrap",
+        "sleep 2",
+    )
     while "R" not in call("squeue", "-h", "-p", "urgent", "-o", "%t").split():
         time.sleep(0.5)
 
@@ -155,7 +205,11 @@ def limits_hit(root: Path) -> list[str]:
     log = "".join(p.read_text() for p in (root / "runs/chaos/slurm/logs").glob("base-*.log"))
     turns = len(re.findall("state saved; ", log))
     print(f"the step with a time limit was continued {turns} times")
-    return [] if turns >= 2 else [f"the time limit was hit {turns} times only: the step is too short for this machine"]
+    return (
+        []
+        if turns >= 2
+        else [f"the time limit was hit {turns} times only: the step is too short for this machine"]
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ SEED_OF_B = 1
 CELLS = tuple(f"{base}{seed}" for base in BASES for seed in SEEDS)
 
 Row = Mapping[str, object]
-Cell = dict[str, list[dict]]  # step -> rows of its metrics and of its breakdown (those have a `part` and a `member`)
+Cell = dict[
+    str, list[dict]
+]  # step -> rows of its metrics and of its breakdown (those have a `part` and a `member`)
 Holds = Callable[[Row], bool] | None
 
 
@@ -68,14 +70,30 @@ STEPS = tuple(sorted({step for _, _, step, *_ in MEASURES} | {"transfer"}))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", type=Path, default=Path("claim"))
-    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS, metavar="CELL", help=f"of {' '.join(CELLS)}")
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        default=list(CELLS),
+        choices=CELLS,
+        metavar="CELL",
+        help=f"of {' '.join(CELLS)}",
+    )
     parser.add_argument("--table", action="store_true", help="compute nothing")
     asked = parser.parse_args()
     failed = [] if asked.table else [cell for cell in asked.cells if compute(cell, asked.root)]
     print(report(read(asked.root)), end="")
-    print("".join(f"\ncell {cell} failed; see mlalign logs name={cell} root={asked.root}" for cell in failed), file=sys.stderr, end="")
+    print(
+        "".join(
+            f"\ncell {cell} failed; see mlalign logs name={cell} root={asked.root}"
+            for cell in failed
+        ),
+        file=sys.stderr,
+        end="",
+    )
     return 1 if failed else 0
 
 
@@ -91,8 +109,21 @@ def base_b(root: Path) -> Path:
     """The second base, built if it is not there (about 11 minutes on one core)."""
     folder = (root / "bases" / "B").absolute()
     if not (folder / "training.json").is_file():  # written last
-        command = [sys.executable, "-m", "mlalign.data.tiny_base", "--out", str(folder), "--seed", str(SEED_OF_B)]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-m",
+            "mlalign.data.tiny_base",
+            "--out",
+            str(folder),
+            "--seed",
+            str(SEED_OF_B),
+        ]
+        subprocess.run(
+            command,
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+        )
     return folder
 
 
@@ -110,7 +141,11 @@ def read(root: Path) -> dict[str, Cell]:
 
 
 def _rows(folder: Path) -> list[dict]:
-    return [row for name in ("metrics.json", "breakdown.json") for row in json.loads((folder / name).read_text(encoding="utf-8"))["rows"]]
+    return [
+        row
+        for name in ("metrics.json", "breakdown.json")
+        for row in json.loads((folder / name).read_text(encoding="utf-8"))["rows"]
+    ]
 
 
 def report(cells: Mapping[str, Cell]) -> str:
@@ -129,7 +164,15 @@ def claim(cells: Mapping[str, Cell]) -> list[str]:
     for part, name, step, metric, member, holds in MEASURES:
         rows = [_average(cell[step], metric, member) for cell in cells.values()]
         held = f"{sum(map(holds, rows))} of {len(rows)}" if holds else ""
-        lines.append(_line(part, name, *map(_told, rows), _over_cells([float(row["value"]) for row in rows]), held))
+        lines.append(
+            _line(
+                part,
+                name,
+                *map(_told, rows),
+                _over_cells([float(row["value"]) for row in rows]),
+                held,
+            )
+        )
     return lines
 
 
@@ -138,12 +181,25 @@ def transfer(cells: Mapping[str, Cell], by: str = "reward") -> list[str]:
     found: dict[tuple[str, str], list[float]] = {}
     for cell in cells.values():
         for row in cell["transfer"]:
-            if row["metric"] == "reward_accuracy" and row["by"] == by and row.get("part", "kind") == "kind":
-                found.setdefault((row["language"], row.get("member", "all")), []).append(row["value"])
+            if (
+                row["metric"] == "reward_accuracy"
+                and row["by"] == by
+                and row.get("part", "kind") == "kind"
+            ):
+                found.setdefault((row["language"], row.get("member", "all")), []).append(
+                    row["value"]
+                )
     kinds = sorted({kind for _, kind in found})
-    languages = [language for language in dict.fromkeys(language for language, _ in found) if language not in ("worst", "gap_to_english")]
+    languages = [
+        language
+        for language in dict.fromkeys(language for language, _ in found)
+        if language not in ("worst", "gap_to_english")
+    ]
     lines = [_line("e: reward accuracy", *kinds), _line(*["---"] * (len(kinds) + 1))]
-    return lines + [_line(language, *(_mean(found.get((language, kind))) for kind in kinds)) for language in languages]
+    return lines + [
+        _line(language, *(_mean(found.get((language, kind))) for kind in kinds))
+        for language in languages
+    ]
 
 
 def _average(rows: Sequence[Row], metric: str, member: str) -> Row:

@@ -18,16 +18,32 @@ from fuzz import readers, runner  # noqa: E402
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120, help="how long in all, shared out evenly over the readers")
-    parser.add_argument("--seed", type=int, default=None, help="by default the time, which is printed")
-    parser.add_argument("--reader", action="append", choices=list(readers.READERS), help="this reader only (may be given again)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=120,
+        help="how long in all, shared out evenly over the readers",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=None, help="by default the time, which is printed"
+    )
+    parser.add_argument(
+        "--reader",
+        action="append",
+        choices=list(readers.READERS),
+        help="this reader only (may be given again)",
+    )
     parser.add_argument("--case", type=int, default=None, help="this case only")
     options = parser.parse_args()
     seed = int(time.time()) if options.seed is None else options.seed
     names = options.reader or list(readers.READERS)
     if options.case is not None:
-        return _told([failure for name in names if (failure := runner.run(name, seed, options.case))])
+        return _told(
+            [failure for name in names if (failure := runner.run(name, seed, options.case))]
+        )
     print(f"seed {seed}, {options.seconds:g} s over {len(names)} readers", flush=True)
     failures = []
     for name in names:
@@ -47,7 +63,10 @@ def _reader(name: str, seed: int, seconds: float) -> list[runner.Failure]:
             kinds.setdefault(kind, failure)
             counts[kind] += 1
         case += 1
-    print(f"{name:<16}{case:>8} cases {sum(counts.values()):>6} failures of {len(kinds)} kinds", flush=True)
+    print(
+        f"{name:<16}{case:>8} cases {sum(counts.values()):>6} failures of {len(kinds)} kinds",
+        flush=True,
+    )
     return list(kinds.values())
 
 

@@ -20,7 +20,9 @@ SMALL = {"rm_transfer": ["data=tiny_world_parallel", "languages=[eng_Latn,swh_La
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipes", nargs="*")
     parser.add_argument("--share", default="0/1")
     asked = parser.parse_args()
@@ -31,12 +33,24 @@ def main() -> int:
     for name in names:
         with tempfile.TemporaryDirectory(prefix=f"{name}-") as root:
             started = time.monotonic()
-            command = [sys.executable, "-m", "mlalign", "run", f"recipe={name}", f"root={root}", f"engine={engine}", *SMALL.get(name, [])]
+            command = [
+                sys.executable,
+                "-m",
+                "mlalign",
+                "run",
+                f"recipe={name}",
+                f"root={root}",
+                f"engine={engine}",
+                *SMALL.get(name, []),
+            ]
             status = subprocess.run(command, check=False).returncode
             print(f"{name}: exit {status} after {time.monotonic() - started:.0f} s", flush=True)
             if status:
                 failed.append(name)
-    print(f"{len(names) - len(failed)} passed, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))
+    print(
+        f"{len(names) - len(failed)} passed, {len(failed)} failed"
+        + (f": {', '.join(failed)}" if failed else "")
+    )
     return 1 if failed else 0
 
 

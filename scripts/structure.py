@@ -49,7 +49,11 @@ class Counts:
         lines = text.splitlines()
         self.file_lines.append(len(lines))
         self.wide_lines += sum(len(line) > 100 for line in lines)
-        self.function_lines += [_length(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        self.function_lines += [
+            _length(node)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
 
         documented = set(_docstring_lines(tree))
         used: set[int] = set()
@@ -77,7 +81,18 @@ class Counts:
         ]
 
 
-HEADER = ["folder", "files", "lines", "code", "tokens", "per line", "file 50/90/max", "function 50/90/max", "comments", "over 100"]
+HEADER = [
+    "folder",
+    "files",
+    "lines",
+    "code",
+    "tokens",
+    "per line",
+    "file 50/90/max",
+    "function 50/90/max",
+    "comments",
+    "over 100",
+]
 
 
 def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -87,10 +102,17 @@ def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def _docstring_lines(tree: ast.Module) -> Iterator[int]:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or not body:
+        if (
+            not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            or not body
+        ):
             continue
         first = body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
             yield from range(first.lineno, (first.end_lineno or first.lineno) + 1)
 
 
@@ -114,7 +136,9 @@ def rows(root: Path) -> list[list[str]]:
     for folder in FOLDERS:
         if (root / folder).is_dir():
             out.append([folder, *count(sorted((root / folder).rglob("*.py"))).row()])
-    for part in sorted(path for path in (root / "mlalign").iterdir() if path.is_dir() and any(path.glob("*.py"))):
+    for part in sorted(
+        path for path in (root / "mlalign").iterdir() if path.is_dir() and any(path.glob("*.py"))
+    ):
         out.append([f"  {part.name}", *count(sorted(part.rglob("*.py"))).row()])
     top = count(sorted((root / "mlalign").glob("*.py")))
     out.append(["  (top)", *top.row()])
@@ -141,7 +165,12 @@ def _names_a_stage(path: Path, stages: set[str]) -> bool:
         if _strings(node) & (stages - set(AMBIGUOUS)):
             return True
         if isinstance(node, ast.Compare) and "stage" in ast.unparse(node.left):
-            compared = {text for part in node.comparators for inner in ast.walk(part) for text in _strings(inner)}
+            compared = {
+                text
+                for part in node.comparators
+                for inner in ast.walk(part)
+                for text in _strings(inner)
+            }
             if compared & stages:
                 return True
     return False
@@ -166,12 +195,16 @@ def show(root: Path) -> None:
     table = [HEADER, *rows(root)]
     widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
     for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     show_rules(root)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--against", type=Path, help="another checkout, shown first")
     asked = parser.parse_args()
     if asked.against:

@@ -15,17 +15,26 @@ UNWANTED = (
     "TRANSFORMERS_CACHE", "MLALIGN_CONF", "PYTHONIOENCODING", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "RANK", "LOCAL_RANK", "WORLD_SIZE",
     "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
-for name in (*UNWANTED, *(n for n in os.environ if n.startswith(("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SALLOC_")))):
+for name in (
+    *UNWANTED,
+    *(n for n in os.environ if n.startswith(("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SALLOC_"))),
+):
     os.environ.pop(name, None)
 os.environ["OMP_NUM_THREADS"] = "1"  # runs are compared bit for bit, in this process and in others
-os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests talk to servers of their own
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = (
+    "127.0.0.1,localhost"  # tests talk to servers of their own
+)
 # The person's caches may not be writable, and hold what a test could find there by chance.
 _home = tempfile.TemporaryDirectory(prefix="mlalign-tests-")
 os.environ["HF_HOME"] = _home.name
 
 
 def pytest_addoption(parser):
-    parser.addoption("--share", metavar="I/N", help="the I-th of N shares of the tests, from 0: .ci/run takes another share each day")
+    parser.addoption(
+        "--share",
+        metavar="I/N",
+        help="the I-th of N shares of the tests, from 0: .ci/run takes another share each day",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
@@ -54,7 +63,9 @@ def no_secret_outlives_its_test():
     yield
     secrecy._known.clear()
     secrecy._known.update(known)
-    for name in [name for name in os.environ if name.startswith("MLALIGN_SECRET") and name not in variables]:
+    for name in [
+        name for name in os.environ if name.startswith("MLALIGN_SECRET") and name not in variables
+    ]:
         del os.environ[name]
 
 

@@ -79,31 +79,60 @@ DROPPED = [
     ({"prompt": "hi", "response_1": "a", "response_2": "b", "preference_strength": 0}, "tie"),
     ({"conversation_a": [U, A], "conversation_b": [U, B], "winner": "tie (bothbad)"}, "tie"),
     ({"messages": [U, A, U]}, "ends_with_user"),
-    ({"messages": [U, say("assistant", None, tool_calls=[CALL]), say("tool", "5")]}, "ends_with_tool"),
+    (
+        {"messages": [U, say("assistant", None, tool_calls=[CALL]), say("tool", "5")]},
+        "ends_with_tool",
+    ),
     ({"chosen": [U, A, U], "rejected": [U, B, U]}, "ends_with_user"),
     ({"messages": [A]}, "no_prompt"),
     ({"chosen": [A], "rejected": [B]}, "no_prompt"),
     ({"chosen": [U, A], "rejected": [say("user", "ho"), B]}, "prompts_differ"),
     ({"chosen": [S, U, A], "rejected": [U, B]}, "prompts_differ"),
     ({"prompt": "ho", "chosen": [U, A], "rejected": [U, B]}, "prompt_not_in_conversation"),
-    ({"prompt": [S, U], "chosen": [say("system", "talk"), U, A], "rejected": [S, U, B]}, "prompt_not_in_conversation"),
+    (
+        {"prompt": [S, U], "chosen": [say("system", "talk"), U, A], "rejected": [S, U, B]},
+        "prompt_not_in_conversation",
+    ),
     ({"prompt": "hi", "chosen": None, "rejected": "b"}, "null_answer"),
     ({"prompt": "hi", "responses": ["a", None]}, "null_answer"),
     ({"messages": [U, say("assistant", None)]}, "null_content"),
     ({"messages": [U, A], "response": "bad"}, "two_answers"),
     ({"messages": [S, U, A], "system": "talk"}, "two_system_messages"),
-    ({"prompt": "hi", "response": "good", "system": "talk", "system_prompt": "be brief"}, "two_system_messages"),
-    ({"messages": [say("user", [{"type": "image_url", "image_url": "x"}]), A]}, "has_content_parts"),
+    (
+        {"prompt": "hi", "response": "good", "system": "talk", "system_prompt": "be brief"},
+        "two_system_messages",
+    ),
+    (
+        {"messages": [say("user", [{"type": "image_url", "image_url": "x"}]), A]},
+        "has_content_parts",
+    ),
     ({"messages": [U, say("assistant", "", function_call={"name": "f"})]}, "has_function_call"),
-    ({"messages": '[{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "a"}]'}, "not_unicode"),
+    (
+        {
+            "messages": '[{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "a"}]'
+        },
+        "not_unicode",
+    ),
 ]
 
 MALFORMED = [
-    ({"history": "q"}, "needs prompt and response.*it has history; if `history` is the prompt, say so with --prompt-column history"),
-    ({"question": "q", "answer": "a"}, "--prompt-column question.*--response-column answer, or columns: {completion: answer}"),
-    ({"prompt": "q", "response": 4}, "`response`: expected text or a list of messages .*got a number"),
+    (
+        {"history": "q"},
+        "needs prompt and response.*it has history; if `history` is the prompt, say so with --prompt-column history",
+    ),
+    (
+        {"question": "q", "answer": "a"},
+        "--prompt-column question.*--response-column answer, or columns: {completion: answer}",
+    ),
+    (
+        {"prompt": "q", "response": 4},
+        "`response`: expected text or a list of messages .*got a number",
+    ),
     ({"chosen": "a", "rejected": "b"}, "`chosen` is an answer without a prompt"),
-    ({"messages": [say("Human", "q"), say("Assistant", "a")]}, "role 'Human' is none of .*call it 'user'"),
+    (
+        {"messages": [say("Human", "q"), say("Assistant", "a")]},
+        "role 'Human' is none of .*call it 'user'",
+    ),
     ({"messages": [say("narrator", "q"), A]}, "role 'narrator' is none of"),
     ({"messages": [{"content": "q"}, A]}, "without `role`"),
     ({"conversations": [{"from": "narrator", "value": "q"}]}, "a turn is from 'narrator'"),
@@ -114,7 +143,10 @@ MALFORMED = [
     ({"prompt": "q", "responses": "abc"}, "responses: expected a list"),
     ({"prompt": "q", "response": "a", "tools": "weather"}, "`tools` must be a list"),
     ({"conversation_a": [U, A], "conversation_b": [U, B], "winner": "gpt-4"}, "`winner` must be"),
-    ({"history": "hi", "human_ref_A": "a", "human_ref_B": "b", "labels": 2}, "`labels` must be 0 or 1"),
+    (
+        {"history": "hi", "human_ref_A": "a", "human_ref_B": "b", "labels": 2},
+        "`labels` must be 0 or 1",
+    ),
     ({"prompt": "q", "chosen": [], "rejected": "b"}, "at least one chosen"),
     ({}, "it has nothing"),
 ]

@@ -31,18 +31,28 @@ def table(step: Path, name: str = "metrics") -> list[dict]:
 
 def value(step: Path, metric: str, language: str) -> float:
     """One number of the main table."""
-    (found,) = [row["value"] for row in table(step) if (row["metric"], row["language"]) == (metric, language)]
+    (found,) = [
+        row["value"]
+        for row in table(step)
+        if (row["metric"], row["language"]) == (metric, language)
+    ]
     return found
 
 
 def rows_of(step: Path) -> list[dict]:
     """All rows that a step wrote, whatever their kind."""
-    return [row for path in sorted((step / "rows").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [
+        row
+        for path in sorted((step / "rows").glob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def write_lines(path: Path, rows: Sequence[Mapping]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 def pair(number: int, subset: str, language: str = "") -> dict:

@@ -15,7 +15,9 @@ from urllib.parse import unquote, urlsplit
 
 def commit_of(folder: Path) -> str:
     """A commit that changes with the content."""
-    return hashlib.sha1(b"".join(str(p).encode() + p.read_bytes() for p in files(folder))).hexdigest()
+    return hashlib.sha1(
+        b"".join(str(p).encode() + p.read_bytes() for p in files(folder))
+    ).hexdigest()
 
 
 def files(folder: Path) -> list[Path]:
@@ -67,26 +69,49 @@ class Hub(BaseHTTPRequestHandler):
         if not target.is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         content = target.read_bytes()
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"', "Accept-Ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": commit,
+            "ETag": f'"{hashlib.sha1(content).hexdigest()}"',
+            "Accept-Ranges": "bytes",
+        }
         return self._send(200, content, headers, body)
 
     def _api(self, parts: list[str]) -> None:
         _, folder, rest = self._repository(parts)
         if folder is None:
-            return self._send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+            return self._send(
+                404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"}
+            )
         commit = commit_of(folder)
         if len(rest) > 1 and rest[0] in ("revision", "tree") and rest[1] not in (commit, "main"):
-            return self._send(404, b'{"error": "Invalid rev id"}', {"X-Error-Code": "RevisionNotFound"})
+            return self._send(
+                404, b'{"error": "Invalid rev id"}', {"X-Error-Code": "RevisionNotFound"}
+            )
         if rest and rest[0] == "tree":
             return self._send(200, json.dumps(_tree(folder)).encode())
         siblings = [{"rfilename": entry["path"], "size": entry["size"]} for entry in _tree(folder)]
         name = "/".join(folder.parts[-2:])
-        told = {"_id": "1", "id": name, "modelId": name, "sha": commit, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
+        told = {
+            "_id": "1",
+            "id": name,
+            "modelId": name,
+            "sha": commit,
+            "siblings": siblings,
+            "private": False,
+            "tags": [],
+            "downloads": 0,
+        }
         return self._send(200, json.dumps(told).encode())
 
-    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None, body: bool = True) -> None:
+    def _send(
+        self, status: int, content: bytes, headers: dict[str, str] | None = None, body: bool = True
+    ) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), "Content-Type": "application/json", **(headers or {})}.items():
+        for name, value in {
+            "Content-Length": str(len(content)),
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if body:
@@ -95,7 +120,12 @@ class Hub(BaseHTTPRequestHandler):
 
 def _tree(folder: Path) -> list[dict]:
     return [
-        {"type": "file", "path": str(p.relative_to(folder)), "size": p.stat().st_size, "oid": hashlib.sha1(p.read_bytes()).hexdigest()}
+        {
+            "type": "file",
+            "path": str(p.relative_to(folder)),
+            "size": p.stat().st_size,
+            "oid": hashlib.sha1(p.read_bytes()).hexdigest(),
+        }
         for p in files(folder)
     ]
 

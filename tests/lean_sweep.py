@@ -43,7 +43,9 @@ rounds:
   steps:
 """ + "\n".join(
     f"  {line}"
-    for line in OWN.strip("\n").replace('model: {path: "${model.path}"}, rows: pairs', "model: previous.policy, rows: pairs").split("\n")
+    for line in OWN.strip("\n")
+    .replace('model: {path: "${model.path}"}, rows: pairs', "model: previous.policy, rows: pairs")
+    .split("\n")
 )
 DATA = """
 root: null
@@ -65,5 +67,9 @@ class Lean:
         (root / "conf/data/lean.yaml").write_text(DATA)
 
     def call(self, command, *arguments) -> subprocess.CompletedProcess:
-        own = ["recipe=lean", "data=lean", "engine=transformers", "conf_dir=conf"] if command != "results" else []
+        own = (
+            ["recipe=lean", "data=lean", "engine=transformers", "conf_dir=conf"]
+            if command != "results"
+            else []
+        )
         return run_here(self.root, command, *own, f"root={self.root}", *arguments)

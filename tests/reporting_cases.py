@@ -29,7 +29,9 @@ HOSTILE = (
 
 NAMES = ("verifier", "language_adherence", "reward")
 
-Text = Callable[[str, int, str], str]  # language, number of the item, "prompt" | "before" | "after" -> text
+Text = Callable[
+    [str, int, str], str
+]  # language, number of the item, "prompt" | "before" | "after" -> text
 
 
 class Run:
@@ -38,7 +40,15 @@ class Run:
     def __init__(self, root: Path):
         self.store, self.refs = store.Store(root), {}
 
-    def add(self, name: str, stage_name: str, kind: str, inputs: dict, write: Callable[[Path], None] = lambda path: None, **told) -> None:
+    def add(
+        self,
+        name: str,
+        stage_name: str,
+        kind: str,
+        inputs: dict,
+        write: Callable[[Path], None] = lambda path: None,
+        **told,
+    ) -> None:
         """A finished step whose content `write` writes."""
         module, print_ = stages.load(stage_name), store.fingerprint({"step": name})
         partial = self.store.partial(stage_name, print_)
@@ -46,7 +56,10 @@ class Run:
         write(partial)
         (partial / "config.yaml").write_text(yaml.safe_dump({"config": {"seed": 0, "note": "a<b"}}))
         digests = {
-            slot: [self._digest(v) for v in value] if isinstance(value, list) else self._digest(value) for slot, value in inputs.items()
+            slot: [self._digest(v) for v in value]
+            if isinstance(value, list)
+            else self._digest(value)
+            for slot, value in inputs.items()
         }
         manifest = {
             "step": name, "stage": stage_name, "stage_version": module.VERSION, "fingerprint": print_, "kind": kind, "status": "done",
@@ -61,40 +74,84 @@ class Run:
         print_ = store.fingerprint({"step": name})
         partial = self.store.partial("evaluate", print_)
         partial.mkdir(parents=True)
-        slots = {slot: [self.refs[v] for v in value] if isinstance(value, list) else self.refs[value] for slot, value in inputs.items()}
-        told = {"step": name, "stage": "evaluate", "fingerprint": print_, "inputs": slots, "config": config, "run": {"name": "made"}}
+        slots = {
+            slot: [self.refs[v] for v in value] if isinstance(value, list) else self.refs[value]
+            for slot, value in inputs.items()
+        }
+        told = {
+            "step": name,
+            "stage": "evaluate",
+            "fingerprint": print_,
+            "inputs": slots,
+            "config": config,
+            "run": {"name": "made"},
+        }
         (partial / "config.yaml").write_text(yaml.safe_dump(told))
         assert step.main([str(partial / "config.yaml")]) == 0
         self.refs[name] = {"artifact": f"evaluate-{print_[:16]}", "step": name}
 
-    def report(self, target: Path, name: str = "made", recipe: str = "reuse_your_rewards", **config) -> Path:
+    def report(
+        self, target: Path, name: str = "made", recipe: str = "reuse_your_rewards", **config
+    ) -> Path:
         """The files of the report on all steps, in `target`."""
         target.mkdir(parents=True)
         out = stage.Output(
-            target, self.store, step="report", run={"name": name, "recipe": recipe, "about": load([f"recipe={recipe}"]).about}
+            target,
+            self.store,
+            step="report",
+            run={"name": name, "recipe": recipe, "about": load([f"recipe={recipe}"]).about},
         )
-        report.run(report.Config(**config), stage.Inputs(self.store, {"steps": list(self.refs.values())}), out)
+        report.run(
+            report.Config(**config),
+            stage.Inputs(self.store, {"steps": list(self.refs.values())}),
+            out,
+        )
         return target
 
     def _digest(self, value: str | dict) -> dict:
         if isinstance(value, dict):
             return value
         manifest = store.read_json(self.store.root / self.refs[value]["artifact"] / "manifest.json")
-        return {"step": value, "fingerprint": manifest["fingerprint"], "content_digest": manifest["content_digest"]}
+        return {
+            "step": value,
+            "fingerprint": manifest["fingerprint"],
+            "content_digest": manifest["content_digest"],
+        }
 
 
-def shards(path: Path, kind: str, by_language: dict[str, list[dict]], scores: Sequence[str] = ()) -> None:
+def shards(
+    path: Path, kind: str, by_language: dict[str, list[dict]], scores: Sequence[str] = ()
+) -> None:
     for code, told in by_language.items():
         rows.write_shard(path / "rows" / rows.shard_name(code, "eval", 0), kind, told, scores)
 
 
-def before_and_after(root: Path, codes: Sequence[str], n: int, text: Text, *, source: str = "made", sensitive: bool = False) -> Run:
+def before_and_after(
+    root: Path,
+    codes: Sequence[str],
+    n: int,
+    text: Text,
+    *,
+    source: str = "made",
+    sensitive: bool = False,
+) -> Run:
     """A run of a base and a policy that is right more often, with pairs, curves and both evaluations; `n` prompts per language."""
     run, random_ = Run(root), random.Random(0)
     sources = {"sources": [{"source": source, "licence": "CC0-1.0", "sensitive": sensitive}]}
     count = {"rows_by_language": dict.fromkeys(codes, n)}
-    curve = [{"step": i, "loss": 1 / (1 + i / 20) + random_.random() / 9, "grad_norm": random_.random()} for i in range(1, 121)]
-    run.add("prompts", "prepare", "rows", {}, **sources, **count, dropped={"duplicate": dict.fromkeys(codes, 2)})
+    curve = [
+        {"step": i, "loss": 1 / (1 + i / 20) + random_.random() / 9, "grad_norm": random_.random()}
+        for i in range(1, 121)
+    ]
+    run.add(
+        "prompts",
+        "prepare",
+        "rows",
+        {},
+        **sources,
+        **count,
+        dropped={"duplicate": dict.fromkeys(codes, 2)},
+    )
     run.add(
         "base",
         "sft",
@@ -102,7 +159,10 @@ def before_and_after(root: Path, codes: Sequence[str], n: int, text: Text, *, so
         {"model": {"path": "/models/tiny", "identity": "f" * 64}},
         lambda p: store.write_json(p / "log_history.json", curve),
     )
-    for model, answers, marks, right in (("base", "answers_before", "marks_before", 0.55), ("policy", "answers", "marks", 0.75)):
+    for model, answers, marks, right in (
+        ("base", "answers_before", "marks_before", 0.55),
+        ("policy", "answers", "marks", 0.75),
+    ):
         if model == "policy":
             run.add(
                 "pairs",
@@ -114,7 +174,11 @@ def before_and_after(root: Path, codes: Sequence[str], n: int, text: Text, *, so
                 **count,
             )
             run.add(
-                model, "preference", "model", {"model": "base", "rows": "pairs"}, lambda p: store.write_json(p / "log_history.json", curve)
+                model,
+                "preference",
+                "model",
+                {"model": "base", "rows": "pairs"},
+                lambda p: store.write_json(p / "log_history.json", curve),
             )
         made = {code: _answers(code, n, text, source, answers, random_) for code in codes}
         run.add(
@@ -127,21 +191,44 @@ def before_and_after(root: Path, codes: Sequence[str], n: int, text: Text, *, so
             **count,
         )
         scored = {code: _marks(told, right, random_, codes) for code, told in made.items()}
-        run.add(marks, "score", "scores", {"rows": answers}, lambda p, scored=scored: shards(p, "scores", scored, NAMES), **count)
-    run.evaluate("metrics_before", {"rows": ["answers_before"], "scores": ["marks_before"]}, n_bootstrap=100)
+        run.add(
+            marks,
+            "score",
+            "scores",
+            {"rows": answers},
+            lambda p, scored=scored: shards(p, "scores", scored, NAMES),
+            **count,
+        )
+    run.evaluate(
+        "metrics_before", {"rows": ["answers_before"], "scores": ["marks_before"]}, n_bootstrap=100
+    )
     run.evaluate(
         "metrics",
-        {"rows": ["answers"], "scores": ["marks"], "baseline": ["answers_before"], "baseline_scores": ["marks_before"]},
+        {
+            "rows": ["answers"],
+            "scores": ["marks"],
+            "baseline": ["answers_before"],
+            "baseline_scores": ["marks_before"],
+        },
         n_bootstrap=100,
     )
     return run
 
 
 def _common(code: str, i: int, source: str) -> dict:
-    return {"id": f"{code}{i}", "group_id": f"g{i}", "prompt_lang": code, "source": source, "origin": "native", "split": "eval"}
+    return {
+        "id": f"{code}{i}",
+        "group_id": f"g{i}",
+        "prompt_lang": code,
+        "source": source,
+        "origin": "native",
+        "split": "eval",
+    }
 
 
-def _answers(code: str, n: int, text: Text, source: str, step_name: str, random_: random.Random) -> list[dict]:
+def _answers(
+    code: str, n: int, text: Text, source: str, step_name: str, random_: random.Random
+) -> list[dict]:
     when = "before" if step_name.endswith("before") else "after"
     return [
         {**_common(code, i, source), "prompt": rows.messages(text(code, i, "prompt")), "response_lang_requested": code, "reference": None,
@@ -150,7 +237,9 @@ def _answers(code: str, n: int, text: Text, source: str, step_name: str, random_
     ]  # fmt: skip
 
 
-def _marks(answers: Iterable[dict], right: float, random_: random.Random, codes: Sequence[str]) -> list[dict]:
+def _marks(
+    answers: Iterable[dict], right: float, random_: random.Random, codes: Sequence[str]
+) -> list[dict]:
     found = []
     for row in answers:
         good, stays = random_.random() < right, random_.random() < right + 0.2
@@ -167,9 +256,19 @@ def _pairs(path: Path, codes: Sequence[str], n: int) -> None:
     made = {}
     for code in codes:
         values = [(random_.gauss(1, 1), random_.gauss(-1, 1)) for _ in range(n)]
-        sides = {"prompt": rows.messages("p"), "chosen": rows.messages("c"), "rejected": rows.messages("r")}
+        sides = {
+            "prompt": rows.messages("p"),
+            "chosen": rows.messages("c"),
+            "rejected": rows.messages("r"),
+        }
         made[code] = [
-            {**_common(code, i, "made"), **sides, "margin": a - b, "score_chosen": a, "score_rejected": b}
+            {
+                **_common(code, i, "made"),
+                **sides,
+                "margin": a - b,
+                "score_chosen": a,
+                "score_rejected": b,
+            }
             for i, (a, b) in enumerate(values)
         ]
     shards(path, "preference", made)
@@ -187,8 +286,20 @@ def add_transfer(run: Run, codes: Sequence[str], n: int, n_bootstrap: int = 50) 
             scores = {f"score.reward[{s}]": float(random_.random() < skill[s][code]) for s in codes}
             row = _common(code, i, "made")
             found.append({**row, "candidate_id": rows.side_id(row["id"], "chosen"), **scores})
-            found.append({**row, "candidate_id": rows.side_id(row["id"], "rejected"), **dict.fromkeys(scores, 0.5)})
+            found.append(
+                {
+                    **row,
+                    "candidate_id": rows.side_id(row["id"], "rejected"),
+                    **dict.fromkeys(scores, 0.5),
+                }
+            )
         return found
 
-    run.add("verdicts", "score", "scores", {}, lambda p: shards(p, "scores", {code: verdicts(code) for code in codes}, names))
+    run.add(
+        "verdicts",
+        "score",
+        "scores",
+        {},
+        lambda p: shards(p, "scores", {code: verdicts(code) for code in codes}, names),
+    )
     run.evaluate("transfer", {"scores": ["verdicts"]}, n_bootstrap=n_bootstrap)

@@ -7,13 +7,24 @@ import sys
 
 from helpers import PROJECT
 
-ROWS = [{"id": f"r{i}", "prompt": f"What is {i} + 1?", "response": "x" * (i % 17), "n": i, "language": "en"} for i in range(50)]
+ROWS = [
+    {
+        "id": f"r{i}",
+        "prompt": f"What is {i} + 1?",
+        "response": "x" * (i % 17),
+        "n": i,
+        "language": "en",
+    }
+    for i in range(50)
+]
 COMMAND = (sys.executable, "-m", "reward_models", "score")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
 
 
 def write(path, rows):
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
     return path
 
 

@@ -43,9 +43,17 @@ class Run:
             (root / f"conf/{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
             (root / f"conf/{name}.yaml").write_text(text)
 
-    def call(self, command: str, *arguments: str, name: str = "r", timeout: float = 600, **more) -> subprocess.CompletedProcess:
+    def call(
+        self, command: str, *arguments: str, name: str = "r", timeout: float = 600, **more
+    ) -> subprocess.CompletedProcess:
         full = [sys.executable, "-m", "mlalign", *self._words(command, arguments, name)]
-        options = {"cwd": self.root, "env": self.env, "text": True, "capture_output": True, "timeout": timeout}
+        options = {
+            "cwd": self.root,
+            "env": self.env,
+            "text": True,
+            "capture_output": True,
+            "timeout": timeout,
+        }
         return subprocess.run(full, check=False, **(options | more))
 
     def here(self, *arguments: str) -> None:
@@ -54,14 +62,21 @@ class Run:
         assert done.returncode == 0, done.stderr
 
     def _words(self, command: str, arguments: Sequence[str], name: str) -> list[str]:
-        given = [f"root={self.root}", f"conf_dir={self.root / 'conf'}", "data=small", "engine=transformers"]
+        given = [
+            f"root={self.root}",
+            f"conf_dir={self.root / 'conf'}",
+            "data=small",
+            "engine=transformers",
+        ]
         return [command, f"name={name}", *given, *arguments]
 
     def folder(self, name: str = "r") -> Path:
         return self.root / "runs" / name / "slurm"
 
     def jobs(self, name: str = "r") -> list[dict]:
-        return [json.loads(line) for line in (self.folder(name) / "jobs.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line) for line in (self.folder(name) / "jobs.jsonl").read_text().splitlines()
+        ]
 
     def job(self, step: str, name: str = "r") -> str:
         """The id of the latest job of a step."""
@@ -72,11 +87,16 @@ class Run:
 
     def log(self, step: str, name: str = "r") -> str:
         """All that the jobs of a step have said."""
-        return "".join(p.read_text() for p in sorted((self.folder(name) / "logs").glob(f"{step}-*.log")))
+        return "".join(
+            p.read_text() for p in sorted((self.folder(name) / "logs").glob(f"{step}-*.log"))
+        )
 
     def digests(self) -> dict[str, str]:
         """artifact -> content digest, of all finished ones that hold content."""
-        found = [(p.parent.name, json.loads(p.read_text())) for p in (self.root / "store").glob("*/manifest.json")]
+        found = [
+            (p.parent.name, json.loads(p.read_text()))
+            for p in (self.root / "store").glob("*/manifest.json")
+        ]
         return {name: told["content_digest"] for name, told in found if told["kind"] != "report"}
 
 
@@ -93,7 +113,10 @@ def steps_done(run: Run, n: int) -> Callable[[], bool]:
 
     def seen() -> bool:
         told = list((run.root / "store").glob("sft-*/progress.json"))
-        return bool(told) and (not told[0].parent.name.endswith(".partial") or json.loads(told[0].read_text())["done"] >= n)
+        return bool(told) and (
+            not told[0].parent.name.endswith(".partial")
+            or json.loads(told[0].read_text())["done"] >= n
+        )
 
     return seen
 

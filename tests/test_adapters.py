@@ -16,30 +16,52 @@ REFUSED = [
     {"init_lora_weights": "olora"}, {"r": 1024}, {"rank_pattern": {"q_proj": 600}}, {"layer_replication": [[0, 2]]},
     {"alora_invocation_tokens": [1]}, {"use_qalora": True},
 ]  # fmt: skip
-OURS = [{"trainable_token_indices": [1]}, {"target_parameters": ["mlp.weight"]}, {"peft_type": "IA3"}]
-SERVED = [{}, {"init_lora_weights": "gaussian"}, {"modules_to_save": ["score"]}, {"use_rslora": True}, {"r": 512}]
+OURS = [
+    {"trainable_token_indices": [1]},
+    {"target_parameters": ["mlp.weight"]},
+    {"peft_type": "IA3"},
+]
+SERVED = [
+    {},
+    {"init_lora_weights": "gaussian"},
+    {"modules_to_save": ["score"]},
+    {"use_rslora": True},
+    {"r": 512},
+]
 
 
 def adapter(folder, base, **more):
     folder.mkdir(parents=True)
-    (folder / "adapter_config.json").write_text(json.dumps({**GOOD, "base_model_name_or_path": base, **more}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({**GOOD, "base_model_name_or_path": base, **more})
+    )
     return folder
 
 
-def test_a_base_is_named_from_the_adapter_from_the_working_directory_or_by_a_hub_id(tmp_path, monkeypatch):
+def test_a_base_is_named_from_the_adapter_from_the_working_directory_or_by_a_hub_id(
+    tmp_path, monkeypatch
+):
     (tmp_path / "models" / "base").mkdir(parents=True)
     beside = adapter(tmp_path / "models" / "beside", "../base")
     monkeypatch.chdir(tmp_path)
     from_here = adapter(tmp_path / "elsewhere" / "adapter", "models/base")
-    assert base_of(str(beside)) == base_of(str(from_here)) == str((tmp_path / "models" / "base").resolve())
+    assert (
+        base_of(str(beside))
+        == base_of(str(from_here))
+        == str((tmp_path / "models" / "base").resolve())
+    )
     hub = adapter(tmp_path / "hub", "org/name")
     assert base_of(str(hub)) == "org/name" and local_model(hub, "x").base.path == "org/name"
 
 
-@pytest.mark.parametrize("base", [None, "", [], ["a"], {"a": 1}, "./gone", "/nowhere/model", "a/b/c"])
+@pytest.mark.parametrize(
+    "base", [None, "", [], ["a"], {"a": 1}, "./gone", "/nowhere/model", "a/b/c"]
+)
 def test_an_adapter_without_a_base_is_named_with_its_file(base, tmp_path):
     folder = adapter(tmp_path / "adapter", base)
-    with pytest.raises(UserError, match=r"adapter_config.json: base_model_name_or_path .*write the directory"):
+    with pytest.raises(
+        UserError, match=r"adapter_config.json: base_model_name_or_path .*write the directory"
+    ):
         local_model(folder, "x")
 
 
@@ -63,7 +85,9 @@ def test_what_vllm_serves_is_not_refused(settings):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("settings", "legal"), [*((s, False) for s in REFUSED), *((s, True) for s in SERVED)])
+@pytest.mark.parametrize(
+    ("settings", "legal"), [*((s, False) for s in REFUSED), *((s, True) for s in SERVED)]
+)
 def test_vllm_agrees(settings, legal):
     pytest.importorskip("vllm")
     from vllm.config.lora import LoRAConfig
@@ -80,7 +104,9 @@ def test_vllm_agrees(settings, legal):
 
 def recipe(tmp_path, answers: str) -> None:
     """A recipe that trains an adapter and generates with it."""
-    rows = {kind: str(write(tmp_path / "rows" / kind, kind)) for kind in ("demonstration", "prompt")}
+    rows = {
+        kind: str(write(tmp_path / "rows" / kind, kind)) for kind in ("demonstration", "prompt")
+    }
     (tmp_path / "recipe").mkdir(exist_ok=True)
     (tmp_path / "recipe" / "own.yaml").write_text(f"""
 params: {{peft: null, engine: vllm}}
@@ -100,13 +126,18 @@ def planned(mlalign, *arguments):
     return mlalign("plan", "recipe=own", "conf_dir=.", "model=tiny", *arguments)
 
 
-@pytest.mark.parametrize("peft", ["{r: 8, use_dora: true}", "{r: 600}", "{r: 8, modules_to_save: [embed_tokens]}"])
+@pytest.mark.parametrize(
+    "peft", ["{r: 8, use_dora: true}", "{r: 600}", "{r: 8, modules_to_save: [embed_tokens]}"]
+)
 @pytest.mark.slow
 def test_a_plan_refuses_to_train_an_adapter_that_vllm_could_not_serve(peft, mlalign, tmp_path):
     recipe(tmp_path, "base")
     told = planned(mlalign, f"params.peft={peft}")
     assert told.returncode == 1
-    assert "steps.answers.inputs.model: vLLM serves no adapter with" in told.stderr and "steps.base.config.peft" in told.stderr
+    assert (
+        "steps.answers.inputs.model: vLLM serves no adapter with" in told.stderr
+        and "steps.base.config.peft" in told.stderr
+    )
     assert planned(mlalign, f"params.peft={peft}", "params.engine=transformers").returncode == 0
     assert planned(mlalign, "params.peft={r: 8}").returncode == 0
 
@@ -116,4 +147,6 @@ def test_a_plan_looks_into_adapters_from_outside(mlalign, tmp_path):
     (folder / "tokenizer.json").write_bytes((TINY / "tokenizer.json").read_bytes())
     recipe(tmp_path, f'{{path: "{folder}"}}')
     told = planned(mlalign)
-    assert told.returncode == 1 and f"use_dora: true ({folder / 'adapter_config.json'})" in told.stderr
+    assert (
+        told.returncode == 1 and f"use_dora: true ({folder / 'adapter_config.json'})" in told.stderr
+    )

@@ -13,7 +13,13 @@ pytestmark = pytest.mark.slow
 
 # document -> its files
 FILES = {
-    "adding-a-method": ("sweet_spot.py", "recipe/sweet_spot.yaml", "test_sweet_spot.py", "across_languages.py", "test_across_languages.py"),
+    "adding-a-method": (
+        "sweet_spot.py",
+        "recipe/sweet_spot.yaml",
+        "test_sweet_spot.py",
+        "across_languages.py",
+        "test_across_languages.py",
+    ),
     "adding-a-loss": ("odpo.py", "recipe/odpo.yaml", "test_odpo.py"),
     "adding-a-scorer": ("distinct_n.py", "test_distinct_n.py", "recipe/varied.yaml"),
     "adding-an-operator": (

@@ -37,10 +37,16 @@ def swap(path):
         (cut, "model.safetensors is not what was saved"),
         (swap, "is not what was saved"),
         (lambda p: (p / "global_step10" / "rank_0.pt").unlink(), "rank_0.pt is not what was saved"),
-        (lambda p: (p / "adapter_model.safetensors").write_bytes(b"x"), "adapter_model.safetensors is not what was saved"),
+        (
+            lambda p: (p / "adapter_model.safetensors").write_bytes(b"x"),
+            "adapter_model.safetensors is not what was saved",
+        ),
         (lambda p: (p / checkpoints.COMPLETE).unlink(), "was never completed"),
         (lambda p: (p / checkpoints.COMPLETE).write_text("{"), "is malformed"),
-        (lambda p: (p / checkpoints.COMPLETE).write_text('{"step": 10, "ranks": 1}'), "does not tell of its files"),
+        (
+            lambda p: (p / checkpoints.COMPLETE).write_text('{"step": 10, "ranks": 1}'),
+            "does not tell of its files",
+        ),
         (lambda p: (p / checkpoints.COMPLETE).write_text("[]"), "does not tell of its files"),
     ],
 )
@@ -49,7 +55,9 @@ def test_damage_is_told(checkpoint, damage, said):
     assert said in checkpoints.problem(checkpoint)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": "k", "sha256": "x", "value": {"rows": []}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"key": "k", "sha256": "x", "value": {"rows": []}}']
+)
 def test_a_kept_value_that_does_not_match_is_left_out_and_said(tmp_path, capsys, text):
     path = tmp_path / "window.json"
     checkpoints.write_value(path, "k", {"rows": [1.5, None], "tally": {}})

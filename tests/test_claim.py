@@ -12,7 +12,15 @@ SPEC.loader.exec_module(claim)
 
 
 def row(metric, value, language="avg", width=0.01, **more):
-    return {"metric": metric, "by": "verifier", "language": language, "value": value, "low": value - width, "high": value + width, **more}
+    return {
+        "metric": metric,
+        "by": "verifier",
+        "language": language,
+        "value": value,
+        "low": value - width,
+        "high": value + width,
+        **more,
+    }
 
 
 def write(folder, rows, breakdown=()):
@@ -34,7 +42,10 @@ def root(tmp_path):
                 for _, _, s, m, *_ in claim.MEASURES
                 if s == step
             ]
-            held_out = [row("win_rate", 0.6, part="exposure", member="held_out"), row("win_rate", 0.8, part="exposure", member="aligned")]
+            held_out = [
+                row("win_rate", 0.6, part="exposure", member="held_out"),
+                row("win_rate", 0.8, part="exposure", member="aligned"),
+            ]
             verdicts = [row("reward_accuracy", v, lang, part="kind", member=kind) | {"by": by}
                         for by, v in (("reward", 0.9), ("flipped", 0.5)) for lang in ("eng_Latn", "avg") for kind in ("wrong", "cut")]  # fmt: skip
             if (cell, step) != ("A1", "transfer"):
@@ -46,15 +57,32 @@ def test_the_table_tells_intervals_and_where_the_claim_holds(root):
     lines = claim.report(claim.read(root)).splitlines()
     told = {
         (part, name): fields
-        for part, name, *fields in ([f.strip() for f in line.split("|")[1:-1]] for line in lines if line.count("|") > 5)
+        for part, name, *fields in (
+            [f.strip() for f in line.split("|")[1:-1]] for line in lines if line.count("|") > 5
+        )
     }
     assert told["", ""] == ["A0", "B2", "mean of cells", "holds"]
-    assert told["a", "win rate of DPO over SFT, T = 1"] == ["0.700 [0.690, 0.710]"] * 2 + ["0.700 [0.700, 0.700]", "2 of 2"]
-    assert told["a", "accuracy of SFT, greedy"] == ["0.400 [0.390, 0.410]"] * 2 + ["0.400 [0.400, 0.400]", ""]
-    assert told["a", "win rate of DPO over SFT in the held-out languages, T = 1"][:2] == ["0.600 [0.590, 0.610]"] * 2
-    assert told["c", "accuracy, flipped minus random reward, greedy"][:2] == ["0.000 [-0.010, 0.010]", "0.050 [0.040, 0.060]"]
+    assert told["a", "win rate of DPO over SFT, T = 1"] == ["0.700 [0.690, 0.710]"] * 2 + [
+        "0.700 [0.700, 0.700]",
+        "2 of 2",
+    ]
+    assert told["a", "accuracy of SFT, greedy"] == ["0.400 [0.390, 0.410]"] * 2 + [
+        "0.400 [0.400, 0.400]",
+        "",
+    ]
+    assert (
+        told["a", "win rate of DPO over SFT in the held-out languages, T = 1"][:2]
+        == ["0.600 [0.590, 0.610]"] * 2
+    )
+    assert told["c", "accuracy, flipped minus random reward, greedy"][:2] == [
+        "0.000 [-0.010, 0.010]",
+        "0.050 [0.040, 0.060]",
+    ]
     # Student's t with one degree of freedom is 12.706; the standard error is 0.025
-    assert told["c", "accuracy, flipped minus random reward, greedy"][2:] == ["0.025 [-0.293, 0.343]", "1 of 2"]
+    assert told["c", "accuracy, flipped minus random reward, greedy"][2:] == [
+        "0.025 [-0.293, 0.343]",
+        "1 of 2",
+    ]
     assert lines[-1] == "Not computed: A1, A2, B0, B1."
 
 

@@ -22,7 +22,10 @@ def partial(tmp_path):
 
 def test_a_living_owner_is_not_replaced(partial):
     with claims.claim(partial):
-        with pytest.raises(UserError, match=f"process {os.getpid()} on .* is working on this step"), claims.claim(partial):
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()} on .* is working on this step"),
+            claims.claim(partial),
+        ):
             pass
         assert [o["pid"] for o in claims.owners(partial)] == [os.getpid()]
     assert claims.owners(partial) == []
@@ -72,7 +75,9 @@ def _contend(partial, start, results, over):
 def test_one_of_many_wins_a_claim(partial):
     context = multiprocessing.get_context("spawn")
     start, results, over = context.Event(), context.Queue(), context.Event()
-    processes = [context.Process(target=_contend, args=(partial, start, results, over)) for _ in range(4)]
+    processes = [
+        context.Process(target=_contend, args=(partial, start, results, over)) for _ in range(4)
+    ]
     for process in processes:
         process.start()
     start.set()
@@ -106,7 +111,18 @@ def elsewhere(partial):
     started = []
 
     def start(heartbeat_s=0.2):
-        words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", OWNER, partial, str(heartbeat_s)]
+        words = [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            sys.executable,
+            "-c",
+            OWNER,
+            partial,
+            str(heartbeat_s),
+        ]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
         if process.stdout.readline() != "mine\n":
@@ -122,12 +138,17 @@ def elsewhere(partial):
 
 
 @pytest.mark.slow
-def test_a_process_of_another_container_on_this_host_is_no_process_of_ours(partial, elsewhere, soon):
+def test_a_process_of_another_container_on_this_host_is_no_process_of_ours(
+    partial, elsewhere, soon
+):
     """Its number is one of this table too: neither does that say that it is alive, nor may it be sent a signal."""
     owner = elsewhere()
     (told,) = claims.owners(partial)
     assert told["host"] == socket.gethostname() and told["pid"] < 10 and not claims.is_here(told)
-    with pytest.raises(claims.Taken, match="in another container, or before a restart"), claims.claim(partial):
+    with (
+        pytest.raises(claims.Taken, match="in another container, or before a restart"),
+        claims.claim(partial),
+    ):
         pass
     owner.kill()
     owner.wait()
@@ -154,7 +175,18 @@ def test_clocks_that_differ_bury_no_living_claim(partial, elsewhere, soon, minut
 def test_a_claim_from_the_future_dies_with_its_silence(partial, soon):
     path = partial / "claims" / "step"
     path.parent.mkdir()
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1", "table": "t", "job": None, "restart": "0"}))
+    path.write_text(
+        json.dumps(
+            {
+                "host": "elsewhere",
+                "pid": 1,
+                "started": "1",
+                "table": "t",
+                "job": None,
+                "restart": "0",
+            }
+        )
+    )
     os.utime(path, (time.time() + 9999, time.time() + 9999))
     with claims.claim(partial):
         pass
@@ -164,7 +196,9 @@ def test_whoever_finds_his_claim_taken_ends(partial):
     words = [sys.executable, "-c", OWNER, partial, "0.2"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "mine\n"
-    (partial / "claims" / "step").write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
+    (partial / "claims" / "step").write_text(
+        json.dumps({"host": "elsewhere", "pid": 1, "started": "1"})
+    )
     assert process.wait(30) == claims.LOST
     assert "process 1 on elsewhere is working on this step" in process.stderr.read()
 
@@ -188,7 +222,10 @@ def test_a_malformed_claim_is_a_message_and_dies_with_time(partial, name, soon):
     else:
         path.write_bytes(MALFORMED[name])
     with (
-        pytest.raises(claims.Taken, match=r"claims/step: this (is no claim|claim cannot be read).*remove this file"),
+        pytest.raises(
+            claims.Taken,
+            match=r"claims/step: this (is no claim|claim cannot be read).*remove this file",
+        ),
         claims.claim(partial),
     ):
         pass

@@ -22,10 +22,24 @@ def check_refused(done, *told):
     return done.stderr.strip().splitlines()
 
 
-@pytest.mark.parametrize("more", [[], ["launcher=slurm"], ["n=2,4", "-m"], ["n=choice(2,4)", "search.trials=2", "metric=accuracy"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["launcher=slurm"],
+        ["n=2,4", "-m"],
+        ["n=choice(2,4)", "search.trials=2", "metric=accuracy"],
+    ],
+)
 def test_a_root_that_cannot_be_made_is_told(mlalign, tmp_path, more):
     (tmp_path / "file").write_text("")
-    done = mlalign("run", "recipe=reuse_your_rewards", "engine=transformers", f"root={tmp_path / 'file'}", *more)
+    done = mlalign(
+        "run",
+        "recipe=reuse_your_rewards",
+        "engine=transformers",
+        f"root={tmp_path / 'file'}",
+        *more,
+    )
     assert done.returncode == 1
     assert "cannot be made (Not a directory); choose another root=" in done.stderr
     assert "Traceback" not in done.stderr and "waits for" not in done.stdout
@@ -34,12 +48,39 @@ def test_a_root_that_cannot_be_made_is_told(mlalign, tmp_path, more):
 def test_help_names_every_command_and_stage(mlalign):
     done = mlalign("--help")
     assert done.returncode == 0
-    for word in ("run", "plan", "results", "sweep", "status", "logs", "cancel", "recipes", "languages", "doctor", "prepare", "preference"):
+    for word in (
+        "run",
+        "plan",
+        "results",
+        "sweep",
+        "status",
+        "logs",
+        "cancel",
+        "recipes",
+        "languages",
+        "doctor",
+        "prepare",
+        "preference",
+    ):
         assert word in done.stdout
     assert mlalign().stdout == done.stdout
 
 
-@pytest.mark.parametrize("stage", ["prepare", "sft", "reward", "generate", "score", "pairs", "preference", "evaluate", "select", "report"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "prepare",
+        "sft",
+        "reward",
+        "generate",
+        "score",
+        "pairs",
+        "preference",
+        "evaluate",
+        "select",
+        "report",
+    ],
+)
 def test_every_stage_has_help(mlalign, stage):
     done = mlalign(stage, "--help")
     assert done.returncode == 0
@@ -51,38 +92,80 @@ def test_every_stage_has_help(mlalign, stage):
     [
         (["rnu"], "unknown command 'rnu'; did you mean 'run'"),
         (["run"], "recipe: missing"),
-        (["run", "recipe=reuse_your_reward"], "there is no recipe 'reuse_your_reward'; did you mean 'reuse_your_rewards'"),
+        (
+            ["run", "recipe=reuse_your_reward"],
+            "there is no recipe 'reuse_your_reward'; did you mean 'reuse_your_rewards'",
+        ),
         (["plan", "recipe=candidates", "scale=huge"], "scale: there is no scale 'huge'"),
         (["plan", "recipe=candidates", "model=qwen3_8"], "did you mean 'qwen3_8b'"),
         (["plan", "recipe=candidates", "model=./nowhere"], "there is no file or directory"),
-        (["plan", "recipe=candidates", "tempurature=1"], "tempurature: unknown key; did you mean 'temperature'"),
+        (
+            ["plan", "recipe=candidates", "tempurature=1"],
+            "tempurature: unknown key; did you mean 'temperature'",
+        ),
         (
             ["plan", "recipe=candidates", "steps.candidate.config.n=1"],
             "steps.candidate: the recipe has no such step; did you mean 'candidates'",
         ),
-        (["plan", "recipe=candidates", "steps.candidates.config.nn=1"], "steps.candidates.config.nn: unknown key"),
-        (["plan", "recipe=candidates", "steps.candidates.config.engine.args.max_model_length=1"], "did you mean 'max_model_len'"),
-        (["plan", "recipe=candidates", "n=many"], "steps.candidates.config.n: expected a whole number, got 'many'"),
+        (
+            ["plan", "recipe=candidates", "steps.candidates.config.nn=1"],
+            "steps.candidates.config.nn: unknown key",
+        ),
+        (
+            ["plan", "recipe=candidates", "steps.candidates.config.engine.args.max_model_length=1"],
+            "did you mean 'max_model_len'",
+        ),
+        (
+            ["plan", "recipe=candidates", "n=many"],
+            "steps.candidates.config.n: expected a whole number, got 'many'",
+        ),
         (["plan", "recipe=candidates", "languages=[swahilli]"], "wahili"),
         (["plan", "recipe=candidates", "n=1,2"], "several values at once make a sweep"),
         (["plan", "recipe=candidates", "n"], "n: expected key=value"),
         (["plan", "recipe=candidates", "name=a/b"], "name: 'a/b' cannot be a directory's name"),
         (["plan", "recipe=candidates", "conf_dir=nowhere"], "conf_dir: there is no folder"),
-        (["plan", "recipe=candidates", "only=candidatez"], "only: the recipe has no step 'candidatez'; did you mean 'candidates'"),
-        (["plan", "recipe=candidates", "use.promptz=x"], "use.promptz: the recipe has no such step; did you mean 'rows.prompts'"),
-        (["plan", "recipe=iterative_dpo", "rounds=99"], "rounds.count: 99 rounds, and max_rounds=20"),
-        (["plan", "recipe=reuse_your_rewards", "deepspeed=zero9"], "there is no DeepSpeed configuration 'zero9'"),
-        (["plan", "recipe=reuse_your_rewards", "devices=0"], "error: devices: expected a whole number from 1, got 0"),
+        (
+            ["plan", "recipe=candidates", "only=candidatez"],
+            "only: the recipe has no step 'candidatez'; did you mean 'candidates'",
+        ),
+        (
+            ["plan", "recipe=candidates", "use.promptz=x"],
+            "use.promptz: the recipe has no such step; did you mean 'rows.prompts'",
+        ),
+        (
+            ["plan", "recipe=iterative_dpo", "rounds=99"],
+            "rounds.count: 99 rounds, and max_rounds=20",
+        ),
+        (
+            ["plan", "recipe=reuse_your_rewards", "deepspeed=zero9"],
+            "there is no DeepSpeed configuration 'zero9'",
+        ),
+        (
+            ["plan", "recipe=reuse_your_rewards", "devices=0"],
+            "error: devices: expected a whole number from 1, got 0",
+        ),
         (
             ["plan", "recipe=reuse_your_rewards", "data.params.bta=1"],
             "data.params.bta: the recipe has no such parameter; did you mean 'beta'",
         ),
-        (["plan", "recipe=candidates", "data.rooot=x"], "data.rooot: unknown key; did you mean 'root'"),
-        (["plan", "recipe=candidates", "launcher.nme=x"], "launcher.nme: unknown key; did you mean 'name'"),
-        (["plan", "recipe=candidates", "scale.engine_args.vlm.x=1"], "scale.engine_args.vlm: unknown; did you mean 'vllm'"),
+        (
+            ["plan", "recipe=candidates", "data.rooot=x"],
+            "data.rooot: unknown key; did you mean 'root'",
+        ),
+        (
+            ["plan", "recipe=candidates", "launcher.nme=x"],
+            "launcher.nme: unknown key; did you mean 'name'",
+        ),
+        (
+            ["plan", "recipe=candidates", "scale.engine_args.vlm.x=1"],
+            "scale.engine_args.vlm: unknown; did you mean 'vllm'",
+        ),
         (["plan", "recipe=candidates", "data.prompts.0.path=x"], "prompts is no mapping"),
         (["plan", "recipe=candidates", "steps.candidates.config.n.x=1"], "n is no mapping"),
-        (["plan", "recipe=candidates", "use.rows.prompts=rows.jsonl"], "is no rows artifact; bring files in with `mlalign prepare`"),
+        (
+            ["plan", "recipe=candidates", "use.rows.prompts=rows.jsonl"],
+            "is no rows artifact; bring files in with `mlalign prepare`",
+        ),
         (["recipes", "bogus=1"], "bogus: unknown key"),
         (["status", "name=none"], "there is no run 'none'"),
         (["status", "nam=x"], "nam: unknown key; did you mean 'name'"),
@@ -97,13 +180,21 @@ def test_mistakes_get_one_message_and_no_traceback(mlalign, arguments, told):
 
 def test_all_mistakes_are_reported_together(mlalign):
     done = mlalign(
-        "plan", "recipe=reuse_your_rewards", "bta=1", "languages=[swahilli,eng]", "steps.policy.config.trainer.learning_rat=1", "scale=hue"
+        "plan",
+        "recipe=reuse_your_rewards",
+        "bta=1",
+        "languages=[swahilli,eng]",
+        "steps.policy.config.trainer.learning_rat=1",
+        "scale=hue",
     )
     lines = check_refused(done, "bta", "learning_rat", "wahili", "scale")
     assert len(lines) == 4
 
 
-@pytest.mark.parametrize("argument", ["seed=abc", "devices=two", "engine.dtype=float99", "model.chat_template=none.jinja"])
+@pytest.mark.parametrize(
+    "argument",
+    ["seed=abc", "devices=two", "engine.dtype=float99", "model.chat_template=none.jinja"],
+)
 def test_a_mistake_that_many_steps_share_is_told_once_under_the_key_that_set_it(mlalign, argument):
     (line,) = check_refused(mlalign("plan", "recipe=reuse_your_rewards", argument))
     assert line.startswith(f"error: {argument.partition('=')[0]}: ")
@@ -112,9 +203,15 @@ def test_a_mistake_that_many_steps_share_is_told_once_under_the_key_that_set_it(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (TRAIN.replace("rows: rows}", "rows: rowz}"), "there is no step 'rowz'; did you mean 'rows'"),
+        (
+            TRAIN.replace("rows: rows}", "rows: rowz}"),
+            "there is no step 'rowz'; did you mean 'rows'",
+        ),
         (TRAIN.replace("stage: sft", "stage: stf"), "unknown stage 'stf'; did you mean 'sft'"),
-        (TRAIN.replace("rows: rows}", "row: rows}"), "steps.base.inputs.row: sft has no such input; did you mean 'rows'"),
+        (
+            TRAIN.replace("rows: rows}", "row: rows}"),
+            "steps.base.inputs.row: sft has no such input; did you mean 'rows'",
+        ),
         (TRAIN.replace(", rows: rows}", "}"), "steps.base.inputs.rows: missing"),
         (TRAIN.replace("rows: rows}", "rows: base}"), "a cycle"),
         (TRAIN.replace("${model.path}", "${modle.path}"), "cannot be resolved"),
@@ -125,7 +222,10 @@ def test_a_mistake_that_many_steps_share_is_told_once_under_the_key_that_set_it(
         ("steps: {a: {stage: sft, inputs: [x, y]}}", "steps.a.inputs: expected a mapping"),
         ("steps: {a: {stage: sft, config: 3}}", "steps.a.config: expected a mapping"),
         ("steps: {no: {stage: sft}}", "quote it"),
-        ("steps: {a: {stage: sft}}\nfinally: {a: {stage: report}}", "steps.a: two steps have this name"),
+        (
+            "steps: {a: {stage: sft}}\nfinally: {a: {stage: report}}",
+            "steps.a: two steps have this name",
+        ),
         ("params: {n: 1}\nsteps: [", "configuration"),
         ("params: {n: 1}", "the recipe has no steps"),
         (
@@ -146,7 +246,10 @@ def test_mistakes_in_a_recipe_are_named(mlalign, tmp_path, text, told):
 
 def test_model_directory_without_tokenizer_or_config(mlalign, tmp_path):
     (tmp_path / "model").mkdir()
-    check_refused(mlalign("plan", "recipe=candidates", "model=./model"), "is no model directory (no config.json")
+    check_refused(
+        mlalign("plan", "recipe=candidates", "model=./model"),
+        "is no model directory (no config.json",
+    )
     (tmp_path / "model" / "config.json").write_text("{}")
     check_refused(mlalign("plan", "recipe=candidates", "model=./model"), "has no tokenizer")
 
@@ -157,7 +260,8 @@ def test_another_recipes_run_directory_is_check_refused(mlalign, tmp_path):
     (tmp_path / "runs" / "mine" / "plan.json").write_text('{"recipe": "other"}')
     for command in ("plan", "run"):
         check_refused(
-            mlalign(command, "recipe=candidates", "name=mine"), "belongs to recipe 'other', not 'candidates'; give this run another name="
+            mlalign(command, "recipe=candidates", "name=mine"),
+            "belongs to recipe 'other', not 'candidates'; give this run another name=",
         )
 
 
@@ -172,8 +276,18 @@ def test_paths_with_spaces_and_quotes(mlalign, tmp_path):
 @pytest.mark.slow
 def test_help_and_errors_do_not_import_what_is_heavy():
     code = "import sys; from mlalign.cli import main; main({}); print([m for m in ('torch', 'transformers', 'trl', 'vllm', 'datasets') if m in sys.modules])"
-    for arguments in (["--help"], ["plan", "recipe=reuse_your_rewards"], ["plan", "recipe=x"], ["plan", "recipe=iterative_dpo", "bta=1"]):
-        done = subprocess.run([sys.executable, "-c", code.format(arguments)], text=True, capture_output=True, check=False)
+    for arguments in (
+        ["--help"],
+        ["plan", "recipe=reuse_your_rewards"],
+        ["plan", "recipe=x"],
+        ["plan", "recipe=iterative_dpo", "bta=1"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(arguments)],
+            text=True,
+            capture_output=True,
+            check=False,
+        )
         assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 
@@ -189,11 +303,15 @@ def test_help_and_errors_do_not_import_what_is_heavy():
         (["prepare", "kind=prompt", "sources=[]"], "none of its own"),
     ],
 )
-def test_a_stage_alone_on_own_rows_takes_the_languages_of_its_rows(monkeypatch, arguments, languages):
+def test_a_stage_alone_on_own_rows_takes_the_languages_of_its_rows(
+    monkeypatch, arguments, languages
+):
     from mlalign import cli
 
     seen = []
-    monkeypatch.setattr(cli, "_run_or_plan", lambda arguments, *, dry, recipe: seen.append(recipe) or 0)
+    monkeypatch.setattr(
+        cli, "_run_or_plan", lambda arguments, *, dry, recipe: seen.append(recipe) or 0
+    )
     assert cli.main(arguments) == 0
     (step,) = seen[0]["steps"].values()
     assert step["config"].get("languages", "none of its own") == languages

@@ -87,10 +87,25 @@ def test_a_clock_that_is_wrong_by_hours_changes_nothing(tmp_path, file, hashed, 
     assert hashed == ["weights"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "7", '{"PATH": 7}', '{"PATH": "1 2 3 4 short"}', "[" * 100_000, "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        "null",
+        "7",
+        '{"PATH": 7}',
+        '{"PATH": "1 2 3 4 short"}',
+        "[" * 100_000,
+        "\udcff",
+    ],
+)
 def test_a_malformed_memory_is_ignored_and_written_anew(tmp_path, file, text):
     digest = remembered(tmp_path, file)
-    (tmp_path / digests.FILE).write_bytes(text.replace("PATH", str(file)).encode("utf-8", "surrogateescape"))
+    (tmp_path / digests.FILE).write_bytes(
+        text.replace("PATH", str(file)).encode("utf-8", "surrogateescape")
+    )
     known = digests.Digests(tmp_path)
     assert known.file(file) == digest
     known.save()

@@ -131,7 +131,9 @@ def test_it_ends_with_the_process_that_started_it(environment, tmp_path):
         "server = forkserver.ForkServer(['probe'], dict(os.environ))\n"
         "print(server._process.pid, flush=True)\ntime.sleep(600)"
     )
-    starter = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    )
     pid = int(starter.stdout.readline())
     starter.kill()
     starter.wait()

@@ -12,10 +12,21 @@ from mlalign.running import run_dir, step
 @pytest.fixture
 def frozen(tmp_path):
     """A frozen `prepare` step, as submission writes it."""
-    recipe = {"steps": {"rows": {"stage": "prepare", "config": {"kind": "prompt", "sources": "${data.prompts}"}}}}
+    recipe = {
+        "steps": {
+            "rows": {"stage": "prepare", "config": {"kind": "prompt", "sources": "${data.prompts}"}}
+        }
+    }
     planned = plan.build(config.load([f"root={tmp_path}", "name=r"], recipe))
     path = tmp_path / "rows.json"
-    store.write_json(path, {**run_dir.frozen(planned, planned.nodes[0]), "store": str(tmp_path / "store"), "slurm": {"requeue": True}})
+    store.write_json(
+        path,
+        {
+            **run_dir.frozen(planned, planned.nodes[0]),
+            "store": str(tmp_path / "store"),
+            "slurm": {"requeue": True},
+        },
+    )
     return path
 
 
@@ -32,7 +43,10 @@ def test_tasks_of_an_array_begin_once_and_keep_their_own_stops_apart(frozen):
         stage.own_file(partial, (i, 2), "STOP").touch()
     with claims.claim(partial, "part-1"):  # the other task is at work
         assert step.begin_frozen(frozen, (0, 2)) == 0
-    stops = [stage.Output(partial, store.Store(partial.parent), part=(i, 2)).should_stop() for i in (0, 1)]
+    stops = [
+        stage.Output(partial, store.Store(partial.parent), part=(i, 2)).should_stop()
+        for i in (0, 1)
+    ]
     assert stops == [False, True]
     (partial / "STOP").touch()
     assert stage.Output(partial, store.Store(partial.parent), part=(0, 2)).should_stop()
@@ -41,7 +55,10 @@ def test_tasks_of_an_array_begin_once_and_keep_their_own_stops_apart(frozen):
 def test_a_whole_step_at_work_keeps_an_array_from_beginning(frozen, monkeypatch):
     step.begin_frozen(frozen, (0, 1))
     monkeypatch.setattr(step, "PATIENCE_S", 0)
-    with claims.claim(step.partial_of(frozen)), pytest.raises(store.UserError, match="is working on this step"):
+    with (
+        claims.claim(step.partial_of(frozen)),
+        pytest.raises(store.UserError, match="is working on this step"),
+    ):
         step.begin_frozen(frozen, (0, 2))
 
 
@@ -75,9 +92,15 @@ def test_a_report_says_what_the_recipe_says_of_itself(tmp_path):
     steps = "steps:\n  rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}\n"
     steps += "finally:\n  report: {stage: report, inputs: {steps: '*'}}\n"
     (tmp_path / "recipe").mkdir()
-    (tmp_path / "recipe" / "mine.yaml").write_text(f"# My title.\n#\n# Paper      Some 2025, 'P'.\n# Expected   +3%.\n{steps}# not this\n")
+    (tmp_path / "recipe" / "mine.yaml").write_text(
+        f"# My title.\n#\n# Paper      Some 2025, 'P'.\n# Expected   +3%.\n{steps}# not this\n"
+    )
     planned = plan.build(config.load(["recipe=mine", f"conf_dir={tmp_path}", f"root={tmp_path}"]))
     rows, report = (run_dir.frozen(planned, node)["run"] for node in planned.nodes)
     told = collect.about(report)
-    assert "about" not in rows and (told["title"], told["paper"], told["expected"]) == ("My title.", "Some 2025, 'P'.", "+3%.")
+    assert "about" not in rows and (told["title"], told["paper"], told["expected"]) == (
+        "My title.",
+        "Some 2025, 'P'.",
+        "+3%.",
+    )
     assert "not this" not in report["about"] and collect.about({})["title"] == ""

@@ -21,8 +21,14 @@ def planned(tmp_path, monkeypatch):
     def make(steps, *arguments, known=("org/model", "org/judge", "org/reward", "org/words")):
         for name in known:
             repository(tmp_path, name)
-        (tmp_path / "conf" / "recipe" / "mine.yaml").write_text(yaml.safe_dump({"steps": {"prompts": PROMPTS, **steps}}))
-        return plan.build(config.load(["recipe=mine", f"conf_dir={tmp_path / 'conf'}", f"root={tmp_path}", *arguments]))
+        (tmp_path / "conf" / "recipe" / "mine.yaml").write_text(
+            yaml.safe_dump({"steps": {"prompts": PROMPTS, **steps}})
+        )
+        return plan.build(
+            config.load(
+                ["recipe=mine", f"conf_dir={tmp_path / 'conf'}", f"root={tmp_path}", *arguments]
+            )
+        )
 
     return make
 
@@ -48,7 +54,10 @@ def test_models_of_steps_and_of_scorers_at_any_depth(planned):
     whole = {
         "family": "composite",
         "name": "both",
-        "scorers": [{"family": "classifier", "name": "rm", "path": "org/reward"}, {"family": "length"}],
+        "scorers": [
+            {"family": "classifier", "name": "rm", "path": "org/reward"},
+            {"family": "length"},
+        ],
         "weights": {"rm": 1.0, "length": 0.1},
     }
     needed = hub.needed(planned({"answers": ANSWERS, "marks": marks(judge, whole)}))
@@ -61,9 +70,24 @@ def test_models_of_steps_and_of_scorers_at_any_depth(planned):
 
 def test_what_a_server_holds_is_not_needed_here(planned):
     served = {"name": "openai", "base_url": "http://x/v1"}
-    judge = {"family": "judge", "name": "judge", "path": "org/judge", "mode": "scalar", "engine": served}
+    judge = {
+        "family": "judge",
+        "name": "judge",
+        "path": "org/judge",
+        "mode": "scalar",
+        "engine": served,
+    }
     answers = {**ANSWERS, "config": {"engine": served}}
-    assert hub.needed(planned({"answers": answers, "marks": marks(judge)}, "engine=openai", "engine.base_url=http://x/v1")) == {}
+    assert (
+        hub.needed(
+            planned(
+                {"answers": answers, "marks": marks(judge)},
+                "engine=openai",
+                "engine.base_url=http://x/v1",
+            )
+        )
+        == {}
+    )
 
 
 def test_scorers_that_download_on_their_own(planned):
@@ -73,7 +97,10 @@ def test_scorers_that_download_on_their_own(planned):
         {"family": "language_adherence"},
     ]
     needed = list(hub.needed(planned({"answers": ANSWERS, "marks": marks(*scorers)})))[1:]
-    assert needed == [Need("tokenizer", "org/words", COMMIT), Need("sacrebleu tokenizer", "flores200")]
+    assert needed == [
+        Need("tokenizer", "org/words", COMMIT),
+        Need("sacrebleu tokenizer", "flores200"),
+    ]
 
 
 def test_an_adapter_here_on_a_base_there(planned, tmp_path):
@@ -92,7 +119,14 @@ def test_a_model_is_here_when_all_its_shards_are(planned, tmp_path):
     )
     repository(tmp_path, "org/model", "config.json", "a.safetensors")
     assert hub.missing(made) == [] and "here    model org/model" in hub.summary(made)
-    index = tmp_path / "hub" / "models--org--model" / "snapshots" / COMMIT / "model.safetensors.index.json"
+    index = (
+        tmp_path
+        / "hub"
+        / "models--org--model"
+        / "snapshots"
+        / COMMIT
+        / "model.safetensors.index.json"
+    )
     index.write_text('{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}')
     assert len(hub.missing(made)) == 1
     (index.parent / "b.safetensors").symlink_to(tmp_path / "nowhere")
@@ -104,7 +138,9 @@ def test_data_sets_by_commit(planned, tmp_path):
     rows = {"stage": "prepare", "config": {"kind": "demonstration", "sources": [source]}}
     made = planned({"rows": rows})
     (need,) = hub.needed(made)
-    assert need == Need("data set", "org/rows", None, COMMIT, "small", "train") and not hub.here(need)
+    assert need == Need("data set", "org/rows", None, COMMIT, "small", "train") and not hub.here(
+        need
+    )
     (tmp_path / "datasets" / "org___rows" / "small" / "0.0.0" / COMMIT).mkdir(parents=True)
     assert hub.here(need)
 

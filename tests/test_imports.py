@@ -53,11 +53,27 @@ BOTTOM = {
     "rows": ("errors", "store"),
     "schema": ("errors",),
 }
-HEAVY = ("optuna", "torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft", "lingua", "pyarrow", "numpy")
+HEAVY = (
+    "optuna",
+    "torch",
+    "transformers",
+    "trl",
+    "vllm",
+    "datasets",
+    "deepspeed",
+    "peft",
+    "lingua",
+    "pyarrow",
+    "numpy",
+)
 
 
 def modules(package):
-    return [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".") if not m.name.endswith("__main__")]
+    return [
+        m.name
+        for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+        if not m.name.endswith("__main__")
+    ]
 
 
 def sources(root: Path) -> dict[str, Path]:
@@ -172,7 +188,9 @@ def test_an_import_inside_a_function_counts(tmp_path):
 def test_stages_never_import_stages():
     for module in KNOWN:
         if module.startswith("mlalign.stages."):
-            assert not [name for name in imported(KNOWN[module], KNOWN) if below(name, ("mlalign.stages",))], module
+            assert not [
+                name for name in imported(KNOWN[module], KNOWN) if below(name, ("mlalign.stages",))
+            ], module
 
 
 def test_only_stages_train():
@@ -187,7 +205,9 @@ def test_the_bottom_of_core_stands_alone(name):
     may = (own, *(f"mlalign.core.{other}" for other in BOTTOM[name]))
     for module, path in KNOWN.items():
         if below(module, (own,)):
-            assert not [target for target in imported(path, KNOWN) if not below(target, may)], module
+            assert not [target for target in imported(path, KNOWN) if not below(target, may)], (
+                module
+            )
 
 
 @pytest.mark.slow
@@ -197,7 +217,9 @@ def test_every_module_can_be_imported(name):
 
 
 def run_python(code):
-    return subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.slow

@@ -52,5 +52,9 @@ def test_broken_arrays_name_the_line(text, message):
 
 
 def test_half_of_a_surrogate_pair_is_no_text():
-    for text, good in (('{"a": "\\ud83d\\ude00"}', True), ('{"a": "\\ud83d"}', False), ('{"a": "\\\\ud"}', True)):
+    for text, good in (
+        ('{"a": "\\ud83d\\ude00"}', True),
+        ('{"a": "\\ud83d"}', False),
+        ('{"a": "\\\\ud"}', True),
+    ):
         assert json_text.is_text(json.loads(text), text) is good

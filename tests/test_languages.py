@@ -62,7 +62,11 @@ def test_names_script_and_direction():
     assert languages.english_name("eng_Latn_GB") == "English (United Kingdom)"
     assert languages.autonym("deu_Latn") == "Deutsch"
     assert languages.script("hin_Deva") == "Deva"
-    assert [languages.direction(c) for c in ("arb_Arab", "heb_Hebr", "tha_Thai")] == ["rtl", "rtl", "ltr"]
+    assert [languages.direction(c) for c in ("arb_Arab", "heb_Hebr", "tha_Thai")] == [
+        "rtl",
+        "rtl",
+        "ltr",
+    ]
 
 
 def test_resolve_takes_sets_comma_lists_and_lists_without_repeats():
@@ -122,5 +126,12 @@ def test_a_set_with_a_mistake_names_the_file(tmp_path):
 def test_the_names_that_errors_suggest_are_those_of_langcodes():
     import langcodes
 
-    told = (PROJECT / "mlalign" / "core" / "language_names.txt").read_text(encoding="utf-8").splitlines()
-    assert told == sorted(f"{three} {langcodes.get(two).display_name()}" for three, two in languages._two_letters().items())
+    told = (
+        (PROJECT / "mlalign" / "core" / "language_names.txt")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
+    assert told == sorted(
+        f"{three} {langcodes.get(two).display_name()}"
+        for three, two in languages._two_letters().items()
+    )

@@ -28,12 +28,20 @@ def test_a_guard_stops_the_loop(tmp_path):
         "temperature=2.0",
         f"use.base={PROJECT / 'mlalign/data/tiny'}",
     ]
-    done = run_here(tmp_path, "run", "recipe=iterative_dpo", "conf_dir=conf", *settings, "min_gain=2")
+    done = run_here(
+        tmp_path, "run", "recipe=iterative_dpo", "conf_dir=conf", *settings, "min_gain=2"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     steps = tmp_path / "runs/iterative_dpo/steps"
-    status = {p.name: json.loads((p / "manifest.json").read_text())["status"] for p in steps.iterdir()}
-    assert {name for name, s in status.items() if s == "skipped"} == {name for name in status if ".r2" in name}
-    first, second = (json.loads((steps / f"guard.r{n}" / "selected.json").read_text()) for n in (1, 2))
+    status = {
+        p.name: json.loads((p / "manifest.json").read_text())["status"] for p in steps.iterdir()
+    }
+    assert {name for name, s in status.items() if s == "skipped"} == {
+        name for name in status if ".r2" in name
+    }
+    first, second = (
+        json.loads((steps / f"guard.r{n}" / "selected.json").read_text()) for n in (1, 2)
+    )
     assert first == second
     assert first["stop"]
     assert first["external"]["path"] == str(PROJECT / "mlalign/data/tiny")

@@ -35,10 +35,14 @@ class Run:
 
     def call(self, command, *arguments, name="small", **kwargs):
         more = (
-            [f"root={self.root}", f"conf_dir={self.root / 'conf'}", "data=small"] if command in ("run", "plan") else [f"root={self.root}"]
+            [f"root={self.root}", f"conf_dir={self.root / 'conf'}", "data=small"]
+            if command in ("run", "plan")
+            else [f"root={self.root}"]
         )
         full = [sys.executable, "-m", "mlalign", command, f"name={name}", *more, *arguments]
-        return subprocess.run(full, cwd=self.root, text=True, capture_output=True, timeout=900, check=False, **kwargs)
+        return subprocess.run(
+            full, cwd=self.root, text=True, capture_output=True, timeout=900, check=False, **kwargs
+        )
 
     def states(self, *arguments, name="small"):
         """step -> state, as `plan` tells it."""
@@ -48,7 +52,9 @@ class Run:
         return {line.split()[0]: line.split()[2] for line in lines}
 
     def manifest(self, step, name="small"):
-        return json.loads((self.root / "runs" / name / "steps" / step / "manifest.json").read_text())
+        return json.loads(
+            (self.root / "runs" / name / "steps" / step / "manifest.json").read_text()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +92,28 @@ def test_the_policy_is_a_plain_directory_that_answers(run):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = run.root / "runs/small/steps/policy/model"
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(path),
+        AutoTokenizer.from_pretrained(path),
+    )
     ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "How much is 2 + 3?"}], add_generation_prompt=True, return_tensors="pt"
+        [{"role": "user", "content": "How much is 2 + 3?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
     )
     ids = ids["input_ids"] if hasattr(ids, "keys") else ids
-    answer = tokenizer.decode(model.generate(ids, max_new_tokens=20, do_sample=False)[0, ids.shape[1] :], skip_special_tokens=True)
+    answer = tokenizer.decode(
+        model.generate(ids, max_new_tokens=20, do_sample=False)[0, ids.shape[1] :],
+        skip_special_tokens=True,
+    )
     assert "sum" in answer
 
 
 def finished(run):
-    return {p.parent.name: store.read_json(p)["finished"] for p in (run.root / "store").glob("*/manifest.json")}
+    return {
+        p.parent.name: store.read_json(p)["finished"]
+        for p in (run.root / "store").glob("*/manifest.json")
+    }
 
 
 def test_the_same_command_runs_nothing(run):
@@ -121,15 +138,30 @@ def test_only_how_fields_changed_runs_nothing(run):
 
 def test_another_beta_reuses_what_comes_before_policy(run):
     todo = {step for step, state in run.states(*SAME, "beta=0.05").items() if state != "done"}
-    assert todo == {"policy", "measure.answers[policy]", "measure.marks[policy]", "measure[policy]", "report"}
+    assert todo == {
+        "policy",
+        "measure.answers[policy]",
+        "measure.marks[policy]",
+        "measure[policy]",
+        "report",
+    }
 
 
 def test_one_language_more_computes_only_its_shards(run):
     languages = "languages=[eng_Latn,swh_Latn,hin_Deva]"
-    done = run.call("run", "recipe=reuse_your_rewards", *SAME, languages, "only=[rows.prompts,pairs.candidates,pairs.scores]", name="more")
+    done = run.call(
+        "run",
+        "recipe=reuse_your_rewards",
+        *SAME,
+        languages,
+        "only=[rows.prompts,pairs.candidates,pairs.scores]",
+        name="more",
+    )
     assert done.returncode == 0, done.stderr
     for step in ("pairs.candidates", "pairs.scores"):
-        old, new = (run.root / "runs" / name / "steps" / step / "rows" for name in ("small", "more"))
+        old, new = (
+            run.root / "runs" / name / "steps" / step / "rows" for name in ("small", "more")
+        )
         for shard in old.iterdir():
             assert shard.stat().st_ino == (new / shard.name).stat().st_ino
         assert {p.name.split(".")[0] for p in new.iterdir()} == {"eng_Latn", "swh_Latn", "hin_Deva"}
@@ -154,7 +186,10 @@ def test_a_reward_model_from_outside_gives_the_same_scores(run):
         name="outside",
     )
     assert done.returncode == 0, done.stderr
-    assert run.manifest("transfer.verdicts", "outside")["content_digest"] == run.manifest("transfer.verdicts")["content_digest"]
+    assert (
+        run.manifest("transfer.verdicts", "outside")["content_digest"]
+        == run.manifest("transfer.verdicts")["content_digest"]
+    )
 
 
 def test_another_recipe_is_refused(run):
@@ -180,7 +215,9 @@ def test_a_damaged_artifact_is_named_and_mended(run, tmp_path):
     assert done.returncode == 1
     assert "bytes" in done.stderr
     assert "force=rows.preferences" in done.stderr
-    done = run.call("run", "recipe=reuse_your_rewards", *SAME, "force=rows.preferences", "only=rows.preferences")
+    done = run.call(
+        "run", "recipe=reuse_your_rewards", *SAME, "force=rows.preferences", "only=rows.preferences"
+    )
     assert done.returncode == 0, done.stderr
     assert shard.read_bytes() == saved.read_bytes()
     assert set(run.states(*SAME).values()) == {"done"}
@@ -202,15 +239,30 @@ def partial_of(run, name, *arguments):
     from mlalign.running import run_dir, step
 
     planned = plan.build(
-        config.load([f"root={run.root}", f"conf_dir={run.root / 'conf'}", "data=small", "recipe=reuse_your_rewards", *arguments])
+        config.load(
+            [
+                f"root={run.root}",
+                f"conf_dir={run.root / 'conf'}",
+                "data=small",
+                "recipe=reuse_your_rewards",
+                *arguments,
+            ]
+        )
     )
-    return step.begin(planned.store, run_dir.frozen(planned, next(n for n in planned.nodes if n.name == name)))
+    return step.begin(
+        planned.store, run_dir.frozen(planned, next(n for n in planned.nodes if n.name == name))
+    )
 
 
 def test_a_second_process_on_the_same_step_is_refused(run):
     partial = partial_of(run, "rows.prompts", "seed=7")
     with claims.claim(partial):
-        done = subprocess.run([sys.executable, "-m", "mlalign.step", partial / "config.yaml"], text=True, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "mlalign.step", partial / "config.yaml"],
+            text=True,
+            capture_output=True,
+            check=False,
+        )
     assert done.returncode == 2
     assert f"process {os.getpid()} on" in done.stderr
     assert "Traceback" not in done.stderr
@@ -221,7 +273,9 @@ def small_disk(tmp_path):
     """A file system of 200 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
         pytest.skip("mounting a small file system needs root")
     yield disk
     subprocess.run(["umount", disk], check=True)
@@ -275,4 +329,6 @@ def test_configuration_of_every_artifact_is_plain_yaml_without_secrets(run, monk
     for path in (run.root / "store").glob("*/config.yaml"):
         told = yaml.safe_load(path.read_text())
         assert told["stage"] in path.parent.name
-        assert "api_key" not in json.dumps({k: v for k, v in told["config"].items() if k != "engine"})
+        assert "api_key" not in json.dumps(
+            {k: v for k, v in told["config"].items() if k != "engine"}
+        )

@@ -20,13 +20,24 @@ class Config:
     beta: float = what(0.1)
     languages: list[str] | None = what(None)
     inner: Inner = dataclasses.field(default_factory=Inner)
-    trainer: dict = verbatim("trl.trainer.dpo_config:DPOConfig", how_keys=schema.HOW_TRAINER, reserved={"output_dir": "set by mlalign"})
+    trainer: dict = verbatim(
+        "trl.trainer.dpo_config:DPOConfig",
+        how_keys=schema.HOW_TRAINER,
+        reserved={"output_dir": "set by mlalign"},
+    )
     devices: int = how(1)
 
 
 def test_fills_and_converts():
-    cfg = schema.build(Config, {"beta": 1, "inner": {"name": "openai"}, "trainer": {"learning_rate": 1e-6}})
-    assert (cfg.beta, cfg.inner.name, cfg.inner.workers, cfg.trainer) == (1.0, "openai", 1, {"learning_rate": 1e-6})
+    cfg = schema.build(
+        Config, {"beta": 1, "inner": {"name": "openai"}, "trainer": {"learning_rate": 1e-6}}
+    )
+    assert (cfg.beta, cfg.inner.name, cfg.inner.workers, cfg.trainer) == (
+        1.0,
+        "openai",
+        1,
+        {"learning_rate": 1e-6},
+    )
     assert schema.build(Config, {"beta": "1e-6"}).beta == 1e-6
 
 
@@ -38,10 +49,16 @@ def test_fills_and_converts():
         ({"beta": "x"}, "c.beta: expected a number, got 'x'"),
         ({"beta": True}, "c.beta: expected a number, got True"),
         ({"devices": 1.5}, "c.devices: expected a whole number, got 1.5"),
-        ({"languages": [False]}, "c.languages[0]: expected text, got False; a bare `no` in YAML is False"),
+        (
+            {"languages": [False]},
+            "c.languages[0]: expected text, got False; a bare `no` in YAML is False",
+        ),
         ({"inner": {"nam": "x"}}, "c.inner.nam: unknown key; did you mean 'name'"),
         ({"inner": 3}, "c.inner: expected a mapping"),
-        ({"trainer": {"learning_rat": 1}}, "c.trainer.learning_rat: DPOConfig has no such argument; did you mean 'learning_rate'"),
+        (
+            {"trainer": {"learning_rat": 1}},
+            "c.trainer.learning_rat: DPOConfig has no such argument; did you mean 'learning_rate'",
+        ),
         ({"trainer": {"output_dir": "x"}}, "c.trainer.output_dir: set by mlalign"),
     ],
 )
@@ -53,13 +70,19 @@ def test_mistakes_name_the_key_and_the_nearest(values, told):
 
 def test_all_mistakes_come_together():
     errors = []
-    assert schema.build(Config, {"bta": 1, "devices": "x", "trainer": {"nope": 1}}, "c", errors) is None
+    assert (
+        schema.build(Config, {"bta": 1, "devices": "x", "trainer": {"nope": 1}}, "c", errors)
+        is None
+    )
     assert len(errors) == 3
 
 
 def test_only_what_is_hashed():
     base = schema.hashed(Config())
-    assert schema.hashed(Config(devices=8, inner=Inner(workers=9), trainer={"logging_steps": 1})) == base
+    assert (
+        schema.hashed(Config(devices=8, inner=Inner(workers=9), trainer={"logging_steps": 1}))
+        == base
+    )
     assert schema.hashed(Config(beta=0.2)) != base
     assert schema.hashed(Config(trainer={"learning_rate": 1.0})) != base
     assert schema.hashed(Config(inner=Inner(name="x"))) != base

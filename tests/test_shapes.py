@@ -20,7 +20,9 @@ def test_counts_are_numbers(counts, problem):
 
 def test_a_number_is_finite():
     fields = {"started": shapes.NUMBER}
-    assert shapes.problem({"started": float("inf")}, fields) == "'started' is inf, which is not finite"
+    assert (
+        shapes.problem({"started": float("inf")}, fields) == "'started' is inf, which is not finite"
+    )
 
 
 @pytest.mark.parametrize("name", ["x" * 3000, "a/b", "", "a\nb"])

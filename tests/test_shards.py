@@ -23,7 +23,9 @@ def row(i, language="eng_Latn"):
 @pytest.fixture
 def source(tmp_path):
     with rows.ShardWriter(tmp_path / "in", "text", shard_rows=4) as writer:
-        writer.write_all(row(i, language) for language in ("eng_Latn", "swh_Latn") for i in range(6))
+        writer.write_all(
+            row(i, language) for language in ("eng_Latn", "swh_Latn") for i in range(6)
+        )
     return rows.shards(tmp_path / "in")
 
 
@@ -36,14 +38,18 @@ def copy(source, target, tally):
 
 def run(source, partial, the_store, work=copy, **more):
     partial.mkdir(parents=True, exist_ok=True)
-    return shards.run_shards(source, partial, the_store, {"stage": "copy", "version": 1}, work, **more)
+    return shards.run_shards(
+        source, partial, the_store, {"stage": "copy", "version": 1}, work, **more
+    )
 
 
 def test_a_shard_has_one_language_and_split(source):
     assert [p.name for p in source] == [
         "eng_Latn.train.00000.parquet", "eng_Latn.train.00001.parquet", "swh_Latn.train.00000.parquet", "swh_Latn.train.00001.parquet",
     ]  # fmt: skip
-    assert [r["id"] for r in rows.read(source[0].parent.parent, languages=["swh_Latn"])] == [f"swh_Latn{i}" for i in range(6)]
+    assert [r["id"] for r in rows.read(source[0].parent.parent, languages=["swh_Latn"])] == [
+        f"swh_Latn{i}" for i in range(6)
+    ]
 
 
 def test_finished_shards_are_not_computed_again(tmp_path, source):
@@ -52,7 +58,9 @@ def test_finished_shards_are_not_computed_again(tmp_path, source):
     assert not run(source, partial, the_store, should_stop=lambda: next(stops))
     assert len(shards.pending(source, partial)) == 2
     seen = []
-    assert run(source, partial, the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    assert run(
+        source, partial, the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y))
+    )
     assert seen == [p.name for p in source[2:]]
     assert shards.total(source, partial).to_dict()["rows"] == {"eng_Latn": 6, "swh_Latn": 6}
 
@@ -61,9 +69,16 @@ def test_another_artifact_links_equal_shards(tmp_path, source):
     the_store = store.Store(tmp_path / "store")
     run(source[:2], tmp_path / "store" / "a.partial", the_store)
     seen = []
-    run(source, tmp_path / "store" / "b.partial", the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    run(
+        source,
+        tmp_path / "store" / "b.partial",
+        the_store,
+        work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)),
+    )
     assert seen == [p.name for p in source[2:]]
-    one, other = (tmp_path / "store" / x / "rows" / source[0].name for x in ("a.partial", "b.partial"))
+    one, other = (
+        tmp_path / "store" / x / "rows" / source[0].name for x in ("a.partial", "b.partial")
+    )
     assert one.stat().st_ino == other.stat().st_ino
 
 
@@ -84,7 +99,11 @@ def test_shard_bytes_depend_on_rows_alone(tmp_path):
 
 
 def test_seeds_and_ids_are_stable():
-    assert rows.row_id("hh", "1", "eng_Latn") == rows.row_id("hh", "1", "eng_Latn") != rows.row_id("hh", "1", "swh_Latn")
+    assert (
+        rows.row_id("hh", "1", "eng_Latn")
+        == rows.row_id("hh", "1", "eng_Latn")
+        != rows.row_id("hh", "1", "swh_Latn")
+    )
     seeds = {rows.seed_of(rows.candidate_id("a", "sampler", i)) for i in range(1000)}
     assert len(seeds) == 1000
     assert all(0 <= s < 2**31 for s in seeds)
@@ -102,25 +121,43 @@ def test_a_damaged_or_forgotten_shard_is_not_taken_from_the_cache(tmp_path, sour
     the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
     run(source[:2], partial, the_store)
     whole = (partial / "rows" / source[0].name).read_bytes()
-    with open(partial / "rows" / source[0].name, "r+b") as f:  # in place: the cache holds the same file
+    with open(
+        partial / "rows" / source[0].name, "r+b"
+    ) as f:  # in place: the cache holds the same file
         f.write(b"BAD!")
     seen = []
-    run(source[:2], tmp_path / "store" / "b.partial", the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    run(
+        source[:2],
+        tmp_path / "store" / "b.partial",
+        the_store,
+        work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)),
+    )
     assert seen == [source[0].name]
     assert (tmp_path / "store" / "b.partial" / "rows" / source[0].name).read_bytes() == whole
     shards.forget(tmp_path / "store" / "b.partial", the_store)
-    run(source[:2], tmp_path / "store" / "c.partial", the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    run(
+        source[:2],
+        tmp_path / "store" / "c.partial",
+        the_store,
+        work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)),
+    )
     assert len(seen) == 3
 
 
 def beside(source, target, tally):
     """A shard with a file in a folder of its own beside it."""
     copy(source, target, tally)
-    rows.write_shard(target.parent.parent / "judgements" / target.name, "text", rows.read_shard(source))
+    rows.write_shard(
+        target.parent.parent / "judgements" / target.name, "text", rows.read_shard(source)
+    )
 
 
 def files_of(partial, name):
-    return partial / "rows" / name, partial / "judgements" / name, partial / "shards" / f"{name.removesuffix('.parquet')}.json"
+    return (
+        partial / "rows" / name,
+        partial / "judgements" / name,
+        partial / "shards" / f"{name.removesuffix('.parquet')}.json",
+    )
 
 
 def swapped(one, other):
@@ -139,7 +176,9 @@ DAMAGES = {
     "judgements gone": lambda shard, judged, marker, other: judged.unlink(),
     "marker empty": lambda shard, judged, marker, other: marker.write_text(""),
     "marker a list": lambda shard, judged, marker, other: marker.write_text("[]"),
-    "marker without key": lambda shard, judged, marker, other: marker.write_text('{"sha256": null, "rows": {}}'),
+    "marker without key": lambda shard, judged, marker, other: marker.write_text(
+        '{"sha256": null, "rows": {}}'
+    ),
     "marker with text for counts": lambda shard, judged, marker, other: marker.write_text(
         json.dumps({**json.loads(marker.read_text()), "rows": {"eng_Latn": "4"}})
     ),
@@ -148,7 +187,9 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("cached", [True, False])
-def test_unfinished_shards_are_checked_before_they_are_trusted(tmp_path, source, damage, cached, capsys):
+def test_unfinished_shards_are_checked_before_they_are_trusted(
+    tmp_path, source, damage, cached, capsys
+):
     the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
     run(source, partial, the_store, beside, beside=["judgements"])
     whole = {p: p.read_bytes() for p in sorted(partial.rglob("*.parquet"))}
@@ -156,8 +197,20 @@ def test_unfinished_shards_are_checked_before_they_are_trusted(tmp_path, source,
         shutil.rmtree(the_store.root / ".shards")
     DAMAGES[damage](*files_of(partial, source[0].name), files_of(partial, source[1].name)[0])
     tallies = []
-    assert run(source, partial, the_store, beside, beside=["judgements"], on_shard=lambda path, tally: tallies.append(tally.rows.total()))
-    assert {p: p.read_bytes() for p in sorted(partial.rglob("*.parquet"))} == whole and tallies == [4, 2, 4, 2]
+    assert run(
+        source,
+        partial,
+        the_store,
+        beside,
+        beside=["judgements"],
+        on_shard=lambda path, tally: tallies.append(tally.rows.total()),
+    )
+    assert {p: p.read_bytes() for p in sorted(partial.rglob("*.parquet"))} == whole and tallies == [
+        4,
+        2,
+        4,
+        2,
+    ]
     assert "computed again" in capsys.readouterr().err
 
 
@@ -168,7 +221,12 @@ def test_a_damaged_or_foreign_marker_in_the_cache_gives_nothing(tmp_path, source
     one, other = (p for p in (the_store.root / ".shards").glob("*/*.json"))
     one.write_text(other.read_text() if damage == "foreign" else damage)
     seen = []
-    run(source[:2], tmp_path / "store" / "b.partial", the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)))
+    run(
+        source[:2],
+        tmp_path / "store" / "b.partial",
+        the_store,
+        work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)),
+    )
     assert len(seen) == 1
 
 
@@ -189,7 +247,9 @@ def test_what_was_written_over_before_publishing_is_not_published(tmp_path, sour
     run(source[:1], partial, the_store)
     (partial / "rows" / "zzz_Zzzz.train.00000.parquet").write_bytes(b"stray")
     os.truncate(partial / "rows" / source[0].name, 30)
-    with pytest.raises(UserError, match="is not what was written there; run the same command again"):
+    with pytest.raises(
+        UserError, match="is not what was written there; run the same command again"
+    ):
         store.finish(partial, {}, shards.recorded(partial), shards.FOLDERS)
     run(source[:1], partial, the_store)
     final = store.finish(partial, {}, shards.recorded(partial), shards.FOLDERS)

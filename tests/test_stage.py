@@ -14,7 +14,10 @@ def artifact(root, name, **told):
 def test_sources_of_rows_and_scores_travel_on_and_those_of_models_do_not(tmp_path):
     world, hh = {"source": "world", "licence": "CC0"}, {"source": "hh", "licence": "MIT"}
     slots = {
-        "rows": [artifact(tmp_path, "a", kind="rows", sources=[world]), artifact(tmp_path, "b", kind="rows", sources=[world, hh])],
+        "rows": [
+            artifact(tmp_path, "a", kind="rows", sources=[world]),
+            artifact(tmp_path, "b", kind="rows", sources=[world, hh]),
+        ],
         "scores": artifact(tmp_path, "c", kind="scores", sources=[world]),
         "model": artifact(tmp_path, "d", kind="model", sources=[{"source": "other"}]),
         "scorers": [{"family": "length"}],

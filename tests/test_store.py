@@ -26,7 +26,11 @@ def test_tallies_add_up():
     b.drop("empty", "swh_Latn", 2)
     b.add("tokens", "eng_Latn", 7)
     a.merge(b)
-    assert a.to_dict() == {"rows": {"eng_Latn": 2}, "dropped": {"empty": {"swh_Latn": 3}}, "sums": {"tokens": {"eng_Latn": 7}}}
+    assert a.to_dict() == {
+        "rows": {"eng_Latn": 2},
+        "dropped": {"empty": {"swh_Latn": 3}},
+        "sums": {"tokens": {"eng_Latn": 7}},
+    }
     assert store.Tally(a.to_dict()).to_dict() == a.to_dict()
 
 
@@ -50,7 +54,9 @@ def test_damage_names_the_file(partial, text, told):
     (final / "a.txt").write_text(text)
     assert told in store.damage(final, store.read_json(final / "manifest.json"), digests.Digests())
     (final / "a.txt").unlink()
-    assert "is missing" in store.damage(final, store.read_json(final / "manifest.json"), digests.Digests())
+    assert "is missing" in store.damage(
+        final, store.read_json(final / "manifest.json"), digests.Digests()
+    )
 
 
 def test_retire_puts_aside(tmp_path, partial):

@@ -50,7 +50,13 @@ def test_a_model_that_was_swapped_after_the_plan_is_refused(small, name):
     small.run("rows")
     config = small.begin("marks")
     swap(small.model / name)
-    refused(config, "marks: ", str(small.model / name), "was changed since it was planned", "run the same command again")
+    refused(
+        config,
+        "marks: ",
+        str(small.model / name),
+        "was changed since it was planned",
+        "run the same command again",
+    )
     assert small.begin("marks").parent != config.parent  # planned again: another artifact
 
 
@@ -69,7 +75,9 @@ def test_a_model_behind_a_link_is_the_files_that_it_leads_to(small):
     other, link = small.root / "other", small.root / "link"
     small.model.rename(other)
     link.symlink_to(other)
-    config = small.begin("marks", scorers=[{"family": "length", "unit": "tokens", "path": str(link)}])
+    config = small.begin(
+        "marks", scorers=[{"family": "length", "unit": "tokens", "path": str(link)}]
+    )
     swap(other / "tokenizer.json")
     refused(config, str(link / "tokenizer.json"))
 
@@ -100,7 +108,14 @@ def test_a_new_file_in_a_folder_of_rows_is_told(small):
 def test_a_judges_prompt_counts_by_its_content(small):
     prompt = small.root / "prompt.j2"
     prompt.write_text("first")
-    scorers = [{"family": "judge", "engine": {"name": "transformers"}, "path": str(small.model), "template": str(prompt)}]
+    scorers = [
+        {
+            "family": "judge",
+            "engine": {"name": "transformers"},
+            "path": str(small.model),
+            "template": str(prompt),
+        }
+    ]
     before = small.plan(scorers=scorers).nodes[-1]
     assert before.read["files"][str(prompt)] == digests.sha256(prompt)
     prompt.write_text("other")
@@ -151,8 +166,16 @@ def test_a_rewritten_manifest_is_other_content(small):
 
 def test_rows_that_no_manifest_lists_are_not_read(small):
     made = small.run("rows")
-    rows.write_shard(made / "rows" / "zzz_Zzzz.train.00000.parquet", "preference", rows.read_shard(shard_of(made)))
-    rows.write_shard(made / "rows" / "eng_Latn.train.00009.parquet", "preference", rows.read_shard(shard_of(made)))
+    rows.write_shard(
+        made / "rows" / "zzz_Zzzz.train.00000.parquet",
+        "preference",
+        rows.read_shard(shard_of(made)),
+    )
+    rows.write_shard(
+        made / "rows" / "eng_Latn.train.00009.parquet",
+        "preference",
+        rows.read_shard(shard_of(made)),
+    )
     assert len(list(rows.read(made))) == 6
     assert store.read_manifest(small.run("marks"))["rows_by_language"] == {"eng_Latn": 12}
 
@@ -170,9 +193,13 @@ def of_a_model(small, files):
     return store.finish(partial, told)
 
 
-@pytest.mark.parametrize("stray", ["adapter_config.json", "model-00002.safetensors", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "stray", ["adapter_config.json", "model-00002.safetensors", "chat_template.jinja"]
+)
 def test_a_stray_file_beside_a_model_is_refused(small, stray):
-    made = of_a_model(small, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+    made = of_a_model(
+        small, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    )
     small.run("rows")
     scorers = [{"family": "classifier", "path": str(made)}]
     config = small.begin("marks", scorers=scorers)
@@ -186,12 +213,19 @@ def test_a_stray_selected_json_leads_nowhere(small):
     assert stage.selected(store.Artifact(made)).path == made
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", "{}", '{"files": {}}', '{"status": "done", "files": [1]}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "null", "{}", '{"files": {}}', '{"status": "done", "files": [1]}', "[" * 100_000],
+)
 @pytest.mark.slow
 def test_a_manifest_of_the_wrong_shape_is_one_message(small, text):
     made = small.run("rows")
     (made / "manifest.json").write_text(text)
-    for act in (lambda: small.begin("marks"), lambda: list(rows.read(made)), lambda: small.plan(f"use.rows={made}")):
+    for act in (
+        lambda: small.begin("marks"),
+        lambda: list(rows.read(made)),
+        lambda: small.plan(f"use.rows={made}"),
+    ):
         with pytest.raises(UserError, match=r"manifest\.json"):
             act()
 
@@ -205,8 +239,12 @@ def test_a_manifest_of_the_wrong_shape_is_one_message(small, text):
 )  # fmt: skip
 def test_a_manifest_with_a_value_of_another_type_names_the_key(small, key, value):
     made = small.run("rows")
-    store.write_json(made / "manifest.json", {**store.read_json(made / "manifest.json"), key: value})
-    with pytest.raises(UserError, match=f"manifest.json: is no manifest of an artifact .*'{key}' is "):
+    store.write_json(
+        made / "manifest.json", {**store.read_json(made / "manifest.json"), key: value}
+    )
+    with pytest.raises(
+        UserError, match=f"manifest.json: is no manifest of an artifact .*'{key}' is "
+    ):
         store.read_manifest(made)
 
 
@@ -214,10 +252,15 @@ def test_a_manifest_with_a_value_of_another_type_names_the_key(small, key, value
 
 
 @pytest.mark.slow
-def test_what_is_swapped_while_a_step_runs_is_neither_published_nor_kept_for_others(small, monkeypatch):
+def test_what_is_swapped_while_a_step_runs_is_neither_published_nor_kept_for_others(
+    small, monkeypatch
+):
     small.run("rows")
     config, real = small.begin("marks"), score.score_rows
-    weights, before = small.model / "model.safetensors", (small.model / "model.safetensors").read_bytes()
+    weights, before = (
+        small.model / "model.safetensors",
+        (small.model / "model.safetensors").read_bytes(),
+    )
 
     def swapped(*given):
         swap(weights)
@@ -225,7 +268,9 @@ def test_what_is_swapped_while_a_step_runs_is_neither_published_nor_kept_for_oth
 
     monkeypatch.setattr(score, "score_rows", swapped)
     refused(config, f"{weights} was changed")
-    assert not list((small.root / "store" / ".shards").glob("*/*")) and not list(config.parent.glob("shards/*"))
+    assert not list((small.root / "store" / ".shards").glob("*/*")) and not list(
+        config.parent.glob("shards/*")
+    )
     monkeypatch.setattr(score, "score_rows", real)
     weights.write_bytes(before)
     assert step.execute(config)
@@ -269,7 +314,11 @@ def snapshot(small, commit):
     for file in small.model.iterdir():
         content = file.read_bytes()
         large = file.suffix == ".safetensors"
-        blob = hashlib.sha256(content).hexdigest() if large else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        blob = (
+            hashlib.sha256(content).hexdigest()
+            if large
+            else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        )
         (repository / "blobs" / blob).write_bytes(content)
         link = repository / "snapshots" / commit / file.name
         link.unlink(missing_ok=True)
@@ -280,13 +329,18 @@ def snapshot(small, commit):
 def test_a_hub_model_is_used_at_the_commit_of_the_plan(small):
     snapshot(small, "a" * 40)
     small.run("rows")
-    config = small.begin("marks", scorers=[{"family": "length", "unit": "tokens", "path": "org/name"}])
+    config = small.begin(
+        "marks", scorers=[{"family": "length", "unit": "tokens", "path": "org/name"}]
+    )
     swap(small.model / "tokenizer_config.json")
     snapshot(small, "b" * 40)  # the branch moves on
     told = yaml.safe_load(config.read_text())
     the_store = store.Store(small.root / "store")
     assert stage.Inputs(the_store, told["inputs"]).scorers("scorers")[0]["revision"] == "a" * 40
-    assert stage.external_model({"path": "org/name", "identity": f"org/name@{'a' * 40}"}).revision == "a" * 40
+    assert (
+        stage.external_model({"path": "org/name", "identity": f"org/name@{'a' * 40}"}).revision
+        == "a" * 40
+    )
     Verification(told, the_store).check()
 
 
@@ -294,7 +348,9 @@ def test_a_hub_model_is_used_at_the_commit_of_the_plan(small):
 def test_a_hub_snapshot_that_was_written_to_is_refused(small, name):
     folder = snapshot(small, "a" * 40)
     small.run("rows")
-    config = small.begin("marks", scorers=[{"family": "length", "unit": "tokens", "path": "org/name"}])
+    config = small.begin(
+        "marks", scorers=[{"family": "length", "unit": "tokens", "path": "org/name"}]
+    )
     assert identity.snapshot_damages(folder, digests.Digests()) == []
     swap((folder / name).resolve())
     refused(config, f"{folder / name} was changed after it was fetched", "fetch it again")

@@ -14,7 +14,8 @@ def tally(rows_=None, dropped=None, sums=None) -> Tally:
 
 def test_shares_above_a_half_are_told_by_language():
     counted = tally(
-        {"eng_Latn": 4, "swh_Latn": 4}, sums={"responses": {"eng_Latn": 8, "swh_Latn": 8}, "empty": {"eng_Latn": 4, "swh_Latn": 5}}
+        {"eng_Latn": 4, "swh_Latn": 4},
+        sums={"responses": {"eng_Latn": 8, "swh_Latn": 8}, "empty": {"eng_Latn": 4, "swh_Latn": 5}},
     )
     (told,) = warning.of_tally("generate", counted)
     assert told.startswith("5 of 8 in swh_Latn answers are empty; look at")
@@ -23,25 +24,36 @@ def test_shares_above_a_half_are_told_by_language():
 def test_dropped_rows_are_told_with_their_reason_and_mend():
     counted = tally({"eng_Latn": 1}, {"equal_sides": {"eng_Latn": 3}})
     (told,) = warning.of_tally("preference", counted)
-    assert told.startswith("3 of 4 in eng_Latn rows were dropped (equal_sides); both sides become the same tokens: raise max_length")
+    assert told.startswith(
+        "3 of 4 in eng_Latn rows were dropped (equal_sides); both sides become the same tokens: raise max_length"
+    )
     assert warning.of_tally("prepare", counted) == []
 
 
 def test_a_source_of_mostly_empty_answers_is_told():
     (told,) = warning.of_tally("prepare", tally({"eng_Latn": 1}, {"empty_text": {"eng_Latn": 11}}))
-    assert told == "11 of 12 in eng_Latn rows were dropped (empty_text); look at the source's columns"
-    assert warning.of_tally("prepare", tally({"eng_Latn": 6}, {"empty_text": {"eng_Latn": 6}})) == []
+    assert (
+        told == "11 of 12 in eng_Latn rows were dropped (empty_text); look at the source's columns"
+    )
+    assert (
+        warning.of_tally("prepare", tally({"eng_Latn": 6}, {"empty_text": {"eng_Latn": 6}})) == []
+    )
 
 
 def test_many_languages_share_a_warning():
     languages = [f"l{i}" for i in range(9)]
-    counted = tally(sums={"responses": dict.fromkeys(languages, 2), "truncated": dict.fromkeys(languages, 2)})
+    counted = tally(
+        sums={"responses": dict.fromkeys(languages, 2), "truncated": dict.fromkeys(languages, 2)}
+    )
     (told,) = warning.of_tally("generate", counted)
     assert "2 of 2 in l3 and in 5 more languages answers were cut off at max_tokens" in told
 
 
 def test_nothing_counted_is_no_warning():
-    assert warning.of_tally("generate", tally({"eng_Latn": 2}, sums={"responses": {"eng_Latn": 2}})) == []
+    assert (
+        warning.of_tally("generate", tally({"eng_Latn": 2}, sums={"responses": {"eng_Latn": 2}}))
+        == []
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +68,23 @@ def warned(tmp_path_factory):
     out.notes["started"] = 0.0
     out.warn("its own <b>words</b>")
     out.warn("its own <b>words</b>")
-    told = {"step": "answers", "stage": "generate", "fingerprint": "test", "config": {}, "inputs": {}}
+    told = {
+        "step": "answers",
+        "stage": "generate",
+        "fingerprint": "test",
+        "config": {},
+        "inputs": {},
+    }
     return step._publish(told, out)
 
 
 def test_the_manifest_keeps_each_once(warned):
     told = store.read_json(warned / "manifest.json")["warnings"]
-    assert told[0] == "its own <b>words</b>" and len(told) == 2 and "2 of 2 in eng_Latn answers are empty" in told[1]
+    assert (
+        told[0] == "its own <b>words</b>"
+        and len(told) == 2
+        and "2 of 2 in eng_Latn answers are empty" in told[1]
+    )
 
 
 def test_status_says_them_of_a_finished_step(warned):
@@ -74,7 +96,9 @@ def test_status_says_them_of_a_finished_step(warned):
 
 
 def test_the_report_begins_with_them(warned):
-    content = collect.gather(collect.Steps([store.Artifact(warned, "answers")]), {"name": "n", "recipe": "r"})
+    content = collect.gather(
+        collect.Steps([store.Artifact(warned, "answers")]), {"name": "n", "recipe": "r"}
+    )
     assert [w["step"] for w in content["warnings"]] == ["answers", "answers"]
     text = markdown.page(content, "title", 3)
     assert text.index("## Warnings") < text.index("## Steps") and "its own &lt;b&gt;words" in text

@@ -7,7 +7,9 @@ from mlalign.core import yaml_files
 from mlalign.core.errors import UserError
 from mlalign.recipes import config
 
-LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
 BOMBS = {
     LAUGHS: "line 5: stands for more than",
     "a: &a [*a]": "stands within itself",
@@ -33,11 +35,17 @@ def test_one_message(text, why):
 
 
 def test_aliases_and_numbers_within_bounds_are_read():
-    assert yaml_files.load("a: &a [1, 2]\nb: [*a, *a]\nc: '" + "9" * 2000 + "'", "x")["b"] == [[1, 2], [1, 2]]
+    assert yaml_files.load("a: &a [1, 2]\nb: [*a, *a]\nc: '" + "9" * 2000 + "'", "x")["b"] == [
+        [1, 2],
+        [1, 2],
+    ]
 
 
 def test_a_date_is_text_whatever_was_imported_before(monkeypatch):
-    assert yaml_files.load("a: 2020-12-31\nb: 2020-13-45", "x") == {"a": "2020-12-31", "b": "2020-13-45"}
+    assert yaml_files.load("a: 2020-12-31\nb: 2020-13-45", "x") == {
+        "a": "2020-12-31",
+        "b": "2020-13-45",
+    }
     monkeypatch.setattr(yaml.SafeLoader, "yaml_implicit_resolvers", {})
     assert yaml_files.load("a: 1", "x") == {"a": 1}
 

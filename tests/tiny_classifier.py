@@ -23,8 +23,16 @@ def make_tokenizer(**special):
     tokenizer.decoder = decoders.ByteLevel()
     tokens = ["<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=tokens, initial_alphabet=alphabet))
-    told = {"bos_token": "<|bos|>", "eos_token": "<|end|>", "pad_token": "<|pad|>", "model_max_length": 256, **special}
+    tokenizer.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=tokens, initial_alphabet=alphabet)
+    )
+    told = {
+        "bos_token": "<|bos|>",
+        "eos_token": "<|end|>",
+        "pad_token": "<|pad|>",
+        "model_max_length": 256,
+        **special,
+    }
     out = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **told)
     out.chat_template = TEMPLATE
     return out
@@ -51,7 +59,9 @@ def save_classifier(path, num_labels=1, tokenizer=None, **told):
 
     tokenizer = tokenizer or make_tokenizer()
     torch.manual_seed(0)
-    Qwen3ForSequenceClassification(make_config(tokenizer, num_labels=num_labels, **told)).save_pretrained(path)
+    Qwen3ForSequenceClassification(
+        make_config(tokenizer, num_labels=num_labels, **told)
+    ).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
@@ -71,8 +81,12 @@ def save_encoder(path, kind="xlm-roberta", num_attention_heads=4, **special):
     """A random encoder (`xlm-roberta` or `bert`) that reads its score at the first token, with a chat template of its own."""
     from transformers import AutoConfig
 
-    tokenizer = make_tokenizer(**{"bos_token": None, "cls_token": "<|bos|>", "sep_token": "<|end|>", **special})
-    tokenizer.chat_template = "{{ cls_token }}{% for m in messages %}{{ m['content'] }}{{ sep_token }}{% endfor %}"
+    tokenizer = make_tokenizer(
+        **{"bos_token": None, "cls_token": "<|bos|>", "sep_token": "<|end|>", **special}
+    )
+    tokenizer.chat_template = (
+        "{{ cls_token }}{% for m in messages %}{{ m['content'] }}{{ sep_token }}{% endfor %}"
+    )
     told = {**sizes(tokenizer), "num_attention_heads": num_attention_heads}
     config = AutoConfig.for_model(kind, **told, num_labels=1, type_vocab_size=1)
     return save_network(path, config, tokenizer)

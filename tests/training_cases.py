@@ -9,7 +9,10 @@ from mlalign.core.store import Store
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
 LANGUAGES = ("eng_Latn", "swh_Latn")
-TEXTS = {"eng_Latn": ("What is {} plus {}?", "It is {}."), "swh_Latn": ("{} na {} ni ngapi?", "Ni {}.")}
+TEXTS = {
+    "eng_Latn": ("What is {} plus {}?", "It is {}."),
+    "swh_Latn": ("{} na {} ni ngapi?", "Ni {}."),
+}
 FAST = {"batch_size": 8, "max_length": 64, "trainer": {"learning_rate": 1e-3, "max_steps": 4}}
 
 
@@ -34,13 +37,22 @@ def write(folder: Path, kind: str, n_train: int = 16, n_eval: int = 4, **more) -
         for language in LANGUAGES:
             question, reply = TEXTS[language]
             for i in range(n_train + n_eval):
-                ask, right, wrong = question.format(i, i + 2), reply.format(2 * i + 2), reply.format(i)
+                ask, right, wrong = (
+                    question.format(i, i + 2),
+                    reply.format(2 * i + 2),
+                    reply.format(i),
+                )
                 whole = {
                     "prompt": rows.messages(ask), "text": f"{ask} {right}", "chosen": answer(right), "rejected": answer(wrong),
                     "completion": answer(right if i % 2 else wrong), "label": bool(i % 2), "response_lang": language, **more,
                 }  # fmt: skip
                 columns = rows.COLUMNS[kind]
-                writer.write({**common(language, str(i), "train" if i < n_train else "eval"), **{c: whole.get(c) for c in columns}})
+                writer.write(
+                    {
+                        **common(language, str(i), "train" if i < n_train else "eval"),
+                        **{c: whole.get(c) for c in columns},
+                    }
+                )
     return folder
 
 
@@ -61,14 +73,24 @@ class StopAt(stage.Output):
 
 
 def train(
-    name: str, source: Path, root: Path, model: Path = TINY, kind=stage.Output, reference: Path | None = None, **values
+    name: str,
+    source: Path,
+    root: Path,
+    model: Path = TINY,
+    kind=stage.Output,
+    reference: Path | None = None,
+    **values,
 ) -> stage.Output:
     """Run a stage in `root`; a second call in the same place goes on."""
     module, store = importlib.import_module(f"mlalign.stages.{name}"), Store(root)
     partial = root / f"{name}-test.partial"
     partial.mkdir(parents=True, exist_ok=True)
     (partial / "STOP").unlink(missing_ok=True)
-    slots = {"rows": {"path": str(source)}, "model": {"path": str(model)}, "reference": reference and {"path": str(reference)}}
+    slots = {
+        "rows": {"path": str(source)},
+        "model": {"path": str(model)},
+        "reference": reference and {"path": str(reference)},
+    }
     out = kind(partial, store, name)
     module.run(config(name, **values), stage.Inputs(store, slots), out)
     return out

@@ -13,7 +13,9 @@ N_ROWS = 6
 
 
 def rows_of(n: int = N_ROWS, word: str = "good") -> str:
-    rows = ({"prompt": f"Say {i}.", "chosen": f"{word} answer {i}", "rejected": "no"} for i in range(n))
+    rows = (
+        {"prompt": f"Say {i}.", "chosen": f"{word} answer {i}", "rejected": "no"} for i in range(n)
+    )
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -31,7 +33,11 @@ class Small:
 
     def plan(self, *arguments: str, scorers: list | None = None) -> plan.Plan:
         source = {"path": str(self.source), "language": "en"}
-        scorers = [{"family": "length", "unit": "tokens", "path": str(self.model)}] if scorers is None else scorers
+        scorers = (
+            [{"family": "length", "unit": "tokens", "path": str(self.model)}]
+            if scorers is None
+            else scorers
+        )
         recipe = {"steps": {
             "rows": {"stage": "prepare", "config": {"kind": "preference", "sources": [source]}},
             "marks": {"stage": "score", "inputs": {"rows": "rows", "scorers": scorers}},

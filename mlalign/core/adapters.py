@@ -118,4 +118,6 @@ def not_of_its_base(peft: Mapping[str, Any]) -> str | None:
         reason = "is no initialisation that peft has"
     else:
         return None
-    return f"init_lora_weights: {chosen} {reason}; leave it out, or take true, gaussian or orthogonal"
+    return (
+        f"init_lora_weights: {chosen} {reason}; leave it out, or take true, gaussian or orthogonal"
+    )

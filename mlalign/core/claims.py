@@ -29,8 +29,17 @@ TELL_S = 10  # whoever waits for longer says for whom
 MAX_BYTES = 10_000
 LOST = 2  # exit status of a process whose claim another has taken
 
-Owner = dict[str, Any]  # host, pid, started, table, job, restart; and `broken`: why the claim cannot be read, or None
-UNKNOWN: Owner = {"host": "?", "pid": 0, "started": None, "table": None, "job": None, "restart": None}
+Owner = dict[
+    str, Any
+]  # host, pid, started, table, job, restart; and `broken`: why the claim cannot be read, or None
+UNKNOWN: Owner = {
+    "host": "?",
+    "pid": 0,
+    "started": None,
+    "table": None,
+    "job": None,
+    "restart": None,
+}
 
 
 class Taken(UserError):
@@ -67,7 +76,10 @@ def claim(partial: Path, name: str = "step") -> Iterator[None]:
 
 @contextlib.contextmanager
 def claim_in_turn(
-    partial: Path, name: str = "step", patience_s: float = STALE_S + 2 * HEARTBEAT_S, give_up: Callable[[], None] = lambda: None
+    partial: Path,
+    name: str = "step",
+    patience_s: float = STALE_S + 2 * HEARTBEAT_S,
+    give_up: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """`claim`, after waiting for another owner to leave. `give_up` is called now and then, to raise what ends the waiting.
 
@@ -104,7 +116,13 @@ def _waiting(patience_s: float, give_up: Callable[[], None]) -> Iterator[Callabl
 
 
 def _take(path: Path) -> Owner:
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": processes.started(os.getpid()), "table": processes.table(), **_job()}
+    me = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": processes.started(os.getpid()),
+        "table": processes.table(),
+        **_job(),
+    }
     for _ in range(3):
         if _create(path, me):
             return {**me, "broken": None}
@@ -112,7 +130,9 @@ def _take(path: Path) -> Owner:
         if owner is not None and _alive(owner, path, watch=True):
             raise Taken(_taken(path, owner))
         _bury(path, owner)
-    raise Taken(f"{path.parent.parent.name}: other processes keep claiming this step; run the same command again later")
+    raise Taken(
+        f"{path.parent.parent.name}: other processes keep claiming this step; run the same command again later"
+    )
 
 
 def _create(path: Path, me: Owner) -> bool:
@@ -132,7 +152,10 @@ def _create(path: Path, me: Owner) -> bool:
 
 def _job() -> dict:
     """The Slurm job that this process is in, and how often that was requeued."""
-    return {"job": os.environ.get("SLURM_JOB_ID"), "restart": os.environ.get("SLURM_RESTART_COUNT", "0")}
+    return {
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
+    }
 
 
 def _taken(path: Path, owner: Owner) -> str:
@@ -145,7 +168,9 @@ def _taken(path: Path, owner: Owner) -> str:
 def named(owner: Owner) -> str:
     """`process 7 on node1`, with a word where that is no process of this table though the host has the same name."""
     elsewhere = owner["host"] == socket.gethostname() and not is_here(owner)
-    return f"process {owner['pid']} on {owner['host']}" + (" (in another container, or before a restart)" if elsewhere else "")
+    return f"process {owner['pid']} on {owner['host']}" + (
+        " (in another container, or before a restart)" if elsewhere else ""
+    )
 
 
 def is_here(owner: Owner) -> bool:
@@ -180,7 +205,10 @@ def _owner(path: Path) -> Owner | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        return {**UNKNOWN, "broken": f"this claim cannot be read ({getattr(error, 'strerror', None) or 'it is no text'})"}
+        return {
+            **UNKNOWN,
+            "broken": f"this claim cannot be read ({getattr(error, 'strerror', None) or 'it is no text'})",
+        }
     try:
         told = json.loads(text)
     except (ValueError, RecursionError):
@@ -239,7 +267,10 @@ def _age(path: Path) -> float | None:
 
 def _touched(path: Path) -> float:
     """When a file was touched last. Opening it makes NFS ask its server instead of remembering."""
-    with contextlib.suppress(PermissionError, IsADirectoryError), open(path, "rb", opener=_at_once) as f:
+    with (
+        contextlib.suppress(PermissionError, IsADirectoryError),
+        open(path, "rb", opener=_at_once) as f,
+    ):
         return os.fstat(f.fileno()).st_mtime
     return path.stat().st_mtime
 
@@ -273,14 +304,21 @@ def _is_touched(path: Path) -> bool:
 def owners(partial: Path, besides: str = ".", *, watch: bool = False) -> list[Owner]:
     """Who is at work on a partial artifact: the living owners of its claims, without those whose names begin with `besides`."""
     found = []
-    for path in sorted(p for p in (partial / "claims").glob("*") if not p.name.startswith((".", besides))):
+    for path in sorted(
+        p for p in (partial / "claims").glob("*") if not p.name.startswith((".", besides))
+    ):
         owner = _owner(path)
         if owner and _alive(owner, path, watch=watch):
             found.append({**owner, "claim": path.name})
     return found
 
 
-def refuse_owned(partial: Path, besides: str = ".", patience_s: float = 0, give_up: Callable[[], None] = lambda: None) -> None:
+def refuse_owned(
+    partial: Path,
+    besides: str = ".",
+    patience_s: float = 0,
+    give_up: Callable[[], None] = lambda: None,
+) -> None:
     """Wait up to `patience_s` seconds until no process is working on this partial artifact. Raises: Taken if one still is."""
     for patience in _waiting(patience_s, give_up):
         found = owners(partial, besides, watch=True)
@@ -291,7 +329,9 @@ def refuse_owned(partial: Path, besides: str = ".", patience_s: float = 0, give_
 
 def _heartbeat(path: Path, mine: Owner, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
-        with contextlib.suppress(OSError):  # renamed with its artifact, or a file server that is away for a while
+        with contextlib.suppress(
+            OSError
+        ):  # renamed with its artifact, or a file server that is away for a while
             os.utime(path)
         owner = _owner(path)
         if owner is not None and owner["broken"] is None and owner != mine and not stop.is_set():

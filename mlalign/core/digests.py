@@ -58,7 +58,9 @@ def tree(folder: Path) -> dict[str, Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(at, name) for name in names if not name.startswith(".")):
             if path.is_file():
-                found[os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")] = path
+                found[os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")] = (
+                    path
+                )
     return dict(sorted(found.items()))
 
 
@@ -136,7 +138,9 @@ class Digests:
         before = f"{os.path.abspath(old)}{os.sep}"
         for known in (self._mine, self._new):
             for path in [p for p in known if p.startswith(before)]:
-                known[os.path.join(os.path.abspath(new), path.removeprefix(before))] = known.pop(path)
+                known[os.path.join(os.path.abspath(new), path.removeprefix(before))] = known.pop(
+                    path
+                )
 
     def save(self) -> None:
         """Write down what is new beside what others wrote meanwhile, where that can be written: a plan needs no disk."""
@@ -159,7 +163,10 @@ class Digests:
         with contextlib.suppress(OSError), _locked(self._folder / f"{FILE}.lock"):
             known = _read(self._folder / FILE)
             if gone := [path for path in known if signature(path) is None]:
-                write_json(self._folder / FILE, {p: told for p, told in known.items() if p not in set(gone)})
+                write_json(
+                    self._folder / FILE,
+                    {p: told for p, told in known.items() if p not in set(gone)},
+                )
 
     def _known(self, path: str) -> str | None:
         now = signature(path)
@@ -190,11 +197,15 @@ class Watch:
     def __init__(self, known: Digests, files: Iterable[str]):
         files = list(files)
         self._seen = {path: known.settled(path) for path in files}
-        self._seen |= {folder: signature(folder) for folder in {os.path.dirname(path) for path in files}}
+        self._seen |= {
+            folder: signature(folder) for folder in {os.path.dirname(path) for path in files}
+        }
 
     def untouched(self) -> bool:
         """Costs a look at each file. A file that was written just before it was hashed counts as touched."""
-        return all(seen is not None and signature(path) == seen for path, seen in self._seen.items())
+        return all(
+            seen is not None and signature(path) == seen for path, seen in self._seen.items()
+        )
 
 
 @functools.cache
@@ -211,7 +222,11 @@ def _read(file: Path) -> dict[str, str]:
         return {}
     if not isinstance(told, dict):
         return {}
-    return {path: entry for path, entry in told.items() if isinstance(entry, str) and HEX.fullmatch(entry.rpartition(" ")[2])}
+    return {
+        path: entry
+        for path, entry in told.items()
+        if isinstance(entry, str) and HEX.fullmatch(entry.rpartition(" ")[2])
+    }
 
 
 @contextlib.contextmanager

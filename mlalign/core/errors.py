@@ -73,7 +73,11 @@ def system_problem(error: BaseException, where: object = None) -> str | None:
         return text
 
     named = [getattr(error, name, None) for name in ("filename", "filename2")]
-    paths = [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in named if name is not None]
+    paths = [
+        os.fsdecode(name) if isinstance(name, bytes) else str(name)
+        for name in named
+        if name is not None
+    ]
     if number not in MENDS:
         return f"{': '.join([os.strerror(number), *paths])}; mend that, then run the same command again: what is finished is kept"
 

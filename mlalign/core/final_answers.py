@@ -48,7 +48,9 @@ def _values(number: str) -> set[Fraction]:
 
 def _groups(digits: str) -> bool:
     """Grouped by one kind of separator, in threes, or in twos before the last three as in India."""
-    return bool(re.fullmatch(r"[1-9]\d{0,2}([.,])\d{3}(?:\1\d{3})*|[1-9]\d?(?:,\d{2})*,\d{3}", digits))
+    return bool(
+        re.fullmatch(r"[1-9]\d{0,2}([.,])\d{3}(?:\1\d{3})*|[1-9]\d?(?:,\d{2})*,\d{3}", digits)
+    )
 
 
 def ascii_digits(text: str) -> str:

@@ -18,7 +18,9 @@ from mlalign.core.rows import messages, to_json
 ROWS = "rows"  # the rows that `rm-score` takes: nothing to convert
 
 
-def convert(name: str, path: Path, rows: Iterable[tuple[str, dict]], dropped: Counter) -> Iterator[tuple[str, dict]]:
+def convert(
+    name: str, path: Path, rows: Iterable[tuple[str, dict]], dropped: Counter
+) -> Iterator[tuple[str, dict]]:
     """The records of a file, as (place, record), in the rows that `rm-score` takes; `path` names the language of a set that has
     a file for each. What gives no row is counted in `dropped` as (reason, language).
 
@@ -48,7 +50,10 @@ def as_row(name: str, path: Path, place: str, record: Mapping) -> dict[str, Any]
     except Malformed as error:
         raise UserError(f"{place}: {error} (--format {name})") from None
     if "group_id" in row:
-        row |= {"group_id": f"{stem}:{row['group_id']}", "id": f"{stem}:{row['group_id']}:{language}"}
+        row |= {
+            "group_id": f"{stem}:{row['group_id']}",
+            "id": f"{stem}:{row['group_id']}:{language}",
+        }
     return {"language": language, **row}
 
 
@@ -57,14 +62,19 @@ def hh_rlhf(record: Any, language: str = "eng_Latn") -> dict[str, Any]:
     prompt, chosen = _last_turn(_field(record, "chosen"), "chosen")
     other, rejected = _last_turn(_field(record, "rejected"), "rejected")
     if prompt != other:
-        raise Dropped("prompts_differ", "the transcripts `chosen` and `rejected` differ before their last turn")
+        raise Dropped(
+            "prompts_differ",
+            "the transcripts `chosen` and `rejected` differ before their last turn",
+        )
     sides = {"chosen": messages(chosen, "assistant"), "rejected": messages(rejected, "assistant")}
     return {"prompt": transcript(prompt), **sides, "method": "human"}
 
 
 def _last_turn(text: Any, name: str) -> tuple[str, str]:
     if not isinstance(text, str) or ASSISTANT not in text or HUMAN not in text:
-        raise Malformed(f"`{name}` is no transcript of \\n\\nHuman: and \\n\\nAssistant: turns: not in the form of HH-RLHF")
+        raise Malformed(
+            f"`{name}` is no transcript of \\n\\nHuman: and \\n\\nAssistant: turns: not in the form of HH-RLHF"
+        )
     prompt, _, answer = text.rpartition(ASSISTANT)
     return prompt, answer.strip()
 
@@ -77,10 +87,20 @@ def xcopa(record: Any, language: str) -> dict[str, Any]:
     premise, question, label = (_field(record, name) for name in ("premise", "question", "label"))
     choices = [_field(record, name) for name in ("choice1", "choice2")]
     if question not in questions or label not in (0, 1):
-        raise Malformed(f"`question` must be cause or effect and `label` 0 or 1, found {question!r} and {label!r}")
-    sides = {"chosen": messages(choices[label], "assistant"), "rejected": messages(choices[1 - label], "assistant")}
+        raise Malformed(
+            f"`question` must be cause or effect and `label` 0 or 1, found {question!r} and {label!r}"
+        )
+    sides = {
+        "chosen": messages(choices[label], "assistant"),
+        "rejected": messages(choices[1 - label], "assistant"),
+    }
     told = {"group_id": str(_field(record, "idx")), "metadata": to_json({"question": question})}
-    return {"prompt": messages(f"{premise} {questions[question]}"), **sides, "method": "gold", **told}
+    return {
+        "prompt": messages(f"{premise} {questions[question]}"),
+        **sides,
+        "method": "gold",
+        **told,
+    }
 
 
 @cache
@@ -95,7 +115,9 @@ def _field(record: Any, name: str) -> Any:
     if not isinstance(record, Mapping):
         raise Malformed(f"has no named columns, and {name!r} is needed")
     if name not in record:
-        raise Malformed(f"no column {name!r}; it has {', '.join(map(str, record))}{nearest(name, record)}")
+        raise Malformed(
+            f"no column {name!r}; it has {', '.join(map(str, record))}{nearest(name, record)}"
+        )
     return record[name]
 
 
@@ -105,10 +127,15 @@ def _by_file(path: Path) -> tuple[str, str]:
     try:
         return stem, languages.normalise(language)
     except UserError as error:
-        raise UserError(f"{path}: expected a name such as test.sw.jsonl, with the language before the ending: {error}") from None
+        raise UserError(
+            f"{path}: expected a name such as test.sw.jsonl, with the language before the ending: {error}"
+        ) from None
 
 
 FORMATS: dict[str, Callable[[Any, str], dict[str, Any]]] = {"hh_rlhf": hh_rlhf, "xcopa": xcopa}
 # what groups of a file are named after, and its language
-PLACE_OF: dict[str, Callable[[Path], tuple[str, str]]] = {"hh_rlhf": lambda path: (path.name, "eng_Latn"), "xcopa": _by_file}
+PLACE_OF: dict[str, Callable[[Path], tuple[str, str]]] = {
+    "hh_rlhf": lambda path: (path.name, "eng_Latn"),
+    "xcopa": _by_file,
+}
 NAMES = (ROWS, *FORMATS)

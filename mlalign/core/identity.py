@@ -48,16 +48,26 @@ def of_external(value: Mapping, digests: Digests, key: str, above: tuple[Path, .
     if not is_there(path):
         raise UserError(f"{key}: there is no file or directory {path}")
     if (path / MANIFEST).is_file():
-        return {**value, "path": str(path.resolve()), "identity": read_manifest(path)["content_digest"]}
+        return {
+            **value,
+            "path": str(path.resolve()),
+            "identity": read_manifest(path)["content_digest"],
+        }
     if (path / "adapter_config.json").is_file():
-        return {**value, "path": str(path), "identity": [digests.path(path), _of_base(path, digests, key, above)]}
+        return {
+            **value,
+            "path": str(path),
+            "identity": [digests.path(path), _of_base(path, digests, key, above)],
+        }
     return {**value, "path": str(path), "identity": digests.path(path)}
 
 
 def _of_base(adapter: Path, digests: Digests, key: str, above: tuple[Path, ...]) -> str:
     """The identity of the base that an adapter names."""
     if adapter.resolve() in above:
-        raise UserError(f"{key}: {adapter} names itself as its base; put the base model's path into its adapter_config.json")
+        raise UserError(
+            f"{key}: {adapter} names itself as its base; put the base model's path into its adapter_config.json"
+        )
     base, key = weight_files.base_of(str(adapter)), f"{key} (the base of {adapter.name})"
     return of_external({"path": str(base)}, digests, key, (*above, adapter.resolve()))["identity"]
 
@@ -65,13 +75,22 @@ def _of_base(adapter: Path, digests: Digests, key: str, above: tuple[Path, ...])
 def check_kind(path: Path, kind: str, key: str) -> list[str]:
     """What keeps a local path from standing in a slot of this kind (`rows`, `model`, `scorer`, `any`), as messages."""
     if (path / MANIFEST).is_file():
-        made, wanted = read_manifest(path)["kind"], {"rows": ("rows", "scores"), "model": ("model",), "scorer": ("model",)}.get(kind)
-        return [f"{key}: {path} holds {made}, but this needs {' or '.join(wanted)}"] if wanted and made not in wanted else []
+        made, wanted = (
+            read_manifest(path)["kind"],
+            {"rows": ("rows", "scores"), "model": ("model",), "scorer": ("model",)}.get(kind),
+        )
+        return (
+            [f"{key}: {path} holds {made}, but this needs {' or '.join(wanted)}"]
+            if wanted and made not in wanted
+            else []
+        )
     if kind == "rows":
         return (
             []
             if (path / "rows").is_dir()
-            else [f"{key}: {path} is no rows artifact (no folder rows/); bring files in with `mlalign prepare`"]
+            else [
+                f"{key}: {path} is no rows artifact (no folder rows/); bring files in with `mlalign prepare`"
+            ]
         )
     return _check_model(path, key) if kind in ("model", "scorer") else []
 
@@ -80,7 +99,9 @@ def _check_model(path: Path, key: str) -> list[str]:
     if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
         return [f"{key}: {path} is no model directory (no config.json, no adapter_config.json)"]
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
-        return [f"{key}: {path} has no tokenizer (tokenizer.json); save one there with AutoTokenizer's save_pretrained"]
+        return [
+            f"{key}: {path} has no tokenizer (tokenizer.json); save one there with AutoTokenizer's save_pretrained"
+        ]
     return []
 
 
@@ -91,7 +112,9 @@ def hub_commit(repository: str, revision: str | None, key: str) -> str:
     """
     if revision and COMMIT.fullmatch(revision):
         return f"{repository}@{revision}"
-    cached = hub_cache() / f"models--{repository.replace('/', '--')}" / "refs" / (revision or "main")
+    cached = (
+        hub_cache() / f"models--{repository.replace('/', '--')}" / "refs" / (revision or "main")
+    )
     if cached.is_file():
         return f"{repository}@{cached.read_text().strip()}"
     return f"{repository}@{_ask_hub(repository, revision, key)}"
@@ -110,7 +133,11 @@ def snapshot_damages(folder: Path, digests: Digests) -> list[str]:
     files = {p: p.resolve().name for p in tree(folder).values()}
     large = digests.files(p for p, name in files.items() if HEX.fullmatch(name))
     wrong = [p for p, digest in large.items() if digest != files[p]]
-    wrong += [p for p, name in files.items() if COMMIT.fullmatch(name) and _git_blob(p.read_bytes()) != name]
+    wrong += [
+        p
+        for p, name in files.items()
+        if COMMIT.fullmatch(name) and _git_blob(p.read_bytes()) != name
+    ]
     return [f"{p} was changed after it was fetched" for p in wrong]
 
 
@@ -131,11 +158,15 @@ def _ask_hub(repository: str, revision: str | None, key: str) -> str:
     try:
         return str(HfApi().model_info(repository, revision=revision, timeout=10).sha)
     except HFValidationError:
-        raise UserError(f"{key}: {repository!r} is neither a directory here nor a hub id (org/name)") from None
+        raise UserError(
+            f"{key}: {repository!r} is neither a directory here nor a hub id (org/name)"
+        ) from None
     except (OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         response = getattr(error, "response", None)
-        refused = response is not None and response.status_code < 500  # it was asked, and has no such thing for us
+        refused = (
+            response is not None and response.status_code < 500
+        )  # it was asked, and has no such thing for us
         raise (UserError if refused else UnknownCommit)(
             f"{key}: {repository!r} is no directory here, not in the hub cache, and the hub does not give it ({reason}); "
             f"plan or `mlalign fetch` where there is network, name a local directory, or pin its commit with model.revision="

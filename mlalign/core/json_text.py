@@ -41,9 +41,13 @@ def items(text: str) -> Iterator[tuple[int, Any]]:
         if text[at : at + 1] == ",":
             at = _skip(text, at + 1)
         elif text[at : at + 1] != "]":
-            raise ValueError(f"line {1 + text.count(chr(10), 0, at)}: expected a comma or ] after an item of the array")
+            raise ValueError(
+                f"line {1 + text.count(chr(10), 0, at)}: expected a comma or ] after an item of the array"
+            )
     if text[_skip(text, at + 1) :]:
-        raise ValueError(f"line {1 + text.count(chr(10), 0, at)}: there is more text after the array")
+        raise ValueError(
+            f"line {1 + text.count(chr(10), 0, at)}: there is more text after the array"
+        )
 
 
 def _skip(text: str, at: int) -> int:
@@ -56,10 +60,15 @@ def _decode(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)  # what json.loads does, without its detours
     except RecursionError:
-        raise ValueError(f"is not JSON that can be read: it is nested more than {MAX_DEPTH} deep") from None
+        raise ValueError(
+            f"is not JSON that can be read: it is nested more than {MAX_DEPTH} deep"
+        ) from None
     except ValueError as error:
         raise ValueError(f"is not JSON ({error})") from None
-    if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if (
+        text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH
+        and _depth(value) > MAX_DEPTH
+    ):
         raise ValueError(f"is not JSON that can be read: it is nested more than {MAX_DEPTH} deep")
     return value, end
 

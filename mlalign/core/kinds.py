@@ -43,12 +43,16 @@ def of_step(module: ModuleType, cfg: Any, inputs: Inputs) -> Gives:
 
 def problems(module: ModuleType, stage: str, cfg: Any, inputs: Inputs, key: str) -> list[str]:
     """What is certainly wrong with a step's inputs: rows of another kind, columns that will not be there."""
-    accepted: Mapping[str, tuple[str, ...]] = module.accepts(cfg) if hasattr(module, "accepts") else {}
+    accepted: Mapping[str, tuple[str, ...]] = (
+        module.accepts(cfg) if hasattr(module, "accepts") else {}
+    )
     found = []
     for slot, kinds in accepted.items():
         for given in inputs.get(slot, ()):
             if given.rows is not None and given.rows not in kinds:
-                found.append(f"{key}.inputs.{slot}: {given.name} gives {given.rows} rows; {stage} reads {' or '.join(kinds)} rows here")
+                found.append(
+                    f"{key}.inputs.{slot}: {given.name} gives {given.rows} rows; {stage} reads {' or '.join(kinds)} rows here"
+                )
     if found or not hasattr(module, "misfits"):
         return found
     messages = module.misfits(cfg, inputs)

@@ -14,10 +14,24 @@ if TYPE_CHECKING:
     from langcodes import Language
 
 BRACKETS = re.compile(r"([^()（）]+?)\s*[(（]([^()（）]+)[)）]")
-COMMENTS = ("individual language", "macrolanguage", "language")  # what ISO 639-3 writes after some names
-LATIN = ("latin", "roman", "romanized", "romanised", "romanization", "romanisation", "transliterated")
+COMMENTS = (
+    "individual language",
+    "macrolanguage",
+    "language",
+)  # what ISO 639-3 writes after some names
+LATIN = (
+    "latin",
+    "roman",
+    "romanized",
+    "romanised",
+    "romanization",
+    "romanisation",
+    "transliterated",
+)
 # Programming languages whose names are also those, or the codes, of languages that people speak: `java` is Javanese in Basque.
-PROGRAMMING = frozenset("ada awk bat cpp css elm java logo lua nim php sas sed sql tcl tex vim xml".split())
+PROGRAMMING = frozenset(
+    "ada awk bat cpp css elm java logo lua nim php sas sed sql tcl tex vim xml".split()
+)
 
 
 def understood(text: str) -> "Language | None":
@@ -45,7 +59,13 @@ def within(text: str) -> list[str]:
     if first and understood(f"{first} ({last})") is not None:
         return [f"{first} ({last})"]
     words = [word for word in re.split(r"[^\w']+", text) if len(word) > 3]
-    return list(dict.fromkeys(word for word in words if _exact("language", word, ("en",)) is not None))[:3] if len(words) > 1 else []
+    return (
+        list(
+            dict.fromkeys(word for word in words if _exact("language", word, ("en",)) is not None)
+        )[:3]
+        if len(words) > 1
+        else []
+    )
 
 
 def _qualified(language: "Language", name: str, word: str) -> "Language | None":
@@ -57,12 +77,16 @@ def _qualified(language: "Language", name: str, word: str) -> "Language | None":
         return language
     script = "Latn" if plain in LATIN else _script(plain)
     if script is not None:
-        return Language.make(language=language.language, script=script, territory=language.territory)
+        return Language.make(
+            language=language.language, script=script, territory=language.territory
+        )
     if plain != word.casefold():
         return None  # "xyz script" can be nothing else
     territory = _exact("territory", word)
     if territory is not None:
-        return Language.make(language=language.language, script=language.script, territory=territory.territory)
+        return Language.make(
+            language=language.language, script=language.script, territory=territory.territory
+        )
     return _exact("language", f"{word} {name}") or _variety(language, word)
 
 
@@ -73,15 +97,26 @@ def _variety(language: "Language", word: str) -> "Language | None":
     variety = _exact("language", word)
     if variety is None:
         return None
-    within = variety.language == language.language or MACROLANGUAGES.get(variety.language or "") == language.language
-    return variety if within or (variety.language, language.language) in (("nb", "no"), ("nn", "no")) else None
+    within = (
+        variety.language == language.language
+        or MACROLANGUAGES.get(variety.language or "") == language.language
+    )
+    return (
+        variety
+        if within or (variety.language, language.language) in (("nb", "no"), ("nn", "no"))
+        else None
+    )
 
 
 def _script(word: str) -> str | None:
     """The code of a script by its code or English name."""
     from langcodes import Language
 
-    if re.fullmatch("[a-z]{4}", word) and word not in PROGRAMMING and Language.make(script=word.title()).is_valid():
+    if (
+        re.fullmatch("[a-z]{4}", word)
+        and word not in PROGRAMMING
+        and Language.make(script=word.title()).is_valid()
+    ):
         return word.title()
     found = _exact("script", word) or _exact("script", f"{word} han")
     return found.script if found is not None else None

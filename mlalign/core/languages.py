@@ -37,9 +37,27 @@ WRITTEN_AS = {
 # Two codes of one language: (language, territory) -> the code that it gets.
 ONE_CODE = {("pes", "AF"): ("prs", None), ("cnr", None): ("srp", "ME")}
 AMBIGUOUS = {"hbs": ("bos_Latn", "hrv_Latn", "srp_Cyrl", "srp_Latn")}
-WITHDRAWN = {"in": "id", "iw": "he", "ji": "yi", "jw": "jv", "mo": "ro", "mol": "ro", "scc": "sr", "scr": "hr"}
+WITHDRAWN = {
+    "in": "id",
+    "iw": "he",
+    "ji": "yi",
+    "jw": "jv",
+    "mo": "ro",
+    "mol": "ro",
+    "scc": "sr",
+    "scr": "hr",
+}
 # Parts and styles of a script -> the script that a code names; of some languages only.
-STYLES = {"Aran": "Arab", "Cyrs": "Cyrl", "Hanb": "Hant", "Latf": "Latn", "Latg": "Latn", "Syre": "Syrc", "Syrj": "Syrc", "Syrn": "Syrc"}
+STYLES = {
+    "Aran": "Arab",
+    "Cyrs": "Cyrl",
+    "Hanb": "Hant",
+    "Latf": "Latn",
+    "Latg": "Latn",
+    "Syre": "Syrc",
+    "Syrj": "Syrc",
+    "Syrn": "Syrc",
+}
 PARTS = {
     "kor": {"Hang": "Kore", "Jamo": "Kore"},
     "jpn": {"Hira": "Jpan", "Kana": "Jpan", "Hrkt": "Jpan", "Hani": "Jpan"},
@@ -50,8 +68,12 @@ LONGEST = 100  # characters of a code or name
 MOST_ERRORS = 20  # mistakes in one list of languages that are told one by one
 MOST_SETS = 1000  # files of language sets
 NO_LANGUAGE = ("und", "mul", "mis", "zxx")
-RTL_SCRIPTS = frozenset(("Adlm", "Arab", "Aran", "Hebr", "Mand", "Mend", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa", "Yezi"))
-TAG = re.compile(r"([a-z]{2,3})(?:-([a-z]{3}))?(?:-([a-z]{4}))?(?:-([a-z]{2}|[0-9]{3}))?", re.IGNORECASE)
+RTL_SCRIPTS = frozenset(
+    ("Adlm", "Arab", "Aran", "Hebr", "Mand", "Mend", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa", "Yezi")
+)
+TAG = re.compile(
+    r"([a-z]{2,3})(?:-([a-z]{3}))?(?:-([a-z]{4}))?(?:-([a-z]{2}|[0-9]{3}))?", re.IGNORECASE
+)
 LOCALE = re.compile(r"\.[\w-]+$")  # en_US.UTF-8
 
 
@@ -61,11 +83,17 @@ def normalise(text: str) -> str:
     Raises: UserError that names the nearest for an unknown one, the choices for an ambiguous one, the mend for a boolean.
     """
     if isinstance(text, bool):
-        raise UserError(f"language {text}: YAML reads a bare no, yes, on or off as true or false; quote it ('no'), or write nob_Latn")
+        raise UserError(
+            f"language {text}: YAML reads a bare no, yes, on or off as true or false; quote it ('no'), or write nob_Latn"
+        )
     if not isinstance(text, str) or not text.strip():
-        raise UserError(f"language {text!r}: expected a code such as swh_Latn, sw or zh-TW, or a name such as Swahili")
+        raise UserError(
+            f"language {text!r}: expected a code such as swh_Latn, sw or zh-TW, or a name such as Swahili"
+        )
     if len(text.strip()) > LONGEST:
-        raise UserError(f"language {text.strip()[:30]!r}…: too long for a code or a name; write a code such as swh_Latn")
+        raise UserError(
+            f"language {text.strip()[:30]!r}…: too long for a code or a name; write a code such as swh_Latn"
+        )
     return _normalise(text)
 
 
@@ -73,10 +101,16 @@ def normalise(text: str) -> str:
 def _normalise(text: str) -> str:
     word = text.strip()
     if word == "NaN":
-        raise UserError("language 'NaN': a missing value; leave such rows out, or write the code of their language (Min Nan is nan_Hans)")
+        raise UserError(
+            "language 'NaN': a missing value; leave such rows out, or write the code of their language (Min Nan is nan_Hans)"
+        )
     if word.casefold() in language_names.PROGRAMMING:
         tag = _from_tag(word)
-        own = f"; the spoken language of this code is {_canonical(tag, text)}" if tag and _has_script(tag) else ""
+        own = (
+            f"; the spoken language of this code is {_canonical(tag, text)}"
+            if tag and _has_script(tag)
+            else ""
+        )
         raise UserError(f"language {text!r}: a programming language{own}")
     tag = _from_tag(LOCALE.sub("", word)) or language_names.understood(word)
     if tag is None:
@@ -94,17 +128,26 @@ def _from_tag(text: str) -> "Language | None":
     language, extended, script_, region = (part or "" for part in match.groups())
     language, extended = _current_code(language.lower()), extended.lower()
     if extended:  # zh-yue is Cantonese
-        if extended != MACRO.get(_three_letters(language)) and MACROLANGUAGES.get(extended) != language:
+        if (
+            extended != MACRO.get(_three_letters(language))
+            and MACROLANGUAGES.get(extended) != language
+        ):
             return None
         language = extended
     region = TERRITORY_REPLACEMENTS.get(region.lower(), region.upper())
-    tag = langcodes.Language.make(language, script=script_.title() or None, territory=region or None)
+    tag = langcodes.Language.make(
+        language, script=script_.title() or None, territory=region or None
+    )
     if not tag.is_valid():
         return None
     if not (extended or script_) and _is_pair(text, tag):
-        own, other = (_canonical(langcodes.Language.make(code), text) for code in (language, region.lower()))
+        own, other = (
+            _canonical(langcodes.Language.make(code), text) for code in (language, region.lower())
+        )
         spoken = _canonical(tag, text)
-        raise UserError(f"language {text!r}: a pair of languages? Write {own} or {other}; the {own} of {region} is {spoken}")
+        raise UserError(
+            f"language {text!r}: a pair of languages? Write {own} or {other}; the {own} of {region} is {spoken}"
+        )
     return tag
 
 
@@ -116,7 +159,10 @@ def _is_pair(text: str, tag: "Language") -> bool:
     if not other.isalpha() or text != text.lower():
         return False
     at_home = Language.make(territory=tag.territory).maximize().language
-    return at_home == other != tag.language and Language.make(tag.language).maximize().territory != tag.territory
+    return (
+        at_home == other != tag.language
+        and Language.make(tag.language).maximize().territory != tag.territory
+    )
 
 
 def _current_code(code: str) -> str:
@@ -130,7 +176,9 @@ def _current_code(code: str) -> str:
 def _canonical(tag: "Language", text: str) -> str:
     code = tag.to_alpha3()
     if code in NO_LANGUAGE:
-        raise UserError(f"language {text!r}: names no single language; write one code for each, such as swh_Latn")
+        raise UserError(
+            f"language {text!r}: names no single language; write one code for each, such as swh_Latn"
+        )
     if code in AMBIGUOUS:
         raise UserError(f"language {text!r}: ambiguous; write one of {', '.join(AMBIGUOUS[code])}")
     code = MACRO.get(code, code)
@@ -138,9 +186,13 @@ def _canonical(tag: "Language", text: str) -> str:
     code, territory = ONE_CODE.get((code, territory), (code, territory))
     script_ = _script_of(code, tag.script, territory)
     if script_ is None:
-        raise UserError(f"language {text!r}: its usual script is not known; write it too, as in {code}_Latn or {code}_Arab")
+        raise UserError(
+            f"language {text!r}: its usual script is not known; write it too, as in {code}_Latn or {code}_Arab"
+        )
     if script_ in NO_SCRIPT:
-        raise UserError(f"language {text!r}: {script_} is no way of writing; write the script, as in {code}_Latn")
+        raise UserError(
+            f"language {text!r}: {script_} is no way of writing; write the script, as in {code}_Latn"
+        )
     implied = _likely(code, script_, None).territory
     return f"{code}_{script_}" + (f"_{territory}" if territory not in (None, implied) else "")
 
@@ -163,7 +215,9 @@ def _likely(code: str, script_: str | None, region: str | None) -> "Language":
     """Language, script and region completed by CLDR's likely subtags."""
     from langcodes import Language
 
-    return Language.make(language=_lookup_code(WRITTEN_AS.get(code, code)), script=script_, territory=region).maximize()
+    return Language.make(
+        language=_lookup_code(WRITTEN_AS.get(code, code)), script=script_, territory=region
+    ).maximize()
 
 
 def _has_likely_script(code: str, region: str | None) -> bool:
@@ -187,7 +241,11 @@ def _three_letters(code: str) -> str:
 def _two_letters() -> dict[str, str]:
     from langcodes.data_dicts import LANGUAGE_ALPHA3
 
-    return {three: two for two, three in LANGUAGE_ALPHA3.items() if len(two) == 2 and two not in WITHDRAWN}
+    return {
+        three: two
+        for two, three in LANGUAGE_ALPHA3.items()
+        if len(two) == 2 and two not in WITHDRAWN
+    }
 
 
 def _nearest(text: str) -> str:
@@ -199,9 +257,18 @@ def _nearest(text: str) -> str:
         return country
     lines = Path(__file__).with_name("language_names.txt").read_text(encoding="utf-8").splitlines()
     if parts := language_names.within(text):
-        return "; did you mean " + " or ".join(map(repr, parts)) + "?" + (" Write one language each" if len(parts) > 1 else "")
+        return (
+            "; did you mean "
+            + " or ".join(map(repr, parts))
+            + "?"
+            + (" Write one language each" if len(parts) > 1 else "")
+        )
     near = nearest(text, [word for line in lines for word in reversed(line.split(" ", 1))])
-    return near if "did you mean" in near else "; write an ISO 639 code (sw, swh_Latn), an English name, or the name of a set"
+    return (
+        near
+        if "did you mean" in near
+        else "; write an ISO 639 code (sw, swh_Latn), an English name, or the name of a set"
+    )
 
 
 def _language_of_country(text: str) -> str | None:
@@ -212,7 +279,11 @@ def _language_of_country(text: str) -> str | None:
     if not re.fullmatch("[A-Za-z]{2}", text) or not country.is_valid():
         return None
     likely = country.maximize()
-    return f"; it is a country, whose language is {_canonical(likely, text)}" if likely.language not in (None, "und") else None
+    return (
+        f"; it is a country, whose language is {_canonical(likely, text)}"
+        if likely.language not in (None, "und")
+        else None
+    )
 
 
 def script(code: str) -> str:
@@ -242,7 +313,9 @@ def _named(code: str) -> "Language":
 
     language, script_, *region = code.split("_")
     unusual = script_ if script_ != _likely(language, None, None).script else None
-    return Language.make(language=_lookup_code(language), script=unusual, territory=region[0] if region else None)
+    return Language.make(
+        language=_lookup_code(language), script=unusual, territory=region[0] if region else None
+    )
 
 
 def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) -> list[str]:
@@ -256,10 +329,14 @@ def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) ->
     members = {code for codes_ in sets.values() for code in codes_}
     for i, item in enumerate(items):
         if len(errors) >= MOST_ERRORS:
-            errors.append(f"languages: {len(items) - i} more were not looked at, after {MOST_ERRORS} mistakes in {len(items)} languages")
+            errors.append(
+                f"languages: {len(items) - i} more were not looked at, after {MOST_ERRORS} mistakes in {len(items)} languages"
+            )
             break
         word = item.strip() if isinstance(item, str) else item
-        if isinstance(word, str) and (word in sets or word in members):  # canonical: langcodes need not be imported
+        if isinstance(word, str) and (
+            word in sets or word in members
+        ):  # canonical: langcodes need not be imported
             codes.extend(sets.get(word, [word]))
             continue
         try:
@@ -282,7 +359,9 @@ def _items(value: Any) -> list[Any]:
 
 def _with_sets(message: str, word: Any, sets: Mapping[str, list[str]]) -> str:
     near = nearest(word, sets) if isinstance(word, str) and ": unknown" in message else ""
-    return f"language or language set {word!r}: unknown{near}" if "did you mean" in near else message
+    return (
+        f"language or language set {word!r}: unknown{near}" if "did you mean" in near else message
+    )
 
 
 def sets(folder: Path, *, canonical: bool = False) -> dict[str, list[str]]:
@@ -296,7 +375,9 @@ def sets(folder: Path, *, canonical: bool = False) -> dict[str, list[str]]:
     errors: list[str] = []
     paths = sorted(Path(folder).glob("*.yaml"))
     if len(paths) > MOST_SETS:
-        raise UserError(f"{folder}: holds {len(paths):,} files of language sets, and at most {MOST_SETS:,} are read; move the others away")
+        raise UserError(
+            f"{folder}: holds {len(paths):,} files of language sets, and at most {MOST_SETS:,} are read; move the others away"
+        )
     for path in paths:
         told = yaml_files.read(path)
         if not isinstance(told, dict) or not isinstance(told.get("languages"), list):

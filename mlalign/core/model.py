@@ -9,7 +9,9 @@ from typing import Any
 from mlalign.core import weight_files
 from mlalign.core.errors import UserError
 
-ON_THE_HUB = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})")  # the identity of something on the hub
+ON_THE_HUB = re.compile(
+    r"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})"
+)  # the identity of something on the hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,9 @@ def local_model(path: Path, identity: str) -> Model:
         base_identity = identity[1] if isinstance(identity, list) else base
         return Model(str(path), identity, base=Model(base, base_identity, commit_of(base_identity)))
     if weight_files.base_of(base) is not None:
-        raise UserError(f"{path}: its base {base} is an adapter itself; merge that one into its base first, adapters never stack")
+        raise UserError(
+            f"{path}: its base {base} is an adapter itself; merge that one into its base first, adapters never stack"
+        )
     return Model(str(path), identity, base=Model(base, base))
 
 

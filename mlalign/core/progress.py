@@ -63,10 +63,16 @@ def told(partial: Path) -> dict[str, Any]:
 
     Tasks of an array are added up; those that have not begun are not in the total.
     """
-    paths = [p for p in (partial / "progress.json", *sorted((partial / "parts").glob("*.progress.json"))) if p.is_file()]
+    paths = [
+        p
+        for p in (partial / "progress.json", *sorted((partial / "parts").glob("*.progress.json")))
+        if p.is_file()
+    ]
     try:
         parts = [read_json(path, shapes.PROGRESS) for path in paths]
-    except UserError:  # renamed under us with its artifact, or spoilt: how far a step is, is a kindness
+    except (
+        UserError
+    ):  # renamed under us with its artifact, or spoilt: how far a step is, is a kindness
         return {}
     if not parts:
         return {}
@@ -80,6 +86,10 @@ def text(progress: Mapping[str, Any]) -> str:
     """`120/400 shards (eng_Latn 64, swh_Latn 56)`; nothing for an empty one."""
     if not progress:
         return ""
-    by = ", ".join(f"{language} {n}" for language, n in sorted(progress["by_language"].items())[:12])
-    done = progress["done"] if progress["total"] is None else f"{progress['done']}/{progress['total']}"
+    by = ", ".join(
+        f"{language} {n}" for language, n in sorted(progress["by_language"].items())[:12]
+    )
+    done = (
+        progress["done"] if progress["total"] is None else f"{progress['done']}/{progress['total']}"
+    )
     return f"{done} {progress['unit']}" + (f" ({by})" if by else "")

@@ -14,7 +14,10 @@ MOST = 600  # characters of a library's message
 
 @contextlib.contextmanager
 def refusals(
-    given: Mapping[str, Any], what: str, here: Callable[[], bool] = lambda: True, kinds: tuple[type[Exception], ...] = REFUSALS
+    given: Mapping[str, Any],
+    what: str,
+    here: Callable[[], bool] = lambda: True,
+    kinds: tuple[type[Exception], ...] = REFUSALS,
 ) -> Iterator[None]:
     """Make what a library raises about arguments a UserError; what mlalign's own code raises passes
     as it is.
@@ -44,7 +47,11 @@ def message(given: Mapping[str, Any], what: str, error: BaseException) -> str:
     text = " ".join(str(error).split())
     named = [key for key in given if re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", text)]
     if not named:
-        named = [key for key, value in given.items() if isinstance(value, str) and value and value in text]
+        named = [
+            key
+            for key, value in given.items()
+            if isinstance(value, str) and value and value in text
+        ]
     place = ", ".join(named) or (f"{what} ({', '.join(given)})" if given else what)
     shortened = text if len(text) <= MOST else text[:MOST] + " …"
     return f"{place}: {type(error).__name__}: {shortened or 'refused without a reason'}"

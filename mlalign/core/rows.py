@@ -109,7 +109,9 @@ def language_of(shard: Path) -> str:
     return shard.name.split(".", maxsplit=1)[0]
 
 
-def shards(path: Path, split: str | None = None, languages: Sequence[str] | None = None) -> list[Path]:
+def shards(
+    path: Path, split: str | None = None, languages: Sequence[str] | None = None
+) -> list[Path]:
     """The shard files of a rows artifact in a fixed order, optionally of one split and some prompt languages only.
 
     Of a finished artifact they are those that its manifest lists: a file that was put beside them is not read.
@@ -120,8 +122,12 @@ def shards(path: Path, split: str | None = None, languages: Sequence[str] | None
     if not folder.is_dir():
         from mlalign.core.errors import UserError
 
-        raise UserError(f"{path}: holds no rows (no folder {folder.name}/); give a rows artifact, or bring files in with `mlalign prepare`")
-    found = sorted(p for p in folder.glob("*.parquet") if files is None or f"rows/{p.name}" in files)
+        raise UserError(
+            f"{path}: holds no rows (no folder {folder.name}/); give a rows artifact, or bring files in with `mlalign prepare`"
+        )
+    found = sorted(
+        p for p in folder.glob("*.parquet") if files is None or f"rows/{p.name}" in files
+    )
     return [p for p in found if _wanted(p, split, languages)]
 
 
@@ -134,11 +140,16 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> list[dict]:
     """All rows of one shard as dictionaries, in file order."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(path, columns=list(columns) if columns else None, partitioning=None).to_pylist()
+    return pq.read_table(
+        path, columns=list(columns) if columns else None, partitioning=None
+    ).to_pylist()
 
 
 def read(
-    path: Path, split: str | None = None, languages: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    path: Path,
+    split: str | None = None,
+    languages: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[dict]:
     """Stream the rows of an artifact, shard by shard: memory holds one shard."""
     for shard in shards(path, split, languages):
@@ -157,7 +168,9 @@ def kind_of(path: Path) -> str:
     return pq.read_schema(first).metadata[b"kind"].decode()
 
 
-def write_shard(path: Path, kind: str, rows: Sequence[dict], scores: Sequence[str] = (), parents: bool = False) -> None:
+def write_shard(
+    path: Path, kind: str, rows: Sequence[dict], scores: Sequence[str] = (), parents: bool = False
+) -> None:
     """Write one Parquet file atomically; the bytes depend only on the rows. Columns that a row lacks become null."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -109,7 +109,9 @@ def _build_dataclass(cls: type, values: Mapping, key: str, errors: list[str]) ->
         else:
             kwargs[name] = _convert(hints[name], value, full, errors)
     for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if required and name not in values:
             errors.append(f"{key}.{name}: missing; set it ({field.metadata.get('doc', '')})")
     if errors:
@@ -117,7 +119,9 @@ def _build_dataclass(cls: type, values: Mapping, key: str, errors: list[str]) ->
     return cls(**kwargs)
 
 
-def _verbatim(field: dataclasses.Field, value: Any, around: Mapping, key: str, errors: list[str]) -> dict | None:
+def _verbatim(
+    field: dataclasses.Field, value: Any, around: Mapping, key: str, errors: list[str]
+) -> dict | None:
     if value is None and field.default is None:
         return None
     if not isinstance(value, Mapping):
@@ -125,16 +129,28 @@ def _verbatim(field: dataclasses.Field, value: Any, around: Mapping, key: str, e
         return {}
     source = field.metadata["source"]
     source = source(around) if callable(source) else source
-    return arguments_for(source, value, key, errors, field.metadata["reserved"]) if source else _unreserved(value, field, key, errors)
+    return (
+        arguments_for(source, value, key, errors, field.metadata["reserved"])
+        if source
+        else _unreserved(value, field, key, errors)
+    )
 
 
 def _unreserved(value: Mapping, field: dataclasses.Field, key: str, errors: list[str]) -> dict:
     """Arguments for something whose names are not known here: all but the reserved ones pass."""
-    errors.extend(f"{key}.{name}: {why}" for name, why in field.metadata["reserved"].items() if name in value)
+    errors.extend(
+        f"{key}.{name}: {why}" for name, why in field.metadata["reserved"].items() if name in value
+    )
     return dict(value)
 
 
-def arguments_for(source: str, value: Mapping, key: str, errors: list[str], reserved: Mapping = types.MappingProxyType({})) -> dict:
+def arguments_for(
+    source: str,
+    value: Mapping,
+    key: str,
+    errors: list[str],
+    reserved: Mapping = types.MappingProxyType({}),
+) -> dict:
     """Arguments for `package.module:Class`, with numbers in quotes made numbers. Mistakes in names and types are appended to `errors`."""
     allowed = annotations_of(source)
     checked = {}
@@ -144,7 +160,9 @@ def arguments_for(source: str, value: Mapping, key: str, errors: list[str], rese
         elif allowed is None:  # the package is not installed: plan says so
             checked[name] = given
         elif name not in allowed:
-            errors.append(f"{key}.{name}: {source.split(':')[1]} has no such argument{nearest(name, allowed)}")
+            errors.append(
+                f"{key}.{name}: {source.split(':')[1]} has no such argument{nearest(name, allowed)}"
+            )
         else:
             checked[name] = _argument(allowed[name], given, f"{key}.{name}", source, errors)
     return checked
@@ -188,8 +206,14 @@ def _convert(hint: Any, value: Any, key: str, errors: list[str]) -> Any:
     if origin is list and isinstance(value, list | tuple):
         return [_convert(args[0], v, f"{key}[{i}]", errors) for i, v in enumerate(value)]
     if origin is dict and isinstance(value, Mapping):
-        keys = {k: _convert(int, k, f"{key}.{k}", errors) if args and args[0] is int else k for k in value}
-        return {keys[k]: _convert(args[1] if args else Any, v, f"{key}.{k}", errors) for k, v in value.items()}
+        keys = {
+            k: _convert(int, k, f"{key}.{k}", errors) if args and args[0] is int else k
+            for k in value
+        }
+        return {
+            keys[k]: _convert(args[1] if args else Any, v, f"{key}.{k}", errors)
+            for k, v in value.items()
+        }
     return _convert_scalar(origin or hint, value, key, errors)
 
 
@@ -222,7 +246,14 @@ def _convert_scalar(kind: type, value: Any, key: str, errors: list[str]) -> Any:
         return value
     if isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool)):
         return value
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping", list: "a list"}
+    names = {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        dict: "a mapping",
+        list: "a list",
+    }
     hint = "; a bare `no` in YAML is False: quote it" if value is False and kind is str else ""
     errors.append(f"{key}: expected {names.get(kind, kind.__name__)}, got {value!r}{hint}")
     return value
@@ -282,7 +313,9 @@ def _class_fields(path: Path, module: str, cls: str) -> dict[str, str]:
     found = dict(re.findall(r"^    ([a-z]\w*)\s*:([^=\n]*)", body, re.MULTILINE))
     bases = re.match(rf"class {cls}\(([^)]*)\)", body)
     for base in re.findall(r"[\w.]+", bases[1]) if bases else []:
-        where, name = _imported_from(_text(path), base, module, is_package=path.name == "__init__.py") or (module, base)
+        where, name = _imported_from(
+            _text(path), base, module, is_package=path.name == "__init__.py"
+        ) or (module, base)
         if (where, name) != (module, cls) and (source := source_file(where)):
             found = _class_fields(source, where, name) | found
     return found
@@ -294,7 +327,11 @@ def class_source(path: Path, cls: str) -> str:
     Fields are found in it by pattern: parsing the files of TRL and vLLM took a fifth of the time of a plan. A test compares the
     outcome with the classes themselves.
     """
-    found = re.search(rf"^class {cls}\b.*?(?=^    (?:async )?def |^    @|^[A-Za-z_@]|\Z)", _text(path), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^class {cls}\b.*?(?=^    (?:async )?def |^    @|^[A-Za-z_@]|\Z)",
+        _text(path),
+        re.MULTILINE | re.DOTALL,
+    )
     return re.sub(r'r?""".*?"""', "", found[0], flags=re.DOTALL) if found else ""
 
 
@@ -304,9 +341,13 @@ def _text(path: Path) -> str:
 
 
 def _imported_from(text: str, name: str, module: str, is_package: bool) -> tuple[str, str] | None:
-    for statement in re.findall(r"^[ \t]*(from [\w.]+ import (?:\([^)]*\)|[^\n(]+))", text, re.MULTILINE):
+    for statement in re.findall(
+        r"^[ \t]*(from [\w.]+ import (?:\([^)]*\)|[^\n(]+))", text, re.MULTILINE
+    ):
         node = ast.parse(statement).body[0] if name in statement else None
-        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+        if isinstance(node, ast.ImportFrom) and any(
+            (a.asname or a.name) == name for a in node.names
+        ):
             original = next(a.name for a in node.names if (a.asname or a.name) == name)
             parts = module.split(".")
             up = node.level - (1 if is_package else 0)

@@ -25,10 +25,13 @@ NAME = re.compile(
     r"|^mlalign_secret",
     re.IGNORECASE,
 )
-VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?)$|^MLALIGN_SECRET", re.IGNORECASE)
+VARIABLE = re.compile(
+    r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?)$|^MLALIGN_SECRET", re.IGNORECASE
+)
 LOGIN = re.compile(r"(?<=://)[^/\s\"'<>?#]+(?=@)")  # https://user:password@host
 PARAMETER = re.compile(
-    r"(?<=[?&])([\w.-]*(?:key|token|secret|passw|pwd|signature|sig|auth|credential)[\w.-]*=)([^&#\s\"'<>]+)", re.IGNORECASE
+    r"(?<=[?&])([\w.-]*(?:key|token|secret|passw|pwd|signature|sig|auth|credential)[\w.-]*=)([^&#\s\"'<>]+)",
+    re.IGNORECASE,
 )
 
 _known: set[str] = set()
@@ -39,7 +42,11 @@ def keep(*secrets: str | None) -> None:
     for secret in secrets:
         if not secret:
             continue
-        forms = {secret, unquote(secret), base64.b64encode(unquote(secret).encode("utf-8", "replace")).decode()}
+        forms = {
+            secret,
+            unquote(secret),
+            base64.b64encode(unquote(secret).encode("utf-8", "replace")).decode(),
+        }
         _, colon, password = secret.partition(":")
         if colon:
             forms |= {password, unquote(password)}
@@ -67,7 +74,11 @@ def bare(text: str) -> str:
 
 
 def _of_environment() -> set[str]:
-    return {value for name, value in os.environ.items() if VARIABLE.search(name) and len(value) >= 2 * SHORTEST}
+    return {
+        value
+        for name, value in os.environ.items()
+        if VARIABLE.search(name) and len(value) >= 2 * SHORTEST
+    }
 
 
 def in_address(text: str) -> list[str]:
@@ -78,7 +89,9 @@ def in_address(text: str) -> list[str]:
 def by_reference(variable: str, value: str, key: str) -> bool:
     """Whether a variable that a configuration names at `key` holds a secret, and the reference to it is to stay."""
     place = re.split(r"[.\[]", key)[-1]
-    return bool(VARIABLE.search(variable) or NAME.search(place) or place == "base_url" or in_address(value))
+    return bool(
+        VARIABLE.search(variable) or NAME.search(place) or place == "base_url" or in_address(value)
+    )
 
 
 def carry(value: Any, key: str = "") -> Any:
@@ -129,7 +142,9 @@ def resolve(value: Any, key: str = "") -> Any:
 def _value_of(variable: str, default: str | None, key: str) -> str:
     value = os.environ.get(variable, default)
     if value is None:
-        raise UserError(f"{key}: the environment variable {variable} is not set here; export it, then run the same command again")
+        raise UserError(
+            f"{key}: the environment variable {variable} is not set here; export it, then run the same command again"
+        )
     if not in_address(value):  # of an address only the login is secret
         keep(value)
     return value

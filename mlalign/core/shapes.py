@@ -41,7 +41,12 @@ MANIFEST: Fields = {
     "rows_by_language": Counts, "dropped": dict, "started": NUMBER, "finished": NUMBER,
     "content_digest": str, "files": dict,
 }  # fmt: skip
-PROGRESS: Fields = {"done": NUMBER, "total": (*NUMBER, type(None)), "unit": str, "by_language": Counts}
+PROGRESS: Fields = {
+    "done": NUMBER,
+    "total": (*NUMBER, type(None)),
+    "unit": str,
+    "by_language": Counts,
+}
 
 
 def problem(value: Any, fields: Fields) -> str | None:
@@ -57,7 +62,11 @@ def problem(value: Any, fields: Fields) -> str | None:
         elif kind is FileName and isinstance(value[key], str):
             if not FILE_NAME.fullmatch(value[key]):
                 return f"{key!r} cannot name a directory: {value[key][:80]!r}"
-        elif not isinstance(value[key], kind) or isinstance(value[key], bool) or not _is_finite(value[key]):
+        elif (
+            not isinstance(value[key], kind)
+            or isinstance(value[key], bool)
+            or not _is_finite(value[key])
+        ):
             return f"{key!r} is {_kind(value[key])}"
     return None
 
@@ -94,7 +103,14 @@ def read_yaml(path: Path, fields: Fields, mend: str) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "text",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+    }
     if not _is_finite(value):
         return f"{value}, which is not finite"
     return names.get(type(value), "nothing")

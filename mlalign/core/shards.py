@@ -20,7 +20,10 @@ from mlalign.core.terminal import say
 
 Work = Callable[[Path, Path, Tally], None]
 ROWS, JUDGEMENTS = "rows", "judgements"
-FOLDERS = (ROWS, JUDGEMENTS)  # of a step that works on shards: what no marker tells of is not its content
+FOLDERS = (
+    ROWS,
+    JUDGEMENTS,
+)  # of a step that works on shards: what no marker tells of is not its content
 
 
 def run_shards(
@@ -46,7 +49,9 @@ def run_shards(
             work(source, shard.files[ROWS], tally)
             check_inputs()
             if store.digests.file(source) != read:
-                raise UserError(f"{source}: was changed while it was being read; run the same command again")
+                raise UserError(
+                    f"{source}: was changed while it was being read; run the same command again"
+                )
             shard.keep(tally)
         on_shard(source, tally_of(partial, source))
     return True
@@ -54,18 +59,32 @@ def run_shards(
 
 def missing(inputs: Iterable[Path], partial: Path, store: Store, key: dict) -> list[Path]:
     """The input shards that `run_shards` will have to compute; what the cache holds is linked on the way."""
-    identities = {source: fingerprint({**key, "shard": store.digests.file(source)}) for source in inputs}
-    return [source for source, identity in identities.items() if not _Shard(source, partial, store, identity, ()).there()]
+    identities = {
+        source: fingerprint({**key, "shard": store.digests.file(source)}) for source in inputs
+    }
+    return [
+        source
+        for source, identity in identities.items()
+        if not _Shard(source, partial, store, identity, ()).there()
+    ]
 
 
 class _Shard:
     """One shard of an artifact: folder -> file, with its marker, and its place in the cache."""
 
-    def __init__(self, source: Path, partial: Path, store: Store, identity: str, beside: Sequence[str]):
+    def __init__(
+        self, source: Path, partial: Path, store: Store, identity: str, beside: Sequence[str]
+    ):
         self.files = {folder: partial / folder / source.name for folder in (ROWS, *beside)}
-        self._marker, self._identity, self._digests = marker_of(partial, source), identity, store.digests
+        self._marker, self._identity, self._digests = (
+            marker_of(partial, source),
+            identity,
+            store.digests,
+        )
         cached = store.shard_cache(identity)
-        self._cached = {f: cached if f == ROWS else cached.with_name(f"{identity}.{f}") for f in self.files}
+        self._cached = {
+            f: cached if f == ROWS else cached.with_name(f"{identity}.{f}") for f in self.files
+        }
         self._cached_marker = cached.with_suffix(".json")
 
     def there(self) -> bool:
@@ -83,7 +102,9 @@ class _Shard:
         """Put finished files into the cache, and leave the marker."""
         self._marker.parent.mkdir(parents=True, exist_ok=True)
         self._cached_marker.parent.mkdir(parents=True, exist_ok=True)
-        content = {f: self._digests.file(path) if path.exists() else None for f, path in self.files.items()}
+        content = {
+            f: self._digests.file(path) if path.exists() else None for f, path in self.files.items()
+        }
         for folder, path in self.files.items():
             if content[folder] is not None:
                 link(path, self._cached[folder])
@@ -110,7 +131,9 @@ class _Shard:
         """Whether files are those of a marker, one and all."""
         recorded = self._recorded(told)
         return recorded.keys() == files.keys() and all(
-            not files[f].exists() if digest is None else files[f].is_file() and self._digests.file(files[f]) == digest
+            not files[f].exists()
+            if digest is None
+            else files[f].is_file() and self._digests.file(files[f]) == digest
             for f, digest in recorded.items()
         )
 
@@ -137,14 +160,20 @@ def read_marker(path: Path) -> dict | None:
         return None
     beside = told.setdefault("beside", {})
     digests = [told.get("sha256"), *(beside.values() if isinstance(beside, dict) else [0])]
-    return told if all(d is None or (isinstance(d, str) and HEX.fullmatch(d)) for d in digests) else None
+    return (
+        told
+        if all(d is None or (isinstance(d, str) and HEX.fullmatch(d)) for d in digests)
+        else None
+    )
 
 
 def tally_of(partial: Path, source: Path) -> Tally:
     """The tally of a finished shard. Raises: UserError if its marker is gone, or malformed."""
     told = read_marker(marker_of(partial, source))
     if told is None:
-        raise UserError(f"{marker_of(partial, source)}: is malformed; run the same command again, which computes this shard anew")
+        raise UserError(
+            f"{marker_of(partial, source)}: is malformed; run the same command again, which computes this shard anew"
+        )
     return Tally(told)
 
 
@@ -168,7 +197,9 @@ def cache_problem(marker: Path, digests: Digests) -> str | None:
         return f"{marker} is malformed, or another shard's"
     recorded = {ROWS: told["sha256"], **told["beside"]}
     files = {marker.with_suffix("" if f == ROWS else f".{f}"): d for f, d in recorded.items() if d}
-    wrong = [path for path, digest in files.items() if not path.is_file() or digests.file(path) != digest]
+    wrong = [
+        path for path, digest in files.items() if not path.is_file() or digests.file(path) != digest
+    ]
     return f"{wrong[0]} is missing or was changed" if wrong else None
 
 
@@ -178,7 +209,9 @@ def recorded(partial: Path) -> dict[str, str]:
     for path in sorted((partial / "shards").glob("*.json")):
         told = read_marker(path) or {"sha256": None, "beside": {}}
         digests = {ROWS: told["sha256"], **told["beside"]}
-        found |= {f"{folder}/{path.stem}.parquet": digest for folder, digest in digests.items() if digest}
+        found |= {
+            f"{folder}/{path.stem}.parquet": digest for folder, digest in digests.items() if digest
+        }
     return found
 
 
@@ -187,7 +220,11 @@ def forget(partial: Path, store: Store) -> None:
     for marker in (partial / "shards").glob("*.json"):
         if told := read_marker(marker):
             cached = store.shard_cache(told["key"])
-            for path in [cached.with_suffix(".json"), cached, *cached.parent.glob(f"{cached.name}.*")]:
+            for path in [
+                cached.with_suffix(".json"),
+                cached,
+                *cached.parent.glob(f"{cached.name}.*"),
+            ]:
                 path.unlink(missing_ok=True)
 
 

@@ -20,7 +20,14 @@ from mlalign.core import json_text
 from mlalign.core.errors import UserError
 from mlalign.core.schema import what
 
-ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+ENDINGS = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
 PACKED = (".gz", ".zst")
 WILDCARDS = re.compile(r"[*?]|\{lang\}")
 SHOWN = 20
@@ -31,31 +38,54 @@ BATCH = 1024
 class Source:
     """One place where rows come from."""
 
-    path: str | None = what(None, "a file, a folder or a glob; {lang} in it stands for the language of the file")
+    path: str | None = what(
+        None, "a file, a folder or a glob; {lang} in it stands for the language of the file"
+    )
     hub: str | None = what(None, "instead of path: a data set on the Hugging Face hub, org/name")
     revision: str | None = what(None, "with hub: the commit or tag")
     config: str | None = what(None, "with hub: the configuration's name")
     hub_split: str = what("train", "with hub: the split to read")
-    adapter: Literal["columns", "hh_rlhf", "xcopa", "mgsm", "rewardbench", "tiny_world"] = what("columns", "how a record becomes a row")
+    adapter: Literal["columns", "hh_rlhf", "xcopa", "mgsm", "rewardbench", "tiny_world"] = what(
+        "columns", "how a record becomes a row"
+    )
     options: dict[str, Any] = what({}, "tiny_world only: n, seed, mix, label_noise")
-    format: Literal["jsonl", "csv", "tsv", "parquet"] | None = what(None, "by default what the file name's ending says")
-    columns: dict[str, Any] = what({}, "our column -> theirs; dots reach into nested ones, whole numbers mean no header line")
+    format: Literal["jsonl", "csv", "tsv", "parquet"] | None = what(
+        None, "by default what the file name's ending says"
+    )
+    columns: dict[str, Any] = what(
+        {}, "our column -> theirs; dots reach into nested ones, whole numbers mean no header line"
+    )
     parallel: bool = what(False, "line n of each language's file is the same item (gives group_id)")
-    language: str | None = what(None, "the language of all rows; else a column (columns: {language: …}) or {lang} in the path")
+    language: str | None = what(
+        None,
+        "the language of all rows; else a column (columns: {language: …}) or {lang} in the path",
+    )
     languages: list[str] | None = what(None, "take only these languages from this source")
-    split: Literal["train", "eval"] | None = what(None, "all rows belong to this split; else a column says, or a hash of the group")
-    source: str | None = what(None, "name of the source in the rows; by default the adapter's, hub id's or folder's")
+    split: Literal["train", "eval"] | None = what(
+        None, "all rows belong to this split; else a column says, or a hash of the group"
+    )
+    source: str | None = what(
+        None, "name of the source in the rows; by default the adapter's, hub id's or folder's"
+    )
     origin: Literal["native", "human_translated", "machine_translated", "synthetic"] | None = what(
         None, "by default native, or what the adapter knows"
     )
-    match: Literal["contains", "exact", "numeric"] = what("contains", "how an answer is compared with a `reference` column")
+    match: Literal["contains", "exact", "numeric"] = what(
+        "contains", "how an answer is compared with a `reference` column"
+    )
     licence: str | None = what(None, "goes into manifests and model cards")
     sensitive: bool = what(False, "keep this source's text out of reports and logs")
     weight: float = what(1.0, "chance of a row to survive sub-sampling, relative to other sources")
-    max_rows: int | None = what(None, "read at most so many rows of each file (a quick trial); the others are not even read")
-    keep_empty_answers: bool | None = what(None, "an empty answer is an answer; by default only in transcripts (hh_rlhf)")
+    max_rows: int | None = what(
+        None, "read at most so many rows of each file (a quick trial); the others are not even read"
+    )
+    keep_empty_answers: bool | None = what(
+        None, "an empty answer is an answer; by default only in transcripts (hh_rlhf)"
+    )
     answers: str | None = what(
-        None, "a file of {instruction, output}, with {lang} one for each language: the rows' references by prompt", added=True
+        None,
+        "a file of {instruction, output}, with {lang} one for each language: the rows' references by prompt",
+        added=True,
     )
 
 
@@ -79,7 +109,9 @@ class Problems:
 
     def raise_if_any(self) -> None:
         if self.n:
-            raise UserError(*self.messages, *([f"and {self.n - SHOWN} more"] if self.n > SHOWN else []))
+            raise UserError(
+                *self.messages, *([f"and {self.n - SHOWN} more"] if self.n > SHOWN else [])
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +137,18 @@ def find(source: Source) -> list[File]:
         return [_file(source, pattern, pattern.name, None)]
     if pattern.is_dir():
         found: list[tuple[Path, str, str | None]] = [
-            (p, str(p.relative_to(pattern)), None) for p in sorted(pattern.rglob("*")) if p.is_file() and _format_of(p)
+            (p, str(p.relative_to(pattern)), None)
+            for p in sorted(pattern.rglob("*"))
+            if p.is_file() and _format_of(p)
         ]
         missing = f"{pattern} holds no file that can be read ({', '.join([*ENDINGS, *PACKED])})"
     else:
         found = _matching(pattern)
-        missing = f"{pattern} matches no file" if WILDCARDS.search(str(pattern)) else f"there is no file {pattern}"
+        missing = (
+            f"{pattern} matches no file"
+            if WILDCARDS.search(str(pattern))
+            else f"there is no file {pattern}"
+        )
     if not found:
         raise UserError(missing)
     return [_file(source, *f) for f in found]
@@ -119,23 +157,36 @@ def find(source: Source) -> list[File]:
 def _matching(pattern: Path) -> list[tuple[Path, str, str | None]]:
     """(path, name, text in the place of {lang}) of every file that a pattern of `*`, `**`, `?` and `{lang}` matches."""
     fixed = next((p for p in pattern.parents if not WILDCARDS.search(str(p))), Path())
-    expression = re.escape(str(pattern.relative_to(fixed))).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    expression = expression.replace(r"\{lang\}", "(?P<lang>[A-Za-z0-9_-]+)", 1).replace(r"\{lang\}", "(?P=lang)")
+    expression = (
+        re.escape(str(pattern.relative_to(fixed)))
+        .replace(r"\*\*/", "(?:.*/)?")
+        .replace(r"\*", "[^/]*")
+        .replace(r"\?", "[^/]")
+    )
+    expression = expression.replace(r"\{lang\}", "(?P<lang>[A-Za-z0-9_-]+)", 1).replace(
+        r"\{lang\}", "(?P=lang)"
+    )
     found = []
-    for path in sorted(map(Path, glob(str(pattern).replace("[", "[[]").replace("{lang}", "*"), recursive=True))):
+    for path in sorted(
+        map(Path, glob(str(pattern).replace("[", "[[]").replace("{lang}", "*"), recursive=True))
+    ):
         name = str(path.relative_to(fixed))
         match = re.fullmatch(expression, name)
         if match and path.is_file():
             language = match.groupdict().get("lang")
             start, end = match.span("lang") if language else (0, 0)
-            found.append((path, f"{name[:start]}{{lang}}{name[end:]}" if language else name, language))
+            found.append(
+                (path, f"{name[:start]}{{lang}}{name[end:]}" if language else name, language)
+            )
     return found
 
 
 def _file(source: Source, path: Path, name: str, language: str | None) -> File:
     kind = source.format or _format_of(path)
     if kind is None:
-        raise UserError(f"{path}: its ending does not say what it is; set format: jsonl, csv, tsv or parquet")
+        raise UserError(
+            f"{path}: its ending does not say what it is; set format: jsonl, csv, tsv or parquet"
+        )
     return File(path, name, language, kind)
 
 
@@ -179,7 +230,9 @@ def _lines(file: File, problems: Problems) -> Iterator[tuple[int, str]]:
                     problems.add(f"{file.path}:{number}: not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x}); "
                                  "convert the file: iconv -f ITS_ENCODING -t UTF-8")  # fmt: skip
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        problems.add(f"{file.path}: the gzip file is damaged or cut short ({error}); fetch it again")
+        problems.add(
+            f"{file.path}: the gzip file is damaged or cut short ({error}); fetch it again"
+        )
     except OSError as error:
         problems.add(f"{file.path}: cannot be read ({error.strerror or error})")
 
@@ -197,14 +250,20 @@ def _jsonl(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
             record = json_text.load(line)
         except ValueError as error:
             if line.strip() == "{":
-                problems.add(f"{file.path}:{number}: is one object over several lines; rows are an object a line, or an array [{{…}}, …]")
+                problems.add(
+                    f"{file.path}:{number}: is one object over several lines; rows are an object a line, or an array [{{…}}, …]"
+                )
                 return
-            problems.add(f"{file.path}:{number}: broken JSON ({error}); each line must hold one whole object")
+            problems.add(
+                f"{file.path}:{number}: broken JSON ({error}); each line must hold one whole object"
+            )
             continue
         if isinstance(record, dict):
             yield number, record
         else:
-            problems.add(f"{file.path}:{number}: expected an object {{…}}, found a {type(record).__name__}; one object a line, please")
+            problems.add(
+                f"{file.path}:{number}: expected an object {{…}}, found a {type(record).__name__}; one object a line, please"
+            )
 
 
 def _begins_array(line: str) -> bool:
@@ -220,7 +279,9 @@ def _array(file: File, text: str, first: int, problems: Problems) -> Iterator[tu
             if isinstance(record, dict):
                 yield number, record
             else:
-                problems.add(f"{file.path}:{number}: expected an object {{…}} in the array, found a {type(record).__name__}")
+                problems.add(
+                    f"{file.path}:{number}: expected an object {{…}} in the array, found a {type(record).__name__}"
+                )
     except ValueError as error:
         problems.add(f"{file.path}: the JSON array is broken: {error}")
 
@@ -234,7 +295,9 @@ def _table(file: File, header: bool, problems: Problems) -> Iterator[tuple[int, 
         elif len(fields) == len(names):
             yield number, dict(zip(names, fields, strict=True))
         else:
-            problems.add(f"{file.path}:{number}: {len(fields)} columns, but the header has {len(names)}")
+            problems.add(
+                f"{file.path}:{number}: {len(fields)} columns, but the header has {len(names)}"
+            )
 
 
 def _tsv(file: File, problems: Problems) -> Iterator[tuple[int, list[str]]]:
@@ -251,7 +314,9 @@ def _csv(file: File, problems: Problems) -> Iterator[tuple[int, list[str]]]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            problems.add(f"{file.path}:{reader.line_num}: broken CSV ({error}); a quote inside a quoted field is written twice")
+            problems.add(
+                f"{file.path}:{reader.line_num}: broken CSV ({error}); a quote inside a quoted field is written twice"
+            )
             return
         if fields is None:
             return
@@ -271,7 +336,9 @@ def _parquet(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
                     number += 1
                     yield number, record
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        problems.add(f"{file.path}: cannot be read as Parquet after row {number} ({str(error).splitlines()[0]}); fetch it again")
+        problems.add(
+            f"{file.path}: cannot be read as Parquet after row {number} ({str(error).splitlines()[0]}); fetch it again"
+        )
 
 
 def _other_commit(records: Any, revision: str | None) -> str | None:
@@ -288,7 +355,9 @@ def read_hub(source: Source, problems: Problems) -> Iterator[tuple[int, dict]]:
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        records = load_dataset(source.hub, source.config, split=source.hub_split, revision=source.revision)
+        records = load_dataset(
+            source.hub, source.config, split=source.hub_split, revision=source.revision
+        )
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
         problems.add(f"hub {source.hub}: cannot be loaded ({str(error).splitlines()[0]}); check hub, config, hub_split and revision, "
                      "or where there is no network, let `mlalign fetch` bring it beforehand")  # fmt: skip

@@ -25,9 +25,20 @@ from typing import Any
 
 from mlalign.core import stopping
 from mlalign.core.model import Model, commit_of, local_model, with_models
-from mlalign.core.store import MANIFEST, Artifact, Store, Tally, has, read_json, read_manifest, write_json
+from mlalign.core.store import (
+    MANIFEST,
+    Artifact,
+    Store,
+    Tally,
+    has,
+    read_json,
+    read_manifest,
+    write_json,
+)
 
-STOPPED = 75  # exit status of a step that saved its state because it was asked to stop (EX_TEMPFAIL)
+STOPPED = (
+    75  # exit status of a step that saved its state because it was asked to stop (EX_TEMPFAIL)
+)
 Stopped = stopping.Stopped
 NOTHING_TO_DO = 3  # exit status of beginning a step whose artifact is complete
 
@@ -51,7 +62,9 @@ class Inputs:
 
     def artifacts(self, slot: str) -> list[Artifact]:
         """The artifacts in a slot, without those of skipped steps."""
-        found = [a if isinstance(a, Artifact) else Artifact(Path(a["path"])) for a in self.all(slot)]
+        found = [
+            a if isinstance(a, Artifact) else Artifact(Path(a["path"])) for a in self.all(slot)
+        ]
         return [a for a in found if not (a.path / MANIFEST).exists() or not a.skipped]
 
     def rows(self, slot: str) -> Path:
@@ -74,9 +87,14 @@ class Inputs:
     def sources(self) -> list[dict]:
         """Where the rows and scores of all slots came from in the end (`source`, `licence`, …), each source once."""
         given = [value for slot in self._slots for value in self.all(slot)]
-        paths = [value.path if isinstance(value, Artifact) else Path(str(value.get("path", ""))) for value in given]
+        paths = [
+            value.path if isinstance(value, Artifact) else Path(str(value.get("path", "")))
+            for value in given
+        ]
         manifests = [read_manifest(p) for p in paths if (p / MANIFEST).is_file()]
-        told = [s for m in manifests if m["kind"] in ("rows", "scores") for s in m.get("sources", [])]
+        told = [
+            s for m in manifests if m["kind"] in ("rows", "scores") for s in m.get("sources", [])
+        ]
         return [source for i, source in enumerate(told) if source not in told[:i]]
 
     def opened(self, value: Mapping) -> Artifact | dict:
@@ -90,12 +108,22 @@ class Inputs:
         if isinstance(value, Artifact):
             model = self._model(value)
             base = {"base": model.base.path} if model.base else {}
-            return {"family": "classifier", "name": value.step, "path": model.path, **base, **value.binding}
+            return {
+                "family": "classifier",
+                "name": value.step,
+                "path": model.path,
+                **base,
+                **value.binding,
+            }
         settings = {key: _at_their_commits(v) for key, v in value.items()} | _commits(value)
         if "family" not in settings:  # a model directory in the place of a step
             name = settings.get("step") or Path(settings["path"]).name
             settings = {"family": "classifier", "name": name, **settings}
-        own = {k: with_models(v, lambda model: self._model(self.opened(model)).path) for k, v in settings.items() if k != "step"}
+        own = {
+            k: with_models(v, lambda model: self._model(self.opened(model)).path)
+            for k, v in settings.items()
+            if k != "step"
+        }
         return {"name": settings["family"].rpartition(":")[2], **own}
 
     def _model(self, value: Artifact | dict) -> Model:
@@ -113,9 +141,15 @@ def _of_artifact(artifact: Artifact) -> Model:
     model = local_model(artifact.path / "model", identity=manifest["content_digest"])
     if model.base is None or Path(model.base.path).is_dir():
         return model
-    recorded = [v for value in manifest["inputs"].values() for v in (value if isinstance(value, list) else [value])]
+    recorded = [
+        v
+        for value in manifest["inputs"].values()
+        for v in (value if isinstance(value, list) else [value])
+    ]
     commits = [commit_of(v.get("identity")) for v in recorded if v.get("path") == model.base.path]
-    return dataclasses.replace(model, base=dataclasses.replace(model.base, revision=next(iter(commits), None)))
+    return dataclasses.replace(
+        model, base=dataclasses.replace(model.base, revision=next(iter(commits), None))
+    )
 
 
 def _at_their_commits(settings: Any) -> Any:
@@ -130,8 +164,16 @@ def _at_their_commits(settings: Any) -> Any:
 def _commits(settings: Mapping) -> dict[str, str]:
     """The revisions of the models that a scorer's own settings name."""
     inner = {"path": "revision", "reference": "reference_revision"}
-    named = {name: settings[key]["identity"] for key, name in inner.items() if _has_identity(settings.get(key))}
-    named |= {"revision": settings["identity"]} if isinstance(settings.get("path"), str) and "identity" in settings else {}
+    named = {
+        name: settings[key]["identity"]
+        for key, name in inner.items()
+        if _has_identity(settings.get(key))
+    }
+    named |= (
+        {"revision": settings["identity"]}
+        if isinstance(settings.get("path"), str) and "identity" in settings
+        else {}
+    )
     return {name: commit for name, value in named.items() if (commit := commit_of(value))}
 
 
@@ -145,7 +187,9 @@ def selected(artifact: Artifact) -> Artifact | dict:
         chosen = read_json(artifact.path / "selected.json")
         if "external" in chosen:
             return chosen["external"]
-        artifact = Artifact(artifact.path.parent / chosen["artifact"], chosen["step"], chosen.get("binding", {}))
+        artifact = Artifact(
+            artifact.path.parent / chosen["artifact"], chosen["step"], chosen.get("binding", {})
+        )
     return artifact
 
 
@@ -177,8 +221,21 @@ def own_file(partial: Path, part: tuple[int, int], name: str) -> Path:
 class Output:
     """Where a step writes: `path` (the partial artifact), counts, progress, and notes for the manifest."""
 
-    def __init__(self, path: Path, store: Store, step: str = "", part: tuple[int, int] = (0, 1), run: Mapping | None = None):
-        self.path, self.store, self.step, self.part, self.run = path, store, step, part, dict(run or {})
+    def __init__(
+        self,
+        path: Path,
+        store: Store,
+        step: str = "",
+        part: tuple[int, int] = (0, 1),
+        run: Mapping | None = None,
+    ):
+        self.path, self.store, self.step, self.part, self.run = (
+            path,
+            store,
+            step,
+            part,
+            dict(run or {}),
+        )
         self.tally = Tally()
         self.notes: dict[str, Any] = {}
         # Raises UserError if the step's inputs were changed since it began: called before work is kept that a later try would trust.
@@ -202,7 +259,14 @@ class Output:
             self._written = now
             languages = dict(self.tally.rows)
             write_json(
-                self.own("progress.json"), {"done": done, "total": total, "unit": unit, "by_language": languages, "time": time.time()}
+                self.own("progress.json"),
+                {
+                    "done": done,
+                    "total": total,
+                    "unit": unit,
+                    "by_language": languages,
+                    "time": time.time(),
+                },
             )
 
     def should_stop(self) -> bool:

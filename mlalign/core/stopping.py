@@ -27,7 +27,9 @@ def watch(files: Sequence[Path], end: Callable[[], None]) -> None:
         while not asked.is_set():
             time.sleep(POLL_S)
             now = [_written(path) for path in files]
-            if any(time_ is not None and time_ != old for time_, old in zip(now, before, strict=True)):
+            if any(
+                time_ is not None and time_ != old for time_, old in zip(now, before, strict=True)
+            ):
                 asked.set()
         if not stage_looks.is_set():
             end()

@@ -24,12 +24,25 @@ sha256 = digests.sha256
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 # Not part of an artifact's content: they differ between two equal computations.
-NOT_CONTENT = ("manifest.json", "config.yaml", "progress.json", "logs", "shards", "claims", "checkpoints", "parts", "STOP", "outcome.json")
+NOT_CONTENT = (
+    "manifest.json",
+    "config.yaml",
+    "progress.json",
+    "logs",
+    "shards",
+    "claims",
+    "checkpoints",
+    "parts",
+    "STOP",
+    "outcome.json",
+)
 
 
 def fingerprint(identity: dict) -> str:
     """SHA-256 (64 hex digits) of a JSON-able value, independent of key order."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str).encode()
+    ).hexdigest()
 
 
 class Tally:
@@ -39,7 +52,9 @@ class Tally:
         values = values or {}
         self.rows: Counter[str] = Counter(values.get("rows", {}))
         self.dropped = {reason: Counter(by) for reason, by in values.get("dropped", {}).items()}
-        self.sums: dict[str, Counter[str]] = {name: Counter(by) for name, by in values.get("sums", {}).items()}
+        self.sums: dict[str, Counter[str]] = {
+            name: Counter(by) for name, by in values.get("sums", {}).items()
+        }
 
     def keep(self, language: str, n: int = 1) -> None:
         self.rows[language] += n
@@ -103,7 +118,9 @@ def read_json(path: Path, fields: shapes.Fields | None = None) -> dict:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: readers see the old file or the new one. The temporary name is this process's own."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    temporary.write_text(
+        json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+    )
     temporary.replace(path)
 
 
@@ -158,7 +175,12 @@ def content_files(path: Path) -> list[Path]:
     return sorted(p for p in files if p.relative_to(path).parts[0] not in NOT_CONTENT)
 
 
-def finish(partial: Path, manifest: dict, expected: Mapping[str, str] | None = None, closed: Collection[str] = ()) -> Path:
+def finish(
+    partial: Path,
+    manifest: dict,
+    expected: Mapping[str, str] | None = None,
+    closed: Collection[str] = (),
+) -> Path:
     """Describe the files, write the manifest and rename `X.partial` to `X`; returns the artifact's path.
 
     `manifest` brings everything but `files`, `content_digest` and `schema_version`. `expected` has the digests of files that were
@@ -167,13 +189,26 @@ def finish(partial: Path, manifest: dict, expected: Mapping[str, str] | None = N
     """
     known, expected = digests.of_store(partial.parent), expected or {}
     found = {str(p.relative_to(partial)): p for p in content_files(partial)}
-    found = {name: p for name, p in found.items() if name in expected or PurePosixPath(name).parts[0] not in closed}
+    found = {
+        name: p
+        for name, p in found.items()
+        if name in expected or PurePosixPath(name).parts[0] not in closed
+    }
     hashed = known.files(found.values())
     files = {name: {"size": p.stat().st_size, "sha256": hashed[p]} for name, p in found.items()}
-    if wrong := [name for name, digest in expected.items() if name not in files or files[name]["sha256"] != digest]:
-        raise UserError(f"{partial / wrong[0]}: is not what was written there; run the same command again, which computes it anew")
+    if wrong := [
+        name
+        for name, digest in expected.items()
+        if name not in files or files[name]["sha256"] != digest
+    ]:
+        raise UserError(
+            f"{partial / wrong[0]}: is not what was written there; run the same command again, which computes it anew"
+        )
     digest = content_digest(files)
-    write_json(partial / MANIFEST, {"schema_version": SCHEMA_VERSION, **manifest, "content_digest": digest, "files": files})
+    write_json(
+        partial / MANIFEST,
+        {"schema_version": SCHEMA_VERSION, **manifest, "content_digest": digest, "files": files},
+    )
     final = partial.with_name(partial.name.removesuffix(".partial"))
     if not (final / MANIFEST).is_file():
         put_aside(final)  # a directory without manifest is nobody's artifact
@@ -207,7 +242,11 @@ def _malformed(manifest: Any) -> str | None:
     """What keeps a value from being a manifest."""
     if wrong := shapes.problem(manifest, shapes.MANIFEST):
         return wrong
-    slots = [v for value in manifest["inputs"].values() for v in (value if isinstance(value, list) else [value])]
+    slots = [
+        v
+        for value in manifest["inputs"].values()
+        for v in (value if isinstance(value, list) else [value])
+    ]
     good = {
         "dropped": all(_are_counts(by) for by in manifest["dropped"].values()),
         "inputs": all(isinstance(value, dict) for value in slots),
@@ -224,7 +263,12 @@ def _are_counts(value: Any) -> bool:
 def _is_file_entry(name: str, entry: Any) -> bool:
     """`{size, sha256}` under a name that stays within the artifact."""
     inside = bool(name) and not name.startswith("/") and ".." not in PurePosixPath(name).parts
-    return inside and isinstance(entry, dict) and isinstance(entry.get("size"), int) and bool(HEX.fullmatch(str(entry.get("sha256"))))
+    return (
+        inside
+        and isinstance(entry, dict)
+        and isinstance(entry.get("size"), int)
+        and bool(HEX.fullmatch(str(entry.get("sha256"))))
+    )
 
 
 def listed(artifact: Path) -> dict[str, dict] | None:
@@ -268,4 +312,8 @@ def damage(path: Path, manifest: Mapping, known: digests.Digests) -> str | None:
 def strays(path: Path, manifest: Mapping) -> list[Path]:
     """Files in the place of an artifact's content that its manifest does not list; hidden ones are nobody's input."""
     found = {str(p.relative_to(path)): p for p in content_files(path)}
-    return [p for name, p in found.items() if name not in manifest["files"] and not any(x.startswith(".") for x in Path(name).parts)]
+    return [
+        p
+        for name, p in found.items()
+        if name not in manifest["files"] and not any(x.startswith(".") for x in Path(name).parts)
+    ]

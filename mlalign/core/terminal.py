@@ -16,7 +16,9 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """Plain text columns, each as wide as its widest cell."""
     cells = [[harmless(str(c)).replace("\n", "⟨U+000A⟩") for c in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
 
 
 def without_empty(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
@@ -40,7 +42,9 @@ def _crash(kind: type[BaseException], error: BaseException, trace: TracebackType
     say("".join(traceback.format_exception(kind, error, trace)), file=sys.stderr, end="")
 
 
-def say(*texts: object, file: TextIO | None = None, sep: str = " ", end: str = "\n", flush: bool = False) -> None:
+def say(
+    *texts: object, file: TextIO | None = None, sep: str = " ", end: str = "\n", flush: bool = False
+) -> None:
     """`print`, for all that a person is to read: without control characters and secrets that names, models or servers bring in."""
     print(harmless(secrecy.hidden(sep.join(map(str, texts)))), file=file, end=end, flush=flush)
 
@@ -63,7 +67,11 @@ def size(n_bytes: float) -> str:
     unit = 0
     while n_bytes >= 999.5 and unit < len(UNITS) - 1:
         n_bytes, unit = n_bytes / 1000, unit + 1
-    return f"{n_bytes:.0f} {UNITS[unit]}" if unit == 0 or n_bytes >= 100 else f"{n_bytes:.1f} {UNITS[unit]}"
+    return (
+        f"{n_bytes:.0f} {UNITS[unit]}"
+        if unit == 0 or n_bytes >= 100
+        else f"{n_bytes:.1f} {UNITS[unit]}"
+    )
 
 
 def duration(seconds: float) -> str:

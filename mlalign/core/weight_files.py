@@ -18,7 +18,14 @@ from typing import Any
 from mlalign.core.errors import UserError
 
 ADAPTER = "adapter_config.json"
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8",
+    "F8_E5M2": "float8",
+}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SINGLE = {"model": "model.safetensors", "adapter": "adapter_model.safetensors"}
 INDEX = "model.safetensors.index.json"
@@ -47,7 +54,9 @@ class Tensors:
         return dict(counts.most_common())
 
 
-def find(path: str, name: str, revision: str | None = None, *, required: bool = False) -> Path | None:
+def find(
+    path: str, name: str, revision: str | None = None, *, required: bool = False
+) -> Path | None:
     """A file of a directory, or of a hub id (downloaded into the cache); None if it has none of
     this name.
 
@@ -59,7 +68,9 @@ def find(path: str, name: str, revision: str | None = None, *, required: bool = 
     else:
         file = _from_hub(path, name, revision, required)
     if file is None and required:
-        raise UserError(f"{path}: has no {name}; save the whole model there with save_pretrained, or fetch it again")
+        raise UserError(
+            f"{path}: has no {name}; save the whole model there with save_pretrained, or fetch it again"
+        )
     return file
 
 
@@ -73,7 +84,9 @@ def _from_hub(path: str, name: str, revision: str | None, required: bool) -> Pat
         )  # fmt: skip
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: neither a directory here nor a hub id that can be reached ({reason})") from None
+        raise UserError(
+            f"{path}: neither a directory here nor a hub id that can be reached ({reason})"
+        ) from None
     return Path(found) if found else None
 
 
@@ -84,9 +97,13 @@ def read_object(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: is no JSON ({str(error).splitlines()[0]}); fetch it again or mend it") from None
+        raise UserError(
+            f"{file}: is no JSON ({str(error).splitlines()[0]}); fetch it again or mend it"
+        ) from None
     if not isinstance(value, dict):
-        raise UserError(f"{file}: holds a JSON {type(value).__name__} where an object {{…}} belongs; fetch it again or mend it")
+        raise UserError(
+            f"{file}: holds a JSON {type(value).__name__} where an object {{…}} belongs; fetch it again or mend it"
+        )
     return value
 
 
@@ -101,12 +118,16 @@ def base_of(path: str, revision: str | None = None) -> str | None:
         return None
     named = read_object(file).get("base_model_name_or_path")
     if not isinstance(named, str) or not named.strip():
-        raise UserError(f"{file}: base_model_name_or_path is {named!r}; write the directory or the hub id of the adapter's base there")
+        raise UserError(
+            f"{file}: base_model_name_or_path is {named!r}; write the directory or the hub id of the adapter's base there"
+        )
     for place in (Path(path) / named, Path(named).expanduser()):
         if not place.is_dir():
             continue
         if place.resolve() == Path(path).resolve():
-            raise UserError(f"{file}: base_model_name_or_path names the adapter itself; name the full model that it was trained on")
+            raise UserError(
+                f"{file}: base_model_name_or_path names the adapter itself; name the full model that it was trained on"
+            )
         return str(place.resolve())
     if named.startswith(("/", ".", "~")) or named.count("/") > 1:
         raise UserError(
@@ -125,7 +146,9 @@ def weights(folder: Path) -> Tensors | None:
     return _tensors(files) if files else None
 
 
-def tensors(path: str, revision: str | None = None, kind: str = "model", name: str | None = None) -> Tensors:
+def tensors(
+    path: str, revision: str | None = None, kind: str = "model", name: str | None = None
+) -> Tensors:
     """The tensors that a loader would read for a `model` or an `adapter`; `name`: of another file
     than the usual one.
 
@@ -143,15 +166,25 @@ def tensors(path: str, revision: str | None = None, kind: str = "model", name: s
 def _of_index(path: str, index: Path, revision: str | None) -> list[Path]:
     """The files that an index names. Raises: UserError if it names none, or one that is not there."""
     names = read_object(index).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+    if (
+        not isinstance(names, dict)
+        or not names
+        or not all(isinstance(name, str) for name in names.values())
+    ):
         raise UserError(f"{index}: has no weight_map from names to files; fetch it again")
-    outside = sorted({name for name in names.values() if Path(name).is_absolute() or ".." in Path(name).parts})
+    outside = sorted(
+        {name for name in names.values() if Path(name).is_absolute() or ".." in Path(name).parts}
+    )
     if outside:
-        raise UserError(f"{index}: names {outside[0]}, which lies outside the model's folder; put the whole model into one folder")
+        raise UserError(
+            f"{index}: names {outside[0]}, which lies outside the model's folder; put the whole model into one folder"
+        )
     files = {name: find(path, name, revision) for name in sorted(set(names.values()))}
     lost = [name for name, file in files.items() if file is None]
     if lost:
-        raise UserError(f"{index}: names {', '.join(lost[:4])}, which is not there; fetch the model again")
+        raise UserError(
+            f"{index}: names {', '.join(lost[:4])}, which is not there; fetch the model again"
+        )
     return [file for file in files.values() if file is not None]
 
 
@@ -223,14 +256,21 @@ def header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     try:
-        entries = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+        entries = {
+            name: entry for name, entry in json.loads(text).items() if name != "__metadata__"
+        }
         end = max((_count(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-        found = {name: (str(entry["dtype"]), tuple(_count(n) for n in entry["shape"])) for name, entry in entries.items()}
+        found = {
+            name: (str(entry["dtype"]), tuple(_count(n) for n in entry["shape"]))
+            for name, entry in entries.items()
+        }
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise broken from None
     if size != 8 + length + end:
         raise broken
-    return {name: (DTYPES.get(dtype, dtype.lower()), shape) for name, (dtype, shape) in found.items()}
+    return {
+        name: (DTYPES.get(dtype, dtype.lower()), shape) for name, (dtype, shape) in found.items()
+    }
 
 
 def _count(value: Any) -> int:

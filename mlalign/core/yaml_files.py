@@ -49,10 +49,14 @@ def text_of(file: Path) -> str:
     """The text of a file. Raises: UserError naming it, if it is not there, no UTF-8, or too large."""
     try:
         if (size := file.stat().st_size) > LARGEST:
-            raise UserError(f"{file}: {size:,} bytes, and at most {LARGEST:,} are read as YAML; is it another kind of file?")
+            raise UserError(
+                f"{file}: {size:,} bytes, and at most {LARGEST:,} are read as YAML; is it another kind of file?"
+            )
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise UserError(
+            f"{file}: no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read as YAML ({error.strerror})") from None
 
@@ -66,12 +70,20 @@ def check(text: str, where: object) -> None:
         for event in yaml.parse(text, Loader):
             if isinstance(event, yaml.AliasEvent):
                 if any(anchor == event.anchor for anchor, _ in open_):
-                    raise UserError(f"{where}: line {_line(event)}: *{event.anchor} stands within itself; write the value out")
+                    raise UserError(
+                        f"{where}: line {_line(event)}: *{event.anchor} stands within itself; write the value out"
+                    )
                 count += sizes.get(event.anchor or "", 1)
             elif isinstance(event, yaml.ScalarEvent):
                 count += 1
-                if len(event.value) > DIGITS and event.value.replace("_", "").lstrip("+-").isdigit() and event.implicit[0]:
-                    raise UserError(f"{where}: line {_line(event)}: a number of {len(event.value):,} digits; at most {DIGITS:,}")
+                if (
+                    len(event.value) > DIGITS
+                    and event.value.replace("_", "").lstrip("+-").isdigit()
+                    and event.implicit[0]
+                ):
+                    raise UserError(
+                        f"{where}: line {_line(event)}: a number of {len(event.value):,} digits; at most {DIGITS:,}"
+                    )
                 if event.anchor:
                     sizes[event.anchor] = 1
             elif isinstance(event, yaml.CollectionStartEvent):
@@ -82,9 +94,13 @@ def check(text: str, where: object) -> None:
                 if anchor:
                     sizes[anchor] = count - before
             if len(open_) > DEEPEST:
-                raise UserError(f"{where}: line {_line(event)}: nested more than {DEEPEST} deep; make it flatter")
+                raise UserError(
+                    f"{where}: line {_line(event)}: nested more than {DEEPEST} deep; make it flatter"
+                )
             if count > MOST:
-                raise UserError(f"{where}: line {_line(event)}: stands for more than {MOST:,} values, aliases expanded; make it smaller")
+                raise UserError(
+                    f"{where}: line {_line(event)}: stands for more than {MOST:,} values, aliases expanded; make it smaller"
+                )
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: cannot be read as YAML ({_first_line(error)})") from None
 

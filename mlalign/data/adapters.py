@@ -47,7 +47,9 @@ def columns(record: Record, kind: str, mapping: Mapping[str, Any], match: str = 
     Raises: Malformed, Dropped.
     """
     theirs = record if isinstance(record, dict) else {}
-    view = conversations.named(theirs, {name: _picked(record, where, name) for name, where in mapping.items()})
+    view = conversations.named(
+        theirs, {name: _picked(record, where, name) for name, where in mapping.items()}
+    )
     try:
         row = _BY_KIND[kind](view)
     except Malformed as error:
@@ -69,7 +71,11 @@ def _with_mend(message: str, view: Mapping, kind: str) -> str:
     if not message.startswith("needs "):
         return message
     absent = next((name for name in REQUIRED[kind] if name not in view), None)
-    return _missing(dict(view), absent, absent) if absent else f"{message}; name its column with columns: {{prompt: THEIRS}}"
+    return (
+        _missing(dict(view), absent, absent)
+        if absent
+        else f"{message}; name its column with columns: {{prompt: THEIRS}}"
+    )
 
 
 def _picked(record: Record, where: str | int | Mapping[str, str | int], name: str) -> Any:
@@ -138,7 +144,9 @@ def _answered(view: Mapping) -> Row:
     """Prompt and completion of a row with one answer."""
     read = _read(view, "one")
     if read.shape != "one":
-        raise Malformed(f"needs messages, or prompt and completion; it has {', '.join(map(str, view))}")
+        raise Malformed(
+            f"needs messages, or prompt and completion; it has {', '.join(map(str, view))}"
+        )
     return {"prompt": _stored(read.prompt), "completion": _stored(read.answers)}
 
 
@@ -146,18 +154,30 @@ def _preference(view: Mapping) -> Row:
     read = _read(view, "pair")
     if read.n_chosen is not None:
         several = "rejected" if len(read.answers) > read.n_chosen + 1 else "chosen"
-        raise Malformed(f"`{several}` holds several answers, and a preference has one; name one with columns: {{{several}: {several}.0}}")
+        raise Malformed(
+            f"`{several}` holds several answers, and a preference has one; name one with columns: {{{several}: {several}.0}}"
+        )
     if read.shape != "pair":
         raise Malformed(f"needs chosen and rejected; it has {', '.join(map(str, view))}")
     chosen, rejected = read.answers
-    numbers = {name: _number(view.get(name), name) for name in ("margin", "score_chosen", "score_rejected")}
+    numbers = {
+        name: _number(view.get(name), name) for name in ("margin", "score_chosen", "score_rejected")
+    }
     texts = {name: view.get(name) for name in ("method", "chosen_lang", "rejected_lang")}
-    return {"prompt": _stored(read.prompt), "chosen": _stored([chosen]), "rejected": _stored([rejected]), **numbers, **texts}
+    return {
+        "prompt": _stored(read.prompt),
+        "chosen": _stored([chosen]),
+        "rejected": _stored([rejected]),
+        **numbers,
+        **texts,
+    }
 
 
 def _unpaired(view: Mapping) -> Row:
     row = _answered(view)
-    label = {"true": True, "1": True, "false": False, "0": False}.get(str(pick(dict(view), "label", "label")).lower())
+    label = {"true": True, "1": True, "false": False, "0": False}.get(
+        str(pick(dict(view), "label", "label")).lower()
+    )
     if label is None:
         raise Malformed(f"`label` must be true or false, found {view['label']!r}")
     return row | {"label": label}
@@ -169,7 +189,11 @@ def _ranking(view: Mapping) -> Row:
         raise Malformed("`responses` and `ranks` must be lists of the same length")
     if not all(type(rank) is int for rank in ranks):
         raise Malformed("`ranks` must hold whole numbers")
-    return {"prompt": _stored(read.prompt), "responses": [answer["content"] for answer in read.answers], "ranks": ranks}
+    return {
+        "prompt": _stored(read.prompt),
+        "responses": [answer["content"] for answer in read.answers],
+        "ranks": ranks,
+    }
 
 
 def _list_in(value: Any) -> Any:
@@ -210,7 +234,9 @@ def split_name(value: Any) -> str:
     """`train` or `eval` for the usual names of splits."""
     name = str(value).lower()
     if name != "train" and name not in EVAL_SPLITS:
-        raise Malformed(f"`split` must be train or eval (or test, validation, dev), found {value!r}")
+        raise Malformed(
+            f"`split` must be train or eval (or test, validation, dev), found {value!r}"
+        )
     return "train" if name == "train" else "eval"
 
 
@@ -250,7 +276,9 @@ def xcopa(record: Record, kind: str, language: str) -> Row:
     if kind != "prompt":
         return derive(row, kind)
     asked, right = text_of(row.pop("prompt")), text_of(row.pop("chosen"))
-    shown = "\n".join([asked, pick(record, "choice1", "choice1"), pick(record, "choice2", "choice2")])
+    shown = "\n".join(
+        [asked, pick(record, "choice1", "choice1"), pick(record, "choice2", "choice2")]
+    )
     placed = {name: row[name] for name in ("group_id", "metadata")}
     return placed | {"prompt": messages(shown), "reference": reference(right, "contains")}
 
@@ -259,7 +287,11 @@ def mgsm(record: Record, language: str) -> Row:
     """MGSM (Shi et al. 2022): a problem and, in the second column, the number that answers it. English is the original."""
     problem, answer = pick(record, 0, "problem"), pick(record, 1, "answer")
     origin = "native" if language == "eng_Latn" else "human_translated"
-    return {"prompt": messages(problem), "reference": reference(answer.strip().replace(",", ""), "numeric"), "origin": origin}
+    return {
+        "prompt": messages(problem),
+        "reference": reference(answer.strip().replace(",", ""), "numeric"),
+        "origin": origin,
+    }
 
 
 def rewardbench(record: Record, kind: str) -> Row:
@@ -269,7 +301,9 @@ def rewardbench(record: Record, kind: str) -> Row:
     its group. The rows `ref:7` and `tied:7` of RewardBench 2 belong to one prompt and share one too.
     """
     view = record if isinstance(record, dict) else {}
-    subset = str(view["subset"] if view.get("subset") is not None else pick(record, "source", "subset"))
+    subset = str(
+        view["subset"] if view.get("subset") is not None else pick(record, "source", "subset")
+    )
     identifier = str(pick(record, "id", "id"))
     prefix, colon, number = identifier.partition(":")
     group = number if colon and prefix in ("ref", "tied") else identifier
@@ -281,7 +315,9 @@ def rewardbench(record: Record, kind: str) -> Row:
     asked = {name: pick(record, name, name) for name in ("prompt", "chosen", "rejected")}
     if kind == "preference":
         return {**_preference(asked), **placed}
-    read = _read({**asked, **{side: _several(asked[side]) for side in ("chosen", "rejected")}}, "pair")
+    read = _read(
+        {**asked, **{side: _several(asked[side]) for side in ("chosen", "rejected")}}, "pair"
+    )
     n_right = 1 if read.n_chosen is None else read.n_chosen
     texts = [answer["content"] for answer in read.answers]
     ranks = [0 if place < n_right else 1 for place in range(len(texts))]

@@ -49,7 +49,11 @@ def mistakes(source: Source, kind: str, wanted: list[str] | None) -> Iterator[st
 
 def _tiny_world(source: Source) -> Iterator[str]:
     allowed = ("n", "seed", "mix", "label_noise")
-    yield from (f"options.{key}: tiny_world has no such option{nearest(key, allowed)}" for key in source.options if key not in allowed)
+    yield from (
+        f"options.{key}: tiny_world has no such option{nearest(key, allowed)}"
+        for key in source.options
+        if key not in allowed
+    )
     if not isinstance(source.options.get("n"), int):
         yield "options.n: missing; say how many items (each gives one row per language)"
 
@@ -69,10 +73,19 @@ def _language(source: Source) -> Iterator[str]:
     in_config = "{lang}" in (source.config or "")
     if in_config and not source.languages:
         yield "languages: missing; name the configurations that {lang} in `config` stands for"
-    known = in_config or source.language or source.adapter == "hh_rlhf" or "language" in source.columns or "{lang}" in (source.path or "")
+    known = (
+        in_config
+        or source.language
+        or source.adapter == "hh_rlhf"
+        or "language" in source.columns
+        or "{lang}" in (source.path or "")
+    )
     if not known:
         yield "language: missing; set it (eng_Latn), name a column (columns: {language: …}), or put {lang} into the path"
-    for key, values in (("language", [source.language] if source.language else []), ("languages", source.languages or [])):
+    for key, values in (
+        ("language", [source.language] if source.language else []),
+        ("languages", source.languages or []),
+    ):
         for value in values:
             try:
                 languages.normalise(value)

@@ -18,11 +18,17 @@ def answers(row: dict, kind: str) -> list[str]:
     """The texts of a row that answer its prompt."""
     if kind == "ranking":
         return list(row["responses"])
-    sides = {"demonstration": ("completion",), "unpaired": ("completion",), "preference": ("chosen", "rejected")}.get(kind, ())
+    sides = {
+        "demonstration": ("completion",),
+        "unpaired": ("completion",),
+        "preference": ("chosen", "rejected"),
+    }.get(kind, ())
     return ["\n".join(m["content"] for m in row[side]) for side in sides]
 
 
-def problem(row: dict, kind: str, max_chars: int | None = None, *, keep_empty_answers: bool = False) -> str | None:
+def problem(
+    row: dict, kind: str, max_chars: int | None = None, *, keep_empty_answers: bool = False
+) -> str | None:
     """Why a row cannot be used, as one word for the counts, or None."""
     told = [row["text"]] if kind == "text" else [m["content"] for m in row["prompt"]]
     given = answers(row, kind)
@@ -43,7 +49,11 @@ def problem(row: dict, kind: str, max_chars: int | None = None, *, keep_empty_an
 
 def content_key(row: dict, kind: str) -> int:
     """A 64-bit hash of everything a row says in its language, after `normalised`; equal for exact duplicates."""
-    told = [row["text"]] if kind == "text" else [f"{m['role']}\x1e{m['content']}" for m in row["prompt"]]
+    told = (
+        [row["text"]]
+        if kind == "text"
+        else [f"{m['role']}\x1e{m['content']}" for m in row["prompt"]]
+    )
     parts = [row["prompt_lang"], *told, "\x1d", *answers(row, kind), str(row.get("label"))]
     return key64("\x1f".join(map(normalised, parts)))
 
@@ -80,6 +90,8 @@ class Seen:
     def _merge(self) -> None:
         import numpy as np
 
-        merged = np.concatenate([np.frombuffer(self._sorted, dtype=np.uint64), np.fromiter(self._new, dtype=np.uint64)])
+        merged = np.concatenate(
+            [np.frombuffer(self._sorted, dtype=np.uint64), np.fromiter(self._new, dtype=np.uint64)]
+        )
         merged.sort()
         self._sorted, self._new = memoryview(merged.data), set()

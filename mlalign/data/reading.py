@@ -11,9 +11,16 @@ from mlalign.core.sources import File, Problems, Source, find, read, read_hub
 from mlalign.core.store import Tally
 from mlalign.data import adapters, cleaning, stored
 
-TINY_WORLD_KINDS = {"demonstration": "demonstrations", "preference": "preferences", "prompt": "prompts"}
+TINY_WORLD_KINDS = {
+    "demonstration": "demonstrations",
+    "preference": "preferences",
+    "prompt": "prompts",
+}
 ORIGIN = {"xcopa": "human_translated"}
-TAKEN_FROM = {"prompt": ("prompt", "demonstration", "preference", "candidates"), "demonstration": ("demonstration", "preference")}
+TAKEN_FROM = {
+    "prompt": ("prompt", "demonstration", "preference", "candidates"),
+    "demonstration": ("demonstration", "preference"),
+}
 
 AN_ARTIFACT = Source()
 
@@ -58,10 +65,14 @@ def files(source: Source, wanted: list[str] | None) -> list[File]:
 
 def _asked(language: str, source: Source, wanted: list[str] | None) -> bool:
     own = source.languages
-    return (wanted is None or language in wanted) and (own is None or language in [languages.normalise(x) for x in own])
+    return (wanted is None or language in wanted) and (
+        own is None or language in [languages.normalise(x) for x in own]
+    )
 
 
-def all_rows(work: Reading, sources: Iterable[Source], artifacts: Iterable[Path]) -> Iterator[Found]:
+def all_rows(
+    work: Reading, sources: Iterable[Source], artifacts: Iterable[Path]
+) -> Iterator[Found]:
     """Every row of the sources in turn, then of rows artifacts. A row may still be empty, too long or a duplicate.
 
     Besides its columns a row has `own_id`: whether its id comes from the source, and so may occur twice.
@@ -75,7 +86,9 @@ def all_rows(work: Reading, sources: Iterable[Source], artifacts: Iterable[Path]
                 work.check_name(part, file)
                 yield from _of_records(read_hub(part, work.problems), file, part, work)
         else:
-            header = source.adapter != "mgsm" and not any(isinstance(c, int) for c in source.columns.values())
+            header = source.adapter != "mgsm" and not any(
+                isinstance(c, int) for c in source.columns.values()
+            )
             for file in files(source, work.languages):
                 work.check_name(source, file)
                 yield from _of_records(read(file, header, work.problems), file, source, work)
@@ -83,7 +96,9 @@ def all_rows(work: Reading, sources: Iterable[Source], artifacts: Iterable[Path]
         yield from _of_artifact(path, work)
 
 
-def _configurations(source: Source, wanted: list[str] | None) -> Iterator[tuple[Source, str | None]]:
+def _configurations(
+    source: Source, wanted: list[str] | None
+) -> Iterator[tuple[Source, str | None]]:
     """A hub data set with its language; with {lang} in its configuration, one for each language."""
     if "{lang}" not in (source.config or ""):
         yield source, None
@@ -98,12 +113,18 @@ def _configurations(source: Source, wanted: list[str] | None) -> Iterator[tuple[
 def _tiny_world(source: Source, work: Reading) -> Iterator[Found]:
     from mlalign.data import tiny_world
 
-    asked = [language for language in tiny_world.LANGUAGES if _asked(language, source, work.languages)]
+    asked = [
+        language for language in tiny_world.LANGUAGES if _asked(language, source, work.languages)
+    ]
     kind, split = TINY_WORLD_KINDS[work.kind], source.split or "train"
     for number, row in enumerate(tiny_world.rows(kind, asked, split=split, **source.options), 1):
         group = f"tiny_world:{split}:{row['group_id']}"
         identifier = rows.row_id("tiny_world", f"{kind}:{split}:{row['key']}", row["prompt_lang"])
-        yield {**row, "id": identifier, "group_id": group, "source": "tiny_world"}, source, f"tiny_world: row {number}"
+        yield (
+            {**row, "id": identifier, "group_id": group, "source": "tiny_world"},
+            source,
+            f"tiny_world: row {number}",
+        )
 
 
 def _of_artifact(path: Path, work: Reading) -> Iterator[Found]:
@@ -115,7 +136,9 @@ def _of_artifact(path: Path, work: Reading) -> Iterator[Found]:
         yield adapters.derive(row, kind) | {"own_id": True}, AN_ARTIFACT, f"{path}: row {number}"
 
 
-def _of_records(records: Iterator[tuple[int, Any]], file: File, source: Source, work: Reading) -> Iterator[Found]:
+def _of_records(
+    records: Iterator[tuple[int, Any]], file: File, source: Source, work: Reading
+) -> Iterator[Found]:
     answers = stored.read(source.answers, file.language, work.problems) if source.answers else None
     for n, (number, record) in enumerate(records):
         if source.max_rows is not None and n >= source.max_rows:
@@ -169,12 +192,16 @@ def _placed(row: dict, number: int, language: str, file: File, source: Source) -
     """Add the common columns. Without a group of its own a row belongs with the rows that ask the same."""
     name = name_of(source, file.name)
     if "group_id" in row:
-        group = f"{file.name}:{row['group_id']}" if source.adapter == "xcopa" else str(row["group_id"])
+        group = (
+            f"{file.name}:{row['group_id']}" if source.adapter == "xcopa" else str(row["group_id"])
+        )
     elif source.parallel or source.adapter == "mgsm":
         group = f"{file.name}:{number}"
     else:
         group = f"{cleaning.key64(cleaning.normalised(_asks(row))):016x}"
-    row = {"chosen_lang": language, "rejected_lang": language, "response_lang": language} | {k: v for k, v in row.items() if v is not None}
+    row = {"chosen_lang": language, "rejected_lang": language, "response_lang": language} | {
+        k: v for k, v in row.items() if v is not None
+    }
     own_id = "key" in row
     return row | {
         "id": rows.row_id(name, row.pop("key", f"{file.name}:{number}"), language),
@@ -186,7 +213,9 @@ def _placed(row: dict, number: int, language: str, file: File, source: Source) -
 
 def name_of(source: Source, default: str) -> str:
     """The name that a source's rows carry."""
-    return source.source or (source.adapter if source.adapter != "columns" else source.hub or default.partition("/")[0])
+    return source.source or (
+        source.adapter if source.adapter != "columns" else source.hub or default.partition("/")[0]
+    )
 
 
 def _asks(row: dict) -> str:

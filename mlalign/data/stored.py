@@ -24,7 +24,9 @@ def read(path: str, language: str | None, problems: Problems) -> dict[str, str]:
         if file.language is not None and languages.normalise(file.language) != language:
             continue
         for number, record in read_file(file, True, problems):
-            prompt = next((record[name] for name in PROMPTS if isinstance(record.get(name), str)), None)
+            prompt = next(
+                (record[name] for name in PROMPTS if isinstance(record.get(name), str)), None
+            )
             answer = record.get("output")
             if prompt is None or not isinstance(answer, str):
                 message = f"{file.place(number)}: stored answers need instruction (or prompt) and output, both texts"

@@ -65,8 +65,12 @@ class Stage:
     feedback_frac: float
 
 
-STAGE_1 = Stage(n_steps=1400, learning_rate=3e-3, translation_frac=0.10, twice_frac=0.06, feedback_frac=0.25)
-STAGE_2 = Stage(n_steps=2600, learning_rate=2e-3, translation_frac=0.08, twice_frac=0.05, feedback_frac=0.50)
+STAGE_1 = Stage(
+    n_steps=1400, learning_rate=3e-3, translation_frac=0.10, twice_frac=0.06, feedback_frac=0.25
+)
+STAGE_2 = Stage(
+    n_steps=2600, learning_rate=2e-3, translation_frac=0.08, twice_frac=0.05, feedback_frac=0.50
+)
 BAD_MIX = {"wrong": 0.52, "habit": 0.20, "other_language": 0.14, "cut": 0.14}
 
 # A document is pieces of text, each with the loss weight of its first token and of the others.
@@ -104,14 +108,19 @@ def _translation_document(rng: random.Random) -> Document:
     source = rng.choice((source, "eng_Latn"))
     target = rng.choice([language for language in LANGUAGES if language != source])
     value = rng.choice((None, item.answer, tiny_world.wrong_value(item, rng)))
-    texts = [prompt_text(item, prefix, language) if value is None else answer_text(item, value, language) for language in (source, target)]
+    texts = [
+        prompt_text(item, prefix, language) if value is None else answer_text(item, value, language)
+        for language in (source, target)
+    ]
     return [*_question(f"{TEXT[target]['name']}: {texts[0]}"), (texts[1] + END, 1.0, 1.0)]
 
 
 def _feedback_documents(rng: random.Random) -> list[Document]:
     """A right and a bad answer to one prompt, each with its remark: the loss is on the remark, never on the answer."""
     item, prefix, language = _draw(rng)
-    bad, _ = tiny_world.response(item, language, rng.choices(list(BAD_MIX), list(BAD_MIX.values()))[0], rng)
+    bad, _ = tiny_world.response(
+        item, language, rng.choices(list(BAD_MIX), list(BAD_MIX.values()))[0], rng
+    )
     answers = (answer_text(item, item.answer, language), bad)
     question = _question(prompt_text(item, prefix, language))
     return [
@@ -148,7 +157,11 @@ def train_tokenizer(seed: int, n_documents: int = 30_000) -> FastTokenizer:
         show_progress=False,
     )
     stream = documents(STAGE_2, random.Random(f"tokenizer-{seed}"))
-    texts = (text.removeprefix(USER).removesuffix(END) for _ in range(n_documents) for text, _, _ in next(stream))
+    texts = (
+        text.removeprefix(USER).removesuffix(END)
+        for _ in range(n_documents)
+        for text, _, _ in next(stream)
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return FastTokenizer(
         tokenizer_object=tokenizer,
@@ -194,7 +207,10 @@ def _batches(tokenizer: FastTokenizer, stage: Stage, rng: random.Random) -> Iter
     while True:
         block = [_encode(tokenizer, next(stream)) for _ in range(BATCH_DOCUMENTS * BLOCK_BATCHES)]
         block.sort(key=lambda document: len(document[0]))
-        batches = [block[start : start + BATCH_DOCUMENTS] for start in range(0, len(block), BATCH_DOCUMENTS)]
+        batches = [
+            block[start : start + BATCH_DOCUMENTS]
+            for start in range(0, len(block), BATCH_DOCUMENTS)
+        ]
         rng.shuffle(batches)
         yield from batches
 
@@ -202,10 +218,14 @@ def _batches(tokenizer: FastTokenizer, stage: Stage, rng: random.Random) -> Iter
 def _loss(model: Qwen3ForCausalLM, batch: Sequence[tuple[list[int], list[float]]]) -> torch.Tensor:
     """Weighted cross entropy. Padding is on the right, so the causal mask alone hides it."""
     length = max(len(ids) for ids, _ in batch)
-    ids_BT = torch.tensor([ids + [model.config.pad_token_id] * (length - len(ids)) for ids, _ in batch])
+    ids_BT = torch.tensor(
+        [ids + [model.config.pad_token_id] * (length - len(ids)) for ids, _ in batch]
+    )
     weights_BT = torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in batch])
     logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
-    losses_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+    losses_BT = torch.nn.functional.cross_entropy(
+        logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none"
+    )
     return (losses_BT * weights_BT[:, 1:]).sum() / weights_BT[:, 1:].sum()
 
 
@@ -213,7 +233,9 @@ def _learning_rate(stage: Stage, step: int, n_warmup: int = 100, floor_frac: flo
     if step < n_warmup:
         return stage.learning_rate * (step + 1) / n_warmup
     progress = (step - n_warmup) / max(1, stage.n_steps - n_warmup)
-    return stage.learning_rate * (floor_frac + (1 - floor_frac) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return stage.learning_rate * (
+        floor_frac + (1 - floor_frac) * 0.5 * (1 + math.cos(math.pi * progress))
+    )
 
 
 def _multiply_in_bfloat16(model: Qwen3ForCausalLM) -> None:
@@ -227,7 +249,9 @@ def _linear(layer: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.linear(inputs.bfloat16(), layer.weight.bfloat16()).float()
 
 
-def train(model: Qwen3ForCausalLM, tokenizer: FastTokenizer, stage: Stage, seed_text: str) -> list[float]:
+def train(
+    model: Qwen3ForCausalLM, tokenizer: FastTokenizer, stage: Stage, seed_text: str
+) -> list[float]:
     """Train in place; returns the mean loss of every `PRINT_EVERY` steps."""
     _multiply_in_bfloat16(model)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
@@ -245,14 +269,19 @@ def train(model: Qwen3ForCausalLM, tokenizer: FastTokenizer, stage: Stage, seed_
         losses.append(loss.item())
         if (step + 1) % PRINT_EVERY == 0:
             means.append(sum(losses[-PRINT_EVERY:]) / PRINT_EVERY)
-            print(f"{seed_text} step {step + 1}  loss {means[-1]:.4f}  {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"{seed_text} step {step + 1}  loss {means[-1]:.4f}  {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
     return means
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: FastTokenizer, out: Path) -> None:
     """Write the model directory: weights in bfloat16 to keep it small; it loads in float32 by default."""
     model.bfloat16()
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     _edit_json(out / "config.json", dtype="float32")
@@ -269,20 +298,26 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 @torch.no_grad()
-def greedy_accuracy(directory: Path, n_items: int = 120, languages: Sequence[str] = LANGUAGES) -> dict[str, float]:
+def greedy_accuracy(
+    directory: Path, n_items: int = 120, languages: Sequence[str] = LANGUAGES
+) -> dict[str, float]:
     """Share of eval prompts answered greedily with exactly the right sentence, by language and by task."""
     tokenizer = opening.tokenizer(str(directory))
     tokenizer.padding_side = "left"
     template = ChatTemplate(tokenizer)
     model = opening.network(str(directory), "causal", options={"dtype": torch.float32})[0].eval()
     hits: dict[str, list[bool]] = {}
-    rows = list(tiny_world.rows("demonstrations", languages, n_items, split="eval", mix={"right": 1.0}))
+    rows = list(
+        tiny_world.rows("demonstrations", languages, n_items, split="eval", mix={"right": 1.0})
+    )
     for start in range(0, len(rows), 100):
         batch = rows[start : start + 100]
         texts = [template.prompt(row["prompt"], "an eval prompt") for row in batch]
         inputs: Any = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
         generated = model.generate(**inputs, max_new_tokens=40, do_sample=False)
-        answers = tokenizer.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers = tokenizer.batch_decode(
+            generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         for row, answer in zip(batch, answers, strict=True):
             for name in (row["prompt_lang"], json.loads(row["metadata"])["task"]):
                 hits.setdefault(name, []).append(answer == row["completion"][0]["content"])
@@ -292,20 +327,35 @@ def greedy_accuracy(directory: Path, n_items: int = 120, languages: Sequence[str
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="directory to write the model to")
-    parser.add_argument("--steps1", type=int, default=STAGE_1.n_steps, help="optimizer steps of the first stage")
-    parser.add_argument("--steps2", type=int, default=STAGE_2.n_steps, help="optimizer steps of the second stage")
-    parser.add_argument("--threads", type=int, default=1, help="more are faster, but change the weights' last bits")
+    parser.add_argument(
+        "--steps1", type=int, default=STAGE_1.n_steps, help="optimizer steps of the first stage"
+    )
+    parser.add_argument(
+        "--steps2", type=int, default=STAGE_2.n_steps, help="optimizer steps of the second stage"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="more are faster, but change the weights' last bits"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     tokenizer = train_tokenizer(args.seed)
     model = new_model(tokenizer, args.seed)
     stages = [replace(STAGE_1, n_steps=args.steps1), replace(STAGE_2, n_steps=args.steps2)]
-    losses = [train(model, tokenizer, stage, f"stage{n}-{args.seed}") for n, stage in enumerate(stages, start=1)]
+    losses = [
+        train(model, tokenizer, stage, f"stage{n}-{args.seed}")
+        for n, stage in enumerate(stages, start=1)
+    ]
     save(model, tokenizer, args.out)
     accuracy = greedy_accuracy(args.out)
-    settings = {"seed": args.seed, "threads": args.threads, "stages": [asdict(stage) for stage in stages]}
-    _write_json(args.out / "training.json", {**settings, "losses": losses, "greedy_accuracy": accuracy})
+    settings = {
+        "seed": args.seed,
+        "threads": args.threads,
+        "stages": [asdict(stage) for stage in stages],
+    }
+    _write_json(
+        args.out / "training.json", {**settings, "losses": losses, "greedy_accuracy": accuracy}
+    )
     print(json.dumps(accuracy))
 
 

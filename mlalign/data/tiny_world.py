@@ -24,7 +24,9 @@ from pathlib import Path
 
 import yaml
 
-TEXT: dict[str, dict] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TEXT: dict[str, dict] = yaml.safe_load(
+    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+)
 LANGUAGES: tuple[str, ...] = tuple(TEXT)
 HELD_OUT_LANGUAGES = ("deu_Latn", "tha_Thai")
 ALIGNED_LANGUAGES = tuple(language for language in LANGUAGES if language not in HELD_OUT_LANGUAGES)
@@ -59,14 +61,22 @@ def _items_of(task: str) -> Iterator[Item]:
     match task:
         case "max" | "min":
             choose = max if task == "max" else min
-            yield from (Item(task, "".join(four), choose(four)) for four in itertools.permutations("0123456789", 4))
+            yield from (
+                Item(task, "".join(four), choose(four))
+                for four in itertools.permutations("0123456789", 4)
+            )
         case "rev":
-            yield from (Item(task, "".join(three), "".join(three[::-1])) for three in itertools.permutations(LETTERS, 3))
+            yield from (
+                Item(task, "".join(three), "".join(three[::-1]))
+                for three in itertools.permutations(LETTERS, 3)
+            )
         case "add":
             yield from (Item(task, f"{a}{b}", str(a + b)) for a in range(10) for b in range(10))
         case "count":
             for n_stars, n_hashes in itertools.product(range(1, 7), range(4)):
-                yield from (Item(task, order, str(n_stars)) for order in _arrangements(n_stars, n_hashes))
+                yield from (
+                    Item(task, order, str(n_stars)) for order in _arrangements(n_stars, n_hashes)
+                )
         case "opp":
             yield from (Item(task, f"{word:02}", f"{word ^ 1:02}") for word in range(16))
 
@@ -74,7 +84,8 @@ def _items_of(task: str) -> Iterator[Item]:
 def _arrangements(n_stars: int, n_hashes: int) -> list[str]:
     length = n_stars + n_hashes
     orders = [
-        "".join("0" if place in hashes else "1" for place in range(length)) for hashes in itertools.combinations(range(length), n_hashes)
+        "".join("0" if place in hashes else "1" for place in range(length))
+        for hashes in itertools.combinations(range(length), n_hashes)
     ]
     # Long rows have far more arrangements: without a limit "6" would be the answer to four counts in ten.
     return sorted(orders, key=_fraction)[:MAX_ARRANGEMENTS]
@@ -105,7 +116,9 @@ def value_text(task: str, value: str, language: str) -> str:
 
 def prompt_text(item: Item, prefix: int, language: str) -> str:
     """The question as a person would type it."""
-    return TEXT[language]["prefixes"][prefix] + TEXT[language]["tasks"][item.task][0].format(x=_given_text(item, language))
+    return TEXT[language]["prefixes"][prefix] + TEXT[language]["tasks"][item.task][0].format(
+        x=_given_text(item, language)
+    )
 
 
 def _given_text(item: Item, language: str) -> str:
@@ -127,7 +140,12 @@ def answer_text(item: Item, value: str, language: str) -> str:
 
 def cut_text(item: Item, language: str, rng: random.Random) -> str:
     """The answering sentence, cut at a word (in Chinese at a character) somewhere before its value."""
-    head = TEXT[language]["tasks"][item.task][1].split("{y}")[0].format(x=_given_text(item, language)).strip()
+    head = (
+        TEXT[language]["tasks"][item.task][1]
+        .split("{y}")[0]
+        .format(x=_given_text(item, language))
+        .strip()
+    )
     separator = " " if " " in head else ""
     units = head.split(separator) if separator else list(head)
     return separator.join(units[: rng.randint(1, len(units))])
@@ -159,9 +177,17 @@ def habit_value(item: Item) -> str:
 
 
 def _wrong_order(item: Item, rng: random.Random) -> str:
-    order = rng.choice([list(order) for order in itertools.permutations(item.given) if "".join(order) != item.answer])
+    order = rng.choice(
+        [
+            list(order)
+            for order in itertools.permutations(item.given)
+            if "".join(order) != item.answer
+        ]
+    )
     if rng.random() < LETTER_CHANGED_FRAC:
-        order[rng.randrange(3)] = rng.choice([letter for letter in LETTERS if letter not in item.given])
+        order[rng.randrange(3)] = rng.choice(
+            [letter for letter in LETTERS if letter not in item.given]
+        )
     return "".join(order)
 
 
@@ -200,7 +226,9 @@ def _metadata(item: Item, language: str, **told: object) -> str:
     return json.dumps({"task": item.task, "exposure": exposure, **told})
 
 
-def _demonstration(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
+def _demonstration(
+    item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float
+) -> dict:
     quality = rng.choices(list(mix), list(mix.values()))[0]
     text, response_lang = response(item, language, quality, rng)
     return {
@@ -210,10 +238,15 @@ def _demonstration(item: Item, language: str, rng: random.Random, mix: Mapping[s
     }
 
 
-def _preference(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
+def _preference(
+    item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float
+) -> dict:
     kind = rng.choices(list(mix), list(mix.values()))[0]
     flipped = rng.random() < label_noise
-    sides = [(answer_text(item, item.answer, language), language), response(item, language, kind, rng)]
+    sides = [
+        (answer_text(item, item.answer, language), language),
+        response(item, language, kind, rng),
+    ]
     (chosen, chosen_lang), (rejected, rejected_lang) = reversed(sides) if flipped else sides
     return {
         "chosen": _message("assistant", chosen),
@@ -224,7 +257,9 @@ def _preference(item: Item, language: str, rng: random.Random, mix: Mapping[str,
     }
 
 
-def _prompt(item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float) -> dict:
+def _prompt(
+    item: Item, language: str, rng: random.Random, mix: Mapping[str, float], label_noise: float
+) -> dict:
     match = "contains" if item.task in ("rev", "opp") else "numeric"
     answer = value_text(item.task, item.answer, language)
     reference = json.dumps({"answer": answer, "match": match}, ensure_ascii=False)
@@ -272,7 +307,9 @@ def _check(what: str, names: Iterable[str], allowed: Iterable[str]) -> None:
             raise ValueError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}")
 
 
-def _rows(seed_text: str, row_fields: Callable[..., dict], languages: Sequence[str], n: int, split: str) -> Iterator[dict]:
+def _rows(
+    seed_text: str, row_fields: Callable[..., dict], languages: Sequence[str], n: int, split: str
+) -> Iterator[dict]:
     for index, (item, prefix) in enumerate(_draw(n, seed_text, split)):
         key = f"{item.task}-{item.given}-p{prefix}-{index}"
         for language in languages:

@@ -25,7 +25,9 @@ ROUND = re.compile(r"\.r(\d+)(?:\[|$)")
 HEADER_LINE = re.compile(r"(Paper|Question|Command|Expected|Deviations)\s+(.+)")
 NOT_CURVES = ("step", "epoch", "total_flos", "num_tokens", "num_input_tokens_seen")
 CURVE_POINTS = 240
-MANY_COLUMNS = 4  # score columns of one metric beyond which each is a line of a table, not a table of its own
+MANY_COLUMNS = (
+    4  # score columns of one metric beyond which each is a line of a table, not a table of its own
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,12 @@ class Steps(dict[str, Step]):
     def inputs(self, name: str, slot: str | None = None) -> list[str]:
         """The steps of this run that stand in a slot (or in any slot) of a step, each once."""
         slots = self[name].manifest["inputs"]
-        values = [v for s, value in slots.items() if slot in (None, s) for v in (value if isinstance(value, list) else [value])]
+        values = [
+            v
+            for s, value in slots.items()
+            if slot in (None, s)
+            for v in (value if isinstance(value, list) else [value])
+        ]
         names = (self._by_print.get(v.get("fingerprint", "")) for v in values)
         return list(dict.fromkeys(n for n in names if n is not None))
 
@@ -71,28 +78,55 @@ class Steps(dict[str, Step]):
 def gather(steps: Steps, run: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a report but for what stands in rows."""
     told = {name: s.manifest for name, s in steps.items()}
-    tables = {s.name: read_json(s.path / "metrics.json") for s in steps.values() if s.manifest["kind"] == "metrics" and s.done}
+    tables = {
+        s.name: read_json(s.path / "metrics.json")
+        for s in steps.values()
+        if s.manifest["kind"] == "metrics" and s.done
+    }
     content = {
         "run": {k: run.get(k) for k in ("name", "recipe")},
         "about": about(run),
-        "warnings": [{"step": name, "what": text} for name, m in told.items() for text in m.get("warnings") or []],
+        "warnings": [
+            {"step": name, "what": text}
+            for name, m in told.items()
+            for text in m.get("warnings") or []
+        ],
         **measured(steps),
         "headlines": headlines(steps),
-        "matrices": [{"step": name, **table["matrix"]} for name, table in tables.items() if table["matrix"].get("sources")],
+        "matrices": [
+            {"step": name, **table["matrix"]}
+            for name, table in tables.items()
+            if table["matrix"].get("sources")
+        ],
         "breakdown": [r for name in tables for r in _breakdown(steps[name])],
-        "confusion": [{"step": name, **found} for name in tables if (found := _beside(steps[name], "confusion"))],
+        "confusion": [
+            {"step": name, **found}
+            for name in tables
+            if (found := _beside(steps[name], "confusion"))
+        ],
         "consistency": [
-            {"step": name, "languages": found["languages"], "values": found["values"], "by": found["by"]}
+            {
+                "step": name,
+                "languages": found["languages"],
+                "values": found["values"],
+                "by": found["by"],
+            }
             for name in tables
             if (found := _beside(steps[name], "consistency"))
         ],
-        "not_computed": [{"step": name, "what": text} for name, m in told.items() for text in m.get("not_computed") or []],
+        "not_computed": [
+            {"step": name, "what": text}
+            for name, m in told.items()
+            for text in m.get("not_computed") or []
+        ],
         "steps": [_step(steps, s) for s in steps.values()],
         "sources": _unique(source for m in told.values() for source in m.get("sources") or []),
         "external": [e for name, m in told.items() for e in _external(name, m)],
         "packages": _packages(m["packages"] for m in told.values()),
         "curves": [c for s in steps.values() if (c := _curves(s))],
-        "settings": [{"step": s.name, "config": config} for s in steps.values() if (config := _settings(s))],
+        "settings": [
+            {"step": s.name, "config": config} for s in steps.values() if (config := _settings(s))
+        ],
         "times": [{"step": name, **_times(m)} for name, m in told.items()],
     }
     return public(content)
@@ -100,12 +134,22 @@ def gather(steps: Steps, run: Mapping[str, Any]) -> dict[str, Any]:
 
 def measured(steps: Steps) -> dict[str, Any]:
     """What was measured: the evaluations, their tables, and what guards decided on them."""
-    tables = {s.name: read_json(s.path / "metrics.json") for s in steps.values() if s.manifest["kind"] == "metrics" and s.done}
+    tables = {
+        s.name: read_json(s.path / "metrics.json")
+        for s in steps.values()
+        if s.manifest["kind"] == "metrics" and s.done
+    }
     return {
         "evaluations": evaluations(steps),
-        "evaluation_of": {name: told["name"] for name, step in steps.items() if (told := evaluation_of(step))},
-        "metrics": [{"step": name, **row} for name, table in tables.items() for row in table["rows"]],
-        "decisions": [_decided(name, s.manifest) for name, s in steps.items() if "decisions" in s.manifest],
+        "evaluation_of": {
+            name: told["name"] for name, step in steps.items() if (told := evaluation_of(step))
+        },
+        "metrics": [
+            {"step": name, **row} for name, table in tables.items() for row in table["rows"]
+        ],
+        "decisions": [
+            _decided(name, s.manifest) for name, s in steps.items() if "decisions" in s.manifest
+        ],
     }
 
 
@@ -115,8 +159,13 @@ def about(run: Mapping[str, Any]) -> dict[str, str]:
     The header comes with the run (`about`).
     """
     lines = [line.strip("# ").rstrip() for line in run.get("about", "").splitlines()]
-    told = {"title": lines[0] if lines else "", **dict.fromkeys(("paper", "question", "expected", "deviations"), "")}
-    return told | {found[1].lower(): found[2] for line in lines if (found := HEADER_LINE.fullmatch(line))}
+    told = {
+        "title": lines[0] if lines else "",
+        **dict.fromkeys(("paper", "question", "expected", "deviations"), ""),
+    }
+    return told | {
+        found[1].lower(): found[2] for line in lines if (found := HEADER_LINE.fullmatch(line))
+    }
 
 
 def evaluations(steps: Steps) -> list[dict[str, Any]]:
@@ -130,13 +179,22 @@ def evaluations(steps: Steps) -> list[dict[str, Any]]:
         if step.manifest["kind"] != "metrics" or not step.done:
             continue
         answers = steps.inputs(step.name, "rows")
-        models = [m for a in answers for m in steps.inputs(a, "model")] or steps.inputs(step.name, "model")
+        models = [m for a in answers for m in steps.inputs(a, "model")] or steps.inputs(
+            step.name, "model"
+        )
         if answers and step.artifact.binding and not models:
             models = [_model_of(step)]  # one from outside
         if not models:
             continue
-        entry: dict[str, Any] = {"step": step.name, "answers": answers, "scores": steps.inputs(step.name, "scores"), "model": models[0]}
-        found.append({**entry, "round": step.round, "baseline": steps.inputs(step.name, "baseline")})
+        entry: dict[str, Any] = {
+            "step": step.name,
+            "answers": answers,
+            "scores": steps.inputs(step.name, "scores"),
+            "model": models[0],
+        }
+        found.append(
+            {**entry, "round": step.round, "baseline": steps.inputs(step.name, "baseline")}
+        )
     by_answers = {tuple(e["answers"]): e["step"] for e in found if e["answers"]}
     found = [{**e, "baseline": by_answers.get(tuple(e["baseline"]))} for e in found]
     baselines = {e["baseline"] for e in found}
@@ -163,7 +221,15 @@ def headlines(steps: Steps) -> list[dict[str, Any]]:
             continue
         for metric in evaluation["headline"]:
             for origin, row in _averages_of(step, metric, evaluation["origin"]):
-                found.append({"evaluation": evaluation["name"], "origin": origin, "model": _model_of(step), "step": step.name, **row})
+                found.append(
+                    {
+                        "evaluation": evaluation["name"],
+                        "origin": origin,
+                        "model": _model_of(step),
+                        "step": step.name,
+                        **row,
+                    }
+                )
     return found
 
 
@@ -184,7 +250,10 @@ def _averages_of(step: Step, metric: str, origin: str) -> Iterator[tuple[str, di
     ]
     if len(by_origin) > 1:
         for row in by_origin:
-            yield row["member"], {"which": "", **{name: row[name] for name in COLUMNS if name in row}}
+            yield (
+                row["member"],
+                {"which": "", **{name: row[name] for name in COLUMNS if name in row}},
+            )
         return
     for row in read_json(step.path / "metrics.json")["rows"]:
         if (row["metric"], row["language"]) == (metric, AVERAGE):
@@ -208,11 +277,20 @@ def _breakdown(step: Step) -> Iterator[dict[str, Any]]:
     columns: dict[str, set[str]] = {}
     for row in rows:
         columns.setdefault(row["metric"], set()).add(row["by"])
-    yield from ({"step": step.name, "which": "", **r} for r in rows if len(columns[r["metric"]]) <= MANY_COLUMNS)
+    yield from (
+        {"step": step.name, "which": "", **r}
+        for r in rows
+        if len(columns[r["metric"]]) <= MANY_COLUMNS
+    )
 
 
 def _decided(name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {"step": name, "selected": manifest["selected"], "stop": manifest["stop"], "candidates": manifest["decisions"]}
+    return {
+        "step": name,
+        "selected": manifest["selected"],
+        "stop": manifest["stop"],
+        "candidates": manifest["decisions"],
+    }
 
 
 def _step(steps: Steps, step: Step) -> dict[str, Any]:
@@ -236,7 +314,11 @@ def _times(manifest: Mapping[str, Any]) -> dict[str, float]:
 def _settings(step: Step) -> dict[str, Any]:
     """The configuration that a step ran with; paths below it are cut, so that a report names no machine."""
     path = step.path / "config.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")).get("config") or {} if path.is_file() else {}
+    return (
+        yaml.safe_load(path.read_text(encoding="utf-8")).get("config") or {}
+        if path.is_file()
+        else {}
+    )
 
 
 def _curves(step: Step) -> dict[str, Any] | None:
@@ -249,7 +331,10 @@ def _curves(step: Step) -> dict[str, Any] | None:
         for name, value in entry.items():  # type: ignore[attr-defined]  # a list of dictionaries
             if name not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
                 series.setdefault(name, []).append((entry.get("step", i), value))  # type: ignore[attr-defined]
-    return {"step": step.name, "series": {name: _thinned(points) for name, points in series.items() if len(points) > 1}}
+    return {
+        "step": step.name,
+        "series": {name: _thinned(points) for name, points in series.items() if len(points) > 1},
+    }
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[list[float]]:

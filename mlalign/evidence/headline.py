@@ -4,7 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlalign.evidence import figures
-from mlalign.evidence.text import change, is_language, is_share, language, metric_name, number, parted, source_of
+from mlalign.evidence.text import (
+    change,
+    is_language,
+    is_share,
+    language,
+    metric_name,
+    number,
+    parted,
+    source_of,
+)
 from mlalign.methods.metrics import AVERAGE, WORST
 
 # Metrics that a run is about, most telling first; of the last one found, several score columns may stand there.
@@ -25,7 +34,9 @@ def tables(content: Mapping) -> dict[tuple[str, str], Table]:
     order = {e["step"]: i for i, e in enumerate(content["evaluations"])}
     found: dict[tuple[str, str], Table] = {}
     for row in sorted(content["metrics"], key=lambda r: order.get(r["step"], len(order))):
-        found.setdefault((row["metric"], by_of(content, row)), {}).setdefault(row["step"], {})[row["language"]] = row
+        found.setdefault((row["metric"], by_of(content, row)), {}).setdefault(row["step"], {})[
+            row["language"]
+        ] = row
     return found
 
 
@@ -56,8 +67,14 @@ def label_of(content: Mapping, step: str) -> str:
 def leading(content: Mapping) -> list[tuple[str, str]]:
     """The (metric, by) of three metrics, those that the first screen shows."""
     found = tables(content)
-    ranked = sorted(found, key=lambda key: LEADING.index(key[0]) if key[0] in LEADING else len(LEADING))
-    first = {key[0]: key for key in reversed(ranked) if not parted(key[0])[1] and any(AVERAGE in rows for rows in found[key].values())}
+    ranked = sorted(
+        found, key=lambda key: LEADING.index(key[0]) if key[0] in LEADING else len(LEADING)
+    )
+    first = {
+        key[0]: key
+        for key in reversed(ranked)
+        if not parted(key[0])[1] and any(AVERAGE in rows for rows in found[key].values())
+    }
     return list(first.values())[::-1][:3]
 
 
@@ -67,8 +84,13 @@ def sources(content: Mapping) -> list[tuple[str, Mapping]]:
     keys = [key for key in found if key[0] == "reward_accuracy"]
     if len(keys) < 2 or leading(content)[0][0] != "reward_accuracy":
         return []
-    rows = [(source_of(key[1]), found[key][before_and_after(content, found[key])[1]][AVERAGE]) for key in keys]
-    return sorted(((s, r) for s, r in rows if r["value"] is not None), key=lambda pair: -pair[1]["value"])
+    rows = [
+        (source_of(key[1]), found[key][before_and_after(content, found[key])[1]][AVERAGE])
+        for key in keys
+    ]
+    return sorted(
+        ((s, r) for s, r in rows if r["value"] is not None), key=lambda pair: -pair[1]["value"]
+    )
 
 
 def numbers(content: Mapping, digits: int) -> list[dict[str, Any]]:
@@ -78,7 +100,10 @@ def numbers(content: Mapping, digits: int) -> list[dict[str, Any]]:
     found = tables(content)
     of_evaluations = content.get("evaluation_of") or {}
     held_out = [key for key in leading(content) if not set(found[key]) & set(of_evaluations)]
-    return [*_evaluation_tiles(content, digits), *(_tile(content, key, found[key], digits) for key in held_out)][:3]
+    return [
+        *_evaluation_tiles(content, digits),
+        *(_tile(content, key, found[key], digits) for key in held_out),
+    ][:3]
 
 
 def _evaluation_tiles(content: Mapping, digits: int) -> list[dict[str, Any]]:
@@ -106,12 +131,25 @@ def origin_name(origin: str) -> str:
     return origin.replace("_", " ")
 
 
-def _transfer_tiles(content: Mapping, ranked: Sequence[tuple[str, Mapping]], digits: int) -> list[dict[str, Any]]:
+def _transfer_tiles(
+    content: Mapping, ranked: Sequence[tuple[str, Mapping]], digits: int
+) -> list[dict[str, Any]]:
     """The best and the lowest reward model, and how much better they judge their own language than the others."""
     tiles = []
-    for name, (source, row) in (("Best reward model, average over languages", ranked[0]), ("Lowest reward model", ranked[-1])):
+    for name, (source, row) in (
+        ("Best reward model, average over languages", ranked[0]),
+        ("Lowest reward model", ranked[-1]),
+    ):
         value = number(row["value"], row["metric"], digits)
-        tiles.append({"name": name, "by": "", "of": f"trained on {language(source)}", "value": value, "interval": interval(row, digits)})
+        tiles.append(
+            {
+                "name": name,
+                "by": "",
+                "of": f"trained on {language(source)}",
+                "value": value,
+                "interval": interval(row, digits),
+            }
+        )
     matrix = next((m for m in content["matrices"] if m["metric"] == "reward_accuracy"), None)
     cells = (
         [
@@ -122,11 +160,24 @@ def _transfer_tiles(content: Mapping, ranked: Sequence[tuple[str, Mapping]], dig
         if matrix
         else []
     )
-    own, other = ([v for same, v in cells if same is kind and v is not None] for kind in (True, False))
+    own, other = (
+        [v for same, v in cells if same is kind and v is not None] for kind in (True, False)
+    )
     if own and other:
-        told = f"{number(sum(own) / len(own), 'reward_accuracy', digits)} on the language trained on"
+        told = (
+            f"{number(sum(own) / len(own), 'reward_accuracy', digits)} on the language trained on"
+        )
         value = number(sum(other) / len(other), "reward_accuracy", digits)
-        tiles.append({"name": "On the other languages", "by": "mean of all pairs", "of": "", "value": value, "interval": "", "worst": told})
+        tiles.append(
+            {
+                "name": "On the other languages",
+                "by": "mean of all pairs",
+                "of": "",
+                "value": value,
+                "interval": "",
+                "worst": told,
+            }
+        )
     return tiles
 
 
@@ -144,9 +195,13 @@ def _tile(content: Mapping, key: tuple[str, str], table: Table, digits: int) -> 
         gain = difference(old, average, paired)
         certain = f" ({interval(paired, digits)})" if paired and interval(paired, digits) else ""
         tile["change"] = arrow(gain) + change(gain, metric, digits) + certain
-        tile["before"] = f"from {number(old['value'], metric, digits)} ({label_of(content, before or '')})"
+        tile["before"] = (
+            f"from {number(old['value'], metric, digits)} ({label_of(content, before or '')})"
+        )
     if worst:
-        tile["worst"] = f"lowest: {language(worst['which'])} {number(worst['value'], metric, digits)}"
+        tile["worst"] = (
+            f"lowest: {language(worst['which'])} {number(worst['value'], metric, digits)}"
+        )
     return tile
 
 
@@ -158,16 +213,24 @@ def confidence(content: Mapping) -> str:
 
 def asked(content: Mapping) -> str:
     """What went in: models from outside, data and the number of languages."""
-    models = dict.fromkeys(str(e["path"]) for e in content["external"] if e["slot"] == "model" and e.get("path"))
+    models = dict.fromkeys(
+        str(e["path"]) for e in content["external"] if e["slot"] == "model" and e.get("path")
+    )
     data = dict.fromkeys(str(s["source"]) for s in content["sources"] if s.get("source"))
     codes = {r["language"] for r in content["metrics"] if is_language(r["language"])}
-    parts = {"model": ", ".join(models), "data": ", ".join(data), "languages": str(len(codes) or "")}
+    parts = {
+        "model": ", ".join(models),
+        "data": ", ".join(data),
+        "languages": str(len(codes) or ""),
+    }
     return " · ".join(f"{name}: {value}" for name, value in parts.items() if value)
 
 
 def difference(old: Mapping, new: Mapping, paired: Mapping | None) -> float:
     """The paired difference where there is one: it is over the items in which both have a value, so it need not be that of the averages."""
-    return paired["value"] if paired and paired["value"] is not None else new["value"] - old["value"]
+    return (
+        paired["value"] if paired and paired["value"] is not None else new["value"] - old["value"]
+    )
 
 
 def gain_of(key: tuple[str, str]) -> tuple[str, str]:
@@ -183,7 +246,9 @@ def interval(row: Mapping, digits: int) -> str:
     """`95% interval`: the bounds of a row as text, empty without bounds."""
     if row["low"] is None or row["high"] is None:
         return ""
-    return " to ".join(number(row[bound], row["metric"], digits).removesuffix(" pp") for bound in ("low", "high"))
+    return " to ".join(
+        number(row[bound], row["metric"], digits).removesuffix(" pp") for bound in ("low", "high")
+    )
 
 
 def verdict(content: Mapping) -> str:
@@ -206,7 +271,12 @@ def _by_languages(content: Mapping) -> str:
         table = found[key]
         before, after = before_and_after(content, table)
         if (line := reference(key[0])) is not None:
-            return _against(table[after], line, label_of(content, after), "wins" if key[0] == "win_rate" else "is above chance")
+            return _against(
+                table[after],
+                line,
+                label_of(content, after),
+                "wins" if key[0] == "win_rate" else "is above chance",
+            )
         if before:
             return _moved(table[before], table[after], key[0])
     return ""
@@ -217,11 +287,19 @@ def _against(rows: Mapping[str, Mapping], line: float, model: str, wins: str) ->
     above, below = sum(r["low"] > line for r in each), sum(r["high"] < line for r in each)
     told = f"“{model}” {wins} in {above} of {len(each)} languages: the whole interval lies above {line:.0%}."
     told += f" It lies below in {below}." if below else ""
-    return told + (f" {len(each) - above - below} are undecided." if len(each) > above + below else "") if each else ""
+    return (
+        told + (f" {len(each) - above - below} are undecided." if len(each) > above + below else "")
+        if each
+        else ""
+    )
 
 
 def _moved(before: Mapping[str, Mapping], after: Mapping[str, Mapping], metric: str) -> str:
-    shared = [x for x in after if x in before and is_language(x) and None not in (after[x]["value"], before[x]["value"])]
+    shared = [
+        x
+        for x in after
+        if x in before and is_language(x) and None not in (after[x]["value"], before[x]["value"])
+    ]
     up = sum(after[x]["value"] > before[x]["value"] for x in shared)
     down = [language(x) for x in shared if after[x]["value"] < before[x]["value"]]
     named = f": {', '.join(down)}" if 0 < len(down) <= 5 else ""
@@ -237,7 +315,12 @@ def picture(content: Mapping, digits: int) -> dict[str, Any] | None:
     if ranked := sources(content):
         rows = [{"label": language(s), "before": None, "after": bounds(r)} for s, r in ranked]
         return _drawn(
-            rows[::-1] if len(rows) > MANY else rows, "reward_accuracy", digits, None, "reward models", "Average of each reward model"
+            rows[::-1] if len(rows) > MANY else rows,
+            "reward_accuracy",
+            digits,
+            None,
+            "reward models",
+            "Average of each reward model",
         )
     key = next((k for k in keys if before_and_after(content, found[k])[0]), keys[0])
     before, after = before_and_after(content, found[key])
@@ -246,17 +329,29 @@ def picture(content: Mapping, digits: int) -> dict[str, Any] | None:
         return None
     rows = rows if len(rows) > MANY else rows[::-1]
     old = label_of(content, before) if before else None
-    return _drawn(rows, key[0], digits, old, label_of(content, after), f"{metric_name(key[0])} by language")
+    return _drawn(
+        rows, key[0], digits, old, label_of(content, after), f"{metric_name(key[0])} by language"
+    )
 
 
-def _drawn(rows: Sequence[Mapping], metric: str, digits: int, before: str | None, after: str, name: str) -> dict[str, Any]:
+def _drawn(
+    rows: Sequence[Mapping], metric: str, digits: int, before: str | None, after: str, name: str
+) -> dict[str, Any]:
     draw = figures.ranks_plot if len(rows) > MANY else figures.languages_plot
     low, high = min(rows, key=lambda r: r["after"][0]), max(rows, key=lambda r: r["after"][0])
     ends = f"from {low['label']} {number(low['after'][0], metric, digits)} to {high['label']} {number(high['after'][0], metric, digits)}"
     at = reference(metric)
     drawn = draw(rows, f"{name}, {ends}", axis(metric, digits), at)
     line = "" if at is None else f"dashed line: {number(at, metric, 2)}"
-    return {"name": name, "svg": drawn, "ends": ends, "many": len(rows) > MANY, "line": line, "before": before, "after": after}
+    return {
+        "name": name,
+        "svg": drawn,
+        "ends": ends,
+        "many": len(rows) > MANY,
+        "line": line,
+        "before": before,
+        "after": after,
+    }
 
 
 def axis(metric: str, digits: int) -> Callable[[float], str]:
@@ -268,14 +363,23 @@ def plot_rows(before: Mapping[str, Mapping], after: Mapping[str, Mapping]) -> li
     """Languages as figures take them, lowest first."""
     codes = [c for c, r in after.items() if is_language(c) and r["value"] is not None]
     codes.sort(key=lambda c: (after[c]["value"], c))
-    return [{"label": language(c), "before": bounds(before.get(c)), "after": bounds(after[c])} for c in codes]
+    return [
+        {"label": language(c), "before": bounds(before.get(c)), "after": bounds(after[c])}
+        for c in codes
+    ]
 
 
 def bounds(row: Mapping | None) -> figures.Interval | None:
     return None if row is None or row["value"] is None else (row["value"], row["low"], row["high"])
 
 
-def averages(content: Mapping, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Mapping]]:
+def averages(
+    content: Mapping, keys: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], dict[str, Mapping]]:
     """(metric, by) -> step -> the row of the average."""
     found = tables(content)
-    return {key: {step: rows[AVERAGE] for step, rows in found[key].items() if AVERAGE in rows} for key in keys if key in found}
+    return {
+        key: {step: rows[AVERAGE] for step, rows in found[key].items() if AVERAGE in rows}
+        for key in keys
+        if key in found
+    }

@@ -42,9 +42,13 @@ SECTIONS = {
 def page(content: Mapping[str, Any], title: str, digits: int) -> str:
     """The report as one HTML file."""
     made = [
-        {"id": name, "title": told, "nav": nav, **found} for name, (told, nav, make) in SECTIONS.items() if (found := make(content, digits))
+        {"id": name, "title": told, "nav": nav, **found}
+        for name, (told, nav, make) in SECTIONS.items()
+        if (found := make(content, digits))
     ]
-    data = {m["id"]: m["data"] for section in made for m in section.get("matrices", []) if "data" in m}
+    data = {
+        m["id"]: m["data"] for section in made for m in section.get("matrices", []) if "data" in m
+    }
     top = {
         "asked": headline.asked(content),
         "confidence": headline.confidence(content),
@@ -56,8 +60,15 @@ def page(content: Mapping[str, Any], title: str, digits: int) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
-    values |= {"style": Markup(style), "script": Markup(script), "style_hash": _hash(style), "script_hash": _hash(script)}
+    style, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
+    )
+    values |= {
+        "style": Markup(style),
+        "script": Markup(script),
+        "style_hash": _hash(style),
+        "script_hash": _hash(script),
+    }
     return environment().get_template(template).render(**values)
 
 
@@ -67,7 +78,12 @@ def environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda v: visible(v) if isinstance(v, str) and not isinstance(v, Markup) else v,
     )  # fmt: skip
-    made.filters |= {"language": text.language, "tag": text.lang_tag, "json": to_json, "count": text.count}
+    made.filters |= {
+        "language": text.language,
+        "tag": text.lang_tag,
+        "json": to_json,
+        "count": text.count,
+    }
     return made
 
 
@@ -86,13 +102,29 @@ def samples(content: Mapping) -> dict[str, Any] | None:
     told = content.get("samples")
     if not told or not told["rows"]:
         return None
-    used = {c for r in told["rows"] for c in (r["lang"], r["asked"], *(a["lang"] for a in r["answers"] if a)) if c}
+    used = {
+        c
+        for r in told["rows"]
+        for c in (r["lang"], r["asked"], *(a["lang"] for a in r["answers"] if a))
+        if c
+    }
     names = {c: [text.language(c), text.lang_tag(c)] for c in sorted(used)}
     rows = [
-        [r["lang"], r["asked"], r["source"], int(r["sensitive"]), r["prompt"], r["reference"], [_compact(a) for a in r["answers"]]]
+        [
+            r["lang"],
+            r["asked"],
+            r["source"],
+            int(r["sensitive"]),
+            r["prompt"],
+            r["reference"],
+            [_compact(a) for a in r["answers"]],
+        ]
         for r in told["rows"]
     ]
-    binary = [_binary(a["scores"][i] for r in told["rows"] for a in r["answers"] if a) for i in range(len(told["scores"]))]
+    binary = [
+        _binary(a["scores"][i] for r in told["rows"] for a in r["answers"] if a)
+        for i in range(len(told["scores"]))
+    ]
     return {
         "models": told["models"], "n": len(rows), "first": told["rows"][:STATIC_SAMPLES], "score_names": told["scores"],
         "languages": {c: n[0] for c, n in names.items() if any(r["lang"] == c for r in told["rows"])},

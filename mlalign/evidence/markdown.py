@@ -9,7 +9,9 @@ from mlalign.evidence import headline
 from mlalign.evidence.collect import MANY_COLUMNS
 from mlalign.methods.metrics import SUMMARIES
 
-HIDDEN = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")  # invisible, or able to turn the text around
+HIDDEN = re.compile(
+    "[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+)  # invisible, or able to turn the text around
 
 
 def page(content: Mapping[str, Any], title: str, digits: int) -> str:
@@ -19,11 +21,15 @@ def page(content: Mapping[str, Any], title: str, digits: int) -> str:
     if run.get("recipe"):
         parts.append(f"Recipe: {cell(run['recipe'])}")
     sections = {
-        "Warnings": [grid(["step", "warning"], [(w["step"], w["what"]) for w in content["warnings"]])],
+        "Warnings": [
+            grid(["step", "warning"], [(w["step"], w["what"]) for w in content["warnings"]])
+        ],
         "Evaluations": [_evaluations(content.get("headlines") or [], digits)],
         "Results": _results(content, digits),
         "Reward transfer": [_matrix(m, digits) for m in content["matrices"]],
-        "Not computed": [grid(["step", "what"], [(n["step"], n["what"]) for n in content["not_computed"]])],
+        "Not computed": [
+            grid(["step", "what"], [(n["step"], n["what"]) for n in content["not_computed"]])
+        ],
         "Decisions": [_decision(d) for d in content["decisions"]],
         "Rows by language": _rows_by_language(content["steps"]),
         "Dropped": _counts(content["steps"], "dropped", "reason"),
@@ -51,12 +57,17 @@ def grid(header: Sequence[Any], body: Sequence[Sequence[Any]]) -> str:
     if not body:
         return ""
     lines = [header, ["---"] * len(header), *body]
-    return "\n".join("| " + " | ".join("" if v is None else cell(v) for v in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join("" if v is None else cell(v) for v in line) + " |" for line in lines
+    )
 
 
 def _evaluations(headlines: Sequence[Mapping], digits: int) -> str:
     """The headline numbers of all evaluations; native and translated rows apart."""
-    body = [[row["evaluation"], row["origin"], row["metric"], row["model"], _interval(row, digits)] for row in headlines]
+    body = [
+        [row["evaluation"], row["origin"], row["metric"], row["model"], _interval(row, digits)]
+        for row in headlines
+    ]
     return grid(["evaluation", "texts", "metric", "model", "average over languages"], body)
 
 
@@ -74,7 +85,10 @@ def _results(content: Mapping, digits: int) -> list[str]:
             blocks += [f"### {cell(metric)}", _by_column(columns, digits)]
             continue
         for by, rows in columns.items():
-            blocks += [f"### {cell(metric)}" + (f" by {cell(by)}" if by else ""), _by_language(rows, digits)]
+            blocks += [
+                f"### {cell(metric)}" + (f" by {cell(by)}" if by else ""),
+                _by_language(rows, digits),
+            ]
     return blocks
 
 
@@ -86,7 +100,16 @@ def _by_language(rows: Sequence[Mapping], digits: int) -> str:
     body = []
     for lang in [*(s for s in SUMMARIES if s in languages), *sorted(languages - set(SUMMARIES))]:
         line = [_interval(at.get((lang, s)), digits) for s in steps]
-        body.append([lang, *line, *(_change(at.get((lang, steps[0])), at.get((lang, steps[-1])), digits) for _ in change)])
+        body.append(
+            [
+                lang,
+                *line,
+                *(
+                    _change(at.get((lang, steps[0])), at.get((lang, steps[-1])), digits)
+                    for _ in change
+                ),
+            ]
+        )
     return grid(["language", *steps, *change], body)
 
 
@@ -114,12 +137,16 @@ def _change(first: Mapping | None, last: Mapping | None, digits: int) -> str | N
 def _matrix(matrix: Mapping, digits: int) -> str:
     cells = [[None if v is None else f"{v:.{digits}f}" for v in line] for line in matrix["values"]]
     body = [[source, *line] for source, line in zip(matrix["sources"], cells, strict=True)]
-    return f"{cell(matrix['metric'])}, {cell(matrix['step'])}\n\n" + grid(["trained on", *matrix["targets"]], body)
+    return f"{cell(matrix['metric'])}, {cell(matrix['step'])}\n\n" + grid(
+        ["trained on", *matrix["targets"]], body
+    )
 
 
 def _decision(decision: Mapping) -> str:
     verdict = f"{cell(decision['step'])}: {cell(decision['selected'])} was selected; the loop {'stops' if decision['stop'] else 'goes on'}."
-    return f"{verdict}\n\n" + grid(["candidate", "decision"], [(c["candidate"], c["decision"]) for c in decision["candidates"]])
+    return f"{verdict}\n\n" + grid(
+        ["candidate", "decision"], [(c["candidate"], c["decision"]) for c in decision["candidates"]]
+    )
 
 
 def _rows_by_language(steps: Sequence[Mapping]) -> list[str]:
@@ -143,16 +170,34 @@ def _number(value: float) -> str:
 
 def _steps(steps: Sequence[Mapping]) -> list[str]:
     body = [
-        (s["step"], f"{s['stage']} v{s['stage_version']}", s.get("skipped_because") or s["status"], s["fingerprint"][:16], s.get("seed"))
+        (
+            s["step"],
+            f"{s['stage']} v{s['stage_version']}",
+            s.get("skipped_because") or s["status"],
+            s["fingerprint"][:16],
+            s.get("seed"),
+        )
         for s in steps
     ]
     commits = sorted({s["git_commit"] for s in steps if s.get("git_commit")})
-    return [grid(["step", "stage", "status", "fingerprint", "seed"], body), f"Code: {cell(', '.join(commits))}" if commits else ""]
+    return [
+        grid(["step", "stage", "status", "fingerprint", "seed"], body),
+        f"Code: {cell(', '.join(commits))}" if commits else "",
+    ]
 
 
 def _sources(sources: Sequence[Mapping], external: Sequence[Mapping]) -> list[str]:
     keys = list(dict.fromkeys(k for s in sources for k in s))
-    outside = [(e["step"], e["slot"], e.get("path") or e.get("family"), e.get("revision"), e.get("identity")) for e in external]
+    outside = [
+        (
+            e["step"],
+            e["slot"],
+            e.get("path") or e.get("family"),
+            e.get("revision"),
+            e.get("identity"),
+        )
+        for e in external
+    ]
     return [
         grid(keys, [[s.get(k) for k in keys] for s in sources]),
         grid(["step", "input", "from outside", "revision", "identity"], outside),

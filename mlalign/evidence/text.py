@@ -55,7 +55,10 @@ METRICS = {
     "acc_norm": ("Accuracy by normalised length (lm-eval)", True),
     "exact_match": ("Exact match (lm-eval)", True),
 }
-OVER = {"_over_baseline": "gain over the start", "_over_control": "gain over the control"}  # paired differences
+OVER = {
+    "_over_baseline": "gain over the start",
+    "_over_control": "gain over the control",
+}  # paired differences
 
 
 def parted(metric: str) -> tuple[str, str]:
@@ -90,7 +93,9 @@ def change(value: float | None, metric: str = "", digits: int = 3) -> str:
     """A difference with its sign; of shares in percentage points."""
     if value is None:
         return MISSING
-    text = f"{100 * value:+.{max(digits - 2, 0)}f} pp" if is_share(metric) else f"{value:+.{digits}f}"
+    text = (
+        f"{100 * value:+.{max(digits - 2, 0)}f} pp" if is_share(metric) else f"{value:+.{digits}f}"
+    )
     return text.replace("-", "−")
 
 
@@ -104,7 +109,11 @@ def seconds(value: float) -> str:
     whole = round(value)
     if whole < 100:
         return f"{value:.1f} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 6000 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s"
+        if whole < 6000
+        else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
 
 
 @cache

@@ -29,7 +29,11 @@ def read_value(path: Path, key: str) -> dict[str, Any] | None:
         told = read_json(path)
     except UserError:
         told = {}
-    whole = isinstance(told, dict) and isinstance(told.get("value"), dict) and fingerprint(told["value"]) == told.get("sha256")
+    whole = (
+        isinstance(told, dict)
+        and isinstance(told.get("value"), dict)
+        and fingerprint(told["value"]) == told.get("sha256")
+    )
     if not whole:
         say(f"{path}: is not what was written there; computed again", file=sys.stderr, flush=True)
         return None
@@ -49,10 +53,16 @@ def problem(checkpoint: Path) -> str | None:
         told = read_json(checkpoint / COMPLETE)
     except UserError:
         return f"{COMPLETE} is malformed"
-    if not isinstance(told, dict) or not isinstance(told.get("files"), dict) or not isinstance(told.get("ranks"), int):
+    if (
+        not isinstance(told, dict)
+        or not isinstance(told.get("files"), dict)
+        or not isinstance(told.get("ranks"), int)
+    ):
         return f"{COMPLETE} does not tell of its files"
     now = _digests(checkpoint)
-    wrong = [name for name in sorted({*told["files"], *now}) if told["files"].get(name) != now.get(name)]
+    wrong = [
+        name for name in sorted({*told["files"], *now}) if told["files"].get(name) != now.get(name)
+    ]
     return f"{wrong[0]} is not what was saved" if wrong else None
 
 
@@ -63,6 +73,10 @@ def ordered(folder: Path) -> list[Path]:
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
-    files = {name: path for name, path in tree(checkpoint).items() if name != COMPLETE and not name.endswith(".tmp")}
+    files = {
+        name: path
+        for name, path in tree(checkpoint).items()
+        if name != COMPLETE and not name.endswith(".tmp")
+    }
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
         return dict(zip(files, pool.map(sha256, files.values()), strict=True))

@@ -48,7 +48,9 @@ def reading(problem: str, mend: str = "") -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except ImportError as error:
-        raise UserError(f"{problem}: it needs a package that is not here: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{problem}: it needs a package that is not here: {' '.join(str(error).split())}"
+        ) from error
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise

@@ -34,17 +34,25 @@ def left_out(
     parts = list(_parts(answer))
     if not parts or _whole(text, parts, prompt):
         return NOTHING if not part_of_prompt else LeftOut(part_of_prompt=True)
-    before, found, after = again([*prompt, {"role": answer["role"], "content": STAND_IN}]).rpartition(STAND_IN)
+    before, found, after = again(
+        [*prompt, {"role": answer["role"], "content": STAND_IN}]
+    ).rpartition(STAND_IN)
     if _squeezed(before + after) == _squeezed(text):
         return LeftOut(answer=True, part_of_prompt=part_of_prompt)
-    own = text[len(before) : len(text) - len(after)] if found and text.startswith(before) and text.endswith(after) else text
+    own = (
+        text[len(before) : len(text) - len(after)]
+        if found and text.startswith(before) and text.endswith(after)
+        else text
+    )
     there = all(_there(own, part) for part in parts)
     return LeftOut(part_of_answer=not there, part_of_prompt=part_of_prompt)
 
 
 def of_prompt(text: str, prompt: Sequence[Mapping], tools: Sequence | None) -> bool:
     """Whether everything that a prompt and the tools say stands in the text."""
-    return all(_there(text, part) for message in prompt for part in _parts(message)) and (not tools or _has_tools(text, tools))
+    return all(_there(text, part) for message in prompt for part in _parts(message)) and (
+        not tools or _has_tools(text, tools)
+    )
 
 
 def _whole(text: str, parts: Sequence[str], prompt: Sequence[Mapping]) -> bool:

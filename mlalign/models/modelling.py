@@ -24,7 +24,16 @@ from mlalign.models.engine import chat
 from mlalign.models.templates import ChatTemplate
 
 # Names under which tokenizers commonly hold a padding token, or a spare one that may serve as one.
-PADDING = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|endoftext|>", "<unk>", "[UNK]")
+PADDING = (
+    "<|pad|>",
+    "<pad>",
+    "[PAD]",
+    "<|finetune_right_pad_id|>",
+    "<|vision_pad|>",
+    "<|endoftext|>",
+    "<unk>",
+    "[UNK]",
+)
 # What of a LoRA configuration must agree for an adapter to be trained on.
 SHAPE = ("r", "lora_alpha", "use_rslora", "use_dora")
 TASKS = {"causal": "CAUSAL_LM", "classifier": "SEQ_CLS"}
@@ -51,7 +60,10 @@ class Weights:
 
 
 def load_tokenizer(
-    model: Model, chat_template: str | None, needs_template: bool = True, padding_is_read: bool = True
+    model: Model,
+    chat_template: str | None,
+    needs_template: bool = True,
+    padding_is_read: bool = True,
 ) -> PreTrainedTokenizerBase:
     """The model's tokenizer with `chat_template` (a file or Jinja text) installed if given, padding on the right.
 
@@ -68,7 +80,9 @@ def load_tokenizer(
     n_rows = opening.configuration(full.path, full.revision).get_text_config().vocab_size
     opening.check_tokens(tokenizer, n_rows, model.path, padding_is_read=padding_is_read)
     tokenizer.padding_side = "right"
-    tokenizer.init_kwargs.pop("local_files_only", None)  # would be saved, and says only whether this process runs offline
+    tokenizer.init_kwargs.pop(
+        "local_files_only", None
+    )  # would be saved, and says only whether this process runs offline
     return tokenizer
 
 
@@ -78,7 +92,14 @@ def ensure_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return
     vocabulary = tokenizer.get_vocab()
-    spare = next((t for t in PADDING if t in vocabulary and t not in (tokenizer.eos_token, tokenizer.bos_token)), PADDING[0])
+    spare = next(
+        (
+            t
+            for t in PADDING
+            if t in vocabulary and t not in (tokenizer.eos_token, tokenizer.bos_token)
+        ),
+        PADDING[0],
+    )
     tokenizer.add_special_tokens({"pad_token": spare})
 
 
@@ -101,20 +122,26 @@ def fit_vocabulary(network: Any, tokenizer: PreTrainedTokenizerBase, frozen: boo
 # ----------------------------------------------------------------------------------------------------------------- models
 
 
-def open_for_training(model: Model, weights: Weights, peft: Mapping | None, seed: int) -> tuple[Any, Any]:
+def open_for_training(
+    model: Model, weights: Weights, peft: Mapping | None, seed: int
+) -> tuple[Any, Any]:
     """(network, LoraConfig or None for the trainer to wrap it with).
 
     A full model is trained as it is or gets a new adapter; an adapter is trained on (`peft` given) or merged first.
     Raises: UserError if weights are missing, or `peft` does not describe the adapter.
     """
     if model.base is None:
-        config = lora_config(peft, weights.task)  # before the weights are loaded: peft refuses some combinations
+        config = lora_config(
+            peft, weights.task
+        )  # before the weights are loaded: peft refuses some combinations
         return load_full(model, weights, seed), config
     if peft is None:
         return load_merged(model, weights, seed), None
     _check_same_shape(Path(model.path), peft)
     with whole_weights(weights) if weights.task == "classifier" else contextlib.nullcontext():
-        return _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=True), None
+        return _with_adapter(
+            load_full(model.base, weights, seed), model, weights, trainable=True
+        ), None
 
 
 def load_merged(model: Model, weights: Weights, seed: int = 0) -> Any:
@@ -122,7 +149,9 @@ def load_merged(model: Model, weights: Weights, seed: int = 0) -> Any:
     if model.base is None:
         return load_full(model, weights, seed)
     with whole_weights(weights):
-        merged = _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=False).merge_and_unload()
+        merged = _with_adapter(
+            load_full(model.base, weights, seed), model, weights, trainable=False
+        ).merge_and_unload()
     return merged.requires_grad_(True)
 
 
@@ -133,12 +162,16 @@ def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
     """
     head = f"{HEAD}.weight"
     n_outputs, may_lack = (1, [head]) if weights.task == "classifier" else (None, [])
-    with whole_weights(weights):  # the outline is never spread over the ranks, where transformers would not say what does not fit
+    with whole_weights(
+        weights
+    ):  # the outline is never spread over the ranks, where transformers would not say what does not fit
         seen = opening.outline(model.path, weights.task, model.revision, n_outputs, may_lack)
     options = {**weights.options, "dtype": weights.dtype}
     if weights.quantization:
         options["quantization_config"] = _quantization(weights.quantization)
-    network, lacking = opening.network(model.path, weights.task, model.revision, n_outputs=n_outputs, options=options, seen=seen)
+    network, lacking = opening.network(
+        model.path, weights.task, model.revision, n_outputs=n_outputs, options=options, seen=seen
+    )
     if head in lacking:
         draw_head(network, seed)
     return network
@@ -149,7 +182,9 @@ def draw_head(network: Any, seed: int) -> None:
     head = getattr(network, HEAD).weight
     with _gathered(head):
         d = head.shape[-1]
-        drawn = torch.normal(0.0, 1 / math.sqrt(d + 1), head.shape, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.normal(
+            0.0, 1 / math.sqrt(d + 1), head.shape, generator=torch.Generator().manual_seed(seed)
+        )
         head.data.copy_(drawn)
 
 
@@ -172,7 +207,9 @@ def _with_adapter(network: Any, model: Model, weights: Weights, trainable: bool)
     adapter.config.task_type = TASKS[weights.task]
     if weights.task == "classifier":
         adapter.config.modules_to_save = sorted({*(adapter.config.modules_to_save or []), HEAD})
-        adapter.weights.setdefault(f"base_model.model.{HEAD}.weight", getattr(network, HEAD).weight.detach().clone())
+        adapter.weights.setdefault(
+            f"base_model.model.{HEAD}.weight", getattr(network, HEAD).weight.detach().clone()
+        )
     base = model.base.path if model.base else ""
     return opening.attach(network, adapter, base, trainable=trainable, autocast=not weights.sharded)
 
@@ -184,7 +221,11 @@ def _check_same_shape(path: Path, peft: Mapping) -> None:
             f"{path / adapters.CONFIG}: init_lora_weights is {told['init_lora_weights']}, with which the adapter changes its base; "
             f"training does not go on in it: make it a full model first (peft=null trains full weights)"
         )
-    differing = [f"{key}={told.get(key)}, not {peft[key]}" for key in SHAPE if key in peft and peft[key] != told.get(key)]
+    differing = [
+        f"{key}={told.get(key)}, not {peft[key]}"
+        for key in SHAPE
+        if key in peft and peft[key] != told.get(key)
+    ]
     if differing:
         raise UserError(
             f"peft: training goes on in the adapter {path}, which has {', '.join(differing)}; adapters never stack: "
@@ -196,11 +237,16 @@ def _quantization(kind: str) -> Any:
     from transformers import BitsAndBytesConfig
 
     if not torch.cuda.is_available():
-        raise UserError(f"quantization: {kind} needs a CUDA GPU, and this machine shows none; set quantization=null")
+        raise UserError(
+            f"quantization: {kind} needs a CUDA GPU, and this machine shows none; set quantization=null"
+        )
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
 
 
@@ -208,9 +254,15 @@ def _quantization(kind: str) -> Any:
 def whole_weights(weights: Weights) -> Iterator[None]:
     """Load unsharded weights although ZeRO-3 is on: to merge whole matrices (DeepSpeed shards them when training begins), or on
     one rank alone."""
-    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config, unset_hf_deepspeed_config
+    from transformers.integrations.deepspeed import (
+        is_deepspeed_zero3_enabled,
+        set_hf_deepspeed_config,
+        unset_hf_deepspeed_config,
+    )
 
-    if not weights.sharded or not is_deepspeed_zero3_enabled():  # off already: by a caller, who turns it on again
+    if (
+        not weights.sharded or not is_deepspeed_zero3_enabled()
+    ):  # off already: by a caller, who turns it on again
         yield
         return
     unset_hf_deepspeed_config()
@@ -231,8 +283,14 @@ def _gathered(parameter: torch.nn.Parameter) -> contextlib.AbstractContextManage
 
 def n_parameters(network: Any) -> dict[str, int]:
     """How many parameters there are, and how many of them are trained."""
-    sizes = [(p.ds_numel if hasattr(p, "ds_numel") else p.numel(), p.requires_grad) for p in network.parameters()]
-    return {"parameters": sum(n for n, _ in sizes), "trainable_parameters": sum(n for n, trained in sizes if trained)}
+    sizes = [
+        (p.ds_numel if hasattr(p, "ds_numel") else p.numel(), p.requires_grad)
+        for p in network.parameters()
+    ]
+    return {
+        "parameters": sum(n for n, _ in sizes),
+        "trainable_parameters": sum(n for n, trained in sizes if trained),
+    }
 
 
 def drop_reference(trainer: Any) -> None:
@@ -247,13 +305,27 @@ def scores(trainer: Any, sequences: Sequence[list[int]]) -> list[float]:
     network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
     device = trainer.args.device
     with torch.inference_mode():
-        return [network(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, 0].item() for ids in sequences]
+        return [
+            network(input_ids=torch.tensor([ids], device=device), use_cache=False)
+            .logits[0, 0]
+            .item()
+            for ids in sequences
+        ]
 
 
 # ----------------------------------------------------------------------------------------------------------------- saving
 
 # Generation settings that mean nothing without sampling, and without beams.
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "top_h",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
 BEAMS = ("early_stopping", "length_penalty")
 
 
@@ -265,16 +337,25 @@ def make_generation_savable(network: Any) -> str | None:
     config = getattr(network, "generation_config", None)
     if config is None or _refuses(config) is None:
         return None
-    idle = [*(SAMPLING if config.do_sample is not True else ()), *(BEAMS if (config.num_beams or 1) == 1 else ())]
+    idle = [
+        *(SAMPLING if config.do_sample is not True else ()),
+        *(BEAMS if (config.num_beams or 1) == 1 else ()),
+    ]
     defaults = type(config)()
     given = {name: getattr(config, name, None) for name in idle}
-    unset = {name: value for name, value in given.items() if value is not None and value != getattr(defaults, name)}
+    unset = {
+        name: value
+        for name, value in given.items()
+        if value is not None and value != getattr(defaults, name)
+    }
     for name in unset:
         setattr(config, name, None)
 
     place = f"{network.name_or_path}: generation_config.json"
     if reason := _refuses(config):
-        raise UserError(f"{place} cannot be saved with a model that is trained from it ({reason}); mend it there")
+        raise UserError(
+            f"{place} cannot be saved with a model that is trained from it ({reason}); mend it there"
+        )
     told = ", ".join(f"{name}={value}" for name, value in unset.items())
     return f"{place} sets {told}, which mean nothing without do_sample or num_beams; they are left out of the trained model's"
 
@@ -341,12 +422,20 @@ def save(trainer: Any, path: Path) -> None:
         (path / name).unlink(missing_ok=True)
     network = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(network, "peft_config") and getattr(network, "generation_config", None) is not None:
-        network.generation_config.save_pretrained(str(path))  # beside an adapter nobody else writes it
+        network.generation_config.save_pretrained(
+            str(path)
+        )  # beside an adapter nobody else writes it
     adapter = path / "adapter_config.json"
     if adapter.is_file():  # peft writes sets, whose order changes from process to process
         told = read_json(adapter)
         write_json(
-            adapter, {k: sorted(v) if k in ("target_modules", "modules_to_save") and isinstance(v, list) else v for k, v in told.items()}
+            adapter,
+            {
+                k: sorted(v)
+                if k in ("target_modules", "modules_to_save") and isinstance(v, list)
+                else v
+                for k, v in told.items()
+            },
         )
 
 
@@ -360,7 +449,9 @@ def _save_gathered(trainer: Any, path: Path) -> None:
         state = trainer.accelerator.get_state_dict(engine)
     if trainer.is_world_process_zero():
         tied = set(getattr(network, "all_tied_weights_keys", {}))
-        network.save_pretrained(str(path), state_dict={k: v for k, v in state.items() if k not in tied})
+        network.save_pretrained(
+            str(path), state_dict={k: v for k, v in state.items() if k not in tied}
+        )
         trainer.processing_class.save_pretrained(str(path))
 
 

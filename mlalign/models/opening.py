@@ -28,7 +28,12 @@ from mlalign.models.outline import KINDS, Adapter, Outline, Task
 from mlalign.models.report import NEVER_RUN
 
 # Settings of a configuration that may name a kernel on the hub, which is code.
-KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+KERNELS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "_experts_implementation",
+)
 
 
 # --------------------------------------------------------------------------------------------------------- configurations
@@ -54,18 +59,28 @@ def _check_configuration(file: Path, values: Mapping[str, Any]) -> None:
 
     kind, own = values.get("model_type"), values.get("auto_map")
     if not isinstance(kind, str):
-        raise UserError(f"{file}: has no model_type, so nobody can know what the model is; fetch it again or save it with transformers")
+        raise UserError(
+            f"{file}: has no model_type, so nobody can know what the model is; fetch it again or save it with transformers"
+        )
     if kind not in CONFIG_MAPPING:
-        code = f" ({own['AutoConfig']})" if isinstance(own, Mapping) and own.get("AutoConfig") else ""
+        code = (
+            f" ({own['AutoConfig']})" if isinstance(own, Mapping) and own.get("AutoConfig") else ""
+        )
         raise UserError(
             f"{file}: transformers knows no model_type {kind!r}: the configuration needs its own code{code}, and {NEVER_RUN}; "
             "take a model that transformers knows, or a newer transformers if that knows it"
         )
     names = values.get("architectures")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise UserError(f"{file}: architectures must be a list of names, not {names!r}; fetch it again or mend it")
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise UserError(
+            f"{file}: architectures must be a list of names, not {names!r}; fetch it again or mend it"
+        )
     for key, kernel in _kernels(values):
-        raise UserError(f"{file}: {key} names code on the hub ({kernel}), and {NEVER_RUN}; remove the key from a copy")
+        raise UserError(
+            f"{file}: {key} names code on the hub ({kernel}), and {NEVER_RUN}; remove the key from a copy"
+        )
 
 
 def _kernels(values: Any, under: str = "") -> Iterator[tuple[str, str]]:
@@ -95,7 +110,9 @@ def tokenizer(path: str, revision: str | None = None) -> Any:
     Raises: UserError if there is none, it is broken, or it needs code of its own.
     """
     if not has_tokenizer(path, revision):
-        raise UserError(f"{path}: has no tokenizer (tokenizer.json); save the model's own there with AutoTokenizer's save_pretrained")
+        raise UserError(
+            f"{path}: has no tokenizer (tokenizer.json); save the model's own there with AutoTokenizer's save_pretrained"
+        )
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         file = find(path, name, revision)
         own = read_object(file).get("auto_map") if file else None
@@ -142,7 +159,9 @@ def check_tokens(tokens: Any, n_rows: int, path: str, *, padding_is_read: bool =
         return
     # Some tokenizer classes bring a token for unknown text that no file names, and that byte-level tokenizers never give.
     unread = {tokens.unk_token_id} | (set() if padding_is_read else {tokens.pad_token_id})
-    beyond = sorted((n, token) for token, n in tokens.get_vocab().items() if n >= n_rows and n not in unread)
+    beyond = sorted(
+        (n, token) for token, n in tokens.get_vocab().items() if n >= n_rows and n not in unread
+    )
     if beyond:
         number, token = beyond[0]
         raise UserError(
@@ -193,14 +212,25 @@ def network(
     seen = seen or outline(path, task, revision, n_outputs, on_it=on_it)
     if seen.quantised:
         _check_quantisation(path, revision)
-    auto: Any = transformers.AutoModelForCausalLM if task == "causal" else transformers.AutoModelForSequenceClassification
-    ours: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    auto: Any = (
+        transformers.AutoModelForCausalLM
+        if task == "causal"
+        else transformers.AutoModelForSequenceClassification
+    )
+    ours: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
     ours |= {"ignore_mismatched_sizes": True} if seen.lacking else {}
     ours |= {"num_labels": n_outputs} if n_outputs is not None else {}
     with reading(f"{path}: no {KINDS[task]} can be loaded from it"):
         loaded, info = auto.from_pretrained(path, **{**options, **ours})
     if lost := sorted(set(info["missing_keys"]) - seen.lacking):
-        raise UserError(f"{path}: holds no weights for {report.some(lost)}: newly initialised weights score nothing; fetch it again")
+        raise UserError(
+            f"{path}: holds no weights for {report.some(lost)}: newly initialised weights score nothing; fetch it again"
+        )
     return loaded, seen.lacking
 
 
@@ -215,7 +245,9 @@ def _check_quantisation(path: str, revision: str | None) -> None:
     values = read_object(file)
     told = values.get("quantization_config")
     method = told.get("quant_method") if isinstance(told, Mapping) else None
-    if method == "bitsandbytes":  # transformers' names of it say the bits, which stand in another key
+    if (
+        method == "bitsandbytes"
+    ):  # transformers' names of it say the bits, which stand in another key
         return
     if method is not None and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         raise UserError(
@@ -272,12 +304,16 @@ def adapter(path: str, revision: str | None = None) -> Adapter:
 
         config = PeftConfig.from_pretrained(path, revision=revision)
         if config.is_prompt_learning:
-            raise UserError(f"{path}: is no LoRA adapter but a learned prompt ({config.peft_type}), which cannot be merged")
+            raise UserError(
+                f"{path}: is no LoRA adapter but a learned prompt ({config.peft_type}), which cannot be merged"
+            )
         weights = load_peft_weights(path, device="cpu", revision=revision)
     return Adapter(path, seen.shapes, config, weights)
 
 
-def attach(network: Any, adapter: Adapter, base: str, *, trainable: bool = False, autocast: bool = True) -> Any:
+def attach(
+    network: Any, adapter: Adapter, base: str, *, trainable: bool = False, autocast: bool = True
+) -> Any:
     """The network with an adapter on it.
 
     Raises: UserError unless every weight in the adapter's file finds its place.
@@ -293,9 +329,15 @@ def attach(network: Any, adapter: Adapter, base: str, *, trainable: bool = False
         adapted = get_peft_model(network, adapter.config, autocast_adapter_dtype=autocast)
         fit: Any = set_peft_model_state_dict(adapted, adapter.weights)
     if fit.unexpected_keys:
-        raise UserError(f"{adapter.path}: its adapter does not fit {base}: no place for {report.some(fit.unexpected_keys)}")
-    if lost := [name for name in fit.missing_keys if "lora_" in name or ".modules_to_save." in name]:
-        raise UserError(f"{adapter.path}: its file lacks {report.some(lost)}, which {ADAPTER} says it has; fetch or save it again")
+        raise UserError(
+            f"{adapter.path}: its adapter does not fit {base}: no place for {report.some(fit.unexpected_keys)}"
+        )
+    if lost := [
+        name for name in fit.missing_keys if "lora_" in name or ".modules_to_save." in name
+    ]:
+        raise UserError(
+            f"{adapter.path}: its file lacks {report.some(lost)}, which {ADAPTER} says it has; fetch or save it again"
+        )
     return adapted
 
 

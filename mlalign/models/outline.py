@@ -24,7 +24,9 @@ Task = Literal["causal", "classifier"]
 KINDS = {"causal": "causal language model", "classifier": "sequence classifier"}
 TOKEN_ID = re.compile(r"(bos|eos|pad|decoder_start|forced_bos|forced_eos)_token_id")
 PREFIX = "base_model.model."
-LOW_RANK = re.compile(r"(^|[._])(lora|dora|ia3|hada|lokr|oft|vera)_")  # what peft's methods add to a layer
+LOW_RANK = re.compile(
+    r"(^|[._])(lora|dora|ia3|hada|lokr|oft|vera)_"
+)  # what peft's methods add to a layer
 PARAMETER = re.compile(r"(^|\.)(weight|bias)$")
 WHOLE = re.compile(r"[iu]\d+|bool")  # types of safetensors that are no floating point numbers
 IN_LAYER = re.compile(r"\.\d+\.")
@@ -46,13 +48,21 @@ class Adapter:
         """Whole weights in the file with their shapes, under the names that the base has: heads,
         poolers, embeddings.
         """
-        whole = {n.removeprefix(PREFIX): shape for n, shape in self.shapes.items() if n.startswith(PREFIX)}
+        whole = {
+            n.removeprefix(PREFIX): shape
+            for n, shape in self.shapes.items()
+            if n.startswith(PREFIX)
+        }
         return {name: shape for name, shape in whole.items() if not LOW_RANK.search(name)}
 
     @property
     def n_outputs(self) -> int | None:
         """How many outputs the head in the file has; None if it brings none."""
-        heads = [shape[0] for name, shape in self.brought.items() if HEAD.search(name) and not IN_LAYER.search(name)]
+        heads = [
+            shape[0]
+            for name, shape in self.brought.items()
+            if HEAD.search(name) and not IN_LAYER.search(name)
+        ]
         return heads[-1] if heads else None
 
 
@@ -75,7 +85,13 @@ class Outline:
 
 
 def of(
-    path: str, config: Any, task: Task, revision: str | None, n_outputs: int | None, may_lack: Collection[str], on_it: Adapter | None
+    path: str,
+    config: Any,
+    task: Task,
+    revision: str | None,
+    n_outputs: int | None,
+    may_lack: Collection[str],
+    on_it: Adapter | None,
 ) -> Outline:
     """The outline of a full model.
 
@@ -83,7 +99,9 @@ def of(
     """
     stated, model_class, config = check_class(path, config, task)
     quantised = _prepare(config, n_outputs)
-    weights = weight_files.tensors(path, revision, name=getattr(config, "transformers_weights", None))
+    weights = weight_files.tensors(
+        path, revision, name=getattr(config, "transformers_weights", None)
+    )
     if not quantised:
         _check_numbers(path, weights)
     if task == "causal":
@@ -94,10 +112,14 @@ def of(
     fit = report.of_quantised(fit) if quantised else fit
     brought = set(on_it.brought) if on_it else set()
     lacking = (fit.missing & {*may_lack, *brought}) | (fit.mismatched & brought)
-    with reading(f"{path}: config.json does not describe a {', '.join(stated.names)}, though it says so"):
+    with reading(
+        f"{path}: config.json does not describe a {', '.join(stated.names)}, though it says so"
+    ):
         explaining = lacking and fit.unexpected
         unexplained = _unexplained(stated.names, config, weights) if explaining else frozenset()
-    if message := report.problem(path, fit, stated, lacking, unexplained, on_it.path if on_it else None):
+    if message := report.problem(
+        path, fit, stated, lacking, unexplained, on_it.path if on_it else None
+    ):
         raise UserError(message)
     return Outline(config, network, frozenset(lacking), quantised)
 
@@ -125,14 +147,27 @@ def _class_and_config(path: str, config: Any, task: Task, stated: list[str]) -> 
     import transformers
     from transformers.models.auto.auto_factory import _get_model_class
 
-    auto: Any = transformers.AutoModelForCausalLM if task == "causal" else transformers.AutoModelForSequenceClassification
+    auto: Any = (
+        transformers.AutoModelForCausalLM
+        if task == "causal"
+        else transformers.AutoModelForSequenceClassification
+    )
     if type(config) in auto._model_mapping:
         model_class = _get_model_class(config, auto._model_mapping)
-    elif task == "causal" and (known := [name for name in stated if name in _generative(config.model_type)]):
-        model_class = getattr(transformers, known[0])  # a model of texts and pictures, which vLLM serves
+    elif task == "causal" and (
+        known := [name for name in stated if name in _generative(config.model_type)]
+    ):
+        model_class = getattr(
+            transformers, known[0]
+        )  # a model of texts and pictures, which vLLM serves
     else:
-        raise UserError(f"{path}: no {KINDS[task]} can be loaded from it (transformers has none of model_type {config.model_type!r})")
-    if config.sub_configs.get("text_config") is not None and model_class.config_class is config.sub_configs["text_config"]:
+        raise UserError(
+            f"{path}: no {KINDS[task]} can be loaded from it (transformers has none of model_type {config.model_type!r})"
+        )
+    if (
+        config.sub_configs.get("text_config") is not None
+        and model_class.config_class is config.sub_configs["text_config"]
+    ):
         quantisation = getattr(config, "quantization_config", None)
         config = config.get_text_config()
         if quantisation is not None:
@@ -152,7 +187,11 @@ def _prepare(config: Any, n_outputs: int | None) -> bool:
 
 def _check_numbers(path: str, weights: weight_files.Tensors) -> None:
     """Raises: UserError for weights that are whole numbers, which need a scale to be weights."""
-    whole = sorted(name for name, (dtype, _) in weights.by_name.items() if WHOLE.match(dtype) and PARAMETER.search(name))
+    whole = sorted(
+        name
+        for name, (dtype, _) in weights.by_name.items()
+        if WHOLE.match(dtype) and PARAMETER.search(name)
+    )
     if whole := [name for name in whole if not report.COMPUTED.search(name)]:
         raise UserError(
             f"{path}: its weights {report.some(whole)} are whole numbers ({weights.by_name[whole[0]][0]}), as quantised ones are, and "
@@ -164,7 +203,9 @@ def _fit(model_class: Any, config: Any, weights: weight_files.Tensors) -> tuple[
     """A network on the device `meta`, and how weights of these names and shapes fit into it."""
     import torch
 
-    empty = {name: torch.empty(shape, device="meta") for name, (_, shape) in weights.by_name.items()}
+    empty = {
+        name: torch.empty(shape, device="meta") for name, (_, shape) in weights.by_name.items()
+    }
     network, info = model_class.from_pretrained(
         None, config=config, state_dict=empty, device_map="meta", dtype=torch.float32, ignore_mismatched_sizes=True,
         output_loading_info=True,
@@ -214,9 +255,15 @@ def _unexplained(stated: list[str], config: Any, weights: weight_files.Tensors) 
     import transformers
     from transformers.models.auto import modeling_auto
 
-    name = stated[0] if stated else modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
+    name = (
+        stated[0]
+        if stated
+        else modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
+    )
     model_class: Any = getattr(transformers, name) if name in dir(transformers) else None
-    if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
+    if not (
+        isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)
+    ):
         return frozenset(weights.by_name)
     return _fit(model_class, copy.deepcopy(config), weights)[1].unexpected
 
@@ -227,5 +274,9 @@ def _check_generation(path: str, revision: str | None) -> None:
     """
     file = find(path, "generation_config.json", revision)
     for key, value in (read_object(file) if file else {}).items():
-        if TOKEN_ID.fullmatch(key) and not all(type(n) is int for n in (value if isinstance(value, list) else [value or 0])):
-            raise UserError(f"{file}: {key} must be a token's number or a list of them, not {value!r}; mend it or remove the file")
+        if TOKEN_ID.fullmatch(key) and not all(
+            type(n) is int for n in (value if isinstance(value, list) else [value or 0])
+        ):
+            raise UserError(
+                f"{file}: {key} must be a token's number or a list of them, not {value!r}; mend it or remove the file"
+            )

@@ -12,7 +12,9 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 # Buffers that older versions of transformers saved, which newer ones compute: rotary frequencies, positions, causal masks.
-COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids|attn\.(masked_)?bias|attention\.(masked_)?bias)$")
+COMPUTED = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|position_ids|attn\.(masked_)?bias|attention\.(masked_)?bias)$"
+)
 HEAD = re.compile(r"(^|\.)(score|classifier|classification_head|out_proj)\.(weight|bias)$")
 TOKENS = "ForTokenClassification"
 NEVER_RUN = "code from a model's repository is never run"
@@ -58,7 +60,12 @@ def custom_class(path: str, stated: Stated, loaded: str, files: Iterable[str] = 
 
 
 def problem(
-    path: str, report: Report, stated: Stated, lacking: Collection[str], unexplained: Collection[str], adapter: str | None = None
+    path: str,
+    report: Report,
+    stated: Stated,
+    lacking: Collection[str],
+    unexplained: Collection[str],
+    adapter: str | None = None,
 ) -> str | None:
     """What is wrong with reading a model's files as `report.loaded`; None if that is what they are.
 
@@ -81,7 +88,11 @@ def problem(
         )
     if not lacking and (message := _another_class(path, report, stated)):
         return message
-    unused = sorted(name for name in (unexplained if lacking else report.unexpected) if not COMPUTED.search(name))
+    unused = sorted(
+        name
+        for name in (unexplained if lacking else report.unexpected)
+        if not COMPUTED.search(name)
+    )
     if unused:
         return (
             f"{path}: its weights hold {some(unused)}, which {report.loaded} does not use: what the model does with them would be left "
@@ -107,7 +118,11 @@ def _another_class(path: str, report: Report, stated: Stated) -> str | None:
 
 def _instead(report: Report) -> str:
     """What a file has in the place of a head that is missing (OpenRLHF calls it value_head)."""
-    heads = sorted(name for name in report.unexpected if "head" in name and not name.startswith(f"{report.prefix}."))
+    heads = sorted(
+        name
+        for name in report.unexpected
+        if "head" in name and not name.startswith(f"{report.prefix}.")
+    )
     return f" (but {some(heads)}, which {report.loaded} does not know)" if heads else ""
 
 

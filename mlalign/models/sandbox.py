@@ -19,7 +19,9 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_STEPS = 1_000_000  # passes of loops and calls of macros
-MAX_SECONDS = 10.0  # of this thread's processor time, so that a busy or suspended machine refuses nothing
+MAX_SECONDS = (
+    10.0  # of this thread's processor time, so that a busy or suspended machine refuses nothing
+)
 MAX_CHARACTERS = 250_000_000  # put together in all, intermediate texts included
 SHORT = 1000  # sums below this are not counted: the steps bound them
 MAX_BITS = 1 << 20  # of a whole number
@@ -98,7 +100,11 @@ class Environment(ImmutableSandboxedEnvironment):
         method = obj
         if type(obj) is FunctionType:
             method = obj.__dict__.get("__wrapped__", obj)  # the sandbox wraps str.format
-        if type(method) is BuiltinFunctionType and method.__name__ in GROWING and isinstance(method.__self__, str):
+        if (
+            type(method) is BuiltinFunctionType
+            and method.__name__ in GROWING
+            and isinstance(method.__self__, str)
+        ):
             self.check_growth(method.__name__, method.__self__, [*args, *kwargs.values()])
         return super().call(context, obj, *args, **kwargs)
 
@@ -109,7 +115,11 @@ class Environment(ImmutableSandboxedEnvironment):
         if name in FORMATTING and isinstance(value, str) and LONG_FIELD.search(value):
             raise TooMuch("asks for a text field of millions of characters")
         if name in MULTIPLYING:
-            sizes = [a if isinstance(a, int) else len(a) for a in (value, *args) if isinstance(a, int | Sized)]
+            sizes = [
+                a if isinstance(a, int) else len(a)
+                for a in (value, *args)
+                if isinstance(a, int | Sized)
+            ]
             self._count(0, at_most=_product_of_largest(sizes))
 
     def _check_product(self, operator: str, left: Any, right: Any) -> None:
@@ -183,7 +193,9 @@ def _checked(ours: Environment, name: str, filter_: Callable) -> Callable:
 
 
 def _refuse_random(*_: Any, **__: Any) -> Any:
-    raise TooMuch("writes something at random, so that the same rows would give other texts each time")
+    raise TooMuch(
+        "writes something at random, so that the same rows would give other texts each time"
+    )
 
 
 def _counted(tree: nodes.Template) -> nodes.Template:

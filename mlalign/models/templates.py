@@ -57,28 +57,46 @@ class ChatTemplate:
         """The text that asks the model for its next turn. Raises: UserError naming `place` if the template fails on it."""
         return self._render(messages, place, tools, generation_prompt=True)
 
-    def conversation(self, messages: Sequence[Mapping], place: str, tools: Sequence | None = None) -> str:
+    def conversation(
+        self, messages: Sequence[Mapping], place: str, tools: Sequence | None = None
+    ) -> str:
         """The text of a whole conversation. Raises: UserError naming `place` if the template fails on it."""
         return self._render(messages, place, tools, generation_prompt=False)
 
-    def left_out(self, text: str, messages: Sequence[Mapping], place: str, tools: Sequence | None = None) -> LeftOut:
+    def left_out(
+        self, text: str, messages: Sequence[Mapping], place: str, tools: Sequence | None = None
+    ) -> LeftOut:
         """What `text`, a conversation as `conversation` gave it, lacks of its messages and tools."""
         tools = tools or self.options.get("tools")
-        return leftout.left_out(text, messages, tools, lambda other: self.conversation(other, place, tools))
+        return leftout.left_out(
+            text, messages, tools, lambda other: self.conversation(other, place, tools)
+        )
 
-    def _render(self, messages: Sequence[Mapping], place: str, tools: Sequence | None, generation_prompt: bool) -> str:
+    def _render(
+        self,
+        messages: Sequence[Mapping],
+        place: str,
+        tools: Sequence | None,
+        generation_prompt: bool,
+    ) -> str:
         import jinja2
 
         from mlalign.models import sandbox
 
         tools = tools or self.options.get("tools")
-        given = {"messages": list(messages), "tools": tools, "add_generation_prompt": generation_prompt}
+        given = {
+            "messages": list(messages),
+            "tools": tools,
+            "add_generation_prompt": generation_prompt,
+        }
         try:
             return sandbox.render(text_of(self.tokenizer, tools), {**self._variables, **given})
         except UserError:
             raise
         except jinja2.UndefinedError as error:
-            raise UserError(f"{self._failed(place, error)}; set what it lacks with chat_template_kwargs") from None
+            raise UserError(
+                f"{self._failed(place, error)}; set what it lacks with chat_template_kwargs"
+            ) from None
         except (jinja2.TemplateError, sandbox.TooMuch) as error:
             raise UserError(self._failed(place, error)) from None
         except Exception as error:  # noqa: BLE001  # a template is code from outside, which may raise anything
@@ -89,12 +107,19 @@ class ChatTemplate:
         line = getattr(error, "lineno", None)
         where = f" (line {line})" if line else ""
         name = getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"
-        return f"{place}: the chat template of {name} refuses this conversation: {kind}{said}{where}"
+        return (
+            f"{place}: the chat template of {name} refuses this conversation: {kind}{said}{where}"
+        )
 
     @functools.cached_property
     def _variables(self) -> dict[str, Any]:
         clock = functools.partial(_written, read_date(self.date))
-        return {"documents": None, **self.tokenizer.special_tokens_map, **self.options, "strftime_now": clock}
+        return {
+            "documents": None,
+            **self.tokenizer.special_tokens_map,
+            **self.options,
+            "strftime_now": clock,
+        }
 
     @functools.cached_property
     def writes_date(self) -> bool:
@@ -164,7 +189,9 @@ class ChatTemplate:
 
 def _closing_alone(template: str) -> tuple[str, str] | None:
     """Tags of a template that only cuts at the closing one, as DeepSeek's does."""
-    found = re.search(r"[<\[◁]/[\w:|.-]*(?:think|thought|reason)[\w:|.-]*[>\]▷]", template, re.IGNORECASE)
+    found = re.search(
+        r"[<\[◁]/[\w:|.-]*(?:think|thought|reason)[\w:|.-]*[>\]▷]", template, re.IGNORECASE
+    )
     return (found[0].replace("/", "", 1), found[0]) if found else None
 
 
@@ -186,7 +213,9 @@ def text_of(tokenizer: Any, tools: Sequence | None = None) -> str:
         return templates[TOOL_USE]
     if "default" not in templates:
         names = ", ".join(sorted(templates))
-        raise UserError(f"{name}: its tokenizer has several chat templates and none is called default; set chat_template to one of {names}")
+        raise UserError(
+            f"{name}: its tokenizer has several chat templates and none is called default; set chat_template to one of {names}"
+        )
     return templates["default"]
 
 
@@ -203,7 +232,11 @@ def install(tokenizer: Any, wanted: str | None) -> None:
     own = tokenizer.chat_template
     named = own if isinstance(own, Mapping) else {}
     if wanted not in named:
-        known = f"its templates are {', '.join(sorted(named))}" if named else "its tokenizer has no named templates"
+        known = (
+            f"its templates are {', '.join(sorted(named))}"
+            if named
+            else "its tokenizer has no named templates"
+        )
         name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
         missing = f"there is no file {wanted}, and {name} has no template of that name"
         raise UserError(f"chat_template: {missing} ({known}){nearest(wanted, named)}")
@@ -217,7 +250,11 @@ def is_name(value: str) -> bool:
 
 def option_problems(options: Mapping[str, Any], key: str = "chat_template_kwargs") -> list[str]:
     """What is wrong with options of a template, as messages that begin with the key."""
-    found = [f"{key}.{name}: is no variable of templates; leave it out" for name in options if name in RESERVED]
+    found = [
+        f"{key}.{name}: is no variable of templates; leave it out"
+        for name in options
+        if name in RESERVED
+    ]
     if "chat_template" in options:
         found.append(f"{key}.chat_template: set chat_template itself")
     return found
@@ -249,7 +286,9 @@ def date_problems(value: Any, key: str = "date") -> list[str]:
 def _written(when: datetime.datetime, form: str) -> str:
     """`strftime` of a fixed time. The C library would count `%s` from midnight of this machine's time zone; here it is UTC."""
     seconds = str(int(when.replace(tzinfo=datetime.UTC).timestamp()))
-    return when.strftime(re.sub(r"%(.)", lambda found: seconds if found[1] == "s" else found[0], form))
+    return when.strftime(
+        re.sub(r"%(.)", lambda found: seconds if found[1] == "s" else found[0], form)
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- trainers
@@ -262,4 +301,6 @@ def fix_date(tokenizer: Any, date: str) -> None:
 
 
 def _apply_dated(tokenizer: Any, clock: functools.partial, conversation: Any, **given: Any) -> Any:
-    return type(tokenizer).apply_chat_template(tokenizer, conversation, **{"strftime_now": clock, **given})
+    return type(tokenizer).apply_chat_template(
+        tokenizer, conversation, **{"strftime_now": clock, **given}
+    )

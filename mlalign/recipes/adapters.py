@@ -30,7 +30,10 @@ def _given_to_vllm(node: Any) -> Iterator[tuple[str, Any]]:
     if getattr(engine, "name", None) == "vllm" or getattr(node.config, "backend", None) == "vllm":
         yield "model", node.inputs.get("model")
     for scorer in node.inputs.get("scorers") or []:
-        if scorer.get("family") == "judge" and (scorer.get("engine") or {}).get("name", "vllm") == "vllm":
+        if (
+            scorer.get("family") == "judge"
+            and (scorer.get("engine") or {}).get("name", "vllm") == "vllm"
+        ):
             yield "scorers", scorer.get("path")
 
 
@@ -50,8 +53,12 @@ def _adapters(value: Any, nodes: Mapping[str, Any]) -> Iterator[tuple[str, Mappi
     node = nodes[value["step"]]
     if node.step.stage == "select":
         given = [node.inputs.get("candidates"), node.inputs.get("baseline")]
-        for candidate in [c for values in given for c in (values if isinstance(values, list) else [values])]:
+        for candidate in [
+            c for values in given for c in (values if isinstance(values, list) else [values])
+        ]:
             yield from _adapters(candidate, nodes)
     elif getattr(node.config, "peft", None) is not None:
-        began = list(_adapters(node.inputs.get("model"), nodes))  # training goes on in an adapter, whose own settings stay
+        began = list(
+            _adapters(node.inputs.get("model"), nodes)
+        )  # training goes on in an adapter, whose own settings stay
         yield from began or [(f"steps.{node.step.template}.config.peft", node.config.peft)]

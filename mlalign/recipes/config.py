@@ -79,14 +79,20 @@ class Settings:
     use: dict[str, str]
     folders: list[Path]
     errors: list[str]
-    typed: dict[str, Any]  # top-level values of the command line that go into the steps' configurations
+    typed: dict[
+        str, Any
+    ]  # top-level values of the command line that go into the steps' configurations
 
     @property
     def about(self) -> str:
         """The comment at the head of the recipe's file: its title, paper, question, command and so on; of a lone stage, nothing."""
         if "recipe" not in self.choices:
             return ""
-        lines = options("recipe", self.folders)[self.choices["recipe"]].read_text(encoding="utf-8").splitlines()
+        lines = (
+            options("recipe", self.folders)[self.choices["recipe"]]
+            .read_text(encoding="utf-8")
+            .splitlines()
+        )
         return "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
     @cached_property
@@ -102,14 +108,19 @@ class Settings:
     def resolve(self, value: Any, binding: Mapping[str, Any], key: str, errors: list[str]) -> Any:
         """Resolve `${…}` in a piece of configuration against the groups, the values, `params` and a `foreach` binding."""
         if isinstance(value, Mapping):
-            return {k: self.resolve(v, binding, f"{key}.{k}" if key else str(k), errors) for k, v in value.items()}
+            return {
+                k: self.resolve(v, binding, f"{key}.{k}" if key else str(k), errors)
+                for k, v in value.items()
+            }
         if isinstance(value, list):
             return [self.resolve(v, binding, f"{key}[{i}]", errors) for i, v in enumerate(value)]
         if not isinstance(value, str) or "${" not in value:
             return value
         return self._interpolate(value, binding, key, errors)
 
-    def _interpolate(self, value: str, binding: Mapping[str, Any], key: str, errors: list[str]) -> Any:
+    def _interpolate(
+        self, value: str, binding: Mapping[str, Any], key: str, errors: list[str]
+    ) -> Any:
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
@@ -120,7 +131,11 @@ class Settings:
         place = _PLACE.set(key)
         try:
             out = tree["__value__"]
-            return OmegaConf.to_container(out, resolve=True, throw_on_missing=True) if OmegaConf.is_config(out) else out
+            return (
+                OmegaConf.to_container(out, resolve=True, throw_on_missing=True)
+                if OmegaConf.is_config(out)
+                else out
+            )
         except OmegaConfBaseException as error:
             why = self._lacks_role(value) or f"cannot be resolved ({str(error).splitlines()[0]})"
             errors.append(f"{key}: {value} {why}")
@@ -140,7 +155,9 @@ class Settings:
         return None
 
 
-def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tuple, dict] | None = None) -> Settings:
+def load(
+    argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tuple, dict] | None = None
+) -> Settings:
     """Compose the configuration that `key=value` arguments ask for. `recipe` stands in for `recipe=NAME`.
 
     Mistakes are left in `errors` of the result, for the planner to report together with its own. With `composed`, what Hydra
@@ -157,14 +174,20 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
     if any(e.startswith(("recipe:", "conf_dir:")) for e in errors):
         raise UserError(*errors)
     if controls.get("show") not in (None, *SHOWN):
-        errors.append(f"show: {controls['show']!r} cannot be shown{nearest(str(controls['show']), SHOWN)}")
+        errors.append(
+            f"show: {controls['show']!r} cannot be shown{nearest(str(controls['show']), SHOWN)}"
+        )
     known, files = {} if composed is None else composed, tuple(sorted(choices.items()))
     if files not in known:
         known[files] = _compose(choices, folders)
     root = copy.deepcopy(known[files])
     controls.pop("conf_dir", None)
     for override in overrides:  # parameters of the model and the data reach recipe and parts
-        if override.key[0] in ("data", "model") and override.key[1:2] == ["params"] and len(override.key) == 3:
+        if (
+            override.key[0] in ("data", "model")
+            and override.key[1:2] == ["params"]
+            and len(override.key) == 3
+        ):
             root[override.key[0]].setdefault("params", {})[override.key[2]] = override.value
     body = recipe or root["recipe"] or {}
     tiny = _tiny(body) if choices.get("scale", "tiny") == "tiny" else []
@@ -173,12 +196,20 @@ def load(argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tupl
     _apply(settings, [*tiny, *overrides], errors)
     _check_groups(settings, errors)
     _check_interpolations(settings.root)
-    settings.root = {k: v if k == "launcher" else secrecy.carry(v, k) for k, v in settings.root.items()}
+    settings.root = {
+        k: v if k == "launcher" else secrecy.carry(v, k) for k, v in settings.root.items()
+    }
     settings.recipe, settings.typed = secrecy.carry(settings.recipe), secrecy.carry(settings.typed)
     return settings
 
 
-def _without_parts(recipe: Any, root: Mapping, folders: list[Path], overrides: Iterable[Override], errors: list[str]) -> dict[str, Any]:
+def _without_parts(
+    recipe: Any,
+    root: Mapping,
+    folders: list[Path],
+    overrides: Iterable[Override],
+    errors: list[str],
+) -> dict[str, Any]:
     """The recipe with its parts expanded.
 
     Parameters of parts that the recipe leaves open stand among its own: the command line, the chosen
@@ -192,8 +223,15 @@ def _without_parts(recipe: Any, root: Mapping, folders: list[Path], overrides: I
     if len(errors) > before:
         raise UserError(*errors)
     own = recipe.get("params") or {}
-    typed = {o.key[-1]: o.value for o in overrides if len(o.key) == 1 or (len(o.key) == 2 and o.key[0] == "params")}
-    defaults = {**_replaced_params(root), **{name: value for name, value in typed.items() if name not in own}}
+    typed = {
+        o.key[-1]: o.value
+        for o in overrides
+        if len(o.key) == 1 or (len(o.key) == 2 and o.key[0] == "params")
+    }
+    defaults = {
+        **_replaced_params(root),
+        **{name: value for name, value in typed.items() if name not in own},
+    }
     library = parts.Library(options("part", folders), (*GROUPS, *VALUES), defaults, errors)
     library.evaluations = _evaluations(recipe, folders, overrides, errors)
     if len(errors) > before:
@@ -204,7 +242,9 @@ def _without_parts(recipe: Any, root: Mapping, folders: list[Path], overrides: I
     return {**expanded, "params": {**library.left, **own}}
 
 
-def _evaluations(recipe: Mapping, folders: list[Path], overrides: Iterable[Override], errors: list[str]) -> list["Evaluation"]:
+def _evaluations(
+    recipe: Mapping, folders: list[Path], overrides: Iterable[Override], errors: list[str]
+) -> list["Evaluation"]:
     """What the policies of the recipe's sections `measure` are measured on.
 
     The command line has the last word, then the recipe; by default it is the data's held-out rows.
@@ -223,10 +263,14 @@ def _evaluations(recipe: Mapping, folders: list[Path], overrides: Iterable[Overr
     if "measure" not in recipe and "measure" not in (recipe.get("rounds") or {}):
         if values or names != evaluations.DEFAULT:
             mend = "run recipe=evaluate model=PATH, or give the recipe a section `measure`"
-            errors.append(f"evaluation: the recipe has no section `measure`, whose policies it would be asked of; {mend}")
+            errors.append(
+                f"evaluation: the recipe has no section `measure`, whose policies it would be asked of; {mend}"
+            )
         return []
     request = evaluations.Request(names, values, languages)
-    return evaluations.chosen(request, options("evaluation", folders), language_sets(folders), errors)
+    return evaluations.chosen(
+        request, options("evaluation", folders), language_sets(folders), errors
+    )
 
 
 def _tiny(recipe: Any) -> list[Override]:
@@ -234,14 +278,22 @@ def _tiny(recipe: Any) -> list[Override]:
     tiny = recipe.get("tiny") if isinstance(recipe, Mapping) else None
     if not isinstance(tiny, Mapping):
         return []  # what is wrong is told with the rest of the outline
-    return [Override(f"tiny: {key}={value}", str(key).split("."), value) for key, value in tiny.items()]
+    return [
+        Override(f"tiny: {key}={value}", str(key).split("."), value) for key, value in tiny.items()
+    ]
 
 
 def search_path(conf_dir: Any, errors: list[str]) -> list[Path]:
     """Where configuration files are looked for: a person's own folders (`conf_dir=`, MLALIGN_CONF), then the package's."""
-    asked = [conf_dir] if isinstance(conf_dir, str) else list(conf_dir or os.environ.get("MLALIGN_CONF", "").split(os.pathsep))
+    asked = (
+        [conf_dir]
+        if isinstance(conf_dir, str)
+        else list(conf_dir or os.environ.get("MLALIGN_CONF", "").split(os.pathsep))
+    )
     folders = [Path(f).expanduser().absolute() for f in asked if f]
-    errors.extend(f"conf_dir: there is no folder {folder}" for folder in folders if not folder.is_dir())
+    errors.extend(
+        f"conf_dir: there is no folder {folder}" for folder in folders if not folder.is_dir()
+    )
     return [*folders, conf_home()]
 
 
@@ -266,7 +318,11 @@ def options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
     for folder in folders:
         own: dict[str, Path] = {}
         for path in sorted((folder / group).rglob("*.yaml")):
-            name = path.stem if group == "recipe" else str(path.relative_to(folder / group).with_suffix(""))
+            name = (
+                path.stem
+                if group == "recipe"
+                else str(path.relative_to(folder / group).with_suffix(""))
+            )
             if name in own:
                 raise UserError(f"recipe: {own[name]} and {path} have one name; rename one")
             own[name] = path
@@ -281,16 +337,30 @@ def _parse(argv: Sequence[str], errors: list[str]) -> list[Override]:
         if not equals:
             errors.append(f"{text[:200]}: expected key=value")
             continue
-        if key in STEP_LISTS or key.startswith("use."):  # names of steps may hold brackets, which Hydra's grammar has for lists
+        if key in STEP_LISTS or key.startswith(
+            "use."
+        ):  # names of steps may hold brackets, which Hydra's grammar has for lists
             head, _, rest = key.partition(".")
-            parsed.append(Override(text, [head, *([rest] if rest else [])], value if rest else step_names(value)))
+            parsed.append(
+                Override(
+                    text, [head, *([rest] if rest else [])], value if rest else step_names(value)
+                )
+            )
             continue
         if (override := by_grammar(text, errors)) is None:
             continue
         if override.is_sweep_override():
-            errors.append(f"{text}: several values at once make a sweep; add -m for one, give one value, or [a,b] for a list")
+            errors.append(
+                f"{text}: several values at once make a sweep; add -m for one, give one value, or [a,b] for a list"
+            )
             continue
-        parsed.append(Override(text, str(override.key_or_group).replace("/", ".").split("."), plain(override.value())))
+        parsed.append(
+            Override(
+                text,
+                str(override.key_or_group).replace("/", ".").split("."),
+                plain(override.value()),
+            )
+        )
     return parsed
 
 
@@ -302,7 +372,9 @@ def step_names(value: str) -> list[str]:
 def _check_hydra() -> None:
     """Raises: UserError where Hydra is not installed, as with the packages that scoring needs alone."""
     if importlib.util.find_spec("hydra") is None:
-        raise UserError("the package 'hydra-core' is not installed; recipes need it: pip install 'mlalign[train]'")
+        raise UserError(
+            "the package 'hydra-core' is not installed; recipes need it: pip install 'mlalign[train]'"
+        )
 
 
 def by_grammar(text: str, errors: list[str]) -> Any:
@@ -313,25 +385,37 @@ def by_grammar(text: str, errors: list[str]) -> Any:
 
     key = text.partition("=")[0][:100]
     if len(text) > LONGEST_VALUE:
-        errors.append(f"{key}: a value of {len(text):,} characters, at most {LONGEST_VALUE:,}; write it into a file of conf_dir=")
+        errors.append(
+            f"{key}: a value of {len(text):,} characters, at most {LONGEST_VALUE:,}; write it into a file of conf_dir="
+        )
         return None
     if re.search(r"\d{1000}", text):
         errors.append(f"{key}: a number of more than 999 digits")
         return None
-    if max(itertools.accumulate((c in "[{(") - (c in "]})") for c in text), default=0) > DEEPEST_VALUE:
+    if (
+        max(itertools.accumulate((c in "[{(") - (c in "]})") for c in text), default=0)
+        > DEEPEST_VALUE
+    ):
         errors.append(f"{key}: brackets nested more than {DEEPEST_VALUE} deep; make it flatter")
         return None
     try:
         return OverridesParser.create().parse_override(_quoted(text))
     except HydraException as error:
-        errors.append(f"{text}: {str(error).splitlines()[0]}; quote a value with special characters: key='\"a=b\"'")
+        errors.append(
+            f"{text}: {str(error).splitlines()[0]}; quote a value with special characters: key='\"a=b\"'"
+        )
         return None
 
 
 def _quoted(text: str) -> str:
     """Paths and hub ids often hold characters of Hydra's grammar: quote a value that is an existing path."""
     key, _, value = text.partition("=")
-    if value and value[0] not in "\"'[{$" and ("/" in value or os.path.exists(value)) and "," not in value:
+    if (
+        value
+        and value[0] not in "\"'[{$"
+        and ("/" in value or os.path.exists(value))
+        and "," not in value
+    ):
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"{key}='{escaped}'"
     return text
@@ -346,7 +430,9 @@ def plain(value: Any) -> Any:
     return value.text if type(value).__name__ == "QuotedString" else value
 
 
-def _choices(overrides: list[Override], folders: list[Path], errors: list[str], *, needs_recipe: bool) -> dict[str, str]:
+def _choices(
+    overrides: list[Override], folders: list[Path], errors: list[str], *, needs_recipe: bool
+) -> dict[str, str]:
     """group -> file name, for the groups named on the command line. `model=` takes a directory or hub id too."""
     chosen = {}
     for override in overrides:
@@ -361,13 +447,18 @@ def _choices(overrides: list[Override], folders: list[Path], errors: list[str], 
         elif name in known:
             chosen[group] = name
         else:
-            errors.append(f"{group}: there is no {group} {name!r}{nearest(name, known)}" + MODEL_HINT.get(group, ""))
+            errors.append(
+                f"{group}: there is no {group} {name!r}{nearest(name, known)}"
+                + MODEL_HINT.get(group, "")
+            )
     if needs_recipe and "recipe" not in chosen and not any(e.startswith("recipe:") for e in errors):
         errors.append(f"recipe: missing; say recipe=NAME{nearest('', options('recipe', folders))}")
     return chosen
 
 
-MODEL_HINT = {"model": "; a directory (./my_model, /models/x) or a hub id (org/name) is possible too"}
+MODEL_HINT = {
+    "model": "; a directory (./my_model, /models/x) or a hub id (org/name) is possible too"
+}
 
 
 def _is_model(name: str) -> bool:
@@ -382,17 +473,27 @@ def _compose(choices: Mapping[str, str], folders: list[Path]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    OmegaConf.register_new_resolver("package", lambda path: str(Path(__file__).parent.parent / path), replace=True)
+    OmegaConf.register_new_resolver(
+        "package", lambda path: str(Path(__file__).parent.parent / path), replace=True
+    )
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
     OmegaConf.register_new_resolver("of_round", _of_round, replace=True)
-    OmegaConf.register_new_resolver("times", lambda a, b: float(f"{float(a) * float(b):.12g}"), replace=True)
-    extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders[:-1])}]"] if len(folders) > 1 else []
+    OmegaConf.register_new_resolver(
+        "times", lambda a, b: float(f"{float(a) * float(b):.12g}"), replace=True
+    )
+    extra = (
+        [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders[:-1])}]"]
+        if len(folders) > 1
+        else []
+    )
     _check_files(choices, folders)
     picked = [f"{group}={_within_group(group, name, folders)}" for group, name in choices.items()]
     try:
         with initialize_config_dir(str(folders[-1]), version_base=None):
-            composed: Any = OmegaConf.to_container(compose("config", [*extra, *picked]), resolve=False)
+            composed: Any = OmegaConf.to_container(
+                compose("config", [*extra, *picked]), resolve=False
+            )
             return composed
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from None
@@ -477,8 +578,15 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
         if head in VALUES and not rest:
             settings.root[head] = override.value
             settings.typed.update({head: override.value} if head == "deepspeed" else {})
-        elif head in ("data", "model") and rest[:1] == ["params"] and len(rest) > 1 and rest[1] not in params:
-            errors.append(f"{'.'.join(override.key)}: the recipe has no such parameter{nearest(rest[1], params)}")
+        elif (
+            head in ("data", "model")
+            and rest[:1] == ["params"]
+            and len(rest) > 1
+            and rest[1] not in params
+        ):
+            errors.append(
+                f"{'.'.join(override.key)}: the recipe has no such parameter{nearest(rest[1], params)}"
+            )
         elif head in GROUPS and rest and head != "recipe":
             _set(settings.root[head], rest, override.value, override, errors)
             _note_typed(settings.typed, head, rest, override.value)
@@ -490,10 +598,14 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
             params[name] = override.value
         else:
             allowed = [*params, *GROUPS, *VALUES, *CONTROLS, "steps.STEP.config.KEY", "use.STEP"]
-            errors.append(f"{'.'.join(override.key)}: unknown key{nearest('.'.join(override.key), allowed)}")
+            errors.append(
+                f"{'.'.join(override.key)}: unknown key{nearest('.'.join(override.key), allowed)}"
+            )
 
 
-def _apply_step(steps: Mapping[str, dict], rest: list[str], override: Override, errors: list[str]) -> None:
+def _apply_step(
+    steps: Mapping[str, dict], rest: list[str], override: Override, errors: list[str]
+) -> None:
     name = _longest_step(rest, steps)
     if name is None:
         errors.append(f"steps.{rest[0]}: the recipe has no such step{nearest(rest[0], steps)}")
@@ -502,11 +614,15 @@ def _apply_step(steps: Mapping[str, dict], rest: list[str], override: Override, 
     if path:
         section, *path = path
     if section not in ("config", "resources", "inputs") or not path:
-        errors.append(f"steps.{name}.{section}: unknown key{nearest(section, ['config.KEY', 'resources.KEY', 'inputs.SLOT'])}")
+        errors.append(
+            f"steps.{name}.{section}: unknown key{nearest(section, ['config.KEY', 'resources.KEY', 'inputs.SLOT'])}"
+        )
         return
     given = steps[name].setdefault(section, {})
     if isinstance(given, str):
-        errors.append(f"{'.'.join(override.key)}: the recipe takes the whole {section} from {given}; set it there")
+        errors.append(
+            f"{'.'.join(override.key)}: the recipe takes the whole {section} from {given}; set it there"
+        )
         return
     _set(given, path, override.value, override, errors)
 
@@ -545,7 +661,9 @@ def _check_interpolations(root: Mapping[str, Any]) -> None:
 
     for key in texts:
         if length(key, ()) > LONGEST_RESOLVED:
-            raise UserError(f"{key}: its interpolations stand for more than {LONGEST_RESOLVED:,} characters; write it shorter")
+            raise UserError(
+                f"{key}: its interpolations stand for more than {LONGEST_RESOLVED:,} characters; write it shorter"
+            )
 
 
 def _texts(value: Any, key: str) -> dict[str, str]:
@@ -563,7 +681,9 @@ def _set(tree: dict, path: list[str], value: Any, override: Override, errors: li
     for key in path[:-1]:
         inner = tree.get(key) or {}
         if not isinstance(inner, Mapping):
-            errors.append(f"{'.'.join(override.key)}: {key} is no mapping, it has no keys; set it whole")
+            errors.append(
+                f"{'.'.join(override.key)}: {key} is no mapping, it has no keys; set it whole"
+            )
             return
         tree[key] = dict(inner)
         tree = tree[key]
@@ -586,9 +706,16 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
     for name in settings.root["launcher"].get("environment") or {}:
         if secrecy.VARIABLE.search(str(name)):
             mend = "leave it out and export it in the shell that submits: Slurm passes that on"
-            errors.append(f"launcher.environment.{name}: would stand in the script of every job for all to read; {mend}")
+            errors.append(
+                f"launcher.environment.{name}: would stand in the script of every job for all to read; {mend}"
+            )
     engines = options("engine", settings.folders)
-    staged = (("scale", "stages"), ("scale", "resources"), ("model", "stages"), ("launcher", "resources"))
+    staged = (
+        ("scale", "stages"),
+        ("scale", "resources"),
+        ("model", "stages"),
+        ("launcher", "resources"),
+    )
     known = dict.fromkeys(staged, stages.names())
     for (group, section), names in {**known, ("scale", "engine_args"): list(engines)}.items():
         for name in settings.root[group].get(section) or {}:
@@ -623,7 +750,9 @@ def texts(folder: str, folders: Sequence[Path], key: str, errors: list[str]) -> 
     return found
 
 
-def deepspeed_config(name: str, folders: Iterable[Path], key: str, errors: list[str]) -> dict | None:
+def deepspeed_config(
+    name: str, folders: Iterable[Path], key: str, errors: list[str]
+) -> dict | None:
     """The DeepSpeed configuration in `conf/deepspeed/NAME.yaml` (or `deepspeed/NAME.yaml` of a person's own folder)."""
     from mlalign.core import yaml_files
 

@@ -31,7 +31,11 @@ class Device:
     @property
     def flops(self) -> float | None:
         """Operations per second in training; None where one of the two numbers is missing."""
-        return self.peak_tflops * 1e12 * self.utilization if self.peak_tflops and self.utilization else None
+        return (
+            self.peak_tflops * 1e12 * self.utilization
+            if self.peak_tflops and self.utilization
+            else None
+        )
 
 
 def of_scale(told: Mapping[str, Any] | None, errors: list[str]) -> Device:

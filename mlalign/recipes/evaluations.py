@@ -116,7 +116,9 @@ class Request:
     languages: Any = None
 
 
-def chosen(request: Request, files: Mapping[str, Path], sets: Mapping, errors: list[str]) -> list[Evaluation]:
+def chosen(
+    request: Request, files: Mapping[str, Path], sets: Mapping, errors: list[str]
+) -> list[Evaluation]:
     """The evaluations that are asked for, in order; mistakes are appended to `errors`."""
     names = [request.names] if isinstance(request.names, str) else request.names
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -142,7 +144,9 @@ class _Reading:
     seen: set[str] = dataclasses.field(default_factory=set)
     misspelt: bool = False
 
-    def contents(self, names: Sequence[str], key: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+    def contents(
+        self, names: Sequence[str], key: str, above: tuple[str, ...]
+    ) -> Iterator[tuple[str, dict]]:
         """Name and content of each file, those that a file lists in its place.
 
         Settings for a file that lists others go to each of these.
@@ -150,7 +154,9 @@ class _Reading:
         for name in names:
             if name not in self.files:
                 self.misspelt = True
-                self.errors.append(f"{key}: there is no evaluation {name!r}{nearest(name, self.files)}")
+                self.errors.append(
+                    f"{key}: there is no evaluation {name!r}{nearest(name, self.files)}"
+                )
                 continue
             if name in above:
                 self.errors.append(f"{key}: {' -> '.join([*above, name])} list each other")
@@ -165,9 +171,14 @@ class _Reading:
                 yield name, content
                 continue
             others = set(content) - {"lists", "about"}
-            self.errors.extend(f"evaluation {name}: {other}: a file that lists others has no {other}" for other in others)
+            self.errors.extend(
+                f"evaluation {name}: {other}: a file that lists others has no {other}"
+                for other in others
+            )
             if not isinstance(content["lists"], list):
-                self.errors.append(f"evaluation {name}: lists: expected a list of names, got {content['lists']!r}")
+                self.errors.append(
+                    f"evaluation {name}: lists: expected a list of names, got {content['lists']!r}"
+                )
                 continue
             yield from self.contents(content["lists"], f"evaluation {name}: lists", (*above, name))
 
@@ -178,7 +189,9 @@ class _Reading:
             self.errors.extend(error.messages)
             return None
         if not isinstance(content, Mapping):
-            self.errors.append(f"evaluation {name}: expected a mapping with about, rows, ask and so on")
+            self.errors.append(
+                f"evaluation {name}: expected a mapping with about, rows, ask and so on"
+            )
             return None
         return dict(content)
 
@@ -194,7 +207,9 @@ class _Reading:
         for path, _ in self.request.values:
             if path[0] not in self.seen:
                 key = ".".join(["evaluation", *path])
-                self.errors.append(f"{key}: {path[0]!r} is not asked for{nearest(path[0], self.seen)}; say evaluation={path[0]}")
+                self.errors.append(
+                    f"{key}: {path[0]!r} is not asked for{nearest(path[0], self.seen)}; say evaluation={path[0]}"
+                )
 
     def checked(self, name: str, content: Mapping) -> Evaluation | None:
         """The evaluation that a file describes; None, with messages, if something is wrong with it."""
@@ -234,7 +249,11 @@ class _Reading:
         None where nobody asks for any: then all that the rows have.
         """
         try:
-            own = None if evaluation.languages is None else languages.resolve(evaluation.languages, self.sets)
+            own = (
+                None
+                if evaluation.languages is None
+                else languages.resolve(evaluation.languages, self.sets)
+            )
         except UserError as error:
             found.extend(f"languages: {message}" for message in error.messages)
             return None
@@ -247,18 +266,24 @@ class _Reading:
             return None  # reported with the settings of the run
         both = wanted if own is None else [code for code in own if code in wanted]
         if not both:
-            found.append(f"languages: it has none of those that are asked for; it has {', '.join(own or [])}")
+            found.append(
+                f"languages: it has none of those that are asked for; it has {', '.join(own or [])}"
+            )
         return both
 
 
 def _check_combination(evaluation: Evaluation, found: list[str]) -> None:
     """Report keys that have no meaning beside each other."""
     if evaluation.ask is not None and evaluation.choices is not None:
-        found.append("choices: a policy either answers (`ask`) or chooses (`choices`); leave one out")
+        found.append(
+            "choices: a policy either answers (`ask`) or chooses (`choices`); leave one out"
+        )
     if evaluation.measures != ANSWERS:
         for key in ("scorers", "judge"):
             if getattr(evaluation, key):
-                found.append(f"{key}: only answers are scored by others, and nothing is asked (`ask`)")
+                found.append(
+                    f"{key}: only answers are scored by others, and nothing is asked (`ask`)"
+                )
     if evaluation.rows is None and evaluation.measures != ANSWERS:
         found.append("rows: missing; only answers can be to the recipe's own prompts")
 
@@ -268,20 +293,30 @@ def _check_held_out(evaluation: Evaluation, found: list[str]) -> None:
     for key in ("rows", "ask", "scorers", "judge", "metrics"):
         if getattr(evaluation, key):
             mend = "write a file of another name; without `rows` it asks the same prompts"
-            found.append(f"{key}: the recipe's section `measure` says this of held-out rows; {mend}")
+            found.append(
+                f"{key}: the recipe's section `measure` says this of held-out rows; {mend}"
+            )
 
 
 def _sources(evaluation: Evaluation, found: list[str]) -> list[Source]:
     """The sources to read: the files of a folder, else data sets of the hub."""
     assert evaluation.rows is not None
-    use_hub = evaluation.root is None and evaluation.revision is not None and bool(evaluation.rows.hub)
+    use_hub = (
+        evaluation.root is None and evaluation.revision is not None and bool(evaluation.rows.hub)
+    )
     sources = evaluation.rows.hub if use_hub else evaluation.rows.files
     if not sources:
         found.append("rows.files: missing; say where the rows come from")
-    names = {name for source in sources for name in OWN.findall(f"{source.path} {source.answers} {source.revision}")}
+    names = {
+        name
+        for source in sources
+        for name in OWN.findall(f"{source.path} {source.answers} {source.revision}")
+    }
     for name in sorted(names):
         if name not in MISSING:
-            found.append(f"rows: ${{evaluation.{name}}} means nothing; there is {', '.join(MISSING)}")
+            found.append(
+                f"rows: ${{evaluation.{name}}} means nothing; there is {', '.join(MISSING)}"
+            )
         elif getattr(evaluation, name) is None:
             found.append(f"{name}: missing; {_mend(evaluation, name)}")
     return sources

@@ -88,7 +88,9 @@ def name_of(template: str, number: int | None, values: list[Any]) -> str:
     return f"{of_round}[{','.join(map(str, values))}]" if values else of_round
 
 
-def unroll(recipe: Mapping, resolve: Resolve, errors: list[str], max_rounds: int = 20) -> list[Step]:
+def unroll(
+    recipe: Mapping, resolve: Resolve, errors: list[str], max_rounds: int = 20
+) -> list[Step]:
     """The steps of a recipe without parts, in an order in which they can run.
 
     Mistakes (unknown steps, a cycle) are appended to `errors`, each with its full key.
@@ -136,7 +138,9 @@ def _passes(count: int) -> Iterator[tuple[str, int | None]]:
     yield "finally", None
 
 
-def _expanded(template: str, body: Mapping, number: int | None, resolve: Resolve, errors: list[str]) -> Iterator[Step]:
+def _expanded(
+    template: str, body: Mapping, number: int | None, resolve: Resolve, errors: list[str]
+) -> Iterator[Step]:
     """One step, or one for each combination of the values of its `foreach`."""
     key = f"steps.{template}"
     of_round = {} if number is None else {"round": number}
@@ -145,7 +149,9 @@ def _expanded(template: str, body: Mapping, number: int | None, resolve: Resolve
         return
     combinations = list(itertools.islice(itertools.product(*lists.values()), MAX_FOREACH + 1))
     if len(combinations) > MAX_FOREACH:
-        errors.append(f"{key}.foreach: more than {MAX_FOREACH:,} combinations; take fewer values, or several runs")
+        errors.append(
+            f"{key}.foreach: more than {MAX_FOREACH:,} combinations; take fewer values, or several runs"
+        )
         return
 
     passed = body.get("passed") or {}
@@ -173,7 +179,9 @@ def _expanded(template: str, body: Mapping, number: int | None, resolve: Resolve
         yield step
 
 
-def _loops(foreach: Mapping, scope: Mapping, key: str, resolve: Resolve, errors: list[str]) -> dict[str, list] | None:
+def _loops(
+    foreach: Mapping, scope: Mapping, key: str, resolve: Resolve, errors: list[str]
+) -> dict[str, list] | None:
     """The values of each loop variable; None, with a message, where they cannot be told."""
     lists: dict[str, list] = {}
     before = len(errors)
@@ -183,10 +191,14 @@ def _loops(foreach: Mapping, scope: Mapping, key: str, resolve: Resolve, errors:
     for variable, given in resolved.items():
         values = list(given) if isinstance(given, Mapping) else given
         if not isinstance(values, list):
-            errors.append(f"{key}.{variable}: expected a list, or a mapping for its keys, got {values!r}")
+            errors.append(
+                f"{key}.{variable}: expected a list, or a mapping for its keys, got {values!r}"
+            )
             return None
         if len(values) > MAX_FOREACH:
-            errors.append(f"{key}.{variable}: {len(values):,} values, at most {MAX_FOREACH:,}; take fewer, or several runs")
+            errors.append(
+                f"{key}.{variable}: {len(values):,} values, at most {MAX_FOREACH:,}; take fewer, or several runs"
+            )
             return None
         texts = [str(value) for value in values]
         for text in sorted({text for text in texts if texts.count(text) > 1}):
@@ -194,7 +206,9 @@ def _loops(foreach: Mapping, scope: Mapping, key: str, resolve: Resolve, errors:
             return None
         for text in texts:
             if not IN_A_NAME.fullmatch(text):
-                errors.append(f"{key}.{variable}: {text!r} cannot be part of a step's name; leave out commas and brackets")
+                errors.append(
+                    f"{key}.{variable}: {text!r} cannot be part of a step's name; leave out commas and brackets"
+                )
                 return None
         lists[variable] = values
     return lists
@@ -219,7 +233,9 @@ def without(value: Any, kept: Container[str]) -> Any:
     """An input without its weak references to steps that are not `kept`."""
     if not isinstance(value, list):
         return value
-    return [item for item in value if not isinstance(item, Ref) or not item.weak or item.step in kept]
+    return [
+        item for item in value if not isinstance(item, Ref) or not item.weak or item.step in kept
+    ]
 
 
 def ordered(steps: Mapping[str, Step], errors: list[str]) -> list[Step]:
@@ -228,6 +244,8 @@ def ordered(steps: Mapping[str, Step], errors: list[str]) -> list[Step]:
     try:
         order = list(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:
-        errors.append(f"steps: a cycle: {' -> '.join(reversed(error.args[1]))}; a step cannot wait for itself")
+        errors.append(
+            f"steps: a cycle: {' -> '.join(reversed(error.args[1]))}; a step cannot wait for itself"
+        )
         return []
     return [steps[name] for name in order]

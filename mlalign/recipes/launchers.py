@@ -18,28 +18,44 @@ class Local:
 @dataclasses.dataclass
 class Slurm:
     name: Literal["slurm"] = how("slurm", "steps become Slurm jobs, chained by dependencies")
-    wait: bool = how(False, "stay until the run has ended and show where it stands; Ctrl-C leaves the jobs alone")
+    wait: bool = how(
+        False, "stay until the run has ended and show where it stands; Ctrl-C leaves the jobs alone"
+    )
     partition: str | None = how(None, "Slurm's own, for all steps; so are the seven that follow")
     account: str | None = how(None)
     qos: str | None = how(None)
     constraint: str | None = how(None)
     exclude: str | None = how(None)
     reservation: str | None = how(None)
-    time: str | None = how(None, "limit of a job, such as '12:00:00'; work that takes longer goes on in a further job")
+    time: str | None = how(
+        None, "limit of a job, such as '12:00:00'; work that takes longer goes on in a further job"
+    )
     memory: str | None = how(None, "on each node, such as 64G")
     cpus: int | None = how(None, "on each node")
-    sbatch: dict[str, Any] = how({}, "more options of sbatch under its own long names, such as {mail-type: END}")
+    sbatch: dict[str, Any] = how(
+        {}, "more options of sbatch under its own long names, such as {mail-type: END}"
+    )
     resources: dict[str, Any] = how({}, "stage -> resources of its steps, over those of the scale")
-    requeue: bool = how(True, "an interrupted job goes back to the queue; false, where a site forbids that: a new job goes on in its place")
-    grace_s: int = how(120, "seconds that a step has to save its state before the time limit or a preemption")
-    preamble: list[str] = how([], "lines of shell that every job begins with, such as `module load cuda`")
+    requeue: bool = how(
+        True,
+        "an interrupted job goes back to the queue; false, where a site forbids that: a new job goes on in its place",
+    )
+    grace_s: int = how(
+        120, "seconds that a step has to save its state before the time limit or a preemption"
+    )
+    preamble: list[str] = how(
+        [], "lines of shell that every job begins with, such as `module load cuda`"
+    )
     environment: dict[str, str] = how({}, "variables that every job sets")
     python: str | None = how(None, "the interpreter on the nodes; null: the one that submits")
-    prefix: list[str] = how([], "words before the interpreter, such as [apptainer, exec, --nv, mlalign.sif]")
+    prefix: list[str] = how(
+        [], "words before the interpreter, such as [apptainer, exec, --nv, mlalign.sif]"
+    )
     srun: list[str] = how([], "more options of srun, such as [--container-image=mlalign.sqsh]")
     offline: bool = how(True, "steps read models and data from the hub's local cache only")
     source: Literal["snapshot", "commit"] = how(
-        "snapshot", "what queued steps run: a copy of the packages as they are, or the same only if the checkout has no uncommitted change"
+        "snapshot",
+        "what queued steps run: a copy of the packages as they are, or the same only if the checkout has no uncommitted change",
     )
 
 
@@ -54,7 +70,9 @@ def build(given: Mapping[str, Any], errors: list[str] | None = None) -> Any:
     found: list[str] = []
     kind = KINDS.get(str(given.get("name")))
     if kind is None:
-        found.append(f"launcher.name: there is no launcher {given.get('name')!r}{nearest(str(given.get('name')), KINDS)}")
+        found.append(
+            f"launcher.name: there is no launcher {given.get('name')!r}{nearest(str(given.get('name')), KINDS)}"
+        )
     built = schema.build(kind, given, "launcher", found) if kind else None
     if isinstance(built, Slurm):
         found += _problems(built)
@@ -67,10 +85,16 @@ def build(given: Mapping[str, Any], errors: list[str] | None = None) -> Any:
 
 
 def _problems(cfg: Slurm) -> list[str]:
-    given = {name: getattr(cfg, name) for name in resources.OF_LAUNCHER if getattr(cfg, name) is not None}
+    given = {
+        name: getattr(cfg, name) for name in resources.OF_LAUNCHER if getattr(cfg, name) is not None
+    }
     found = resources.problems(given, "launcher", distributed=True, sharded=True)
     if cfg.grace_s < 10:
         found.append(f"launcher.grace_s: must be at least 10 seconds, got {cfg.grace_s}")
-    found += [f"launcher.preamble[{i}]: one line each" for i, line in enumerate(cfg.preamble) if "\n" in line]
+    found += [
+        f"launcher.preamble[{i}]: one line each"
+        for i, line in enumerate(cfg.preamble)
+        if "\n" in line
+    ]
     wrong = [name for name in cfg.environment if not name.isidentifier()]
     return found + [f"launcher.environment.{name}: no name of a variable" for name in wrong]

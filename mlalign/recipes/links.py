@@ -49,10 +49,14 @@ class Linker:
             head = key.partition("[")[0]
             if head not in steps and head not in initial:
                 self.init_is_wrong = True
-                self.errors.append(f"rounds.init.{key}: no step of the rounds has this name{nearest(head, steps)}")
+                self.errors.append(
+                    f"rounds.init.{key}: no step of the rounds has this name{nearest(head, steps)}"
+                )
         for name in self.rounds.get("guards") or []:
             if name not in steps:
-                self.errors.append(f"rounds.guards: the rounds have no step {name!r}{nearest(str(name), steps)}")
+                self.errors.append(
+                    f"rounds.guards: the rounds have no step {name!r}{nearest(str(name), steps)}"
+                )
 
     def link(self, step: Step) -> None:
         """Replace the texts in a step's inputs by references."""
@@ -81,7 +85,9 @@ class Linker:
             if step.round is None:
                 continue
             before = [guard for guard in guards if (guard.round or 0) < step.round]
-            step.guards = [guard.name for guard in before if guard.binding.items() <= step.binding.items()]
+            step.guards = [
+                guard.name for guard in before if guard.binding.items() <= step.binding.items()
+            ]
 
     def _refs(self, item: Any, step: Step, key: str) -> list[Any]:
         if isinstance(item, Mapping):
@@ -99,7 +105,10 @@ class Linker:
     def _of_mapping(self, item: Mapping, step: Step, key: str) -> list[Any]:
         if set(item) <= {"step", "name"} and "step" in item:
             refs = self._refs(item["step"], step, key)
-            return [dataclasses.replace(ref, name=item.get("name")) if isinstance(ref, Ref) else ref for ref in refs]
+            return [
+                dataclasses.replace(ref, name=item.get("name")) if isinstance(ref, Ref) else ref
+                for ref in refs
+            ]
         return [with_models(item, lambda model: self._model(model, step, key))]
 
     def _model(self, model: Mapping, step: Step, key: str) -> dict:
@@ -109,7 +118,9 @@ class Linker:
         before = len(self.errors)
         refs = self._refs(model["step"], step, key)
         if len(refs) != 1 and len(self.errors) == before:
-            self.errors.append(f"{key}: {model['step']!r} names {len(refs) or 'no'} steps here, and a setting takes one model")
+            self.errors.append(
+                f"{key}: {model['step']!r} names {len(refs) or 'no'} steps here, and a setting takes one model"
+            )
         if len(refs) != 1:
             return {**model, "step": ""}
         ref = refs[0]
@@ -136,7 +147,9 @@ class Linker:
             return f"; it has one for each value of its `foreach`: {', '.join(values[:6])}, or all: {item}[*]"
         return nearest(item, [*outline.templates(self.recipe), *self.steps])
 
-    def _of_round(self, where: str, rest: str, number: int | None, item: str, key: str) -> list[Any]:
+    def _of_round(
+        self, where: str, rest: str, number: int | None, item: str, key: str
+    ) -> list[Any]:
         """What `previous.REST` or `initial.REST` means in a round; nothing if it means nothing there."""
         if number is None:
             self.errors.append(f"{key}: {item!r} has a meaning only inside `rounds`")
@@ -145,14 +158,18 @@ class Linker:
         steps = outline.section(self.recipe, "rounds.steps")
         if head not in steps and not self._initial(rest):
             if not self.init_is_wrong:
-                self.errors.append(f"{key}: there is no step {rest!r} in `rounds`{nearest(head, steps)}")
+                self.errors.append(
+                    f"{key}: there is no step {rest!r} in `rounds`{nearest(head, steps)}"
+                )
             return []
         if where == "previous" and number > 1:
             return self._matching(_with_round(rest, number - 1), item, key)
         given = self._initial(rest)
         if given is None:
             return []
-        return [dict(given)] if isinstance(given, Mapping) else self._matching(str(given), item, key)
+        return (
+            [dict(given)] if isinstance(given, Mapping) else self._matching(str(given), item, key)
+        )
 
     def _initial(self, rest: str) -> Any:
         """What `init` names for `X` or `X[a]`: its own entry, or that value of the entry for X, or that entry."""

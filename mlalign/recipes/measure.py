@@ -29,7 +29,9 @@ class Section:
     rest: dict[str, Any]
 
 
-def with_calls(recipe: Mapping, evaluations: Sequence[Evaluation], errors: list[str]) -> dict[str, Any]:
+def with_calls(
+    recipe: Mapping, evaluations: Sequence[Evaluation], errors: list[str]
+) -> dict[str, Any]:
     """The recipe with calls of parts in the place of its sections `measure`.
 
     The measurement of the whole recipe comes last, and takes differences from its first policy. That
@@ -55,16 +57,24 @@ class _Expansion:
         self.init: dict[str, str] = {}
         if self.of_round:
             for name in self.of_round.policies.keys() - (self.rounds.get("init") or {}).keys():
-                errors.append(f"rounds.measure.policies: {name} is nothing that `init` names, and there is nothing to compare it with")
+                errors.append(
+                    f"rounds.measure.policies: {name} is nothing that `init` names, and there is nothing to compare it with"
+                )
 
     def _section(self, owner: Mapping, key: str) -> Section | None:
         if "measure" not in owner:
             return None
         given = owner["measure"]
-        rest = {name: value for name, value in given.items() if name not in ("policies", "reward_models")}
+        rest = {
+            name: value
+            for name, value in given.items()
+            if name not in ("policies", "reward_models")
+        }
         policies = _named(given.get("policies"), f"{key}.policies", self.errors)
         models = given.get("reward_models")
-        reward_models = {} if models is None else _named(models, f"{key}.reward_models", self.errors)
+        reward_models = (
+            {} if models is None else _named(models, f"{key}.reward_models", self.errors)
+        )
         return Section(key, policies, reward_models, rest)
 
     def add(self, evaluation: Evaluation) -> None:
@@ -78,11 +88,15 @@ class _Expansion:
             self._add_reward_models(evaluation, sections, suffix)
             return
         if self.whole:
-            self.final[f"measure{suffix}"] = self._call(evaluation, self.whole, f"measure{suffix}", f"measure{suffix}")
+            self.final[f"measure{suffix}"] = self._call(
+                evaluation, self.whole, f"measure{suffix}", f"measure{suffix}"
+            )
         if self.of_round:
             self._add_rounds(evaluation, self.of_round, suffix)
 
-    def _add_reward_models(self, evaluation: Evaluation, sections: Sequence[Section], suffix: str) -> None:
+    def _add_reward_models(
+        self, evaluation: Evaluation, sections: Sequence[Section], suffix: str
+    ) -> None:
         for section in sections:
             if section.reward_models:
                 self.final[f"measure{suffix}"] = _rows_call(evaluation, section.reward_models)
@@ -104,21 +118,35 @@ class _Expansion:
         self.round_steps[of_round] = call
         self.init |= {f"{of_round}[{name}]": f"{initial}[{name}]" for name in section.policies}
 
-    def _call(self, evaluation: Evaluation, section: Section, name: str, baseline: str) -> dict[str, Any]:
+    def _call(
+        self, evaluation: Evaluation, section: Section, name: str, baseline: str
+    ) -> dict[str, Any]:
         """The call of a part; differences are taken from the first policy of the call `baseline`."""
         if evaluation.measures == CHOICES:
-            scorers = {label: _likelihood(policy, evaluation) for label, policy in section.policies.items()}
+            scorers = {
+                label: _likelihood(policy, evaluation) for label, policy in section.policies.items()
+            }
             return _rows_call(evaluation, scorers)
         first = next(iter(section.policies), "")
         compared = {"first": first}
         if name != baseline:
-            compared = {"baseline": f"{baseline}.answers[{first}]", "baseline_scores": f"{baseline}.marks[{first}]"}
+            compared = {
+                "baseline": f"{baseline}.answers[{first}]",
+                "baseline_scores": f"{baseline}.marks[{first}]",
+            }
         elif section.key != "measure":
             compared = {}
-        return {"part": "measure", "with": {**compared, **_given(evaluation, section), "policies": section.policies}}
+        return {
+            "part": "measure",
+            "with": {**compared, **_given(evaluation, section), "policies": section.policies},
+        }
 
     def result(self) -> dict[str, Any]:
-        out = {name: value for name, value in self.recipe.items() if name not in ("measure", "evaluation")}
+        out = {
+            name: value
+            for name, value in self.recipe.items()
+            if name not in ("measure", "evaluation")
+        }
         if self.final:
             out["finally"] = self._joined(self.final, "finally", first=True)
         if self.steps:
@@ -151,9 +179,13 @@ def _named(given: Any, key: str, errors: list[str]) -> dict[str, Any]:
             value = {name: inner for name, inner in model.items() if name != "name"}
             label = model.get("name")
         if not isinstance(label, str) or not outline.NAME.fullmatch(label):
-            errors.append(f"{key}: {model!r} needs a name: {{step: …, name: …}} or {{path: …, name: …}}")
+            errors.append(
+                f"{key}: {model!r} needs a name: {{step: …, name: …}} or {{path: …, name: …}}"
+            )
             continue
-        named[label] = value["step"] if isinstance(value, Mapping) and set(value) == {"step"} else value
+        named[label] = (
+            value["step"] if isinstance(value, Mapping) and set(value) == {"step"} else value
+        )
     return named
 
 
@@ -191,18 +223,30 @@ def _likelihood(policy: Any, evaluation: Evaluation) -> dict[str, Any] | None:
         return None  # a round's policy that nothing begins with, which is reported
     assert evaluation.choices is not None
     path = {"step": policy} if isinstance(policy, str) else policy
-    return {"family": "likelihood", "name": "likelihood", "path": path, **dataclasses.asdict(evaluation.choices)}
+    return {
+        "family": "likelihood",
+        "name": "likelihood",
+        "path": path,
+        **dataclasses.asdict(evaluation.choices),
+    }
 
 
 def _rows_step(evaluation: Evaluation) -> dict[str, Any]:
     """The step that reads an evaluation's rows: all of them, each once, as they were published."""
     assert evaluation.rows is not None
     sources = [_changed(source) for source in evaluation.rows.files]
-    config = {"kind": evaluation.kind, "sources": sources, "languages": evaluation.languages, "dedup": False}
+    config = {
+        "kind": evaluation.kind,
+        "sources": sources,
+        "languages": evaluation.languages,
+        "dedup": False,
+    }
     return {"stage": "prepare", "config": config}
 
 
 def _changed(source: Any) -> dict[str, Any]:
     """A source without the settings that it leaves at their defaults."""
     defaults = dataclasses.asdict(type(source)())
-    return {name: value for name, value in dataclasses.asdict(source).items() if value != defaults[name]}
+    return {
+        name: value for name, value in dataclasses.asdict(source).items() if value != defaults[name]
+    }

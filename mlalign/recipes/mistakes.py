@@ -20,7 +20,9 @@ def told_once(errors: Iterable[str]) -> list[str]:
     steps: dict[str, list[str]] = {}  # a message without its step -> the steps that say it
     for error in dict.fromkeys(errors):
         found = OF_STEP.fullmatch(error)
-        steps.setdefault(f"{found[2]}.{found[3]}" if found else error, []).append(found[1] if found else "")
+        steps.setdefault(f"{found[2]}.{found[3]}" if found else error, []).append(
+            found[1] if found else ""
+        )
     return [_of_steps(message, names) for message, names in steps.items()]
 
 

@@ -96,7 +96,9 @@ def _sections(recipe: Mapping) -> Iterator[tuple[str, Any]]:
 def _check_step(name: Any, body: Any, errors: list[str]) -> None:
     key = f"steps.{name}"
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        errors.append(f"{key}: a step's name is text made of letters, digits and underscores (YAML reads a bare `no` as false: quote it)")
+        errors.append(
+            f"{key}: a step's name is text made of letters, digits and underscores (YAML reads a bare `no` as false: quote it)"
+        )
     elif name in RESERVED_STEPS:
         errors.append(f"{key}: {name!r} means another round; give the step another name")
     if not isinstance(body, Mapping):
@@ -111,8 +113,14 @@ def _check_step(name: Any, body: Any, errors: list[str]) -> None:
     for name_, value in body.items():
         if name_ in ("stage", "part"):
             if not isinstance(value, str) or "${" in value:
-                errors.append(f"{key}.{name_}: the name of a {name_}, got {value!r}; it cannot depend on a parameter")
-        elif name_ in (*STAGE_KEYS, *PART_KEYS) and value is not None and not isinstance(value, Mapping):
+                errors.append(
+                    f"{key}.{name_}: the name of a {name_}, got {value!r}; it cannot depend on a parameter"
+                )
+        elif (
+            name_ in (*STAGE_KEYS, *PART_KEYS)
+            and value is not None
+            and not isinstance(value, Mapping)
+        ):
             if name_ == "config" and isinstance(value, str) and "${" in value:
                 continue  # a mapping once it is resolved
             errors.append(f"{key}.{name_}: expected a mapping, got {value!r}")

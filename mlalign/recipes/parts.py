@@ -115,7 +115,12 @@ class Library:
             found.append(f"takes: expected a mapping of names and defaults, got {takes!r}")
             takes = {}
         outline.check({"steps": steps}, found)
-        part = Part(name, dict(takes), dict(steps) if isinstance(steps, Mapping) else {}, content.get("gives"))
+        part = Part(
+            name,
+            dict(takes),
+            dict(steps) if isinstance(steps, Mapping) else {},
+            content.get("gives"),
+        )
         if not found:
             self._check(part, found)
         self.errors.extend(f"{where}: {message}" for message in found)
@@ -126,13 +131,19 @@ class Library:
             if name in outline.RESERVED_INNER or outline.INNER_ROUND.fullmatch(name):
                 errors.append(f"steps.{name}: reserved; a step of a part needs another name")
         if part.gives is not None and part.gives not in part.steps:
-            errors.append(f"gives: there is no step {part.gives!r}{nearest(str(part.gives), part.steps)}")
+            errors.append(
+                f"gives: there is no step {part.gives!r}{nearest(str(part.gives), part.steps)}"
+            )
         loops = {variable for body in part.steps.values() for variable in body.get("foreach") or {}}
         for name in (*part.takes, *loops):
             if name in self.known or name in ("round", "params"):
-                errors.append(f"{name}: a parameter cannot be named like a group or a value; rename it")
+                errors.append(
+                    f"{name}: a parameter cannot be named like a group or a value; rename it"
+                )
         in_scope = {*part.takes, *loops, *self.known, "round"}
-        for name in sorted({head for text in outline.texts(part.steps) for head in HEAD.findall(text)} - in_scope):
+        for name in sorted(
+            {head for text in outline.texts(part.steps) for head in HEAD.findall(text)} - in_scope
+        ):
             mend = "; take it as a parameter" if name == "params" else nearest(name, in_scope)
             errors.append(f"${{{name}}}: a part sees what it takes and the groups{mend}")
 
@@ -147,7 +158,9 @@ def _read(file: Path) -> Any:
     try:
         created = OmegaConf.create(text)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+        raise UserError(
+            f"{file}: cannot be read as YAML ({' '.join(str(error).split())})"
+        ) from None
     return OmegaConf.to_container(created, resolve=False)
 
 
@@ -178,7 +191,9 @@ def _called(name: str, prefix: str, body: Mapping, library: Library, depth: int)
         return {name: dict(body)}
     key = f"steps.{name}"
     if depth > DEEPEST:
-        library.errors.append(f"{key}.part: parts within parts more than {DEEPEST} deep; does {body['part']!r} use itself?")
+        library.errors.append(
+            f"{key}.part: parts within parts more than {DEEPEST} deep; does {body['part']!r} use itself?"
+        )
         return {}
     part = library.get(body["part"], f"{key}.part")
     if part is None:
@@ -189,7 +204,9 @@ def _called(name: str, prefix: str, body: Mapping, library: Library, depth: int)
         return {}
     call = _Call(name, prefix, part, takes, dict(body.get("foreach") or {}), library, depth)
     # A default may refer to another parameter (`reference: ${policy}`), or name a step of the part.
-    takes |= {take: call.passed_on(takes[take].in_config) for take in part.takes if take not in given}
+    takes |= {
+        take: call.passed_on(takes[take].in_config) for take in part.takes if take not in given
+    }
     return call.steps()
 
 
@@ -227,10 +244,14 @@ class _Call:
             key = f"steps.{name}"
             both = self.foreach.keys() & (body.get("foreach") or {}).keys()
             for variable in sorted(both):
-                self.library.errors.append(f"{key}.foreach.{variable}: the part {self.part.name!r} uses this name itself; rename yours")
+                self.library.errors.append(
+                    f"{key}.foreach.{variable}: the part {self.part.name!r} uses this name itself; rename yours"
+                )
             foreach = {**self.foreach, **self.in_config(body.get("foreach") or {})}
             if "part" in body:
-                given = {take: self.passed_on(value) for take, value in (body.get("with") or {}).items()}
+                given = {
+                    take: self.passed_on(value) for take, value in (body.get("with") or {}).items()
+                }
                 call = {**body, "with": given, "foreach": foreach}
                 steps = _called(name, f"{self.prefix}.{inner}", call, self.library, self.depth + 1)
             else:
@@ -245,13 +266,18 @@ class _Call:
         if foreach:
             step["foreach"] = foreach
         if body.get("inputs"):
-            inputs = {slot: self.in_inputs(value, f"{key}.inputs.{slot}") for slot, value in body["inputs"].items()}
+            inputs = {
+                slot: self.in_inputs(value, f"{key}.inputs.{slot}")
+                for slot, value in body["inputs"].items()
+            }
             # What is not given, such as an optional baseline, is no input.
             step["inputs"] = {slot: value for slot, value in inputs.items() if value is not None}
         for section in ("config", "resources"):
             if body.get(section):
                 step[section] = self.in_config(body[section])
-        by_variable = {n for text in outline.texts(body) for n in BY_VARIABLE.findall(text) if n in self.takes}
+        by_variable = {
+            n for text in outline.texts(body) for n in BY_VARIABLE.findall(text) if n in self.takes
+        }
         if by_variable:
             step["passed"] = {
                 "config": {n: self.takes[n].in_config for n in by_variable},
@@ -267,7 +293,9 @@ class _Call:
 
     def in_inputs(self, value: Any, key: str) -> Any:
         """An input with the part's own steps under their outer names, and the caller's where parameters stand."""
-        return _filled(_renamed(value, lambda text: self.outer_reference(text, key)), self.takes, "in_inputs")
+        return _filled(
+            _renamed(value, lambda text: self.outer_reference(text, key)), self.takes, "in_inputs"
+        )
 
     def passed_on(self, value: Any) -> Value:
         """What this part gives to another: a text may be the name of a step, or just a text."""
@@ -289,7 +317,9 @@ class _Call:
         if inner not in self.part.steps:
             if key is not None:
                 mend = nearest(head, self.part.steps)
-                self.library.errors.append(f"{key}: the part {self.part.name!r} has no step {head!r}{mend}")
+                self.library.errors.append(
+                    f"{key}: the part {self.part.name!r} has no step {head!r}{mend}"
+                )
             return text
         name = f"{self.outer_name(inner)}.{beyond}" if beyond else self.outer_name(inner)
         outer = [f"${{{variable}}}" for variable in self.foreach]
@@ -316,7 +346,10 @@ def _renamed_models(value: Any, rename: Callable[[str], str]) -> Any:
         return [_renamed_models(item, rename) for item in value]
     if not isinstance(value, Mapping):
         return value
-    return {k: rename(v) if k == "step" and isinstance(v, str) else _renamed_models(v, rename) for k, v in value.items()}
+    return {
+        k: rename(v) if k == "step" and isinstance(v, str) else _renamed_models(v, rename)
+        for k, v in value.items()
+    }
 
 
 def _filled(value: Any, takes: Mapping[str, Value], form: str) -> Any:

@@ -34,8 +34,12 @@ class Node:
     resources: dict[str, Any]
     fingerprint: str
     missing: list[str]
-    read: dict[str, Any]  # what the plan read of files outside the store: `files` (path -> SHA-256), and `config` (key -> fingerprint)
-    variant: str = ""  # of a sweep: the settings that this step does not share with all variants, `beta=0.05`
+    read: dict[
+        str, Any
+    ]  # what the plan read of files outside the store: `files` (path -> SHA-256), and `config` (key -> fingerprint)
+    variant: str = (
+        ""  # of a sweep: the settings that this step does not share with all variants, `beta=0.05`
+    )
 
     @property
     def name(self) -> str:
@@ -79,8 +83,12 @@ class Plan:
     nodes: list[Node]
     kind: str = "run"  # run, sweep or search
     variants: list[Variant] = dataclasses.field(default_factory=list)
-    unknown: list[str] = dataclasses.field(default_factory=list)  # why fingerprints are not final: a plan to look at, not to run
-    same: list[tuple[Step, str]] = dataclasses.field(default_factory=list)  # steps that equal an earlier one, with its name
+    unknown: list[str] = dataclasses.field(
+        default_factory=list
+    )  # why fingerprints are not final: a plan to look at, not to run
+    same: list[tuple[Step, str]] = dataclasses.field(
+        default_factory=list
+    )  # steps that equal an earlier one, with its name
 
     @property
     def store(self) -> store.Store:
@@ -96,9 +104,13 @@ class Plan:
             return
         told = store.read_json(self.run_dir / "plan.json", {"recipe": str})
         if (other := told["recipe"]) != self.recipe:
-            raise UserError(f"name: {self.run_dir} belongs to recipe {other!r}, not {self.recipe!r}; give this run another name=")
+            raise UserError(
+                f"name: {self.run_dir} belongs to recipe {other!r}, not {self.recipe!r}; give this run another name="
+            )
         if (kind := told.get("kind", "run")) != self.kind:
-            raise UserError(f"name: {self.run_dir} belongs to a {kind}, and this is a {self.kind}; give it another name=")
+            raise UserError(
+                f"name: {self.run_dir} belongs to a {kind}, and this is a {self.kind}; give it another name="
+            )
 
     @property
     def names(self) -> dict[str, str]:
@@ -164,8 +176,15 @@ def _max_rounds(settings: config.Settings, errors: list[str]) -> int:
 
 def _run_name(name: Any) -> str:
     name = str(name)
-    if not name.strip() or name in (".", "..") or any(c in name for c in "/\\\n\r\0") or len(name) > 200:
-        raise UserError(f"name: {name!r} cannot be a directory's name; leave out slashes and line ends")
+    if (
+        not name.strip()
+        or name in (".", "..")
+        or any(c in name for c in "/\\\n\r\0")
+        or len(name) > 200
+    ):
+        raise UserError(
+            f"name: {name!r} cannot be a directory's name; leave out slashes and line ends"
+        )
     return name
 
 
@@ -180,7 +199,9 @@ def normalise_languages(settings: config.Settings, errors: list[str]) -> None:
     root["languages"] = resolve_languages(value, settings, "languages", errors)
 
 
-def resolve_languages(value: Any, settings: config.Settings, key: str, errors: list[str]) -> list[str] | None:
+def resolve_languages(
+    value: Any, settings: config.Settings, key: str, errors: list[str]
+) -> list[str] | None:
     """Canonical codes for what a person wrote; mistakes are collected under `key`."""
     if value is None:
         return None
@@ -196,8 +217,15 @@ def _resolver(settings: config.Settings) -> Resolve:
 
     def resolve(value: Any, binding: Mapping[str, Any], key: str, errors: list[str]) -> Any:
         out = settings.resolve(value, binding, key, errors)
-        if key.endswith(".foreach") and isinstance(out, Mapping) and isinstance(out.get("lang"), list):
-            out = {**out, "lang": resolve_languages(out["lang"], settings, f"{key}.lang", errors) or []}
+        if (
+            key.endswith(".foreach")
+            and isinstance(out, Mapping)
+            and isinstance(out.get("lang"), list)
+        ):
+            out = {
+                **out,
+                "lang": resolve_languages(out["lang"], settings, f"{key}.lang", errors) or [],
+            }
         return out
 
     return resolve
@@ -213,7 +241,11 @@ def _check_controls(settings: config.Settings, steps: list[Step], errors: list[s
             if name not in groups:
                 errors.append(f"{control}: the recipe has no step {name!r}{nearest(name, groups)}")
     known = {name for s in steps for name in names_of(s)}
-    errors.extend(f"use.{name}: the recipe has no such step{nearest(name, known)}" for name in settings.use if name not in known)
+    errors.extend(
+        f"use.{name}: the recipe has no such step{nearest(name, known)}"
+        for name in settings.use
+        if name not in known
+    )
 
 
 def names_of(step: Step) -> set[str]:
@@ -235,11 +267,23 @@ def _stand_in(steps: list[Step], use: Mapping[str, str]) -> list[Step]:
     def swap(item: Any) -> Any:
         if isinstance(item, Ref):
             named = {} if item.name is None else {"name": item.name}
-            return {"path": paths[item.step], "step": item.step, **named} if item.step in paths else item
-        return with_models(item, lambda m: {**m, "path": paths[m["step"]]} if "path" not in m and m.get("step") in paths else m)
+            return (
+                {"path": paths[item.step], "step": item.step, **named}
+                if item.step in paths
+                else item
+            )
+        return with_models(
+            item,
+            lambda m: (
+                {**m, "path": paths[m["step"]]} if "path" not in m and m.get("step") in paths else m
+            ),
+        )
 
     for step in steps:
-        step.inputs = {slot: [swap(i) for i in v] if isinstance(v, list) else swap(v) for slot, v in step.inputs.items()}
+        step.inputs = {
+            slot: [swap(i) for i in v] if isinstance(v, list) else swap(v)
+            for slot, v in step.inputs.items()
+        }
         step.guards = [g for g in step.guards if g not in paths]
     kept = _upstream([s for s in steps if s.name not in paths], ends - set(paths))
     names = {step.name for step in kept}
@@ -255,7 +299,9 @@ def _ends(steps: list[Step]) -> set[str]:
 
 def _upstream(steps: list[Step], ends: set[str]) -> list[Step]:
     needed = set(ends)
-    for step in reversed(steps):  # in the order of running, so every consumer comes before what it needs
+    for step in reversed(
+        steps
+    ):  # in the order of running, so every consumer comes before what it needs
         if step.name in needed:
             needed.update(step.needs())
     return [s for s in steps if s.name in needed]
@@ -284,20 +330,38 @@ class _Planner:
         slots_fit = self._check_slots(step, module, key)
         if step.unresolved:
             return
-        cfg = schema.build(module.Config, self._layers(step, module, key), f"{key}.config", self.errors)
+        cfg = schema.build(
+            module.Config, self._layers(step, module, key), f"{key}.config", self.errors
+        )
         with self.digests.recording() as files:
             self._add(step, module, cfg, key, slots_fit, files)
 
-    def _add(self, step: Step, module: ModuleType, cfg: Any, key: str, slots_fit: bool, files: dict[str, str]) -> None:
+    def _add(
+        self,
+        step: Step,
+        module: ModuleType,
+        cfg: Any,
+        key: str,
+        slots_fit: bool,
+        files: dict[str, str],
+    ) -> None:
         """Resolve inputs and fingerprint; `files` fills with the digests of what is read for that."""
-        inputs = {slot: self._input(v, module, slot, f"{key}.inputs.{slot}") for slot, v in step.inputs.items()}
-        whole = all(self._ready(v) for v in inputs.values()) and all(g in self.nodes for g in step.guards)
+        inputs = {
+            slot: self._input(v, module, slot, f"{key}.inputs.{slot}")
+            for slot, v in step.inputs.items()
+        }
+        whole = all(self._ready(v) for v in inputs.values()) and all(
+            g in self.nodes for g in step.guards
+        )
         if not slots_fit or cfg is None or not whole:
             return
         before = len(self.errors)
         own = self._own_identity(module, cfg, key)
         is_whole = len(self.errors) == before
-        known = {slot: [self._known(item) for item in (v if isinstance(v, list) else [v])] for slot, v in inputs.items()}
+        known = {
+            slot: [self._known(item) for item in (v if isinstance(v, list) else [v])]
+            for slot, v in inputs.items()
+        }
         misfits = kinds.problems(module, step.stage, cfg, known, key) if is_whole else []
         self.errors.extend(misfits)
         if misfits:
@@ -309,9 +373,18 @@ class _Planner:
         hashed = schema.hashed(cfg) | own
         prints = {slot: self._prints_of(value, module, slot) for slot, value in inputs.items()}
         stops = [self.nodes[g["step"]].fingerprint for g in guards]
-        identity_ = {"stage": step.stage, "version": module.VERSION, "config": hashed, "inputs": prints, "guards": stops}
+        identity_ = {
+            "stage": step.stage,
+            "version": module.VERSION,
+            "config": hashed,
+            "inputs": prints,
+            "guards": stops,
+        }
         print_ = store.fingerprint(identity_)
-        read = {"files": files, "config": {name: store.fingerprint({name: value}) for name, value in own.items()}}
+        read = {
+            "files": files,
+            "config": {name: store.fingerprint({name: value}) for name, value in own.items()},
+        }
         node = Node(step, module, cfg, inputs, guards, asked, print_, missing, read)
         # A step that is the same as an earlier one in all that counts is that step.
         self.nodes[step.name] = self.by_artifact.setdefault(node.artifact, node)
@@ -320,7 +393,11 @@ class _Planner:
 
     def _known(self, value: Mapping) -> kinds.Gives:
         """What is known of an input: of a step, what its stage says; of anything else, what its files say."""
-        name = value.get("name") or value.get("step") or str(value.get("family") or "").rpartition(":")[2]
+        name = (
+            value.get("name")
+            or value.get("step")
+            or str(value.get("family") or "").rpartition(":")[2]
+        )
         given = self.gives[value["step"]] if "artifact" in value else kinds.of_external(value)
         return dataclasses.replace(given, name=name or given.name)
 
@@ -337,32 +414,52 @@ class _Planner:
             extra = (root["scale"].get("engine_args") or {}).get(root["engine"]["name"], {})
             shared["engine"] = config.merged({"args": extra}, root["engine"])
         weak = {k: v for k, v in shared.items() if k in fields and v is not None}
-        stages = [(root[group].get("stages") or {}).get(step.stage) or {} for group in ("model", "scale")]
-        layers = self.settings.resolve(config.merged(weak, *stages), step.scope, f"scale.stages.{step.stage}", self.errors)
+        stages = [
+            (root[group].get("stages") or {}).get(step.stage) or {} for group in ("model", "scale")
+        ]
+        layers = self.settings.resolve(
+            config.merged(weak, *stages), step.scope, f"scale.stages.{step.stage}", self.errors
+        )
         typed = {k: v for k, v in self.settings.typed.items() if k in fields}
-        typed = self.settings.resolve(typed, step.scope, "", [])  # the same mistakes are told of the layers
+        typed = self.settings.resolve(
+            typed, step.scope, "", []
+        )  # the same mistakes are told of the layers
         out = config.merged(layers, typed, step.config)
         if isinstance(out.get("deepspeed"), str):
-            out["deepspeed"] = config.deepspeed_config(out["deepspeed"], self.settings.folders, f"{key}.config.deepspeed", self.errors)
+            out["deepspeed"] = config.deepspeed_config(
+                out["deepspeed"], self.settings.folders, f"{key}.config.deepspeed", self.errors
+            )
         for field in dataclasses.fields(module.Config):
             folder = field.metadata["texts"](out) if "texts" in field.metadata else None
             if folder and not out.get(field.name):
-                out[field.name] = config.texts(folder, self.settings.folders, f"{key}.config.{field.name}", self.errors)
+                out[field.name] = config.texts(
+                    folder, self.settings.folders, f"{key}.config.{field.name}", self.errors
+                )
         if out.get("languages") is not None and "languages" in fields:
-            out["languages"] = resolve_languages(out["languages"], self.settings, f"{key}.config.languages", self.errors)
+            out["languages"] = resolve_languages(
+                out["languages"], self.settings, f"{key}.config.languages", self.errors
+            )
         return out
 
     def _check_slots(self, step: Step, module: ModuleType, key: str) -> bool:
         before = len(self.errors)
         for slot in (*step.inputs, *step.broken):
             if slot not in module.SLOTS:
-                self.errors.append(f"{key}.inputs.{slot}: {step.stage} has no such input{nearest(slot, module.SLOTS)}")
+                self.errors.append(
+                    f"{key}.inputs.{slot}: {step.stage} has no such input{nearest(slot, module.SLOTS)}"
+                )
         for slot, kind in module.SLOTS.items():
             value = step.inputs.get(slot)
             if slot in step.broken:
                 continue
-            if value in (None, []) and not kind.endswith(("?", "*?")) and not (kind.endswith("*") and slot in step.inputs):
-                self.errors.append(f"{key}.inputs.{slot}: missing; {step.stage} needs {kind.rstrip('?*')}")
+            if (
+                value in (None, [])
+                and not kind.endswith(("?", "*?"))
+                and not (kind.endswith("*") and slot in step.inputs)
+            ):
+                self.errors.append(
+                    f"{key}.inputs.{slot}: missing; {step.stage} needs {kind.rstrip('?*')}"
+                )
             elif isinstance(value, list) and "*" not in kind:
                 self.errors.append(f"{key}.inputs.{slot}: one input, not a list")
         return len(self.errors) == before and not step.broken
@@ -383,7 +480,11 @@ class _Planner:
         found: list[dict | None] = []
 
         def model(named: Mapping) -> dict | None:
-            found.append(self._external(named, "model", key) if "path" in named else self._of_step(Ref(named["step"]), "model", key))
+            found.append(
+                self._external(named, "model", key)
+                if "path" in named
+                else self._of_step(Ref(named["step"]), "model", key)
+            )
             return found[-1]
 
         plain = with_models(value, lambda m: m.get("path") or f"step {m['step']}")
@@ -391,7 +492,11 @@ class _Planner:
         self.errors.extend(problems)
         if problems:
             return None
-        whole = self._external(value, "scorer", key) if isinstance(value.get("path"), str) else dict(value)
+        whole = (
+            self._external(value, "scorer", key)
+            if isinstance(value.get("path"), str)
+            else dict(value)
+        )
         if whole is None:
             return None
         resolved = {k: with_models(_with_paths(v, k), model) for k, v in whole.items()}
@@ -402,7 +507,9 @@ class _Planner:
             return None  # its own mistakes are reported
         gives = self.nodes[ref.step].module.KIND
         if kind in KIND_OF_SLOT and gives not in KIND_OF_SLOT[kind]:
-            self.errors.append(f"{key}: {ref.step} gives {gives}, but this needs {' or '.join(KIND_OF_SLOT[kind])}")
+            self.errors.append(
+                f"{key}: {ref.step} gives {gives}, but this needs {' or '.join(KIND_OF_SLOT[kind])}"
+            )
             return None
         return self._artifact(ref.step)
 
@@ -414,7 +521,9 @@ class _Planner:
     def _external(self, value: Mapping, kind: str, key: str) -> dict | None:
         if "path" not in value:
             wanted = "`family` (a scorer)" if kind == "scorer" else "`path`"
-            self.errors.append(f"{key}: {dict(value)} names nothing; give {wanted}, or the name of a step")
+            self.errors.append(
+                f"{key}: {dict(value)} names nothing; give {wanted}, or the name of a step"
+            )
             return None
         if value["path"] is None:
             return None
@@ -430,7 +539,11 @@ class _Planner:
             found = identity.of_external(value, self.digests, key)
         except identity.UnknownCommit as error:
             (self.unknown if self.to_look_at else self.errors).extend(error.messages)
-            return {**value, "identity": f"{value['path']}@{identity.UNKNOWN}"} if self.to_look_at else None
+            return (
+                {**value, "identity": f"{value['path']}@{identity.UNKNOWN}"}
+                if self.to_look_at
+                else None
+            )
         except UserError as error:
             self.errors.extend(error.messages)
             return None
@@ -440,7 +553,9 @@ class _Planner:
 
     def _resources(self, step: Step, module: ModuleType, key: str) -> dict:
         root = self.settings.root
-        out = config.merged(*(given for _, given in resources.layers(root, step.stage)), step.resources)
+        out = config.merged(
+            *(given for _, given in resources.layers(root, step.stage)), step.resources
+        )
         if module.DISTRIBUTED and root["devices"] is not None:
             out["devices"] = root["devices"]
         whole = {"distributed": module.DISTRIBUTED, "sharded": module.SHARDED is not None}
@@ -468,9 +583,15 @@ class _Planner:
     def _print_of(self, value: Mapping, named: bool) -> Any:
         if "artifact" not in value:
             own = {k: v for k, v in value.items() if k != "path" or "identity" not in value}
-            files = {k: self._with_files(with_models(v, self._print_of_model), k) for k, v in own.items()}
+            files = {
+                k: self._with_files(with_models(v, self._print_of_model), k) for k, v in own.items()
+            }
             return files | self._of_function(value)
-        names = {"step": value.get("name") or value["step"], "binding": value.get("binding")} if named else {}
+        names = (
+            {"step": value.get("name") or value["step"], "binding": value.get("binding")}
+            if named
+            else {}
+        )
         return {"fingerprint": self.nodes[value["step"]].fingerprint, **names}
 
     def _with_files(self, value: Any, name: str) -> Any:
@@ -479,7 +600,11 @@ class _Planner:
             return {k: self._with_files(v, k) for k, v in value.items()} | self._of_function(value)
         if isinstance(value, list):
             return [self._with_files(v, name) for v in value]
-        is_path = isinstance(value, str) and name not in NOT_CONTENT and (os.sep in value or bool(Path(value).suffix))
+        is_path = (
+            isinstance(value, str)
+            and name not in NOT_CONTENT
+            and (os.sep in value or bool(Path(value).suffix))
+        )
         place = Path(value).expanduser() if is_path else None
         return {"sha256": self.digests.file(place)} if place and os.path.isfile(place) else value
 
@@ -491,12 +616,20 @@ class _Planner:
 
     def _print_of_model(self, model: Mapping) -> dict:
         """What a model that a scorer's settings name adds to a fingerprint."""
-        return {"fingerprint": self.nodes[model["step"]].fingerprint} if "artifact" in model else {"identity": model["identity"]}
+        return (
+            {"fingerprint": self.nodes[model["step"]].fingerprint}
+            if "artifact" in model
+            else {"identity": model["identity"]}
+        )
 
 
 def _without_itself(inputs: Mapping[str, Any], differs_from: Mapping[str, str]) -> dict[str, Any]:
     """The inputs without those that would compare a thing with itself, such as a baseline's own baseline."""
-    return {slot: v for slot, v in inputs.items() if slot not in differs_from or v != inputs.get(differs_from[slot])}
+    return {
+        slot: v
+        for slot, v in inputs.items()
+        if slot not in differs_from or v != inputs.get(differs_from[slot])
+    }
 
 
 def _with_paths(value: Any, name: str, *, inner: bool = False) -> Any:
@@ -508,7 +641,11 @@ def _with_paths(value: Any, name: str, *, inner: bool = False) -> Any:
         return [_with_paths(v, "", inner=True) for v in value]
     if isinstance(value, Mapping) and "family" in value:
         return {k: _with_paths(v, k, inner=True) for k, v in value.items()}
-    return {"path": value} if isinstance(value, str) and (name in ("reference", "base") or (inner and name == "path")) else value
+    return (
+        {"path": value}
+        if isinstance(value, str) and (name in ("reference", "base") or (inner and name == "path"))
+        else value
+    )
 
 
 def _missing_packages(module: ModuleType, cfg: Any, key: str) -> list[str]:

@@ -31,13 +31,21 @@ def _time(value: Any) -> str | None:
 
 
 def _memory(value: Any) -> str | None:
-    return None if isinstance(value, str) and MEMORY.fullmatch(value) else f"expected a size such as 64G, got {value!r}"
+    return (
+        None
+        if isinstance(value, str) and MEMORY.fullmatch(value)
+        else f"expected a size such as 64G, got {value!r}"
+    )
 
 
 def _options(value: Any) -> str | None:
     if not isinstance(value, Mapping):
         return f"expected a mapping of sbatch's long options, such as {{mail-type: END}}, got {value!r}"
-    wrong = [k for k, v in value.items() if not re.fullmatch(r"[a-z][a-z-]*", str(k)) or not str(v).isprintable()]
+    wrong = [
+        k
+        for k, v in value.items()
+        if not re.fullmatch(r"[a-z][a-z-]*", str(k)) or not str(v).isprintable()
+    ]
     return f"{wrong[0]!r} is no long option of sbatch on one line" if wrong else None
 
 
@@ -55,7 +63,18 @@ RESOURCES: dict[str, Callable[[Any], str | None]] = {
     "sbatch": _options,  # any further options, verbatim under sbatch's own long names
 }  # fmt: skip
 # Those that a launcher's file may give for all steps.
-OF_LAUNCHER = ("cpus", "memory", "time", "partition", "account", "qos", "constraint", "exclude", "reservation", "sbatch")
+OF_LAUNCHER = (
+    "cpus",
+    "memory",
+    "time",
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "exclude",
+    "reservation",
+    "sbatch",
+)
 
 
 def problems(given: Mapping[str, Any], key: str, *, distributed: bool, sharded: bool) -> list[str]:
@@ -77,13 +96,18 @@ def layers(root: Mapping[str, Any], stage: str) -> list[tuple[str, Mapping[str, 
     """(key, resources) from the weakest: a launcher's for all steps, a scale's and a launcher's for a stage."""
     launcher, scale = root["launcher"], root.get("scale") or {}
     return [
-        ("launcher", {name: launcher[name] for name in OF_LAUNCHER if launcher.get(name) is not None}),
+        (
+            "launcher",
+            {name: launcher[name] for name in OF_LAUNCHER if launcher.get(name) is not None},
+        ),
         (f"scale.resources.{stage}", (scale.get("resources") or {}).get(stage) or {}),
         (f"launcher.resources.{stage}", (launcher.get("resources") or {}).get(stage) or {}),
     ]
 
 
-def set_by(name: str, root: Mapping[str, Any], stage: str, step: str, own: Mapping[str, Any]) -> str | None:
+def set_by(
+    name: str, root: Mapping[str, Any], stage: str, step: str, own: Mapping[str, Any]
+) -> str | None:
     """The configuration key that set a resource of a step; None if nothing did. `own` is what the step itself asks for."""
     given = [*layers(root, stage), (f"steps.{step}.resources", own)]
     found = [key for key, values in given if values.get(name) is not None]

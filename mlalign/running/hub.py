@@ -16,7 +16,14 @@ from mlalign.core.identity import UNKNOWN, hub_cache
 from mlalign.recipes.plan import Node, Plan
 
 HUB_IDENTITY = re.compile(rf"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{{40}}|{UNKNOWN})")
-TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 # sacrebleu's tokenizers that bring a model from the network
 SACREBLEU = ("flores101", "flores200", "spm", "spBLEU-1K")
 Kind = Literal["model", "tokenizer", "data set", "sacrebleu tokenizer", "lm-eval tasks"]
@@ -36,7 +43,11 @@ class Need:
 
     def __str__(self) -> str:
         pin = (self.commit or self.revision or "")[:12]
-        return f"{self.kind} {self.id}" + (f" ({self.config})" if self.config else "") + (f" @{pin}" if pin else "")
+        return (
+            f"{self.kind} {self.id}"
+            + (f" ({self.config})" if self.config else "")
+            + (f" @{pin}" if pin else "")
+        )
 
 
 def needed(plan: Plan) -> dict[Need, list[str]]:
@@ -50,10 +61,17 @@ def needed(plan: Plan) -> dict[Need, list[str]]:
 
 def summary(plan: Plan) -> str:
     """A line for each hub id that the plan needs, with whether it is here; nothing if it needs none."""
-    lines = [f"  {'here   ' if here(need) else 'missing'} {need}, for {', '.join(steps)}" for need, steps in needed(plan).items()]
+    lines = [
+        f"  {'here   ' if here(need) else 'missing'} {need}, for {', '.join(steps)}"
+        for need, steps in needed(plan).items()
+    ]
     if not lines:
         return ""
-    mend = ["  (mlalign fetch with the same arguments brings what is missing)"] if any("missing " in line for line in lines) else []
+    mend = (
+        ["  (mlalign fetch with the same arguments brings what is missing)"]
+        if any("missing " in line for line in lines)
+        else []
+    )
     return "\n".join([f"hub (cache {hub_cache()}):", *lines, *mend])
 
 
@@ -91,9 +109,13 @@ def _of_node(node: Node) -> Iterator[Need]:
             yield from _in(value)
     for source in getattr(node.config, "sources", None) or []:
         if source.hub and not Path(source.hub).exists():
-            yield Need("data set", source.hub, None, source.revision, source.config, source.hub_split)
+            yield Need(
+                "data set", source.hub, None, source.revision, source.config, source.hub_split
+            )
     if node.step.stage == "lm_eval":
-        yield Need("lm-eval tasks", ",".join(node.config.tasks), include_path=node.config.include_path)
+        yield Need(
+            "lm-eval tasks", ",".join(node.config.tasks), include_path=node.config.include_path
+        )
 
 
 def _in(value: Any) -> Iterator[Need]:
@@ -106,7 +128,9 @@ def _in(value: Any) -> Iterator[Need]:
         if value.get("family") == "translation" and value.get("tokenize") in SACREBLEU:
             yield Need("sacrebleu tokenizer", value["tokenize"])
         for id_, commit in _identities(value.get("identity")):
-            yield Need(kind, id_, commit, value.get("revision") if value.get("path") == id_ else None)
+            yield Need(
+                kind, id_, commit, value.get("revision") if value.get("path") == id_ else None
+            )
         for key, item in value.items():
             yield from _in(item) if key != "identity" else ()
 
@@ -135,7 +159,12 @@ def here(need: Need) -> bool:
         case "lm-eval tasks":
             return False
         case "sacrebleu tokenizer":
-            return any(Path(os.environ.get("SACREBLEU", "~/.sacrebleu")).expanduser().joinpath("models").glob("*spm*"))
+            return any(
+                Path(os.environ.get("SACREBLEU", "~/.sacrebleu"))
+                .expanduser()
+                .joinpath("models")
+                .glob("*spm*")
+            )
         case "data set":
             return _data_set_is_here(need)
     folder = snapshot(need)
@@ -166,7 +195,10 @@ def _has_weights(folder: Path) -> bool:
         return False
     for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
         if index.is_file():
-            return all((folder / name).is_file() for name in set(json.loads(index.read_text())["weight_map"].values()))
+            return all(
+                (folder / name).is_file()
+                for name in set(json.loads(index.read_text())["weight_map"].values())
+            )
     return any(p.is_file() for ending in ("safetensors", "bin") for p in folder.glob(f"*.{ending}"))
 
 
@@ -174,4 +206,6 @@ def _data_set_is_here(need: Need) -> bool:
     """Prepared data sets lie in `ORG___NAME/CONFIG/VERSION/COMMIT`."""
     folder = datasets_cache() / need.id.replace("/", "___")
     repository = hub_cache() / f"datasets--{need.id.replace('/', '--')}"
-    return any(p.is_dir() for p in folder.glob(f"*/*/{_referred(repository, need.revision or 'main')}"))
+    return any(
+        p.is_dir() for p in folder.glob(f"*/*/{_referred(repository, need.revision or 'main')}")
+    )

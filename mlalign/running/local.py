@@ -22,11 +22,20 @@ def argv(config: Path, resources: Mapping) -> list[str]:
     devices = int(resources.get("devices", 1))
     if devices == 1:
         return [sys.executable, "-m", "mlalign.step", str(config)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(devices)]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(devices),
+    ]
     return [*torchrun, "-m", "mlalign.step", str(config)]
 
 
-def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None], warm: bool = False) -> int:
+def run(
+    config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None], warm: bool = False
+) -> int:
     """Start a step, its output appended to `log`, and wait for it; returns its exit status.
 
     `warm`: from the fork server, if one has imported what the step needs.
@@ -36,7 +45,10 @@ def run(config: Path, resources: Mapping, log: Path, on_tick: Callable[[], None]
     status is STOPPED too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with _StopOnSignal(config.parent / "STOP") as stop, contextlib.closing(_start(config, resources, log, warm)) as step:
+    with (
+        _StopOnSignal(config.parent / "STOP") as stop,
+        contextlib.closing(_start(config, resources, log, warm)) as step,
+    ):
         while (status := step.poll()) is None:
             on_tick()
             if stop.asked:
@@ -64,7 +76,12 @@ class _Cold:
     def __init__(self, argv: list[str], env: Mapping[str, str], log: Path):
         with open(log, "ab") as out:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
             )
 
     def poll(self) -> int | None:
@@ -80,9 +97,15 @@ class _Cold:
 
 def environment(resources: Mapping) -> dict[str, str]:
     """The environment of a step: this one's, quiet libraries, and the cores shared out over its ranks."""
-    env = {**processes.python_environment(), "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    env = {
+        **processes.python_environment(),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
     devices = int(resources.get("devices", 1))
-    threads = resources.get("threads") or (max(1, (os.cpu_count() or 1) // devices) if devices > 1 else None)
+    threads = resources.get("threads") or (
+        max(1, (os.cpu_count() or 1) // devices) if devices > 1 else None
+    )
     if threads:
         env.setdefault("OMP_NUM_THREADS", str(threads))
     return env
@@ -111,5 +134,7 @@ class _StopOnSignal:
         """Touch the STOP file: a step that was only just beginning takes one that is there already for an old one."""
         if time.monotonic() - self._touched >= every_s:
             self._touched = time.monotonic()
-            with contextlib.suppress(OSError):  # the artifact was renamed in this moment: the step is done
+            with contextlib.suppress(
+                OSError
+            ):  # the artifact was renamed in this moment: the step is done
                 self.stop.touch()

@@ -54,7 +54,13 @@ def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
 
 
 def send(
-    plan: Plan, launcher: launchers.Slurm, names: Collection[str], display: Display, *, anew: Collection[str] = (), go_on: bool = False
+    plan: Plan,
+    launcher: launchers.Slurm,
+    names: Collection[str],
+    display: Display,
+    *,
+    anew: Collection[str] = (),
+    go_on: bool = False,
 ) -> Sent:
     """Submit those of these steps that are neither done nor queued; what is to be computed `anew` is put aside before. With `go_on` an
     earlier `mlalign cancel` is over.
@@ -78,13 +84,17 @@ def send(
         return Sent(queue, wanted, submitted.new, before, submitted.left, submitted.why)
 
 
-def to_the_end(plan: Plan, launcher: launchers.Slurm, sent: Sent, display: Display) -> dict[str, str]:
+def to_the_end(
+    plan: Plan, launcher: launchers.Slurm, sent: Sent, display: Display
+) -> dict[str, str]:
     """`follow` a submission, and submit what the queue had no room for when its jobs have ended; returns what is not there then."""
     while True:
         lost = follow(sent, display)
         if lost or not sent.left or jobs.cancelled(sent.run.folder):
             return lost | {step.artifact: "" for step in sent.left}
-        display.line(f"there is room in the queue again for {', '.join(step.name for step in sent.left)}")
+        display.line(
+            f"there is room in the queue again for {', '.join(step.name for step in sent.left)}"
+        )
         sent = send(plan, launcher, {step.name for step in sent.left}, display)
 
 
@@ -93,7 +103,9 @@ def follow(sent: Sent, display: Display) -> dict[str, str]:
     run_process.current.follows = True
     try:
         left = {step.artifact for step in sent.left}
-        lost = watch.follow(sent.run, [step for step in sent.steps if step.artifact not in left], display.line)
+        lost = watch.follow(
+            sent.run, [step for step in sent.steps if step.artifact not in left], display.line
+        )
         run_process.current.follows = False
     except KeyboardInterrupt:
         display.line(f"\nno longer watching; the jobs go on: {submit.hint(sent.run)}")
@@ -106,8 +118,12 @@ def follow(sent: Sent, display: Display) -> dict[str, str]:
 def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:
     """Where the plan's run lives, and how its steps become jobs."""
     if launcher.offline:
-        launcher = dataclasses.replace(launcher, environment=hub.offline_environment() | launcher.environment)
-    return submit.Run(plan.name, plan.run_dir, plan.store, launcher, plan.settings.root, bool(plan.variants))
+        launcher = dataclasses.replace(
+            launcher, environment=hub.offline_environment() | launcher.environment
+        )
+    return submit.Run(
+        plan.name, plan.run_dir, plan.store, launcher, plan.settings.root, bool(plan.variants)
+    )
 
 
 def steps(plan: Plan) -> list[submit.Step]:
@@ -131,7 +147,11 @@ def _told(sent: Sent) -> str:
     if not sent.new and not sent.left:
         return f"all {len(sent.steps)} steps are done, nothing to submit"
     last = {entry["artifact"]: entry for entry in jobs.read(sent.run.folder)}
-    rows = [[s.name, e["job"], e["tasks"], ",".join(e["after"]) or "-"] for s in sent.new for e in (last[s.artifact],)]
+    rows = [
+        [s.name, e["job"], e["tasks"], ",".join(e["after"]) or "-"]
+        for s in sent.new
+        for e in (last[s.artifact],)
+    ]
     before = len(sent.steps) - len(sent.new) - len(sent.left)
     reused = f"; {before} done or queued before" if before else ""
     where = sent.run.words

@@ -19,7 +19,9 @@ from mlalign.running.state import state
 
 LOG_TAIL = 15
 STOPPED_WORDS = "stopped on request; run the same command again to continue"
-Failed = Mapping[str, Sequence[str]]  # artifact -> the messages of its step; none where it only waited for one that failed
+Failed = Mapping[
+    str, Sequence[str]
+]  # artifact -> the messages of its step; none where it only waited for one that failed
 
 
 def run(plan: Plan, display: Display) -> int:
@@ -31,17 +33,23 @@ def run(plan: Plan, display: Display) -> int:
     run_dir.open_run(plan)
     selected = run_dir.selection(plan)
     run_dir.force(plan, selected["anew"])
-    status, failed = _here(plan, [n for n in plan.nodes if n.name in selected["run"]], plan.nodes, display)
+    status, failed = _here(
+        plan, [n for n in plan.nodes if n.name in selected["run"]], plan.nodes, display
+    )
     if status:
         return status
     if failed:
-        raise UserError(*(m for messages in failed.values() for m in messages), _variants_lost(plan, failed))
+        raise UserError(
+            *(m for messages in failed.values() for m in messages), _variants_lost(plan, failed)
+        )
     (plan.run_dir / "forced.json").unlink(missing_ok=True)
     run_dir.publish_report(plan)
     return 0
 
 
-def run_some(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display) -> tuple[int, Failed]:
+def run_some(
+    plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display
+) -> tuple[int, Failed]:
     """Bring some steps of a sweep to their end, here or as Slurm jobs that are waited for; they are numbered `among` others.
 
     Returns the exit status (75: stopped on request), and what failed.
@@ -55,14 +63,21 @@ def run_some(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: 
         return stage.STOPPED, {}
     lost = queued.to_the_end(plan, launcher, queued.send(plan, launcher, names, display), display)
     stopped = any(n.artifact in lost and jobs.cancelled(folder, n.name) for n in nodes)
-    return stage.STOPPED if stopped else 0, {artifact: [why] if why else [] for artifact, why in lost.items()}
+    return stage.STOPPED if stopped else 0, {
+        artifact: [why] if why else [] for artifact, why in lost.items()
+    }
 
 
 def check(plan: Plan) -> None:
     """Raises: UserError with all that keeps the steps from running where they are to run."""
     launcher, problems = _launcher(plan), []
-    if not (isinstance(launcher, launchers.Slurm) and (launcher.python or launcher.prefix or launcher.srun)):
-        problems += plan.problems()  # what an environment of the nodes' own has is not seen from here
+    if not (
+        isinstance(launcher, launchers.Slurm)
+        and (launcher.python or launcher.prefix or launcher.srun)
+    ):
+        problems += (
+            plan.problems()
+        )  # what an environment of the nodes' own has is not seen from here
     if isinstance(launcher, launchers.Slurm) and launcher.offline:
         problems += hub.missing(plan)
     if problems:
@@ -71,14 +86,18 @@ def check(plan: Plan) -> None:
     try:
         plan.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"root: {plan.run_dir} cannot be made ({error.strerror}); choose another root=") from None
+        raise UserError(
+            f"root: {plan.run_dir} cannot be made ({error.strerror}); choose another root="
+        ) from None
 
 
 def _launcher(plan: Plan) -> launchers.Local | launchers.Slurm:
     return launchers.build(plan.settings.root["launcher"])
 
 
-def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display) -> tuple[int, Failed]:
+def _here(
+    plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display
+) -> tuple[int, Failed]:
     """Run steps on this machine, one after the other. Raises: UserError for a step that fails in a plan without variants."""
     failed: dict[str, list[str]] = {}
     _expect(plan, nodes)
@@ -105,7 +124,9 @@ def _here(plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Dis
 
 def _expect(plan: Plan, nodes: Sequence[Node]) -> None:
     """Tell the fork server what the steps that are still to run will import."""
-    todo = [node for node in nodes if not (plan.store.root / node.artifact / store.MANIFEST).is_file()]
+    todo = [
+        node for node in nodes if not (plan.store.root / node.artifact / store.MANIFEST).is_file()
+    ]
     forkserver.expect([module for node in todo for module in _imports(node)])
 
 
@@ -145,32 +166,50 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
     seconds = time.monotonic() - started
     final = plan.store.root / node.artifact
     if (final / "manifest.json").is_file():
-        display.end("\n".join([f"{number} {node.name}: {_outcome(final)} in {seconds:.1f} s", *_warnings(final)]))
+        display.end(
+            "\n".join(
+                [f"{number} {node.name}: {_outcome(final)} in {seconds:.1f} s", *_warnings(final)]
+            )
+        )
         return 0
     outcome = partial / "outcome.json"
     told = store.read_json(outcome, shapes.OUTCOME) if outcome.is_file() else {}
     status = told.get("status", status)
-    display.end(f"{number} {node.name}: {'stopped' if status == stage.STOPPED else 'failed'} after {seconds:.1f} s")
+    display.end(
+        f"{number} {node.name}: {'stopped' if status == stage.STOPPED else 'failed'} after {seconds:.1f} s"
+    )
     if status == stage.STOPPED:
         saved = (
-            "state saved" if told.get("status") == stage.STOPPED else "ended before it could save its state; what it saved before is kept"
+            "state saved"
+            if told.get("status") == stage.STOPPED
+            else "ended before it could save its state; what it saved before is kept"
         )
         display.line(f"{saved}; run the same command again to continue")
         return stage.STOPPED
-    raise UserError(f"{node.name}: {told['message']}\n(log: {log})" if told else _explain(node, status, log, begins))
+    raise UserError(
+        f"{node.name}: {told['message']}\n(log: {log})"
+        if told
+        else _explain(node, status, log, begins)
+    )
 
 
 def _outcome(final: Path) -> str:
     manifest = store.read_manifest(final)
     if manifest["status"] == "skipped":
         return f"skipped ({manifest['skipped_because']})"
-    kept, dropped = sum(manifest["rows_by_language"].values()), sum(sum(by.values()) for by in manifest["dropped"].values())
+    kept, dropped = (
+        sum(manifest["rows_by_language"].values()),
+        sum(sum(by.values()) for by in manifest["dropped"].values()),
+    )
     counts = f", {kept} rows" if kept else ""
     return f"done{counts}" + (f", {dropped} dropped" if dropped else "")
 
 
 def _warnings(final: Path) -> list[str]:
-    return [f"      warning: {text}" for text in store.read_json(final / "manifest.json").get("warnings", [])]
+    return [
+        f"      warning: {text}"
+        for text in store.read_json(final / "manifest.json").get("warnings", [])
+    ]
 
 
 def _explain(node: Node, status: int, log: Path, begins: int) -> str:
@@ -180,4 +219,6 @@ def _explain(node: Node, status: int, log: Path, begins: int) -> str:
         lines = f.read().decode("utf-8", errors="replace").splitlines()
     ended = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     hint = "; killed by signal 9 often means out of memory" if status in (-9, 137) else ""
-    return f"{node.name} {ended}{hint}; the end of {log}:\n" + "\n".join(f"  {line}" for line in lines[-LOG_TAIL:])
+    return f"{node.name} {ended}{hint}; the end of {log}:\n" + "\n".join(
+        f"  {line}" for line in lines[-LOG_TAIL:]
+    )

@@ -25,11 +25,15 @@ def open_run(plan: Plan) -> None:
     (plan.run_dir / "steps").mkdir(parents=True, exist_ok=True)
     store.write_json(plan.run_dir / "plan.json", describe(plan))
     settings = {**plan.settings.root, "recipe": plan.settings.recipe}
-    (plan.run_dir / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (plan.run_dir / "config.yaml").write_text(
+        yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
     for link in (plan.run_dir / "steps").iterdir():
         link.unlink()
     for node in plan.nodes:
-        (plan.run_dir / "steps" / node.name).symlink_to(os.path.relpath(plan.store.root / node.artifact, plan.run_dir / "steps"))
+        (plan.run_dir / "steps" / node.name).symlink_to(
+            os.path.relpath(plan.store.root / node.artifact, plan.run_dir / "steps")
+        )
 
 
 def describe(plan: Plan) -> dict:
@@ -40,8 +44,21 @@ def describe(plan: Plan) -> dict:
          "inputs": sorted({names[s["artifact"]] for s in n.sources()}), "resources": n.resources}
         for n in plan.nodes
     ]  # fmt: skip
-    told = {"recipe": plan.recipe, "name": plan.name, "kind": plan.kind, "languages": plan.settings.root["languages"], "steps": steps}
-    more = {"sweep": plan.settings.root[plan.kind], "variants": [dataclasses.asdict(v) for v in plan.variants]} if plan.variants else {}
+    told = {
+        "recipe": plan.recipe,
+        "name": plan.name,
+        "kind": plan.kind,
+        "languages": plan.settings.root["languages"],
+        "steps": steps,
+    }
+    more = (
+        {
+            "sweep": plan.settings.root[plan.kind],
+            "variants": [dataclasses.asdict(v) for v in plan.variants],
+        }
+        if plan.variants
+        else {}
+    )
     return {**told, **more}
 
 
@@ -98,8 +115,19 @@ def _commit() -> str | None:
     if not (here / ".git").exists():
         return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        command = [
+            "git",
+            "-C",
+            str(here),
+            "describe",
+            "--always",
+            "--abbrev=40",
+            "--dirty=+",
+            "--exclude=*",
+        ]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     return None
 
 
@@ -108,7 +136,9 @@ def publish_report(plan: Plan, *, coming: bool = False) -> None:
     if plan.variants:
         return  # each variant has a report of its own; `results.html` is that of all
     reports = [n for n in plan.nodes if n.step.stage == "report"]
-    reports = [n for n in reports if coming or (plan.store.root / n.artifact / "manifest.json").is_file()]
+    reports = [
+        n for n in reports if coming or (plan.store.root / n.artifact / "manifest.json").is_file()
+    ]
     if reports:
         link = plan.run_dir / "report"
         with contextlib.suppress(FileNotFoundError):

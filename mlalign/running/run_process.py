@@ -41,7 +41,9 @@ def registered(run_dir: Path | None, process: Running) -> Iterator[None]:
     """
     global current  # noqa: PLW0603  # there is one run in a process
     before, current = current, process
-    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {
+        number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     made = [] if run_dir is None else _missing(run_dir / "claims")
     try:
         with contextlib.ExitStack() as stack:
@@ -130,7 +132,11 @@ def directory(arguments: Sequence[str]) -> Path | None:
         key = argument.partition("=")[0]
         if key in ("root", "name", "recipe"):
             override = config.by_grammar(argument, [])
-            given[key] = None if override is None or override.is_sweep_override() else config.plain(override.value())
+            given[key] = (
+                None
+                if override is None or override.is_sweep_override()
+                else config.plain(override.value())
+            )
     name = str(given.get("name") or given.get("recipe") or "")
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         return None

@@ -14,16 +14,25 @@ def state(node: Any, the_store: store.Store) -> tuple[str, str]:
 
 def of_frozen(told: Mapping[str, Any], the_store: store.Store) -> tuple[str, str]:
     """The same for a step's frozen configuration."""
-    return of_artifact(the_store.path(told["stage"], told["fingerprint"]).name, sources(told), the_store)
+    return of_artifact(
+        the_store.path(told["stage"], told["fingerprint"]).name, sources(told), the_store
+    )
 
 
 def sources(told: Mapping[str, Any]) -> Iterator[dict]:
     """Every artifact that a frozen step reads, or that guards it."""
     slots = [v if isinstance(v, list) else [v] for v in told["inputs"].values()]
-    yield from (m for values in [*slots, told.get("guards") or []] for m in models_in(values) if "artifact" in m)
+    yield from (
+        m
+        for values in [*slots, told.get("guards") or []]
+        for m in models_in(values)
+        if "artifact" in m
+    )
 
 
-def of_artifact(artifact: str, inputs: Iterable[Mapping], the_store: store.Store) -> tuple[str, str]:
+def of_artifact(
+    artifact: str, inputs: Iterable[Mapping], the_store: store.Store
+) -> tuple[str, str]:
     path = the_store.root / artifact
     if not (path / store.MANIFEST).is_file():
         begun = path.with_name(path.name + ".partial").is_dir()

@@ -33,15 +33,24 @@ from mlalign.running import state, warning
 from mlalign.running.slurm import jobs
 from mlalign.running.verification import Verification
 
-PATIENCE_S = claims.STALE_S + 2 * claims.HEARTBEAT_S  # after it the claim of a process on a node that went away counts as dead
+PATIENCE_S = (
+    claims.STALE_S + 2 * claims.HEARTBEAT_S
+)  # after it the claim of a process on a node that went away counts as dead
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mlalign.step", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("config", type=Path, nargs="?", help="config.yaml of a partial artifact")
-    what.add_argument("--begin", type=Path, metavar="FROZEN", help="a frozen step, as submission writes it; only begin it")
-    parser.add_argument("--part", default="0/1", help="I/N: take every N-th shard, beginning with the I-th")
+    what.add_argument(
+        "--begin",
+        type=Path,
+        metavar="FROZEN",
+        help="a frozen step, as submission writes it; only begin it",
+    )
+    parser.add_argument(
+        "--part", default="0/1", help="I/N: take every N-th shard, beginning with the I-th"
+    )
     return parser.parse_args(argv)
 
 
@@ -63,7 +72,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _ended(partial, part, 2, f"error: {error}")
     except stage.Stopped:
-        return _ended(partial, part, stage.STOPPED, "stopped on request; run the same command again to continue")
+        return _ended(
+            partial,
+            part,
+            stage.STOPPED,
+            "stopped on request; run the same command again to continue",
+        )
     except Exception as error:
         if (problem := system_problem(error, partial)) is None:
             raise
@@ -105,13 +119,17 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
         if jobs.cancelled(frozen.parent, told["run"]["step"] if "run" in told else told["step"]):
             raise stage.Stopped
 
-    with claims.claim_in_turn(the_store.root / ".begin" / partial.name, patience_s=600, give_up=give_up):
+    with claims.claim_in_turn(
+        the_store.root / ".begin" / partial.name, patience_s=600, give_up=give_up
+    ):
         now, why = state.of_frozen(told, the_store)
         if now in ("done", "skipped"):
             say(f"{told['step']}: is there already, nothing to do")
             return stage.NOTHING_TO_DO
         if now == "damaged":
-            raise UserError(f"{told['step']}: {why}; put the file back, or compute the step again with force=")
+            raise UserError(
+                f"{told['step']}: {why}; put the file back, or compute the step again with force="
+            )
         if now == "stale":
             retire(the_store, told["stage"], told["fingerprint"])
         begin(the_store, told, part, PATIENCE_S, give_up)
@@ -150,14 +168,18 @@ def begin(
     for left in ("STOP", "outcome.json"):
         stage.own_file(partial, part, left).unlink(missing_ok=True)
     temporary = partial / f"config.yaml.{os.getpid()}.tmp"
-    temporary.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.write_text(
+        yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
     temporary.replace(before)
     return partial
 
 
 def read_config(config: Path) -> dict[str, Any]:
     """The configuration that a step was begun with. Raises: UserError if it is not whole, FileNotFoundError if it is gone."""
-    return shapes.read_yaml(config, shapes.FROZEN, "run the command of its run again: it writes the file anew")
+    return shapes.read_yaml(
+        config, shapes.FROZEN, "run the command of its run again: it writes the file anew"
+    )
 
 
 def _digests_of(config: Path) -> dict | None:
@@ -175,7 +197,9 @@ def _digests(told: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
         path = the_store.root / source["artifact"]
         if not (path / store.MANIFEST).is_file():
             name = source["step"]
-            raise UserError(f"{told['step']}: its input {name} is not there yet; run without only=, or with from={name}")
+            raise UserError(
+                f"{told['step']}: its input {name} is not there yet; run without only=, or with from={name}"
+            )
         found[source["step"]] = store.read_manifest(path)["content_digest"]
     return found
 
@@ -201,7 +225,9 @@ def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
         with claims.claim(partial, f"part-{part[0]}"):
             output = _run(told, partial, store.Store(partial.parent), part)
     except FileNotFoundError:
-        if not (partial.with_name(partial.name.removesuffix(".partial")) / "manifest.json").is_file():
+        if not (
+            partial.with_name(partial.name.removesuffix(".partial")) / "manifest.json"
+        ).is_file():
             raise
         return None
     return _publish_if_last(told, output)
@@ -211,7 +237,10 @@ def _run(told: dict, partial: Path, the_store: store.Store, part: tuple[int, int
     module = stages.load(told["stage"])
     key = f"steps.{told['step']}.config"
     # The engine puts in its own secrets when it is opened.
-    settings = {k: v if k == "engine" else secrecy.resolve(v, f"{key}.{k}") for k, v in told["config"].items()}
+    settings = {
+        k: v if k == "engine" else secrecy.resolve(v, f"{key}.{k}")
+        for k, v in told["config"].items()
+    }
     cfg = schema.build(module.Config, settings, key=key)
     output = stage.Output(partial, the_store, told["step"], part, told.get("run"))
     output.notes["started"] = time.time()
@@ -231,7 +260,10 @@ def skip_reason(told: dict, the_store: store.Store) -> str | None:
     """Why a step of a loop has nothing to do: a guard of an earlier round said stop."""
     for guard in told.get("guards", []):
         path = the_store.root / guard["artifact"]
-        if store.read_manifest(path)["status"] == "skipped" or store.read_json(path / "selected.json")["stop"]:
+        if (
+            store.read_manifest(path)["status"] == "skipped"
+            or store.read_json(path / "selected.json")["stop"]
+        ):
             return f"{guard['step']} said stop"
     return None
 
@@ -276,21 +308,40 @@ def _input_digests(told: dict, the_store: store.Store) -> dict:
 
     def one(value: dict) -> dict:
         if "artifact" not in value:
-            own = {k: value[k] for k in ("path", "family", "revision", "identity") if isinstance(value.get(k), str | list)}
+            own = {
+                k: value[k]
+                for k in ("path", "family", "revision", "identity")
+                if isinstance(value.get(k), str | list)
+            }
             inner = [one(m) for v in value.values() for m in models_in(v)]
             return {**own, **({"models": inner} if inner else {})}
         manifest = store.read_manifest(the_store.root / value["artifact"])
-        return {"step": value["step"], "fingerprint": manifest["fingerprint"], "content_digest": manifest["content_digest"]}
+        return {
+            "step": value["step"],
+            "fingerprint": manifest["fingerprint"],
+            "content_digest": manifest["content_digest"],
+        }
 
     slots = {**told["inputs"], **({"guards": told["guards"]} if told.get("guards") else {})}
-    return {slot: [one(v) for v in value] if isinstance(value, list) else one(value) for slot, value in slots.items() if value}
+    return {
+        slot: [one(v) for v in value] if isinstance(value, list) else one(value)
+        for slot, value in slots.items()
+        if value
+    }
 
 
 def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
     """After an array task: publish if no shard is pending. Two tasks that end together are told apart by a claim."""
     module = stages.load(told["stage"])
     skipped = output.notes.get("status") == "skipped"
-    sources = [] if skipped else rows.shards(stage.Inputs(output.store, told["inputs"]).rows(module.SHARDED), told["config"].get("split"))
+    sources = (
+        []
+        if skipped
+        else rows.shards(
+            stage.Inputs(output.store, told["inputs"]).rows(module.SHARDED),
+            told["config"].get("split"),
+        )
+    )
     if shards.pending(sources, output.path):
         return None
     final = output.path.with_name(output.path.name.removesuffix(".partial"))
@@ -301,7 +352,9 @@ def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
                 return _publish(told, output)
     except claims.Taken:
         return None
-    with contextlib.suppress(OSError):  # another task has published: what stands here now is the folder of our own claim
+    with contextlib.suppress(
+        OSError
+    ):  # another task has published: what stands here now is the folder of our own claim
         (output.path / "claims").rmdir()
         output.path.rmdir()
     return None
@@ -315,7 +368,12 @@ def _end_when_asked(argv: list[str]) -> None:
     partial, part = options.config.resolve().parent, _part(options)
 
     def end() -> None:
-        _ended(partial, part, stage.STOPPED, "stopped on request, with nothing to save yet; run the same command again to continue")
+        _ended(
+            partial,
+            part,
+            stage.STOPPED,
+            "stopped on request, with nothing to save yet; run the same command again to continue",
+        )
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(stage.STOPPED)
@@ -327,7 +385,9 @@ def process(argv: list[str]) -> int:
     """Be the process of a step, from its command line to its exit status."""
     _end_when_asked(argv)
     status = main(argv)
-    if os.environ.get("RANK", "0") != "0":  # native threads of the libraries can crash at exit; torchrun would then end the first rank too
+    if (
+        os.environ.get("RANK", "0") != "0"
+    ):  # native threads of the libraries can crash at exit; torchrun would then end the first rank too
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

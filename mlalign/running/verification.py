@@ -19,14 +19,18 @@ from mlalign.core.errors import UserError
 from mlalign.core.model import ON_THE_HUB
 from mlalign.running import state
 
-AGAIN = "run the same command again, which plans with what is there now, or put the file back as it was"
+AGAIN = (
+    "run the same command again, which plans with what is there now, or put the file back as it was"
+)
 SHOWN = 5
 
 
 class Verification:
     """The inputs of one step. `told` is its frozen configuration."""
 
-    def __init__(self, told: Mapping[str, Any], the_store: store.Store, known: digests.Digests | None = None):
+    def __init__(
+        self, told: Mapping[str, Any], the_store: store.Store, known: digests.Digests | None = None
+    ):
         self._told, self._store, self._digests = told, the_store, known or the_store.digests
         self._watch: digests.Watch | None = None
 
@@ -40,7 +44,9 @@ class Verification:
         self._digests.save()
         if wrong:
             more = [f"… and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-            raise UserError(*(f"{self._told['step']}: {problem}" for problem in wrong[:SHOWN]), *more)
+            raise UserError(
+                *(f"{self._told['step']}: {problem}" for problem in wrong[:SHOWN]), *more
+            )
         self._watch = digests.Watch(self._digests, files)
 
     def still(self) -> None:
@@ -51,7 +57,9 @@ class Verification:
     def _problems(self) -> Iterator[str]:
         given = self._told.get("input_digests") or {}
         for source in state.sources(self._told):
-            yield from self._artifact(self._store.root / source["artifact"], source["step"], given.get(source["step"]))
+            yield from self._artifact(
+                self._store.root / source["artifact"], source["step"], given.get(source["step"])
+            )
         yield from self.elsewhere()
 
     def elsewhere(self) -> Iterator[str]:
@@ -62,18 +70,25 @@ class Verification:
 
     # ----------------------------------------------------------------------------------------------------------- artifacts
 
-    def _artifact(self, path: Path, name: str, wanted: str | None = None, other: str = "") -> Iterator[str]:
+    def _artifact(
+        self, path: Path, name: str, wanted: str | None = None, other: str = ""
+    ) -> Iterator[str]:
         """An artifact, and what it leads to: the choice of a `select` step, the base of an adapter. `other` is another way out."""
         if not (path / store.MANIFEST).is_file():
             yield f"its input {name} is not there ({path}); compute it with from={name}"
             return
-        manifest, mend = store.read_manifest(path), f"put the file back, or {other or f'compute it again with force={name}'}"
+        manifest, mend = (
+            store.read_manifest(path),
+            f"put the file back, or {other or f'compute it again with force={name}'}",
+        )
         if wanted not in (None, manifest["content_digest"]):
             yield f"its input {name} ({path}) has other content than when this step was planned; run the same command again"
         if wrong := store.damage(path, manifest, self._digests):
             yield f"its input {name}: {wrong}; {mend}"
             return
-        if extra := [p for p in store.strays(path, manifest) if p.relative_to(path).parts[0] == "model"]:
+        if extra := [
+            p for p in store.strays(path, manifest) if p.relative_to(path).parts[0] == "model"
+        ]:
             yield f"its input {name}: {extra[0]} is no part of it and would be read with the model; move the file elsewhere"
         yield from self._chosen(path)
         yield from self._base(path, manifest, name)
@@ -99,7 +114,9 @@ class Verification:
             yield from (m for v in recorded if v.get("path") == told for m in self._external(v))
             return
         found = store.read_manifest(artifact)
-        wanted = [v["content_digest"] for v in recorded if v.get("fingerprint") == found["fingerprint"]]
+        wanted = [
+            v["content_digest"] for v in recorded if v.get("fingerprint") == found["fingerprint"]
+        ]
         yield from self._artifact(artifact, found["step"])
         if wanted and found["content_digest"] != wanted[0]:
             yield f"its input {name}: its base {artifact} has other content than in its training; compute it again with force={name}"
@@ -111,17 +128,25 @@ class Verification:
         path, wanted = Path(value["path"]).expanduser(), value.get("identity")
         if isinstance(wanted, list):  # an adapter's own and its base's
             yield from self._external({**value, "identity": wanted[0]})
-            yield from self._external({"path": weight_files.base_of(str(path)), "identity": wanted[1]}) if path.is_dir() else ()
+            yield from (
+                self._external({"path": weight_files.base_of(str(path)), "identity": wanted[1]})
+                if path.is_dir()
+                else ()
+            )
         elif wanted is not None and ON_THE_HUB.fullmatch(wanted):
             if path.is_dir():
                 yield f"{path} is a folder here now, and the plan took it from the hub; move the folder, or run the same command again"
             yield from self._snapshot(wanted)
         elif (path / store.MANIFEST).is_file():
-            yield from self._artifact(path, str(value.get("step") or path), wanted, "name another artifact in its place")
+            yield from self._artifact(
+                path, str(value.get("step") or path), wanted, "name another artifact in its place"
+            )
         elif not path.exists():
             yield f"{path} is gone; {AGAIN}"
         elif wanted is not None and self._digests.path(path) != wanted:
-            yield from self._changed_below(path) or [f"{path} was changed since it was planned; {AGAIN}"]
+            yield from self._changed_below(path) or [
+                f"{path} was changed since it was planned; {AGAIN}"
+            ]
 
     def _snapshot(self, part: str) -> Iterator[str]:
         """Only what lies in the cache: what does not is fetched at its commit when it is opened."""
@@ -137,7 +162,9 @@ class Verification:
         if wrong or not told.get("config"):
             return
         module = stages.load(self._told["stage"])
-        cfg = schema.build(module.Config, self._told["config"], key=f"steps.{self._told['step']}.config")
+        cfg = schema.build(
+            module.Config, self._told["config"], key=f"steps.{self._told['step']}.config"
+        )
         now = module.identity(cfg, self._digests.path)
         for name, wanted in told["config"].items():
             if store.fingerprint({name: now.get(name)}) != wanted:
@@ -145,11 +172,22 @@ class Verification:
 
     def _changed_below(self, folder: Path) -> list[str]:
         """Which files below a folder are not those of the plan, or are new."""
-        planned = {p: d for p, d in ((self._told.get("read") or {}).get("files") or {}).items() if Path(p).is_relative_to(folder)}
+        planned = {
+            p: d
+            for p, d in ((self._told.get("read") or {}).get("files") or {}).items()
+            if Path(p).is_relative_to(folder)
+        }
         if not planned:
             return []
-        new = [p for p in digests.tree(folder).values() if str(p.absolute()) not in planned] if folder.is_dir() else []
-        return [*self._changed(planned), *(f"{p} was not there when this was planned; {AGAIN}" for p in new)]
+        new = (
+            [p for p in digests.tree(folder).values() if str(p.absolute()) not in planned]
+            if folder.is_dir()
+            else []
+        )
+        return [
+            *self._changed(planned),
+            *(f"{p} was not there when this was planned; {AGAIN}" for p in new),
+        ]
 
     def _changed(self, planned: Mapping[str, str]) -> Iterator[str]:
         self._digests.files(Path(p) for p in planned if Path(p).is_file())
@@ -166,7 +204,11 @@ def externals(value: Any) -> Iterator[Mapping]:
         for item in value:
             yield from externals(item)
     elif isinstance(value, Mapping):
-        if "artifact" not in value and isinstance(value.get("path"), str) and value.get("identity") is not None:
+        if (
+            "artifact" not in value
+            and isinstance(value.get("path"), str)
+            and value.get("identity") is not None
+        ):
             yield value
         for item in value.values():
             yield from externals(item)

@@ -27,8 +27,20 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule(("generate",), "empty", "responses", "answers are empty", "look at the end of turn, reasoning_tags and max_tokens"),
-    Rule(("generate",), "truncated", "responses", "answers were cut off at max_tokens", "raise it, or look at the end of turn"),
+    Rule(
+        ("generate",),
+        "empty",
+        "responses",
+        "answers are empty",
+        "look at the end of turn, reasoning_tags and max_tokens",
+    ),
+    Rule(
+        ("generate",),
+        "truncated",
+        "responses",
+        "answers were cut off at max_tokens",
+        "raise it, or look at the end of turn",
+    ),
     Rule(TRAINING, "truncated", "rows", "rows were cut off at max_length", "raise it"),
 )
 DROPPING = (*TRAINING, "generate", "prepare")
@@ -54,16 +66,23 @@ def of_tally(stage: str, tally: Tally) -> list[str]:
             if stage == "prepare" and reason not in OF_SOURCES:
                 continue
             read = {x: tally.rows[x] + sum(d[x] for d in tally.dropped.values()) for x in by}
-            found += _most(by, read, f"rows were dropped ({reason})", MENDS.get(reason, "look at them"))
+            found += _most(
+                by, read, f"rows were dropped ({reason})", MENDS.get(reason, "look at them")
+            )
     return found
 
 
-def _most(counts: Mapping[str, float], total: Mapping[str, float], says: str, mend: str) -> list[str]:
+def _most(
+    counts: Mapping[str, float], total: Mapping[str, float], says: str, mend: str
+) -> list[str]:
     """One warning for all languages in which more than half are counted; none if there is no such
     language."""
     most = {language: n for language, n in sorted(counts.items()) if n > total.get(language, 0) / 2}
     if not most:
         return []
-    named = [f"{n:.0f} of {total[language]:.0f} in {language}" for language, n in list(most.items())[:SHOWN]]
+    named = [
+        f"{n:.0f} of {total[language]:.0f} in {language}"
+        for language, n in list(most.items())[:SHOWN]
+    ]
     more = f" and in {len(most) - SHOWN} more languages" if len(most) > SHOWN else ""
     return [f"{', '.join(named)}{more} {says}; {mend}"]

@@ -41,8 +41,16 @@ DISTRIBUTED = False
 
 READS = ("preference", "ranking")
 # Measures of `reward_models.evidence` -> our metrics.
-OF_REWARDS = {"accuracy": "reward_accuracy", "agreement": "reward_agreement", "kappa": "reward_kappa"}
-OF_REWARDBENCH = {**OF_REWARDS, "rewardbench": "rewardbench", "rewardbench_with_prior": "rewardbench_with_prior"}
+OF_REWARDS = {
+    "accuracy": "reward_accuracy",
+    "agreement": "reward_agreement",
+    "kappa": "reward_kappa",
+}
+OF_REWARDBENCH = {
+    **OF_REWARDS,
+    "rewardbench": "rewardbench",
+    "rewardbench_with_prior": "rewardbench_with_prior",
+}
 METRICS = {
     "choices": {"accuracy": "accuracy"},
     "pairs": OF_REWARDS,
@@ -54,13 +62,17 @@ METRICS = {
 
 @dataclasses.dataclass
 class Config:
-    benchmark: Literal["choices", "pairs", "rewardbench", "m_rewardbench", "rewardbench_2"] = what("pairs", "whose metrics and averages")
+    benchmark: Literal["choices", "pairs", "rewardbench", "m_rewardbench", "rewardbench_2"] = what(
+        "pairs", "whose metrics and averages"
+    )
     score: str = what("", "score column to judge by; by default the only one")
     anchor_language: str = what("eng_Latn", "the language that gaps and agreement compare with")
     n_bootstrap: int = what(1000, "bootstrap draws")
     confidence: float = what(0.95, "confidence of the intervals")
     seed: int = what(0, "of the bootstrap")
-    evaluation: dict[str, Any] = what({}, "the evaluation that this is: name, origin, headline; for reports")
+    evaluation: dict[str, Any] = what(
+        {}, "the evaluation that this is: name, origin, headline; for reports"
+    )
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
@@ -84,7 +96,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     column, scores = _scores(cfg, inputs.rows("scores"))
     verdicts = list(_verdicts(inputs.rows("items"), scores, out))
     if not verdicts:
-        raise UserError(f"{out.step or 'benchmark'}: none of the rows has scores; score the rows of `items`")
+        raise UserError(
+            f"{out.step or 'benchmark'}: none of the rows has scores; score the rows of `items`"
+        )
 
     weights = "m_rewardbench" if cfg.benchmark == "m_rewardbench" else "rewardbench"
     plan = measures.Plan(cfg.anchor_language, weights, cfg.n_bootstrap, cfg.confidence, cfg.seed)
@@ -96,7 +110,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     write_json(out.path / "metrics.json", {"rows": table, "matrix": {}, "not_computed": missing})
     write_json(out.path / "breakdown.json", {"rows": breakdown})
     (out.path / "metrics.csv").write_text(spreadsheets.to_csv(table, COLUMNS), encoding="utf-8")
-    (out.path / "breakdown.csv").write_text(spreadsheets.to_csv(breakdown, ("part", "member", *COLUMNS)), encoding="utf-8")
+    (out.path / "breakdown.csv").write_text(
+        spreadsheets.to_csv(breakdown, ("part", "member", *COLUMNS)), encoding="utf-8"
+    )
     out.note(not_computed=missing)
 
 
@@ -109,13 +125,19 @@ def _scores(cfg: Config, path: Path) -> tuple[str, dict[str, float | None]]:
 
     names: set[str] = set()
     for shard in rows.shards(path):
-        names.update(name.removeprefix("score.") for name in pq.read_schema(shard).names if name.startswith("score."))
+        names.update(
+            name.removeprefix("score.")
+            for name in pq.read_schema(shard).names
+            if name.startswith("score.")
+        )
     column = cfg.score
     if not column:
         # What a scorer says beside its score stands below its name: `judge.confidence`.
         own = sorted(name for name in names if name.rpartition(".")[0] not in names)
         if len(own) != 1:
-            raise UserError(f"score: the scores have the columns {', '.join(own) or '(none)'}; name one")
+            raise UserError(
+                f"score: the scores have the columns {', '.join(own) or '(none)'}; name one"
+            )
         column = own[0]
     wrong = kinds.missing_columns({"score": column}, names)
     if wrong:
@@ -137,8 +159,14 @@ def _verdicts(path: Path, scores: Mapping[str, float | None], out: Output) -> It
             out.tally.drop("not scored", row["prompt_lang"])
             continue
         metadata = json.loads(row["metadata"]) if row["metadata"] else {}
-        told = {"language": row["prompt_lang"], "group_id": row["group_id"], "subset": metadata.get("subset")}
-        verdict = verdicts.of_row(told, row["id"], [scores.get(n) for n in right], [scores.get(n) for n in wrong])
+        told = {
+            "language": row["prompt_lang"],
+            "group_id": row["group_id"],
+            "subset": metadata.get("subset"),
+        }
+        verdict = verdicts.of_row(
+            told, row["id"], [scores.get(n) for n in right], [scores.get(n) for n in wrong]
+        )
         if verdict.scored:
             out.tally.keep(row["prompt_lang"])
         else:
@@ -151,8 +179,16 @@ def _sides(row: Mapping) -> tuple[list[str], list[str]]:
     if "chosen" in row:
         return [rows.side_id(row["id"], "chosen")], [rows.side_id(row["id"], "rejected")]
     best = min(row["ranks"])
-    right = [rows.side_id(row["id"], str(place)) for place, rank in enumerate(row["ranks"]) if rank == best]
-    wrong = [rows.side_id(row["id"], str(place)) for place, rank in enumerate(row["ranks"]) if rank != best]
+    right = [
+        rows.side_id(row["id"], str(place))
+        for place, rank in enumerate(row["ranks"])
+        if rank == best
+    ]
+    wrong = [
+        rows.side_id(row["id"], str(place))
+        for place, rank in enumerate(row["ranks"])
+        if rank != best
+    ]
     return right, wrong
 
 
@@ -188,7 +224,13 @@ def _breakdown(cfg: Config, records: Iterable["Record"], column: str) -> Iterato
         if averaged:
             mean = round(sum(row["value"] for row in averaged) / len(averaged), 6)
             n, n_groups = (sum(row[name] for row in averaged) for name in ("n", "n_groups"))
-            whole = {**averaged[0], "language": AVERAGE, "value": mean, "n": n, "n_groups": n_groups}
+            whole = {
+                **averaged[0],
+                "language": AVERAGE,
+                "value": mean,
+                "n": n,
+                "n_groups": n_groups,
+            }
             if len(averaged) > 1:
                 whole |= {"low": None, "high": None}
             yield {"part": part, "member": member, **whole}
@@ -206,4 +248,6 @@ def _not_computed(cfg: Config, table: Sequence[Mapping]) -> list[str]:
     score = {"m_rewardbench": "rewardbench"}.get(cfg.benchmark, cfg.benchmark)
     if score not in METRICS[cfg.benchmark] or any(row["metric"] == score for row in table):
         return []
-    return [f"{score}: the rows do not cover all of its sections; see the breakdown for those that they have"]
+    return [
+        f"{score}: the rows do not cover all of its sections; see the breakdown for those that they have"
+    ]

@@ -48,11 +48,18 @@ DISTRIBUTED = False
 READS = ("prompt", "demonstration", "preference")
 SAME = "same"  # answers are asked for in the prompt's own language
 TOGETHER = 4096  # shards go to the engine together until they hold so many requests
-RESERVED = {name: f"set {name} on the step" for name in ("n", "seed", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop")}
+RESERVED = {
+    name: f"set {name} on the step"
+    for name in ("n", "seed", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop")
+}
 
 
 def _sampling_source(around: Mapping) -> str:
-    return "vllm.sampling_params:SamplingParams" if (around.get("engine") or {}).get("name", "vllm") == "vllm" else ""
+    return (
+        "vllm.sampling_params:SamplingParams"
+        if (around.get("engine") or {}).get("name", "vllm") == "vllm"
+        else ""
+    )
 
 
 def _templates_of(around: Mapping) -> str | None:
@@ -63,28 +70,48 @@ def _templates_of(around: Mapping) -> str | None:
 
 @dataclasses.dataclass
 class Config:
-    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig, metadata={"doc": "what generates, and with which arguments"})
+    engine: EngineConfig = dataclasses.field(
+        default_factory=EngineConfig, metadata={"doc": "what generates, and with which arguments"}
+    )
     n: int = what(1, "candidates per prompt")
     temperature: float = what(1.0, "0 is greedy, and then n must be 1")
-    top_p: float = what(1.0, "sample from the most probable tokens that add up to this; 1: from all")
+    top_p: float = what(
+        1.0, "sample from the most probable tokens that add up to this; 1: from all"
+    )
     top_k: int = what(0, "sample from so many of the most probable tokens; 0: from all")
-    min_p: float = what(0.0, "leave out tokens less probable than this fraction of the most probable one")
+    min_p: float = what(
+        0.0, "leave out tokens less probable than this fraction of the most probable one"
+    )
     max_tokens: int = what(512, "longest answer, in tokens")
     stop: list[str] = what([], "strings that end an answer (not part of it)")
-    sampling: dict[str, Any] = verbatim(_sampling_source, "more sampling parameters under the engine's own names", reserved=RESERVED)
-    split: Literal["train", "eval"] | None = what(None, "take one split only")
-    system_prompt: str | None = what(None, "put before every prompt; {language} becomes the English name of the language asked for")
-    response_lang: str = what(SAME, "language that answers are asked for; same: the prompt's own")
-    max_prompt_tokens: int | None = what(None, "longer prompts are dropped and counted; null: what the context leaves beside max_tokens")
-    chat_template: str | None = what(
-        None, "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the tokenizer's own"
+    sampling: dict[str, Any] = verbatim(
+        _sampling_source, "more sampling parameters under the engine's own names", reserved=RESERVED
     )
-    chat_template_kwargs: dict[str, Any] = what({}, "passed to the chat template, such as {enable_thinking: false}")
+    split: Literal["train", "eval"] | None = what(None, "take one split only")
+    system_prompt: str | None = what(
+        None,
+        "put before every prompt; {language} becomes the English name of the language asked for",
+    )
+    response_lang: str = what(SAME, "language that answers are asked for; same: the prompt's own")
+    max_prompt_tokens: int | None = what(
+        None,
+        "longer prompts are dropped and counted; null: what the context leaves beside max_tokens",
+    )
+    chat_template: str | None = what(
+        None,
+        "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the tokenizer's own",
+    )
+    chat_template_kwargs: dict[str, Any] = what(
+        {}, "passed to the chat template, such as {enable_thinking: false}"
+    )
     date: str = what(DATE, "what a chat template that writes the date writes")
     reasoning_tags: list[str] | None = what(
-        None, "opening and closing tag; what stands between them goes to the column `reasoning`; null: the chat template's own; []: none"
+        None,
+        "opening and closing tag; what stands between them goes to the column `reasoning`; null: the chat template's own; []: none",
     )
-    seed: int = what(0, "mixed into the sampler's fingerprint, and so into every candidate's own seed")
+    seed: int = what(
+        0, "mixed into the sampler's fingerprint, and so into every candidate's own seed"
+    )
     operator: str | None = what(
         None,
         "asks the model: a file in mlalign/methods/operators, or module:function; null: sampling",
@@ -109,7 +136,11 @@ def packages(cfg: Config) -> list[str]:
 
 def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
     runs_here = engine.ENGINES[cfg.engine.name].takes == "tokens"
-    return ["torch", "transformers.generation", "mlalign.models.engine.transformers"] if runs_here else []
+    return (
+        ["torch", "transformers.generation", "mlalign.models.engine.transformers"]
+        if runs_here
+        else []
+    )
 
 
 def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
@@ -119,7 +150,9 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     """
     if found := problems(cfg):
         raise UserError(*found)
-    response_lang = cfg.response_lang if cfg.response_lang == SAME else languages.normalise(cfg.response_lang)
+    response_lang = (
+        cfg.response_lang if cfg.response_lang == SAME else languages.normalise(cfg.response_lang)
+    )
     template = chat.read_template(cfg.chat_template)
     identities = {"chat_template": template, "response_lang": response_lang}
     if cfg.operator is not None:
@@ -131,11 +164,17 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
 def problems(cfg: Config) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
     found = [*_operator_problems(cfg), *engine.problems(cfg.engine)]
-    found += [f"{name}: must be at least 1, got {getattr(cfg, name)}" for name in ("n", "max_tokens") if getattr(cfg, name) < 1]
+    found += [
+        f"{name}: must be at least 1, got {getattr(cfg, name)}"
+        for name in ("n", "max_tokens")
+        if getattr(cfg, name) < 1
+    ]
     if cfg.temperature < 0:
         found.append(f"temperature: must be 0 (greedy) or more, got {cfg.temperature}")
     elif cfg.temperature == 0 and cfg.n > 1:
-        found.append(f"n: greedy decoding (temperature=0) gives {cfg.n} times the same answer; set n=1, or a temperature above 0")
+        found.append(
+            f"n: greedy decoding (temperature=0) gives {cfg.n} times the same answer; set n=1, or a temperature above 0"
+        )
     if not 0 < cfg.top_p <= 1:
         found.append(f"top_p: must be above 0 and at most 1, got {cfg.top_p}")
     if not 0 <= cfg.min_p <= 1:
@@ -145,8 +184,15 @@ def problems(cfg: Config) -> list[str]:
         found.append(f"reasoning_tags: expected [opening, closing], got {cfg.reasoning_tags}")
     found += [*option_problems(cfg.chat_template_kwargs), *date_problems(cfg.date)]
     if engine.ENGINES[cfg.engine.name].takes == "messages":
-        own = [name for name in ("chat_template", "max_prompt_tokens") if getattr(cfg, name) is not None]
-        found += [f"{name}: engine={cfg.engine.name} sends messages, and the server renders them; leave this out" for name in own]
+        own = [
+            name
+            for name in ("chat_template", "max_prompt_tokens")
+            if getattr(cfg, name) is not None
+        ]
+        found += [
+            f"{name}: engine={cfg.engine.name} sends messages, and the server renders them; leave this out"
+            for name in own
+        ]
     return found
 
 
@@ -180,7 +226,12 @@ def sampler(cfg: Config, model: Model, language: str | None = None) -> dict[str,
     if language is not None and "templates" in shaping:
         shaping["templates"] = prompts.chosen(cfg.templates, language)
     print_ = store.fingerprint({"version": VERSION, "model": model.identity, **shaping})[:16]
-    return {"fingerprint": print_, "model": model.identity, "seed_guarantee": engine.ENGINES[cfg.engine.name].seed_guarantee, **settings}
+    return {
+        "fingerprint": print_,
+        "model": model.identity,
+        "seed_guarantee": engine.ENGINES[cfg.engine.name].seed_guarantee,
+        **settings,
+    }
 
 
 def _reads(cfg: Config) -> tuple[str, ...]:
@@ -239,7 +290,9 @@ def _check_rows(path: Path, sources: Sequence[Path], cfg: Config) -> None:
         reader = "generate" if cfg.operator is None else f"the operator {cfg.operator}"
         raise UserError(f"{path}: holds {kind} rows; {reader} reads {', '.join(_reads(cfg))} rows")
     if not sources:
-        raise UserError(f"{path}: holds no rows of split {cfg.split!r}; set split to another one, or to null for all rows")
+        raise UserError(
+            f"{path}: holds no rows of split {cfg.split!r}; set split to another one, or to null for all rows"
+        )
 
 
 def _by_sampler(cfg: Config, sources: Sequence[Path]) -> list[tuple[str | None, list[Path]]]:
@@ -266,11 +319,18 @@ def check_languages(tally: store.Tally) -> None:
     tried = {language for by in tally.dropped.values() for language in by}
     empty = [language for language in sorted(tried) if not tally.rows[language]]
     if empty:
-        reasons = {language: ", ".join(f"{by[language]} {reason}" for reason, by in sorted(tally.dropped.items())) for language in empty}
+        reasons = {
+            language: ", ".join(
+                f"{by[language]} {reason}" for reason, by in sorted(tally.dropped.items())
+            )
+            for language in empty
+        }
         mend = "raise max_prompt_tokens or engine.args.max_model_len, or lower max_tokens"
         if PROMPT_TOO_LONG not in tally.dropped:
             mend = "see the operator's template, and whether max_tokens is enough"
-        raise UserError(*(f"{language}: no prompt is left ({reasons[language]}); {mend}" for language in empty))
+        raise UserError(
+            *(f"{language}: no prompt is left ({reasons[language]}); {mend}" for language in empty)
+        )
 
 
 @dataclasses.dataclass
@@ -293,7 +353,9 @@ class _Generation:
     def __init__(self, cfg: Config, model: Model):
         self.cfg, self.model, self.sampler = cfg, model, ""
         self.ahead: list[Path] = []  # shards that are still to be computed
-        self._answered: dict[Path, tuple[list[_Prompt], dict[str, Response]]] = {}  # shards whose answers are here already
+        self._answered: dict[
+            Path, tuple[list[_Prompt], dict[str, Response]]
+        ] = {}  # shards whose answers are here already
         told = identity(cfg, store.sha256)
         self.chat_template, self.response_lang = told["chat_template"], told["response_lang"]
 
@@ -314,7 +376,14 @@ class _Generation:
         cfg = self.cfg
         ends, stops = chat.stops_of(self.template) if self.template else ((), ())
         return Sampling(
-            cfg.max_tokens, cfg.temperature, cfg.top_p, cfg.top_k, cfg.min_p, [*cfg.stop, *stops], self._extra(), end_tokens=ends
+            cfg.max_tokens,
+            cfg.temperature,
+            cfg.top_p,
+            cfg.top_k,
+            cfg.min_p,
+            [*cfg.stop, *stops],
+            self._extra(),
+            end_tokens=ends,
         )
 
     @cached_property
@@ -338,10 +407,16 @@ class _Generation:
         if engine.ENGINES[self.cfg.engine.name].takes == "messages":
             return None
         context = self.cfg.engine.args.get("max_model_len") or chat.context_length(self.model)
-        wanted = None if self.cfg.max_prompt_tokens is None else self.cfg.max_prompt_tokens + self.cfg.max_tokens
+        wanted = (
+            None
+            if self.cfg.max_prompt_tokens is None
+            else self.cfg.max_prompt_tokens + self.cfg.max_tokens
+        )
         bound = min((b for b in (context, wanted) if b is not None), default=None)
         if bound is not None and bound <= self.cfg.max_tokens:
-            raise UserError(f"max_tokens: {self.cfg.max_tokens} leaves no room for a prompt in a context of {bound} tokens; lower it")
+            raise UserError(
+                f"max_tokens: {self.cfg.max_tokens} leaves no room for a prompt in a context of {bound} tokens; lower it"
+            )
         return bound
 
     @cached_property
@@ -376,12 +451,20 @@ class _Generation:
             self._answered[path] = rendered[path], {r.id: next(answers) for r in of_shard}
 
     def _following(self, source: Path) -> list[Path]:
-        free = engine.ENGINES[self.cfg.engine.name].seed_guarantee  # elsewhere a text may depend on what else is in its batch
+        free = engine.ENGINES[
+            self.cfg.engine.name
+        ].seed_guarantee  # elsewhere a text may depend on what else is in its batch
         return self.ahead[self.ahead.index(source) + 1 :] if free and source in self.ahead else []
 
     def _extra(self) -> dict[str, Any]:
-        sent = engine.ENGINES[self.cfg.engine.name].takes == "messages" and self.cfg.chat_template_kwargs
-        return {**self.cfg.sampling, **({"chat_template_kwargs": self.cfg.chat_template_kwargs} if sent else {})}
+        sent = (
+            engine.ENGINES[self.cfg.engine.name].takes == "messages"
+            and self.cfg.chat_template_kwargs
+        )
+        return {
+            **self.cfg.sampling,
+            **({"chat_template_kwargs": self.cfg.chat_template_kwargs} if sent else {}),
+        }
 
     def _asked(self, row: Mapping) -> str:
         return row["prompt_lang"] if self.response_lang == SAME else self.response_lang
@@ -390,18 +473,31 @@ class _Generation:
         """The prompt below the system prompt; a system message of the row's own follows in the same message."""
         if self.cfg.system_prompt is None:
             return row["prompt"]
-        system = self.cfg.system_prompt.replace("{language}", languages.english_name(self._asked(row)))
+        system = self.cfg.system_prompt.replace(
+            "{language}", languages.english_name(self._asked(row))
+        )
         own = [m["content"] for m in row["prompt"] if m["role"] == "system"]
-        return [{"role": "system", "content": "\n\n".join([system, *own])}, *(m for m in row["prompt"] if m["role"] != "system")]
+        return [
+            {"role": "system", "content": "\n\n".join([system, *own])},
+            *(m for m in row["prompt"] if m["role"] != "system"),
+        ]
 
     def _render(self, given: Sequence[dict]) -> list[_Prompt]:
         prompts = [_Prompt(row, self._messages(row)) for row in given]
         if self.template is None:
             return prompts
-        texts = [self.template.prompt(p.messages, f"row {p.row['id']} ({p.row['prompt_lang']})") for p in prompts]
+        texts = [
+            self.template.prompt(p.messages, f"row {p.row['id']} ({p.row['prompt_lang']})")
+            for p in prompts
+        ]
         opening = self.reasoning_tags[:1]
-        for prompt, text, ids in zip(prompts, texts, chat.token_ids(self.template.tokenizer, texts), strict=True):
-            prompt.token_ids, prompt.opened = ids, bool(opening) and text.rstrip().endswith(opening[0])
+        for prompt, text, ids in zip(
+            prompts, texts, chat.token_ids(self.template.tokenizer, texts), strict=True
+        ):
+            prompt.token_ids, prompt.opened = (
+                ids,
+                bool(opening) and text.rstrip().endswith(opening[0]),
+            )
             prompt.left_out = not leftout.of_prompt(text, prompt.messages, None)
         return prompts
 
@@ -416,7 +512,9 @@ class _Generation:
         messages = prompt.messages if prompt.token_ids is None else None
         return [Request(i, rows.seed_of(i), prompt.token_ids, messages) for i in ids]
 
-    def _candidates(self, prompt: _Prompt, answers: Mapping[str, Response], tally: store.Tally) -> dict | None:
+    def _candidates(
+        self, prompt: _Prompt, answers: Mapping[str, Response], tally: store.Tally
+    ) -> dict | None:
         """The row of one prompt; None (and counted) if it is too long for the context, or the server found it so."""
         row, language = prompt.row, prompt.row["prompt_lang"]
         found = {r.id: answers[r.id] for r in self._requests(prompt) if r.id in answers}

@@ -37,7 +37,10 @@ DISTRIBUTED = False
 UNKNOWN = "und"
 LOG_TAIL = 12
 OF_THE_STEP = ("pretrained", "peft", "revision", "lora_local_path", "trust_remote_code", "model")
-RESERVED = dict.fromkeys(OF_THE_STEP, "not set here: the model is an input of the step, and code from its repository is never run")
+RESERVED = dict.fromkeys(
+    OF_THE_STEP,
+    "not set here: the model is an input of the step, and code from its repository is never run",
+)
 
 
 def _arguments_of(around: Mapping) -> str:
@@ -46,15 +49,23 @@ def _arguments_of(around: Mapping) -> str:
 
 @dataclasses.dataclass
 class Config:
-    tasks: list[str] = what([], "tasks, groups or tags of the harness (`lm_eval ls tasks`), or of include_path")
+    tasks: list[str] = what(
+        [], "tasks, groups or tags of the harness (`lm_eval ls tasks`), or of include_path"
+    )
     include_path: str | None = what(None, "a folder with task files of one's own")
     backend: Literal["hf", "vllm"] = what("hf", "what runs the model inside the harness")
-    model_args: dict[str, Any] = verbatim(_arguments_of, "more arguments of that backend, under its own names", reserved=RESERVED)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = what("auto", "arithmetic of the model")
+    model_args: dict[str, Any] = verbatim(
+        _arguments_of, "more arguments of that backend, under its own names", reserved=RESERVED
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = what(
+        "auto", "arithmetic of the model"
+    )
     num_fewshot: int | None = what(None, "examples before each question; null: what the task says")
     limit: int | None = what(None, "items of each task; null: all")
     apply_chat_template: bool = what(False, "ask in the model's chat template")
-    languages_of: dict[str, str] = what({}, "task -> language, where a task's name does not end in it")
+    languages_of: dict[str, str] = what(
+        {}, "task -> language, where a task's name does not end in it"
+    )
     confidence: float = what(0.95, "confidence of the intervals")
     seed: int = what(0, "of the harness's few-shot examples")
     batch_size: str = how("8", "rows at once: a number, or auto")
@@ -71,14 +82,20 @@ def identity(cfg: Config, digest: Any = sha256) -> dict[str, Any]:
     folder = Path(cfg.include_path).expanduser()
     if not folder.is_dir():
         raise UserError(f"include_path: there is no folder {folder}")
-    return {"include_path": {str(p.relative_to(folder)): digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}}
+    return {
+        "include_path": {
+            str(p.relative_to(folder)): digest(p) for p in sorted(folder.rglob("*")) if p.is_file()
+        }
+    }
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if not cfg.tasks:
         raise UserError("tasks: none; name some of the harness's tasks (`lm_eval ls tasks`)")
     model = inputs.model("model")
-    opening.check_served(model.path, model.base.path if model.base else None, (model.base or model).revision)
+    opening.check_served(
+        model.path, model.base.path if model.base else None, (model.base or model).revision
+    )
     with tempfile.TemporaryDirectory(dir=out.path, prefix="harness.") as folder:
         _harness(cfg, command(cfg, model, Path(folder)), out)
         told = _results(Path(folder))
@@ -89,8 +106,15 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     (out.path / "metrics.csv").write_text(to_csv(rows), encoding="utf-8")
     if cfg.apply_chat_template:
-        out.note(template={"rendered_by": "lm_eval", "date": "the clock's, where the template writes the date"})
-    out.note(harness={k: told.get(k) for k in ("lm_eval_version", "n-shot", "versions") if k in told})
+        out.note(
+            template={
+                "rendered_by": "lm_eval",
+                "date": "the clock's, where the template writes the date",
+            }
+        )
+    out.note(
+        harness={k: told.get(k) for k in ("lm_eval_version", "n-shot", "versions") if k in told}
+    )
 
 
 def command(cfg: Config, model: Model, folder: Path) -> list[str]:
@@ -104,7 +128,9 @@ def command(cfg: Config, model: Model, folder: Path) -> list[str]:
         "--limit": cfg.limit,
         "--include_path": cfg.include_path and str(Path(cfg.include_path).expanduser()),
     }
-    told += [str(part) for name, value in optional.items() if value is not None for part in (name, value)]
+    told += [
+        str(part) for name, value in optional.items() if value is not None for part in (name, value)
+    ]
     told += ["--apply_chat_template"] if cfg.apply_chat_template else []
     return [sys.executable, "-m", "lm_eval", "run", *(part for part in told if part is not None)]
 
@@ -116,7 +142,11 @@ def _model_args(cfg: Config, model: Model) -> str:
     if model.base and cfg.backend == "hf":
         told["peft"] = model.path
     elif model.base:
-        told |= {"lora_local_path": model.path, "enable_lora": True, "max_lora_rank": served_rank(Path(model.path))}
+        told |= {
+            "lora_local_path": model.path,
+            "enable_lora": True,
+            "max_lora_rank": served_rank(Path(model.path)),
+        }
     return ",".join(f"{name}={value}" for name, value in (told | cfg.model_args).items())
 
 
@@ -135,13 +165,18 @@ def _harness(cfg: Config, argv: Sequence[str], out: Output) -> None:
             time.sleep(0.2)
     if status:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
-        raise UserError(f"lm_eval ended with status {status} on tasks {', '.join(cfg.tasks)}; the end of its log:\n" + "\n".join(lines))
+        raise UserError(
+            f"lm_eval ended with status {status} on tasks {', '.join(cfg.tasks)}; the end of its log:\n"
+            + "\n".join(lines)
+        )
 
 
 def _results(folder: Path) -> dict[str, Any]:
     found = sorted(folder.rglob("results*.json"))
     if not found:
-        raise UserError("lm_eval ended well but wrote no results; see logs/lm_eval.log of this step")
+        raise UserError(
+            "lm_eval ended well but wrote no results; see logs/lm_eval.log of this step"
+        )
     return read_json(found[-1])
 
 
@@ -167,7 +202,10 @@ def table(cfg: Config, told: Mapping[str, Any]) -> list[dict]:
     results = [r for name in names for r in _of_task(name, *placed[name], told)]
     rows: list[dict] = []
     for metric, by in dict.fromkeys((r.metric, r.by) for r in results):
-        rows += _rows([r for r in results if (r.metric, r.by) == (metric, by)], NormalDist().inv_cdf((1 + cfg.confidence) / 2))
+        rows += _rows(
+            [r for r in results if (r.metric, r.by) == (metric, by)],
+            NormalDist().inv_cdf((1 + cfg.confidence) / 2),
+        )
     return rows
 
 
@@ -178,7 +216,9 @@ def place(task: str, tasks: Sequence[str], languages_of: Mapping[str, str]) -> t
     stem and another language for an ending (`xcopa_sw`, `xcopa_ta`); else words such as `cot` would pass for languages.
     """
     if task in languages_of:
-        return re.split(rf"_{re.escape(languages_of[task])}$", task)[0], languages.normalise(languages_of[task])
+        return re.split(rf"_{re.escape(languages_of[task])}$", task)[0], languages.normalise(
+            languages_of[task]
+        )
     if found := re.fullmatch(r"(.+)_([a-z]{3}_[A-Z][a-z]{3})", task):
         return found[1], languages.normalise(found[2])
     stem, code = _ending(task)
@@ -202,11 +242,25 @@ def _of_task(task: str, by: str, language: str, told: Mapping[str, Any]) -> list
     found = []
     for key, value in values.items():
         metric, _, filter_ = key.partition(",")
-        if not isinstance(value, int | float) or isinstance(value, bool) or not filter_ or metric.endswith("_stderr"):
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not filter_
+            or metric.endswith("_stderr")
+        ):
             continue
         error = values.get(f"{metric}_stderr,{filter_}")
         name = metric if filter_ == "none" else key
-        found.append(Result(name, by, language, float(value), error if isinstance(error, float) else None, int(counts.get("effective", 0))))
+        found.append(
+            Result(
+                name,
+                by,
+                language,
+                float(value),
+                error if isinstance(error, float) else None,
+                int(counts.get("effective", 0)),
+            )
+        )
     return found
 
 
@@ -218,8 +272,13 @@ def _rows(results: Sequence[Result], z: float) -> list[dict]:
     mean = sum(r.value for r in known) / len(known)
     out.append(_row(known[0], AVERAGE, mean, _error_of_mean(known), sum(r.n for r in known), z))
     worst = min(known, key=lambda r: r.value)
-    out.append({**_row(worst, WORST, worst.value, worst.error, worst.n, z), "which": worst.language})
-    english, others = [r for r in known if r.language == "eng_Latn"], [r for r in known if r.language != "eng_Latn"]
+    out.append(
+        {**_row(worst, WORST, worst.value, worst.error, worst.n, z), "which": worst.language}
+    )
+    english, others = (
+        [r for r in known if r.language == "eng_Latn"],
+        [r for r in known if r.language != "eng_Latn"],
+    )
     if english and others:
         gap = english[0].value - sum(r.value for r in others) / len(others)
         errors = (english[0].error, _error_of_mean(others))
@@ -234,7 +293,9 @@ def _error_of_mean(results: Sequence[Result]) -> float | None:
     return sum(r.error**2 for r in results if r.error is not None) ** 0.5 / len(results)
 
 
-def _row(result: Result, language: str, value: float, error: float | None, n: int, z: float) -> dict:
+def _row(
+    result: Result, language: str, value: float, error: float | None, n: int, z: float
+) -> dict:
     low, high = (None, None) if error is None else (value - z * error, value + z * error)
     return {
         "metric": result.metric, "by": result.by, "language": language, "value": value, "low": low, "high": high, "n": n,

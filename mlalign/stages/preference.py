@@ -54,11 +54,25 @@ class Method(NamedTuple):
 DPO = Method("DPO", "trl", "trl.trainer.dpo_config", {}, reference=True)
 OTHERS = {
     "kto": Method("KTO", "trl", "trl.trainer.kto_config", {"loss_type": "kto"}, reference=True),
-    "apo_zero_unpaired": Method("KTO", "trl", "trl.trainer.kto_config", {"loss_type": "apo_zero_unpaired"}, reference=True),
-    "orpo": Method("ORPO", "trl.experimental.orpo", "trl.experimental.orpo.orpo_config", {}, reference=False),
-    "cpo": Method("CPO", "trl.experimental.cpo", "trl.experimental.cpo.cpo_config", {"loss_type": "sigmoid"}, reference=False),
+    "apo_zero_unpaired": Method(
+        "KTO", "trl", "trl.trainer.kto_config", {"loss_type": "apo_zero_unpaired"}, reference=True
+    ),
+    "orpo": Method(
+        "ORPO", "trl.experimental.orpo", "trl.experimental.orpo.orpo_config", {}, reference=False
+    ),
+    "cpo": Method(
+        "CPO",
+        "trl.experimental.cpo",
+        "trl.experimental.cpo.cpo_config",
+        {"loss_type": "sigmoid"},
+        reference=False,
+    ),
     "simpo": Method(
-        "CPO", "trl.experimental.cpo", "trl.experimental.cpo.cpo_config", {"loss_type": "simpo", "cpo_alpha": 0.0}, reference=False
+        "CPO",
+        "trl.experimental.cpo",
+        "trl.experimental.cpo.cpo_config",
+        {"loss_type": "simpo", "cpo_alpha": 0.0},
+        reference=False,
     ),
 }
 # Arguments of DPOTrainer that belong to its own losses, or to a reference that a loss lacks.
@@ -87,7 +101,10 @@ class Config(TrainConfig):
         "options of a loss that is a function, by the names of its keyword parameters",
         added=True,
     )
-    beta: float = what(0.1, "strength of the tie to the reference; ORPO: weight of the odds ratio; CPO and SimPO: scale of the rewards")
+    beta: float = what(
+        0.1,
+        "strength of the tie to the reference; ORPO: weight of the odds ratio; CPO and SimPO: scale of the rewards",
+    )
     trainer: dict[str, Any] = verbatim(
         _config_source,
         "arguments of the TRL configuration that the loss belongs to, under their own names",
@@ -126,9 +143,13 @@ def problems(cfg: Config) -> list[str]:
     method = _method(cfg)
     if cfg.beta < 0 or (cfg.beta == 0 and method.reference):
         least = "above 0" if method.reference else "0 or more"
-        found.append(f"beta: must be {least}, got {cfg.beta}: below 0, the rejected answers are learned")
+        found.append(
+            f"beta: must be {least}, got {cfg.beta}: below 0, the rejected answers are learned"
+        )
     if method.name == "KTO" and cfg.device_batch_size is None:
-        found.append(f"device_batch_size: {cfg.loss} estimates its KL term from the rows a device takes at a time, so it has to be set")
+        found.append(
+            f"device_batch_size: {cfg.loss} estimates its KL term from the rows a device takes at a time, so it has to be set"
+        )
     return found
 
 
@@ -172,7 +193,11 @@ def dpo_losses() -> frozenset[str]:
     path = source_file(DPO.config)
     if path is None:
         return frozenset()
-    told = class_source(path, "DPOConfig").partition("\n    loss_type:")[2].partition("\n    loss_weights:")[0]
+    told = (
+        class_source(path, "DPOConfig")
+        .partition("\n    loss_type:")[2]
+        .partition("\n    loss_weights:")[0]
+    )
     return frozenset(re.findall(r"`\\*'(\w+)\\*'`", told))
 
 
@@ -189,7 +214,11 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if found := problems(cfg):
         raise UserError(*found)
     method = _method(cfg)
-    model, reference, source = inputs.model("model"), _reference(cfg, inputs, method), inputs.rows("rows")
+    model, reference, source = (
+        inputs.model("model"),
+        _reference(cfg, inputs, method),
+        inputs.rows("rows"),
+    )
     columns = _columns(method, source)
 
     from mlalign.models import modelling
@@ -198,7 +227,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trl = importlib.import_module(method.module)
     adds = _arguments(cfg, method)
-    args = loop.arguments(getattr(trl, f"{method.name}Config"), cfg, {**adds, **cfg.trainer}, out, beta=cfg.beta)
+    args = loop.arguments(
+        getattr(trl, f"{method.name}Config"), cfg, {**adds, **cfg.trainer}, out, beta=cfg.beta
+    )
     if method.name == "KTO" and args.per_device_train_batch_size < 2:
         raise UserError(
             "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its KL term from mismatched pairs"
@@ -220,7 +251,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
     precomputed = method.reference and args.precompute_ref_log_probs
     if model.base and cfg.peft is not None and method.reference and not precomputed:
-        reference = reference or model  # in training the policy keeps no second adapter: transformers would go on from the wrong one
+        reference = (
+            reference or model
+        )  # in training the policy keeps no second adapter: transformers would go on from the wrong one
     given: dict[str, Any] = {}
     if reference:
         given["ref_model"] = modelling.load_merged(reference, weights)
@@ -240,7 +273,10 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if out.is_main:
         trained_by = "on TRL's DPOTrainer" if objective else f"TRL's {method.name}Trainer"
         text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} ({trained_by})."
-        card.write(out.path / "model", card.gather(out, inputs, text, model, modelling.rank_of(trainer), True, train.sources))
+        card.write(
+            out.path / "model",
+            card.gather(out, inputs, text, model, modelling.rank_of(trainer), True, train.sources),
+        )
     loop.leave_together(args)
 
 
@@ -249,7 +285,9 @@ def _reference(cfg: Config, inputs: Inputs, method: Method) -> Model | None:
     if "reference" not in inputs:
         return None
     if not method.reference:
-        raise UserError(f"inputs.reference: {cfg.loss} has no reference model; leave it out (set it to null)")
+        raise UserError(
+            f"inputs.reference: {cfg.loss} has no reference model; leave it out (set it to null)"
+        )
     reference = inputs.model("reference")
     return None if reference.path == inputs.model("model").path else reference
 
@@ -260,7 +298,9 @@ def _columns(method: Method, source: Path) -> str:
         return "unpaired" if method.name == "KTO" else "preference"
     if kind == "unpaired" and method.name == "KTO":
         return "unpaired"
-    raise UserError(f"{source}: holds {kind} rows; preference trains on preference rows (loss=kto on unpaired rows too)")
+    raise UserError(
+        f"{source}: holds {kind} rows; preference trains on preference rows (loss=kto on unpaired rows too)"
+    )
 
 
 def _arguments(cfg: Config, method: Method) -> dict[str, Any]:
@@ -300,4 +340,7 @@ def _taken_apart(row: Mapping) -> list[dict]:
     """The two halves of a pair, labelled; an unpaired row as it is."""
     if "label" in row:
         return [{c: row[c] for c in ("prompt", "completion", "label")}]
-    return [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for side in ("chosen", "rejected")]
+    return [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for side in ("chosen", "rejected")
+    ]

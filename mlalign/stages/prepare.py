@@ -47,13 +47,29 @@ POLL_EVERY = 1024
 
 @dataclasses.dataclass
 class Config:
-    kind: Literal["prompt", "demonstration", "preference", "text", "unpaired", "ranking"] = what(doc="what the rows are")
-    sources: list[Source] | None = what([], "where rows come from, besides rows of earlier steps (slot rows)")
-    languages: list[str] | None = what(None, "prompt languages to take; null: all that the sources have")
-    eval_frac: float = what(0.05, "share of groups held out for eval, where the source does not say")
-    max_rows_per_language: int | None = what(None, "keep at most so many rows of each language in each split")
-    temperature: float | None = what(None, "mix training rows of languages in proportion to n^(1/T); 1: as they are, large: evenly")
-    total_rows: int | None = what(None, "training rows of all languages together; by default the most that the proportions allow")
+    kind: Literal["prompt", "demonstration", "preference", "text", "unpaired", "ranking"] = what(
+        doc="what the rows are"
+    )
+    sources: list[Source] | None = what(
+        [], "where rows come from, besides rows of earlier steps (slot rows)"
+    )
+    languages: list[str] | None = what(
+        None, "prompt languages to take; null: all that the sources have"
+    )
+    eval_frac: float = what(
+        0.05, "share of groups held out for eval, where the source does not say"
+    )
+    max_rows_per_language: int | None = what(
+        None, "keep at most so many rows of each language in each split"
+    )
+    temperature: float | None = what(
+        None,
+        "mix training rows of languages in proportion to n^(1/T); 1: as they are, large: evenly",
+    )
+    total_rows: int | None = what(
+        None,
+        "training rows of all languages together; by default the most that the proportions allow",
+    )
     mixing: str | None = what(
         None,
         "rule for mixing training rows: a file in mlalign/methods/mixing, or module:function",
@@ -74,14 +90,26 @@ class Config:
         "options of the builder, by the names of its keyword parameters",
         added=True,
     )
-    dedup: bool = what(True, "drop exact duplicates within a language, compared after NFC and white-space normalisation")
-    flip_frac: float = what(0.0, "share of training preferences whose sides are swapped, at random: a control of what labels tell")
-    max_chars: int | None = what(None, "drop rows whose prompt and longer answer have more characters than this")
+    dedup: bool = what(
+        True,
+        "drop exact duplicates within a language, compared after NFC and white-space normalisation",
+    )
+    flip_frac: float = what(
+        0.0,
+        "share of training preferences whose sides are swapped, at random: a control of what labels tell",
+    )
+    max_chars: int | None = what(
+        None, "drop rows whose prompt and longer answer have more characters than this"
+    )
     seed: int = what(0, "for the split and for sub-sampling")
 
 
 def packages(cfg: Config) -> list[str]:
-    return ["pyarrow", "langcodes", *(["datasets"] if any(s.hub for s in cfg.sources or []) else [])]
+    return [
+        "pyarrow",
+        "langcodes",
+        *(["datasets"] if any(s.hub for s in cfg.sources or []) else []),
+    ]
 
 
 def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
@@ -95,9 +123,13 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     told = [hashed(source) for source in cfg.sources or []]
     for source, values in zip(cfg.sources or [], told, strict=True):
         if source.path is not None:
-            values["path"] = [[f.name, f.language, digest(f.path)] for f in files(source, cfg.languages)]
+            values["path"] = [
+                [f.name, f.language, digest(f.path)] for f in files(source, cfg.languages)
+            ]
         if source.answers is not None:
-            values["answers"] = [[f.name, f.language, digest(f.path)] for f in find(Source(path=source.answers))]
+            values["answers"] = [
+                [f.name, f.language, digest(f.path)] for f in find(Source(path=source.answers))
+            ]
     identities: dict[str, Any] = {"sources": told}
     if cfg.mixing is not None:
         identities["mixing_source"] = methods.source_digest(mixing.__name__, cfg.mixing, "mixing")
@@ -119,7 +151,9 @@ def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     problems = mistakes(cfg)
     if not problems and not (cfg.sources or "rows" in inputs):
-        problems.append("sources: none; give some, or rows of an earlier step (inputs: {rows: STEP})")
+        problems.append(
+            "sources: none; give some, or rows of an earlier step (inputs: {rows: STEP})"
+        )
     if problems:
         raise UserError(*problems)
     if cfg.builder and "rows" not in inputs:
@@ -146,7 +180,9 @@ def mistakes(cfg: Config) -> list[str]:
     """What is wrong with the configuration, or with what it points at, as messages that begin with the key."""
     found = []
     if cfg.sources is None:
-        found.append(f"sources: null; the chosen data set names no {cfg.kind} rows: choose another data=, or give some of your own")
+        found.append(
+            f"sources: null; the chosen data set names no {cfg.kind} rows: choose another data=, or give some of your own"
+        )
     if not 0 <= cfg.eval_frac <= 1:
         found.append(f"eval_frac: a share between 0 and 1, got {cfg.eval_frac}")
     if not 0 <= cfg.flip_frac <= 1:
@@ -157,7 +193,10 @@ def mistakes(cfg: Config) -> list[str]:
         found.append(f"temperature: must be above 0, got {cfg.temperature}")
     found += [*_mixing_mistakes(cfg), *_builder_mistakes(cfg)]
     for index, source in enumerate(cfg.sources or []):
-        found += [f"sources[{index}].{message}" for message in checks.mistakes(source, cfg.kind, cfg.languages)]
+        found += [
+            f"sources[{index}].{message}"
+            for message in checks.mistakes(source, cfg.kind, cfg.languages)
+        ]
     return found
 
 
@@ -286,14 +325,18 @@ class _Work:
         """Write every good row; to sub-sample, into a spool first, with the rank of each row by language and split."""
         ranks: dict[tuple[str, str], array] = defaultdict(lambda: array("d"))
         shutil.rmtree(self.spool, ignore_errors=True)
-        with rows.ShardWriter(self.spool if self.samples else self.out.path, self.cfg.kind) as writer:
+        with rows.ShardWriter(
+            self.spool if self.samples else self.out.path, self.cfg.kind
+        ) as writer:
             for number, (row, source, place) in enumerate(found):
                 if number % POLL_EVERY == 0:
                     self._poll(number)
                 if self._accept(row, source, place) and not self.problems.n:
                     self.out.tally.keep(row["prompt_lang"])
                     if self.samples:
-                        ranks[row["prompt_lang"], row["split"]].append(splits.rank(row["group_id"], self.cfg.seed, source.weight))
+                        ranks[row["prompt_lang"], row["split"]].append(
+                            splits.rank(row["group_id"], self.cfg.seed, source.weight)
+                        )
                     writer.write(row)
         return ranks
 
@@ -306,9 +349,17 @@ class _Work:
         """Whether a row is good, new and on a side; it gets its split here."""
         cfg, kind, tally = self.cfg, self.cfg.kind, self.out.tally
         keep_empty = source.keep_empty_answers
-        keep_empty = source.adapter == "hh_rlhf" and kind == "preference" if keep_empty is None else keep_empty
+        keep_empty = (
+            source.adapter == "hh_rlhf" and kind == "preference"
+            if keep_empty is None
+            else keep_empty
+        )
         reason = cleaning.problem(row, kind, self.cfg.max_chars, keep_empty_answers=keep_empty)
-        if reason is None and self.cfg.dedup and not self.contents.add(cleaning.content_key(row, kind)):
+        if (
+            reason is None
+            and self.cfg.dedup
+            and not self.contents.add(cleaning.content_key(row, kind))
+        ):
             reason = "duplicate"
         if reason is not None:
             tally.drop(reason, row["prompt_lang"])
@@ -316,10 +367,16 @@ class _Work:
         if keep_empty and not all(text.strip() for text in cleaning.answers(row, kind)):
             tally.add("empty_answers_kept", row["prompt_lang"])
         self.splits_said = self.splits_said or row["split"] is not None
-        row["split"] = row["split"] or splits.split_of(row["group_id"], self.cfg.seed, self.cfg.eval_frac)
+        row["split"] = row["split"] or splits.split_of(
+            row["group_id"], self.cfg.seed, self.cfg.eval_frac
+        )
         if self.splits_said:
             self._check_side(row, place)
-        if row["split"] == "train" and cfg.flip_frac and splits.fraction("flip", cfg.seed, row["id"]) < cfg.flip_frac:
+        if (
+            row["split"] == "train"
+            and cfg.flip_frac
+            and splits.fraction("flip", cfg.seed, row["id"]) < cfg.flip_frac
+        ):
             _flip(row)
             tally.add("flipped", row["prompt_lang"])
         if row.get("own_id") and not self.ids.add(int(row["id"], 16)):
@@ -359,7 +416,9 @@ class _Work:
         shutil.rmtree(self.spool)
         self._count_sampled(before, after)
 
-    def _count_sampled(self, before: Mapping[tuple[str, str], int], after: Mapping[tuple[str, str], int]) -> None:
+    def _count_sampled(
+        self, before: Mapping[tuple[str, str], int], after: Mapping[tuple[str, str], int]
+    ) -> None:
         for (language, split), n in before.items():
             left_out = n - after[language, split]
             self.out.tally.keep(language, -left_out)
@@ -367,7 +426,11 @@ class _Work:
                 self.out.tally.drop("not_sampled", language, left_out)
             if left_out < 0:
                 self.out.tally.add("repeated", language, -left_out)
-        train = [(language, n, after[language, split]) for (language, split), n in before.items() if split == "train"]
+        train = [
+            (language, n, after[language, split])
+            for (language, split), n in before.items()
+            if split == "train"
+        ]
         n_all, m_all = sum(n for _, n, _ in train), sum(m for _, _, m in train)
         say("mixing of training rows: language, rows and share before, rows and share after")
         for language, n, m in train:
@@ -378,21 +441,31 @@ class _Work:
         tally, errors = self.out.tally, []
         for language in self.cfg.languages or []:
             if not tally.rows[language]:
-                lost = ", ".join(f"{by[language]} {reason}" for reason, by in sorted(tally.dropped.items()) if by[language])
+                lost = ", ".join(
+                    f"{by[language]} {reason}"
+                    for reason, by in sorted(tally.dropped.items())
+                    if by[language]
+                )
                 have = ", ".join(sorted(+tally.rows)) or "nothing"
                 errors.append(
                     f"languages: no {self.cfg.kind} row is left in {language}: "
                     + (f"dropped {lost}" if lost else f"no source has it (they have {have})")
                 )
         if not errors and not +tally.rows:
-            errors.append(f"sources: no {self.cfg.kind} row is left: {tally.to_dict()['dropped'] or 'they are empty'}")
+            errors.append(
+                f"sources: no {self.cfg.kind} row is left: {tally.to_dict()['dropped'] or 'they are empty'}"
+            )
         if errors:
             raise UserError(*errors)
 
 
 def _flip(row: dict) -> None:
     """Swap the sides of a preference row in place: answers, their languages and scores. A margin stays: the label claims it."""
-    for chosen, rejected in (("chosen", "rejected"), ("chosen_lang", "rejected_lang"), ("score_chosen", "score_rejected")):
+    for chosen, rejected in (
+        ("chosen", "rejected"),
+        ("chosen_lang", "rejected_lang"),
+        ("score_chosen", "score_rejected"),
+    ):
         row[chosen], row[rejected] = row.get(rejected), row.get(chosen)
 
 
@@ -404,7 +477,10 @@ def _targets(available: Mapping[tuple[str, str], int], cfg: Config) -> dict[tupl
         return capped
     train = {language: n for (language, split), n in capped.items() if split == "train"}
     mixed = _mixed(train, cfg)
-    return {(language, split): mixed[language] if split == "train" else n for (language, split), n in capped.items()}
+    return {
+        (language, split): mixed[language] if split == "train" else n
+        for (language, split), n in capped.items()
+    }
 
 
 def _mixed(train: Mapping[str, int], cfg: Config) -> dict[str, int]:
@@ -434,7 +510,9 @@ def _repeated(row: dict, copy: int) -> dict:
 
 def _about(source: Source) -> dict[str, Any]:
     """What travels with the rows into manifests and model cards."""
-    told = {name: getattr(source, name) for name in ("path", "hub", "revision", "licence", "sensitive")}
+    told = {
+        name: getattr(source, name) for name in ("path", "hub", "revision", "licence", "sensitive")
+    }
     return {"source": name_of(source, Path(source.path or "").name), **told}
 
 
@@ -444,7 +522,11 @@ def table(out: Output) -> str:
     names = sorted({*tally.rows, *(language for by in tally.dropped.values() for language in by)})
     lines = [f"{'language':<14}{'kept':>9}{'dropped':>9}  by reason"]
     for language in names:
-        lost = {reason: by[language] for reason, by in sorted(tally.dropped.items()) if by[language]}
+        lost = {
+            reason: by[language] for reason, by in sorted(tally.dropped.items()) if by[language]
+        }
         reasons = ", ".join(f"{reason} {n}" for reason, n in lost.items())
-        lines.append(f"{language:<14}{tally.rows[language]:>9}{sum(lost.values()):>9}  {reasons}".rstrip())
+        lines.append(
+            f"{language:<14}{tally.rows[language]:>9}{sum(lost.values()):>9}  {reasons}".rstrip()
+        )
     return "\n".join(lines)

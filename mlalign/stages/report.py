@@ -25,9 +25,14 @@ DISTRIBUTED = False
 class Config:
     title: str = what("", "heading of the report; by default the name of the run")
     digits: int = what(3, "decimals in the tables; percentages have two fewer")
-    samples_per_language: int = what(100, "prompts per language whose answers are shown side by side; 0: none")
+    samples_per_language: int = what(
+        100, "prompts per language whose answers are shown side by side; 0: none"
+    )
     sample_characters: int = what(1500, "longer texts are clipped in the samples")
-    sensitive: Literal["omit", "hide"] = what("omit", "texts of sensitive sources: leave them out of the file, or hide them behind a click")
+    sensitive: Literal["omit", "hide"] = what(
+        "omit",
+        "texts of sensitive sources: leave them out of the file, or hide them behind a click",
+    )
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
@@ -39,10 +44,18 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     shown = collect.of_one_evaluation(content)
     content["distributions"] = measures.distributions(steps, shown)
     variant = out.run.get("step", out.step).removeprefix(out.step)  # of a sweep: `[beta=0.05]`
-    title = cfg.title or " ".join(filter(None, (content["run"].get("name"), variant.strip("[]")))) or "Report"
+    title = (
+        cfg.title
+        or " ".join(filter(None, (content["run"].get("name"), variant.strip("[]"))))
+        or "Report"
+    )
     write_json(out.path / "report.json", content)
     (out.path / "report.md").write_text(markdown.page(content, title, cfg.digits), encoding="utf-8")
-    (out.path / "metrics.csv").write_text(table.to_csv(content["metrics"], ("step", *table.COLUMNS)), encoding="utf-8")
+    (out.path / "metrics.csv").write_text(
+        table.to_csv(content["metrics"], ("step", *table.COLUMNS)), encoding="utf-8"
+    )
     hide = cfg.sensitive == "hide"
-    content["samples"] = samples.samples(steps, shown, cfg.samples_per_language, cfg.sample_characters, hide=hide)
+    content["samples"] = samples.samples(
+        steps, shown, cfg.samples_per_language, cfg.sample_characters, hide=hide
+    )
     (out.path / "report.html").write_text(html.page(content, title, cfg.digits), encoding="utf-8")

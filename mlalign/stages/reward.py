@@ -20,7 +20,14 @@ from mlalign.core.schema import HOW_TRAINER, verbatim, what
 from mlalign.core.stage import Inputs, Output
 from mlalign.models import templates
 from mlalign.models.training.card import Facts
-from mlalign.models.training.config import IMPORTS, RESERVED_TRAINER, TrainConfig, identity, packages, problems
+from mlalign.models.training.config import (
+    IMPORTS,
+    RESERVED_TRAINER,
+    TrainConfig,
+    identity,
+    packages,
+    problems,
+)
 from reward_models import card as cards
 
 __all__ = ["Config", "identity", "imports", "packages", "run"]
@@ -47,9 +54,15 @@ class Config(TrainConfig):
         "trl.trainer.reward_config:RewardConfig", "arguments of TRL's RewardConfig under their own names",
         how_keys=HOW_TRAINER, reserved=RESERVED_TRAINER,
     )  # fmt: skip
-    use_margin: bool | None = what(None, "require the chosen score to win by the row's margin; null: if any row has one")
-    freeze_embeddings: bool = what(False, "keep the input embeddings as they are, so that unseen languages keep their place")
-    card_rows: int = what(256, "rows of each language, at most, from which the card's accuracy and calibration come")
+    use_margin: bool | None = what(
+        None, "require the chosen score to win by the row's margin; null: if any row has one"
+    )
+    freeze_embeddings: bool = what(
+        False, "keep the input embeddings as they are, so that unseen languages keep their place"
+    )
+    card_rows: int = what(
+        256, "rows of each language, at most, from which the card's accuracy and calibration come"
+    )
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
@@ -83,13 +96,23 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     modelling.fit_vocabulary(network, tokenizer, frozen=cfg.peft is not None)
     if cfg.freeze_embeddings:
         network.get_input_embeddings().weight.requires_grad_(False)
-    trainer = loop.trainer_of(RewardTrainer, cfg, network, args, train.dataset, tokenizer, peft_config)
+    trainer = loop.trainer_of(
+        RewardTrainer, cfg, network, args, train.dataset, tokenizer, peft_config
+    )
     loop.fit(trainer, cfg, out)
-    checked = [row["prompt"] + row["chosen"] for row in train.dataset.select(range(min(N_CHECKED, len(train.dataset))))]
+    checked = [
+        row["prompt"] + row["chosen"]
+        for row in train.dataset.select(range(min(N_CHECKED, len(train.dataset))))
+    ]
     tokenized: Any = trainer.train_dataset
-    before, dtype = modelling.scores(trainer, tokenized[: len(checked)]["chosen_ids"]), str(network.dtype).removeprefix("torch.")
+    before, dtype = (
+        modelling.scores(trainer, tokenized[: len(checked)]["chosen_ids"]),
+        str(network.dtype).removeprefix("torch."),
+    )
     modelling.save(trainer, out.path / "model")
-    facts = card.gather(out, inputs, METHOD, model, modelling.rank_of(trainer), False, train.sources)
+    facts = card.gather(
+        out, inputs, METHOD, model, modelling.rank_of(trainer), False, train.sources
+    )
     del trainer, network, tokenized
     gc.collect()
     if out.is_main:
@@ -122,7 +145,9 @@ def _example(row: Mapping, columns: str) -> dict:
     return {**pair, "margin": row["margin"] or 0.0} if columns == "margin" else pair
 
 
-def _reopened(cfg: Config, out: Output, checked: Sequence[list], before: Sequence[float], dtype: str) -> reward_models.Scorer:
+def _reopened(
+    cfg: Config, out: Output, checked: Sequence[list], before: Sequence[float], dtype: str
+) -> reward_models.Scorer:
     """The saved model as a scorer, which must score the conversations as the trained one did in memory.
 
     Raises: UserError if a score moved by more than float noise (a quantized base comes back unquantized: there it is only noted).
@@ -130,12 +155,26 @@ def _reopened(cfg: Config, out: Output, checked: Sequence[list], before: Sequenc
     from mlalign.models import modelling
 
     folder = out.path / "model"
-    options = {"dtype": dtype, "max_length": cfg.max_length, "chat_template_kwargs": cfg.chat_template_kwargs, "date": cfg.date}
+    options = {
+        "dtype": dtype,
+        "max_length": cfg.max_length,
+        "chat_template_kwargs": cfg.chat_template_kwargs,
+        "date": cfg.date,
+    }
     scorer = reward_models.load(folder, **options)
     after = scorer.score([{"messages": conversation} for conversation in checked])
-    moved = max(abs(a - b) if a is not None else float("inf") for a, b in zip(after, before, strict=True))
+    moved = max(
+        abs(a - b) if a is not None else float("inf") for a, b in zip(after, before, strict=True)
+    )
     noise = tolerance(before, modelling.head_norm(folder), dtype)
-    out.note(reload={"rows": len(before), "max_abs_difference": moved, "dtype": dtype, "tolerance": noise})
+    out.note(
+        reload={
+            "rows": len(before),
+            "max_abs_difference": moved,
+            "dtype": dtype,
+            "tolerance": noise,
+        }
+    )
     if not moved <= noise and cfg.quantization is None:
         raise UserError(
             f"{folder}: saved and loaded again, the model scores up to {moved:.2g} differently ({dtype}; float noise is at most "
@@ -153,17 +192,29 @@ def tolerance(scores: Sequence[float], head_norm: float, dtype: str) -> float:
     return TOLERANCE[dtype] * spread + ROUNDING[dtype] * max(map(abs, scores))
 
 
-def _write_card(cfg: Config, out: Output, source: Path, scorer: reward_models.Scorer, facts: Facts, tokenizer: Any) -> None:
+def _write_card(
+    cfg: Config,
+    out: Output,
+    source: Path,
+    scorer: reward_models.Scorer,
+    facts: Facts,
+    tokenizer: Any,
+) -> None:
     """What the model gives on held-out pairs, by language; without any, calibration comes from the training rows."""
     split = "eval" if rows.shards(source, "eval") else cfg.split
-    measured = {language: _measured(scorer, pairs) for language, pairs in _samples(source, split, cfg.card_rows)}
+    measured = {
+        language: _measured(scorer, pairs)
+        for language, pairs in _samples(source, split, cfg.card_rows)
+    }
     told = cards.Card(
         template_hash=cards.template_hash(templates.text_of(tokenizer)),
         scale="logits",
         max_length=cfg.max_length,
         date=cfg.date if templates.ChatTemplate(tokenizer).writes_date else None,
         training_languages=sorted(out.tally.rows),
-        accuracy={x: {"n": m["n"], "accuracy": m["accuracy"]} for x, m in measured.items()} if split == "eval" else {},
+        accuracy={x: {"n": m["n"], "accuracy": m["accuracy"]} for x, m in measured.items()}
+        if split == "eval"
+        else {},
         calibration={x: {"mean": m["mean"], "std": m["std"]} for x, m in measured.items()},
         licence=facts.base_licence,
         training={"measured_on": split, "base_model": facts.base},
@@ -176,7 +227,9 @@ def _samples(source: Path, split: str, limit: int) -> Iterator[tuple[str, list[d
     found: dict[str, list[dict]] = defaultdict(list)
     for shard in rows.shards(source, split):
         language = shard.stem.split(".")[0]
-        found[language] += rows.read_shard(shard, ["prompt", "chosen", "rejected"])[: limit - len(found[language])]
+        found[language] += rows.read_shard(shard, ["prompt", "chosen", "rejected"])[
+            : limit - len(found[language])
+        ]
     yield from sorted((language, sample) for language, sample in found.items() if sample)
 
 
@@ -185,7 +238,13 @@ def _measured(scorer: reward_models.Scorer, pairs: Sequence[Mapping]) -> dict[st
     found = scorer.score(pairs)
     scores = [score for score in found if score is not None]
     if len(scores) < len(found):
-        raise UserError("the trained model gives scores that are no numbers: training diverged; lower trainer.learning_rate")
+        raise UserError(
+            "the trained model gives scores that are no numbers: training diverged; lower trainer.learning_rate"
+        )
     won = [chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
-    numbers = {"accuracy": statistics.fmean(won), "mean": statistics.fmean(scores), "std": statistics.pstdev(scores)}
+    numbers = {
+        "accuracy": statistics.fmean(won),
+        "mean": statistics.fmean(scores),
+        "std": statistics.pstdev(scores),
+    }
     return {"n": len(won), **{name: round(value, 6) for name, value in numbers.items()}}

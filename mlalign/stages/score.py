@@ -45,16 +45,27 @@ ITEMS: dict[str, Callable[[Mapping], list[Item]]] = {
     "candidates": of_candidates, "preference": of_preference, "ranking": of_ranking,
 }  # fmt: skip
 ENGLISH = "eng_Latn"
-NOT_CONTENT = ("name", "step", "checklists")  # settings of a scorer that its scores do not depend on: names, and a cache
+NOT_CONTENT = (
+    "name",
+    "step",
+    "checklists",
+)  # settings of a scorer that its scores do not depend on: names, and a cache
 
 
 @dataclasses.dataclass
 class Config:
     split: Literal["train", "eval"] | None = what(None, "score the rows of one split only")
-    combine: dict[str, Combination] = what({}, "name of a further score -> weights of scorers and gates")
-    dtype: Literal["float32", "bfloat16", "float16"] = what("float32", "arithmetic of models that score, where a scorer names none")
+    combine: dict[str, Combination] = what(
+        {}, "name of a further score -> weights of scorers and gates"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = what(
+        "float32", "arithmetic of models that score, where a scorer names none"
+    )
     seed: int = what(0, "for scorers that draw at random")
-    date: str | None = what(None, "what scorers' chat templates that write the date write; null: what the card says, else a fixed day")
+    date: str | None = what(
+        None,
+        "what scorers' chat templates that write the date write; null: what the card says, else a fixed day",
+    )
     device_batch_tokens: int = how(16384, "padded tokens that a model sees at once")
     window_rows: int = how(256, "rows that are scored before the next look at whether to stop")
 
@@ -64,7 +75,9 @@ def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
 
 
 def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
-    return kinds.Gives("scores", (*(scorer.name for scorer in inputs.get("scorers", ())), *cfg.combine))
+    return kinds.Gives(
+        "scores", (*(scorer.name for scorer in inputs.get("scorers", ())), *cfg.combine)
+    )
 
 
 def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
@@ -79,13 +92,19 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     _check(cfg, told)
     path = inputs.rows("rows")
     english = inputs.rows("english") if "english" in inputs else path
-    english_shards = rows.shards(english, languages=[ENGLISH]) if any(_needs_english(t) for t in told) else []
+    english_shards = (
+        rows.shards(english, languages=[ENGLISH]) if any(_needs_english(t) for t in told) else []
+    )
     sources = rows.shards(path, cfg.split)[out.part[0] :: out.part[1]]
     key = _key(cfg, told, [sha256(p) for p in english_shards])
-    scoring = _Scoring(cfg, told, english_shards, _items_of(path), out, key, sum(map(_n_rows, sources)))
+    scoring = _Scoring(
+        cfg, told, english_shards, _items_of(path), out, key, sum(map(_n_rows, sources))
+    )
     with contextlib.closing(scoring):
         watch = (scoring.finished, out.should_stop, out.check_inputs)
-        if not shards.run_shards(sources, out.path, out.store, key, scoring.shard, *watch, beside=[JUDGEMENTS]):
+        if not shards.run_shards(
+            sources, out.path, out.store, key, scoring.shard, *watch, beside=[JUDGEMENTS]
+        ):
             raise Stopped
     (out.path / "rows").mkdir(exist_ok=True)
     out.note(scorers=[_without_identity(t) for t in told])
@@ -130,15 +149,25 @@ class _Scoring:
         """Score one shard window by window; what is done outlives a stop (and a crash) in the checkpoints."""
         read, size = rows.read_shard(source), self.cfg.window_rows
         print_ = fingerprint({**self.key, "shard": sha256(source), "window_rows": size})
-        kept = [self.out.checkpoints / f"{source.stem}.{first:06d}.json" for first in range(0, max(len(read), 1), size)]
+        kept = [
+            self.out.checkpoints / f"{source.stem}.{first:06d}.json"
+            for first in range(0, max(len(read), 1), size)
+        ]
         windows = []
         for i, path in enumerate(kept):
             if i and self.out.should_stop():
                 raise Stopped
-            windows.append(self._window(path, print_, read[i * size : (i + 1) * size], only=len(kept) == 1))
+            windows.append(
+                self._window(path, print_, read[i * size : (i + 1) * size], only=len(kept) == 1)
+            )
             tally.merge(Tally(windows[-1]["tally"]))
             self.out.progress(min(self.done + (i + 1) * size, self.total), self.total, "rows")
-        _write(target, [r for w in windows for r in w["rows"]], [r for w in windows for r in w[JUDGEMENTS]], windows[0]["columns"])
+        _write(
+            target,
+            [r for w in windows for r in w["rows"]],
+            [r for w in windows for r in w[JUDGEMENTS]],
+            windows[0]["columns"],
+        )
         for path in kept:
             path.unlink(missing_ok=True)
 
@@ -173,7 +202,9 @@ def _n_rows(shard: Path) -> int:
     return pq.read_metadata(shard).num_rows
 
 
-def _write(target: Path, written: Sequence[dict], judgements: Sequence[dict], columns: Sequence[str]) -> None:
+def _write(
+    target: Path, written: Sequence[dict], judgements: Sequence[dict], columns: Sequence[str]
+) -> None:
     beside = target.parent.parent / JUDGEMENTS / target.name
     beside.unlink(missing_ok=True)
     if judgements:
@@ -181,7 +212,12 @@ def _write(target: Path, written: Sequence[dict], judgements: Sequence[dict], co
     rows.write_shard(target, "scores", written, columns)
 
 
-def score_rows(cfg: Config, scorers: Sequence[reward_models.Scorer], read: Sequence[Mapping], per_row: Sequence[Sequence[Item]]) -> dict:
+def score_rows(
+    cfg: Config,
+    scorers: Sequence[reward_models.Scorer],
+    read: Sequence[Mapping],
+    per_row: Sequence[Sequence[Item]],
+) -> dict:
     """The scores of some rows, of which `per_row` are the items: `rows`, `columns`, `judgements` and `tally`, ready for JSON."""
     items = [item for of_row in per_row for item in of_row]
     found = {scorer.name: scorer.score_items(items) for scorer in scorers}
@@ -190,14 +226,26 @@ def score_rows(cfg: Config, scorers: Sequence[reward_models.Scorer], read: Seque
         columns[name] = _combined(columns, combination, [len(of_row) for of_row in per_row])
     detected = next((f.detected for f in found.values() if f.detected is not None), None)
     owners = [row for row, of_row in zip(read, per_row, strict=True) for _ in of_row]
-    common = [{**{c: row[c] for c in rows.COMMON}, "candidate_id": item.id} for row, item in zip(owners, items, strict=True)]
+    common = [
+        {**{c: row[c] for c in rows.COMMON}, "candidate_id": item.id}
+        for row, item in zip(owners, items, strict=True)
+    ]
     written = [
-        {**row, "response_lang_detected": detected and detected[i], **{f"score.{name}": values[i] for name, values in columns.items()}}
+        {
+            **row,
+            "response_lang_detected": detected and detected[i],
+            **{f"score.{name}": values[i] for name, values in columns.items()},
+        }
         for i, row in enumerate(common)
     ]
     tally = Tally()
     _count(found, columns, [row["prompt_lang"] for row in owners], tally)
-    return {"rows": written, "columns": list(columns), JUDGEMENTS: list(_judgements(found, common)), "tally": tally.to_dict()}
+    return {
+        "rows": written,
+        "columns": list(columns),
+        JUDGEMENTS: list(_judgements(found, common)),
+        "tally": tally.to_dict(),
+    }
 
 
 def _judgements(found: Mapping[str, Scores], common: Sequence[dict]) -> Iterator[dict]:
@@ -207,16 +255,28 @@ def _judgements(found: Mapping[str, Scores], common: Sequence[dict]) -> Iterator
             flag = next((flag for flag, marks in scores.flags.items() if marks[i]), "ok")
             for what_, texts in scores.texts.items():
                 if texts[i] is not None:
-                    yield {**row, "scorer": f"{name}.{what_}", "raw": texts[i], "value": scores.values[i], "parse_status": flag}
+                    yield {
+                        **row,
+                        "scorer": f"{name}.{what_}",
+                        "raw": texts[i],
+                        "value": scores.values[i],
+                        "parse_status": flag,
+                    }
 
 
 def _columns(found: Mapping[str, Scores]) -> dict[str, list[float | None]]:
     """Score column (without `score.`) -> values: the scorers' own first, then what else they tell."""
-    further = {f"{name}.{column}": values for name, scores in found.items() for column, values in scores.columns.items()}
+    further = {
+        f"{name}.{column}": values
+        for name, scores in found.items()
+        for column, values in scores.columns.items()
+    }
     return {name: scores.values for name, scores in found.items()} | further
 
 
-def _combined(columns: Mapping[str, Sequence[float | None]], combination: Combination, sizes: Sequence[int]) -> list[float | None]:
+def _combined(
+    columns: Mapping[str, Sequence[float | None]], combination: Combination, sizes: Sequence[int]
+) -> list[float | None]:
     """A combination over each row's answers in turn."""
     out: list[float | None] = []
     for size in sizes:
@@ -225,9 +285,18 @@ def _combined(columns: Mapping[str, Sequence[float | None]], combination: Combin
     return out
 
 
-def _count(found: Mapping[str, Scores], columns: Mapping[str, Sequence], languages: Sequence[str], tally: Tally) -> None:
+def _count(
+    found: Mapping[str, Scores],
+    columns: Mapping[str, Sequence],
+    languages: Sequence[str],
+    tally: Tally,
+) -> None:
     marks = {f"unscored.{name}": [v is None for v in values] for name, values in columns.items()}
-    marks |= {f"{flag}.{name}": values for name, scores in found.items() for flag, values in scores.flags.items()}
+    marks |= {
+        f"{flag}.{name}": values
+        for name, scores in found.items()
+        for flag, values in scores.flags.items()
+    }
     for i, language in enumerate(languages):
         tally.keep(language)
         for name in (n for n, values in marks.items() if values[i]):
@@ -251,19 +320,31 @@ def scorer_settings(cfg: Config, inputs: Inputs) -> list[dict]:
     ]
     if wrong:
         raise UserError(*wrong)
-    return [_settings(cfg, g, s, inputs) for g, s in zip(given, inputs.scorers("scorers"), strict=True)]
+    return [
+        _settings(cfg, g, s, inputs) for g, s in zip(given, inputs.scorers("scorers"), strict=True)
+    ]
 
 
 def _settings(cfg: Config, given: Artifact | dict, told: dict, inputs: Inputs) -> dict:
-    if isinstance(given, Artifact):  # a `foreach` binding names the step, it is no setting of the scorer
+    if isinstance(
+        given, Artifact
+    ):  # a `foreach` binding names the step, it is no setting of the scorer
         told = {k: v for k, v in told.items() if k in ("family", "name", "path", "base")}
-        content: dict[str, Any] = {"family": told["family"], "content": given.manifest["content_digest"]}
+        content: dict[str, Any] = {
+            "family": told["family"],
+            "content": given.manifest["content_digest"],
+        }
     else:
-        content = {k: v for k, v in given.items() if k not in NOT_CONTENT} | {"family": told["family"]}
+        content = {k: v for k, v in given.items() if k not in NOT_CONTENT} | {
+            "family": told["family"]
+        }
         content = with_models(content, lambda model: {"content": _content(model, inputs)})
         if isinstance(given.get("path"), str):  # may be an artifact that stands in for a step
             told = {**told, "path": external_model(given).path}
-            content |= {"path": None, "content": [_content({**given, "path": told["path"]}, inputs), given.get("base")]}
+            content |= {
+                "path": None,
+                "content": [_content({**given, "path": told["path"]}, inputs), given.get("base")],
+            }
     return {**_with_defaults(told, cfg), "identity": of_run(_with_defaults(content, cfg))["scorer"]}
 
 
@@ -279,7 +360,11 @@ def _with_defaults(told: Any, cfg: Config) -> Any:
     if family not in reward_models.FAMILIES and not function.is_function(family):
         return own
     fields = {f.name for f in dataclasses.fields(reward_models.family(str(family)).Settings)}
-    given = {name: getattr(cfg, name) for name in ("dtype", "seed", "device_batch_tokens", "date") if name in fields}
+    given = {
+        name: getattr(cfg, name)
+        for name in ("dtype", "seed", "device_batch_tokens", "date")
+        if name in fields
+    }
     return {name: value for name, value in given.items() if value is not None} | own
 
 
@@ -291,7 +376,11 @@ def _content(model: Mapping, inputs: Inputs) -> Any:
     if "identity" in model:
         return model["identity"]
     path = Path(model["path"]).expanduser()
-    return read_manifest(path.parent)["content_digest"] if (path.parent / MANIFEST).is_file() else of_path(str(path))
+    return (
+        read_manifest(path.parent)["content_digest"]
+        if (path.parent / MANIFEST).is_file()
+        else of_path(str(path))
+    )
 
 
 def _without_identity(told: Mapping) -> dict:
@@ -304,16 +393,27 @@ def _needs_english(told: Any) -> bool:
         return any(_needs_english(t) for t in told)
     if not isinstance(told, Mapping):
         return False
-    return told.get("condition_on") == "english_prompt" or any(_needs_english(t) for t in told.values())
+    return told.get("condition_on") == "english_prompt" or any(
+        _needs_english(t) for t in told.values()
+    )
 
 
 def _check(cfg: Config, told: Sequence[Mapping]) -> None:
     """Raises: UserError with every mistake in scorers and combinations; opens nothing."""
     names = [t["name"] for t in told]
-    wrong = [p for i, t in enumerate(told) for p in reward_models.problems(_without_identity(t), f"inputs.scorers[{i}]")]
+    wrong = [
+        p
+        for i, t in enumerate(told)
+        for p in reward_models.problems(_without_identity(t), f"inputs.scorers[{i}]")
+    ]
     wrong += [] if told else ["inputs.scorers: empty; name a reward step or a family"]
-    wrong += [f"inputs.scorers: two are named {n!r}; give one another `name`" for n in sorted({n for n in names if names.count(n) > 1})]
-    wrong += [f"window_rows: must be at least 1, got {cfg.window_rows}"] if cfg.window_rows < 1 else []
+    wrong += [
+        f"inputs.scorers: two are named {n!r}; give one another `name`"
+        for n in sorted({n for n in names if names.count(n) > 1})
+    ]
+    wrong += (
+        [f"window_rows: must be at least 1, got {cfg.window_rows}"] if cfg.window_rows < 1 else []
+    )
     for name, combination in cfg.combine.items():
         wrong += combine.problems(combination, names, f"config.combine.{name}")
         wrong += [f"config.combine.{name}: a scorer has this name already"] if name in names else []
@@ -324,7 +424,9 @@ def _check(cfg: Config, told: Sequence[Mapping]) -> None:
 def _items_of(path: Path) -> Callable[[Mapping], list[Item]]:
     kind = rows.kind_of(path)
     if kind not in ITEMS:
-        raise UserError(f"{path}: holds {kind} rows, and `score` takes {' or '.join(ITEMS)}; make candidates of prompts with `generate`")
+        raise UserError(
+            f"{path}: holds {kind} rows, and `score` takes {' or '.join(ITEMS)}; make candidates of prompts with `generate`"
+        )
     return ITEMS[kind]
 
 
@@ -332,4 +434,10 @@ def _key(cfg: Config, told: Sequence[Mapping], english: Sequence[str]) -> dict:
     """Everything but the shard that scores depend on: a model counts by its content, not by where it lies."""
     scorers = [{"name": t["name"], "identity": t["identity"]} for t in told]
     combinations = {name: dataclasses.asdict(c) for name, c in cfg.combine.items()}
-    return {"stage": "score", "version": VERSION, "scorers": scorers, "combine": combinations, **({"english": english} if english else {})}
+    return {
+        "stage": "score",
+        "version": VERSION,
+        "scorers": scorers,
+        "combine": combinations,
+        **({"english": english} if english else {}),
+    }

@@ -13,7 +13,14 @@ from mlalign.core.errors import UserError
 from mlalign.core.schema import HOW_TRAINER, verbatim
 from mlalign.core.stage import Inputs, Output
 from mlalign.models.templates import ChatTemplate
-from mlalign.models.training.config import IMPORTS, RESERVED_TRAINER, TrainConfig, identity, packages, problems
+from mlalign.models.training.config import (
+    IMPORTS,
+    RESERVED_TRAINER,
+    TrainConfig,
+    identity,
+    packages,
+    problems,
+)
 
 __all__ = ["Config", "identity", "imports", "packages", "run"]
 
@@ -61,7 +68,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     from mlalign.models.training import card, loop, trainset
 
     args = loop.arguments(SFTConfig, cfg, cfg.trainer, out)
-    tokenizer = modelling.load_tokenizer(model, cfg.chat_template, needs_template=kind == "demonstration")
+    tokenizer = modelling.load_tokenizer(
+        model, cfg.chat_template, needs_template=kind == "demonstration"
+    )
     template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
     if kind == "demonstration":
         modelling.warn_of_no_end(out, template, tokenizer)
@@ -76,5 +85,10 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         modelling.end_at(trainer, template)
     modelling.save(trainer, out.path / "model")
     if out.is_main:
-        card.write(out.path / "model", card.gather(out, inputs, METHODS[kind], model, modelling.rank_of(trainer), True, train.sources))
+        card.write(
+            out.path / "model",
+            card.gather(
+                out, inputs, METHODS[kind], model, modelling.rank_of(trainer), True, train.sources
+            ),
+        )
     loop.leave_together(args)

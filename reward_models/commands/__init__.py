@@ -20,10 +20,22 @@ def add_scorer(parser: argparse.ArgumentParser) -> None:
     """The options that say what scores; `open_scorer` reads them."""
     parser.add_argument("--model", help="model directory or hub id")
     parser.add_argument(
-        "--family", help=f"what scores, where the model's card does not say: {', '.join(reward_models.FAMILIES)}, or module:function"
+        "--family",
+        help=f"what scores, where the model's card does not say: {', '.join(reward_models.FAMILIES)}, or module:function",
     )
-    parser.add_argument("--scorer", type=Path, metavar="FILE.yaml", help="what scores, as {family: …, settings}: a composite, a judge, …")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the family, such as max_length=512")
+    parser.add_argument(
+        "--scorer",
+        type=Path,
+        metavar="FILE.yaml",
+        help="what scores, as {family: …, settings}: a composite, a judge, …",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the family, such as max_length=512",
+    )
 
 
 def scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -35,13 +47,19 @@ def _scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
     told = dict(_setting(text) for text in options.set)
     file = getattr(options, "scorer", None)
     if file and (options.model or options.family):
-        raise UserError("--scorer: its file names model and family itself; leave out --model and --family")
+        raise UserError(
+            "--scorer: its file names model and family itself; leave out --model and --family"
+        )
     if file:
         return {**read_scorer(file), **told}
     if options.model:
-        return reward_models.settings_of(options.model, **told, **({"family": options.family} if options.family else {}))
+        return reward_models.settings_of(
+            options.model, **told, **({"family": options.family} if options.family else {})
+        )
     if not options.family:
-        raise UserError("name what scores: --model PATH_OR_HUB_ID, --family NAME or --scorer FILE.yaml")
+        raise UserError(
+            "name what scores: --model PATH_OR_HUB_ID, --family NAME or --scorer FILE.yaml"
+        )
     return {"family": options.family, **told}
 
 

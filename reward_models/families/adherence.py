@@ -44,11 +44,17 @@ BY_SCRIPT = frozenset({*scripts.ONLY.values(), "cmn_Hans", "cmn_Hant"})
 @dataclasses.dataclass(frozen=True)
 class Settings:
     identifier: Literal["blend", "lingua", "langid", "fasttext"] = "blend"
-    otherwise: Literal["", "blend", "lingua", "langid", "fasttext"] = ""  # for languages that it does not know
+    otherwise: Literal["", "blend", "lingua", "langid", "fasttext"] = (
+        ""  # for languages that it does not know
+    )
     model: str | None = None  # path of a fastText model, with `identifier: fasttext`
-    prior: float | None = None  # weight of the requested language and of English; 1: as every other; None: 5 with blend and langid, else 2
+    prior: float | None = (
+        None  # weight of the requested language and of English; 1: as every other; None: 5 with blend and langid, else 2
+    )
     max_characters: int = 2000  # of the answer's beginning that are looked at
-    level: Literal["response", "line", "word"] = "response"  # what must be in the language: the answer as a whole, its lines, its words
+    level: Literal["response", "line", "word"] = (
+        "response"  # what must be in the language: the answer as a whole, its lines, its words
+    )
 
     @staticmethod
     def problems(values: Mapping[str, Any], key: str) -> list[str]:
@@ -81,13 +87,27 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
             {flag: [v == flag for v in verdicts] for flag in ("undetected", "unsupported")},
             {
                 "confidence": [f.confidence if f else None for f in told],
-                "script_share": [code_switch.script_share(item.response, item.language) if item.language else None for item in items],
+                "script_share": [
+                    code_switch.script_share(item.response, item.language)
+                    if item.language
+                    else None
+                    for item in items
+                ],
             },
-            detected=[item.language if v == 1.0 else f.language if f else None for item, v, f in zip(items, verdicts, told, strict=True)],
+            detected=[
+                item.language if v == 1.0 else f.language if f else None
+                for item, v, f in zip(items, verdicts, told, strict=True)
+            ],
         )
         if settings.level == "response":
             return whole
-        inside = _inside(items, lambda lines: [_verdict(i.language, f, known) for i, f in zip(lines, detect(lines), strict=True)], settings)
+        inside = _inside(
+            items,
+            lambda lines: [
+                _verdict(i.language, f, known) for i, f in zip(lines, detect(lines), strict=True)
+            ],
+            settings,
+        )
         return _by_level(whole, inside, settings.level)
 
     def detect(items: Sequence[Item]) -> list[Detection | None]:
@@ -97,7 +117,9 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
         for by, of_known in ((identifier, True), (other, False)):
             places = [place for place, known_ in enumerate(is_known) if known_ is of_known]
             prior = by.prior if settings.prior is None else settings.prior
-            of_these = _detect([items[place] for place in places], by, prior, settings.max_characters)
+            of_these = _detect(
+                [items[place] for place in places], by, prior, settings.max_characters
+            )
             for place, detection in zip(places, of_these, strict=True):
                 detections[place] = detection
         return detections
@@ -108,10 +130,15 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
 Verdicts = Callable[[Sequence[Item]], list[float | str | None]]
 
 
-def _inside(items: Sequence[Item], verdicts: Verdicts, settings: Settings) -> list[code_switch.Switches | None]:
+def _inside(
+    items: Sequence[Item], verdicts: Verdicts, settings: Settings
+) -> list[code_switch.Switches | None]:
     """Where each answer leaves its language; all lines of all answers are identified together."""
     texts = [item.response[: settings.max_characters] for item in items]
-    lines = [code_switch.lines(text) if item.language else [] for item, text in zip(items, texts, strict=True)]
+    lines = [
+        code_switch.lines(text) if item.language else []
+        for item, text in zip(items, texts, strict=True)
+    ]
     flat = [
         dataclasses.replace(item, response=code_switch.own_part(line, item.language))
         for item, own in zip(items, lines, strict=True)
@@ -120,7 +147,9 @@ def _inside(items: Sequence[Item], verdicts: Verdicts, settings: Settings) -> li
     ]
     told = iter([v if isinstance(v, float) else None for v in verdicts(flat)])
     return [
-        code_switch.switches(text, item.language, [next(told) for _ in own]) if item.language else None
+        code_switch.switches(text, item.language, [next(told) for _ in own])
+        if item.language
+        else None
         for item, text, own in zip(items, texts, lines, strict=True)
     ]
 
@@ -129,14 +158,27 @@ def _by_level(whole: Scores, inside: Sequence[code_switch.Switches | None], leve
     """The scores with the share of lines or words as the value. An answer too short for lines has its verdict as a whole."""
     shares = [getattr(s, f"{level}_share") if s else None for s in inside]
     known = [not u for u in whole.flags["unsupported"]]
-    values = [(v if share is None else share) if k else None for v, share, k in zip(whole.values, shares, known, strict=True)]
+    values = [
+        (v if share is None else share) if k else None
+        for v, share, k in zip(whole.values, shares, known, strict=True)
+    ]
     names = [field.name for field in dataclasses.fields(code_switch.Switches)]
-    columns = {name: [getattr(s, name) if s and k else None for s, k in zip(inside, known, strict=True)] for name in names}
-    flags = {**whole.flags, "undetected": [k and v is None for k, v in zip(known, values, strict=True)]}
-    return dataclasses.replace(whole, values=values, flags=flags, columns={**whole.columns, **columns})
+    columns = {
+        name: [getattr(s, name) if s and k else None for s, k in zip(inside, known, strict=True)]
+        for name in names
+    }
+    flags = {
+        **whole.flags,
+        "undetected": [k and v is None for k, v in zip(known, values, strict=True)],
+    }
+    return dataclasses.replace(
+        whole, values=values, flags=flags, columns={**whole.columns, **columns}
+    )
 
 
-def _detect(items: Sequence[Item], identifier: identifiers.Identifier, prior: float, max_characters: int) -> list[Detection | None]:
+def _detect(
+    items: Sequence[Item], identifier: identifiers.Identifier, prior: float, max_characters: int
+) -> list[Detection | None]:
     """The language of every answer; None where there is no word. The identifier sees only what the script leaves open."""
     texts = [item.response[:max_characters] for item in items]
     found: list[Detection | None] = [None] * len(items)
@@ -161,7 +203,9 @@ def _weigh(
     found: list[Detection | None],
 ) -> None:
     """Fill in `found` for the (number, script) in `unsure`; answers of one script and request are decided together."""
-    weights = identifier.probabilities([scripts.words_in(texts[i], script) or texts[i] for i, script in unsure])
+    weights = identifier.probabilities(
+        [scripts.words_in(texts[i], script) or texts[i] for i, script in unsure]
+    )
     groups = defaultdict(list)
     for row, (i, script) in enumerate(unsure):
         groups[script, items[i].language].append(row)
@@ -172,7 +216,9 @@ def _weigh(
             found[unsure[row][0]] = Detection(script, language, confidence)
 
 
-def _verdict(requested: str | None, found: Detection | None, known: frozenset[str]) -> float | str | None:
+def _verdict(
+    requested: str | None, found: Detection | None, known: frozenset[str]
+) -> float | str | None:
     """1.0, 0.0, the flag that says why there is no score, or None if no language was asked for."""
     if requested is None:
         return None if found and found.language else "undetected"
@@ -202,10 +248,16 @@ def _best(
 
 
 @cache
-def _columns(codes: tuple[str, ...], script: str, requested: str | None) -> tuple[list[int], list[int]]:
+def _columns(
+    codes: tuple[str, ...], script: str, requested: str | None
+) -> tuple[list[int], list[int]]:
     """The columns of languages in this script, and which of these are the requested language or English."""
     columns = [i for i, code in enumerate(codes) if script in scripts.written_with(code)]
-    favoured = [n for n, i in enumerate(columns) if any(_same(codes[i], f) for f in (ENGLISH, requested) if f)]
+    favoured = [
+        n
+        for n, i in enumerate(columns)
+        if any(_same(codes[i], f) for f in (ENGLISH, requested) if f)
+    ]
     return columns, favoured
 
 
@@ -224,7 +276,11 @@ def _by_script(text: str, script: str, requested: str | None) -> str | None:
     """The language where the script decides. Han alone is Chinese, but may be short Japanese: then None if that was asked for."""
     if script != "Hani":
         return scripts.ONLY[script]
-    if requested and requested.startswith("jpn_") and sum(scripts.script_of(c) == "Hani" for c in text) < MIN_HAN:
+    if (
+        requested
+        and requested.startswith("jpn_")
+        and sum(scripts.script_of(c) == "Hani" for c in text) < MIN_HAN
+    ):
         return None
     asked = requested.split("_")[1] if requested and requested.startswith("cmn_") else "Hans"
     return f"cmn_{scripts.han_variant(text) or asked}"

@@ -15,7 +15,9 @@ ASCII = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OPEN, CLOSE = "([{（［【「『<*_\"'“«", ")]}）］】」』>*_\"'”»"
 ENDS = ".,:;!?…)]}）］】」』>*。．，、：；！？।॥،؛؟։።၊။"  # what stands after a label that is no word of a sentence
 SENTENCE_ENDS = ".!?…。！？।॥؟։።။\n"
-FOLD = str.maketrans("أإآ", "ااا", "ـ")  # forms of alef that label the same option; the stretching of هـ
+FOLD = str.maketrans(
+    "أإآ", "ااا", "ـ"
+)  # forms of alef that label the same option; the stretching of هـ
 
 
 def options_of(told: Mapping | Sequence[str] | None) -> dict[str, str]:
@@ -65,9 +67,18 @@ def _labels(line: str, known: Mapping[str, str]) -> list[tuple[int, str]]:
         label = match[0] if match[0] in known else match[0].upper()
         before, after = line[: match.start()].rstrip(), line[match.end() :]
         closed = after[:1] in ENDS if after.strip() else True
-        bracketed = before[-1:] in OPEN and before != "" and after.lstrip()[:1] in CLOSE and after.strip() != ""
-        alone = not spaceless and match[0] == label and bool(before) and before[-1] not in SENTENCE_ENDS
-        if label in known and (bracketed or (closed and (match[0] == label or not before)) or alone):
+        bracketed = (
+            before[-1:] in OPEN
+            and before != ""
+            and after.lstrip()[:1] in CLOSE
+            and after.strip() != ""
+        )
+        alone = (
+            not spaceless and match[0] == label and bool(before) and before[-1] not in SENTENCE_ENDS
+        )
+        if label in known and (
+            bracketed or (closed and (match[0] == label or not before)) or alone
+        ):
             found.append((match.start(), label))
     return found
 
@@ -75,14 +86,21 @@ def _labels(line: str, known: Mapping[str, str]) -> list[tuple[int, str]]:
 def _apart(line: str, known: Mapping[str, str]) -> str:
     """The line with what touches a Latin letter or digit in scripts without spaces (`答案是B。`) put aside, at equal length."""
     ascii_only = all(label.isascii() for label in known)
-    return "".join(c if c.isascii() or not ascii_only else "·" if unicodedata.category(c) == "Lo" else c for c in line)
+    return "".join(
+        c if c.isascii() or not ascii_only else "·" if unicodedata.category(c) == "Lo" else c
+        for c in line
+    )
 
 
 def _by_text(response: str, options: Mapping[str, str]) -> str | None:
     """The option whose text occurs in the response; one that is part of another that occurs does not count."""
     said = _plain(response)
     within = {label: _plain(text) for label, text in options.items() if _occurs(_plain(text), said)}
-    longest = [n for n, text in within.items() if not any(text != other and text in other for other in within.values())]
+    longest = [
+        n
+        for n, text in within.items()
+        if not any(text != other and text in other for other in within.values())
+    ]
     return longest[0] if len(longest) == 1 else None
 
 
@@ -101,7 +119,9 @@ def _like(right: str, response: str) -> dict[str, str]:
 def _kind(label: str) -> str | None:
     if label.isdecimal():
         return "number" if len(label) <= 2 else None
-    return unicodedata.name(label, " ").split(" ")[0] if len(label) == 1 and label.isalpha() else None
+    return (
+        unicodedata.name(label, " ").split(" ")[0] if len(label) == 1 and label.isalpha() else None
+    )
 
 
 def _is_label(text: str) -> bool:

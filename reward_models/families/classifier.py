@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 RESERVED = {
     **dict.fromkeys(("model", "tokenizer"), "is what `path` says"),
     **dict.fromkeys(("dtype", "torch_dtype"), "set `dtype`"),
-    **dict.fromkeys(("runner", "convert", "num_labels", "output_loading_info"), "follows from the family"),
+    **dict.fromkeys(
+        ("runner", "convert", "num_labels", "output_loading_info"), "follows from the family"
+    ),
     "revision": "set `revision`",
     "max_model_len": "set `max_length`",
     "enable_prefix_caching": "set `prefix_reuse`",
@@ -48,26 +50,44 @@ REPORTS = (*encoding.LEFT_OUT, "truncated", "response_truncated", "not_finite", 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     path: str  # directory or hub id
-    base: str | None = None  # of an adapter: another place than the one that its configuration names
+    base: str | None = (
+        None  # of an adapter: another place than the one that its configuration names
+    )
     revision: str | None = None
     output: str | int | None = None  # which output of a model that has several: label or number
     max_length: int | None = None  # tokens; by default what the card, or else the model, says
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     backend: Literal["transformers", "vllm"] = "transformers"  # never changed by itself
-    backend_args: dict = dataclasses.field(default_factory=dict)  # passed to from_pretrained, or to vllm.LLM
-    prefix_reuse: bool = True  # beginnings that several conversations share are read once, where that is exact
+    backend_args: dict = dataclasses.field(
+        default_factory=dict
+    )  # passed to from_pretrained, or to vllm.LLM
+    prefix_reuse: bool = (
+        True  # beginnings that several conversations share are read once, where that is exact
+    )
     # (output - mean) / std with the numbers in config.json (OpenRLHF writes them); null: the output as it is, with a warning
     normalise: bool | None = None
-    device_batch_tokens: int = 16384  # most padded tokens in a batch of transformers (on a CPU 1024 at most)
-    chat_template: str | None = None  # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or the text)
+    device_batch_tokens: int = (
+        16384  # most padded tokens in a batch of transformers (on a CPU 1024 at most)
+    )
+    chat_template: str | None = (
+        None  # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or the text)
+    )
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
-    date: str | None = None  # what a template that writes the date writes; by default what the card, or else templates.DATE, says
+    date: str | None = (
+        None  # what a template that writes the date writes; by default what the card, or else templates.DATE, says
+    )
 
     @staticmethod
     def problems(values: Mapping, key: str) -> list[str]:
         found = [f"{key}.{p}" for p in templates.setting_problems(values)]
-        found += [f"{key}.backend_args.{name}: {RESERVED[name]}" for name in values.get("backend_args", {}) if name in RESERVED]
-        return found + ([f"{key}.{p}" for p in pooling.problems()] if values.get("backend") == "vllm" else [])
+        found += [
+            f"{key}.backend_args.{name}: {RESERVED[name]}"
+            for name in values.get("backend_args", {})
+            if name in RESERVED
+        ]
+        return found + (
+            [f"{key}.{p}" for p in pooling.problems()] if values.get("backend") == "vllm" else []
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +110,9 @@ class Classifier:
     """Scores items; `close` gives back memory and processes."""
 
     encode: Callable[[Sequence[Item]], list[encoding.Encoded]]
-    outputs: Callable[[Sequence[Ids]], list[list[float]]]  # of distinct sequences in ascending order
+    outputs: Callable[
+        [Sequence[Ids]], list[list[float]]
+    ]  # of distinct sequences in ascending order
     output: int
     scale: "Scale"
     close: Callable[[], None]
@@ -98,9 +120,16 @@ class Classifier:
     def __call__(self, items: Sequence[Item]) -> Scores:
         encoded = self.encode(items)
         own = [tuple(e.ids) for e in encoded]
-        distinct = sorted({ids for ids, e in zip(own, encoded, strict=True) if not e.left_out.answer})
-        found = dict(zip(distinct, (row[self.output] for row in self.outputs(distinct)), strict=True))
-        raw = [None if e.left_out.answer else self.scale(found[ids]) for ids, e in zip(own, encoded, strict=True)]
+        distinct = sorted(
+            {ids for ids, e in zip(own, encoded, strict=True) if not e.left_out.answer}
+        )
+        found = dict(
+            zip(distinct, (row[self.output] for row in self.outputs(distinct)), strict=True)
+        )
+        raw = [
+            None if e.left_out.answer else self.scale(found[ids])
+            for ids, e in zip(own, encoded, strict=True)
+        ]
         flags = {
             "truncated": [e.cut_tokens > 0 for e in encoded],
             "response_truncated": [e.response_truncated for e in encoded],
@@ -127,7 +156,9 @@ def prepare(settings: Settings) -> Classifier:
     opening.check_tokens(tokenizer, n_rows, settings.path, padding_is_read=False)
     scale = _scale(settings, told, opening.statistics(vars(model.config)))
     output = loading.output_of(model.config, settings.path, settings.output)
-    max_length = loading.room(tokenizer, model, settings.max_length or told.max_length, settings.path)
+    max_length = loading.room(
+        tokenizer, model, settings.max_length or told.max_length, settings.path
+    )
     outputs = start(max_length)
 
     def encode(items: Sequence[Item]) -> list[encoding.Encoded]:
@@ -144,7 +175,9 @@ def _check_rows(items: Sequence[Item], encoded: Sequence[encoding.Encoded], n_ro
     """Raises: UserError for a conversation with a token that the model has no embedding for (`n_rows` of them)."""
     for item, text in zip(items, encoded, strict=True):
         if max(text.ids) >= n_rows:
-            raise UserError(f"{item.id}: holds token number {max(text.ids)}, and the model has embeddings for {n_rows} tokens")
+            raise UserError(
+                f"{item.id}: holds token number {max(text.ids)}, and the model has embeddings for {n_rows} tokens"
+            )
 
 
 def _check_ends(items: Sequence[Item], encoded: Sequence[encoding.Encoded], end: int) -> None:
@@ -166,7 +199,9 @@ def _scale(settings: Settings, card: cards.Card, statistics: tuple[float, float]
     usable = statistics is not None and all(map(math.isfinite, statistics)) and statistics[1] > 0
     if settings.normalise and not (statistics and usable):
         found = f"mean {statistics[0]}, std {statistics[1]}" if statistics else "none"
-        raise UserError(f"{settings.path}: normalise needs mean and std (above 0) in config.json; there: {found}; set normalise: false")
+        raise UserError(
+            f"{settings.path}: normalise needs mean and std (above 0) in config.json; there: {found}; set normalise: false"
+        )
     if settings.normalise and statistics:
         return Scale(sign, *statistics)
     if statistics and not usable and settings.normalise is None:
@@ -191,7 +226,9 @@ def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
     def accept(items: Sequence[Item]) -> None:
         for item in items:
             if not encoding.render(item, template):
-                raise UserError(f"{item.id}: the scorer's chat template writes nothing for this conversation")
+                raise UserError(
+                    f"{item.id}: the scorer's chat template writes nothing for this conversation"
+                )
 
     return accept
 
@@ -212,24 +249,36 @@ def _transformers(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
     from reward_models.networks import kernels, loading
     from reward_models.networks.network import Network
 
-    model = loading.network(settings.path, settings.revision, settings.base, settings.dtype, settings.backend_args)
+    model = loading.network(
+        settings.path, settings.revision, settings.base, settings.dtype, settings.backend_args
+    )
     if "device_map" not in settings.backend_args and not loading.is_quantised(model.config):
         model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     kernels.float32_head(model)
     kernels.use_onednn(model)
     rope = loading.length_dependent_rope(model.config.get_text_config())
-    return model, lambda _: Network(model, settings.device_batch_tokens, settings.prefix_reuse, rope and rope[1])
+    return model, lambda _: Network(
+        model, settings.device_batch_tokens, settings.prefix_reuse, rope and rope[1]
+    )
 
 
 def _vllm(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
     from reward_models.networks import loading
 
-    told = {"dtype": settings.dtype, **({} if settings.prefix_reuse else {"enable_prefix_caching": False}), **settings.backend_args}
+    told = {
+        "dtype": settings.dtype,
+        **({} if settings.prefix_reuse else {"enable_prefix_caching": False}),
+        **settings.backend_args,
+    }
     if not opening.is_adapter(settings.path, settings.revision):
         model = loading.outline(settings.path, settings.revision)
         path, revision, in_parts = settings.path, settings.revision, loading.is_decoder(model)
         return model, lambda length: pooling.Pooling(path, revision, path, length, in_parts, told)
     merged = loading.network(settings.path, settings.revision, settings.base, settings.dtype, {})
     if loading.is_quantised(merged.config):
-        raise UserError(f"{settings.path}: its base was saved quantised, and vLLM gets adapters merged: choose backend: transformers")
-    return merged, lambda length: pooling.of_network(merged, settings.path, length, loading.is_decoder(merged), told)
+        raise UserError(
+            f"{settings.path}: its base was saved quantised, and vLLM gets adapters merged: choose backend: transformers"
+        )
+    return merged, lambda length: pooling.of_network(
+        merged, settings.path, length, loading.is_decoder(merged), told
+    )

@@ -16,7 +16,8 @@ from reward_models.families import scripts
 MIN_WORDS = 5  # of a line that an identifier is asked about
 MAX_UNIT = 3  # letters of Latin words that belong to no language: kg, km, USA
 IGNORED = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\\\[.*?\\\]|\$[^$\n]+\$|</?[A-Za-z][^<>\n]*>|(?:https?://|www\.)\S+|\S+@\S+\.\S+", re.DOTALL
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\\\[.*?\\\]|\$[^$\n]+\$|</?[A-Za-z][^<>\n]*>|(?:https?://|www\.)\S+|\S+@\S+\.\S+",
+    re.DOTALL,
 )  # code, formulas, tags, addresses
 
 
@@ -27,7 +28,9 @@ class Switches:
     line_share: float | None
     line_pass: float | None
     word_share: float | None
-    word_pass: float | None  # None too for languages in Latin script, and for answers that do not pass by line
+    word_pass: (
+        float | None
+    )  # None too for languages in Latin script, and for answers that do not pass by line
 
 
 def prose(text: str) -> str:
@@ -55,9 +58,19 @@ def switches(text: str, language: str, verdicts: Sequence[float | None]) -> Swit
     """What the verdict on each line of `lines(text)` (1.0, 0.0, None) and the script of each word say together."""
     told = [v for v in verdicts if v is not None]
     line_pass = float(min(told)) if told else None
-    foreign_lines = {line for line, verdict in zip(lines(text), verdicts, strict=True) if verdict == 0.0}
-    right = [(line not in foreign_lines, word) for line in prose(text).splitlines() for word in scripts.words(line)]
-    words = [ok for here, word in right if (ok := _in_script(word, language) if here else _foreign(word)) is not None]
+    foreign_lines = {
+        line for line, verdict in zip(lines(text), verdicts, strict=True) if verdict == 0.0
+    }
+    right = [
+        (line not in foreign_lines, word)
+        for line in prose(text).splitlines()
+        for word in scripts.words(line)
+    ]
+    words = [
+        ok
+        for here, word in right
+        if (ok := _in_script(word, language) if here else _foreign(word)) is not None
+    ]
     latin = "Latn" in scripts.written_with(language)
     return Switches(
         line_share=sum(told) / len(told) if told else None,

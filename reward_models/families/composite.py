@@ -30,18 +30,30 @@ class Settings:
     weights: dict[str, float]  # of the parts by name; a negative one punishes
     normalise: Literal["none", "prompt", "calibration"] = "none"
     combine: Literal["sum", "minimum"] = "sum"
-    gates: list[dict] = dataclasses.field(default_factory=list)  # {scorer, min, policy, floor, missing}, see `combine.Gate`
+    gates: list[dict] = dataclasses.field(
+        default_factory=list
+    )  # {scorer, min, policy, floor, missing}, see `combine.Gate`
 
     @staticmethod
     def problems(values: Mapping, key: str) -> list[str]:
         gates = values.get("gates", [])
         found = settings.of_scorers(values["scorers"], f"{key}.scorers")
-        found += [p for i, gate in enumerate(gates) for p in settings.problems(Gate, gate, f"{key}.gates[{i}]")]
-        found += [f"{key}.weights.{n}: expected a number, got {w!r}" for n, w in values["weights"].items() if not _is_number(w)]
+        found += [
+            p
+            for i, gate in enumerate(gates)
+            for p in settings.problems(Gate, gate, f"{key}.gates[{i}]")
+        ]
+        found += [
+            f"{key}.weights.{n}: expected a number, got {w!r}"
+            for n, w in values["weights"].items()
+            if not _is_number(w)
+        ]
         if found:
             return found
         names = [str(settings.name_of(t)) for t in values["scorers"]]
-        return combine.problems(Combination(values["weights"], gates=[Gate(**g) for g in gates]), names, key)
+        return combine.problems(
+            Combination(values["weights"], gates=[Gate(**g) for g in gates]), names, key
+        )
 
 
 def acceptor(told: Settings) -> Callable[[Sequence[Item]], None]:
@@ -51,14 +63,23 @@ def acceptor(told: Settings) -> Callable[[Sequence[Item]], None]:
 
 def prepare(told: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Open every part. Raises: UserError."""
-    scorers = parts.open_all(told.scorers, "location_scale" if told.normalise == "calibration" else None)
-    how = Combination(told.weights, "prompt" if told.normalise == "prompt" else "none", [Gate(**gate) for gate in told.gates], told.combine)
+    scorers = parts.open_all(
+        told.scorers, "location_scale" if told.normalise == "calibration" else None
+    )
+    how = Combination(
+        told.weights,
+        "prompt" if told.normalise == "prompt" else "none",
+        [Gate(**gate) for gate in told.gates],
+        told.combine,
+    )
 
     def run(items: Sequence[Item]) -> Scores:
         found = {name: scorer.score_items(items) for name, scorer in scorers.items()}
         known = {name: scores.values for name, scores in found.items()}
         values = parts.by_row(items, known, lambda of_row: combine.combine(of_row, how))
-        incomplete = [any(known[name][i] is None for name in told.weights) for i in range(len(items))]
+        incomplete = [
+            any(known[name][i] is None for name in told.weights) for i in range(len(items))
+        ]
         gated = [value is None and not part for value, part in zip(values, incomplete, strict=True)]
         return parts.told_by(found, values, {"incomplete": incomplete, "gated": gated}, {})
 

@@ -20,6 +20,12 @@ class Settings:
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     def drawn_from(item: Item) -> str:
-        return item.id if settings.per == "answer" else rows.to_json([item.prompt, readable(item.answer)])
+        return (
+            item.id
+            if settings.per == "answer"
+            else rows.to_json([item.prompt, readable(item.answer)])
+        )
 
-    return lambda items: Scores([rows.seed_of(f"{drawn_from(item)}:{settings.seed}") / 2**31 for item in items])
+    return lambda items: Scores(
+        [rows.seed_of(f"{drawn_from(item)}:{settings.seed}") / 2**31 for item in items]
+    )

@@ -22,7 +22,11 @@ from reward_models.families.combine import z_scores
 from reward_models.families.together import Together
 from reward_models.items import Item, Scores
 
-REDUCE: dict[str, Callable[[Sequence[float]], float]] = {"mean": statistics.fmean, "median": statistics.median, "min": min}
+REDUCE: dict[str, Callable[[Sequence[float]], float]] = {
+    "mean": statistics.fmean,
+    "median": statistics.median,
+    "min": min,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +52,32 @@ def prepare(told: Settings) -> Callable[[Sequence[Item]], Scores]:
 
     def run(items: Sequence[Item]) -> Scores:
         found = {name: scorer.score_items(items) for name, scorer in members.items()}
-        compared = {name: _normalised(items, scores.values, told.normalise) for name, scores in found.items()}
+        compared = {
+            name: _normalised(items, scores.values, told.normalise)
+            for name, scores in found.items()
+        }
         per_item = [_known([values[i] for values in compared.values()]) for i in range(len(items))]
         spread = [statistics.pstdev(known) if known else None for known in per_item]
-        values = [_reduced(known, s, told) if known and s is not None else None for known, s in zip(per_item, spread, strict=True)]
-        return parts.told_by(found, values, {"incomplete": [not known for known in per_item]}, {"disagreement": spread})
+        values = [
+            _reduced(known, s, told) if known and s is not None else None
+            for known, s in zip(per_item, spread, strict=True)
+        ]
+        return parts.told_by(
+            found,
+            values,
+            {"incomplete": [not known for known in per_item]},
+            {"disagreement": spread},
+        )
 
     return Together(members.values(), run)
 
 
 def _normalised(items: Sequence[Item], values: parts.Values, normalise: str) -> parts.Values:
-    return values if normalise == "none" else parts.by_row(items, {"": values}, lambda of_row: z_scores(of_row[""]))
+    return (
+        values
+        if normalise == "none"
+        else parts.by_row(items, {"": values}, lambda of_row: z_scores(of_row[""]))
+    )
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

@@ -38,17 +38,28 @@ class Settings:
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Opens the scorers that the policy uses. Raises: UserError for a policy that is wrong or cannot be read."""
     policies, default = _policies(settings)
-    scorers = {policy: reward_models.open_scorer(part) for policy, part in _parts(settings, {default, *policies.values()}).items()}
+    scorers = {
+        policy: reward_models.open_scorer(part)
+        for policy, part in _parts(settings, {default, *policies.values()}).items()
+    }
 
     def run(items: Sequence[Item]) -> Scores:
-        chosen = [policies.get(item.language, default) if item.language else default for item in items]
+        chosen = [
+            policies.get(item.language, default) if item.language else default for item in items
+        ]
         _check_unmixed(items, chosen)
         places = {policy: [i for i, c in enumerate(chosen) if c == policy] for policy in scorers}
-        found = {policy: scorers[policy].score_items([items[i] for i in at]) for policy, at in places.items() if at}
+        found = {
+            policy: scorers[policy].score_items([items[i] for i in at])
+            for policy, at in places.items()
+            if at
+        }
         names = {policy: scorer.name for policy, scorer in scorers.items()}
         out = _merged(len(items), [(places[policy], scores) for policy, scores in found.items()])
         flags = {**out.flags, "abstained": [c == "abstain" for c in chosen]}
-        return dataclasses.replace(out, flags=flags, texts={**out.texts, "scored_by": [names.get(c) for c in chosen]})
+        return dataclasses.replace(
+            out, flags=flags, texts={**out.texts, "scored_by": [names.get(c) for c in chosen]}
+        )
 
     return Together(scorers.values(), run)
 
@@ -57,7 +68,9 @@ def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
     """What raises a UserError for an item that the scorer of its language would refuse."""
     policies, default = _policies(settings)
     parts = _parts(settings, {default, *policies.values()})
-    acceptors = {policy: found for policy, part in parts.items() if (found := reward_models.acceptor(part))}
+    acceptors = {
+        policy: found for policy, part in parts.items() if (found := reward_models.acceptor(part))
+    }
 
     def accept(items: Sequence[Item]) -> None:
         for item in items:
@@ -71,15 +84,24 @@ def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
 def _policies(settings: Settings) -> tuple[dict[str, str], str]:
     """Language -> policy, and that of all other languages. Raises: UserError for a policy that is wrong or cannot be read."""
     told = settings.policy if isinstance(settings.policy, dict) else _read(Path(settings.policy))
-    wrong = _policy_problems(told, settings.fallback, "scorer.policy" if isinstance(settings.policy, dict) else settings.policy)
+    wrong = _policy_problems(
+        told,
+        settings.fallback,
+        "scorer.policy" if isinstance(settings.policy, dict) else settings.policy,
+    )
     if wrong:
         raise UserError(*wrong)
-    return {code: entry["policy"] for code, entry in told.get("languages", {}).items()}, told.get("default", "use")
+    return {code: entry["policy"] for code, entry in told.get("languages", {}).items()}, told.get(
+        "default", "use"
+    )
 
 
 def _parts(settings: Settings, used: Collection[str]) -> dict[str, dict]:
     """Policy -> the scorer that speaks under it, for those that are used."""
-    parts = {"use": settings.scorer, **({"fall_back": settings.fallback} if settings.fallback else {})}
+    parts = {
+        "use": settings.scorer,
+        **({"fall_back": settings.fallback} if settings.fallback else {}),
+    }
     return {policy: part for policy, part in parts.items() if policy in used}
 
 
@@ -117,7 +139,12 @@ def _merged(n: int, parts: Sequence[tuple[Sequence[int], Scores]]) -> Scores:
 
     def columns(kind: str, empty: Any) -> dict[str, list]:
         names = dict.fromkeys(name for _, scores in parts for name in getattr(scores, kind))
-        return {name: spread([(at, getattr(s, kind)[name]) for at, s in parts if name in getattr(s, kind)], empty) for name in names}
+        return {
+            name: spread(
+                [(at, getattr(s, kind)[name]) for at, s in parts if name in getattr(s, kind)], empty
+            )
+            for name in names
+        }
 
     detected = [(at, s.detected) for at, s in parts if s.detected is not None]
     return Scores(

@@ -50,8 +50,12 @@ REPORTS = (
 @dataclasses.dataclass(frozen=True)
 class Settings:
     path: str  # of the policy: directory or hub id
-    reference: str | None = None  # directory or hub id; by default the base of a policy that is a LoRA adapter
-    base: str | None = None  # of an adapter: another place than the one that its configuration names
+    reference: str | None = (
+        None  # directory or hub id; by default the base of a policy that is a LoRA adapter
+    )
+    base: str | None = (
+        None  # of an adapter: another place than the one that its configuration names
+    )
     revision: str | None = None  # of the policy
     reference_revision: str | None = None
     beta: float = 0.1
@@ -60,9 +64,13 @@ class Settings:
     condition_on: Literal["prompt", "english_prompt"] = "prompt"
     max_length: int | None = None  # tokens; by default what tokenizer and model allow
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    prefix_reuse: bool = True  # prompts that several answers share are read once, where that is exact
+    prefix_reuse: bool = (
+        True  # prompts that several answers share are read once, where that is exact
+    )
     device_batch_tokens: int = 16384  # most padded tokens in a batch (on a CPU 1024 at most)
-    chat_template: str | None = None  # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or the text)
+    chat_template: str | None = (
+        None  # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or the text)
+    )
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
     date: str = templates.DATE  # what a template that writes the date writes
 
@@ -72,7 +80,9 @@ class Settings:
             return [f"{key}.{p}" for p in found]
         path = Path(values["path"]).expanduser()
         if values.get("reference") is None and path.is_dir() and not (path / ADAPTER).is_file():
-            return [f"{key}.reference: missing; {path} is a whole model, so name the model that its training began with"]
+            return [
+                f"{key}.reference: missing; {path} is a whole model, so name the model that its training began with"
+            ]
         return []
 
 
@@ -99,14 +109,24 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     networks = _load(policy, reference, settings.dtype)
     for network, model in zip(networks, (policy, reference), strict=True):
         if network is not None and model is not None:
-            opening.check_tokens(tokenizer, network.get_input_embeddings().weight.shape[0], model.path, padding_is_read=False)
+            opening.check_tokens(
+                tokenizer,
+                network.get_input_embeddings().weight.shape[0],
+                model.path,
+                padding_is_read=False,
+            )
     max_length = settings.max_length or room(tokenizer, networks[0].config.get_text_config())
     both = _both(networks, settings)
 
     def run(items: Sequence[Item]) -> Scores:
-        prompts = [i.prompt if settings.condition_on == "prompt" else i.english_prompt for i in items]
+        prompts = [
+            i.prompt if settings.condition_on == "prompt" else i.english_prompt for i in items
+        ]
         known = [i for i, prompt in enumerate(prompts) if prompt is not None]
-        encoded = {i: cut(encode(items[i], prompts[i] or [], template), max_length, tokenizer.bos_token_id) for i in known}
+        encoded = {
+            i: cut(encode(items[i], prompts[i] or [], template), max_length, tokenizer.bos_token_id)
+            for i in known
+        }
         told = {i: e for i, e in encoded.items() if not e.left_out.answer}
         found = both([tuple(e.ids) for e in told.values()], [e.begin for e in told.values()])
         return _scores(len(items), encoded, dict(zip(told, found, strict=True)), settings)
@@ -129,7 +149,12 @@ def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
     return accept
 
 
-def _scores(n: int, encoded: Mapping[int, Encoded], logps: Mapping[int, tuple[float, float]], settings: Settings) -> Scores:
+def _scores(
+    n: int,
+    encoded: Mapping[int, Encoded],
+    logps: Mapping[int, tuple[float, float]],
+    settings: Settings,
+) -> Scores:
     n_tokens = {i: len(encoded[i].ids) - encoded[i].begin for i in logps}
     values = {i: reward(*logps[i], n_tokens[i], settings) for i in logps}
     finite = {i for i, value in values.items() if math.isfinite(value)}
@@ -143,7 +168,10 @@ def _scores(n: int, encoded: Mapping[int, Encoded], logps: Mapping[int, tuple[fl
             **left_out_flags([encoded[i].left_out if i in encoded else NOTHING for i in range(n)]),
             "not_finite": [i in logps and i not in finite for i in range(n)],
         },
-        {name: [logps[i][k] if i in finite else None for i in range(n)] for name, k in columns.items()}
+        {
+            name: [logps[i][k] if i in finite else None for i in range(n)]
+            for name, k in columns.items()
+        }
         | {"n_tokens": [float(n_tokens[i]) if i in logps else None for i in range(n)]},
         tokens=2 * sum(len(encoded[i].ids) for i in logps),
     )
@@ -152,10 +180,14 @@ def _scores(n: int, encoded: Mapping[int, Encoded], logps: Mapping[int, tuple[fl
 def reward(logp_policy: float, logp_reference: float, n_tokens: int, settings: Settings) -> float:
     """beta * (log-ratio), by token if asked for, less the penalty of the length."""
     ratio = settings.beta * (logp_policy - logp_reference)
-    return (ratio / n_tokens if settings.length_normalise == "tokens" else ratio) - settings.length_penalty * n_tokens
+    return (
+        ratio / n_tokens if settings.length_normalise == "tokens" else ratio
+    ) - settings.length_penalty * n_tokens
 
 
-def _both(networks: tuple[Any, Any | None], settings: Settings) -> Callable[[Sequence[Ids], Sequence[int]], list[tuple[float, float]]]:
+def _both(
+    networks: tuple[Any, Any | None], settings: Settings
+) -> Callable[[Sequence[Ids], Sequence[int]], list[tuple[float, float]]]:
     """What gives the (log-probability by the policy, by the reference) of each answer.
 
     Without a second network the reference is the first one less its adapter.
@@ -164,7 +196,11 @@ def _both(networks: tuple[Any, Any | None], settings: Settings) -> Callable[[Seq
 
     policy, reference = networks
     by_policy = Logps(plain(policy), settings.device_batch_tokens, settings.prefix_reuse)
-    by_reference = Logps(plain(reference), settings.device_batch_tokens, settings.prefix_reuse) if reference is not None else by_policy
+    by_reference = (
+        Logps(plain(reference), settings.device_batch_tokens, settings.prefix_reuse)
+        if reference is not None
+        else by_policy
+    )
 
     def both(ids: Sequence[Ids], begins: Sequence[int]) -> list[tuple[float, float]]:
         first = by_policy(ids, begins)
@@ -183,14 +219,20 @@ def encode(item: Item, prompt: Sequence[Mapping], template: ChatTemplate) -> Enc
     if not whole.startswith(asked):
         asked = _until_answer(item, prompt, template, asked, whole)
 
-    before, ids = template.tokenizer([asked, whole], add_special_tokens=False, verbose=False)["input_ids"]
+    before, ids = template.tokenizer([asked, whole], add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
     same = common(before, ids)
     if same >= len(ids):
-        raise UserError(f"{item.id}: the policy's chat template writes nothing for this answer, not even an end of turn")
+        raise UserError(
+            f"{item.id}: the policy's chat template writes nothing for this answer, not even an end of turn"
+        )
     return Encoded(ids, max(same, 1), left_out=missing)
 
 
-def _until_answer(item: Item, prompt: Sequence[Mapping], template: ChatTemplate, asked: str, whole: str) -> str:
+def _until_answer(
+    item: Item, prompt: Sequence[Mapping], template: ChatTemplate, asked: str, whole: str
+) -> str:
     """What stands before the answer where the template writes the prompt otherwise once an answer follows.
 
     Some templates mark the last turn of an assistant, say, and the prompt ends with one. The two texts then part within the prompt,
@@ -199,7 +241,9 @@ def _until_answer(item: Item, prompt: Sequence[Mapping], template: ChatTemplate,
     context = template.conversation(prompt, item.id, item.tools)
     if whole.startswith(context):
         return asked  # they part in the generation prompt or behind it
-    stand_in = template.conversation([*prompt, {"role": "assistant", "content": STAND_IN}], item.id, item.tools)
+    stand_in = template.conversation(
+        [*prompt, {"role": "assistant", "content": STAND_IN}], item.id, item.tools
+    )
     own_text = common(whole, stand_in)
     opening = asked.removeprefix(context) if asked.startswith(context) else ""
     at = whole.rfind(opening, 0, own_text) if opening else -1
@@ -226,7 +270,9 @@ def _reference(settings: Settings, policy: Model) -> Model | None:
     """The reference; None: the policy's own base. Raises: UserError if a whole model has none."""
     if settings.reference is None:
         if policy.base is None:
-            raise UserError(f"{settings.path}: is a whole model, so `reference` must name the model that its training began with")
+            raise UserError(
+                f"{settings.path}: is a whole model, so `reference` must name the model that its training began with"
+            )
         return None
     model = causal.find(settings.reference, settings.reference_revision)
     return None if policy.base and model.base is None and model.path == policy.base.path else model

@@ -50,29 +50,45 @@ ADDITIVE = "additive"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    path: str | None = None  # directory or hub id of the judge; not needed where engine.served_model names it
+    path: str | None = (
+        None  # directory or hub id of the judge; not needed where engine.served_model names it
+    )
     revision: str | None = None
-    engine: dict = dataclasses.field(default_factory=dict)  # as mlalign.models.engine.EngineConfig: {name: vllm|transformers|openai, …}
+    engine: dict = dataclasses.field(
+        default_factory=dict
+    )  # as mlalign.models.engine.EngineConfig: {name: vllm|transformers|openai, …}
     mode: Literal["checklist", "scalar", "reference", "pairwise", "yes_no"] = "checklist"
     rubric: str = "english"  # language of the questions: english, row (each row's own), or a code
-    template: str | None = None  # `additive`, or a Jinja file of yours (.j2) in place of the mode's own
+    template: str | None = (
+        None  # `additive`, or a Jinja file of yours (.j2) in place of the mode's own
+    )
     criteria: str | None = None  # what to judge by above all, in the rubric's language
     scale: list | None = None  # [lowest, highest], whole numbers
     reasoning: bool = False  # explain first
     samples: int = 1  # explanations whose verdicts are averaged
     temperature: float = 0.0  # of explanations; 0: greedy
-    expectation: bool = False  # score with the probabilities of the answers, not the most probable one
+    expectation: bool = (
+        False  # score with the probabilities of the answers, not the most probable one
+    )
     output: Literal["probability", "logit"] = "probability"  # yes_no
     # pairwise: all pairs, each answer with the row's first, or with the answer that is its reference
     against: Literal["all", "first", "reference"] = "all"
     ties: bool = True  # pairwise: the judge may call a tie
     structured: bool = True  # false: read verdicts from free text
-    checklists: str | None = None  # file that keeps checklists (JSONL, only ever appended to); by default they last as long as the process
+    checklists: str | None = (
+        None  # file that keeps checklists (JSONL, only ever appended to); by default they last as long as the process
+    )
     max_questions: int = 6  # of a checklist
     max_tokens: int = 512  # of an explanation or a checklist
-    max_length: int | None = None  # tokens of prompt and answer together; by default what the model was built for
-    chat_template: str | None = None  # file of Jinja text, the text, or the name of one of the tokenizer's, in place of its own
-    chat_template_kwargs: dict = dataclasses.field(default_factory=dict)  # such as {enable_thinking: false}
+    max_length: int | None = (
+        None  # tokens of prompt and answer together; by default what the model was built for
+    )
+    chat_template: str | None = (
+        None  # file of Jinja text, the text, or the name of one of the tokenizer's, in place of its own
+    )
+    chat_template_kwargs: dict = dataclasses.field(
+        default_factory=dict
+    )  # such as {enable_thinking: false}
     date: str = DATE  # what a template that writes the date writes
     seed: int = 0  # mixed into the seed of every sample
 
@@ -85,7 +101,9 @@ class Settings:
     @property
     def tells_mass(self) -> bool:
         """Whether probabilities of answers are known: engines of tokens tell them, a server only those of its first token."""
-        return self.mode == "yes_no" or (self.takes_tokens and self.structured and self.mode != "pairwise")
+        return self.mode == "yes_no" or (
+            self.takes_tokens and self.structured and self.mode != "pairwise"
+        )
 
     @property
     def takes_tokens(self) -> bool:
@@ -110,17 +128,33 @@ class Settings:
 
 def _scale(values: Mapping[str, Any]) -> list[str]:
     scale = values.get("scale")
-    whole = scale is None or (len(scale) == 2 and all(type(n) is int for n in scale) and 0 <= scale[0] < scale[1] <= scale[0] + WIDEST)
-    return [] if whole else [f"scale: expected [lowest, highest], whole numbers from 0 on and at most {WIDEST} apart, got {scale}"]
+    whole = scale is None or (
+        len(scale) == 2
+        and all(type(n) is int for n in scale)
+        and 0 <= scale[0] < scale[1] <= scale[0] + WIDEST
+    )
+    return (
+        []
+        if whole
+        else [
+            f"scale: expected [lowest, highest], whole numbers from 0 on and at most {WIDEST} apart, got {scale}"
+        ]
+    )
 
 
 def _combination(s: Settings) -> list[str]:
     found = [
-        f"{name}: must be above 0, got {getattr(s, name)}" for name in ("samples", "max_questions", "max_tokens") if getattr(s, name) < 1
+        f"{name}: must be above 0, got {getattr(s, name)}"
+        for name in ("samples", "max_questions", "max_tokens")
+        if getattr(s, name) < 1
     ]
     if s.temperature < 0:
         found.append(f"temperature: must be 0 or above, got {s.temperature}")
-    if s.template and not s.template.endswith(".j2") and (s.template != ADDITIVE or s.mode != "scalar"):
+    if (
+        s.template
+        and not s.template.endswith(".j2")
+        and (s.template != ADDITIVE or s.mode != "scalar")
+    ):
         found.append(
             f"template: {s.template!r} is not possible{nearest(s.template, [ADDITIVE])} (with mode: scalar); a file of yours ends in .j2"
         )
@@ -135,7 +169,9 @@ def _combination(s: Settings) -> list[str]:
     if s.mode == "yes_no" and not s.structured:
         found.append("structured: mode yes_no reads probabilities, not text; leave it true")
     if s.mode == "yes_no" and s.reasoning and not s.takes_tokens:
-        found.append("reasoning: mode yes_no reads the first token of a server's answer; set reasoning: false, or another mode")
+        found.append(
+            "reasoning: mode yes_no reads the first token of a server's answer; set reasoning: false, or another mode"
+        )
     if s.path is None and s.takes_tokens:
         found.append("path: missing; give the judge's model directory or hub id")
     return found
@@ -166,7 +202,11 @@ class Judge:
 
 def prepare(settings: Settings) -> Judge:
     """Open the engine on the judge. Raises: UserError for a template, a model or an engine that does not do."""
-    if settings.path is not None and settings.path.startswith(("/", ".", "~")) and not Path(settings.path).expanduser().is_dir():
+    if (
+        settings.path is not None
+        and settings.path.startswith(("/", ".", "~"))
+        and not Path(settings.path).expanduser().is_dir()
+    ):
         raise UserError(f"path: there is no directory {settings.path}")
     return Judge(settings)
 
@@ -175,4 +215,6 @@ def _try(texts: prompts.Prompts, template: Any) -> None:
     """Render once before a model is loaded, so that a mistake in a template is told at once."""
     code = prompts.ENGLISH if texts.rubric == prompts.ROW else texts.rubric
     item = Item("a trial", [{"role": "user", "content": "?"}], "!", code)
-    texts.text(template, item, code, answer="!", answer_a="!", answer_b="?", reference="!", check="?")
+    texts.text(
+        template, item, code, answer="!", answer_a="!", answer_b="?", reference="!", check="?"
+    )

@@ -27,14 +27,18 @@ class Settings:
         tokens = values.get("unit") == "tokens"
         if tokens == (values.get("path") is not None):
             return []
-        return [f"{key}.path: {'missing; name the directory of a tokenizer' if tokens else 'only unit: tokens has a tokenizer'}"]
+        return [
+            f"{key}.path: {'missing; name the directory of a tokenizer' if tokens else 'only unit: tokens has a tokenizer'}"
+        ]
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Raises: UserError if there is no tokenizer under `path`."""
     if settings.unit == "tokens":
         return _tokens(settings)
-    measure: Callable[[str], int] = len if settings.unit == "characters" else lambda text: len(scripts.words(text))
+    measure: Callable[[str], int] = (
+        len if settings.unit == "characters" else lambda text: len(scripts.words(text))
+    )
     return lambda items: Scores([float(measure(item.response)) for item in items])
 
 
@@ -43,7 +47,9 @@ def _tokens(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
 
     def run(items: Sequence[Item]) -> Scores:
         texts = [item.response for item in items]
-        ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        ids = (
+            tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        )
         return Scores([float(len(x)) for x in ids])
 
     return run

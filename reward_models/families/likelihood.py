@@ -26,14 +26,20 @@ REPORTS = (*LEFT_OUT, "truncated", "response_truncated", "not_finite", "n_tokens
 @dataclasses.dataclass(frozen=True)
 class Settings:
     path: str  # of the policy: directory or hub id
-    base: str | None = None  # of an adapter: another place than the one that its configuration names
+    base: str | None = (
+        None  # of an adapter: another place than the one that its configuration names
+    )
     revision: str | None = None
     normalise: Literal["none", "tokens"] = "none"
     max_length: int | None = None  # tokens; by default what tokenizer and model allow
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    prefix_reuse: bool = True  # a prompt that several answers share is read once, where that is exact
+    prefix_reuse: bool = (
+        True  # a prompt that several answers share is read once, where that is exact
+    )
     device_batch_tokens: int = 16384  # most padded tokens in a batch (on a CPU 1024 at most)
-    chat_template: str | None = None  # name of one of the tokenizer's templates, a file of Jinja text, or the text
+    chat_template: str | None = (
+        None  # name of one of the tokenizer's templates, a file of Jinja text, or the text
+    )
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
     date: str = templates.DATE  # what a template that writes the date writes
 
@@ -51,14 +57,19 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     network = causal.load(policy, settings.dtype)
     vocabulary = network.get_input_embeddings().weight.shape[0]
     opening.check_tokens(template.tokenizer, vocabulary, policy.path, padding_is_read=False)
-    max_length = settings.max_length or implicit.room(template.tokenizer, network.config.get_text_config())
+    max_length = settings.max_length or implicit.room(
+        template.tokenizer, network.config.get_text_config()
+    )
     logps = Logps(implicit.plain(network), settings.device_batch_tokens, settings.prefix_reuse)
 
     def run(items: Sequence[Item]) -> Scores:
         whole = [implicit.encode(item, item.prompt, template) for item in items]
         encoded = [implicit.cut(one, max_length, template.tokenizer.bos_token_id) for one in whole]
         written = [place for place, one in enumerate(encoded) if not one.left_out.answer]
-        found = logps([tuple(encoded[place].ids) for place in written], [encoded[place].begin for place in written])
+        found = logps(
+            [tuple(encoded[place].ids) for place in written],
+            [encoded[place].begin for place in written],
+        )
         return _scores(encoded, dict(zip(written, found, strict=True)), settings)
 
     return run

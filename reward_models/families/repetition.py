@@ -40,7 +40,11 @@ class Repetition:
     units: int
 
     def value(self, measure: str) -> float:
-        return {"repeated": -self.repeated, "distinct": self.distinct, "run": -self.run / self.units}[measure] + 0.0
+        return {
+            "repeated": -self.repeated,
+            "distinct": self.distinct,
+            "run": -self.run / self.units,
+        }[measure] + 0.0
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
@@ -69,7 +73,12 @@ def measure(text: str, settings: Settings) -> Repetition | None:
     grams = Counter(tuple(units[i : i + n]) for i in range(len(units) - n + 1))
     total = grams.total() or 1
     repeated = sum(count for count in grams.values() if count > 1)
-    return Repetition(repeated / total, len(grams) / total if grams else 1.0, longest_run(units, settings.max_block), len(units))
+    return Repetition(
+        repeated / total,
+        len(grams) / total if grams else 1.0,
+        longest_run(units, settings.max_block),
+        len(units),
+    )
 
 
 def longest_run(units: Sequence[str], max_block: int) -> int:

@@ -19,7 +19,13 @@ ONLY = {
     "Mymr": "mya_Mymr", "Geor": "kat_Geor", "Armn": "hye_Armn", "Hang": "kor_Kore", "Kana": "jpn_Jpan", "Thaa": "div_Thaa",
 }  # fmt: skip
 # The scripts that a code's script stands for.
-WRITTEN_WITH = {"Hans": ("Hani",), "Hant": ("Hani",), "Jpan": ("Kana", "Hani"), "Kore": ("Hang",), "Hang": ("Hang",)}
+WRITTEN_WITH = {
+    "Hans": ("Hani",),
+    "Hant": ("Hani",),
+    "Jpan": ("Kana", "Hani"),
+    "Kore": ("Hang",),
+    "Hang": ("Hang",),
+}
 # Scripts that write no spaces between words (Tibetan separates syllables only).
 SPACELESS = frozenset(("Hani", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"))
 # Scripts in which a single letter may be a word.

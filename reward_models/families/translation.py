@@ -34,7 +34,10 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     def run(items: Sequence[Item]) -> Scores:
         told = {i: texts for i, item in enumerate(items) if (texts := references(item.reference))}
         found = {i: metric(items[i], texts) for i, texts in told.items()}
-        return Scores([found.get(i) for i in range(len(items))], {"no_reference": [i not in told for i in range(len(items))]})
+        return Scores(
+            [found.get(i) for i in range(len(items))],
+            {"no_reference": [i not in told for i in range(len(items))]},
+        )
 
     return run
 
@@ -66,12 +69,16 @@ def _sacrebleu(settings: Settings) -> Metric:
         from sacrebleu.metrics.bleu import _TOKENIZERS, BLEU
         from sacrebleu.metrics.chrf import CHRF
     except ModuleNotFoundError:
-        raise UserError(f"translation with metric: {settings.metric} needs the package: pip install sacrebleu") from None
+        raise UserError(
+            f"translation with metric: {settings.metric} needs the package: pip install sacrebleu"
+        ) from None
     if settings.metric != "bleu":
         chrf = CHRF(word_order=2 if settings.metric == "chrf++" else 0)
         return lambda item, texts: chrf.sentence_score(item.response, texts).score
     if settings.tokenize is not None and settings.tokenize not in _TOKENIZERS:
-        raise UserError(f"translation.tokenize: sacrebleu has no {settings.tokenize!r}{nearest(settings.tokenize, _TOKENIZERS)}")
+        raise UserError(
+            f"translation.tokenize: sacrebleu has no {settings.tokenize!r}{nearest(settings.tokenize, _TOKENIZERS)}"
+        )
     opened: dict[str, Any] = {}
 
     def bleu(item: Item, texts: list[str]) -> float:
@@ -80,7 +87,9 @@ def _sacrebleu(settings: Settings) -> Metric:
             try:
                 opened[name] = BLEU(tokenize=name, effective_order=True)
             except (ImportError, RuntimeError) as error:
-                raise UserError(f"translation.tokenize: {name} needs a package ({' '.join(str(error).split())})") from None
+                raise UserError(
+                    f"translation.tokenize: {name} needs a package ({' '.join(str(error).split())})"
+                ) from None
         return opened[name].sentence_score(item.response, texts).score
 
     return bleu

@@ -30,10 +30,17 @@ class Settings:
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    return lambda items: Scores([verify(item.response, *reference) if (reference := _reference(item)) else None for item in items])
+    return lambda items: Scores(
+        [
+            verify(item.response, *reference) if (reference := _reference(item)) else None
+            for item in items
+        ]
+    )
 
 
-def verify(response: str, answer: str, match: str, options: Mapping | Sequence[str] | None = None) -> float:
+def verify(
+    response: str, answer: str, match: str, options: Mapping | Sequence[str] | None = None
+) -> float:
     """1.0 if the response gives the answer, else 0.0. `options` are those of a multiple-choice question."""
     if match == CHOICE:
         return float(_choice(response, answer, choices.options_of(options)))
@@ -42,7 +49,9 @@ def verify(response: str, answer: str, match: str, options: Mapping | Sequence[s
 
 def _choice(response: str, answer: str, options: Mapping[str, str]) -> bool:
     right = choices.right_label(answer, options)
-    return right is not None and choices.chosen(boxed(response) or response, options, right) == right
+    return (
+        right is not None and choices.chosen(boxed(response) or response, options, right) == right
+    )
 
 
 def _numeric(response: str, answer: str) -> bool:
@@ -69,11 +78,17 @@ def _reference(item: Item) -> tuple[str, str, Any] | None:
         told = json.loads(item.reference)
         answer, match, options = str(told["answer"]), told["match"], told.get("options")
     except (ValueError, KeyError, TypeError):
-        raise UserError(f'{item.id}: its reference must be JSON like {{"answer": "42", "match": "numeric"}}') from None
+        raise UserError(
+            f'{item.id}: its reference must be JSON like {{"answer": "42", "match": "numeric"}}'
+        ) from None
     if match not in (*MATCHES, CHOICE):
-        raise UserError(f"{item.id}: unknown match {match!r} in its reference{nearest(match, (*MATCHES, CHOICE))}")
+        raise UserError(
+            f"{item.id}: unknown match {match!r} in its reference{nearest(match, (*MATCHES, CHOICE))}"
+        )
     if match == "numeric" and not readings(answer):
         raise UserError(f"{item.id}: its reference is to be matched as a number but holds none")
     if match == CHOICE and choices.right_label(answer, choices.options_of(options)) is None:
-        raise UserError(f"{item.id}: the answer {answer!r} of its reference is neither the label nor the text of one of its options")
+        raise UserError(
+            f"{item.id}: the answer {answer!r} of its reference is neither the label nor the text of one of its options"
+        )
     return answer, match, options

@@ -21,7 +21,14 @@ GROUP_BYTES = 32 << 20
 Pairs = Iterator[tuple[Window, list[bytes]]]
 
 
-def write(path: Path, parquet: bool, inputs: Sequence[Source], windows: Sequence[Window], done: dict[str, Lines], name: str) -> list[str]:
+def write(
+    path: Path,
+    parquet: bool,
+    inputs: Sequence[Source],
+    windows: Sequence[Window],
+    done: dict[str, Lines],
+    name: str,
+) -> list[str]:
     """Write the output to `path`, as Parquet or JSONL; `name` is what its column of scores is called.
 
     Returns the columns that became JSON text.
@@ -36,16 +43,28 @@ def write(path: Path, parquet: bool, inputs: Sequence[Source], windows: Sequence
     if not parquet:
         with open(path, "wb") as f:
             for window, columns in pairs():
-                f.writelines(_json_lines(inputs, reader, window, columns, done[window.key].counts["replaced"]))
+                f.writelines(
+                    _json_lines(
+                        inputs, reader, window, columns, done[window.key].counts["replaced"]
+                    )
+                )
         return []
     if all(files.is_parquet(s.path) for s in inputs):
         new = (_new_values(columns) for _, columns in pairs())
-        return _to_parquet(path, lambda: _joined_tables(reader, pairs()), new, _input_schema(inputs), name)
+        return _to_parquet(
+            path, lambda: _joined_tables(reader, pairs()), new, _input_schema(inputs), name
+        )
     whole = (piece.rows for piece in _joined_rows(inputs, reader, pairs(), done))
     return _to_parquet(path, lambda: _joined_rows(inputs, reader, pairs(), done), whole, None, name)
 
 
-def _json_lines(inputs: Sequence[Source], reader: Reader, window: Window, columns: Sequence[bytes], replaced: int) -> Iterator[bytes]:
+def _json_lines(
+    inputs: Sequence[Source],
+    reader: Reader,
+    window: Window,
+    columns: Sequence[bytes],
+    replaced: int,
+) -> Iterator[bytes]:
     """The rows of a window with their new columns as lines of JSON; rows that were put aside are left out.
 
     `replaced` rows have such columns already, as null: lines of this window are written anew.
@@ -53,7 +72,9 @@ def _json_lines(inputs: Sequence[Source], reader: Reader, window: Window, column
     if replaced:
         rows = [entry.row for entry in reader.entries(window)]
         yield from (
-            files.to_json({**(row or {}), **json.loads(c)}).encode() + b"\n" for row, c in zip(rows, columns, strict=True) if c != b"null"
+            files.to_json({**(row or {}), **json.loads(c)}).encode() + b"\n"
+            for row, c in zip(rows, columns, strict=True)
+            if c != b"null"
         )
         return
     if files.is_table(inputs[window.file].path):
@@ -79,9 +100,13 @@ class Piece(NamedTuple):
 Pieces = Callable[[], Iterator[Piece]]  # the whole output, as often as it is asked for
 
 
-def _joined_rows(inputs: Sequence[Source], reader: Reader, pairs: Pairs, done: dict[str, Lines]) -> Iterator[Piece]:
+def _joined_rows(
+    inputs: Sequence[Source], reader: Reader, pairs: Pairs, done: dict[str, Lines]
+) -> Iterator[Piece]:
     for window, columns in pairs:
-        lines = b"".join(_json_lines(inputs, reader, window, columns, done[window.key].counts["replaced"]))
+        lines = b"".join(
+            _json_lines(inputs, reader, window, columns, done[window.key].counts["replaced"])
+        )
         yield Piece(None, [json.loads(line) for line in lines.split(b"\n")[:-1]], len(lines))
 
 
@@ -105,20 +130,28 @@ def _input_schema(inputs: Sequence[Source]) -> Any:
     schema = files.Parquet(inputs[0].path).schema
     for source in inputs[1:]:
         try:
-            schema = pa.unify_schemas([schema, files.Parquet(source.path).schema], promote_options="permissive")
+            schema = pa.unify_schemas(
+                [schema, files.Parquet(source.path).schema], promote_options="permissive"
+            )
         except pa.ArrowException as error:
-            raise UserError(f"{source.path}: its columns do not fit those of {inputs[0].path} ({error}); score them apart") from None
+            raise UserError(
+                f"{source.path}: its columns do not fit those of {inputs[0].path} ({error}); score them apart"
+            ) from None
     return schema
 
 
-def _to_parquet(path: Path, pieces: Pieces, untyped: Iterable[list[dict]], schema: Any, score: str) -> list[str]:
+def _to_parquet(
+    path: Path, pieces: Pieces, untyped: Iterable[list[dict]], schema: Any, score: str
+) -> list[str]:
     """Find the types of the columns that have none yet, of which `untyped` are the values, then write.
 
     A column that turns out not to fit becomes JSON text.
     """
     import pyarrow as pa
 
-    known = {n: pa.float64() for n in (score, f"{score}_chosen", f"{score}_rejected")}  # also where all are null
+    known = {
+        n: pa.float64() for n in (score, f"{score}_chosen", f"{score}_rejected")
+    }  # also where all are null
     types: dict[str, Any] = {}
     for rows in untyped:
         _observe(types, rows, known)
@@ -148,7 +181,9 @@ def _storable(kind: Any) -> bool:
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
-        return kind.num_fields > 0 and all(_storable(kind.field(i).type) for i in range(kind.num_fields))
+        return kind.num_fields > 0 and all(
+            _storable(kind.field(i).type) for i in range(kind.num_fields)
+        )
     return _storable(kind.value_type) if pa.types.is_list(kind) else True
 
 
@@ -164,7 +199,11 @@ def _write_parquet(path: Path, pieces: Pieces, schema: Any, types: dict[str, Any
         for group in _groups(pieces()):
             tables = []
             for table, rows, _ in group:
-                arrays = {} if table is None else dict(zip(table.column_names, table.columns, strict=True))
+                arrays = (
+                    {}
+                    if table is None
+                    else dict(zip(table.column_names, table.columns, strict=True))
+                )
                 for name, kind in types.items():
                     try:
                         arrays[name] = _array([row.get(name) for row in rows], kind)
@@ -188,7 +227,9 @@ def _fit(arrays: dict[str, Any], schema: Any, n: int) -> Any:
     """A table of this schema; columns that are missing are null."""
     import pyarrow as pa
 
-    columns = [arrays[f.name].cast(f.type) if f.name in arrays else pa.nulls(n, f.type) for f in schema]
+    columns = [
+        arrays[f.name].cast(f.type) if f.name in arrays else pa.nulls(n, f.type) for f in schema
+    ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -197,7 +238,10 @@ def _groups(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
     group: list[Piece] = []
     for piece in pieces:
         group.append(piece)
-        if sum(len(p.rows) for p in group) >= GROUP_ROWS or sum(p.size for p in group) >= GROUP_BYTES:
+        if (
+            sum(len(p.rows) for p in group) >= GROUP_ROWS
+            or sum(p.size for p in group) >= GROUP_BYTES
+        ):
             yield group
             group = []
     if group:

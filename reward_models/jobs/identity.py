@@ -27,7 +27,9 @@ MODEL_KEYS = ("path", "base", "model", "reference")
 
 def digest(value: Any) -> str:
     """16 hex digits of a JSON-able value, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()[:16]
 
 
 class Identity:
@@ -70,8 +72,12 @@ def of_run(told: Mapping, **options: Any) -> dict[str, Any]:
 def _settings(value: Any, name: str = "", revision: str | None = None) -> Any:
     """Settings with models and other files by content, without secrets and without what is no content."""
     if isinstance(value, Mapping):
-        kept = {k: v for k, v in value.items() if k not in NOT_CONTENT and not SECRET.search(str(k))}
-        return {k: _settings(v, k, value.get("revision")) for k, v in kept.items()} | function.source(value)
+        kept = {
+            k: v for k, v in value.items() if k not in NOT_CONTENT and not SECRET.search(str(k))
+        }
+        return {
+            k: _settings(v, k, value.get("revision")) for k, v in kept.items()
+        } | function.source(value)
     if isinstance(value, list | tuple):
         return [_settings(v, name) for v in value]
     if not isinstance(value, str):
@@ -115,7 +121,9 @@ def folder_of(path: str, revision: str | None = None) -> Path | None:
     cache = Path(HF_HUB_CACHE) / f"models--{path.replace('/', '--')}"
     ref = cache / "refs" / (revision or "main")
     commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision or ""
-    return cache / "snapshots" / commit if commit and (cache / "snapshots" / commit).is_dir() else None
+    return (
+        cache / "snapshots" / commit if commit and (cache / "snapshots" / commit).is_dir() else None
+    )
 
 
 def _commit(name: str, revision: str | None) -> str:
@@ -130,7 +138,11 @@ def differences(theirs: Any, ours: Any, key: str = "") -> list[str]:
     """`scorer.max_length was 512, is 256` for everything in which two identities differ."""
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
         names = dict.fromkeys([*theirs, *ours])
-        return [d for n in names for d in differences(theirs.get(n), ours.get(n), f"{key}.{n}" if key else n)]
+        return [
+            d
+            for n in names
+            for d in differences(theirs.get(n), ours.get(n), f"{key}.{n}" if key else n)
+        ]
     return [] if theirs == ours else [f"{key} was {_said(theirs)}, is {_said(ours)}"]
 
 

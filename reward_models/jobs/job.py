@@ -54,14 +54,21 @@ class Lines:
             f.seek(self.start)
             lines = f.read(self.size)
         if digest_of_lines(self.key, self.counts, lines) != self.sha256:
-            raise UserError(f"{self.path}: is not what was written there; run the same command again, which scores these rows anew")
+            raise UserError(
+                f"{self.path}: is not what was written there; run the same command again, which scores these rows anew"
+            )
         return lines
 
     @staticmethod
     def of_marker(key: str, path: Path, where: Any) -> "Lines | None":
         """What a marker tells of a window; None if it is malformed, or the lines are not what was written."""
         kinds = (int, int, dict, str)
-        if not isinstance(where, list) or len(where) != len(kinds) or not all(map(isinstance, where, kinds)) or min(where[:2]) < 0:
+        if (
+            not isinstance(where, list)
+            or len(where) != len(kinds)
+            or not all(map(isinstance, where, kinds))
+            or min(where[:2]) < 0
+        ):
             return None
         found = Lines(key, path, *where)
         try:
@@ -83,7 +90,9 @@ class Job:
         self.output, self.identity, self.still = output, identity, still
         self.folder = output.with_name(output.name + ".parts")
         self.provenance = output.with_name(output.name + ".json")
-        self.rejected = output.with_name(output.name.removesuffix(output.suffix) + ".rejected.jsonl")
+        self.rejected = output.with_name(
+            output.name.removesuffix(output.suffix) + ".rejected.jsonl"
+        )
         self.run = digest(identity)
         self._done: dict[str, Lines] = {}
         self._seen: set[str] = set()
@@ -97,17 +106,23 @@ class Job:
         """
         if not self.output.exists():
             if self.provenance.is_file() and "identity" not in _read(self.provenance):
-                raise UserError(f"{self.provenance}: exists already, and this run would write there; remove it or choose another --output")
+                raise UserError(
+                    f"{self.provenance}: exists already, and this run would write there; remove it or choose another --output"
+                )
             return None
         mend = "remove it or choose another --output"
         if not self.provenance.is_file():
             raise UserError(f"{self.output}: exists already; {mend}")
         told = _read(self.provenance)
         different = differences(told.get("identity"), self.identity)
-        if told.get("size") != self.output.stat().st_size or told.get("sha256") != KNOWN.file(self.output):
+        if told.get("size") != self.output.stat().st_size or told.get("sha256") != KNOWN.file(
+            self.output
+        ):
             different.append("the file was changed since")
         if different:
-            raise UserError(f"{self.output}: exists already, from another run ({'; '.join(different)}); {mend}")
+            raise UserError(
+                f"{self.output}: exists already, from another run ({'; '.join(different)}); {mend}"
+            )
         return told
 
     def saved(self) -> dict | None:
@@ -129,7 +144,9 @@ class Job:
         told = self.saved()
         strange = self.folder.exists() and not (self.folder / "run.json").exists()
         if strange and any(not p.name.startswith(".") for p in self.folder.iterdir()):
-            raise UserError(f"{self.folder}: holds other things, and this run would work there; move them or choose another --output")
+            raise UserError(
+                f"{self.folder}: holds other things, and this run would work there; move them or choose another --output"
+            )
         different = differences(told["identity"], self.identity) if told else []
         if not different:
             return
@@ -168,7 +185,9 @@ class Job:
     def done(self) -> dict[str, Lines]:
         """Key of a window -> its finished lines, by whichever process; looks for new ones at each call."""
         with contextlib.suppress(FileNotFoundError):
-            for marker in sorted(p for p in self.folder.glob("part-*.json") if p.name not in self._seen):
+            for marker in sorted(
+                p for p in self.folder.glob("part-*.json") if p.name not in self._seen
+            ):
                 self._seen.add(marker.name)
                 self._done = self._of_marker(marker) | self._done
         return self._done
@@ -185,9 +204,14 @@ class Job:
         if told.get("run") != self.run:
             _say(f"{marker}: is of another run, and not used")
             return {}
-        found = {key: Lines.of_marker(key, marker.with_suffix(".jsonl"), where) for key, where in told["windows"].items()}
+        found = {
+            key: Lines.of_marker(key, marker.with_suffix(".jsonl"), where)
+            for key, where in told["windows"].items()
+        }
         if wrong := sum(lines is None for lines in found.values()):
-            _say(f"{marker.with_suffix('.jsonl')}: {wrong} of {len(found)} windows are not what was written there; scored again")
+            _say(
+                f"{marker.with_suffix('.jsonl')}: {wrong} of {len(found)} windows are not what was written there; scored again"
+            )
         return {key: lines for key, lines in found.items() if lines}
 
     @contextlib.contextmanager
@@ -203,7 +227,9 @@ class Job:
         """Remove the folder; of several processes that want to, one does."""
         with contextlib.suppress(FileNotFoundError):
             self.folder.rename(self.folder.with_name(f".{self.folder.name}.{uuid.uuid4().hex[:8]}"))
-        for aside in self.folder.parent.glob(f".{glob.escape(self.folder.name)}.*"):  # also what a killed process left
+        for aside in self.folder.parent.glob(
+            f".{glob.escape(self.folder.name)}.*"
+        ):  # also what a killed process left
             shutil.rmtree(aside, ignore_errors=True)
         self._done, self._seen = {}, set()
 
@@ -240,7 +266,9 @@ class Part:
             file.flush()
             os.fsync(file.fileno())
         self._job.still()
-        files.write_json(self._path.with_suffix(".json"), {"run": self._job.run, "windows": self._windows})
+        files.write_json(
+            self._path.with_suffix(".json"), {"run": self._job.run, "windows": self._windows}
+        )
 
     def __enter__(self) -> "Part":
         return self
@@ -281,5 +309,7 @@ def _read(path: Path) -> dict:
     try:
         told: dict = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); remove it and run the same command again") from None
+        raise UserError(
+            f"{path}: cannot be read as JSON ({error}); remove it and run the same command again"
+        ) from None
     return told

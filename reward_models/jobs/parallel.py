@@ -64,11 +64,27 @@ def _end_all(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def _start(argv: Sequence[str], i: int, n: int, log: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "reward_models", *argv, "--devices", "1", "--shard", f"{i}/{n}", "--quiet", "--with-parent"]
+    command = [
+        sys.executable,
+        "-m",
+        "reward_models",
+        *argv,
+        "--devices",
+        "1",
+        "--shard",
+        f"{i}/{n}",
+        "--quiet",
+        "--with-parent",
+    ]
     with open(log, "wb") as out:
         # a group of its own: Ctrl-C reaches the parent alone, which tells the others
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=processes.python_environment() | _device(i, n), process_group=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            env=processes.python_environment() | _device(i, n),
+            process_group=0,
         )
 
 
@@ -78,7 +94,10 @@ def _device(i: int, n: int) -> dict[str, str]:
 
     gpus = torch.cuda.device_count()
     if not gpus:
-        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // n))}
+        return {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")
+            or str(max(1, len(os.sched_getaffinity(0)) // n))
+        }
     if gpus < n:
         raise UserError(f"--devices {n}: this machine shows {gpus} GPUs")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
@@ -88,7 +107,9 @@ def _device(i: int, n: int) -> dict[str, str]:
 def _show(job: Job, progress: Progress, wanted: Sequence[str], before: Collection[str]) -> None:
     done = job.done()
     rows = sum(done[key].counts["rows"] for key in wanted if key in done)
-    progress.at(rows, sum(done[key].counts["tokens"] for key in wanted if key in done and key not in before))
+    progress.at(
+        rows, sum(done[key].counts["tokens"] for key in wanted if key in done and key not in before)
+    )
 
 
 def _ending(status: int) -> str:
@@ -96,7 +117,11 @@ def _ending(status: int) -> str:
 
 
 def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]) if log.is_file() else ""
+    return (
+        "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
+        if log.is_file()
+        else ""
+    )
 
 
 def end_with_parent() -> None:

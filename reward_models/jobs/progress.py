@@ -12,11 +12,35 @@ from mlalign.core.terminal import say
 class Progress:
     """Rows done of `total` (`done` of them before; None: nobody knows), rows/s, tokens/s, time left. A context manager."""
 
-    def __init__(self, title: str, total: int | None, done: int = 0, *, quiet: bool = False, every_s: float = 30):
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        done: int = 0,
+        *,
+        quiet: bool = False,
+        every_s: float = 30,
+    ):
         self.title, self.total, self.done, self.every_s = title, total, done, every_s
-        self._first, self._began, self._said, self._tokens = done, time.monotonic(), time.monotonic(), 0
+        self._first, self._began, self._said, self._tokens = (
+            done,
+            time.monotonic(),
+            time.monotonic(),
+            0,
+        )
         live = sys.stderr.isatty() and not quiet
-        self._bar: Any = tqdm(total=total, initial=done, desc=title, unit=" rows", unit_scale=True, dynamic_ncols=True) if live else None
+        self._bar: Any = (
+            tqdm(
+                total=total,
+                initial=done,
+                desc=title,
+                unit=" rows",
+                unit_scale=True,
+                dynamic_ncols=True,
+            )
+            if live
+            else None
+        )
         self._lines = not live and not quiet
 
     def add(self, rows: int, tokens: int = 0) -> None:
@@ -28,7 +52,9 @@ class Progress:
         now = time.monotonic()
         if self._bar is not None:
             if tokens:
-                self._bar.set_postfix_str(f"{_short(tokens / (now - self._began))} tokens/s", refresh=False)
+                self._bar.set_postfix_str(
+                    f"{_short(tokens / (now - self._began))} tokens/s", refresh=False
+                )
             self._bar.update(more)
         elif self._lines and now - self._said >= self.every_s:
             self._said = now
@@ -37,9 +63,16 @@ class Progress:
     def line(self, seconds: float) -> str:
         """`scores.jsonl: 1,200 of 4,000 rows, 40 rows/s, 12.3k tokens/s, 01:10 left`."""
         rate = (self.done - self._first) / seconds
-        parts = [f"{self.title}: {self.done:,}{'' if self.total is None else f' of {self.total:,}'} rows", f"{_short(rate)} rows/s"]
+        parts = [
+            f"{self.title}: {self.done:,}{'' if self.total is None else f' of {self.total:,}'} rows",
+            f"{_short(rate)} rows/s",
+        ]
         parts += [f"{_short(self._tokens / seconds)} tokens/s"] if self._tokens else []
-        parts += [f"{tqdm.format_interval((self.total - self.done) / rate)} left"] if rate and self.total else []
+        parts += (
+            [f"{tqdm.format_interval((self.total - self.done) / rate)} left"]
+            if rate and self.total
+            else []
+        )
         return ", ".join(parts)
 
     def __enter__(self) -> "Progress":

@@ -35,7 +35,11 @@ def of_scorer(told: Mapping) -> dict[str, Any]:
 def score_statistics(told: Mapping) -> dict[str, Any] | None:
     """What a classifier's config.json says of its scores (mean, std), and whether that is applied; None if it says nothing."""
     path = told.get("path")
-    folder = folder_of(str(path), told.get("revision")) if path and told.get("family") == "classifier" else None
+    folder = (
+        folder_of(str(path), told.get("revision"))
+        if path and told.get("family") == "classifier"
+        else None
+    )
     file = folder / "config.json" if folder else None
     found = opening.statistics(weight_files.read_object(file)) if file and file.is_file() else None
     if found is None:
@@ -50,7 +54,10 @@ def _template(path: str | None, told: Mapping, card: cards.Card | None) -> dict[
     if text is None:
         return {"template_hash": None, "date": None}
     date = told.get("date") or (card and card.date) or templates.DATE
-    return {"template_hash": cards.template_hash(text), "date": date if templates.CLOCK.search(text) else None}
+    return {
+        "template_hash": cards.template_hash(text),
+        "date": date if templates.CLOCK.search(text) else None,
+    }
 
 
 def _template_text(folder: Path | None, told: Mapping) -> str | None:

@@ -18,21 +18,43 @@ from reward_models import files, items
 from reward_models.items import Item, Scores
 from reward_models.jobs.survey import Entry
 
-COLUMNS = ("prompt", "response", "responses", "messages", "chosen", "rejected", "language", "reference", "id")
-UNUSUAL = frozenset(("reference", "english_prompt", "response_lang_requested", "prompt_lang"))  # looked at more closely, too
+COLUMNS = (
+    "prompt",
+    "response",
+    "responses",
+    "messages",
+    "chosen",
+    "rejected",
+    "language",
+    "reference",
+    "id",
+)
+UNUSUAL = frozenset(
+    ("reference", "english_prompt", "response_lang_requested", "prompt_lang")
+)  # looked at more closely, too
 EXAMPLES = 3  # rows without a score that a window names
 
 
-def scored(scorer: "reward_models.Scorer", rows: Iterable[tuple[str, dict]], counts: Counter) -> Iterator[dict]:
+def scored(
+    scorer: "reward_models.Scorer", rows: Iterable[tuple[str, dict]], counts: Counter
+) -> Iterator[dict]:
     """The rows with the columns of their scores, in order; `rows` are (place, row) as `files.read` gives them.
 
     `counts` gets `rows`, `answers`, `without a score` and every flag.
     """
     for window in files.windows(rows):
         read = [items.read_row(row, where) for where, row in window]
-        per_row = [items.of_row(row, where, own) for (where, row), own in zip(window, read, strict=True)]
+        per_row = [
+            items.of_row(row, where, own) for (where, row), own in zip(window, read, strict=True)
+        ]
         found = _finite(scorer.score_items([item for row_items in per_row for item in row_items]))
-        counts.update({"rows": len(window), "answers": len(found.values), "without a score": sum(v is None for v in found.values)})
+        counts.update(
+            {
+                "rows": len(window),
+                "answers": len(found.values),
+                "without a score": sum(v is None for v in found.values),
+            }
+        )
         counts.update({name: sum(flag) for name, flag in found.flags.items()})
         told = _told(found, "score")
         first = 0
@@ -55,8 +77,12 @@ class Reading:
     column: str = "score"
     told: Sequence[str] = ()
     accept: Callable[[Sequence[Item]], None] | None = None
-    _languages: set = dataclasses.field(default_factory=lambda: {None}, compare=False, repr=False)  # codes known to be good
-    _written: dict[str, list[str]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    _languages: set = dataclasses.field(
+        default_factory=lambda: {None}, compare=False, repr=False
+    )  # codes known to be good
+    _written: dict[str, list[str]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def view(self, entry: Entry) -> Mapping:
         """The row as `items.of_row` wants it. Raises: UserError for a record that is not in the form."""
@@ -65,8 +91,12 @@ class Reading:
             row = {**row, **self._converted(entry, row)}
         if not self.columns and self.language is None:
             return row
-        out = conversations.named(row, {name: row.get(column) for name, column in self.columns.items()})
-        nameless = self.language is not None and not any(out.get(name) for name in items.LANGUAGE_COLUMNS)
+        out = conversations.named(
+            row, {name: row.get(column) for name, column in self.columns.items()}
+        )
+        nameless = self.language is not None and not any(
+            out.get(name) for name in items.LANGUAGE_COLUMNS
+        )
         return {**out, "language": self.language} if nameless else out
 
     def _converted(self, entry: Entry, row: Mapping) -> dict:
@@ -90,14 +120,18 @@ class Reading:
             try:
                 self.accept(own)
             except UserError as error:
-                raise UserError(*(f"{entry.where}: {message}" for message in error.messages)) from None
+                raise UserError(
+                    *(f"{entry.where}: {message}" for message in error.messages)
+                ) from None
         self._languages.update([language] if isinstance(language, str) else [])
 
     def written(self, shape: str) -> list[str]:
         """The columns that a row of this shape is known to get."""
         if shape not in self._written:
             columns = [self.column, *self.told]
-            self._written[shape] = [name for column in columns for name in _names(shape, column, self.column)]
+            self._written[shape] = [
+                name for column in columns for name in _names(shape, column, self.column)
+            ]
         return self._written[shape]
 
     def items(self, entry: Entry) -> tuple[Row, list[Item]]:
@@ -121,7 +155,13 @@ class Window:
     counts: dict[str, Any]
 
 
-def of_window(scorer: "reward_models.Scorer", entries: Sequence[Entry], reading: Reading, *, some_bad: bool = False) -> Window:
+def of_window(
+    scorer: "reward_models.Scorer",
+    entries: Sequence[Entry],
+    reading: Reading,
+    *,
+    some_bad: bool = False,
+) -> Window:
     """Score the entries of a window. `some_bad`: the survey has put rows of the input aside, which get no columns.
 
     Raises: UserError if a row has a value under such a name already: it would be lost.
@@ -183,12 +223,17 @@ def _check_free(entry: Entry, columns: Iterable[str]) -> None:
 def _finite(found: Scores) -> Scores:
     """The scores with None and the flag `not_finite` for NaN and infinities, should a scorer give them."""
     bad = [v is not None and not math.isfinite(v) for v in found.values]
-    columns = {name: [v if v is None or math.isfinite(v) else None for v in values] for name, values in found.columns.items()}
+    columns = {
+        name: [v if v is None or math.isfinite(v) else None for v in values]
+        for name, values in found.columns.items()
+    }
     if not any(bad):
         return dataclasses.replace(found, columns=columns) if columns else found
     flag = [a or b for a, b in zip(bad, found.flags.get("not_finite", bad), strict=True)]
     values = [None if b else v for v, b in zip(found.values, bad, strict=True)]
-    return dataclasses.replace(found, values=values, columns=columns, flags={**found.flags, "not_finite": flag})
+    return dataclasses.replace(
+        found, values=values, columns=columns, flags={**found.flags, "not_finite": flag}
+    )
 
 
 def _told(found: Scores, name: str) -> dict[str, Sequence]:
@@ -199,17 +244,29 @@ def _told(found: Scores, name: str) -> dict[str, Sequence]:
         **found.texts,
         **({"detected": found.detected} if found.detected is not None else {}),
     }
-    return {name: found.values} | (further if name == "score" else {f"{name}.{n}": values for n, values in further.items()})
+    return {name: found.values} | (
+        further if name == "score" else {f"{name}.{n}": values for n, values in further.items()}
+    )
 
 
-def _columns(row: Row, told: Mapping[str, Sequence], first: int, n: int, name: str = "score") -> dict[str, Any]:
+def _columns(
+    row: Row, told: Mapping[str, Sequence], first: int, n: int, name: str = "score"
+) -> dict[str, Any]:
     """The new columns of a row whose answers are the items [first, first + n); `told` has a value per item under each name."""
     if row.shape == "one":
         return {column: values[first] for column, values in told.items()}
     out: dict[str, Any] = {}
     for column, values in told.items():
         names = _names(row.shape, column, name)
-        out.update(zip(names, values[first : first + n] if row.shape == "pair" else [list(values[first : first + n])], strict=True))
+        out.update(
+            zip(
+                names,
+                values[first : first + n]
+                if row.shape == "pair"
+                else [list(values[first : first + n])],
+                strict=True,
+            )
+        )
     return out if row.n_chosen is None else {**out, "n_chosen": row.n_chosen}
 
 
@@ -220,7 +277,12 @@ def _names(shape: str, column: str, name: str) -> tuple[str, ...]:
     return ("scores" if shape == "many" and column == name == "score" else column,)
 
 
-def _counts(per_row: Sequence[Sequence[Item] | None], flat: Sequence[Item], found: Scores, entries: Sequence[Entry]) -> dict[str, Any]:
+def _counts(
+    per_row: Sequence[Sequence[Item] | None],
+    flat: Sequence[Item],
+    found: Scores,
+    entries: Sequence[Entry],
+) -> dict[str, Any]:
     """`rows`, `answers`, `without a score`, `tokens`, every flag; the same by language; the first places without a score."""
     marks = {"without a score": [v is None for v in found.values], **found.flags}
     languages: dict[str, Counter] = {}
@@ -230,7 +292,10 @@ def _counts(per_row: Sequence[Sequence[Item] | None], flat: Sequence[Item], foun
         for item, value in zip(flat, values, strict=True):
             if value:
                 languages[item.language or ""][name] += 1
-    counts: dict[str, Any] = {"rows": sum(row_items is not None for row_items in per_row), "answers": len(flat)}
+    counts: dict[str, Any] = {
+        "rows": sum(row_items is not None for row_items in per_row),
+        "answers": len(flat),
+    }
     counts |= {name: sum(values) for name, values in marks.items()} | {"tokens": found.tokens}
     return counts | {
         "languages": {code: dict(by) for code, by in sorted(languages.items())},
@@ -238,7 +303,9 @@ def _counts(per_row: Sequence[Sequence[Item] | None], flat: Sequence[Item], foun
     }
 
 
-def _examples(per_row: Sequence[Sequence[Item] | None], found: Scores, entries: Sequence[Entry]) -> list[str]:
+def _examples(
+    per_row: Sequence[Sequence[Item] | None], found: Scores, entries: Sequence[Entry]
+) -> list[str]:
     """`rows.jsonl:17 (not_finite)` for the first rows in which an answer has no score."""
     out: list[str] = []
     first = 0

@@ -31,7 +31,9 @@ class Source:
 
     def where(self, number: int) -> str:
         """The place of a row or line, for messages."""
-        return f"{self.path}: row {number}" if files.is_table(self.path) else f"{self.path}:{number}"
+        return (
+            f"{self.path}: row {number}" if files.is_table(self.path) else f"{self.path}:{number}"
+        )
 
     @property
     def stat(self) -> str | None:
@@ -98,7 +100,11 @@ class Survey:
         return sum(window.rows for window in self.windows)
 
     def to_dict(self) -> dict:
-        return {"files": self.files, "windows": [list(dataclasses.astuple(w)) for w in self.windows], "rejected": self.rejected}
+        return {
+            "files": self.files,
+            "windows": [list(dataclasses.astuple(w)) for w in self.windows],
+            "rejected": self.rejected,
+        }
 
     @staticmethod
     def of_dict(told: dict) -> "Survey":
@@ -107,7 +113,10 @@ class Survey:
 
 def sources(paths: Sequence[Path]) -> list[Source]:
     names = [path.name for path in paths]
-    return [Source(p, p.name if names.count(p.name) == 1 else f"{i}/{p.name}") for i, p in enumerate(paths)]
+    return [
+        Source(p, p.name if names.count(p.name) == 1 else f"{i}/{p.name}")
+        for i, p in enumerate(paths)
+    ]
 
 
 def take(
@@ -131,7 +140,14 @@ def take(
             mine += [dataclasses.replace(window, rows=len(entries))] if entries else []
             tick(len(entries))
         sha256 = KNOWN.file(source.path) if files.is_table(source.path) else digest.hexdigest()
-        found.append({"name": source.name, "stat": source.stat, "sha256": sha256, "rows": sum(w.rows for w in mine)})
+        found.append(
+            {
+                "name": source.name,
+                "stat": source.stat,
+                "sha256": sha256,
+                "rows": sum(w.rows for w in mine),
+            }
+        )
         windows += mine
     bad.end()
     if not windows:
@@ -150,14 +166,20 @@ class Bad:
             return
         self.count += 1
         if self.reject:
-            self.reject({"where": entry.where, "reason": "; ".join(problem.messages), **entry.content()})
+            self.reject(
+                {"where": entry.where, "reason": "; ".join(problem.messages), **entry.content()}
+            )
         elif self.count <= NAMED:
             self._messages += problem.messages
 
     def end(self) -> None:
         if self.count and not self.reject:
             more = [f"… and {self.count - NAMED:,} further bad rows"] if self.count > NAMED else []
-            raise UserError(*self._messages, *more, f"{self.count:,} bad rows: mend them, or put them aside with --on-bad-row skip")
+            raise UserError(
+                *self._messages,
+                *more,
+                f"{self.count:,} bad rows: mend them, or put them aside with --on-bad-row skip",
+            )
 
 
 def _problem(check: Check, entry: Entry) -> UserError | None:
@@ -168,9 +190,15 @@ def _problem(check: Check, entry: Entry) -> UserError | None:
     return None
 
 
-def _cut(number: int, source: Source, n_rows: int, digest: Any) -> Iterator[tuple[Window, list[Entry]]]:
+def _cut(
+    number: int, source: Source, n_rows: int, digest: Any
+) -> Iterator[tuple[Window, list[Entry]]]:
     """The windows of a file and what is in each; `digest` gets the content of JSONL, `rows` is not counted yet."""
-    return _cut_table(number, source, n_rows) if files.is_table(source.path) else _cut_jsonl(number, source, n_rows, digest)
+    return (
+        _cut_table(number, source, n_rows)
+        if files.is_table(source.path)
+        else _cut_jsonl(number, source, n_rows, digest)
+    )
 
 
 def _cut_table(number: int, source: Source, n_rows: int) -> Iterator[tuple[Window, list[Entry]]]:
@@ -187,7 +215,9 @@ def _table_key(source: Source, start: int) -> str:
     return _key(source, start, KNOWN.file(source.path).encode())
 
 
-def _cut_jsonl(number: int, source: Source, n_rows: int, digest: Any) -> Iterator[tuple[Window, list[Entry]]]:
+def _cut_jsonl(
+    number: int, source: Source, n_rows: int, digest: Any
+) -> Iterator[tuple[Window, list[Entry]]]:
     start, first = 0, 1
     with files.whole_gzip(source.path), files.open_jsonl(source.path) as f:
         for lines in _runs(f, n_rows):
@@ -220,7 +250,10 @@ def _key(source: Source, first: int, content: bytes) -> str:
 
 def lines_of(window: Window, raw: bytes) -> list[tuple[int, bytes]]:
     """(number, line) of every line of a window that is not empty, without the byte order marks that joined files have inside."""
-    lines = ((number, line.removeprefix(files.BOM)) for number, line in enumerate(raw.split(b"\n"), window.first))
+    lines = (
+        (number, line.removeprefix(files.BOM))
+        for number, line in enumerate(raw.split(b"\n"), window.first)
+    )
     return [(number, line) for number, line in lines if line.strip()]
 
 
@@ -230,7 +263,9 @@ def _of_lines(source: Source, window: Window, raw: bytes) -> list[Entry]:
         try:
             entries.append(Entry(source, number, files.parse(line)))
         except ValueError as error:
-            entries.append(Entry(source, number, None, line, UserError(f"{source.where(number)}: {error}")))
+            entries.append(
+                Entry(source, number, None, line, UserError(f"{source.where(number)}: {error}"))
+            )
     return entries
 
 

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 SHORT = 64  # tokens of a verdict that nothing precedes, JSON around it included
 TOP = 20  # the likeliest first tokens that servers tell
 LONGEST = 200  # characters of a question of a checklist
-MARKUP = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|</?think>|<[be]os>", re.IGNORECASE)
+MARKUP = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|</?think>|<[be]os>",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +101,11 @@ def _model(settings: "Settings") -> Model | None:
     if settings.path is None:
         return None
     path = Path(settings.path).expanduser()
-    return local_model(path, settings.path) if path.is_dir() else Model(settings.path, settings.path, settings.revision)
+    return (
+        local_model(path, settings.path)
+        if path.is_dir()
+        else Model(settings.path, settings.path, settings.revision)
+    )
 
 
 def seed_of(settings: "Settings", question: Question, sample: int) -> int:
@@ -114,14 +121,28 @@ class Tokens:
         template = ChatTemplate(self._tokenizer, settings.chat_template_kwargs, settings.date)
         self._untrusted = chat.Untrusted(template)
         self._end_tokens, self._stops = chat.stops_of(template)
-        self._room = min(n for n in (settings.max_length, config.args.get("max_model_len"), chat.context_length(model), math.inf) if n)
+        self._room = min(
+            n
+            for n in (
+                settings.max_length,
+                config.args.get("max_model_len"),
+                chat.context_length(model),
+                math.inf,
+            )
+            if n
+        )
         self._end = next(iter(self._end_tokens), self._tokenizer.eos_token_id)
         self._trees: dict[Answers, tuple[list[int], choices.Node]] = {}
         self._engine: Any = engine.open_engine(config, model, settings.max_length)
 
     def ask(self, questions: Sequence[Question]) -> list[list[Verdict]]:
         structured = self._settings.structured
-        jobs = [self._jobs(q, self._settings.max_tokens if self._settings.reasoning or not structured else 0) for q in questions]
+        jobs = [
+            self._jobs(
+                q, self._settings.max_tokens if self._settings.reasoning or not structured else 0
+            )
+            for q in questions
+        ]
         fitting = [job for of_one in jobs for job in of_one if not job.verdict.too_long]
         if not structured:
             self._say(fitting)
@@ -135,9 +156,17 @@ class Tokens:
         jobs = [self._jobs(q, self._settings.max_tokens)[0] for q in questions]
         fitting = [job for job in jobs if not job.verdict.too_long]
         schema = _checklist(self._settings, most)
-        sampling = Sampling(self._settings.max_tokens, 0.0, stop=self._stops, json_schema=schema, end_tokens=self._end_tokens)
+        sampling = Sampling(
+            self._settings.max_tokens,
+            0.0,
+            stop=self._stops,
+            json_schema=schema,
+            end_tokens=self._end_tokens,
+        )
         said = iter(self._engine.generate([job.request() for job in fitting], sampling))
-        return [[] if job.verdict.too_long else parsing.questions(next(said).text, most) for job in jobs]
+        return [
+            [] if job.verdict.too_long else parsing.questions(next(said).text, most) for job in jobs
+        ]
 
     def close(self) -> None:
         self._engine.close()
@@ -146,16 +175,29 @@ class Tokens:
         messages = rows.messages(question.text)
         ids, special = self._untrusted.prompt_ids(messages, question.id)
         too_long = len(ids) + room + SHORT > self._room
-        verdicts = [Verdict(too_long=too_long, special=special, tokens=0 if too_long else len(ids)) for _ in range(self._settings.samples)]
-        return [_Job(question, seed_of(self._settings, question, k), ids, v) for k, v in enumerate(verdicts)]
+        verdicts = [
+            Verdict(too_long=too_long, special=special, tokens=0 if too_long else len(ids))
+            for _ in range(self._settings.samples)
+        ]
+        return [
+            _Job(question, seed_of(self._settings, question, k), ids, v)
+            for k, v in enumerate(verdicts)
+        ]
 
     def _generate(self, jobs: Sequence[_Job], stop: bool) -> Iterable[tuple[_Job, Response]]:
         """What the model says for each; `stop`: up to the verdict. One call for each set of answers, since they end differently."""
         for answers in _in_order(job.question.answers for job in jobs):
             own = [job for job in jobs if job.question.answers is answers]
             stops = (*self._stops, answers.lead) if stop else self._stops
-            sampling = Sampling(self._settings.max_tokens, self._settings.temperature, stop=stops, end_tokens=self._end_tokens)
-            for job, response in zip(own, self._engine.generate([j.request() for j in own], sampling), strict=True):
+            sampling = Sampling(
+                self._settings.max_tokens,
+                self._settings.temperature,
+                stop=stops,
+                end_tokens=self._end_tokens,
+            )
+            for job, response in zip(
+                own, self._engine.generate([j.request() for j in own], sampling), strict=True
+            ):
                 job.verdict.tokens += response.n_tokens or 0
                 yield job, response
 
@@ -172,7 +214,9 @@ class Tokens:
         known = [self._tree(job.question.answers) for job in jobs]
         contexts = [job.ids + shared for job, (shared, _) in zip(jobs, known, strict=True)]
         exhaustive = self._settings.reads_probabilities
-        weights = choices.weigh(contexts, [tree for _, tree in known], self._next_logprobs, exhaustive)
+        weights = choices.weigh(
+            contexts, [tree for _, tree in known], self._next_logprobs, exhaustive
+        )
         for job, found in zip(jobs, weights, strict=True):
             if not found.probabilities:
                 job.verdict.not_finite = True
@@ -190,8 +234,12 @@ class Tokens:
     def _encode(self, text: str) -> list[int]:
         return chat.token_ids(self._tokenizer, [text])[0]
 
-    def _next_logprobs(self, contexts: list[list[int]], tokens: list[list[int]]) -> list[list[float]]:
-        return self._engine.next_logprobs([Request("", 0, prompt_token_ids=ids) for ids in contexts], tokens)
+    def _next_logprobs(
+        self, contexts: list[list[int]], tokens: list[list[int]]
+    ) -> list[list[float]]:
+        return self._engine.next_logprobs(
+            [Request("", 0, prompt_token_ids=ids) for ids in contexts], tokens
+        )
 
 
 class Server:
@@ -205,12 +253,19 @@ class Server:
         found: dict[tuple[Question, int], Verdict] = {}
         for answers in _in_order(q.answers for q in questions):
             jobs = [(q, k) for q in questions if q.answers is answers for k in samples]
-            responses = self._engine.generate([self._request(q, k) for q, k in jobs], self._sampling(answers))
-            found |= {job: self._verdict(job[0], response) for job, response in zip(jobs, responses, strict=True)}
+            responses = self._engine.generate(
+                [self._request(q, k) for q, k in jobs], self._sampling(answers)
+            )
+            found |= {
+                job: self._verdict(job[0], response)
+                for job, response in zip(jobs, responses, strict=True)
+            }
         return [[found[q, k] for k in samples] for q in questions]
 
     def write(self, questions: Sequence[Question], most: int) -> list[list[str]]:
-        sampling = Sampling(self._settings.max_tokens, 0.0, json_schema=_checklist(self._settings, most))
+        sampling = Sampling(
+            self._settings.max_tokens, 0.0, json_schema=_checklist(self._settings, most)
+        )
         responses = self._engine.generate([self._request(q, 0) for q in questions], sampling)
         return [parsing.questions(response.text, most) for response in responses]
 
@@ -218,23 +273,41 @@ class Server:
         self._engine.close()
 
     def _request(self, question: Question, sample: int) -> Request:
-        text = MARKUP.sub(lambda found: f"{found.group()[0]}\u200b{found.group()[1:]}", question.text)
-        return Request(question.id, seed_of(self._settings, question, sample), messages=rows.messages(text))
+        text = MARKUP.sub(
+            lambda found: f"{found.group()[0]}\u200b{found.group()[1:]}", question.text
+        )
+        return Request(
+            question.id, seed_of(self._settings, question, sample), messages=rows.messages(text)
+        )
 
     def _sampling(self, answers: Answers) -> Sampling:
         if self._settings.mode == "yes_no":
             return Sampling(1, 0.0, top_logprobs=TOP)
-        schema = parsing.schema(answers.forms, self._settings.reasoning) if self._settings.structured else None
+        schema = (
+            parsing.schema(answers.forms, self._settings.reasoning)
+            if self._settings.structured
+            else None
+        )
         longest = self._settings.max_tokens if self._settings.reasoning or not schema else SHORT
         return Sampling(longest, self._settings.temperature, json_schema=schema)
 
     def _verdict(self, question: Question, response: Response) -> Verdict:
         special = MARKUP.search(question.text) is not None
-        verdict = Verdict(special=special, too_long=response.finish_reason == PROMPT_TOO_LONG, tokens=response.n_tokens or 0)
+        verdict = Verdict(
+            special=special,
+            too_long=response.finish_reason == PROMPT_TOO_LONG,
+            tokens=response.n_tokens or 0,
+        )
         if self._settings.mode == "yes_no":
             verdict.raw = response.text
-            verdict.probabilities, verdict.mass = _first_token(response.top_logprobs or {}, question.answers.forms)
-            verdict.label = max(verdict.probabilities, key=verdict.probabilities.__getitem__) if verdict.probabilities else None
+            verdict.probabilities, verdict.mass = _first_token(
+                response.top_logprobs or {}, question.answers.forms
+            )
+            verdict.label = (
+                max(verdict.probabilities, key=verdict.probabilities.__getitem__)
+                if verdict.probabilities
+                else None
+            )
         else:
             _read(response, question, self._settings, verdict)
         return verdict
@@ -245,10 +318,14 @@ def _read(response: Response, question: Question, settings: "Settings", verdict:
     verdict.raw = response.text
     verdict.label = parsing.verdict(response.text, question.answers.forms, question.answers.lead)
     if settings.reasoning:
-        verdict.explanation = parsing.explanation(response.text, question.answers.lead) or response.reasoning
+        verdict.explanation = (
+            parsing.explanation(response.text, question.answers.lead) or response.reasoning
+        )
 
 
-def _first_token(top: Mapping[str, float], forms: Mapping[str, Sequence[str]]) -> tuple[dict[str, float] | None, float | None]:
+def _first_token(
+    top: Mapping[str, float], forms: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, float] | None, float | None]:
     """(probabilities of the answers, their mass) from the likeliest first tokens; an answer not among them has the least."""
     masses = dict.fromkeys(forms, 0.0)
     for token, logprob in top.items():
@@ -277,4 +354,6 @@ def _tokenizer(settings: "Settings", model: Model) -> Any:
         return chat.load_tokenizer(model, chat.read_template(settings.chat_template))
     except (OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{settings.path}: no judge can be loaded from it ({first}); give a model directory or hub id") from None
+        raise UserError(
+            f"{settings.path}: no judge can be loaded from it ({first}); give a model directory or hub id"
+        ) from None

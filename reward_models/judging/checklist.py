@@ -17,7 +17,17 @@ from mlalign.core.errors import UserError
 from reward_models.items import Item, Scores, readable
 from reward_models.judging import prompts
 from reward_models.judging.asking import Answers, Asker, Question, Verdict
-from reward_models.judging.grading import YES, columns_of, flags_of, mean, probability, texts_of, tokens_of, with_rubrics, yes_or_no
+from reward_models.judging.grading import (
+    YES,
+    columns_of,
+    flags_of,
+    mean,
+    probability,
+    texts_of,
+    tokens_of,
+    with_rubrics,
+    yes_or_no,
+)
 
 if TYPE_CHECKING:
     import jinja2
@@ -30,7 +40,13 @@ WRITTEN = b'{"key": "'  # what every line that is written here begins with
 class Checklist:
     """One question for each answer and question of its prompt's checklist."""
 
-    def __init__(self, settings: "Settings", asker: Asker, texts: prompts.Prompts, template: "jinja2.Template"):
+    def __init__(
+        self,
+        settings: "Settings",
+        asker: Asker,
+        texts: prompts.Prompts,
+        template: "jinja2.Template",
+    ):
         self._settings, self._asker, self._texts, self._template = settings, asker, texts, template
         self._write = prompts.template("write")
         self._kept = Kept(Path(settings.checklists).expanduser() if settings.checklists else None)
@@ -39,26 +55,46 @@ class Checklist:
     def __call__(self, items: Sequence[Item]) -> Scores:
         codes = [self._texts.language_of(item) for item in items]
         checks = self._checklists(items, codes)
-        asked = [self._question(item, code or "", c) for item, code, own in zip(items, codes, checks, strict=True) for c in own]
+        asked = [
+            self._question(item, code or "", c)
+            for item, code, own in zip(items, codes, checks, strict=True)
+            for c in own
+        ]
         found = iter(self._asker.ask(asked))
         verdicts = [[next(found) for _ in own] for own in checks]
         passed = [[mean([self._passed(v) for v in samples]) for samples in own] for own in verdicts]
         flat = [[v for samples in own for v in samples] for own in verdicts]
-        flags = {**flags_of(flat), "no_checklist": [code is not None and not own for code, own in zip(codes, checks, strict=True)]}
-        columns: dict[str, list[float | None]] = {"checks": [float(sum(p is not None for p in own)) for own in passed]}
+        flags = {
+            **flags_of(flat),
+            "no_checklist": [
+                code is not None and not own for code, own in zip(codes, checks, strict=True)
+            ],
+        }
+        columns: dict[str, list[float | None]] = {
+            "checks": [float(sum(p is not None for p in own)) for own in passed]
+        }
         columns |= columns_of(flat, self._settings)
-        texts = {**texts_of(flat, self._settings), "verdict": [_told(c, v) for c, v in zip(checks, verdicts, strict=True)]}
-        scores = Scores([mean(own) for own in passed], flags, columns, texts, tokens=tokens_of(flat))
+        texts = {
+            **texts_of(flat, self._settings),
+            "verdict": [_told(c, v) for c, v in zip(checks, verdicts, strict=True)],
+        }
+        scores = Scores(
+            [mean(own) for own in passed], flags, columns, texts, tokens=tokens_of(flat)
+        )
         return with_rubrics(scores, codes, self._settings)
 
     def _passed(self, verdict: Verdict) -> float | None:
         if verdict.label is None:
             return None
-        return probability(verdict, YES) if self._settings.expectation else float(verdict.label == YES)
+        return (
+            probability(verdict, YES) if self._settings.expectation else float(verdict.label == YES)
+        )
 
     def _question(self, item: Item, code: str, check: str) -> Question:
         return Question(
-            f"{item.id}\x1f{check}", self._texts.text(self._template, item, code, answer=readable(item.answer), check=check), self._of(code)
+            f"{item.id}\x1f{check}",
+            self._texts.text(self._template, item, code, answer=readable(item.answer), check=check),
+            self._of(code),
         )
 
     def _of(self, code: str) -> Answers:
@@ -72,16 +108,33 @@ class Checklist:
         keys = [self._key(s, code) for s, code in zip(sources, codes, strict=True)]
         missing: dict[str, Question] = {}
         for item, code, key, prompt in zip(items, codes, keys, sources, strict=True):
-            if code is not None and key not in missing and self._kept.find(item.group_id, key) is None:
-                missing[key] = Question(key, self._texts.text(self._write, prompt, code), self._of(code))
-        written = self._asker.write(list(missing.values()), self._settings.max_questions) if missing else []
-        self._kept.add({key: questions for key, questions in zip(missing, written, strict=True) if questions})
-        return [self._kept.find(i.group_id, key) or [] if code else [] for i, key, code in zip(items, keys, codes, strict=True)]
+            if (
+                code is not None
+                and key not in missing
+                and self._kept.find(item.group_id, key) is None
+            ):
+                missing[key] = Question(
+                    key, self._texts.text(self._write, prompt, code), self._of(code)
+                )
+        written = (
+            self._asker.write(list(missing.values()), self._settings.max_questions)
+            if missing
+            else []
+        )
+        self._kept.add(
+            {key: questions for key, questions in zip(missing, written, strict=True) if questions}
+        )
+        return [
+            self._kept.find(i.group_id, key) or [] if code else []
+            for i, key, code in zip(items, keys, codes, strict=True)
+        ]
 
     def _key(self, prompt: Item, code: str | None) -> str:
         """What a checklist depends on, whoever writes it: the prompt, the language of its questions, how many, and criteria."""
         told = [prompt.prompt, code, self._settings.max_questions, self._settings.criteria]
-        return hashlib.sha256(json.dumps(told, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            json.dumps(told, ensure_ascii=False, sort_keys=True).encode()
+        ).hexdigest()[:16]
 
 
 def source(item: Item, code: str | None) -> Item:
@@ -107,14 +160,20 @@ class Kept:
     def add(self, written: Mapping[str, list[str]]) -> None:
         """Keep checklists. One that another process has written meanwhile stands, here too."""
         if self._path is None or not written:
-            self._by_key |= {key: questions for key, questions in written.items() if key not in self._by_key}
+            self._by_key |= {
+                key: questions for key, questions in written.items() if key not in self._by_key
+            }
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a+b") as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             f.seek(self._read_to)
             remainder = self._read(f.read())
-            mine = [{"key": key, "questions": questions} for key, questions in written.items() if key not in self._by_key]
+            mine = [
+                {"key": key, "questions": questions}
+                for key, questions in written.items()
+                if key not in self._by_key
+            ]
             lines = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in mine)
             f.write((b"\n" if remainder else b"") + lines)
             f.flush()
@@ -143,14 +202,26 @@ def _entry(line: bytes, where: str) -> dict | None:
         if line.startswith(WRITTEN[: len(line)]):
             return None
         told = None
-    questions = told.get("questions") if isinstance(told, dict) and {"key", "group_id"} & set(told) else None
-    if not isinstance(questions, list) or not questions or not all(isinstance(q, str) and q.strip() for q in questions):
+    questions = (
+        told.get("questions")
+        if isinstance(told, dict) and {"key", "group_id"} & set(told)
+        else None
+    )
+    if (
+        not isinstance(questions, list)
+        or not questions
+        or not all(isinstance(q, str) and q.strip() for q in questions)
+    ):
         begun = line[:60].decode("utf-8", "replace")
-        raise UserError(f'{where}: expected lines {{"group_id": "…", "questions": ["…?"]}}, found one that begins with {begun!r}')
+        raise UserError(
+            f'{where}: expected lines {{"group_id": "…", "questions": ["…?"]}}, found one that begins with {begun!r}'
+        )
     return told
 
 
 def _told(checks: Sequence[str], verdicts: Sequence[Sequence[Verdict]]) -> str | None:
     """JSON: question -> what the judge said."""
-    told = {check: [v.raw for v in samples] for check, samples in zip(checks, verdicts, strict=True)}
+    told = {
+        check: [v.raw for v in samples] for check, samples in zip(checks, verdicts, strict=True)
+    }
     return json.dumps(told, ensure_ascii=False) if told else None

@@ -36,7 +36,9 @@ class Weights(NamedTuple):
     mass: float
 
 
-def tree(encode: Encode, lead: str, forms: Mapping[str, Sequence[str]], end: int | None) -> tuple[list[int], Node]:
+def tree(
+    encode: Encode, lead: str, forms: Mapping[str, Sequence[str]], end: int | None
+) -> tuple[list[int], Node]:
     """(token ids of what all answers share, tree of the rest); each answer follows `lead` and is ended by `end`.
 
     The first form of an answer always counts; another one only if its first token belongs to no other answer.
@@ -44,7 +46,10 @@ def tree(encode: Encode, lead: str, forms: Mapping[str, Sequence[str]], end: int
     """
     paths = {label: [encode(lead + form) for form in texts] for label, texts in forms.items()}
     shared = _common([p[0] for p in paths.values()])
-    rest = {label: [p[len(shared) :] for p in own if p[: len(shared)] == shared] for label, own in paths.items()}
+    rest = {
+        label: [p[len(shared) :] for p in own if p[: len(shared)] == shared]
+        for label, own in paths.items()
+    }
     firsts = {label: {p[0] for p in own if p} for label, own in rest.items()}
     root = Node()
     for label, own in rest.items():
@@ -73,12 +78,19 @@ def _insert(root: Node, path: Sequence[int], label: str) -> None:
 def _check(node: Node, forms: Mapping[str, Sequence[str]]) -> None:
     if not node.children and len(node.labels) > 1:
         same = ", ".join(repr(forms[label][0]) for label in sorted(node.labels))
-        raise UserError(f"the judge's tokenizer cannot tell the answers {same} apart; use another rubric language or scale")
+        raise UserError(
+            f"the judge's tokenizer cannot tell the answers {same} apart; use another rubric language or scale"
+        )
     for child in node.children.values():
         _check(child, forms)
 
 
-def weigh(contexts: Sequence[list[int]], trees: Sequence[Node], next_logprobs: NextLogprobs, exhaustive: bool) -> list[Weights]:
+def weigh(
+    contexts: Sequence[list[int]],
+    trees: Sequence[Node],
+    next_logprobs: NextLogprobs,
+    exhaustive: bool,
+) -> list[Weights]:
     """The probability of each answer after each context; none at all where the model gives no numbers (NaN).
 
     Without `exhaustive`, branches that cannot hold the most probable answer are not followed: their answers are left out.
@@ -86,9 +98,14 @@ def weigh(contexts: Sequence[list[int]], trees: Sequence[Node], next_logprobs: N
     found: list[dict[str, float]] = [{} for _ in contexts]
     masses = [0.0] * len(contexts)
     broken: set[int] = set()
-    front = [(i, tree, list(context), 1.0) for i, (context, tree) in enumerate(zip(contexts, trees, strict=True))]
+    front = [
+        (i, tree, list(context), 1.0)
+        for i, (context, tree) in enumerate(zip(contexts, trees, strict=True))
+    ]
     while front:
-        told = next_logprobs([path for _, _, path, _ in front], [list(node.children) for _, node, _, _ in front])
+        told = next_logprobs(
+            [path for _, _, path, _ in front], [list(node.children) for _, node, _, _ in front]
+        )
         after = []
         for (i, node, path, p), logprobs in zip(front, told, strict=True):
             if not all(value < math.inf for value in logprobs) or max(logprobs) == -math.inf:
@@ -96,13 +113,22 @@ def weigh(contexts: Sequence[list[int]], trees: Sequence[Node], next_logprobs: N
                 continue
             if len(path) == len(contexts[i]):
                 masses[i] = math.fsum(map(math.exp, logprobs))
-            for (token, child), share in zip(node.children.items(), _softmax(logprobs), strict=True):
+            for (token, child), share in zip(
+                node.children.items(), _softmax(logprobs), strict=True
+            ):
                 if child.decided is None:
                     after.append((i, child, [*path, token], p * share))
                 else:
                     found[i][child.decided] = found[i].get(child.decided, 0.0) + p * share
-        front = [(i, node, path, p) for i, node, path, p in after if exhaustive or p > max(found[i].values(), default=0.0)]
-    return [Weights({}, math.nan) if i in broken else Weights(f, m) for i, (f, m) in enumerate(zip(found, masses, strict=True))]
+        front = [
+            (i, node, path, p)
+            for i, node, path, p in after
+            if exhaustive or p > max(found[i].values(), default=0.0)
+        ]
+    return [
+        Weights({}, math.nan) if i in broken else Weights(f, m)
+        for i, (f, m) in enumerate(zip(found, masses, strict=True))
+    ]
 
 
 def _softmax(logprobs: Sequence[float]) -> list[float]:

@@ -21,7 +21,13 @@ YES, NO = "yes", "no"
 class Grading:
     """One question for each answer."""
 
-    def __init__(self, settings: "Settings", asker: Asker, texts: prompts.Prompts, template: "jinja2.Template"):
+    def __init__(
+        self,
+        settings: "Settings",
+        asker: Asker,
+        texts: prompts.Prompts,
+        template: "jinja2.Template",
+    ):
         self._settings, self._asker, self._texts, self._template = settings, asker, texts, template
         self._answers: dict[str, Answers] = {}
 
@@ -29,8 +35,15 @@ class Grading:
         codes = [self._texts.language_of(item) for item in items]
         references = [reference_text(item) for item in items]
         wants = self._settings.mode == "reference"
-        possible = [code is not None and not (wants and r is None) for code, r in zip(codes, references, strict=True)]
-        asked = [self._question(item, code or "", r) for item, code, r, ok in zip(items, codes, references, possible, strict=True) if ok]
+        possible = [
+            code is not None and not (wants and r is None)
+            for code, r in zip(codes, references, strict=True)
+        ]
+        asked = [
+            self._question(item, code or "", r)
+            for item, code, r, ok in zip(items, codes, references, possible, strict=True)
+            if ok
+        ]
         found = iter(self._asker.ask(asked))
         verdicts = [next(found) if ok else [] for ok in possible]
         scores = scores_of(verdicts, self._number, self._settings)
@@ -39,16 +52,26 @@ class Grading:
         return with_rubrics(scores, codes, self._settings)
 
     def _question(self, item: Item, code: str, reference: str | None) -> Question:
-        given = {"answer": readable(item.answer)} | ({"reference": reference} if self._settings.mode == "reference" and reference else {})
+        given = {"answer": readable(item.answer)} | (
+            {"reference": reference} if self._settings.mode == "reference" and reference else {}
+        )
         if code not in self._answers:
-            self._answers[code] = yes_or_no(code) if self._settings.mode == "yes_no" else on_scale(code, *self._settings.limits)
-        return Question(item.id, self._texts.text(self._template, item, code, **given), self._answers[code])
+            self._answers[code] = (
+                yes_or_no(code)
+                if self._settings.mode == "yes_no"
+                else on_scale(code, *self._settings.limits)
+            )
+        return Question(
+            item.id, self._texts.text(self._template, item, code, **given), self._answers[code]
+        )
 
     def _number(self, verdict: Verdict) -> float | None:
         if verdict.label is None:
             return None
         if self._settings.mode == "yes_no":
-            return log_odds(verdict) if self._settings.output == "logit" else probability(verdict, YES)
+            return (
+                log_odds(verdict) if self._settings.output == "logit" else probability(verdict, YES)
+            )
         if self._settings.expectation and verdict.probabilities:
             return math.fsum(int(label) * p for label, p in verdict.probabilities.items())
         return float(verdict.label)
@@ -56,7 +79,9 @@ class Grading:
 
 def on_scale(code: str, low: int, high: int) -> Answers:
     """The whole numbers from `low` to `high`."""
-    return Answers({str(n): (str(n),) for n in range(low, high + 1)}, prompts.phrases(code)["verdict"])
+    return Answers(
+        {str(n): (str(n),) for n in range(low, high + 1)}, prompts.phrases(code)["verdict"]
+    )
 
 
 def yes_or_no(code: str) -> Answers:
@@ -99,29 +124,54 @@ def reference_text(item: Item) -> str | None:
     return told if isinstance(told, str) else item.reference
 
 
-def scores_of(verdicts: Sequence[Sequence[Verdict]], number: Callable[[Verdict], float | None], settings: "Settings") -> Scores:
+def scores_of(
+    verdicts: Sequence[Sequence[Verdict]],
+    number: Callable[[Verdict], float | None],
+    settings: "Settings",
+) -> Scores:
     """One score per item from its verdicts: the mean of those that say something."""
     values = [mean([number(v) for v in own]) for own in verdicts]
-    return Scores(values, flags_of(verdicts), columns_of(verdicts, settings), texts_of(verdicts, settings), tokens=tokens_of(verdicts))
+    return Scores(
+        values,
+        flags_of(verdicts),
+        columns_of(verdicts, settings),
+        texts_of(verdicts, settings),
+        tokens=tokens_of(verdicts),
+    )
 
 
 def flags_of(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, list[bool]]:
     """`unparsed`: some verdict about the item did not parse; the others: as said in `reward_models.families.judge`."""
     return {
-        "unparsed": [any(v.label is None and not (v.too_long or v.not_finite) for v in own) for own in verdicts],
+        "unparsed": [
+            any(v.label is None and not (v.too_long or v.not_finite) for v in own)
+            for own in verdicts
+        ],
         "too_long": [any(v.too_long for v in own) for own in verdicts],
         "not_finite": [any(v.not_finite for v in own) for own in verdicts],
         "special_tokens": [any(v.special for v in own) for own in verdicts],
     }
 
 
-def columns_of(verdicts: Sequence[Sequence[Verdict]], settings: "Settings") -> dict[str, list[float | None]]:
-    return {"answer_mass": [mean([v.mass for v in own]) for own in verdicts]} if settings.tells_mass else {}
+def columns_of(
+    verdicts: Sequence[Sequence[Verdict]], settings: "Settings"
+) -> dict[str, list[float | None]]:
+    return (
+        {"answer_mass": [mean([v.mass for v in own]) for own in verdicts]}
+        if settings.tells_mass
+        else {}
+    )
 
 
-def texts_of(verdicts: Sequence[Sequence[Verdict]], settings: "Settings") -> dict[str, list[str | None]]:
+def texts_of(
+    verdicts: Sequence[Sequence[Verdict]], settings: "Settings"
+) -> dict[str, list[str | None]]:
     told = {"verdict": [_joined([v.raw for v in own]) for own in verdicts]}
-    return told | ({"explanation": [_joined([v.explanation for v in own]) for own in verdicts]} if settings.reasoning else {})
+    return told | (
+        {"explanation": [_joined([v.explanation for v in own]) for own in verdicts]}
+        if settings.reasoning
+        else {}
+    )
 
 
 def _joined(texts: Sequence[str | None]) -> str | None:

@@ -36,7 +36,13 @@ class Comparison(NamedTuple):
 class Pairwise:
     """Two questions for each pair of answers."""
 
-    def __init__(self, settings: "Settings", asker: Asker, texts: prompts.Prompts, template: "jinja2.Template"):
+    def __init__(
+        self,
+        settings: "Settings",
+        asker: Asker,
+        texts: prompts.Prompts,
+        template: "jinja2.Template",
+    ):
         self._settings, self._asker, self._texts, self._template = settings, asker, texts, template
         self._answers: dict[str, Answers] = {}
 
@@ -61,7 +67,11 @@ class Pairwise:
         paired = list(pairs_of(items, against))
         pairs = [(i, j) for i, j in paired if codes[i] is not None and codes[j] is not None]
         differing = [(i, j) for i, j in pairs if items[i].answer != items[j].answer]
-        asked = [self._question(items[a], items[b], codes[a] or "") for i, j in differing for a, b in ((i, j), (j, i))]
+        asked = [
+            self._question(items[a], items[b], codes[a] or "")
+            for i, j in differing
+            for a, b in ((i, j), (j, i))
+        ]
         found = iter(self._asker.ask(asked))
         told = {pair: (next(found), next(found)) for pair in differing}
         comparisons = [self._compared(pair, told.get(pair)) for pair in pairs]
@@ -71,13 +81,23 @@ class Pairwise:
         return with_rubrics(scores, codes, self._settings)
 
     def _question(self, first: Item, second: Item, code: str) -> Question:
-        text = self._texts.text(self._template, first, code, answer_a=readable(first.answer), answer_b=readable(second.answer))
+        text = self._texts.text(
+            self._template,
+            first,
+            code,
+            answer_a=readable(first.answer),
+            answer_b=readable(second.answer),
+        )
         if code not in self._answers:
             labels = (A, B, TIE) if self._settings.ties else (A, B)
-            self._answers[code] = Answers({label: (label,) for label in labels}, prompts.phrases(code)["verdict"])
+            self._answers[code] = Answers(
+                {label: (label,) for label in labels}, prompts.phrases(code)["verdict"]
+            )
         return Question(f"{first.id}\x1f{second.id}", text, self._answers[code])
 
-    def _compared(self, pair: tuple[int, int], told: tuple[Sequence[Verdict], Sequence[Verdict]] | None) -> Comparison:
+    def _compared(
+        self, pair: tuple[int, int], told: tuple[Sequence[Verdict], Sequence[Verdict]] | None
+    ) -> Comparison:
         if told is None:  # the same text twice
             return Comparison(*pair, 0.5, False, ((), ()))
         first, second = (mean([self._worth(v) for v in verdicts]) for verdicts in told)
@@ -104,13 +124,21 @@ class Pairwise:
             per_item[comparison.j].append(comparison)
         counted = [[c for c in own if c.share is not None] for own in per_item]
         values = [mean([_of(c, k) for c in own]) for k, own in enumerate(counted)]
-        verdicts = [[v for c in own for of_order in c.verdicts for v in of_order] for own in per_item]
-        flags = {**flags_of(verdicts), "positions_disagree": [any(c.disagree for c in own) for own in per_item]}
+        verdicts = [
+            [v for c in own for of_order in c.verdicts for v in of_order] for own in per_item
+        ]
+        flags = {
+            **flags_of(verdicts),
+            "positions_disagree": [any(c.disagree for c in own) for own in per_item],
+        }
         columns: dict[str, list[float | None]] = {
             "position_disagreement": [mean([float(c.disagree) for c in own]) for own in counted],
             "comparisons": [float(len(own)) for own in counted],
         }
-        texts = {**texts_of(verdicts, self._settings), "verdict": [_told(own, k, items) for k, own in enumerate(per_item)]}
+        texts = {
+            **texts_of(verdicts, self._settings),
+            "verdict": [_told(own, k, items) for k, own in enumerate(per_item)],
+        }
         asked = [v for c in comparisons for of_order in c.verdicts for v in of_order]
         return Scores(values, flags, columns, texts, tokens=tokens_of([asked]))
 
@@ -123,7 +151,9 @@ def _alone(item: Item) -> Item:
 def _stored(item: Item) -> Item:
     """The answer that is stored in the item's reference, as an item of the same row."""
     answer = str(json.loads(item.reference or "{}")["answer"])
-    return dataclasses.replace(item, id=f"{item.id}:stored", response=answer, row=item.id, answer_extra={})
+    return dataclasses.replace(
+        item, id=f"{item.id}:stored", response=answer, row=item.id, answer_extra={}
+    )
 
 
 def _picked(scores: Scores, places: Sequence[int | None]) -> Scores:
@@ -158,7 +188,11 @@ def sign(value: float) -> int:
 
 
 def _of(comparison: Comparison, item: int) -> float | None:
-    return comparison.share if comparison.share is None or comparison.i == item else 1.0 - comparison.share
+    return (
+        comparison.share
+        if comparison.share is None or comparison.i == item
+        else 1.0 - comparison.share
+    )
 
 
 def _told(comparisons: Sequence[Comparison], item: int, items: Sequence[Item]) -> str | None:
@@ -167,5 +201,11 @@ def _told(comparisons: Sequence[Comparison], item: int, items: Sequence[Item]) -
     for c in comparisons:
         own, other = c.verdicts if c.i == item else c.verdicts[::-1]
         against = items[c.j if c.i == item else c.i].id
-        told.append({"against": against, "shown_first": [v.raw for v in own], "shown_second": [v.raw for v in other]})
+        told.append(
+            {
+                "against": against,
+                "shown_first": [v.raw for v in own],
+                "shown_second": [v.raw for v in other],
+            }
+        )
     return json.dumps(told, ensure_ascii=False) if told else None

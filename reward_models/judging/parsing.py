@@ -14,8 +14,12 @@ ASKING = tuple("?？؟;՞")  # how a question ends in various scripts
 JSON_OBJECT = re.compile(r"\{")
 JSON_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
 JSON_TRIES = 64  # places at which an object may begin, counted from the end of a text
-DECODER = json.JSONDecoder(strict=False)  # line ends within strings are the commonest mistake of models that write JSON
-DECORATION = re.compile(r"\\(?:boxed|text(?:bf|it)?)\b|</?[a-z][^<>\n]{0,40}>|[\ufe0f\u20e3]", re.IGNORECASE)
+DECODER = json.JSONDecoder(
+    strict=False
+)  # line ends within strings are the commonest mistake of models that write JSON
+DECORATION = re.compile(
+    r"\\(?:boxed|text(?:bf|it)?)\b|</?[a-z][^<>\n]{0,40}>|[\ufe0f\u20e3]", re.IGNORECASE
+)
 REASONING = re.compile(r".*</think>", re.DOTALL | re.IGNORECASE)
 NUMBER = re.compile(r"(\d{1,6})(?:[.,](\d{1,2}))?(?![\d.,]*\d)")
 OUT_OF = re.compile(r"[\W_]*(?:/|out of|of)[\W_]*(\d{1,6})")
@@ -43,7 +47,9 @@ def verdict(text: str, forms: Mapping[str, Sequence[str]], lead: str) -> str | N
         return _answer(_plain(stated[leads[-1].end() :]), meant)
 
     bracketed = reversed(re.findall(r"\[\[(.+?)\]\]", stated))
-    return next((label for inner in bracketed if (label := _answer(_plain(inner), meant, whole=True))), None)
+    return next(
+        (label for inner in bracketed if (label := _answer(_plain(inner), meant, whole=True))), None
+    )
 
 
 def explanation(text: str, lead: str) -> str | None:
@@ -61,14 +67,24 @@ def schema(forms: Mapping[str, Sequence[str]], reasoning: bool) -> dict[str, Any
     """The JSON schema of a verdict: the explanation comes before it, so that the verdict can follow from it."""
     fields: dict[str, Any] = {"explanation": {"type": "string"}} if reasoning else {}
     fields["verdict"] = {"type": "string", "enum": [texts[0] for texts in forms.values()]}
-    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": list(fields),
+        "additionalProperties": False,
+    }
 
 
 def questions_schema(most: int, longest: int) -> dict[str, Any]:
     """The JSON schema of a checklist of at most `most` questions of at most `longest` characters."""
     question = {"type": "string", "minLength": 8, "maxLength": longest}
     several = {"type": "array", "items": question, "minItems": 1, "maxItems": most}
-    return {"type": "object", "properties": {"questions": several}, "required": ["questions"], "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": {"questions": several},
+        "required": ["questions"],
+        "additionalProperties": False,
+    }
 
 
 def questions(text: str, most: int) -> list[str]:
@@ -116,10 +132,15 @@ def _with_objects_told(text: str) -> str:
 
 def _lead_pattern(lead: str) -> re.Pattern[str]:
     """Finds `Verdict:` as people and models write it: `verdict :`, `**Verdict**：`, a heading; also the key of (broken) JSON."""
-    words = r"\s+".join(re.escape(word) for word in unicodedata.normalize("NFKC", lead).rstrip(" :").split())
+    words = r"\s+".join(
+        re.escape(word) for word in unicodedata.normalize("NFKC", lead).rstrip(" :").split()
+    )
     markup = r"[\s*_`\"'”»)\]]*"
     heading = rf"^[\s*_#]*{words}[ \t*_#]*\n"
-    return re.compile(rf"(?<!\w){words}{markup}[:：∶꞉=]|{heading}|(?<!\\)\"verdict\"\s*:", re.IGNORECASE | re.MULTILINE)
+    return re.compile(
+        rf"(?<!\w){words}{markup}[:：∶꞉=]|{heading}|(?<!\\)\"verdict\"\s*:",
+        re.IGNORECASE | re.MULTILINE,
+    )
 
 
 def _answer(text: str, meant: Mapping[str, str], *, whole: bool = False) -> str | None:
@@ -164,7 +185,9 @@ def _is_cased(character: str) -> bool:
 
 def _goes_on(rest: str) -> bool:
     """Whether a word does not end here."""
-    return bool(re.match(r"\w", rest)) or (bool(rest) and unicodedata.category(rest[0]).startswith("M"))
+    return bool(re.match(r"\w", rest)) or (
+        bool(rest) and unicodedata.category(rest[0]).startswith("M")
+    )
 
 
 def _normal(text: str) -> str:
@@ -179,5 +202,13 @@ def _plain(text: str) -> str:
 def begun(token: str, forms: Mapping[str, Sequence[str]]) -> str | None:
     """The one answer that a text is the beginning of; None if it begins none, or several."""
     start = _plain(token)
-    found = {label for label, texts in forms.items() if any(_plain(form).startswith(start) for form in texts)} if start else set()
+    found = (
+        {
+            label
+            for label, texts in forms.items()
+            if any(_plain(form).startswith(start) for form in texts)
+        }
+        if start
+        else set()
+    )
     return found.pop() if len(found) == 1 else None

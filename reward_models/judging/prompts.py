@@ -67,10 +67,20 @@ class Prompts:
 
     def text(self, template: jinja2.Template, item: Item, code: str, **given: str) -> str:
         """The prompt. `given` are the texts to judge besides the conversation. Raises: UserError if the template fails."""
-        told = {**self.values, **_names(item, code), "conversation": _conversation(item), "question": readable(item.prompt[-1]), **given}
+        told = {
+            **self.values,
+            **_names(item, code),
+            "conversation": _conversation(item),
+            "question": readable(item.prompt[-1]),
+            **given,
+        }
         own = phrases(code)
         plain = {k: v for k, v in told.items() if k not in ("conversation", "question", *given)}
-        told |= {"phrases": {k: v.format(**{**own, **plain}) for k, v in own.items()}, "yes": own["yes"], "no": own["no"]}
+        told |= {
+            "phrases": {k: v.format(**{**own, **plain}) for k, v in own.items()},
+            "yes": own["yes"],
+            "no": own["no"],
+        }
         told |= {"verdict": own["verdict"], "fenced": _fence(item.prompt, list(given.values()))}
         try:
             return template.render(told).strip()
@@ -84,7 +94,10 @@ def _names(item: Item, code: str) -> dict[str, str | None]:
 
 
 def _conversation(item: Item) -> list[dict]:
-    return [{"role": m["role"] if m["role"] in ROLES else "message", "content": readable(m)} for m in item.prompt]
+    return [
+        {"role": m["role"] if m["role"] in ROLES else "message", "content": readable(m)}
+        for m in item.prompt
+    ]
 
 
 def _fence(prompt: Sequence[Mapping], others: Sequence[str]) -> Any:
@@ -99,7 +112,10 @@ def _fence(prompt: Sequence[Mapping], others: Sequence[str]) -> Any:
 def template(name: str) -> jinja2.Template:
     """A template that comes along (`scalar`), or a person's own (a path). Raises: UserError if it is not there or no Jinja."""
     environment = ImmutableSandboxedEnvironment(
-        loader=jinja2.FileSystemLoader(FOLDER), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(FOLDER),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     try:
         if not name.endswith(".j2"):
@@ -111,7 +127,9 @@ def template(name: str) -> jinja2.Template:
         made.filename = str(path)
         return made
     except jinja2.TemplateNotFound as error:
-        raise UserError(f"template: there is none named {error}{nearest(name, built_in())}; a file of yours ends in .j2") from None
+        raise UserError(
+            f"template: there is none named {error}{nearest(name, built_in())}; a file of yours ends in .j2"
+        ) from None
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"{name}:{error.lineno}: {error.message}") from None
 

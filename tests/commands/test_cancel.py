@@ -70,12 +70,22 @@ class Run:
             (root / f"conf/{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
             (root / f"conf/{name}.yaml").write_text(text)
         address = f"engine.base_url=http://127.0.0.1:{server.server_address[1]}/v1"
-        self.words = ["run", "recipe=ask", f"conf_dir={root / 'conf'}", "data=small", "engine=openai", address, "engine.served_model=m"]
+        self.words = [
+            "run",
+            "recipe=ask",
+            f"conf_dir={root / 'conf'}",
+            "data=small",
+            "engine=openai",
+            address,
+            "engine.served_model=m",
+        ]
         self.processes = []
 
     def begin(self, *more):
         words = [sys.executable, "-m", "mlalign", *self.words, "name=r", f"root={self.root}", *more]
-        self.processes.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        self.processes.append(
+            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
         return self.processes[-1]
 
     def cancel(self, *more):
@@ -127,7 +137,9 @@ def test_while_a_server_does_not_answer(run, server, how):
     server.may.set()
     again = run.begin()
     said, _ = again.communicate(timeout=300)
-    assert again.returncode == 0 and "[1/2] prompts: reused" in said and "answers: done" in said, said
+    assert again.returncode == 0 and "[1/2] prompts: reused" in said and "answers: done" in said, (
+        said
+    )
 
 
 @pytest.mark.parametrize("how", ["cancel", "ctrl-c", "term"])

@@ -46,11 +46,20 @@ def run_of(root, *artifacts, name="mine"):
 
 
 def found(root, keep=1, days=0.0):
-    return {str(item.path.relative_to(root / "store")): item.why for item in gc.find(root, keep, days)}
+    return {
+        str(item.path.relative_to(root / "store")): item.why for item in gc.find(root, keep, days)
+    }
 
 
 def disk(root):
-    return int(subprocess.run(["du", "-s", "--block-size=1", root / "store"], capture_output=True, text=True, check=True).stdout.split()[0])
+    return int(
+        subprocess.run(
+            ["du", "-s", "--block-size=1", root / "store"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()[0]
+    )
 
 
 @pytest.fixture
@@ -58,7 +67,9 @@ def root(tmp_path):
     """A kept artifact on a base that only its configuration names, one that nobody needs, and a begun one."""
     run_of(tmp_path, KEPT, BEGUN)
     kept = artifact(tmp_path, KEPT, model__weights=50_000)
-    (kept / "config.yaml").write_text(f"inputs: {{model: {{path: {tmp_path}/store/{BASE}/model}}}}\n")
+    (kept / "config.yaml").write_text(
+        f"inputs: {{model: {{path: {tmp_path}/store/{BASE}/model}}}}\n"
+    )
     artifact(tmp_path, BASE, model__weights=50_000)
     artifact(tmp_path, ALONE, model__weights=200_000)
     artifact(tmp_path, BEGUN, done=False)
@@ -83,9 +94,16 @@ def test_checkpoints_by_rule(root):
     checkpoint(partial, 120, complete=False)
     checkpoint(root / "store" / KEPT, 10)
     left = {f"{BEGUN}.partial/checkpoints/trainer/checkpoint-{step}" for step in (20, 40)}
-    assert set(found(root)) - {ALONE} == {*left, f"{BEGUN}.partial/checkpoints/trainer/checkpoint-120", f"{KEPT}/checkpoints"}
+    assert set(found(root)) - {ALONE} == {
+        *left,
+        f"{BEGUN}.partial/checkpoints/trainer/checkpoint-120",
+        f"{KEPT}/checkpoints",
+    }
     assert len(found(root, keep=0)) == len(found(root)) + 1
-    assert set(found(root, keep=3)) - {ALONE} == {f"{BEGUN}.partial/checkpoints/trainer/checkpoint-120", f"{KEPT}/checkpoints"}
+    assert set(found(root, keep=3)) - {ALONE} == {
+        f"{BEGUN}.partial/checkpoints/trainer/checkpoint-120",
+        f"{KEPT}/checkpoints",
+    }
 
 
 def test_leftovers(root):
@@ -117,7 +135,9 @@ def test_a_claim_that_comes_between_looking_and_deleting_is_respected(root, caps
     items = gc.measured(gc.find(root, 1, 0))
     with claims.claim(root / "store" / ALONE):
         assert gc._delete_all(items, root / "store") == 1
-    assert "stays:" in capsys.readouterr().out and (root / "store" / ALONE / "manifest.json").is_file()
+    assert (
+        "stays:" in capsys.readouterr().out and (root / "store" / ALONE / "manifest.json").is_file()
+    )
 
 
 def test_what_is_young_stays(root):
@@ -134,7 +154,11 @@ def test_hard_links_count_once_and_only_if_no_other_name_stays(root, mlalign):
     alone, kept = root / "store" / ALONE, root / "store" / KEPT
     cache = root / "store" / ".shards" / "ab"
     cache.mkdir(parents=True)
-    for name, target in (("shared", kept / "shared"), ("shard", cache / ("ab" * 32)), ("twice", alone / "again")):
+    for name, target in (
+        ("shared", kept / "shared"),
+        ("shard", cache / ("ab" * 32)),
+        ("twice", alone / "again"),
+    ):
         (alone / name).write_bytes(os.urandom(300_000))
         os.link(alone / name, target)
     os.link(kept / "shared", cache / ("cd" * 32))
@@ -149,7 +173,10 @@ def test_hard_links_count_once_and_only_if_no_other_name_stays(root, mlalign):
     files = sum(i.n_bytes for i in items)
     assert 0 <= before - disk(root) - files < 50_000  # folders and the small marker
     assert 800_000 < files < 900_000
-    assert sorted(p.name for p in cache.iterdir()) == ["cd" * 32] and (kept / "shared").stat().st_size == 300_000
+    assert (
+        sorted(p.name for p in cache.iterdir()) == ["cd" * 32]
+        and (kept / "shared").stat().st_size == 300_000
+    )
     assert mlalign("gc", f"root={root}").stdout.startswith("nothing in")
 
 
@@ -162,10 +189,20 @@ def test_deletion_leaves_what_a_run_can_go_on_from(root, mlalign):
     assert not (partial / "claims").exists() and (partial / "config.yaml").is_file()
 
 
-def test_a_run_with_jobs_is_left_alone_while_slurm_cannot_be_asked(root, mlalign, monkeypatch, tmp_path):
+def test_a_run_with_jobs_is_left_alone_while_slurm_cannot_be_asked(
+    root, mlalign, monkeypatch, tmp_path
+):
     folder = root / "runs" / "mine" / "slurm"
     folder.mkdir()
-    line = {"job": "7", "step": "s1", "artifact": BEGUN, "tasks": 1, "script": "s1.sbatch", "log": "logs/s1-%j.log", "submitted": 0}
+    line = {
+        "job": "7",
+        "step": "s1",
+        "artifact": BEGUN,
+        "tasks": 1,
+        "script": "s1.sbatch",
+        "log": "logs/s1-%j.log",
+        "submitted": 0,
+    }
     (folder / "jobs.jsonl").write_text(json.dumps(line) + "\n")
     checkpoint(root / "store" / f"{BEGUN}.partial", 20)
     monkeypatch.setenv("PATH", str(tmp_path))

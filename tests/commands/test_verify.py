@@ -38,7 +38,11 @@ def flip(path):
 def test_all_as_written(small, mlalign):
     done = mlalign("verify")
     assert done.returncode == 0, done.stdout
-    assert "artifact of marks" in done.stdout and "shard cache" in done.stdout and "inputs of rows" in done.stdout
+    assert (
+        "artifact of marks" in done.stdout
+        and "shard cache" in done.stdout
+        and "inputs of rows" in done.stdout
+    )
     assert "differ" not in done.stdout and "/s)" in done.stdout
 
 
@@ -57,15 +61,34 @@ def test_artifacts_shards_and_inputs_are_named_with_their_mends(small, mlalign):
     small.source.unlink()
     status, told = differs(mlalign)
     assert status == 1
-    for name in (shard(small, "prepare"), shard(small, "score"), ".shards/", small.model / "model.safetensors", small.source):
+    for name in (
+        shard(small, "prepare"),
+        shard(small, "score"),
+        ".shards/",
+        small.model / "model.safetensors",
+        small.source,
+    ):
         assert str(name) in told, told
-    assert "force=rows" in told and "force=marks" in told and "is gone" in told and "mlalign gc" in told
+    assert (
+        "force=rows" in told
+        and "force=marks" in told
+        and "is gone" in told
+        and "mlalign gc" in told
+    )
 
 
 @pytest.mark.slow
 def test_unfinished_work_is_looked_at(small, mlalign):
     partial = step.begin(
-        small.plan().store, {"stage": "sft", "step": "base", "fingerprint": "ab" * 32, "inputs": {}, "guards": [], "config": {}}
+        small.plan().store,
+        {
+            "stage": "sft",
+            "step": "base",
+            "fingerprint": "ab" * 32,
+            "inputs": {},
+            "guards": [],
+            "config": {},
+        },
     )
     folder = partial / "checkpoints" / "trainer" / "checkpoint-5"
     folder.mkdir(parents=True)
@@ -74,7 +97,9 @@ def test_unfinished_work_is_looked_at(small, mlalign):
     assert differs(mlalign) == (0, "")
     (folder / "optimizer.pt").write_bytes(b"abd")
     status, told = differs(mlalign)
-    assert status == 1 and "optimizer.pt is not what was saved" in told and "computes it again" in told
+    assert (
+        status == 1 and "optimizer.pt is not what was saved" in told and "computes it again" in told
+    )
 
 
 @pytest.mark.slow

@@ -20,7 +20,12 @@ GOOD = [record for record, *_ in SHAPES.values()]
 CALLED = [
     {"messages": [U, say("assistant", None, tool_calls=[CALL]), say("tool", "5"), A]},
     {"messages": [S, U, say("assistant", "4", reasoning_content="two and two")]},
-    {"prompt": "hi", "chosen": [U, say("assistant", "", tool_calls=[CALL])], "rejected": [U, A], "tools": [{"type": "function"}]},
+    {
+        "prompt": "hi",
+        "chosen": [U, say("assistant", "", tool_calls=[CALL])],
+        "rejected": [U, A],
+        "tools": [{"type": "function"}],
+    },
 ]
 ROWS = [*GOOD, *CALLED, *(record for record, _ in DROPPED), *(record for record, _ in MALFORMED)]
 
@@ -31,7 +36,10 @@ def said(item):
 
 def of_score(path):
     """What reaches the scorer, or None for a row that the survey refuses."""
-    inputs, how = survey.sources([path]), scoring.Reading(column="mine")  # some sets have a column score_chosen
+    inputs, how = (
+        survey.sources([path]),
+        scoring.Reading(column="mine"),
+    )  # some sets have a column score_chosen
     seen = []
 
     class Seen:
@@ -67,7 +75,10 @@ def of_check(path):
 def of_prepare(path, kind):
     """Prompt and texts of the answers, the reason, or None for a refusal."""
     work = reading.Reading(kind, None, sources.Problems(), store.Tally())
-    rows = [row for row, _, _ in reading.all_rows(work, [sources.Source(path=str(path), language="en")], [])]
+    rows = [
+        row
+        for row, _, _ in reading.all_rows(work, [sources.Source(path=str(path), language="en")], [])
+    ]
     if work.problems.n:
         return None
     if not rows:

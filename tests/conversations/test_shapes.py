@@ -43,7 +43,11 @@ JOINED = [
     ("and?", [U, A, V], [U, A, V]),  # its last turn
     ([S, U], [U], [S, U]),  # the prompt has the system message
     ([U, A, V], [V], [U, A, V]),  # the conversation has the last turn alone
-    ([U], [say("assistant", "let me see")], [U, say("assistant", "let me see")]),  # it goes on where the prompt ends
+    (
+        [U],
+        [say("assistant", "let me see")],
+        [U, say("assistant", "let me see")],
+    ),  # it goes on where the prompt ends
     ([U, A, V], [], [U, A, V]),
 ]
 
@@ -78,7 +82,12 @@ def test_tool_calls_reasoning_and_tools_are_carried():
     tools = [{"type": "function", "function": {"name": "weather"}}]
     row = read(
         {
-            "messages": [U, called, say("tool", "5", tool_call_id="1"), say("assistant", "Five.", reasoning_content="so")],
+            "messages": [
+                U,
+                called,
+                say("tool", "5", tool_call_id="1"),
+                say("assistant", "Five.", reasoning_content="so"),
+            ],
             "tools": json.dumps(tools),
         }
     )
@@ -88,5 +97,14 @@ def test_tool_calls_reasoning_and_tools_are_carried():
     assert read({"prompt": "hi", "response": "a", "tools": tools}).unstorable() == "tools"
     # tables have every key in every message
     assert (
-        read({"messages": [{**U, "tool_calls": None}, {**A, "tool_calls": [], "reasoning_content": ""}], "tools": []}).unstorable() is None
+        read(
+            {
+                "messages": [
+                    {**U, "tool_calls": None},
+                    {**A, "tool_calls": [], "reasoning_content": ""},
+                ],
+                "tools": [],
+            }
+        ).unstorable()
+        is None
     )

@@ -34,7 +34,9 @@ def test_content_key_ignores_white_space_and_composition_only():
     key = cleaning.content_key(preference("a  b", "caf\u00e9"), "preference")
     assert key == cleaning.content_key(preference("a b ", "cafe\u0301"), "preference")
     assert key != cleaning.content_key(preference("a b", "cafe"), "preference")
-    assert key != cleaning.content_key({**preference("a b", "caf\u00e9"), "prompt_lang": "fra_Latn"}, "preference")
+    assert key != cleaning.content_key(
+        {**preference("a b", "caf\u00e9"), "prompt_lang": "fra_Latn"}, "preference"
+    )
 
 
 def test_seen_is_a_set(monkeypatch):
@@ -52,7 +54,9 @@ def test_split_and_rank_depend_on_the_group_alone():
     held_out = sum(splits.split_of(g, 0, 0.1) == "eval" for g in groups)
     assert 340 < held_out < 460
     assert splits.split_of("g1", 0, 0.0) == "train" and splits.split_of("g1", 0, 1.0) == "eval"
-    assert [splits.split_of(g, 0, 0.5) for g in groups] != [splits.split_of(g, 1, 0.5) for g in groups]
+    assert [splits.split_of(g, 0, 0.5) for g in groups] != [
+        splits.split_of(g, 1, 0.5) for g in groups
+    ]
 
 
 def test_lowest_ranks_are_a_weighted_sample():

@@ -29,7 +29,11 @@ def tokenizer(tiny):
 def requests(tokenizer) -> list[Request]:
     """Two requests for each of 16 prompts, each with a seed of its own."""
     texts = [ChatTemplate(tokenizer).prompt(rows.messages(p), "") for p in PROMPTS]
-    ids = [(f"{i}.{k}", tokens) for i, tokens in enumerate(chat.token_ids(tokenizer, texts)) for k in range(2)]
+    ids = [
+        (f"{i}.{k}", tokens)
+        for i, tokens in enumerate(chat.token_ids(tokenizer, texts))
+        for k in range(2)
+    ]
     return [Request(name, rows.seed_of(name), prompt_token_ids=tokens) for name, tokens in ids]
 
 
@@ -43,7 +47,8 @@ def adapter_and_merged(tmp_path_factory) -> tuple[Model, Model]:
     folder = tmp_path_factory.mktemp("adapter")
     torch.manual_seed(0)
     model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(TINY), LoraConfig(r=5, lora_alpha=10, target_modules=["q_proj", "v_proj", "o_proj"])
+        AutoModelForCausalLM.from_pretrained(TINY),
+        LoraConfig(r=5, lora_alpha=10, target_modules=["q_proj", "v_proj", "o_proj"]),
     )
     for name, weights in model.named_parameters():
         if "lora_B" in name:

@@ -21,7 +21,9 @@ def with_bos(tiny, tmp_path):
     backend = Tokenizer.from_file(str(tmp_path / "model/tokenizer.json"))
     backend.add_special_tokens(["<bos>"])
     bos = backend.token_to_id("<bos>")
-    backend.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos)])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", bos)]
+    )
     backend.save(str(tmp_path / "model/tokenizer.json"))
     settings = tmp_path / "model/tokenizer_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "bos_token": "<bos>"}))
@@ -44,9 +46,13 @@ def test_render_asks_for_the_next_turn(tokenizer):
 
 
 def test_neither_template_names_directory_and_mend(tiny, tmp_path):
-    shutil.copytree(tiny.path, tmp_path / "model", ignore=shutil.ignore_patterns("chat_template.jinja"))
+    shutil.copytree(
+        tiny.path, tmp_path / "model", ignore=shutil.ignore_patterns("chat_template.jinja")
+    )
     model = local_model(tmp_path / "model", "bare")
-    with pytest.raises(UserError, match=r"model: its tokenizer has no chat template.*chat_template="):
+    with pytest.raises(
+        UserError, match=r"model: its tokenizer has no chat template.*chat_template="
+    ):
         chat.load_tokenizer(model)
     tokenizer = chat.load_tokenizer(model, "{{ messages[0].content }}!")
     assert ChatTemplate(tokenizer).prompt(rows.messages("Hi"), "") == "Hi!"

@@ -45,11 +45,24 @@ def test_code_from_a_repository_is_refused(name):
 
 def test_speed_arguments_leave_the_fingerprint_alone():
     plain = schema.hashed(EngineConfig(args={"max_model_len": 64}))
-    assert schema.hashed(EngineConfig(args={"max_model_len": 64, "tensor_parallel_size": 8}, concurrency=2, api_key_env="KEY")) == plain
+    assert (
+        schema.hashed(
+            EngineConfig(
+                args={"max_model_len": 64, "tensor_parallel_size": 8},
+                concurrency=2,
+                api_key_env="KEY",
+            )
+        )
+        == plain
+    )
     assert schema.hashed(EngineConfig(args={"max_model_len": 65})) != plain
 
 
 def test_problems_of_an_openai_configuration_never_repeat_the_key():
     found = engine.problems(EngineConfig("openai", api_key_env="sk-secret", concurrency=0))
-    assert [f.partition(":")[0] for f in found] == ["engine.base_url", "engine.api_key_env", "engine.concurrency"]
+    assert [f.partition(":")[0] for f in found] == [
+        "engine.base_url",
+        "engine.api_key_env",
+        "engine.concurrency",
+    ]
     assert "sk-secret" not in " ".join(found)

@@ -12,7 +12,14 @@ from mlalign.models.templates import ChatTemplate
 
 SCHEMA = {
     "type": "object",
-    "properties": {"questions": {"type": "array", "items": {"type": "string", "maxLength": 12}, "minItems": 1, "maxItems": 2}},
+    "properties": {
+        "questions": {
+            "type": "array",
+            "items": {"type": "string", "maxLength": 12},
+            "minItems": 1,
+            "maxItems": 2,
+        }
+    },
     "required": ["questions"],
     "additionalProperties": False,
 }
@@ -36,13 +43,18 @@ def forward(network, ids: list[int]) -> list[float]:
 
 def cases(requests) -> tuple[list[Request], list[list[int]]]:
     """Prompts of different lengths, each with tokens of its own to ask about."""
-    longer = [Request(r.id, r.seed, prompt_token_ids=r.prompt_token_ids * (1 + i % 4)) for i, r in enumerate(requests)]
+    longer = [
+        Request(r.id, r.seed, prompt_token_ids=r.prompt_token_ids * (1 + i % 4))
+        for i, r in enumerate(requests)
+    ]
     return longer, [TOKENS[i % 3 :] for i in range(len(longer))]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 16384])
 @pytest.mark.slow
-def test_transformers_gives_the_log_probabilities_of_a_plain_forward_pass(tiny, network, requests, batch_tokens):
+def test_transformers_gives_the_log_probabilities_of_a_plain_forward_pass(
+    tiny, network, requests, batch_tokens
+):
     asked, tokens = cases(requests)
     engine = open_engine(EngineConfig("transformers", batch_tokens=batch_tokens), tiny)
     found = engine.next_logprobs(asked, tokens)
@@ -57,7 +69,9 @@ def test_vllm_gives_them_too_and_json_of_a_schema(tiny, network, requests):
     pytest.importorskip("vllm")
     engine = open_engine(EngineConfig("vllm"), tiny, max_model_len=256)
     asked, tokens = cases(requests)
-    for request, own, values in zip(asked, tokens, engine.next_logprobs(asked, tokens), strict=True):
+    for request, own, values in zip(
+        asked, tokens, engine.next_logprobs(asked, tokens), strict=True
+    ):
         expected = forward(network, request.prompt_token_ids)
         assert values == pytest.approx([expected[t] for t in own], abs=5e-5)
     said = engine.generate(requests, Sampling(100, 0.0, json_schema=SCHEMA))
@@ -69,7 +83,9 @@ def test_vllm_gives_them_too_and_json_of_a_schema(tiny, network, requests):
 def test_transformers_keeps_to_a_schema_in_batches_of_any_size(tiny, requests):
     pytest.importorskip("xgrammar")
     together, alone = (
-        open_engine(EngineConfig("transformers", batch_tokens=n), tiny).generate(requests[:8], Sampling(100, 0.0, json_schema=SCHEMA))
+        open_engine(EngineConfig("transformers", batch_tokens=n), tiny).generate(
+            requests[:8], Sampling(100, 0.0, json_schema=SCHEMA)
+        )
         for n in (16384, 1)
     )
     assert all(1 <= len(json.loads(r.text)["questions"]) <= 2 for r in together)
@@ -80,9 +96,13 @@ def test_a_missing_grammar_package_is_named(tiny, requests, monkeypatch):
     import importlib.util
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "xgrammar" else find(name, *a))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "xgrammar" else find(name, *a)
+    )
     with pytest.raises(UserError, match=r"'xgrammar': pip install xgrammar"):
-        open_engine(EngineConfig("transformers"), tiny).generate(requests[:1], Sampling(4, 0.0, json_schema=SCHEMA))
+        open_engine(EngineConfig("transformers"), tiny).generate(
+            requests[:1], Sampling(4, 0.0, json_schema=SCHEMA)
+        )
 
 
 def test_a_server_is_asked_for_schema_and_probabilities():
@@ -90,7 +110,9 @@ def test_a_server_is_asked_for_schema_and_probabilities():
     known, _ = body(request, Sampling(4, 0.0, json_schema=SCHEMA, top_logprobs=5), {})
     assert known["response_format"]["json_schema"]["schema"] == SCHEMA
     assert (known["logprobs"], known["top_logprobs"]) == (True, 5)
-    assert not {"response_format", "logprobs", "top_logprobs"} & set(body(request, Sampling(4), {})[0])
+    assert not {"response_format", "logprobs", "top_logprobs"} & set(
+        body(request, Sampling(4), {})[0]
+    )
 
 
 def test_configured_names_every_mistake_with_its_key():
@@ -106,7 +128,10 @@ def test_ordinary_text_gets_its_ordinary_ids(tokenizer):
     messages = rows.messages("What is 3 + 2? नमस्ते, <b>bold</b> and <| end |>")
     expected = chat.token_ids(tokenizer, [ChatTemplate(tokenizer).prompt(messages, "")])[0]
     assert chat.Untrusted(ChatTemplate(tokenizer)).prompt_ids(messages, "") == (expected, False)
-    assert chat.Untrusted(ChatTemplate(tokenizer)).text_ids("The sum is 4.") == tokenizer("The sum is 4.")["input_ids"]
+    assert (
+        chat.Untrusted(ChatTemplate(tokenizer)).text_ids("The sum is 4.")
+        == tokenizer("The sum is 4.")["input_ids"]
+    )
 
 
 def test_no_text_writes_a_special_token(tokenizer):
@@ -126,6 +151,8 @@ def test_words_that_the_template_writes_count_as_special_though_the_tokenizer_sa
     tokenizer.chat_template += "{{ '<think>\n\n' }}"
     assert "<think>" in chat.special_texts(tokenizer)
     assert not {"<other>", "\n\n"} & set(chat.special_texts(tokenizer))
-    ids, tried = chat.Untrusted(ChatTemplate(tokenizer)).prompt_ids(rows.messages("a <think> b"), "")
+    ids, tried = chat.Untrusted(ChatTemplate(tokenizer)).prompt_ids(
+        rows.messages("a <think> b"), ""
+    )
     assert ids.count(tokenizer.convert_tokens_to_ids("<think>")) == 1
     assert tried

@@ -48,7 +48,11 @@ def plain_server():
             status, reply = replies.pop(0)
             data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
             self.send_response(status)
-            for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(data))), ("retry-after-ms", "10")):
+            for name, value in (
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(data))),
+                ("retry-after-ms", "10"),
+            ):
                 self.send_header(name, value)
             self.end_headers()
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -71,7 +75,11 @@ def plain_server():
 
 
 def answer(text: str, **message) -> dict:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text, **message}}
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": text, **message},
+    }
     return {
         "id": "1",
         "object": "chat.completion",
@@ -85,7 +93,9 @@ def answer(text: str, **message) -> dict:
 def test_retries_after_429_and_503_and_reads_reasoning(plain_server):
     url, replies, received = plain_server
     replies += [(429, {}), (503, {}), (200, answer("4", reasoning_content="2 and 2"))]
-    engine = open_engine(EngineConfig("openai", base_url=url, served_model="m", max_retries=2), None)
+    engine = open_engine(
+        EngineConfig("openai", base_url=url, served_model="m", max_retries=2), None
+    )
     (response,) = engine.generate([ask("2 + 2?", seed=7)], Sampling(5, top_k=3))
     assert (response.text, response.reasoning, response.n_tokens) == ("4", "2 and 2", 3)
     assert len(received) == 3
@@ -96,7 +106,9 @@ def test_a_refused_key_is_named_by_its_variable_and_never_shown(plain_server, mo
     url, replies, _ = plain_server
     monkeypatch.setenv("MY_KEY", KEY)
     replies.append((401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}))
-    engine = open_engine(EngineConfig("openai", base_url=url, served_model="m", api_key_env="MY_KEY"), None)
+    engine = open_engine(
+        EngineConfig("openai", base_url=url, served_model="m", api_key_env="MY_KEY"), None
+    )
     with pytest.raises(UserError, match="Incorrect API key") as caught:
         engine.generate([ask("Hi")], Sampling(5))
     assert KEY not in str(caught.value)
@@ -104,15 +116,26 @@ def test_a_refused_key_is_named_by_its_variable_and_never_shown(plain_server, mo
 
 
 def test_a_server_that_is_gone_says_how_to_go_on():
-    engine = open_engine(EngineConfig("openai", base_url=f"http://127.0.0.1:{free_port()}/v1", served_model="m", max_retries=0), None)
-    with pytest.raises(UserError, match=r"does not answer .*same command again; finished shards are kept"):
+    engine = open_engine(
+        EngineConfig(
+            "openai", base_url=f"http://127.0.0.1:{free_port()}/v1", served_model="m", max_retries=0
+        ),
+        None,
+    )
+    with pytest.raises(
+        UserError, match=r"does not answer .*same command again; finished shards are kept"
+    ):
         engine.generate([ask("Hi"), ask("Ho")], Sampling(5))
 
 
 @pytest.mark.parametrize(
     ("status", "body", "why"),
     [
-        (200, b"<html>sign in</html>", r"127.0.0.1:\d+/v1 sends no usable answer from 'm': an HTML page .*engine.base_url"),
+        (
+            200,
+            b"<html>sign in</html>",
+            r"127.0.0.1:\d+/v1 sends no usable answer from 'm': an HTML page .*engine.base_url",
+        ),
         (200, {"choices": []}, "`choices` should be a list"),
         (404, b"<html>" + b"not here " * 9999, "refuses a request for 'm'"),
         (400, [1, 2], "refuses a request"),
@@ -122,7 +145,9 @@ def test_a_server_that_is_gone_says_how_to_go_on():
 def test_a_malformed_reply_is_one_message(plain_server, status, body, why):
     url, replies, _ = plain_server
     replies.append((status, body))
-    engine = open_engine(EngineConfig("openai", base_url=url, served_model="m", max_retries=0), None)
+    engine = open_engine(
+        EngineConfig("openai", base_url=url, served_model="m", max_retries=0), None
+    )
     with pytest.raises(UserError, match=why) as caught:
         engine.generate([ask("Hi")], Sampling(5))
     message = str(caught.value)
@@ -132,7 +157,9 @@ def test_a_malformed_reply_is_one_message(plain_server, status, body, why):
 def test_a_reply_that_never_ends_has_a_limit(plain_server):
     url, replies, _ = plain_server
     replies.append((200, DRIBBLE))
-    engine = open_engine(EngineConfig("openai", base_url=url, served_model="m", max_retries=0, timeout_s=0.3), None)
+    engine = open_engine(
+        EngineConfig("openai", base_url=url, served_model="m", max_retries=0, timeout_s=0.3), None
+    )
     with pytest.raises(UserError, match=r"does not answer .*1 tries of up to 0.3 s"):
         engine.generate([ask("Hi")], Sampling(5))
 
@@ -141,12 +168,23 @@ def test_a_reply_that_is_too_large_is_not_read(plain_server, monkeypatch):
     monkeypatch.setattr("mlalign.models.engine.replies.LARGEST", 1 << 20)
     url, replies, _ = plain_server
     replies.append((200, b" " * (3 << 20)))
-    engine = open_engine(EngineConfig("openai", base_url=url, served_model="m", max_retries=0), None)
+    engine = open_engine(
+        EngineConfig("openai", base_url=url, served_model="m", max_retries=0), None
+    )
     with pytest.raises(UserError, match="more than 1 MiB"):
         engine.generate([ask("Hi")], Sampling(5))
 
 
-@pytest.mark.parametrize("address", ["localhost:8000/v1", "ftp://host/v1", "http://", "http://[::1/v1", "http://u:hunter2@host:port/v1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "localhost:8000/v1",
+        "ftp://host/v1",
+        "http://",
+        "http://[::1/v1",
+        "http://u:hunter2@host:port/v1",
+    ],
+)
 def test_what_is_no_address_is_told_without_its_password(address):
     with pytest.raises(UserError, match=r"engine.base_url: expected an address") as caught:
         open_engine(EngineConfig("openai", base_url=address, served_model="m"), None)
@@ -155,11 +193,20 @@ def test_what_is_no_address_is_told_without_its_password(address):
 
 def test_an_unset_variable_is_named():
     with pytest.raises(UserError, match="ABSENT_KEY is not set"):
-        open_engine(EngineConfig("openai", base_url="http://x/v1", served_model="m", api_key_env="ABSENT_KEY"), None)
+        open_engine(
+            EngineConfig(
+                "openai", base_url="http://x/v1", served_model="m", api_key_env="ABSENT_KEY"
+            ),
+            None,
+        )
 
 
 def test_body_leaves_out_neutral_values_and_args_win():
-    known, extra = body(ask("Hi", 3), Sampling(9, 0.5, extra={"repetition_penalty": 1.1}), {"max_tokens": None, "max_completion_tokens": 4})
+    known, extra = body(
+        ask("Hi", 3),
+        Sampling(9, 0.5, extra={"repetition_penalty": 1.1}),
+        {"max_tokens": None, "max_completion_tokens": 4},
+    )
     assert known == {"temperature": 0.5, "top_p": 1.0, "seed": 3, "max_completion_tokens": 4}
     assert extra == {"repetition_penalty": 1.1}
 
@@ -174,7 +221,9 @@ def server(tiny, tmp_path_factory):
         "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill", "--max-model-len", "64",
     ]  # fmt: skip
     with open(log, "w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env={"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ})
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env={"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
+        )
     until = time.monotonic() + 180
     while not _healthy(port):
         assert process.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
@@ -194,7 +243,9 @@ def _healthy(port: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_real_server_answers_in_order_and_honours_seeds(server):
-    engine = open_engine(EngineConfig("openai", base_url=server, served_model="tiny", concurrency=4), None)
+    engine = open_engine(
+        EngineConfig("openai", base_url=server, served_model="tiny", concurrency=4), None
+    )
     asked = [ask(f"What is {a} + 2?", seed) for a in range(1, 9) for seed in (1, 2)]
     greedy = engine.generate(asked, Sampling(24, 0.0))
     assert [g.finish_reason for g in greedy] == ["stop"] * len(asked)
@@ -211,7 +262,11 @@ def test_a_real_server_answers_in_order_and_honours_seeds(server):
 @pytest.mark.long
 def test_a_real_server_s_refusals(server):
     engine = open_engine(EngineConfig("openai", base_url=server, served_model="tiny"), None)
-    long, short = engine.generate([ask("What is 1 + 1? " * 20), ask("What is 1 + 1?")], Sampling(24, 0.0))
+    long, short = engine.generate(
+        [ask("What is 1 + 1? " * 20), ask("What is 1 + 1?")], Sampling(24, 0.0)
+    )
     assert (long.finish_reason, short.finish_reason) == (PROMPT_TOO_LONG, "stop")
     with pytest.raises(UserError, match=r"refuses a request for 'other'.*does not exist"):
-        open_engine(EngineConfig("openai", base_url=server, served_model="other"), None).generate([ask("Hi")], Sampling(4))
+        open_engine(EngineConfig("openai", base_url=server, served_model="other"), None).generate(
+            [ask("Hi")], Sampling(4)
+        )

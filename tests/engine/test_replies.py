@@ -10,18 +10,26 @@ from mlalign.models.engine import replies
 
 
 def reply(**message) -> dict:
-    return {"choices": [{"finish_reason": "stop", "message": message}], "usage": {"completion_tokens": 3}}
+    return {
+        "choices": [{"finish_reason": "stop", "message": message}],
+        "usage": {"completion_tokens": 3},
+    }
 
 
 def read(value: object, **options) -> replies.Response:
-    return replies.response(value if isinstance(value, bytes) else json.dumps(value).encode(), **options)
+    return replies.response(
+        value if isinstance(value, bytes) else json.dumps(value).encode(), **options
+    )
 
 
 @pytest.mark.parametrize(
     ("value", "why"),
     [
         (b"", "nothing instead of JSON"),
-        (b"<!doctype html><html><body>502 Bad Gateway</body></html>", "an HTML page instead of JSON: <!doctype html>"),
+        (
+            b"<!doctype html><html><body>502 Bad Gateway</body></html>",
+            "an HTML page instead of JSON: <!doctype html>",
+        ),
         (b"\xff\xfe\x00", "no .whole. JSON"),
         (b'{"choices": [{"mess', "no .whole. JSON"),
         (b"[" * 100_000, "nested too deeply"),
@@ -39,7 +47,10 @@ def read(value: object, **options) -> replies.Response:
         (reply(content=4), "content` should be text"),
         (reply(content=[{"type": "image_url"}]), "content` should be text"),
         (reply(content=["4"]), "content` should be text"),
-        ({"error": {"message": "no \x1b[31mquota", "code": 402}, "choices": []}, "an error instead of an answer: no"),
+        (
+            {"error": {"message": "no \x1b[31mquota", "code": 402}, "choices": []},
+            "an error instead of an answer: no",
+        ),
         ({"error": "overloaded"}, "an error instead of an answer: overloaded"),
     ],
 )
@@ -67,11 +78,25 @@ def test_the_text_of_an_answer(message, text):
     found.text.encode("utf-8")
 
 
-@pytest.mark.parametrize("usage", [None, [], "3", {}, {"completion_tokens": "3"}, {"completion_tokens": True}, {"completion_tokens": -1}])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        [],
+        "3",
+        {},
+        {"completion_tokens": "3"},
+        {"completion_tokens": True},
+        {"completion_tokens": -1},
+    ],
+)
 def test_a_count_that_is_no_count_is_not_told(usage):
     found = read({**reply(content="4", reasoning_content=["no text"]), "usage": usage})
     assert (found.n_tokens, found.reasoning) == (None, None)
-    assert read({"choices": [{"message": {"content": "4"}, "finish_reason": {}}]}).finish_reason == "unknown"
+    assert (
+        read({"choices": [{"message": {"content": "4"}, "finish_reason": {}}]}).finish_reason
+        == "unknown"
+    )
 
 
 def test_log_probabilities_are_read_where_they_are_numbers():
@@ -83,13 +108,28 @@ def test_log_probabilities_are_read_where_they_are_numbers():
         7,
     ]
     one = reply(content="Yes")
-    one["choices"][0]["logprobs"] = {"content": [{"top_logprobs": [*tops, {"token": "Si", "logprob": 1e300}]}]}
-    assert read(one, wants_logprobs=True).top_logprobs == {"Yes": -0.1, "No": -1e9, "!": 0.0, "Si": 0.0}
+    one["choices"][0]["logprobs"] = {
+        "content": [{"top_logprobs": [*tops, {"token": "Si", "logprob": 1e300}]}]
+    }
+    assert read(one, wants_logprobs=True).top_logprobs == {
+        "Yes": -0.1,
+        "No": -1e9,
+        "!": 0.0,
+        "Si": 0.0,
+    }
     assert math.exp(-1e9) == 0.0
 
 
 @pytest.mark.parametrize(
-    "logprobs", [None, {}, {"content": None}, {"content": []}, {"content": [{"top_logprobs": []}]}, {"content": ["x"]}]
+    "logprobs",
+    [
+        None,
+        {},
+        {"content": None},
+        {"content": []},
+        {"content": [{"top_logprobs": []}]},
+        {"content": ["x"]},
+    ],
 )
 def test_log_probabilities_that_were_asked_for_must_be_there(logprobs):
     one = reply(content="Yes")

@@ -35,7 +35,10 @@ def test_the_same_requests_give_the_same_samples_and_different_ones_differ(engin
 
 
 def test_finish_reason_token_count_and_stop(engine, requests):
-    long, short = engine.generate(requests[:1], Sampling(40, 0.0))[0], engine.generate(requests[:1], Sampling(2, 0.0))[0]
+    long, short = (
+        engine.generate(requests[:1], Sampling(40, 0.0))[0],
+        engine.generate(requests[:1], Sampling(2, 0.0))[0],
+    )
     assert (long.finish_reason, short.finish_reason, short.n_tokens) == ("stop", "length", 2)
     word = long.text.split()[1]
     cut = engine.generate(requests, Sampling(40, 0.0, stop=[word]))[0]
@@ -46,7 +49,8 @@ def test_finish_reason_token_count_and_stop(engine, requests):
 @pytest.mark.slow
 def test_an_adapter_equals_the_merged_model_and_not_its_base(engine, adapter_and_merged, requests):
     adapter, merged = (
-        open_engine(EngineConfig("transformers"), model).generate(requests, Sampling(16, 0.0)) for model in adapter_and_merged
+        open_engine(EngineConfig("transformers"), model).generate(requests, Sampling(16, 0.0))
+        for model in adapter_and_merged
     )
     assert adapter == merged
     assert adapter != engine.generate(requests, Sampling(16, 0.0))

@@ -16,7 +16,9 @@ from mlalign.models.engine import EngineConfig, Request, Sampling, open_engine
 from mlalign.models.engine.vllm import arguments
 
 pytest.importorskip("vllm")
-SAMPLING = Sampling(max_tokens=16, temperature=2.0)  # hot, so that the well-trained tiny model varies
+SAMPLING = Sampling(
+    max_tokens=16, temperature=2.0
+)  # hot, so that the well-trained tiny model varies
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,10 @@ def answers(vllm, requests):
 @pytest.mark.slow
 def test_a_row_depends_on_its_own_seed_and_not_on_its_batch(vllm, requests, answers):
     shuffled = random.Random(1).sample(requests, len(requests))
-    assert dict(zip((r.id for r in shuffled), vllm.generate(shuffled, SAMPLING), strict=True)) == answers
+    assert (
+        dict(zip((r.id for r in shuffled), vllm.generate(shuffled, SAMPLING), strict=True))
+        == answers
+    )
     some = requests[3:10]
     assert vllm.generate(some, SAMPLING) == [answers[r.id] for r in some]
 
@@ -47,7 +52,10 @@ def test_samples_of_one_prompt_differ(requests, answers):
 
 @pytest.mark.slow
 def test_finish_reason_and_token_count(vllm, requests):
-    long, short = vllm.generate(requests[:1], Sampling(40, 0.0))[0], vllm.generate(requests[:1], Sampling(2, 0.0))[0]
+    long, short = (
+        vllm.generate(requests[:1], Sampling(40, 0.0))[0],
+        vllm.generate(requests[:1], Sampling(2, 0.0))[0],
+    )
     assert (long.finish_reason, short.finish_reason, short.n_tokens) == ("stop", "length", 2)
     assert long.text.startswith(short.text)
     word = long.text.split()[1]
@@ -71,10 +79,16 @@ def test_a_bad_sampling_value_is_named(vllm, requests):
 
 @pytest.mark.slow
 def test_guided_decoding_and_biases_are_written_as_mappings(vllm, requests):
-    guided = vllm.generate(requests[:4], Sampling(8, 0.0, extra={"structured_outputs": {"choice": ["yes", "no"]}}))
+    guided = vllm.generate(
+        requests[:4], Sampling(8, 0.0, extra={"structured_outputs": {"choice": ["yes", "no"]}})
+    )
     assert {a.text for a in guided} <= {"yes", "no"}
-    only = vllm.generate(requests[:1], Sampling(3, 0.0, extra={"logit_bias": {7: 100.0}, "ignore_eos": True}))
-    again = vllm.generate(requests[:1], Sampling(3, 0.0, extra={"allowed_token_ids": [7], "ignore_eos": True}))
+    only = vllm.generate(
+        requests[:1], Sampling(3, 0.0, extra={"logit_bias": {7: 100.0}, "ignore_eos": True})
+    )
+    again = vllm.generate(
+        requests[:1], Sampling(3, 0.0, extra={"allowed_token_ids": [7], "ignore_eos": True})
+    )
     assert only[0].text == again[0].text
 
 
@@ -96,7 +110,10 @@ def test_what_vllm_refuses_while_it_runs_names_the_key(extra, told, vllm, reques
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("head", "args", "told"),
-    [(12, {}, "vLLM does not start on .*|vLLM fails on"), (32, {"max_model_len": 10**6}, "engine.args.max_model_len")],
+    [
+        (12, {}, "vLLM does not start on .*|vLLM fails on"),
+        (32, {"max_model_len": 10**6}, "engine.args.max_model_len"),
+    ],
 )
 def test_an_engine_that_cannot_serve_a_model_says_so(head, args, told, requests, tmp_path):
     """In a process of its own: an engine that fails leaves its state behind."""
@@ -119,14 +136,27 @@ except UserError as error:
     print("message:", error)
 """
     env = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, capture_output=True, check=False, timeout=500)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=500,
+    )
     assert re.search(f"message: ({told})", done.stdout), done.stdout + done.stderr[-2000:]
 
 
 def test_arguments_of_the_configuration_win_and_the_cpu_adds_its_own(tiny):
     config = EngineConfig("vllm", args={"enable_prefix_caching": False, "enforce_eager": False})
     cpu, gpu = arguments(config, tiny, 64, on_cpu=True), arguments(config, tiny, None, on_cpu=False)
-    assert (cpu["dtype"], cpu["enable_chunked_prefill"], cpu["enforce_eager"], cpu["max_model_len"]) == ("float32", False, False, 64)
+    assert (
+        cpu["dtype"],
+        cpu["enable_chunked_prefill"],
+        cpu["enforce_eager"],
+        cpu["max_model_len"],
+    ) == ("float32", False, False, 64)
     assert gpu["dtype"] == "auto"
     assert not {"enable_chunked_prefill", "max_model_len"} & set(gpu)
     assert cpu["enable_prefix_caching"] is False

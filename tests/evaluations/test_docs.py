@@ -23,7 +23,11 @@ def folder(tmp_path_factory):
 
 
 def test_three_files_are_the_example():
-    assert list(BLOCKS) == ["sums/eng_Latn.jsonl", "sums/spa_Latn.jsonl", "conf/evaluation/sums.yaml"]
+    assert list(BLOCKS) == [
+        "sums/eng_Latn.jsonl",
+        "sums/spa_Latn.jsonl",
+        "conf/evaluation/sums.yaml",
+    ]
 
 
 @pytest.mark.slow
@@ -43,11 +47,18 @@ def test_every_command_of_the_example_is_one_that_plans(folder):
 def test_the_table_is_what_the_files_say():
     table = re.findall(r"^\| `(\w+)` \| .* \| (\w+) \| ([^|]*) \| ([^|]*) \|$", TEXT, re.MULTILINE)
     files = config.options("evaluation", [config.conf_home()])
-    assert {name for name, *_ in table} | {"language_confusion_monolingual", "language_confusion_crosslingual"} == set(files)
+    assert {name for name, *_ in table} | {
+        "language_confusion_monolingual",
+        "language_confusion_crosslingual",
+    } == set(files)
     for name, origin, licence, headline in table:
         content = yaml.safe_load(files[name].read_text(encoding="utf-8"))
         assert content["about"]["origin"] == origin, name
-        first = yaml.safe_load(files[content["lists"][0]].read_text(encoding="utf-8")) if "lists" in content else content
+        first = (
+            yaml.safe_load(files[content["lists"][0]].read_text(encoding="utf-8"))
+            if "lists" in content
+            else content
+        )
         assert re.findall(r"`(\w+)`", headline) == first["headline"], name
         if name not in ("held_out", "omgeval"):
             assert first["about"]["licence"] == licence, name

@@ -13,7 +13,13 @@ from reward_models.judging import pairwise
 pytestmark = pytest.mark.slow
 
 TINY = f"{mlalign.__path__[0]}/data/tiny"
-JUDGE = {"family": "judge", "path": TINY, "engine": {"name": "transformers"}, "mode": "pairwise", "against": "reference"}
+JUDGE = {
+    "family": "judge",
+    "path": TINY,
+    "engine": {"name": "transformers"},
+    "mode": "pairwise",
+    "against": "reference",
+}
 ENGLISH = [f"Which number is the largest: {n} 1 2?" for n in (3, 9, 7)]
 SPANISH = [f"¿Cuál es el número más grande: {n} 1 2?" for n in (3, 9, 7)]
 
@@ -21,7 +27,12 @@ SPANISH = [f"¿Cuál es el número más grande: {n} 1 2?" for n in (3, 9, 7)]
 def arena(folder):
     for language, prompts in (("en", ENGLISH), ("es", SPANISH)):
         rows = [
-            {"question_id": f"q{number}", "cluster": "c", "category": "arena-hard", "prompt": prompt}
+            {
+                "question_id": f"q{number}",
+                "cluster": "c",
+                "category": "arena-hard",
+                "prompt": prompt,
+            }
             for number, prompt in enumerate(prompts)
         ]
         write_lines(folder / "arena" / language / "test.jsonl", rows)
@@ -31,14 +42,20 @@ def arena(folder):
 
 def alpaca(folder):
     for language, prompts in (("english", ENGLISH), ("spanish", SPANISH)):
-        rows = [{"id": number, "dataset": "helpful_base", "instruction": p} for number, p in enumerate(prompts)]
+        rows = [
+            {"id": number, "dataset": "helpful_base", "instruction": p}
+            for number, p in enumerate(prompts)
+        ]
         path = folder / "alpaca" / f"{language}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(rows, indent=4, ensure_ascii=False), encoding="utf-8")
 
 
 def omgeval(folder):
-    for language, prompts in (("spanish", SPANISH), ("russia", ["Какое число самое большое: 3 1 2?"])):
+    for language, prompts in (
+        ("spanish", SPANISH),
+        ("russia", ["Какое число самое большое: 3 1 2?"]),
+    ):
         path = folder / "omgeval" / language / "gpt3.5-turbo.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(stored(prompts), indent=4, ensure_ascii=False), encoding="utf-8")
@@ -49,7 +66,10 @@ def omgeval(folder):
 
 
 def stored(prompts):
-    return [{"instruction": p, "output": f"9. {'!' * number}", "generator": "baseline"} for number, p in enumerate(prompts)]
+    return [
+        {"instruction": p, "output": f"9. {'!' * number}", "generator": "baseline"}
+        for number, p in enumerate(prompts)
+    ]
 
 
 def write_baseline(path, prompts):
@@ -67,7 +87,11 @@ def steps(tmp_path_factory):
     settings = []
     for name, place in names.items():
         key = f"evaluation.{name}"
-        settings += [f"{key}.root={folder / place}", f"{key}.judge.path={TINY}", f"{key}.judge.engine.name=transformers"]
+        settings += [
+            f"{key}.root={folder / place}",
+            f"{key}.judge.path={TINY}",
+            f"{key}.judge.engine.name=transformers",
+        ]
         settings += [f"{key}.ask.max_tokens=12"]
         if name != "omgeval":
             settings += [f"{key}.baseline={folder / 'answers'}"]
@@ -77,7 +101,10 @@ def steps(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["m_arenahard", "x_alpacaeval", "omgeval"])
 def test_the_win_rate_is_the_mean_of_both_orders(steps, name):
-    verdicts = {row["candidate_id"]: row["raw"] for row in judgements(steps / f"measure_{name}.marks[model]")}
+    verdicts = {
+        row["candidate_id"]: row["raw"]
+        for row in judgements(steps / f"measure_{name}.marks[model]")
+    }
     answers = rows_of(steps / f"measure_{name}.answers[model]")
     shares: dict[str, list[float]] = {}
     for row in answers:
@@ -89,8 +116,14 @@ def test_the_win_rate_is_the_mean_of_both_orders(steps, name):
         shares.setdefault(row["prompt_lang"], []).append(by_hand(first, second))
     step = steps / f"measure_{name}[model]"
     for language, own in shares.items():
-        assert value(step, "stored_win_rate", language) == pytest.approx(sum(own) / len(own), abs=1e-6)
-    (low,) = [row["low"] for row in table(step) if (row["metric"], row["language"]) == ("stored_win_rate", "spa_Latn")]
+        assert value(step, "stored_win_rate", language) == pytest.approx(
+            sum(own) / len(own), abs=1e-6
+        )
+    (low,) = [
+        row["low"]
+        for row in table(step)
+        if (row["metric"], row["language"]) == ("stored_win_rate", "spa_Latn")
+    ]
     assert low is not None
     assert any(row["metric"] == "stored_win_rate_lc" for row in table(step))
 
@@ -99,7 +132,12 @@ def judgements(step):
     import pyarrow.parquet as pq
 
     paths = sorted((step / "judgements").glob("*.parquet"))
-    return [row for path in paths for row in pq.read_table(path).to_pylist() if row["scorer"] == "judge.verdict"]
+    return [
+        row
+        for path in paths
+        for row in pq.read_table(path).to_pylist()
+        if row["scorer"] == "judge.verdict"
+    ]
 
 
 def by_hand(first: str, second: str) -> float:
@@ -114,9 +152,15 @@ def by_hand(first: str, second: str) -> float:
 def test_every_answer_is_compared_with_its_own_reference_only():
     def item(name, text, reference):
         told = None if reference is None else json.dumps({"answer": reference, "match": "stored"})
-        return Item(name, messages("Which number is the largest: 3 1 2?"), text, "eng_Latn", told, "row")
+        return Item(
+            name, messages("Which number is the largest: 3 1 2?"), text, "eng_Latn", told, "row"
+        )
 
-    items = [item("a", "The largest number is 3.", "3 is."), item("b", "Same.", "Same."), item("c", "3", None)]
+    items = [
+        item("a", "The largest number is 3.", "3 is."),
+        item("b", "Same.", "Same."),
+        item("c", "3", None),
+    ]
     with open_scorer(JUDGE) as scorer:
         scores = scorer.score_items(items)
     assert scores.values[0] in (0.0, 0.5, 1.0)
@@ -127,10 +171,21 @@ def test_every_answer_is_compared_with_its_own_reference_only():
 
 
 def test_a_comparison_with_the_reference_is_that_of_a_row_of_two():
-    prompt, texts = messages("Which number is the largest: 3 1 2?"), ["The largest number is 3.", "1.", "2 2 2"]
+    prompt, texts = (
+        messages("Which number is the largest: 3 1 2?"),
+        ["The largest number is 3.", "1.", "2 2 2"],
+    )
     graded = {**JUDGE, "expectation": True}
     referring = [
-        Item(f"r{n}", prompt, text, "eng_Latn", json.dumps({"answer": "3.", "match": "stored"}), "row") for n, text in enumerate(texts)
+        Item(
+            f"r{n}",
+            prompt,
+            text,
+            "eng_Latn",
+            json.dumps({"answer": "3.", "match": "stored"}),
+            "row",
+        )
+        for n, text in enumerate(texts)
     ]
     with open_scorer(graded) as scorer:
         found = scorer.score_items(referring).values
@@ -153,4 +208,7 @@ def test_a_prompt_without_a_stored_answer_is_an_error(tmp_path):
         f"{key}.baseline={tmp_path / 'answers'}", f"{key}.judge.path={TINY}", f"{key}.judge.engine.name=transformers",
     )  # fmt: skip
     assert done.returncode != 0
-    assert "es/test.jsonl:3" in done.stdout + done.stderr and "holds no answer to this prompt" in done.stdout + done.stderr
+    assert (
+        "es/test.jsonl:3" in done.stdout + done.stderr
+        and "holds no answer to this prompt" in done.stdout + done.stderr
+    )

@@ -7,7 +7,10 @@ from mlalign.core import store
 
 pytestmark = pytest.mark.slow
 
-ROWS = {"en": [("How much is 2 + 2?", 4), ("How much is 3 + 4?", 7)], "es": [("¿Cuánto es 2 + 2?", 4), ("¿Cuánto es 3 + 4?", 7)]}
+ROWS = {
+    "en": [("How much is 2 + 2?", 4), ("How much is 3 + 4?", 7)],
+    "es": [("¿Cuánto es 2 + 2?", 4), ("¿Cuánto es 3 + 4?", 7)],
+}
 
 # Without `rows` it asks the data's own held-out prompts.
 EASY = """
@@ -45,10 +48,15 @@ def run(tmp_path_factory):
 
 def test_each_origin_has_an_average_of_its_own(run):
     content = store.read_json(run / "report" / "report.json")
-    told = {(row["evaluation"], row["origin"], row["metric"]): row["value"] for row in content["headlines"]}
+    told = {
+        (row["evaluation"], row["origin"], row["metric"]): row["value"]
+        for row in content["headlines"]
+    }
     step = run / "steps" / "measure_mgsm[model]"
     assert told == {
-        ("easy", "native", "accuracy"): value(run / "steps" / "measure_easy[model]", "accuracy", "avg"),
+        ("easy", "native", "accuracy"): value(
+            run / "steps" / "measure_easy[model]", "accuracy", "avg"
+        ),
         ("mgsm", "native", "accuracy"): value(step, "accuracy", "eng_Latn"),
         ("mgsm", "human_translated", "accuracy"): value(step, "accuracy", "spa_Latn"),
     }
@@ -66,9 +74,14 @@ def test_the_page_begins_with_the_evaluations(run):
 
 def test_a_table_holds_numbers_of_one_evaluation(run):
     text = (run / "report" / "report.md").read_text(encoding="utf-8")
-    assert "### accuracy by verifier on easy\n" in text and "### accuracy by verifier on mgsm\n" in text
+    assert (
+        "### accuracy by verifier on easy\n" in text
+        and "### accuracy by verifier on mgsm\n" in text
+    )
     own = text.split("### accuracy by verifier on mgsm\n")[1].split("###")[0]
-    assert "measure_mgsm[model]" in own.replace("\\", "") and "measure_easy" not in own.replace("\\", "")
+    assert "measure_mgsm[model]" in own.replace("\\", "") and "measure_easy" not in own.replace(
+        "\\", ""
+    )
 
 
 def test_the_samples_are_answers_to_one_set_of_prompts(run):

@@ -40,11 +40,15 @@ def accuracies(steps, name: str, language: str) -> dict[str, float]:
     for row in rows_of(steps / f"rows_{name}"):
         if row["prompt_lang"] == language:
             subset = row["metadata"].split('"')[3]
-            wins.setdefault(subset, []).append(scores[f"{row['id']}:chosen"] > scores[f"{row['id']}:rejected"])
+            wins.setdefault(subset, []).append(
+                scores[f"{row['id']}:chosen"] > scores[f"{row['id']}:rejected"]
+            )
     return {subset: sum(own) / len(own) for subset, own in wins.items()}
 
 
-def expected_score(found: dict[str, float], counts: dict[str, int]) -> tuple[float, dict[str, float]]:
+def expected_score(
+    found: dict[str, float], counts: dict[str, int]
+) -> tuple[float, dict[str, float]]:
     """The mean of four sections, each the mean of its subsets by their published numbers of rows."""
     sections = {}
     for section, subsets in SUBSETS.items():
@@ -58,7 +62,10 @@ def english(tmp_path_factory, model):
     """RewardBench with its prior sets, and RewardBench 2, in one run."""
     folder = tmp_path_factory.mktemp("rewardbench")
     write_lines(folder / "one" / "filtered.jsonl", all_pairs())
-    prior = [pair(1000 + number, name) for number, name in enumerate(name for name in PRIOR for _ in range(3))]
+    prior = [
+        pair(1000 + number, name)
+        for number, name in enumerate(name for name in PRIOR for _ in range(3))
+    ]
     write_lines(folder / "one" / "prior.jsonl", prior)
     write_lines(folder / "two" / "test.jsonl", best_of_four())
     return evaluate(
@@ -75,11 +82,21 @@ def best_of_four() -> list[dict]:
     rows = []
     for number, domain in enumerate(d for d in rewardbench.DOMAINS[:-1] for _ in range(4)):
         wrong = [f"The sum is {number + k}{'.' * k}" for k in range(1, 4)]
-        rows.append({"id": str(number), "prompt": f"Sum {number}?", "chosen": [f"It is {number}."], "rejected": wrong, "subset": domain})
+        rows.append(
+            {
+                "id": str(number),
+                "prompt": f"Sum {number}?",
+                "chosen": [f"It is {number}."],
+                "rejected": wrong,
+                "subset": domain,
+            }
+        )
     for number in range(4):
         asked = {"prompt": f"Name a colour {number}.", "subset": "Ties"}
         right, wrong = ["red", "dark blue", "green!"], [f"{number}", "seven"]
-        rows.append({"id": f"ref:{number}", "chosen": [f"red {number}"], "rejected": wrong, **asked})
+        rows.append(
+            {"id": f"ref:{number}", "chosen": [f"red {number}"], "rejected": wrong, **asked}
+        )
         rows.append({"id": f"tied:{number}", "chosen": right, "rejected": wrong, **asked})
     return rows
 
@@ -91,8 +108,14 @@ def test_rewardbench_weighs_subsets_and_counts_prior_sets_half(english):
     assert value(step, "rewardbench", "eng_Latn") == pytest.approx(score, abs=1e-6)
     assert value(step, "rewardbench", "avg") == pytest.approx(score, abs=1e-6)
     prior = sum(found[name] for name in PRIOR) / 4
-    assert value(step, "rewardbench_with_prior", "avg") == pytest.approx((8 * score + prior) / 9, abs=1e-6)
-    told = {r["member"]: r["value"] for r in table(step, "breakdown") if (r["metric"], r["language"]) == ("rewardbench", "avg")}
+    assert value(step, "rewardbench_with_prior", "avg") == pytest.approx(
+        (8 * score + prior) / 9, abs=1e-6
+    )
+    told = {
+        r["member"]: r["value"]
+        for r in table(step, "breakdown")
+        if (r["metric"], r["language"]) == ("rewardbench", "avg")
+    }
     assert told == {name: pytest.approx(share, abs=1e-6) for name, share in sections.items()}
 
 
@@ -106,13 +129,18 @@ def test_rewardbench_2_is_the_mean_of_best_of_four_and_ties(english):
         right = [score for score, rank in zip(own, row["ranks"], strict=True) if rank == 0]
         wrong = [score for score, rank in zip(own, row["ranks"], strict=True) if rank == 1]
         if subset == "Ties":
-            ties.setdefault(row["group_id"], {})["ref" if len(right) == 1 else "tied"] = (right, wrong)
+            ties.setdefault(row["group_id"], {})["ref" if len(right) == 1 else "tied"] = (
+                right,
+                wrong,
+            )
         else:
             hits.setdefault(subset, []).append(float(right[0] > max(wrong)))
     assert len(ties) == 4
     domains = [sum(own) / len(own) for own in hits.values()]
     expected = (sum(domains) + ties_by_hand(list(ties.values()))) / 6
-    assert value(english / "measure_rewardbench2[model]", "rewardbench_2", "eng_Latn") == pytest.approx(expected, abs=1e-6)
+    assert value(
+        english / "measure_rewardbench2[model]", "rewardbench_2", "eng_Latn"
+    ) == pytest.approx(expected, abs=1e-6)
 
 
 def ties_by_hand(prompts: list[dict[str, tuple]]) -> float:
@@ -127,7 +155,13 @@ def ties_by_hand(prompts: list[dict[str, tuple]]) -> float:
         means["preferred"] += (margins["tied"] > spread) / len(prompts)
         means["hard"] += (lowest > spread) / len(prompts)
         means["margin"] += math.tanh(lowest / spread - 1) / len(prompts)
-    return 0.3 * means["tied"] + 0.3 * means["ref"] + 0.2 * means["preferred"] + 0.2 * means["hard"] + 0.01 * means["margin"]
+    return (
+        0.3 * means["tied"]
+        + 0.3 * means["ref"]
+        + 0.2 * means["preferred"]
+        + 0.2 * means["hard"]
+        + 0.01 * means["margin"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +171,12 @@ def translated(tmp_path_factory, model):
     for language in ("eng_Latn", "swh_Latn", "zho_Hans"):
         rows = [{**row, "source": row["subset"], "subset": None} for row in all_pairs(language)]
         write_lines(folder / "data" / language / "test.jsonl", rows)
-    return evaluate(folder, "evaluation=m_rewardbench", f"evaluation.m_rewardbench.root={folder / 'data'}", f"model={model}")
+    return evaluate(
+        folder,
+        "evaluation=m_rewardbench",
+        f"evaluation.m_rewardbench.root={folder / 'data'}",
+        f"model={model}",
+    )
 
 
 def test_m_rewardbench_equals_a_computation_from_the_raw_scores(translated):
@@ -151,7 +190,8 @@ def test_m_rewardbench_equals_a_computation_from_the_raw_scores(translated):
             (told,) = [
                 row["value"]
                 for row in table(step, "breakdown")
-                if (row["member"], row["metric"], row["language"]) == (section, "rewardbench", language)
+                if (row["member"], row["metric"], row["language"])
+                == (section, "rewardbench", language)
             ]
             assert told == pytest.approx(share, abs=1e-6)
     assert len(set(scores.values())) > 1

@@ -38,7 +38,13 @@ def changed_value(rng: random.Random, value: Any) -> Any:
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every (container, key) within nested data."""
-    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    keys = (
+        list(value)
+        if isinstance(value, dict)
+        else range(len(value))
+        if isinstance(value, list)
+        else ()
+    )
     for key in keys:
         yield value, key
         yield from _places(value[key])
@@ -46,7 +52,9 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _change(rng: random.Random, holder: Any, key: Any) -> None:
     old = holder[key]
-    match rng.choice(("replace", "replace", "delete", "wrap", "text", "double", "rename", "deepen", "number")):
+    match rng.choice(
+        ("replace", "replace", "delete", "wrap", "text", "double", "rename", "deepen", "number")
+    ):
         case "replace":
             holder[key] = copy.deepcopy(rng.choice(VALUES))
         case "delete":
@@ -58,13 +66,21 @@ def _change(rng: random.Random, holder: Any, key: Any) -> None:
         case "double" if isinstance(holder, list):
             holder.insert(rng.randrange(len(holder) + 1), copy.deepcopy(old))
         case "rename" if isinstance(holder, dict):
-            holder[rng.choice((str(key).upper(), f"{key} ", "", "prompt", "messages", "id", 1, None, True))] = holder.pop(key)
+            holder[
+                rng.choice(
+                    (str(key).upper(), f"{key} ", "", "prompt", "messages", "id", 1, None, True)
+                )
+            ] = holder.pop(key)
         case "deepen":
             for _ in range(DEEP):
                 old = [old]
             holder[key] = old
         case _:
-            holder[key] = old * rng.choice((-1, 0, 10**30)) if type(old) in (int, float) else copy.deepcopy(rng.choice(VALUES))
+            holder[key] = (
+                old * rng.choice((-1, 0, 10**30))
+                if type(old) in (int, float)
+                else copy.deepcopy(rng.choice(VALUES))
+            )
 
 
 def changed_bytes(rng: random.Random, data: bytes, most: int = 3) -> bytes:
@@ -108,7 +124,9 @@ def as_yaml(rng: random.Random, value: Any) -> bytes:
     way = rng.randrange(4)
     changed = value if way == 0 else changed_value(rng, value)
     try:
-        text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogatepass")
+        text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True).encode(
+            "utf-8", "surrogatepass"
+        )
     except (yaml.YAMLError, RecursionError):
         text = json.dumps(changed, default=str).encode()  # YAML too
     return changed_bytes(rng, text) if way < 2 else text

@@ -58,7 +58,12 @@ ROWS: list[dict] = [
 
 def _as_table(rng: random.Random, rows: list[dict], delimiter: str) -> bytes:
     out = io.StringIO()
-    writer = csv.DictWriter(out, ["id", "prompt", "response", "chosen", "rejected", "language"], delimiter=delimiter, extrasaction="ignore")
+    writer = csv.DictWriter(
+        out,
+        ["id", "prompt", "response", "chosen", "rejected", "language"],
+        delimiter=delimiter,
+        extrasaction="ignore",
+    )
     writer.writeheader()
     writer.writerows([{k: v for k, v in row.items() if isinstance(v, str)} for row in rows])
     return mutation.changed_bytes(rng, out.getvalue().encode())
@@ -77,7 +82,11 @@ def _file_of_rows(rng: random.Random, folder: Path, endings: tuple[str, ...]) ->
     ending = rng.choice(endings)
     path = folder / f"rows{ending}"
     shape = rng.choice(ROWS)
-    rows = [{**copy.deepcopy(shape), "id": str(i)} for i in range(3)] if rng.random() < 0.7 else copy.deepcopy(ROWS)
+    rows = (
+        [{**copy.deepcopy(shape), "id": str(i)} for i in range(3)]
+        if rng.random() < 0.7
+        else copy.deepcopy(ROWS)
+    )
     if ending == ".parquet":
         _as_parquet(rng, rows, path)
     elif ending in (".csv", ".tsv"):
@@ -103,7 +112,17 @@ def scored_rows(rng: random.Random, folder: Path) -> None:
     """rm-score score, with every way of treating bad rows."""
     path = _file_of_rows(rng, folder, (".jsonl", ".json", ".parquet"))
     more = rng.choice(([], ["--on-bad-row", "skip"], ["--window", "2"]))
-    _rm_score("score", "--family", "length", "--input", path, "--output", folder / "out.jsonl", "--quiet", *more)
+    _rm_score(
+        "score",
+        "--family",
+        "length",
+        "--input",
+        path,
+        "--output",
+        folder / "out.jsonl",
+        "--quiet",
+        *more,
+    )
 
 
 def evaluated_rows(rng: random.Random, folder: Path) -> None:
@@ -116,7 +135,11 @@ def prepared_rows(rng: random.Random, folder: Path) -> None:
     """The stage `prepare`, for every kind of row."""
     path = _file_of_rows(rng, folder, (".jsonl", ".json", ".parquet", ".csv", ".tsv"))
     kind = rng.choice(("prompt", "demonstration", "preference", "text", "unpaired", "ranking"))
-    cfg = schema.build(prepare.Config, {"kind": kind, "sources": [{"path": str(path), "language": "eng_Latn"}]}, "config")
+    cfg = schema.build(
+        prepare.Config,
+        {"kind": kind, "sources": [{"path": str(path), "language": "eng_Latn"}]},
+        "config",
+    )
     (folder / "out").mkdir()
     out = stage.Output(folder / "out", store.Store(folder), step="rows")
     prepare.run(cfg, stage.Inputs(out.store, {}), out)
@@ -130,7 +153,15 @@ def _run(folder: Path) -> dict[str, Path]:
         path.mkdir(parents=True)
     (partial / "logs" / "step.log").write_text("working\n")
     steps = [
-        {"step": "rows", "stage": "prepare", "fingerprint": "00", "artifact": "prepare-00", "round": None, "inputs": [], "resources": {}},
+        {
+            "step": "rows",
+            "stage": "prepare",
+            "fingerprint": "00",
+            "artifact": "prepare-00",
+            "round": None,
+            "inputs": [],
+            "resources": {},
+        },
         {
             "step": "answers",
             "stage": "generate",
@@ -158,9 +189,21 @@ def _run(folder: Path) -> dict[str, Path]:
         "input_digests": {},
     }
     contents = {
-        run / "plan.json": {"recipe": "candidates", "name": "a", "kind": "run", "languages": ["eng_Latn"], "steps": steps},
+        run / "plan.json": {
+            "recipe": "candidates",
+            "name": "a",
+            "kind": "run",
+            "languages": ["eng_Latn"],
+            "steps": steps,
+        },
         artifact / "manifest.json": manifest,
-        partial / "progress.json": {"done": 1, "total": 3, "unit": "rows", "by_language": {"eng_Latn": 1}, "time": time.time()},
+        partial / "progress.json": {
+            "done": 1,
+            "total": 3,
+            "unit": "rows",
+            "by_language": {"eng_Latn": 1},
+            "time": time.time(),
+        },
         partial / "outcome.json": {"status": 2, "message": "broken"},
         partial / "claims" / "step": owner,
         run / "slurm" / "jobs.jsonl": {
@@ -184,8 +227,15 @@ def runs(rng: random.Random, folder: Path) -> None:
     path = files[rng.choice(sorted(files))]
     text = path.read_text()
     value = yaml.safe_load(text)
-    path.write_bytes(mutation.as_yaml(rng, value) if path.suffix == ".yaml" else mutation.as_json(rng, value))
-    for command, words in ((status, {}), (status, {"name": "a"}), (logs, {"name": "a", "step": "answers"}), (gc, {})):
+    path.write_bytes(
+        mutation.as_yaml(rng, value) if path.suffix == ".yaml" else mutation.as_json(rng, value)
+    )
+    for command, words in (
+        (status, {}),
+        (status, {"name": "a"}),
+        (logs, {"name": "a", "step": "answers"}),
+        (gc, {}),
+    ):
         with contextlib.suppress(UserError):
             command.run({"root": str(folder), **words})
 
@@ -228,9 +278,23 @@ def scorers(rng: random.Random, folder: Path) -> None:
         "scale": [1, 5],
         "engine": {"name": "openai", "base_url": "http://127.0.0.1:1/v1", "served_model": "m"},
     }
-    combined = {"family": "composite", "scorers": [{"family": "length"}, {"family": "repetition"}], "weights": {"length": 1.0}}
-    (folder / "scorer.yaml").write_bytes(mutation.as_yaml(rng, rng.choice((judge, combined, {"family": "length"}))))
-    _rm_score("score", "--scorer", folder / "scorer.yaml", "--input", folder / "none.jsonl", "--output", folder / "out.jsonl")
+    combined = {
+        "family": "composite",
+        "scorers": [{"family": "length"}, {"family": "repetition"}],
+        "weights": {"length": 1.0},
+    }
+    (folder / "scorer.yaml").write_bytes(
+        mutation.as_yaml(rng, rng.choice((judge, combined, {"family": "length"})))
+    )
+    _rm_score(
+        "score",
+        "--scorer",
+        folder / "scorer.yaml",
+        "--input",
+        folder / "none.jsonl",
+        "--output",
+        folder / "out.jsonl",
+    )
 
 
 RECIPE = {
@@ -251,15 +315,39 @@ def recipes(rng: random.Random, folder: Path) -> None:
     """A recipe, a language set and an argument of a plan."""
     (folder / "recipe").mkdir()
     (folder / "languages").mkdir()
-    (folder / "recipe" / "mine.yaml").write_bytes(mutation.as_yaml(rng, RECIPE) if rng.random() < 0.7 else yaml.safe_dump(RECIPE).encode())
+    (folder / "recipe" / "mine.yaml").write_bytes(
+        mutation.as_yaml(rng, RECIPE) if rng.random() < 0.7 else yaml.safe_dump(RECIPE).encode()
+    )
     if rng.random() < 0.2:
-        (folder / "languages" / "mine.yaml").write_bytes(mutation.as_yaml(rng, {"languages": ["eng_Latn", "sw"]}))
-    words = ["recipe=mine", f"conf_dir={folder}", f"root={folder}", "data=tiny_world", "scale=tiny", "model=tiny", "languages=mine"]
+        (folder / "languages" / "mine.yaml").write_bytes(
+            mutation.as_yaml(rng, {"languages": ["eng_Latn", "sw"]})
+        )
+    words = [
+        "recipe=mine",
+        f"conf_dir={folder}",
+        f"root={folder}",
+        "data=tiny_world",
+        "scale=tiny",
+        "model=tiny",
+        "languages=mine",
+    ]
     if rng.random() < 0.3:
         key = rng.choice(
-            ("languages", "params.n", "seed", "engine.args", "steps.answers.config.max_tokens", "only", "use.prompts", "name", "devices")
+            (
+                "languages",
+                "params.n",
+                "seed",
+                "engine.args",
+                "steps.answers.config.max_tokens",
+                "only",
+                "use.prompts",
+                "name",
+                "devices",
+            )
         )
-        value = mutation.changed_bytes(rng, rng.choice((b"[en,sw]", b"3", b"{a: 1}", b"'x=y'"))).decode("utf-8", "replace")
+        value = mutation.changed_bytes(
+            rng, rng.choice((b"[en,sw]", b"3", b"{a: 1}", b"'x=y'"))
+        ).decode("utf-8", "replace")
         words.append(f"{key}={value}")
     plan.build(config.load(words))
 
@@ -303,15 +391,36 @@ def server_replies(rng: random.Random, _: Path) -> None:
 
 def weights(rng: random.Random, folder: Path) -> None:
     """The header of a file of weights."""
-    tensors = {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}, "__metadata__": {"format": "pt"}}
+    tensors = {
+        "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+        "__metadata__": {"format": "pt"},
+    }
     text = mutation.as_json(rng, tensors)
-    length = len(text) if rng.random() < 0.8 else rng.choice((0, 1, max(len(text) - 1, 0), 1 << 40, (1 << 64) - 1))
+    length = (
+        len(text)
+        if rng.random() < 0.8
+        else rng.choice((0, 1, max(len(text) - 1, 0), 1 << 40, (1 << 64) - 1))
+    )
     data = struct.pack("<Q", length) + text + bytes(16)
-    (folder / "model.safetensors").write_bytes(data if rng.random() < 0.8 else data[: rng.randrange(len(data))])
+    (folder / "model.safetensors").write_bytes(
+        data if rng.random() < 0.8 else data[: rng.randrange(len(data))]
+    )
     weight_files.weights(folder)
 
 
-NAMES = ("eng_Latn", "sw", "zh-TW", "Serbian (Latin)", "Deutsch", "العربية", "pt-BR", "en_US.UTF-8", "English", "中文（繁體）", "kor_Hang")
+NAMES = (
+    "eng_Latn",
+    "sw",
+    "zh-TW",
+    "Serbian (Latin)",
+    "Deutsch",
+    "العربية",
+    "pt-BR",
+    "en_US.UTF-8",
+    "English",
+    "中文（繁體）",
+    "kor_Hang",
+)
 
 
 def language_names(rng: random.Random, _: Path) -> None:
@@ -339,12 +448,19 @@ def verdicts(rng: random.Random, _: Path) -> None:
     if label is not None and label not in forms:
         raise AssertionError(f"{label!r} is no answer")
     (parsing.explanation(text, "Verdict:") or "").encode("utf-8")
-    parsing.questions(mutation.as_json(rng, {"questions": ["Is it 4?", "Is it short?"]}).decode("utf-8", "replace"), 4)
+    parsing.questions(
+        mutation.as_json(rng, {"questions": ["Is it 4?", "Is it short?"]}).decode(
+            "utf-8", "replace"
+        ),
+        4,
+    )
 
 
 def yaml_texts(rng: random.Random, _: Path) -> None:
     """YAML of any content."""
-    yaml_files.load(mutation.as_yaml(rng, rng.choice((RECIPE, CARD))).decode("utf-8", "replace"), "mine.yaml")
+    yaml_files.load(
+        mutation.as_yaml(rng, rng.choice((RECIPE, CARD))).decode("utf-8", "replace"), "mine.yaml"
+    )
 
 
 READERS: dict[str, Reader] = {

@@ -33,7 +33,9 @@ class Failure:
     why: str
 
     def __str__(self) -> str:
-        again = f"python scripts/fuzz.py --reader {self.reader} --seed {self.seed} --case {self.case}"
+        again = (
+            f"python scripts/fuzz.py --reader {self.reader} --seed {self.seed} --case {self.case}"
+        )
         return f"{self.reader}: {self.why}\nagain: {again}"
 
 
@@ -44,7 +46,12 @@ def run(reader: str, seed: int, case: int, limit_s: float = LIMIT_S) -> Failure 
     if reader not in _begun:  # the first case imports libraries, which takes longer than all others
         limit_s *= 10
         _begun.add(reader)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), _limit(limit_s):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(quiet),
+        contextlib.redirect_stderr(quiet),
+        _limit(limit_s),
+    ):
         try:
             readers.READERS[reader](rng, Path(folder))
         except UserError as error:
@@ -52,7 +59,12 @@ def run(reader: str, seed: int, case: int, limit_s: float = LIMIT_S) -> Failure 
             if not told.strip() or len(told) > 200_000:
                 return Failure(reader, seed, case, f"a message of {len(told):,} characters")
         except Hang:
-            return Failure(reader, seed, case, f"took more than {limit_s:g} s\n{traceback.format_exc()[-3000:]}")
+            return Failure(
+                reader,
+                seed,
+                case,
+                f"took more than {limit_s:g} s\n{traceback.format_exc()[-3000:]}",
+            )
         except Exception:  # noqa: BLE001  # any other exception is what is looked for
             return Failure(reader, seed, case, traceback.format_exc()[-3000:])
     return None

@@ -28,7 +28,9 @@ def folder(tmp_path, monkeypatch) -> Path:
 def write(folder: Path, **files: str) -> None:
     """Files by name: `own_pkg__rule` is `own_pkg/rule.py`."""
     for name, text in files.items():
-        path = folder / f"{name.replace('__', '/', 1)}.py" if "__" in name else folder / f"{name}.py"
+        path = (
+            folder / f"{name.replace('__', '/', 1)}.py" if "__" in name else folder / f"{name}.py"
+        )
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
@@ -40,7 +42,10 @@ def digest(name: str) -> str:
 def test_formatting_comments_and_docstrings_do_not_count(folder):
     write(folder, own_rule=PLAIN)
     before = digest("own_rule:best")
-    write(folder, own_rule='"""A module."""\n# why\n\ndef best(scored,\n         *, k: int = 1):\n    return (scored[:k])\n')
+    write(
+        folder,
+        own_rule='"""A module."""\n# why\n\ndef best(scored,\n         *, k: int = 1):\n    return (scored[:k])\n',
+    )
     assert digest("own_rule:best") == before
     write(folder, own_rule=PLAIN.replace("k: int = 1", "k: int = 2"))
     assert digest("own_rule:best") != before
@@ -68,7 +73,12 @@ def test_modules_of_the_same_package_count_directly_or_not(folder):
     for name, text in package.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     before = digest("own_pkg.rule:best")
-    for name, changed in (("own_pkg/other", False), ("own_beside", False), ("own_pkg/far", True), ("own_pkg/near", True)):
+    for name, changed in (
+        ("own_pkg/other", False),
+        ("own_beside", False),
+        ("own_pkg/far", True),
+        ("own_pkg/near", True),
+    ):
         path = folder / f"{name}.py"
         path.write_text(package[name] + "MORE = 2\n", encoding="utf-8")
         assert (digest("own_pkg.rule:best") != before) == changed, name
@@ -77,7 +87,11 @@ def test_modules_of_the_same_package_count_directly_or_not(folder):
 
 
 def test_a_file_without_a_package_counts_what_lies_beside_it(folder):
-    write(folder, own_single="import own_helper\n\ndef best(scored):\n    return own_helper.ONE\n", own_helper="ONE = 1\n")
+    write(
+        folder,
+        own_single="import own_helper\n\ndef best(scored):\n    return own_helper.ONE\n",
+        own_helper="ONE = 1\n",
+    )
     before = digest("own_single:best")
     write(folder, own_helper="ONE = 2\n")
     assert digest("own_single:best") != before
@@ -99,7 +113,10 @@ def test_shipped_methods_count_with_the_vocabulary_of_their_kind_and_not_with_th
     [
         ("def best(:\n", r"method: .*own_wrong\.py:1: SyntaxError"),
         ("\nVALUE = 1 / 0\n", r"method: .*own_wrong\.py:2: ZeroDivisionError: division by zero"),
-        ("import json\nimport not_installed_here\n", r"own_wrong\.py:2: ModuleNotFoundError: No module named 'not_installed_here'"),
+        (
+            "import json\nimport not_installed_here\n",
+            r"own_wrong\.py:2: ModuleNotFoundError: No module named 'not_installed_here'",
+        ),
         ("raise SystemExit(3)\n", r"own_wrong\.py:1: SystemExit: 3"),
         ("import json\njson.loads('{')\n", r"own_wrong\.py:2: JSONDecodeError"),
     ],
@@ -113,7 +130,10 @@ def test_a_module_that_cannot_be_imported_is_told_with_file_and_line(folder, tex
 def test_an_error_in_a_method_names_the_place_and_the_line(folder):
     write(folder, own_error="def best(scored):\n    first = scored[0]\n    return first['x']\n")
     method = methods.load(PAIRING, "own_error:best")
-    with pytest.raises(UserError, match=r"^prompt 7: .*own_error\.py:2: IndexError"), methods.failures(method, "prompt 7"):
+    with (
+        pytest.raises(UserError, match=r"^prompt 7: .*own_error\.py:2: IndexError"),
+        methods.failures(method, "prompt 7"),
+    ):
         method([])
 
 

@@ -9,7 +9,9 @@ NAN = np.nan
 def test_mean_of_each_item_leaves_out_missing_values():
     values = np.array([[1.0, NAN, NAN, 0.0], [NAN, NAN, NAN, NAN], [1, 1, 0, 1]])
     assert accuracy.mean(values) == pytest.approx([0.5, NAN, 0.75], nan_ok=True)
-    assert accuracy.mean_columns(values) == pytest.approx(np.array([[0.5, 1], [NAN, NAN], [0.75, 1]]), nan_ok=True)
+    assert accuracy.mean_columns(values) == pytest.approx(
+        np.array([[0.5, 1], [NAN, NAN], [0.75, 1]]), nan_ok=True
+    )
 
 
 def test_sums_over_answers_that_have_all_values():

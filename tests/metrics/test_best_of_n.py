@@ -20,7 +20,10 @@ def listed(scores: list[float], values: list[float], k: int) -> float:
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
 def test_selected_equals_the_mean_over_all_subsets(k):
     rng = np.random.default_rng(k)
-    scores, values = rng.integers(0, 4, (30, 6)).astype(float), rng.integers(0, 2, (30, 6)).astype(float)  # with many ties
+    scores, values = (
+        rng.integers(0, 4, (30, 6)).astype(float),
+        rng.integers(0, 2, (30, 6)).astype(float),
+    )  # with many ties
     expected = [listed(s, v, k) for s, v in zip(scores.tolist(), values.tolist(), strict=True)]
     assert best_of_n.selected(scores, values, k) == pytest.approx(expected)
 
@@ -33,7 +36,9 @@ def test_oracle_is_pass_at_k():
 
 def test_one_at_random_is_the_mean():
     values = np.random.default_rng(0).random((7, 4))
-    assert best_of_n.selected(np.random.default_rng(1).random((7, 4)), values, 1) == pytest.approx(values.mean(1))
+    assert best_of_n.selected(np.random.default_rng(1).random((7, 4)), values, 1) == pytest.approx(
+        values.mean(1)
+    )
 
 
 def test_all_answers_of_each_item_by_hand():
@@ -52,7 +57,9 @@ def test_order_of_answers_does_not_matter():
     rng = np.random.default_rng(0)
     scores, values = rng.integers(0, 3, (9, 8)).astype(float), rng.random((9, 8))
     order = rng.permutation(8)
-    assert best_of_n.selected(scores[:, order], values[:, order], 3) == pytest.approx(best_of_n.selected(scores, values, 3))
+    assert best_of_n.selected(scores[:, order], values[:, order], 3) == pytest.approx(
+        best_of_n.selected(scores, values, 3)
+    )
 
 
 def test_sizes():

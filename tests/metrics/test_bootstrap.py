@@ -7,8 +7,17 @@ from mlalign.methods.metrics.bootstrap import Draws, Observed
 
 def observe(values: dict[str, dict[str, list[float]]]) -> Observed:
     """language -> group -> values, as a mean is made of them."""
-    told = [(lang, group, v) for lang, groups in values.items() for group, vs in groups.items() for v in vs]
-    return Observed([t[0] for t in told], [t[1] for t in told], accuracy.mean_columns(np.array([t[2] for t in told])))
+    told = [
+        (lang, group, v)
+        for lang, groups in values.items()
+        for group, vs in groups.items()
+        for v in vs
+    ]
+    return Observed(
+        [t[0] for t in told],
+        [t[1] for t in told],
+        accuracy.mean_columns(np.array([t[2] for t in told])),
+    )
 
 
 def draws_of(observed: Observed, n: int, seed: int = 0) -> Draws:
@@ -36,18 +45,30 @@ def test_each_replicate_is_the_estimate_of_what_was_drawn():
     for b in range(5):
         times = [int(draws.weights[b, draws.number[g]]) for g in groups]
         for k, lang in enumerate(estimate.languages):
-            drawn = [v for v, name, n in zip(values, languages, times, strict=True) for _ in range(n) if name == lang]
+            drawn = [
+                v
+                for v, name, n in zip(values, languages, times, strict=True)
+                for _ in range(n)
+                if name == lang
+            ]
             assert estimate.replicates[b, k] == pytest.approx(np.mean(drawn))
 
 
 def test_items_where_nothing_was_observed_do_not_count():
     observed = observe({"a": {"g1": [1.0, np.nan], "g2": [np.nan]}, "b": {"g2": [np.nan]}})
     estimate = bootstrap.estimate(observed, draws_of(observed, 5))
-    assert (estimate.languages, estimate.values.tolist(), estimate.n, estimate.n_groups) == (["a"], [1.0], [1], [1])
+    assert (estimate.languages, estimate.values.tolist(), estimate.n, estimate.n_groups) == (
+        ["a"],
+        [1.0],
+        [1],
+        [1],
+    )
 
 
 def test_order_of_observations_does_not_matter():
-    observed = observe({lang: {f"g{i}": [float((i * k) % 3)] for i in range(9)} for k, lang in enumerate("abc", 1)})
+    observed = observe(
+        {lang: {f"g{i}": [float((i * k) % 3)] for i in range(9)} for k, lang in enumerate("abc", 1)}
+    )
     turned = Observed(observed.language[::-1], observed.group[::-1], observed.columns[::-1])
     one, two = (bootstrap.estimate(o, draws_of(o, 50, 3)) for o in (observed, turned))
     assert np.array_equal(one.replicates, two.replicates)
@@ -80,7 +101,9 @@ def test_difference_is_paired_by_replicate():
     found = bootstrap.difference(bootstrap.estimate(ours, draws), bootstrap.estimate(theirs, draws))
     assert found.languages == ["a"]
     assert found.values == pytest.approx([1.0])
-    assert found.replicates == pytest.approx(np.ones((20, 1)))  # each group differs by 1, whatever is drawn
+    assert found.replicates == pytest.approx(
+        np.ones((20, 1))
+    )  # each group differs by 1, whatever is drawn
 
 
 def test_interval_of_many_groups_is_the_percentiles():

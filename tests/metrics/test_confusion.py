@@ -10,7 +10,11 @@ from reward_models.items import Item
 NAN = np.nan
 
 # language -> answers; languages whose script alone tells them apart, so that a line's language can be told by hand
-THAI, GREEK, KOREAN = "นี่คือประโยคภาษาไทย", "αυτή είναι μια ελληνική πρόταση εδώ", "이것은 한국어로 쓴 문장 하나 입니다"
+THAI, GREEK, KOREAN = (
+    "นี่คือประโยคภาษาไทย",
+    "αυτή είναι μια ελληνική πρόταση εδώ",
+    "이것은 한국어로 쓴 문장 하나 입니다",
+)
 TEXTS = {
     "tha_Thai": [THAI, f"{THAI}\n{GREEK}", f"{THAI} really {THAI}", GREEK, f"{THAI} NASA", "1 2 3"],
     "ell_Grek": [GREEK, f"{GREEK}\n{GREEK} however", f"{GREEK}\n{KOREAN}", "ναι"],
@@ -29,7 +33,11 @@ def benchmark(language: str, texts: list[str]) -> tuple[float, float, float]:
         lines = []
         for line in text.split("\n"):
             letters = [c for c in line if c.isalpha()]
-            n_words = len(letters) if own == "THAI" and letters and script(letters[0]) == "THAI" else len(line.split())
+            n_words = (
+                len(letters)
+                if own == "THAI" and letters and script(letters[0]) == "THAI"
+                else len(line.split())
+            )
             if n_words >= 5 and letters:
                 lines.append((line, letters))
         if not lines:
@@ -37,7 +45,9 @@ def benchmark(language: str, texts: list[str]) -> tuple[float, float, float]:
         judged += 1
         if any(2 * sum(script(c) == own for c in letters) < len(letters) for _, letters in lines):
             line_errors += 1
-        elif any(w.isascii() and w.islower() and len(w) > 3 for line, _ in lines for w in line.split()):
+        elif any(
+            w.isascii() and w.islower() and len(w) > 3 for line, _ in lines for w in line.split()
+        ):
             word_errors += 1
     lpr, wpr = 1 - line_errors / judged, 1 - word_errors / (judged - line_errors)
     return lpr, wpr, 2 * lpr * wpr / (lpr + wpr)
@@ -48,21 +58,31 @@ def test_rates_against_the_benchmark_computed_from_the_texts(language):
     texts = TEXTS[language]
     score = adherence.prepare(adherence.Settings(level="word"))
     scores = score([Item(str(i), [], text, language) for i, text in enumerate(texts)])
-    lines, words = (np.array([[NAN if v is None else v] for v in scores.columns[c]]) for c in ("line_pass", "word_pass"))
+    lines, words = (
+        np.array([[NAN if v is None else v] for v in scores.columns[c]])
+        for c in ("line_pass", "word_pass")
+    )
     found = [
         ratios.ratio(np.nansum(confusion.line_columns(lines), 0)),
         ratios.ratio(np.nansum(confusion.word_columns(lines, words), 0)),
-        ratios.harmonic(np.nansum(confusion.lcpr_columns([language] * len(texts), lines, words), 0)),
+        ratios.harmonic(
+            np.nansum(confusion.lcpr_columns([language] * len(texts), lines, words), 0)
+        ),
     ]
     assert found == pytest.approx(benchmark(language, texts))
 
 
 def test_lcpr_by_hand():
     # Thai: 3 of 4 answers pass by line, 2 of these 3 by word; an answer that does not pass by line has no say on words
-    lines, words = np.array([[1.0, 1.0], [1.0, 0.0], [NAN, NAN]]), np.array([[1.0, 0.0], [1.0, 0.0], [1.0, NAN]])
+    lines, words = (
+        np.array([[1.0, 1.0], [1.0, 0.0], [NAN, NAN]]),
+        np.array([[1.0, 0.0], [1.0, 0.0], [1.0, NAN]]),
+    )
     columns = confusion.lcpr_columns(["tha_Thai"] * 3, lines, words)
     assert columns == pytest.approx(np.array([[2, 2, 1, 2], [1, 2, 1, 1], [NAN] * 4]), nan_ok=True)
-    assert ratios.harmonic(columns[:2].sum(0)) == pytest.approx(2 * (3 / 4) * (2 / 3) / (3 / 4 + 2 / 3))
+    assert ratios.harmonic(columns[:2].sum(0)) == pytest.approx(
+        2 * (3 / 4) * (2 / 3) / (3 / 4 + 2 / 3)
+    )
     assert np.isnan(confusion.lcpr_columns(["fra_Latn"] * 3, lines, words)).all()
 
 
@@ -76,7 +96,9 @@ def test_verdicts_of_languages_that_the_identifier_does_not_know():
     verdicts = np.array([[1.0, NAN], [0.0, NAN], [0.0, NAN], [NAN, NAN]])
     present = np.array([[True, True], [True, True], [True, True], [True, False]])
     found = confusion.where_known(["a", "a", "b", "b"], verdicts, present)
-    assert found == pytest.approx(np.array([[1, NAN], [0, NAN], [NAN, NAN], [NAN, NAN]]), nan_ok=True)
+    assert found == pytest.approx(
+        np.array([[1, NAN], [0, NAN], [NAN, NAN], [NAN, NAN]]), nan_ok=True
+    )
 
 
 RIGHT = np.array([[1.0, 1.0, 0.0, 0.0], [1.0, NAN, 1.0, 1.0]])
@@ -86,22 +108,38 @@ DETECTED = np.array([["swh", "eng_Latn", "swh", "fra"], ["fra", "swh", None, "sw
 
 def test_concept_and_language_by_hand():
     """Six answers have both: right and in it 2, right elsewhere 2, wrong in it 1, wrong elsewhere 1."""
-    shares = {name: float(ratios.ratio(c.sum(0))) for name, c in confusion.split_columns(RIGHT, ADHERING).items()}
+    shares = {
+        name: float(ratios.ratio(c.sum(0)))
+        for name, c in confusion.split_columns(RIGHT, ADHERING).items()
+    }
     assert shares == pytest.approx(
-        {"right_in_language": 2 / 6, "right_elsewhere": 2 / 6, "wrong_in_language": 1 / 6, "wrong_elsewhere": 1 / 6}
+        {
+            "right_in_language": 2 / 6,
+            "right_elsewhere": 2 / 6,
+            "wrong_in_language": 1 / 6,
+            "wrong_elsewhere": 1 / 6,
+        }
     )
-    assert ratios.ratio(confusion.adherence_of_right_columns(RIGHT, ADHERING).sum(0)) == pytest.approx(2 / 4)
+    assert ratios.ratio(
+        confusion.adherence_of_right_columns(RIGHT, ADHERING).sum(0)
+    ) == pytest.approx(2 / 4)
 
 
 def test_coco_cola_is_own_over_own_and_english():
     """Right: 2 in Swahili, 1 in English, 1 in French (which counts in neither)."""
     columns = confusion.coco_cola_columns(["swh", "swh"], RIGHT, ADHERING, DETECTED, "eng_Latn")
     assert ratios.ratio(columns.sum(0)) == pytest.approx(2 / 3)
-    assert np.isnan(confusion.coco_cola_columns(["eng_Latn"] * 2, RIGHT, ADHERING, DETECTED, "eng_Latn")).all()
+    assert np.isnan(
+        confusion.coco_cola_columns(["eng_Latn"] * 2, RIGHT, ADHERING, DETECTED, "eng_Latn")
+    ).all()
 
 
 def test_matrix_by_hand():
     detected = np.array([["b", "b", None], ["a", "c", None]], object)
     present = np.array([[True, True, True], [True, True, False]])
     found = confusion.matrix(["b", "a"], detected, present)
-    assert found == {"asked": ["a", "b"], "detected": ["a", "b", "c", "unknown"], "counts": [[1, 0, 1, 0], [0, 2, 0, 1]]}
+    assert found == {
+        "asked": ["a", "b"],
+        "detected": ["a", "b", "c", "unknown"],
+        "counts": [[1, 0, 1, 0], [0, 2, 0, 1]],
+    }

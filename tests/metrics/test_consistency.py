@@ -16,7 +16,9 @@ WORLD = {
 
 def items() -> tuple[Items, np.ndarray]:
     told = [(f"{g}{lang}", lang, g, "native") for g, langs in WORLD.items() for lang in langs]
-    return Items.of(told, np.full(len(told), NAN), {}), np.array([v for langs in WORLD.values() for v in langs.values()])
+    return Items.of(told, np.full(len(told), NAN), {}), np.array(
+        [v for langs in WORLD.values() for v in langs.values()]
+    )
 
 
 def test_agreement_with_english_by_hand():
@@ -46,19 +48,27 @@ def test_occurrences_of_an_item_are_compared_with_their_own():
     told = [(lang, lang, "g", "native") for _ in range(2) for lang in ("a", "b")]
     world, right = Items.of(told, np.full(4, NAN), {}), np.array([1.0, 1.0, 0.0, 0.0])
     assert consistency.all_columns(world, right).tolist() == [[1, 1]] * 4
-    assert consistency.table_columns(right, counterparts(world, "a"))[[1, 3]].tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
+    assert consistency.table_columns(right, counterparts(world, "a"))[[1, 3]].tolist() == [
+        [1, 0, 0, 0],
+        [0, 0, 0, 1],
+    ]
 
 
 def test_matrix_against_a_loop():
     rng = np.random.default_rng(0)
-    languages, groups = [x for x in "abc" for _ in range(20)], [f"g{i}" for _ in "abc" for i in range(20)]
+    languages, groups = (
+        [x for x in "abc" for _ in range(20)],
+        [f"g{i}" for _ in "abc" for i in range(20)],
+    )
     right = np.where(rng.random(60) < 0.2, NAN, rng.integers(0, 3, 60) / 2)
     found = consistency.matrix(languages, groups, right, 0.95)
     for i, j in ((0, 1), (2, 0)):
         p, q = right[20 * i : 20 * i + 20], right[20 * j : 20 * j + 20]
         agree = p * q + (1 - p) * (1 - q)
         agree = agree[~np.isnan(agree)]
-        half = 2.1 * agree.std(ddof=1) / len(agree) ** 0.5  # t of 11 to 19 degrees of freedom: 2.09 to 2.20
+        half = (
+            2.1 * agree.std(ddof=1) / len(agree) ** 0.5
+        )  # t of 11 to 19 degrees of freedom: 2.09 to 2.20
         assert found["values"][i][j] == pytest.approx(agree.mean(), abs=1e-6)
         assert found["n_groups"][i][j] == len(agree)
         assert found["high"][i][j] - found["values"][i][j] == pytest.approx(half, rel=0.05)

@@ -16,23 +16,38 @@ from mlalign.methods.metrics.bootstrap import Draws, Estimate, Observed
 
 TRIALS = 500  # a coverage of 0.95 is told with a standard error of 0.01
 LANGUAGES = ("eng_Latn", "hin_Deva", "swh_Latn")
-ADVANTAGE, GROUP, PER_TOKEN, LONGER, LENGTH = 0.3, 0.7, 0.05, 4.0, 10.0  # LONGER: our mean length less theirs; LENGTH: its deviation
+ADVANTAGE, GROUP, PER_TOKEN, LONGER, LENGTH = (
+    0.3,
+    0.7,
+    0.05,
+    4.0,
+    10.0,
+)  # LONGER: our mean length less theirs; LENGTH: its deviation
 NOISE_OF_SCORE = sqrt(2 + 2 * (PER_TOKEN * LENGTH) ** 2 + GROUP**2)
-RAW = NormalDist().cdf((ADVANTAGE + PER_TOKEN * LONGER) / NOISE_OF_SCORE)  # P(our score is higher), every language
+RAW = NormalDist().cdf(
+    (ADVANTAGE + PER_TOKEN * LONGER) / NOISE_OF_SCORE
+)  # P(our score is higher), every language
 
 
-def world(rng: np.random.Generator, n_groups: int, n_answers: int) -> tuple[list[str], list[str], tuple, tuple]:
+def world(
+    rng: np.random.Generator, n_groups: int, n_answers: int
+) -> tuple[list[str], list[str], tuple, tuple]:
     """language, group, (our scores, theirs), (our lengths, theirs): prompts x answers."""
     size = (len(LANGUAGES) * n_groups, n_answers)
     shift = np.tile(rng.normal(0, GROUP, n_groups), len(LANGUAGES))[:, None]
     lengths = tuple(rng.normal(50 + extra, LENGTH, size) for extra in (LONGER, 0.0))
-    scores = (ADVANTAGE + shift + rng.normal(size=size) + PER_TOKEN * lengths[0], rng.normal(size=size) + PER_TOKEN * lengths[1])
+    scores = (
+        ADVANTAGE + shift + rng.normal(size=size) + PER_TOKEN * lengths[0],
+        rng.normal(size=size) + PER_TOKEN * lengths[1],
+    )
     groups = [f"g{i:04}" for i in range(n_groups)]
     return [lang for lang in LANGUAGES for _ in groups], groups * len(LANGUAGES), scores, lengths
 
 
 def wins(language: list[str], group: list[str], scores: tuple, draws: Draws) -> Estimate:
-    return bootstrap.estimate(Observed(language, group, accuracy.mean_columns(win_rate.raw(*scores))), draws)
+    return bootstrap.estimate(
+        Observed(language, group, accuracy.mean_columns(win_rate.raw(*scores))), draws
+    )
 
 
 def covered(found: Estimate, truth: float, language: str) -> bool:
@@ -60,7 +75,9 @@ def length_controlled_truth() -> float:
     weight = np.exp(-0.5 * ((d - LONGER) / deviation) ** 2)
     weight *= 1e6 / weight.sum()  # so many prompts that the ridge counts for nothing
     p = np.array([NormalDist().cdf(z) for z in (ADVANTAGE + PER_TOKEN * d) / noise])
-    return float(win_rate.length_controlled((weight * p)[None], weight[None], np.tanh(d / deviation))[0])
+    return float(
+        win_rate.length_controlled((weight * p)[None], weight[None], np.tanh(d / deviation))[0]
+    )
 
 
 @pytest.mark.long
@@ -68,19 +85,28 @@ def length_controlled_truth() -> float:
 def test_win_rates_cover(n_groups):
     """Raw and length-controlled, of a language and of the average; the paired difference of two policies."""
     lc_truth, times = length_controlled_truth(), Counter()
-    worse = NormalDist().cdf((ADVANTAGE - 0.2 + PER_TOKEN * LONGER) / NOISE_OF_SCORE)  # of a policy 0.2 below ours
+    worse = NormalDist().cdf(
+        (ADVANTAGE - 0.2 + PER_TOKEN * LONGER) / NOISE_OF_SCORE
+    )  # of a policy 0.2 below ours
     for trial in range(TRIALS):
         rng = np.random.default_rng([n_groups, trial])
         language, group, (ours, theirs), lengths = world(rng, n_groups, 3)
         draws = bootstrap.draw(group, 400, trial)
-        raw, other = wins(language, group, (ours, theirs), draws), wins(language, group, (ours - 0.2, theirs), draws)
-        controlled = win_rate.length_controlled_estimate(language, group, (ours, theirs), lengths, draws)
+        raw, other = (
+            wins(language, group, (ours, theirs), draws),
+            wins(language, group, (ours - 0.2, theirs), draws),
+        )
+        controlled = win_rate.length_controlled_estimate(
+            language, group, (ours, theirs), lengths, draws
+        )
         times["raw"] += covered(raw, RAW, "swh_Latn")
         times["raw, average"] += covered(raw, RAW, "avg")
         times["length-controlled"] += covered(controlled, lc_truth, "swh_Latn")
         times["length-controlled, average"] += covered(controlled, lc_truth, "avg")
         times["paired difference"] += covered(bootstrap.difference(raw, other), RAW - worse, "avg")
-    assert {name: 0.93 <= n / TRIALS <= 0.97 for name, n in times.items()} == dict.fromkeys(times, True), times
+    assert {name: 0.93 <= n / TRIALS <= 0.97 for name, n in times.items()} == dict.fromkeys(
+        times, True
+    ), times
 
 
 @pytest.mark.long
@@ -90,7 +116,11 @@ def test_kappa_covers():
     group = [f"g{i:03}" for i in range(n)]
     for trial in range(TRIALS):
         agreement = Observed(["eng_Latn"] * n, group, judged(np.random.default_rng([1, trial]), n))
-        held += covered(bootstrap.estimate(agreement, bootstrap.draw(group, 300, trial), ratios.kappa), kappa_truth(), "eng_Latn")
+        held += covered(
+            bootstrap.estimate(agreement, bootstrap.draw(group, 300, trial), ratios.kappa),
+            kappa_truth(),
+            "eng_Latn",
+        )
     assert 0.93 <= held / TRIALS <= 0.97
 
 
@@ -101,5 +131,7 @@ def test_intervals_that_ignore_groups_do_not_cover():
     for trial in range(100):
         language, group, (ours, theirs), _ = world(np.random.default_rng([0, trial]), 60, 8)
         alone = [f"{g}{k}" for k, g in enumerate(group)]
-        missed += not covered(wins(language, alone, (ours, theirs), bootstrap.draw(alone, 200, trial)), RAW, "avg")
+        missed += not covered(
+            wins(language, alone, (ours, theirs), bootstrap.draw(alone, 200, trial)), RAW, "avg"
+        )
     assert missed > 15

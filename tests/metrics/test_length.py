@@ -18,5 +18,7 @@ def test_byte_premium_and_content_by_hand():
     answers = np.array([[10.0, 20], [30, NAN], [40, 60], [80, 100], [120, NAN], [7, 7]])
     content = length.content_columns(items.language, answers, premium)
     assert ratios.ratio_of_ratios(content[:2].sum(0)) == pytest.approx(20.0)
-    assert ratios.ratio_of_ratios(content[2:5].sum(0)) == pytest.approx(80 / 4)  # mean of five answers, the native one too
+    assert ratios.ratio_of_ratios(content[2:5].sum(0)) == pytest.approx(
+        80 / 4
+    )  # mean of five answers, the native one too
     assert np.isnan(content[5]).all()  # no parallel prompt in Yoruba

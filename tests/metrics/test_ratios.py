@@ -15,11 +15,19 @@ def kappa_of_labels(a: list, b: list) -> float:
 
 
 def table_of(a: list, b: list, labels: list) -> np.ndarray:
-    return np.array([sum((x, y) == pair for x, y in zip(a, b, strict=True)) for pair in itertools.product(labels, labels)], float)
+    return np.array(
+        [
+            sum((x, y) == pair for x, y in zip(a, b, strict=True))
+            for pair in itertools.product(labels, labels)
+        ],
+        float,
+    )
 
 
 def test_ratio_and_nothing_over_nothing():
-    assert ratios.ratio(np.array([[1.0, 4.0], [0.0, 0.0]])) == pytest.approx([0.25, np.nan], nan_ok=True)
+    assert ratios.ratio(np.array([[1.0, 4.0], [0.0, 0.0]])) == pytest.approx(
+        [0.25, np.nan], nan_ok=True
+    )
 
 
 def test_harmonic_mean_by_hand():
@@ -42,14 +50,19 @@ def test_kappa_against_an_independent_computation(labels):
     rng = np.random.default_rng(0)
     for _ in range(20):
         a = rng.choice(labels, 40).tolist()
-        b = [x if rng.random() < 0.6 else y for x, y in zip(a, rng.choice(labels, 40).tolist(), strict=True)]
+        b = [
+            x if rng.random() < 0.6 else y
+            for x, y in zip(a, rng.choice(labels, 40).tolist(), strict=True)
+        ]
         assert ratios.kappa(table_of(a, b, labels)) == pytest.approx(kappa_of_labels(a, b))
 
 
 def test_kappa_is_not_defined_where_both_always_say_the_same():
     assert np.isnan(ratios.kappa(np.array([7.0, 0, 0, 0])))
     assert np.isnan(ratios.kappa(np.zeros(9)))
-    assert ratios.kappa(np.array([0.0, 7, 0, 0])) == pytest.approx(0.0)  # one says always yes, one always no
+    assert ratios.kappa(np.array([0.0, 7, 0, 0])) == pytest.approx(
+        0.0
+    )  # one says always yes, one always no
 
 
 def test_all_languages_and_replicates_at_once():

@@ -19,16 +19,24 @@ def answers(shares, lengths, references) -> Answers:
     items = Items.of([(str(i), "swh_Latn", f"g{i}", "native") for i in range(n)], np.zeros(n), {})
     characters = np.array(lengths, float)[:, None]
     told = {"characters": characters, "bytes": characters, "tokens": characters}
-    found = Answers(items, {"judge": np.array(shares)[:, None]}, told, np.full((n, 1), None, object))
-    texts = [None if r is None else json.dumps({"answer": r, "match": "stored"}) for r in references]
+    found = Answers(
+        items, {"judge": np.array(shares)[:, None]}, told, np.full((n, 1), None, object)
+    )
+    texts = [
+        None if r is None else json.dumps({"answer": r, "match": "stored"}) for r in references
+    ]
     return columns.with_stored(found, pa.table({"reference": pa.array(texts, pa.string())}))
 
 
 def rate(found: Answers, name: str) -> float:
     tables = Tables(bootstrap.draw(found.items.group, 20, 0), "eng_Latn", 0.95)
     tables.add(found.items, of_stored(found, "judge"))
-    add_length_controlled(tables, found, stored(found, "judge"), "judge", "characters", "stored_win_rate_lc")
-    (value,) = [r["value"] for r in tables.rows if (r["metric"], r["language"]) == (name, "swh_Latn")]
+    add_length_controlled(
+        tables, found, stored(found, "judge"), "judge", "characters", "stored_win_rate_lc"
+    )
+    (value,) = [
+        r["value"] for r in tables.rows if (r["metric"], r["language"]) == (name, "swh_Latn")
+    ]
     return value
 
 

@@ -31,7 +31,9 @@ def test_sizes_of_the_complete_classes():
 
 
 def test_every_language_stands_once_and_as_mlalign_writes_it():
-    table = yaml.safe_load((PROJECT / "mlalign/methods/metrics/resource_tiers.yaml").read_text(encoding="utf-8"))
+    table = yaml.safe_load(
+        (PROJECT / "mlalign/methods/metrics/resource_tiers.yaml").read_text(encoding="utf-8")
+    )
     told = [language for group in table.values() for language in group]
     assert sorted(told) == sorted(tiers._classes())
     scripts = {"Latn", "Arab", "Deva"}  # for the few whose usual script langcodes does not know
@@ -49,4 +51,6 @@ def normalised(code: str) -> str | None:
 
 @pytest.mark.parametrize("name", ["aya23", "european", "mgsm", "tiny", "top5", "xcopa"])
 def test_the_languages_of_our_sets_are_classified(name):
-    assert tiers.UNKNOWN not in {tiers.tier(code) for code in languages.sets(PROJECT / "conf" / "languages")[name]}
+    assert tiers.UNKNOWN not in {
+        tiers.tier(code) for code in languages.sets(PROJECT / "conf" / "languages")[name]
+    }

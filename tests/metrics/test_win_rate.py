@@ -15,11 +15,16 @@ def fit(wins, differences) -> float:
 
 def test_outcomes_of_all_pairs():
     ours, theirs = np.array([[2.0, 1.0], [5.0, NAN]]), np.array([[1.0, 3.0], [5.0, 4.0]])
-    assert win_rate.outcomes(ours, theirs) == pytest.approx(np.array([[1, 0, 0.5, 0], [0.5, 1, NAN, NAN]]), nan_ok=True)
+    assert win_rate.outcomes(ours, theirs) == pytest.approx(
+        np.array([[1, 0, 0.5, 0], [0.5, 1, NAN, NAN]]), nan_ok=True
+    )
 
 
 def test_raw_is_the_share_of_wins_of_each_prompt(monkeypatch):
-    ours, theirs = np.array([[2.0, 1.0], [NAN, 0.0], [NAN, NAN]]), np.array([[1.0, 3.0], [0.0, NAN], [1.0, 1.0]])
+    ours, theirs = (
+        np.array([[2.0, 1.0], [NAN, 0.0], [NAN, NAN]]),
+        np.array([[1.0, 3.0], [0.0, NAN], [1.0, 1.0]]),
+    )
     assert win_rate.raw(ours, theirs) == pytest.approx([0.375, 0.5, NAN], nan_ok=True)
     monkeypatch.setattr(win_rate, "CHUNK", 4)  # a prompt at a time
     assert win_rate.raw(ours, theirs) == pytest.approx([0.375, 0.5, NAN], nan_ok=True)
@@ -63,7 +68,9 @@ def test_each_row_of_weights_is_a_fit_of_its_own():
 
 def estimated(language, group, scores, lengths, n=40) -> bootstrap.Estimate:
     scores, lengths = (tuple(np.array(a, float) for a in pair) for pair in (scores, lengths))
-    return win_rate.length_controlled_estimate(language, group, scores, lengths, bootstrap.draw(group, n, 0))
+    return win_rate.length_controlled_estimate(
+        language, group, scores, lengths, bootstrap.draw(group, n, 0)
+    )
 
 
 def test_estimate_weighs_prompts_equally_and_marks_empty_draws():
@@ -78,7 +85,9 @@ def test_estimate_weighs_prompts_equally_and_marks_empty_draws():
 
 
 def test_pairs_without_a_length_are_left_out():
-    found = estimated(["a", "b"], ["g1", "g2"], ([[1.0], [1.0]], [[0.0], [0.0]]), ([[5.0], [NAN]], [[5.0], [5.0]]))
+    found = estimated(
+        ["a", "b"], ["g1", "g2"], ([[1.0], [1.0]], [[0.0], [0.0]]), ([[5.0], [NAN]], [[5.0], [5.0]])
+    )
     assert found.languages == ["a"]
     assert estimated(["a"], ["g1"], ([[NAN]], [[0.0]]), ([[5.0]], [[5.0]])).languages == []
 
@@ -88,7 +97,10 @@ def test_rounding_the_lengths_changes_nothing_that_matters():
     rng = np.random.default_rng(0)
     n = 300
     ours, theirs = rng.normal(0.3, 1, (n, 3)), rng.normal(size=(n, 2))
-    lengths = (np.round(30 + 4 * ours + rng.normal(size=(n, 3))), np.round(30 + rng.normal(size=(n, 2))))
+    lengths = (
+        np.round(30 + 4 * ours + rng.normal(size=(n, 3))),
+        np.round(30 + rng.normal(size=(n, 2))),
+    )
     group = [f"g{i:03}" for i in range(n)]
     draws = bootstrap.draw(group, 30, 0)
     found = win_rate.length_controlled_estimate(["a"] * n, group, (ours, theirs), lengths, draws)
@@ -96,5 +108,7 @@ def test_rounding_the_lengths_changes_nothing_that_matters():
     d = (lengths[0][:, :, None] - lengths[1][:, None, :]).reshape(n, -1)
     x, share = np.tanh(d / d.std()).ravel(), np.full(d.shape, 1 / d.shape[1])
     rows = [share, *(share * w[:, None] for w in draws.weights)]
-    exact = [win_rate.length_controlled((r * wins).reshape(1, -1), r.reshape(1, -1), x)[0] for r in rows]
+    exact = [
+        win_rate.length_controlled((r * wins).reshape(1, -1), r.reshape(1, -1), x)[0] for r in rows
+    ]
     assert [found.values[0], *found.replicates[:, 0]] == pytest.approx(exact, abs=2e-3)

@@ -59,7 +59,9 @@ def edit(file, **values):
 
 def add(path, tensors, name="model.safetensors"):
     weights = load_file(path / name) | tensors
-    save_file({n: w for n, w in weights.items() if w is not None}, path / name, metadata={"format": "pt"})
+    save_file(
+        {n: w for n, w in weights.items() if w is not None}, path / name, metadata={"format": "pt"}
+    )
 
 
 def score(path, **options):
@@ -73,14 +75,18 @@ def score(path, **options):
 def test_nothing_else_opens_models():
     """Every call of from_pretrained is in mlalign/models, and nowhere is trust_remote_code anything but False."""
     n_files = 0
-    for path in sorted([*(PROJECT / "mlalign").rglob("*.py"), *(PROJECT / "reward_models").rglob("*.py")]):
+    for path in sorted(
+        [*(PROJECT / "mlalign").rglob("*.py"), *(PROJECT / "reward_models").rglob("*.py")]
+    ):
         n_files += 1
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr == "from_pretrained":
                 assert path.parent == PROJECT / "mlalign" / "models", f"{path}:{node.lineno}"
             for key, value in named_values(node):
                 if key == "trust_remote_code":
-                    refused = isinstance(value, ast.Constant) and (value.value is False or isinstance(value.value, str))
+                    refused = isinstance(value, ast.Constant) and (
+                        value.value is False or isinstance(value.value, str)
+                    )
                     assert refused, f"{path}:{node.lineno}"
     assert n_files > 150
 
@@ -98,7 +104,11 @@ def named_values(node):
 def with_own_code(path, what):
     """Let a model directory need code of its own for `what`; returns the file that this code would make."""
     marker = path / "RAN"
-    bases = {"tokenizer": "PreTrainedTokenizerFast", "config": "Qwen3Config", "model": "Qwen3ForSequenceClassification"}
+    bases = {
+        "tokenizer": "PreTrainedTokenizerFast",
+        "config": "Qwen3Config",
+        "model": "Qwen3ForSequenceClassification",
+    }
     (path / "own_code.py").write_text(OWN_CODE.format(marker=str(marker), base=bases[what]))
     if what == "tokenizer":
         own = {"AutoTokenizer": [None, "own_code.Own"]}
@@ -106,14 +116,22 @@ def with_own_code(path, what):
     elif what == "config":
         edit(path / "config.json", model_type="own", auto_map={"AutoConfig": "own_code.Own"})
     else:
-        own = {"AutoModelForSequenceClassification": "own_code.Own", "AutoModelForCausalLM": "own_code.Own"}
+        own = {
+            "AutoModelForSequenceClassification": "own_code.Own",
+            "AutoModelForCausalLM": "own_code.Own",
+        }
         edit(path / "config.json", architectures=["Own"], auto_map=own)
     return marker
 
 
-@pytest.mark.parametrize(("what", "file"), [("tokenizer", "tokenizer_config.json"), ("config", "config.json"), ("model", "config.json")])
+@pytest.mark.parametrize(
+    ("what", "file"),
+    [("tokenizer", "tokenizer_config.json"), ("config", "config.json"), ("model", "config.json")],
+)
 @pytest.mark.slow
-def test_own_code_is_refused_without_a_question(rm, causal, tmp_path, monkeypatch, capsys, what, file):
+def test_own_code_is_refused_without_a_question(
+    rm, causal, tmp_path, monkeypatch, capsys, what, file
+):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(QUESTION) + "\n")
@@ -144,7 +162,10 @@ def test_own_code_beside_stock_classes_is_not_needed(rm, saved):
 
 def test_a_kernel_on_the_hub_is_code(rm):
     edit(rm / "config.json", attn_implementation="someone/kernel")
-    with pytest.raises(UserError, match=r"config.json: attn_implementation names code on the hub \(someone/kernel\)"):
+    with pytest.raises(
+        UserError,
+        match=r"config.json: attn_implementation names code on the hub \(someone/kernel\)",
+    ):
         score(rm)
 
 
@@ -158,7 +179,10 @@ def test_a_kernel_on_the_hub_is_code(rm):
 )
 def test_a_kernel_in_a_part_of_the_configuration_is_code_too(rm, values):
     edit(rm / "config.json", **values)
-    with pytest.raises(UserError, match=r"config.json: \w+ names code on the hub \(someone/kernel\), and code .* never run"):
+    with pytest.raises(
+        UserError,
+        match=r"config.json: \w+ names code on the hub \(someone/kernel\), and code .* never run",
+    ):
         opening.configuration(str(rm))
 
 
@@ -217,7 +241,9 @@ def test_another_class_is_refused(rm, architecture, message):
 def test_weights_that_the_class_does_not_use_are_refused(rm, tmp_path, capsys, tensors):
     add(rm, tensors)
     (name,) = tensors
-    with pytest.raises(UserError, match=f"hold {name}, which Qwen3ForSequenceClassification does not use"):
+    with pytest.raises(
+        UserError, match=f"hold {name}, which Qwen3ForSequenceClassification does not use"
+    ):
         score(rm)
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(QUESTION) + "\n")
@@ -244,7 +270,10 @@ def test_an_unknown_way_of_quantising_is_refused(rm):
 
 @pytest.mark.slow
 def test_buffers_of_older_versions_are_harmless(rm, saved):
-    buffers = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "model.position_ids": torch.arange(3)}
+    buffers = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.position_ids": torch.arange(3),
+    }
     add(rm, buffers)
     assert score(rm) == score(saved)
 
@@ -294,14 +323,20 @@ def encoder_adapter(root, kind="bert", n_base_labels=None, **lora):
         config = AutoConfig.from_pretrained(root / "base")
         AutoModelForMaskedLM.from_config(config).save_pretrained(root / "base")
     torch.manual_seed(5)
-    whole = AutoModelForSequenceClassification.from_pretrained(root / "base", num_labels=1, ignore_mismatched_sizes=True)
-    model = get_peft_model(whole, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], **lora)).eval()
+    whole = AutoModelForSequenceClassification.from_pretrained(
+        root / "base", num_labels=1, ignore_mismatched_sizes=True
+    )
+    model = get_peft_model(
+        whole, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], **lora)
+    ).eval()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(len(name)))
     model.save_pretrained(root / "adapter")
     tokenizer = make_tokenizer(bos_token=None, cls_token="<|bos|>", sep_token="<|end|>")
-    tokenizer.chat_template = "{{ cls_token }}{% for m in messages %}{{ m['content'] }}{{ sep_token }}{% endfor %}"
+    tokenizer.chat_template = (
+        "{{ cls_token }}{% for m in messages %}{{ m['content'] }}{{ sep_token }}{% endfor %}"
+    )
     tokenizer.save_pretrained(root / "adapter")
     text = f"<|bos|>{QUESTION['prompt']}<|end|>{QUESTION['response']}<|end|>"
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -309,7 +344,8 @@ def encoder_adapter(root, kind="bert", n_base_labels=None, **lora):
 
 
 @pytest.mark.parametrize(
-    ("kind", "saved_modules"), [("xlm-roberta", None), ("bert", ["classifier", "pooler"]), ("xlm-roberta", ["classifier"])]
+    ("kind", "saved_modules"),
+    [("xlm-roberta", None), ("bert", ["classifier", "pooler"]), ("xlm-roberta", ["classifier"])],
 )
 @pytest.mark.slow
 def test_whole_heads_of_encoders_come_from_the_adapter(tmp_path, kind, saved_modules):
@@ -319,8 +355,13 @@ def test_whole_heads_of_encoders_come_from_the_adapter(tmp_path, kind, saved_mod
 
 @pytest.mark.slow
 def test_an_incomplete_head_of_an_adapter_names_the_modules(tmp_path):
-    path, _ = encoder_adapter(tmp_path, "bert")  # peft saves the classifier, not the pooler that BertForMaskedLM lacks
-    with pytest.raises(UserError, match=r"adapter: holds no weights for bert.pooler.*its base .*modules_to_save=\['pooler'\]"):
+    path, _ = encoder_adapter(
+        tmp_path, "bert"
+    )  # peft saves the classifier, not the pooler that BertForMaskedLM lacks
+    with pytest.raises(
+        UserError,
+        match=r"adapter: holds no weights for bert.pooler.*its base .*modules_to_save=\['pooler'\]",
+    ):
         score(path)
 
 
@@ -341,17 +382,32 @@ def cut_off(path):
 
 
 BROKEN = {
-    "config.json": (lambda f: f.write_text("[]"), r"config.json: holds a JSON list where an object"),
+    "config.json": (
+        lambda f: f.write_text("[]"),
+        r"config.json: holds a JSON list where an object",
+    ),
     "config.json cut": (cut_off, "config.json: is no JSON"),
-    "config.json of strings": (lambda f: edit(f, hidden_size="wide"), r"its config.json is no configuration .*hidden_size.*str"),
+    "config.json of strings": (
+        lambda f: edit(f, hidden_size="wide"),
+        r"its config.json is no configuration .*hidden_size.*str",
+    ),
     "config.json without type": (lambda f: f.write_text("{}"), "config.json: has no model_type"),
-    "config.json architectures": (lambda f: edit(f, architectures="Own"), "architectures must be a list of names"),
+    "config.json architectures": (
+        lambda f: edit(f, architectures="Own"),
+        "architectures must be a list of names",
+    ),
     "model.safetensors cut": (cut_off, "model.safetensors: is no complete safetensors file"),
-    "model.safetensors": (lambda f: f.write_bytes(b"PK\x03\x04" * 9), "model.safetensors: is no complete safetensors file"),
+    "model.safetensors": (
+        lambda f: f.write_bytes(b"PK\x03\x04" * 9),
+        "model.safetensors: is no complete safetensors file",
+    ),
     "model.safetensors gone": (lambda f: f.unlink(), r"rm: has no weights \(model.safetensors\)"),
     "tokenizer.json": (lambda f: f.write_text("{}"), "rm: no tokenizer can be loaded"),
     "tokenizer.json cut": (cut_off, "rm: no tokenizer can be loaded"),
-    "tokenizer_config.json": (lambda f: f.write_text("[1]"), "tokenizer_config.json: holds a JSON list"),
+    "tokenizer_config.json": (
+        lambda f: f.write_text("[1]"),
+        "tokenizer_config.json: holds a JSON list",
+    ),
 }
 
 
@@ -366,7 +422,11 @@ def test_broken_files_are_named(rm, case):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is no JSON"), ("[]", "holds a JSON list"), ('{"eos_token_id": "2"}', "eos_token_id must be a token's number")],
+    [
+        ("{", "is no JSON"),
+        ("[]", "holds a JSON list"),
+        ('{"eos_token_id": "2"}', "eos_token_id must be a token's number"),
+    ],
 )
 @pytest.mark.slow
 def test_a_generation_config_that_cannot_be_read(causal, text, message):
@@ -378,8 +438,12 @@ def test_a_generation_config_that_cannot_be_read(causal, text, message):
 @pytest.mark.slow
 def test_an_index_of_files_that_are_not_there(rm):
     (rm / "model.safetensors").unlink()
-    (rm / "model.safetensors.index.json").write_text('{"weight_map": {"score.weight": "model-1.safetensors"}}')
-    with pytest.raises(UserError, match=r"index.json: names model-1.safetensors, which is not there"):
+    (rm / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"score.weight": "model-1.safetensors"}}'
+    )
+    with pytest.raises(
+        UserError, match=r"index.json: names model-1.safetensors, which is not there"
+    ):
         score(rm)
 
 
@@ -387,9 +451,13 @@ def test_an_index_of_files_that_are_not_there(rm):
 @pytest.mark.slow
 def test_an_index_of_files_outside_the_folder(rm, place):
     (rm / "model.safetensors").rename(rm.parent / "elsewhere.safetensors")
-    names = dict.fromkeys(load_file(rm.parent / "elsewhere.safetensors"), place.format(parent=rm.parent))
+    names = dict.fromkeys(
+        load_file(rm.parent / "elsewhere.safetensors"), place.format(parent=rm.parent)
+    )
     (rm / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    with pytest.raises(UserError, match=r"index.json: names .*elsewhere.safetensors, which lies outside"):
+    with pytest.raises(
+        UserError, match=r"index.json: names .*elsewhere.safetensors, which lies outside"
+    ):
         score(rm)
 
 
@@ -398,10 +466,17 @@ def test_an_index_of_two_files_with_the_same_weights(rm):
     """transformers takes the last one that it reads, whatever the index says."""
     (rm / "model.safetensors").rename(rm / "one.safetensors")
     weights = load_file(rm / "one.safetensors")
-    save_file({"score.weight": -weights["score.weight"]}, rm / "two.safetensors", metadata={"format": "pt"})
+    save_file(
+        {"score.weight": -weights["score.weight"]},
+        rm / "two.safetensors",
+        metadata={"format": "pt"},
+    )
     names = dict.fromkeys(weights, "one.safetensors") | {"gone": "two.safetensors"}
     (rm / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    with pytest.raises(UserError, match=r"two of its files hold score.weight \(one.safetensors and two.safetensors\)"):
+    with pytest.raises(
+        UserError,
+        match=r"two of its files hold score.weight \(one.safetensors and two.safetensors\)",
+    ):
         score(rm)
 
 
@@ -462,15 +537,24 @@ def test_an_adapter_names_a_full_model(tmp_path):
         (tmp_path / name / "adapter_config.json").write_text(json.dumps(told))
         with pytest.raises(UserError, match=f"{name}/adapter_config.json: "):
             local_model(tmp_path / name, "")
-    (tmp_path / "nothing" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
-    (tmp_path / "itself" / "adapter_config.json").write_text('{"base_model_name_or_path": "../nothing"}')
+    (tmp_path / "nothing" / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "org/base"}'
+    )
+    (tmp_path / "itself" / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "../nothing"}'
+    )
     with pytest.raises(UserError, match=r"its base .*nothing is an adapter itself"):
         local_model(tmp_path / "itself", "")
 
 
 @pytest.mark.parametrize(
     ("told", "found"),
-    [({"mean": "0.5", "std": [2]}, (0.5, 2.0)), ({"mean": 0.5}, (0.5, None)), ({"mean": True, "std": {}}, (None, None)), ({}, None)],
+    [
+        ({"mean": "0.5", "std": [2]}, (0.5, 2.0)),
+        ({"mean": 0.5}, (0.5, None)),
+        ({"mean": True, "std": {}}, (None, None)),
+        ({}, None),
+    ],
 )
 def test_statistics_in_odd_forms_are_not_overlooked(told, found):
     seen = opening.statistics(told)

@@ -25,7 +25,10 @@ from mlalign.models.templates import ChatTemplate, EndOfTurn
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
 PLAIN = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-CUTS = PLAIN.replace("m['content']", "m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']")
+CUTS = PLAIN.replace(
+    "m['content']",
+    "m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']",
+)
 # As Qwen3 writes a last turn: an empty block of reasoning where the answer has none.
 WRITES_EMPTY = (
     "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\\n' -}}{%- set c = m.content -%}"
@@ -72,7 +75,9 @@ APPLYING = ("apply_chat_template", "get_chat_template", "render_jinja_template")
 def test_templates_are_applied_in_one_place_only():
     """Every other call of `apply_chat_template` or `get_chat_template` in the packages is one too many."""
     calls = []
-    files = [p for package in ("mlalign", "reward_models") for p in (PROJECT / package).rglob("*.py")]
+    files = [
+        p for package in ("mlalign", "reward_models") for p in (PROJECT / package).rglob("*.py")
+    ]
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Attribute) or node.attr not in APPLYING:
@@ -84,11 +89,19 @@ def test_templates_are_applied_in_one_place_only():
     assert set(calls) == {"mlalign/models/templates.py"}
 
 
-@pytest.mark.parametrize("text", [PLAIN, CUTS, WRITES_EMPTY, LLAMA_DATE.replace("strftime_now is defined", "false")])
+@pytest.mark.parametrize(
+    "text", [PLAIN, CUTS, WRITES_EMPTY, LLAMA_DATE.replace("strftime_now is defined", "false")]
+)
 def test_texts_are_those_of_transformers(tokenizer, text):
     template = template_of(tokenizer, text)
-    for messages in (dialogue("Hi"), dialogue("Hi", "<think>a</think>b ~ c"), dialogue("Hi", "you", "again\n", "")):
-        assert template.conversation(messages, "") == tokenizer.apply_chat_template(messages, tokenize=False)
+    for messages in (
+        dialogue("Hi"),
+        dialogue("Hi", "<think>a</think>b ~ c"),
+        dialogue("Hi", "you", "again\n", ""),
+    ):
+        assert template.conversation(messages, "") == tokenizer.apply_chat_template(
+            messages, tokenize=False
+        )
         theirs = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert template.prompt(messages, "") == theirs
 
@@ -103,8 +116,12 @@ def test_the_date_is_the_setting_s_whatever_clock_and_zone_say(tokenizer, monkey
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     messages = dialogue("Hi", "Hello")
-    assert template_of(tokenizer, LLAMA_DATE).conversation(messages, "") == "Today Date: 26 Jul 2024"
-    dated = template_of(tokenizer, "{{ strftime_now('%Y-%m-%d %H:%M %s %%s') }}", date="2025-03-01T12:30")
+    assert (
+        template_of(tokenizer, LLAMA_DATE).conversation(messages, "") == "Today Date: 26 Jul 2024"
+    )
+    dated = template_of(
+        tokenizer, "{{ strftime_now('%Y-%m-%d %H:%M %s %%s') }}", date="2025-03-01T12:30"
+    )
     assert dated.conversation(messages, "") == "2025-03-01 12:30 1740832200 %s"
     templates.fix_date(tokenizer, "2025-03-01")
     assert tokenizer.apply_chat_template(messages, tokenize=False).startswith("2025-03-01 00:00")
@@ -139,10 +156,22 @@ def test_a_date_or_options_that_cannot_be_used_are_named(tokenizer):
         ("{{ range(10 ** 9) | list }}", "OverflowError"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ [1, 2] | random }}", "at random"),
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% set x = 1 %}{% endfor %}{% endfor %}", "more than 1,000,000 times"),
-        ("{% for i in range(99999) %}{% for j in range(99999) %}a{% endfor %}{% endfor %}", "more than 1,000,000 times"),
-        ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}", "characters"),
-        ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "characters"),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = 1 %}{% endfor %}{% endfor %}",
+            "more than 1,000,000 times",
+        ),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}a{% endfor %}{% endfor %}",
+            "more than 1,000,000 times",
+        ),
+        (
+            "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+            "characters",
+        ),
+        (
+            "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            "characters",
+        ),
         ("{{ 'x' * 10 ** 11 }}", "characters"),
         ("{{ 9 ** (9 ** 9) }}", "a million bits"),
         ("{{ 'x' | center(10 ** 11) }}", "millions of places"),
@@ -155,14 +184,18 @@ def test_a_date_or_options_that_cannot_be_used_are_named(tokenizer):
 )
 @pytest.mark.slow
 def test_whatever_a_template_raises_is_one_message_with_row_and_template(tokenizer, text, said):
-    with pytest.raises(UserError, match=r"row 7: the chat template of .*tiny refuses this conversation") as caught:
+    with pytest.raises(
+        UserError, match=r"row 7: the chat template of .*tiny refuses this conversation"
+    ) as caught:
         template_of(tokenizer, text).conversation(dialogue("Hi", "Hello"), "row 7")
     assert said in str(caught.value)
 
 
 def test_time_is_bounded_off_the_main_thread_too(tokenizer, monkeypatch):
     monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.05)
-    template = template_of(tokenizer, "{% for i in range(99999) %}{{ range(9999) | list | sort | length }}{% endfor %}")
+    template = template_of(
+        tokenizer, "{% for i in range(99999) %}{{ range(9999) | list | sort | length }}{% endfor %}"
+    )
     found = []
 
     def render():
@@ -194,9 +227,14 @@ def test_named_templates_the_default_or_the_one_that_is_named(tokenizer):
     templates.install(tokenizer, "rag")
     assert ChatTemplate(tokenizer).conversation(messages, "") == "R"
     tokenizer.chat_template = {"tool_use": "T", "rag": "R"}
-    with pytest.raises(UserError, match="none is called default; set chat_template to one of rag, tool_use"):
+    with pytest.raises(
+        UserError, match="none is called default; set chat_template to one of rag, tool_use"
+    ):
         ChatTemplate(tokenizer).conversation(messages, "")
-    with pytest.raises(UserError, match=r"no template of that name .its templates are rag, tool_use.; did you mean 'rag'"):
+    with pytest.raises(
+        UserError,
+        match=r"no template of that name .its templates are rag, tool_use.; did you mean 'rag'",
+    ):
         templates.install(tokenizer, "rags")
 
 
@@ -215,10 +253,26 @@ def test_named_templates_the_default_or_the_one_that_is_named(tokenizer):
         (CUTS, dialogue("Say <think>x</think>", "<think>x</think>"), LeftOut(answer=True)),
         (CUTS, dialogue("a", "<think>b</think>c", "d", "e"), LeftOut(part_of_prompt=True)),
         (WRITES_EMPTY, dialogue("2+2?", "<think>two</think>4"), NOTHING),
-        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", dialogue("4?", "4"), LeftOut(answer=True)),
-        ("{% for m in messages %}{{ m.content | tojson }}{% endfor %}", dialogue("a", 'say "b"\nc'), NOTHING),
-        ("{% for m in messages %}{{ m.content | trim | replace('\n', ' ') }}|{% endfor %}", dialogue("a", " b\nc "), NOTHING),
-        ("{% for m in messages %}{{ m.content | lower }}{% endfor %}", dialogue("a", "B"), LeftOut(part_of_answer=True)),
+        (
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+            dialogue("4?", "4"),
+            LeftOut(answer=True),
+        ),
+        (
+            "{% for m in messages %}{{ m.content | tojson }}{% endfor %}",
+            dialogue("a", 'say "b"\nc'),
+            NOTHING,
+        ),
+        (
+            "{% for m in messages %}{{ m.content | trim | replace('\n', ' ') }}|{% endfor %}",
+            dialogue("a", " b\nc "),
+            NOTHING,
+        ),
+        (
+            "{% for m in messages %}{{ m.content | lower }}{% endfor %}",
+            dialogue("a", "B"),
+            LeftOut(part_of_answer=True),
+        ),
         (
             "{% for m in messages if m.role != 'system' %}{{ m.content }}|{% endfor %}",
             [{"role": "system", "content": "Be brief."}, *dialogue("a", "b")],
@@ -231,7 +285,14 @@ def test_named_templates_the_default_or_the_one_that_is_named(tokenizer):
         ),
         (
             PLAIN,
-            [*dialogue("a"), {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}],
+            [
+                *dialogue("a"),
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}],
+                },
+            ],
             LeftOut(answer=True),
         ),
     ],
@@ -255,14 +316,18 @@ def test_tools_that_a_template_does_not_write_are_left_out(tokenizer):
 
 
 def ends(tokenizer, after: str) -> EndOfTurn:
-    return template_of(tokenizer, "{% for m in messages %}{{ m.content }}" + after + "{% endfor %}").end_of_turn
+    return template_of(
+        tokenizer, "{% for m in messages %}{{ m.content }}" + after + "{% endfor %}"
+    ).end_of_turn
 
 
 def test_the_end_of_a_turn_is_what_the_template_writes(tokenizer):
     end, pad = (tokenizer.convert_tokens_to_ids(t) for t in ("<|end|>", "<|pad|>"))
     assert ends(tokenizer, "<|end|>") == EndOfTurn(end, "<|end|>")
     assert ends(tokenizer, "\n<|pad|>\n") == EndOfTurn(pad, "<|pad|>")
-    assert ends(tokenizer, "</s>\n") == EndOfTurn(None, "</s>")  # text that is no token of this tokenizer
+    assert ends(tokenizer, "</s>\n") == EndOfTurn(
+        None, "</s>"
+    )  # text that is no token of this tokenizer
     assert ends(tokenizer, "{{ eos_token }}") == EndOfTurn(end, "<|end|>")
     for nothing in ("", "\n", ".\n"):
         assert ends(tokenizer, nothing) == EndOfTurn(None, None)
@@ -271,7 +336,10 @@ def test_the_end_of_a_turn_is_what_the_template_writes(tokenizer):
 
 def test_generation_stops_at_the_token_or_at_the_text(tokenizer):
     text = "{% for m in messages %}{{ m.content }}END{% endfor %}"
-    assert chat.stops_of(template_of(tokenizer, text.replace("END", "<|pad|>"))) == ((tokenizer.pad_token_id,), ())
+    assert chat.stops_of(template_of(tokenizer, text.replace("END", "<|pad|>"))) == (
+        (tokenizer.pad_token_id,),
+        (),
+    )
     assert chat.stops_of(template_of(tokenizer, text.replace("END", "</s>"))) == ((), ("</s>",))
     assert chat.stops_of(template_of(tokenizer, text.replace("END", "\n"))) == ((), ())
 

@@ -20,11 +20,15 @@ def kept_by_autograd(family, values, batch, dtype, autocast, targets):
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     config = AutoConfig.for_model(family, **SHAPE, **values)
-    network = AutoModelForSequenceClassification.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa").train()
+    network = AutoModelForSequenceClassification.from_config(
+        config, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+    ).train()
     if targets:
         from peft import LoraConfig, get_peft_model
 
-        network = get_peft_model(network, LoraConfig(r=4, target_modules=list(targets), task_type="SEQ_CLS"))
+        network = get_peft_model(
+            network, LoraConfig(r=4, target_modules=list(targets), task_type="SEQ_CLS")
+        )
     own, found = {p.untyped_storage().data_ptr() for p in network.parameters()}, {}
 
     def keep(tensor):
@@ -55,10 +59,15 @@ def kept_by_autograd(family, values, batch, dtype, autocast, targets):
 )  # fmt: skip
 def test_what_autograd_keeps_is_what_is_counted(family, values, masked, numbers, targets):
     dtype, autocast = numbers
-    batch, counted = Batch(5, 40, masked), architecture.from_config({"model_type": family, **SHAPE, **values})
+    batch, counted = (
+        Batch(5, 40, masked),
+        architecture.from_config({"model_type": family, **SHAPE, **values}),
+    )
     p = activations.precision(4 if dtype == "float32" else 2, autocast)
     told = activations.of_model(counted, batch, p, Trained(4 if targets else 0, frozenset(targets)))
-    head = batch.tokens * counted.hidden_size * p.compute  # the last norm's output, which the head reads
+    head = (
+        batch.tokens * counted.hidden_size * p.compute
+    )  # the last norm's output, which the head reads
     measured = kept_by_autograd(family, values, batch, dtype, autocast, targets)
     assert told.total() + head == pytest.approx(measured, rel=0.005)
 
@@ -69,8 +78,18 @@ def test_a_layer_by_hand():
         {"model_type": "llama", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
          "num_key_value_heads": 1, "max_position_embeddings": 16}
     )  # fmt: skip
-    found = activations.of_layer(llama, Batch(2, 5), activations.precision(4, False), Trained(), sliding=False, sparse=False)
+    found = activations.of_layer(
+        llama, Batch(2, 5), activations.precision(4, False), Trained(), sliding=False, sparse=False
+    )
     norms = 2 * (320 + 40 + 320)  # twice: row, 1/rms, normed row
-    attention = 4 * 320 + 80 + 200 + 320  # q, k, v repeated, output; log-sums; mask; the input of q, k, v
+    attention = (
+        4 * 320 + 80 + 200 + 320
+    )  # q, k, v repeated, output; log-sums; mask; the input of q, k, v
     mlp = 4 * 480 + 320  # gate, its activation, the other factor, the product; the input
-    assert found == {"norms": norms, "attention": attention, "mlp": mlp, "adapters": 0, "weights in bfloat16": 0}
+    assert found == {
+        "norms": norms,
+        "attention": attention,
+        "mlp": mlp,
+        "adapters": 0,
+        "weights in bfloat16": 0,
+    }

@@ -17,7 +17,10 @@ SMALL = {
 }
 CASES = [
     ("llama", {}),
-    ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 24, "tie_word_embeddings": True}),
+    (
+        "llama",
+        {"attention_bias": True, "mlp_bias": True, "head_dim": 24, "tie_word_embeddings": True},
+    ),
     ("mistral", {}),
     ("qwen2", {"tie_word_embeddings": True}),
     ("qwen2", {"tie_word_embeddings": False, "use_sliding_window": True, "max_window_layers": 3}),
@@ -26,8 +29,14 @@ CASES = [
     ("gemma2", {"head_dim": 32}),
     ("gemma3_text", {"head_dim": 32}),
     ("mixtral", {"num_local_experts": 4}),
-    ("qwen3_moe", {"num_experts": 6, "moe_intermediate_size": 40, "decoder_sparse_step": 2, "head_dim": 16}),
-    ("qwen3_moe", {"num_experts": 6, "moe_intermediate_size": 40, "mlp_only_layers": [0], "head_dim": 16}),
+    (
+        "qwen3_moe",
+        {"num_experts": 6, "moe_intermediate_size": 40, "decoder_sparse_step": 2, "head_dim": 16},
+    ),
+    (
+        "qwen3_moe",
+        {"num_experts": 6, "moe_intermediate_size": 40, "mlp_only_layers": [0], "head_dim": 16},
+    ),
 ]
 
 
@@ -42,7 +51,11 @@ def on_meta(config, task):
 
 
 @pytest.mark.parametrize("task", ["causal", "classifier"])
-@pytest.mark.parametrize(("family", "values"), CASES, ids=lambda v: str(v) if isinstance(v, str) else "-".join(v) or "plain")
+@pytest.mark.parametrize(
+    ("family", "values"),
+    CASES,
+    ids=lambda v: str(v) if isinstance(v, str) else "-".join(v) or "plain",
+)
 def test_parameters_are_those_of_transformers(family, values, task):
     from transformers import AutoConfig
 
@@ -65,8 +78,16 @@ def test_sliding_layers_are_those_of_transformers():
 def test_what_a_config_leaves_out_is_the_default_of_its_class():
     """The text part of google/gemma-3-4b-it's config.json names no heads, no vocabulary and no tie."""
     gemma = architecture.from_config(GEMMA3_4B)
-    assert (gemma.vocab_size, gemma.n_heads, gemma.n_kv_heads, gemma.head_dim, gemma.tied) == (262208, 8, 4, 256, True)
-    assert gemma.parameters() == 3_880_263_168  # 3.88 B: the 4.3 B of the whole model without its vision tower
+    assert (gemma.vocab_size, gemma.n_heads, gemma.n_kv_heads, gemma.head_dim, gemma.tied) == (
+        262208,
+        8,
+        4,
+        256,
+        True,
+    )
+    assert (
+        gemma.parameters() == 3_880_263_168
+    )  # 3.88 B: the 4.3 B of the whole model without its vision tower
     assert (gemma.window, gemma.n_sliding) == (1024, 29)
 
 

@@ -96,7 +96,14 @@ def test_too_large_is_told_with_the_smallest_change(mlalign, qwen):
 def test_weights_that_would_not_move_are_told(settings, told, qwen, tmp_path):
     source = cases.write(tmp_path / "rows", "preference")
     own = [f"steps.policy.config.{s}" for s in settings]
-    recipe = {"steps": {"policy": {"stage": "preference", "inputs": {"model": {"path": "${model.path}"}, "rows": {"path": str(source)}}}}}
+    recipe = {
+        "steps": {
+            "policy": {
+                "stage": "preference",
+                "inputs": {"model": {"path": "${model.path}"}, "rows": {"path": str(source)}},
+            }
+        }
+    }
     built = plan.build(config.load([f"model={qwen}", f"root={tmp_path}", *own], recipe))
     lost = [w for e in estimate.of_plan(built) for w in e.warnings if "most updates are lost" in w]
     assert [told in w and "learning_rate=1e-06" in w for w in lost] == ([True] if told else [])
@@ -106,7 +113,9 @@ def test_steps_with_the_same_warning_share_it(mlalign, qwen):
     done = mlalign("plan", *LARGE, f"model={qwen}", "scale.stages.score={dtype: float32}")
     warned = [line for line in done.stdout.splitlines() if line.startswith("warning:")]
     assert len(warned) == 1
-    assert warned[0].startswith("warning: transfer.verdicts, pairs.scores, measure.marks[base], measure.marks[policy]: needs 30.9 GiB")
+    assert warned[0].startswith(
+        "warning: transfer.verdicts, pairs.scores, measure.marks[base], measure.marks[policy]: needs 30.9 GiB"
+    )
     assert warned[0].endswith("set steps.STEP.config.dtype=bfloat16")
 
 
@@ -114,7 +123,12 @@ def test_what_vllm_holds_is_told(mlalign, qwen):
     done = mlalign("plan", *LARGE, f"model={qwen}", "show=steps")
     assert "8 sequences of 4,096 tokens at once" in done.stdout
     done = mlalign(
-        "plan", *LARGE, f"model={qwen}", "engine.args.max_model_len=32768", "engine.args.gpu_memory_utilization=0.75", "show=steps"
+        "plan",
+        *LARGE,
+        f"model={qwen}",
+        "engine.args.max_model_len=32768",
+        "engine.args.gpu_memory_utilization=0.75",
+        "show=steps",
     )
     assert "set steps.STEP.config.engine.args.gpu_memory_utilization=0.9" in done.stdout
 
@@ -133,7 +147,9 @@ def test_an_unknown_model_is_said_to_be_unknown(mlalign, qwen):
 
 
 def test_mistakes_in_a_device_are_told(mlalign):
-    done = mlalign("plan", "recipe=candidates", "scale.device={memory: 24, utilization: 40, peak_tflops: -1}")
+    done = mlalign(
+        "plan", "recipe=candidates", "scale.device={memory: 24, utilization: 40, peak_tflops: -1}"
+    )
     assert done.returncode == 1
     assert "scale.device.memory: unknown key; did you mean 'memory_gib'?" in done.stderr
     done = mlalign("plan", "recipe=candidates", "scale.device={utilization: 40, peak_tflops: -1}")
@@ -145,18 +161,36 @@ def test_mistakes_in_a_device_are_told(mlalign):
 
 
 def job(stage="sft", on_cpu=False, **values):
-    cfg = cases.config(stage, **{"batch_size": 64, "max_length": 2048, "dtype": "bfloat16", "trainer": {}, **values})
+    cfg = cases.config(
+        stage,
+        **{"batch_size": 64, "max_length": 2048, "dtype": "bfloat16", "trainer": {}, **values},
+    )
     a = architecture.from_config(QWEN3_8B)
-    return cfg, lambda cfg, devices=1: training_job(stage, cfg, a, devices=devices, on_cpu=on_cpu, reference=False)
+    return cfg, lambda cfg, devices=1: training_job(
+        stage, cfg, a, devices=devices, on_cpu=on_cpu, reference=False
+    )
 
 
 def smallest(memory, devices=1, **values):
     cfg, build = job(**values)
-    zero = {name: {"zero_optimization": {"stage": int(name[4])}} for name in ("zero1", "zero2", "zero3")}
-    zero["zero3_offload"] = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}}
+    zero = {
+        name: {"zero_optimization": {"stage": int(name[4])}} for name in ("zero1", "zero2", "zero3")
+    }
+    zero["zero3_offload"] = {
+        "zero_optimization": {
+            "stage": 3,
+            "offload_optimizer": {"device": "cpu"},
+            "offload_param": {"device": "cpu"},
+        }
+    }
 
     def fits(keys):
-        return training.peak(build(mends.with_keys(cfg, keys, zero), keys.get("devices", devices)))[1].total() <= memory * 1e9
+        return (
+            training.peak(build(mends.with_keys(cfg, keys, zero), keys.get("devices", devices)))[
+                1
+            ].total()
+            <= memory * 1e9
+        )
 
     return mends.first(mends.of_training(cfg, build(cfg, devices), zero), fits)
 
@@ -166,7 +200,9 @@ def test_the_order_of_changes():
     on one device."""
     no_saving = {"trainer": {"gradient_checkpointing": False}}
     assert smallest(90, device_batch_size=64) == {"device_batch_size": 16}
-    assert smallest(75, device_batch_size=1, **no_saving) == {"trainer.gradient_checkpointing": True}
+    assert smallest(75, device_batch_size=1, **no_saving) == {
+        "trainer.gradient_checkpointing": True
+    }
     assert smallest(50, devices=8, device_batch_size=1) == {"deepspeed": "zero2"}
     assert smallest(30, devices=8, device_batch_size=1) == {"deepspeed": "zero3"}
     assert smallest(20, device_batch_size=1) == {"deepspeed": "zero3_offload"}
@@ -174,7 +210,12 @@ def test_the_order_of_changes():
 
 
 def test_a_change_is_told_as_arguments():
-    keys = {"deepspeed": "zero3", "devices": 4, "peft": mends.LORA, "trainer.gradient_checkpointing": True}
+    keys = {
+        "deepspeed": "zero3",
+        "devices": 4,
+        "peft": mends.LORA,
+        "trainer.gradient_checkpointing": True,
+    }
     assert mends.as_arguments(keys) == (
         "steps.STEP.config.deepspeed=zero3 steps.STEP.resources.devices=4 "
         "steps.STEP.config.peft={r:16,target_modules:all-linear} steps.STEP.config.trainer.gradient_checkpointing=true"
@@ -187,7 +228,13 @@ def test_what_a_configuration_becomes():
     _, build = job("preference", loss="sigmoid", device_batch_size=8)
     cfg, _ = job("preference", loss="sigmoid", device_batch_size=8)
     told = build(cfg, 2)
-    assert (told.batch.sequences, told.accumulates, told.checkpointing, told.autocast, told.reference) == (16, True, True, True, "none")
+    assert (
+        told.batch.sequences,
+        told.accumulates,
+        told.checkpointing,
+        told.autocast,
+        told.reference,
+    ) == (16, True, True, True, "none")
     cfg, build = job("preference", loss="kto", device_batch_size=8)
     assert build(cfg).batch.sequences == 8
     cfg, build = job("preference", loss="simpo")
@@ -195,7 +242,11 @@ def test_what_a_configuration_becomes():
     cfg, build = job("preference", trainer={"precompute_ref_log_probs": False})
     assert build(cfg).reference == "during"
     cfg, build = job("reward", on_cpu=True, dtype="float32")
-    assert (build(cfg).loss, build(cfg).autocast, build(cfg).checkpointing) == ("classifier", False, False)
+    assert (build(cfg).loss, build(cfg).autocast, build(cfg).checkpointing) == (
+        "classifier",
+        False,
+        False,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- rows, times, files
@@ -203,7 +254,10 @@ def test_what_a_configuration_becomes():
 
 @pytest.mark.parametrize("n", [1, 200, 5000])
 def test_rows_are_counted_from_parquet_footers(tmp_path, n):
-    pq, rows = pytest.importorskip("pyarrow.parquet"), cases.write(tmp_path, "preference", n_train=n, n_eval=1)
+    pq, rows = (
+        pytest.importorskip("pyarrow.parquet"),
+        cases.write(tmp_path, "preference", n_train=n, n_eval=1),
+    )
     for shard in (rows / "rows").glob("*.parquet"):
         assert counts.parquet_rows(shard) == pq.read_metadata(shard).num_rows
     assert counts.of_artifact(rows, "train", None).n == 2 * n
@@ -227,13 +281,20 @@ def test_time_comes_from_the_last_step_of_the_stage(mlalign, tmp_path):
     assert manifest["train"]["rows"] == 16
     seconds = 2 * manifest["train"]["seconds"]
     done = mlalign(*one, "trainer.max_steps=4", "dry=true", "show=steps", "name=second")
-    assert re.search(rf"{work.duration_text(seconds)} +32 rows, as sft took on cpu", done.stdout), done.stdout
+    assert re.search(rf"{work.duration_text(seconds)} +32 rows, as sft took on cpu", done.stdout), (
+        done.stdout
+    )
 
 
 def test_time_by_the_scales_rate(tmp_path, qwen):
     """6 operations a parameter and token, a third more for checkpointing, over 989e12 x 0.4 x 8
     devices."""
-    arguments = ["recipe=reuse_your_rewards", "scale=node", f"model={qwen}", "steps.base.config.trainer.max_steps=100"]
+    arguments = [
+        "recipe=reuse_your_rewards",
+        "scale=node",
+        f"model={qwen}",
+        "steps.base.config.trainer.max_steps=100",
+    ]
     found = of_step("base", *arguments, root=tmp_path)
     a = architecture.from_config(QWEN3_8B)
     each = 4 * (2 * (a.layers() + a.embedding) + 4 * 4096 * 36 * 4096 / 2)
@@ -241,7 +302,13 @@ def test_time_by_the_scales_rate(tmp_path, qwen):
 
 
 def test_a_limit_too_short_is_said(tmp_path, qwen):
-    whole = planned("recipe=reuse_your_rewards", "scale=node", f"model={qwen}", "steps.base.config.trainer.max_steps=100", root=tmp_path)
+    whole = planned(
+        "recipe=reuse_your_rewards",
+        "scale=node",
+        f"model={qwen}",
+        "steps.base.config.trainer.max_steps=100",
+        root=tmp_path,
+    )
     node = next(n for n in whole.nodes if n.name == "base")
     node.resources["time"] = "00:10:00"
     found = next(e for e in estimate.of_plan(whole) if e.step == "base")
@@ -252,15 +319,26 @@ def test_a_limit_too_short_is_said(tmp_path, qwen):
 def test_sizes_and_times_are_read_and_told():
     assert estimate.bytes_of("64G") == 64 * 2**30
     assert estimate.bytes_of(None) is None
-    assert [estimate.seconds_of(t) for t in ("12:00:00", "2-00:00:00", "90 min", "3 h", "1-12")] == [43200, 172800, 5400, 10800, 129600]
+    assert [
+        estimate.seconds_of(t) for t in ("12:00:00", "2-00:00:00", "90 min", "3 h", "1-12")
+    ] == [43200, 172800, 5400, 10800, 129600]
     assert estimate.seconds_of(None) is None
-    assert [work.duration_text(s) for s in (40, 600, 9000, 200000)] == ["40 s", "10 min", "2.5 h", "2.3 d"]
+    assert [work.duration_text(s) for s in (40, 600, 9000, 200000)] == [
+        "40 s",
+        "10 min",
+        "2.5 h",
+        "2.3 d",
+    ]
     assert [work.size_text(n) for n in (3 * 2**20, 5 * 2**29)] == ["3 MiB", "2.5 GiB"]
 
 
 def test_parameters_are_counted_from_weights_on_disk(tmp_path):
-    told = json.dumps({"__metadata__": {}, "a": {"dtype": "BF16", "shape": [3, 4], "data_offsets": [0, 24]}}).encode()
+    told = json.dumps(
+        {"__metadata__": {}, "a": {"dtype": "BF16", "shape": [3, 4], "data_offsets": [0, 24]}}
+    ).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(told)) + told + b"\0" * 24)
     assert models.stored_parameters(tmp_path, 2) == 12
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": 100}, "weight_map": {}}))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 100}, "weight_map": {}})
+    )
     assert models.stored_parameters(tmp_path, 2) == 50

@@ -23,6 +23,9 @@ def test_the_predicted_peak_is_near_the_measured_one(memory, case):
 
 def test_the_benchmark_has_nine_cases_of_at_least_100_million_parameters(memory):
     assert len(memory.CASES) == 9
-    sizes = {memory.architecture.from_config(memory.config_of(case)).parameters() for case in memory.CASES}
+    sizes = {
+        memory.architecture.from_config(memory.config_of(case)).parameters()
+        for case in memory.CASES
+    }
     assert len(sizes) == 3
     assert min(sizes) > 100e6

@@ -26,14 +26,25 @@ def test_sliding_layers_keep_their_window():
 
 def engine(**values):
     return Engine(
-        **{"utilization": 0.9, "max_model_len": 8192, "batched_tokens": 8192, "sequences": 256, "devices": 1, "size": 2, **values}
+        **{
+            "utilization": 0.9,
+            "max_model_len": 8192,
+            "batched_tokens": 8192,
+            "sequences": 256,
+            "devices": 1,
+            "size": 2,
+            **values,
+        }
     )
 
 
 def test_what_fits_beside_the_weights():
     """0.9 x 24 GiB = 23.19 GB; 16.06 GB weights; trial run: 8192 tokens x (2 x 4096 + 3 x 14336) x 2 bytes = 0.84 GB; 1.07 GB a sequence."""
     told = engine()
-    assert told.fixed(LLAMA) == {"weights": 16_060_522_496, "activations": 8192 * (8192 + 43008) * 2}
+    assert told.fixed(LLAMA) == {
+        "weights": 16_060_522_496,
+        "activations": 8192 * (8192 + 43008) * 2,
+    }
     assert told.room(LLAMA, 24 * GIB) == int(0.9 * 24 * GIB) - 16_060_522_496 - 838_860_800
     assert told.concurrent(LLAMA, 24 * GIB) == 5
 
@@ -42,7 +53,9 @@ def test_tensor_parallel_shares_weights_and_heads():
     two = engine(devices=2)
     assert two.fixed(LLAMA)["weights"] == 8_030_261_248
     assert two.sequence(LLAMA) == GIB // 2
-    assert engine(devices=16).sequence(LLAMA) == GIB // 8  # eight heads of keys and values: above that they are repeated
+    assert (
+        engine(devices=16).sequence(LLAMA) == GIB // 8
+    )  # eight heads of keys and values: above that they are repeated
 
 
 @pytest.mark.parametrize(
@@ -57,4 +70,10 @@ def test_tensor_parallel_shares_weights_and_heads():
 def test_the_smallest_change_of_vllm(values, memory, mend):
     told = engine(**values)
     assert told.concurrent(LLAMA, memory * GIB) <= 0
-    assert mends.first(mends.of_vllm(LLAMA, told), lambda keys: mends.engine_with(told, keys).concurrent(LLAMA, memory * GIB) > 0) == mend
+    assert (
+        mends.first(
+            mends.of_vllm(LLAMA, told),
+            lambda keys: mends.engine_with(told, keys).concurrent(LLAMA, memory * GIB) > 0,
+        )
+        == mend
+    )

@@ -38,9 +38,25 @@ LOOP = {
         "init": {"policy": "base"},
         "guards": ["guard"],
         "steps": {
-            "candidates": {"stage": "generate", "inputs": {"model": "previous.policy", "rows": "rows"}},
-            "policy": {"stage": "preference", "inputs": {"model": "previous.policy", "rows": "candidates", "reference": "initial.policy"}},
-            "guard": {"stage": "select", "inputs": {"candidates": ["previous.policy", "policy"], "evidence": ["previous.guard"]}},
+            "candidates": {
+                "stage": "generate",
+                "inputs": {"model": "previous.policy", "rows": "rows"},
+            },
+            "policy": {
+                "stage": "preference",
+                "inputs": {
+                    "model": "previous.policy",
+                    "rows": "candidates",
+                    "reference": "initial.policy",
+                },
+            },
+            "guard": {
+                "stage": "select",
+                "inputs": {
+                    "candidates": ["previous.policy", "policy"],
+                    "evidence": ["previous.guard"],
+                },
+            },
         },
     },
     "finally": {
@@ -55,7 +71,10 @@ def test_rounds_unroll():
     assert found["candidates.r1"].inputs == {"model": Ref("base"), "rows": Ref("rows")}
     assert found["candidates.r2"].inputs == {"model": Ref("policy.r1"), "rows": Ref("rows")}
     assert found["policy.r2"].inputs["reference"] == Ref("base")
-    assert found["guard.r1"].inputs == {"candidates": [Ref("base"), Ref("policy.r1")], "evidence": []}
+    assert found["guard.r1"].inputs == {
+        "candidates": [Ref("base"), Ref("policy.r1")],
+        "evidence": [],
+    }
     assert found["guard.r2"].inputs["evidence"] == [Ref("guard.r1")]
     assert found["last"].inputs["model"] == Ref("guard.r2")
     collected = found["report"].inputs["steps"]
@@ -93,7 +112,9 @@ def test_several_variables_give_every_combination():
         }
     })  # fmt: skip
     assert found["arm[b,200]"].config == {"n": "200"}
-    assert found["all"].inputs["candidates"] == [Ref(f"arm[{c},{n}]") for c in "ab" for n in (100, 200)]
+    assert found["all"].inputs["candidates"] == [
+        Ref(f"arm[{c},{n}]") for c in "ab" for n in (100, 200)
+    ]
     assert found["of_a"].inputs["candidates"] == [Ref("arm[a,100]"), Ref("arm[a,200]")]
     assert found["small"].inputs["candidates"] == [Ref("arm[a,100]"), Ref("arm[b,100]")]
 
@@ -107,8 +128,16 @@ def per_language(init, base_foreach):
             "init": init,
             "guards": ["guard"],
             "steps": {
-                "policy": {"stage": "sft", "foreach": langs, "inputs": {"model": "previous.policy[${lang}]"}},
-                "guard": {"stage": "select", "foreach": langs, "inputs": {"candidates": ["previous.policy[${lang}]", "policy[${lang}]"]}},
+                "policy": {
+                    "stage": "sft",
+                    "foreach": langs,
+                    "inputs": {"model": "previous.policy[${lang}]"},
+                },
+                "guard": {
+                    "stage": "select",
+                    "foreach": langs,
+                    "inputs": {"candidates": ["previous.policy[${lang}]", "policy[${lang}]"]},
+                },
             },
         },
     }
@@ -136,17 +165,30 @@ def test_a_guard_stops_the_steps_of_its_own_value_only():
 
 
 def test_a_select_that_is_no_guard_stops_nothing():
-    recipe = {**LOOP, "rounds": {key: value for key, value in LOOP["rounds"].items() if key != "guards"}}
+    recipe = {
+        **LOOP,
+        "rounds": {key: value for key, value in LOOP["rounds"].items() if key != "guards"},
+    }
     assert all(step.guards == [] for step in steps(recipe).values())
 
 
 def test_the_number_of_the_round_is_a_variable():
-    recipe = {"steps": {"base": {"stage": "sft"}}, "rounds": {"count": 2, "steps": {"a": {"stage": "sft", "config": {"seed": "${round}"}}}}}
+    recipe = {
+        "steps": {"base": {"stage": "sft"}},
+        "rounds": {"count": 2, "steps": {"a": {"stage": "sft", "config": {"seed": "${round}"}}}},
+    }
     assert [steps(recipe)[f"a.r{n}"].config for n in (1, 2)] == [{"seed": "1"}, {"seed": "2"}]
 
 
 def test_a_scorer_may_be_named():
-    found = steps({"steps": {"rm": {"stage": "reward"}, "a": {"stage": "score", "inputs": {"scorers": [{"step": "rm", "name": "judge"}]}}}})
+    found = steps(
+        {
+            "steps": {
+                "rm": {"stage": "reward"},
+                "a": {"stage": "score", "inputs": {"scorers": [{"step": "rm", "name": "judge"}]}},
+            }
+        }
+    )
     assert found["a"].inputs["scorers"] == [Ref("rm", "judge")]
 
 
@@ -156,7 +198,11 @@ def test_a_wrong_init_is_one_mistake():
 
 
 def test_steps_come_in_an_order_that_can_run():
-    names = list(steps({"steps": {"b": {"stage": "sft", "inputs": {"rows": "a"}}, "a": {"stage": "prepare"}}}))
+    names = list(
+        steps(
+            {"steps": {"b": {"stage": "sft", "inputs": {"rows": "a"}}, "a": {"stage": "prepare"}}}
+        )
+    )
     assert names == ["a", "b"]
 
 
@@ -164,33 +210,75 @@ def test_steps_come_in_an_order_that_can_run():
     ("recipe", "told"),
     [
         ({"stepz": {}}, "stepz: unknown key; did you mean 'steps'"),
-        ({"steps": {"a": {"stage": "sft", "input": {}}}}, "steps.a.input: unknown key; did you mean 'inputs'"),
+        (
+            {"steps": {"a": {"stage": "sft", "input": {}}}},
+            "steps.a.input: unknown key; did you mean 'inputs'",
+        ),
         ({"steps": {"a": {"inputs": {}}}}, "steps.a.stage: missing"),
         (
-            {"steps": {"a": {"stage": "sft", "inputs": {"rows": "rowz"}}, "rows": {"stage": "prepare"}}},
+            {
+                "steps": {
+                    "a": {"stage": "sft", "inputs": {"rows": "rowz"}},
+                    "rows": {"stage": "prepare"},
+                }
+            },
             "there is no step 'rowz'; did you mean 'rows'",
         ),
-        ({"steps": {"a": {"stage": "sft", "inputs": {"rows": "previous.rows"}}}}, "only inside `rounds`"),
-        ({"steps": {"a": {"stage": "sft", "inputs": {"rows": 3}}}}, "3 is neither a step nor a mapping"),
-        ({"steps": {"a": {"stage": "sft", "foreach": {"l": "x"}}}}, "steps.a.foreach.l: expected a list"),
-        ({**LOOP, "rounds": {**LOOP["rounds"], "count": 21}}, "rounds.count: 21 rounds, and max_rounds=20"),
-        ({**LOOP, "rounds": {**LOOP["rounds"], "count": "x"}}, "rounds.count: 'x' is not possible; a whole number"),
+        (
+            {"steps": {"a": {"stage": "sft", "inputs": {"rows": "previous.rows"}}}},
+            "only inside `rounds`",
+        ),
+        (
+            {"steps": {"a": {"stage": "sft", "inputs": {"rows": 3}}}},
+            "3 is neither a step nor a mapping",
+        ),
+        (
+            {"steps": {"a": {"stage": "sft", "foreach": {"l": "x"}}}},
+            "steps.a.foreach.l: expected a list",
+        ),
+        (
+            {**LOOP, "rounds": {**LOOP["rounds"], "count": 21}},
+            "rounds.count: 21 rounds, and max_rounds=20",
+        ),
+        (
+            {**LOOP, "rounds": {**LOOP["rounds"], "count": "x"}},
+            "rounds.count: 'x' is not possible; a whole number",
+        ),
         (
             {**LOOP, "rounds": {**LOOP["rounds"], "init": {"polcy": "base"}}},
             "rounds.init.polcy: no step of the rounds has this name; did you mean 'policy'",
         ),
-        ({**LOOP, "rounds": {**LOOP["rounds"], "guards": ["gard"]}}, "rounds.guards: the rounds have no step 'gard'; did you mean 'guard'"),
+        (
+            {**LOOP, "rounds": {**LOOP["rounds"], "guards": ["gard"]}},
+            "rounds.guards: the rounds have no step 'gard'; did you mean 'guard'",
+        ),
         ({"steps": {"previous": {"stage": "sft"}}}, "'previous' means another round"),
         ({"steps": {"a": {"stage": "${x}"}}}, "steps.a.stage: the name of a stage, got '${x}'"),
-        ({"steps": {"a": {"stage": "sft", "foreach": {"l": ["x,y"]}}}}, "'x,y' cannot be part of a step's name"),
-        ({"steps": {"a": {"stage": "sft", "foreach": {"l": ["x", "x"]}}}}, "steps.a.foreach.l: duplicate value x"),
         (
-            {"steps": {"a": {"stage": "sft", "foreach": {"l": ["x"]}}, "b": {"stage": "sft", "inputs": {"model": "a"}}}},
+            {"steps": {"a": {"stage": "sft", "foreach": {"l": ["x,y"]}}}},
+            "'x,y' cannot be part of a step's name",
+        ),
+        (
+            {"steps": {"a": {"stage": "sft", "foreach": {"l": ["x", "x"]}}}},
+            "steps.a.foreach.l: duplicate value x",
+        ),
+        (
+            {
+                "steps": {
+                    "a": {"stage": "sft", "foreach": {"l": ["x"]}},
+                    "b": {"stage": "sft", "inputs": {"model": "a"}},
+                }
+            },
             "one for each value of its `foreach`: a[x]",
         ),
         ({}, "the recipe has no steps"),
         (
-            {"steps": {"a": {"stage": "sft", "inputs": {"rows": "b"}}, "b": {"stage": "sft", "inputs": {"rows": "a"}}}},
+            {
+                "steps": {
+                    "a": {"stage": "sft", "inputs": {"rows": "b"}},
+                    "b": {"stage": "sft", "inputs": {"rows": "a"}},
+                }
+            },
             "a cycle",
         ),
     ],
@@ -200,5 +288,10 @@ def test_mistakes_are_named(recipe, told):
 
 
 def test_all_mistakes_come_together():
-    recipe = {"steps": {"a": {"stage": "sft", "inputs": {"rows": "x"}}, "b": {"stage": "sft", "inputs": {"rows": "y"}}}}
+    recipe = {
+        "steps": {
+            "a": {"stage": "sft", "inputs": {"rows": "x"}},
+            "b": {"stage": "sft", "inputs": {"rows": "y"}},
+        }
+    }
     assert len(errors_of(recipe)) == 2

@@ -88,7 +88,10 @@ def test_inner_steps_that_nothing_reads_are_left_out(library):
 
 
 def test_parts_of_parts_and_steps_that_a_part_passes_on(library):
-    steps = expanded({"steps": {"base": {"stage": "sft"}, "a": {"part": "outer", "with": {"start": "base"}}}}, library())
+    steps = expanded(
+        {"steps": {"base": {"stage": "sft"}, "a": {"part": "outer", "with": {"start": "base"}}}},
+        library(),
+    )
     assert set(steps) == {
         "base", "a", "a.judge", "a.rows.prompts", "a.rows.demonstrations",
         "a.inner", "a.inner.candidates", "a.inner.scores", "a.inner.unread",
@@ -103,17 +106,27 @@ def test_a_text_that_happens_to_name_a_step_stays_a_text_in_a_configuration(libr
     part = "takes: {}\nsteps:\n  best_worst: {stage: sft}\n  inner: {part: own_pairs, with: {policy: best_worst, prompts: best_worst, method: best_worst}}\n"
     steps = expanded({"steps": {"a": {"part": "both", "with": {}}}}, library(both=part))
     assert steps["a.inner"]["config"] == {"method": "best_worst"}
-    assert steps["a.inner.candidates"]["inputs"] == {"model": "a.best_worst", "rows": "a.best_worst"}
+    assert steps["a.inner.candidates"]["inputs"] == {
+        "model": "a.best_worst",
+        "rows": "a.best_worst",
+    }
 
 
 def test_under_foreach_inner_names_mean_the_same_value(library):
-    call = {"part": "own_pairs", "foreach": {"arm": ["x", "y"]}, "with": {"policy": "base", "prompts": "p", "method": "${arm}"}}
+    call = {
+        "part": "own_pairs",
+        "foreach": {"arm": ["x", "y"]},
+        "with": {"policy": "base", "prompts": "p", "method": "${arm}"},
+    }
     recipe = {"steps": {"base": {"stage": "sft"}, "p": {"stage": "prepare"}, "mine": call}}
     errors = []
     steps = {step.name: step for step in unroll(parts.expand(recipe, library()), resolve, errors)}
     assert errors == []
     assert steps["mine[y]"].config == {"method": "y"}
-    assert steps["mine[y]"].inputs == {"rows": Ref("mine.candidates[y]"), "scores": Ref("mine.scores[y]")}
+    assert steps["mine[y]"].inputs == {
+        "rows": Ref("mine.candidates[y]"),
+        "scores": Ref("mine.scores[y]"),
+    }
 
 
 def test_within_rounds(library):
@@ -123,8 +136,14 @@ def test_within_rounds(library):
             "count": 2,
             "init": {"policy": "base"},
             "steps": {
-                "mine": {"part": "own_pairs", "with": {"policy": "previous.policy", "prompts": "p"}},
-                "policy": {"stage": "preference", "inputs": {"model": "previous.policy", "rows": "mine"}},
+                "mine": {
+                    "part": "own_pairs",
+                    "with": {"policy": "previous.policy", "prompts": "p"},
+                },
+                "policy": {
+                    "stage": "preference",
+                    "inputs": {"model": "previous.policy", "rows": "mine"},
+                },
             },
         },
     }
@@ -140,12 +159,25 @@ def test_model_and_data_replace_the_defaults_of_parts(library):
     steps = expanded(CALL, library(defaults={"n": 3}))
     assert steps["mine.candidates"]["config"]["n"] == 3
     call = {**CALL["steps"]["mine"], "with": {**CALL["steps"]["mine"]["with"], "n": 5}}
-    assert expanded({"steps": {**CALL["steps"], "mine": call}}, library(defaults={"n": 3}))["mine.candidates"]["config"]["n"] == 5
+    assert (
+        expanded({"steps": {**CALL["steps"], "mine": call}}, library(defaults={"n": 3}))[
+            "mine.candidates"
+        ]["config"]["n"]
+        == 5
+    )
 
 
 def test_what_is_chosen_by_a_loop_variable_is_passed_with_the_step(library):
     policies = {"start": {"path": "org/model"}, "aligned": "base"}
-    steps = expanded({"steps": {"base": {"stage": "sft"}, "m": {"part": "by_name", "with": {"policies": policies}}}}, library())
+    steps = expanded(
+        {
+            "steps": {
+                "base": {"stage": "sft"},
+                "m": {"part": "by_name", "with": {"policies": policies}},
+            }
+        },
+        library(),
+    )
     assert steps["m.answers"]["passed"]["inputs"] == {"policies": policies}
     assert steps["m.answers"]["foreach"] == {"policy": policies}
     assert steps["m"]["inputs"] == {"rows": "m.answers[${policy}]"}

@@ -8,7 +8,9 @@ from mlalign.core.errors import UserError
 from mlalign.recipes import config, plan
 
 START = '{path: "${model.path}"}'
-PREFERENCES = '  preferences: {stage: prepare, config: {kind: preference, sources: "${data.preferences}"}}\n'
+PREFERENCES = (
+    '  preferences: {stage: prepare, config: {kind: preference, sources: "${data.preferences}"}}\n'
+)
 PROMPTS = '  prompts: {stage: prepare, config: {kind: prompt, sources: "${data.prompts}"}}\n'
 ANSWERS = f"  answers: {{stage: generate, inputs: {{model: {START}, rows: prompts}}, config: {{split: train, n: 2}}}}\n"
 MARKS = "  marks: {stage: score, inputs: {rows: answers, scorers: [{family: length}, {family: language_adherence}]}}\n"
@@ -72,7 +74,9 @@ rounds:
     )
     found = nodes(tmp_path, text)
     assert found["policy.r1[spa_Latn]"].inputs["model"]["step"] == "base[spa_Latn]"
-    assert [guard["step"] for guard in found["policy.r2[spa_Latn]"].guards] == ["guard.r1[spa_Latn]"]
+    assert [guard["step"] for guard in found["policy.r2[spa_Latn]"].guards] == [
+        "guard.r1[spa_Latn]"
+    ]
 
 
 def test_the_best_of_several_variants_may_be_chosen_within_a_round(tmp_path):
@@ -89,8 +93,14 @@ rounds:
 """
     )
     found = nodes(tmp_path, text)
-    assert [c["step"] for c in found["policy.r2"].inputs["candidates"]] == ["variant.r2[0.1]", "variant.r2[0.05]"]
-    assert found["variant.r2[0.1]"].inputs["model"]["step"] == "policy.r1" and found["variant.r2[0.1]"].guards == []
+    assert [c["step"] for c in found["policy.r2"].inputs["candidates"]] == [
+        "variant.r2[0.1]",
+        "variant.r2[0.05]",
+    ]
+    assert (
+        found["variant.r2[0.1]"].inputs["model"]["step"] == "policy.r1"
+        and found["variant.r2[0.1]"].guards == []
+    )
 
 
 def test_a_setting_may_differ_by_round(tmp_path):
@@ -142,7 +152,10 @@ rounds:
 """
     )
     found = nodes(tmp_path, text)
-    assert [found[f"scores.r{n}"].inputs["scorers"][0]["name"] for n in (1, 2)] == ["student", "student"]
+    assert [found[f"scores.r{n}"].inputs["scorers"][0]["name"] for n in (1, 2)] == [
+        "student",
+        "student",
+    ]
     wrong = text.replace("{step: previous.student, name: student}", "previous.student")
     assert any("have no column 'student'" in message for message in errors_of(tmp_path, wrong))
 
@@ -150,7 +163,9 @@ rounds:
 def test_a_recipe_within_the_cap_on_rounds(tmp_path):
     text = 'params: {n: 25}\nsteps: {a: {stage: prepare}}\nrounds: {count: "${params.n}", steps: {b: {stage: prepare}}}'
     (message,) = [m for m in errors_of(tmp_path, text) if m.startswith("rounds")]
-    assert message.startswith("rounds.count: 25 rounds, and max_rounds=20 ") and message.endswith("set max_rounds=25 if you mean it")
+    assert message.startswith("rounds.count: 25 rounds, and max_rounds=20 ") and message.endswith(
+        "set max_rounds=25 if you mean it"
+    )
     assert not any(m.startswith("rounds") for m in errors_of(tmp_path, text, "max_rounds=25"))
 
 
@@ -165,7 +180,10 @@ def test_a_data_set_may_have_roles_of_its_own(tmp_path):
     text = 'steps: {judging: {stage: prepare, config: {kind: demonstration, sources: "${data.judging}"}}}'
     assert nodes(tmp_path, text, *arguments)["judging"].config.sources
     (message,) = errors_of(tmp_path, text.replace("data.judging", "data.judgin"), *arguments)
-    assert message == "steps.judging.config.sources: ${data.judgin} means nothing: data=mine has no role 'judgin'; did you mean 'judging'?"
+    assert (
+        message
+        == "steps.judging.config.sources: ${data.judgin} means nothing: data=mine has no role 'judgin'; did you mean 'judging'?"
+    )
 
 
 def test_parameters_of_parts_are_set_by_model_and_command_line(tmp_path):
@@ -178,21 +196,34 @@ def test_parameters_of_parts_are_set_by_model_and_command_line(tmp_path):
 
 
 def test_what_a_recipe_changes_at_scale_tiny(tmp_path):
-    text = SCORED.replace("n: 2", 'n: "${params.n}"') + "params: {n: 64}\ntiny: {n: 2, steps.answers.config.max_tokens: 7}\n"
-    assert [getattr(nodes(tmp_path, text)["answers"].config, key) for key in ("n", "max_tokens")] == [2, 7]
+    text = (
+        SCORED.replace("n: 2", 'n: "${params.n}"')
+        + "params: {n: 64}\ntiny: {n: 2, steps.answers.config.max_tokens: 7}\n"
+    )
+    assert [
+        getattr(nodes(tmp_path, text)["answers"].config, key) for key in ("n", "max_tokens")
+    ] == [2, 7]
     assert nodes(tmp_path, text, "n=3")["answers"].config.n == 3
     assert nodes(tmp_path, text, "scale=one_gpu")["answers"].config.n == 64
 
 
 def test_steps_of_parts_are_named_on_the_command_line(tmp_path):
     text = f"steps: {{rows: {{part: rows}}, pairs: {{part: own_pairs, with: {{policy: {START}, prompts: rows.prompts, scorers: [{{family: length}}]}}}}}}"
-    found = nodes(tmp_path, text, "steps.pairs.candidates.config.n=3", "steps.pairs.config.min_margin=0.5")
+    found = nodes(
+        tmp_path, text, "steps.pairs.candidates.config.n=3", "steps.pairs.config.min_margin=0.5"
+    )
     assert (found["pairs.candidates"].config.n, found["pairs"].config.min_margin) == (3, 0.5)
     planned = build(tmp_path, text, "only=pairs", "force=pairs.scores")
     from mlalign.running import run_dir
 
-    assert run_dir.selection(planned) == {"run": {"pairs", "pairs.candidates", "pairs.scores"}, "anew": {"pairs.scores"}}
-    assert "steps.pair: the recipe has no such step; did you mean 'pairs'" in errors_of(tmp_path, text, "steps.pair.config.n=3")[0]
+    assert run_dir.selection(planned) == {
+        "run": {"pairs", "pairs.candidates", "pairs.scores"},
+        "anew": {"pairs.scores"},
+    }
+    assert (
+        "steps.pair: the recipe has no such step; did you mean 'pairs'"
+        in errors_of(tmp_path, text, "steps.pair.config.n=3")[0]
+    )
 
 
 def test_equal_steps_are_one(tmp_path):
@@ -208,7 +239,12 @@ def test_policies_are_measured_against_the_first(tmp_path):
     text = f"steps: {{rows: {{part: rows}}, policy: {{part: sft, with: {{start: {START}, rows: rows.demonstrations}}}}}}\n"
     text += "measure: {policies: [{path: '${model.path}', name: start}, policy], prompts: rows.prompts, n_eval: 2}"
     found = nodes(tmp_path, text)
-    assert {"measure[start]", "measure[policy]", "measure.answers[start]", "measure.marks[policy]"} <= found.keys()
+    assert {
+        "measure[start]",
+        "measure[policy]",
+        "measure.answers[start]",
+        "measure.marks[policy]",
+    } <= found.keys()
     assert "baseline" not in found["measure[start]"].inputs
     assert found["measure[policy]"].inputs["baseline"]["step"] == "measure.answers[start]"
     assert found["measure.answers[start]"].inputs["model"]["path"].endswith("tiny")
@@ -250,7 +286,9 @@ def test_policies_are_measured_against_the_first(tmp_path):
 )  # fmt: skip
 def test_what_cannot_run_is_refused_with_one_cause(tmp_path, steps, messages):
     found = errors_of(tmp_path, SCORED + steps)
-    assert len(found) == len(messages) and all(f.startswith(m) for f, m in zip(found, messages, strict=True)), found
+    assert len(found) == len(messages) and all(
+        f.startswith(m) for f, m in zip(found, messages, strict=True)
+    ), found
 
 
 def test_a_wrong_init_is_told_once(tmp_path):
@@ -261,14 +299,19 @@ def test_a_wrong_init_is_told_once(tmp_path):
 rounds: {{count: 2, init: {{polcy: base}}, steps: {{policy: {{stage: preference, inputs: {{model: previous.policy, rows: preferences}}}}}}}}
 """
     )
-    assert errors_of(tmp_path, text) == ["rounds.init.polcy: no step of the rounds has this name; did you mean 'policy'?"]
+    assert errors_of(tmp_path, text) == [
+        "rounds.init.polcy: no step of the rounds has this name; did you mean 'policy'?"
+    ]
 
 
 def test_rows_from_outside_say_their_kind(tmp_path):
     rows = write(tmp_path / "rows", "demonstration")
     text = f"steps: {{rm: {{stage: reward, inputs: {{model: {START}, rows: {{path: {rows}}}}}}}}}"
     (message,) = errors_of(tmp_path, text)
-    assert message == "steps.rm.inputs.rows: rows gives demonstration rows; reward reads preference rows here"
+    assert (
+        message
+        == "steps.rm.inputs.rows: rows gives demonstration rows; reward reads preference rows here"
+    )
 
 
 def test_what_a_recipe_gives_to_a_part_is_not_the_command_lines(tmp_path):
@@ -291,4 +334,7 @@ rounds:
     )
     (message,) = errors_of(tmp_path, text)
     assert message.startswith("rounds.init.star: no step of the rounds has this name")
-    assert nodes(tmp_path, text.replace(", star: base", ""))["policy.r1"].inputs["reference"]["step"] == "base"
+    assert (
+        nodes(tmp_path, text.replace(", star: base", ""))["policy.r1"].inputs["reference"]["step"]
+        == "base"
+    )

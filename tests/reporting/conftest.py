@@ -14,7 +14,12 @@ def browser():
         from playwright.sync_api import sync_playwright
     except ImportError:
         _missing("the package playwright is not installed")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = (
+        os.environ.get("CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     with sync_playwright() as playwright:
         if not (path or Path(playwright.chromium.executable_path).is_file()):
             _missing("no Chromium here (apt-get install chromium, or playwright install chromium)")

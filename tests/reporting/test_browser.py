@@ -20,7 +20,10 @@ def page_of(browser):
         page.on("console", lambda message: told.append(message.text))
         page.on("pageerror", lambda error: told.append(str(error)))
         page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: None if request.url.startswith("file:") else told.append(request.url))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith("file:") else told.append(request.url),
+        )
         page.goto(f"file://{path}")
         page.told = told
         return page
@@ -33,7 +36,13 @@ def page_of(browser):
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     root = tmp_path_factory.mktemp("hostile")
-    run = before_and_after(root / "store", ["eng_Latn", "arb_Arab"], len(HOSTILE), lambda code, i, when: HOSTILE[i], source=HOSTILE[0])
+    run = before_and_after(
+        root / "store",
+        ["eng_Latn", "arb_Arab"],
+        len(HOSTILE),
+        lambda code, i, when: HOSTILE[i],
+        source=HOSTILE[0],
+    )
     return run.report(root / "report", name=HOSTILE[1], title=HOSTILE[2]) / "report.html"
 
 
@@ -45,7 +54,12 @@ def many(tmp_path_factory):
     names = "en ar he fa ur hi bn th am zh ja ko km my ta ka hy ru sw yo si lo el de fr es tr vi id pl".split()
     codes = [normalise(name) for name in names]
     root = tmp_path_factory.mktemp("many")
-    run = before_and_after(root / "store", codes, 12, lambda code, i, when: RTL if code == "arb_Arab" else f"{when} {i}")
+    run = before_and_after(
+        root / "store",
+        codes,
+        12,
+        lambda code, i, when: RTL if code == "arb_Arab" else f"{when} {i}",
+    )
     add_transfer(run, codes, 4)
     return run.report(root / "report") / "report.html"
 
@@ -70,7 +84,12 @@ def test_hostile_texts_stay_texts(page_of, hostile):
     assert page.title() == HOSTILE[2]
     assert page.locator("h1").text_content() == HOSTILE[2]
     assert page.evaluate("window.pwned") is None
-    assert page.locator("iframe, img, #samples-list svg, #samples-list script, #samples-list b[onload]").count() == 0
+    assert (
+        page.locator(
+            "iframe, img, #samples-list svg, #samples-list script, #samples-list b[onload]"
+        ).count()
+        == 0
+    )
     assert page.told == []
 
 
@@ -84,7 +103,9 @@ def test_hostile_texts_do_not_break_the_page(page_of, hostile):
         cards = page.evaluate(
             "[...document.querySelectorAll('.sample')].map(c => [c.scrollHeight, c.clientHeight, c.getBoundingClientRect().height])"
         )
-        assert all(scroll <= client + 1 for scroll, client, _ in cards)  # stacked accents stay in their box
+        assert all(
+            scroll <= client + 1 for scroll, client, _ in cards
+        )  # stacked accents stay in their box
 
 
 @pytest.mark.slow
@@ -135,7 +156,9 @@ def test_tables_sort_by_keyboard(page_of, many):
     values = [float(v) for v in cells.evaluate_all("cells => cells.map(c => c.dataset.v)")]
     assert len(values) == 30
     assert values == sorted(values)
-    assert table.locator("tbody.top th").first.text_content().strip() == "average"  # summaries stay on top
+    assert (
+        table.locator("tbody.top th").first.text_content().strip() == "average"
+    )  # summaries stay on top
     page.keyboard.press("Enter")
     assert heading.get_attribute("aria-sort") == "descending"
 
@@ -149,7 +172,9 @@ def test_a_large_matrix_tells_the_cell_under_the_pointer(page_of, many):
     assert page.locator("output").first.text_content().startswith("Amharic → Amharic: ")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (820, "light"), (1280, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(390, "light"), (390, "dark"), (820, "light"), (1280, "dark")]
+)
 @pytest.mark.slow
 def test_no_width_overflows_and_schemes_differ(page_of, many, width, scheme):
     page = page_of(many, width, scheme)

@@ -29,7 +29,10 @@ def test_two_runs_on_one_page(root, tmp_path, capsys):
              if (r["step"], r["metric"], r["language"]) == ("metrics", "accuracy", "avg"))
         for name in ("small", "large")
     ]  # fmt: skip
-    assert f"Right answers (by verifier): small {100 * averages[0]:.1f}%, large {100 * averages[1]:.1f}%" in capsys.readouterr().out
+    assert (
+        f"Right answers (by verifier): small {100 * averages[0]:.1f}%, large {100 * averages[1]:.1f}%"
+        in capsys.readouterr().out
+    )
     difference = f"{100 * (averages[1] - averages[0]):+.1f} pp".replace("-", "−")
     assert difference in page
     assert "second − first" in page
@@ -41,11 +44,17 @@ def test_settings_that_differ_are_told(root, tmp_path):
     content["settings"][0]["config"] |= {"lr": 0.5, "sources": [{"n": 1}], "languages": ["a", "b"]}
     (tmp_path / "other").mkdir()
     store.write_json(tmp_path / "other" / "report.json", content)
-    compare([str(root / "runs" / "large"), str(tmp_path / "other"), f"output={tmp_path / 'c.html'}"])
+    compare(
+        [str(root / "runs" / "large"), str(tmp_path / "other"), f"output={tmp_path / 'c.html'}"]
+    )
     page = (tmp_path / "c.html").read_text()
     settings = page.partition('id="settings"')[2]
     step = content["settings"][0]["step"]
-    assert re.findall(r'<th scope="row">([^<]+)</th>', settings) == [f"{step}.lr", f"{step}.sources.0.n", f"{step}.languages"]
+    assert re.findall(r'<th scope="row">([^<]+)</th>', settings) == [
+        f"{step}.lr",
+        f"{step}.sources.0.n",
+        f"{step}.languages",
+    ]
     assert "large (2)" in page
 
 

@@ -8,12 +8,25 @@ from mlalign.evidence import cells, headline, matrices, results, sections, text
 
 def row(step, language, value, *, metric="accuracy", by="v", half=0.1, which=""):
     bounds = {"low": value - half, "high": value + half} if half else {"low": None, "high": None}
-    return {"step": step, "metric": metric, "by": by, "language": language, "value": value, **bounds, "n": 4, "n_groups": 4, "which": which}
+    return {
+        "step": step,
+        "metric": metric,
+        "by": by,
+        "language": language,
+        "value": value,
+        **bounds,
+        "n": 4,
+        "n_groups": 4,
+        "which": which,
+    }
 
 
 def rows(step, values, **more):
     worst = min(values, key=values.get)
-    summary = [row(step, "avg", sum(values.values()) / len(values), **more), row(step, "worst", values[worst], which=worst, **more)]
+    summary = [
+        row(step, "avg", sum(values.values()) / len(values), **more),
+        row(step, "worst", values[worst], which=worst, **more),
+    ]
     return [*(row(step, lang, value, **more) for lang, value in values.items()), *summary]
 
 
@@ -33,7 +46,14 @@ def content(metrics, evaluations=(), **more):
 
 
 def evaluation(step, model, baseline=None, round_=None):
-    return {"step": step, "answers": [f"{step}_answers"], "scores": [], "model": model, "round": round_, "baseline": baseline}
+    return {
+        "step": step,
+        "answers": [f"{step}_answers"],
+        "scores": [],
+        "model": model,
+        "round": round_,
+        "baseline": baseline,
+    }
 
 
 OLD, NEW = {"eng_Latn": 0.5, "swh_Latn": 0.3}, {"eng_Latn": 0.6, "swh_Latn": 0.8}
@@ -54,29 +74,49 @@ def test_tiles_give_the_average_its_interval_the_gain_and_the_lowest(two):
     wins, right = headline.numbers(two, 3)
     assert (wins["value"], wins["interval"], "change" in wins) == ("72.5%", "62.5% to 82.5%", False)
     assert (right["value"], right["worst"]) == ("70.0%", "lowest: English 60.0%")
-    assert (right["change"], right["before"]) == ("▲ +30.0 pp (+20.0 to +40.0)", "from 40.0% (base)")
+    assert (right["change"], right["before"]) == (
+        "▲ +30.0 pp (+20.0 to +40.0)",
+        "from 40.0% (base)",
+    )
 
 
 def test_verdict_counts_languages_whose_whole_interval_is_above_chance(two):
-    assert headline.verdict(two) == "“policy” wins in 1 of 2 languages: the whole interval lies above 50%. 1 are undecided."
+    assert (
+        headline.verdict(two)
+        == "“policy” wins in 1 of 2 languages: the whole interval lies above 50%. 1 are undecided."
+    )
     assert headline.confidence(two) == "90%"
 
 
 def test_verdict_without_win_rate_names_the_languages_that_fell():
     told = content([*rows("m0", {"eng_Latn": 0.9, "swh_Latn": 0.3}), *rows("m", NEW)])
-    assert headline.verdict(told) == "Right answers: higher than before in 1 of 2 languages, lower in 1: English."
+    assert (
+        headline.verdict(told)
+        == "Right answers: higher than before in 1 of 2 languages, lower in 1: English."
+    )
 
 
 def test_a_guard_decides_which_evaluation_is_the_result():
     found = [*rows("m0", OLD), *rows("m.r1", NEW), *rows("m.r2", OLD)]
-    each = [evaluation("m0", "base"), evaluation("m.r1", "p.r1", round_=1), evaluation("m.r2", "p.r2", round_=2)]
-    decided = {"step": "g", "selected": "p.r1", "stop": True, "candidates": [{"candidate": "p.r2", "value": 0.4, "decision": "falls"}]}
+    each = [
+        evaluation("m0", "base"),
+        evaluation("m.r1", "p.r1", round_=1),
+        evaluation("m.r2", "p.r2", round_=2),
+    ]
+    decided = {
+        "step": "g",
+        "selected": "p.r1",
+        "stop": True,
+        "candidates": [{"candidate": "p.r2", "value": 0.4, "decision": "falls"}],
+    }
     told = content(found, each, decisions=[decided])
     table = headline.tables(told)["accuracy", "v"]
     assert headline.before_and_after(told, table) == ("m0", "m.r1")
     assert "Selected in the end: “p.r1”." in headline.verdict(told)
     shown = results.rounds(told, 3)
-    assert [line["cells"] if "cells" in line else line["name"] for line in shown["plots"]] == ["Right answers"]
+    assert [line["cells"] if "cells" in line else line["name"] for line in shown["plots"]] == [
+        "Right answers"
+    ]
     assert "round 2: p.r2" in shown["plots"][0]["svg"]
     assert shown["decisions"]["rows"][0][2]["text"] == "falls"
     assert results.rounds(content(found), 3) is None
@@ -86,7 +126,9 @@ def test_several_reward_models_are_ranked():
     found = [
         r
         for s, v in (("eng_Latn", 0.7), ("swh_Latn", 0.5))
-        for r in rows("t", {"eng_Latn": v, "swh_Latn": v}, metric="reward_accuracy", by=f"reward[{s}]")
+        for r in rows(
+            "t", {"eng_Latn": v, "swh_Latn": v}, metric="reward_accuracy", by=f"reward[{s}]"
+        )
     ]
     matrix = {
         "step": "t",
@@ -102,7 +144,10 @@ def test_several_reward_models_are_ranked():
     assert (other["value"], other["worst"]) == ("50.0%", "60.0% on the language trained on")
     assert headline.verdict(told).startswith("1 of 2 reward models are above chance")
     table = matrices.transfer(told, 3)["matrices"][0]
-    assert [[c["text"] for c in cells] for _, cells in table["cells"]] == [["70.0%", "60.0%"], ["40.0%", "50.0%"]]
+    assert [[c["text"] for c in cells] for _, cells in table["cells"]] == [
+        ["70.0%", "60.0%"],
+        ["40.0%", "50.0%"],
+    ]
     assert [c["text"] for c in table["means"]["rows"][0]] == ["English", "65.0%", "55.0%"]
 
 
@@ -147,7 +192,13 @@ def test_confusion_folds_languages_that_nobody_asked_for():
 
 def step(name, status="done", inputs=(), n_rows=1):
     rows = {"swh_Latn": n_rows}
-    return {"step": name, "stage": "score", "status": status, "inputs": list(inputs), "rows_by_language": rows}
+    return {
+        "step": name,
+        "stage": "score",
+        "status": status,
+        "inputs": list(inputs),
+        "rows_by_language": rows,
+    }
 
 
 STEPS = [
@@ -163,7 +214,14 @@ TIMES = [{"step": s["step"], "seconds": 2.0} for s in STEPS]
 def test_steps_of_one_foreach_are_one_row():
     nodes = sections.folded_steps(content([], steps=STEPS, times=TIMES))
     assert list(nodes) == ["a", "r[…]", "b", "c"]
-    folded = {"stage": "score", "n": 2, "seconds": 4.0, "skipped": False, "inputs": ["a"], "rows": 6}
+    folded = {
+        "stage": "score",
+        "n": 2,
+        "seconds": 4.0,
+        "skipped": False,
+        "inputs": ["a"],
+        "rows": 6,
+    }
     assert nodes["r[…]"] == folded
     assert nodes["c"]["skipped"]
 
@@ -206,8 +264,17 @@ def test_numbers_as_text():
 
 
 def test_names_of_languages():
-    assert (text.language("swh_Latn"), text.language("avg"), text.language("tier 1")) == ("Swahili", "average", "tier 1")
-    assert [text.lang_tag(c) for c in ("cmn_Hans", "arb_Arab", "odd", None)] == ["zh-Hans", "ar", "und", "und"]
+    assert (text.language("swh_Latn"), text.language("avg"), text.language("tier 1")) == (
+        "Swahili",
+        "average",
+        "tier 1",
+    )
+    assert [text.lang_tag(c) for c in ("cmn_Hans", "arb_Arab", "odd", None)] == [
+        "zh-Hans",
+        "ar",
+        "und",
+        "und",
+    ]
 
 
 def test_hidden_characters_are_shown_and_those_that_scripts_need_stay():

@@ -35,7 +35,10 @@ def test_languages_plot_places_values():
     root = parsed(figures.languages_plot(rows, "a & b", percent))
     circles = {c.get("class"): float(c.get("cx")[:-1]) for c in root.iter("circle")}
     x = figures.scale(figures.domain([(0.0, None, None), (1.0, 0.5, 1.0)]), 36, 97)
-    assert circles == {"dot before": pytest.approx(x(0), abs=0.01), "dot after": pytest.approx(x(1), abs=0.01)}
+    assert circles == {
+        "dot before": pytest.approx(x(0), abs=0.01),
+        "dot after": pytest.approx(x(1), abs=0.01),
+    }
     bar = next(line for line in root.iter("line") if line.get("class") == "bar after")
     assert float(bar.get("x1")[:-1]) == pytest.approx(x(0.5), abs=0.01)
     assert "<b>" in [t.text for t in root.iter("text")]
@@ -58,7 +61,10 @@ def test_ridges_draw_the_counts():
 
 
 def test_curve_and_box_and_meter_are_well_formed():
-    assert len(list(parsed(figures.curve([(1, 2.0), (2, 1.0), (3, 0.5)], "loss")).iter("polyline"))) == 2
+    assert (
+        len(list(parsed(figures.curve([(1, 2.0), (2, 1.0), (3, 0.5)], "loss")).iter("polyline")))
+        == 2
+    )
     assert parsed(figures.curve([(1, 2.0), (2, 2.0)], "flat")) is not None
     assert parsed(figures.box([1, 2, 3, 4, 5], (0, 6))) is not None
     assert parsed(figures.meter(0.5))[1].get("width") == "36.0"

@@ -17,7 +17,15 @@ def answers():
     from reward_models import Item
 
     prompt = [{"role": "user", "content": "Which number is the largest: 3 1 2?"}]
-    return [Item(f"id{i:02}", prompt * (1 + i % 2), " ".join(TEXTS[: i % 6 + 1]) * (1 + i % 3), "eng_Latn") for i in range(40)]
+    return [
+        Item(
+            f"id{i:02}",
+            prompt * (1 + i % 2),
+            " ".join(TEXTS[: i % 6 + 1]) * (1 + i % 3),
+            "eng_Latn",
+        )
+        for i in range(40)
+    ]
 
 
 @pytest.fixture

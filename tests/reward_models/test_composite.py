@@ -37,12 +37,26 @@ LENGTH, ADHERENCE = {"family": "length"}, {"family": "language_adherence"}
 @pytest.mark.long
 def test_weighted_sum_with_a_gate(answers):
     gates = [{"scorer": "language_adherence", "missing": "fail"}]
-    found = opened("composite", scorers=[LENGTH, ADHERENCE], weights={"length": 0.1, "language_adherence": 2.0}, gates=gates)(answers)
+    found = opened(
+        "composite",
+        scorers=[LENGTH, ADHERENCE],
+        weights={"length": 0.1, "language_adherence": 2.0},
+        gates=gates,
+    )(answers)
     n = len(GERMAN)
-    assert found.values == [pytest.approx(0.1 * n + 2), None, None, pytest.approx(0.2 * n + 2), pytest.approx(0.1 * n + 2), None]
+    assert found.values == [
+        pytest.approx(0.1 * n + 2),
+        None,
+        None,
+        pytest.approx(0.2 * n + 2),
+        pytest.approx(0.1 * n + 2),
+        None,
+    ]
     assert found.columns["length"] == [len(a.response) for a in answers]
     assert found.columns["language_adherence"] == [1.0, 0.0, None, 1.0, 1.0, 0.0]
-    assert set(found.columns) >= {"language_adherence.confidence"} and found.detected[1] == "eng_Latn"
+    assert (
+        set(found.columns) >= {"language_adherence.confidence"} and found.detected[1] == "eng_Latn"
+    )
     assert found.flags["incomplete"] == [False, False, True, False, False, False]
     assert found.flags["gated"] == [False, True, False, False, False, True]
     assert found.flags["language_adherence.undetected"] == [False, False, True, False, False, False]
@@ -50,13 +64,23 @@ def test_weighted_sum_with_a_gate(answers):
 
 def test_minimum_and_normalisation_within_a_row(answers):
     scorers = [LENGTH, {"family": "length", "name": "words", "unit": "words"}]
-    smallest = opened("composite", scorers=scorers, weights={"length": 0.1, "words": 1.0}, combine="minimum")(answers).values
-    expected = [min(0.1 * len(a.response), n) for a, n in zip(answers, (7, 8, 4, 13, 7, 8), strict=True)]  # "allen.Das" is two words
+    smallest = opened(
+        "composite", scorers=scorers, weights={"length": 0.1, "words": 1.0}, combine="minimum"
+    )(answers).values
+    expected = [
+        min(0.1 * len(a.response), n) for a, n in zip(answers, (7, 8, 4, 13, 7, 8), strict=True)
+    ]  # "allen.Das" is two words
     assert smallest[0] == pytest.approx(expected[0]) and smallest[2] == pytest.approx(0.7)
-    assert [s <= 0.1 * len(a.response) + 1e-9 for s, a in zip(smallest, answers, strict=True)] == [True] * 6
-    z = opened("composite", scorers=[LENGTH], weights={"length": 1.0}, normalise="prompt")(answers).values
+    assert [s <= 0.1 * len(a.response) + 1e-9 for s, a in zip(smallest, answers, strict=True)] == [
+        True
+    ] * 6
+    z = opened("composite", scorers=[LENGTH], weights={"length": 1.0}, normalise="prompt")(
+        answers
+    ).values
     lengths = [len(a.response) for a in answers[:3]]
-    assert z[:3] == pytest.approx([(x - statistics.fmean(lengths)) / statistics.pstdev(lengths) for x in lengths])
+    assert z[:3] == pytest.approx(
+        [(x - statistics.fmean(lengths)) / statistics.pstdev(lengths) for x in lengths]
+    )
     assert z[3:5] == pytest.approx([1.0, -1.0]) and z[5] == 0.0
 
 
@@ -65,7 +89,11 @@ def test_a_value_depends_on_its_row_alone(answers):
     whole = dict(zip((a.id for a in answers), score(answers).values, strict=True))
     order = random.Random(1).sample(answers, len(answers))
     assert dict(zip((a.id for a in order), score(order).values, strict=True)) == whole
-    assert {a.id: v for row in (answers[:3], answers[3:5], answers[5:]) for a, v in zip(row, score(row).values, strict=True)} == whole
+    assert {
+        a.id: v
+        for row in (answers[:3], answers[3:5], answers[5:])
+        for a, v in zip(row, score(row).values, strict=True)
+    } == whole
     without_row = [Item("a", [], "x"), Item("b", [], "xy")]
     assert score(without_row).values == [0.0, 0.0]
 
@@ -83,7 +111,10 @@ def test_calibration_takes_the_card_of_the_model(tmp_path, answers):
         opened("composite", **told)
     card.write(path, card.Card(calibration={"deu_Latn": {"mean": 0.5, "std": 4.0}}))
     found = opened("composite", **told)(answers)
-    assert found.values == pytest.approx([2 * (v - 0.5) / 4 + 0.01 * len(a.response) for v, a in zip(raw, answers, strict=True)], abs=1e-5)
+    assert found.values == pytest.approx(
+        [2 * (v - 0.5) / 4 + 0.01 * len(a.response) for v, a in zip(raw, answers, strict=True)],
+        abs=1e-5,
+    )
     assert found.columns["classifier.raw"] == pytest.approx(raw, abs=1e-6)
 
 
@@ -99,30 +130,63 @@ def test_ensembles(tmp_path, answers):
 
             file = paths[-1] / "model.safetensors"
             state, noise = load_file(file), torch.Generator().manual_seed(seed)
-            save_file({k: v + 0.3 * torch.randn(v.shape, generator=noise) for k, v in state.items()}, file, metadata={"format": "pt"})
-    members = [{"family": "classifier", "name": f"m{i}", "path": str(p)} for i, p in enumerate(paths)]
-    values = list(zip(*(opened("classifier", path=str(p))(answers).values for p in paths), strict=True))
+            save_file(
+                {k: v + 0.3 * torch.randn(v.shape, generator=noise) for k, v in state.items()},
+                file,
+                metadata={"format": "pt"},
+            )
+    members = [
+        {"family": "classifier", "name": f"m{i}", "path": str(p)} for i, p in enumerate(paths)
+    ]
+    values = list(
+        zip(*(opened("classifier", path=str(p))(answers).values for p in paths), strict=True)
+    )
     assert statistics.pstdev(values[0]) > 0.01
-    for reduce, by_hand in (("mean", statistics.fmean), ("median", statistics.median), ("min", min)):
+    for reduce, by_hand in (
+        ("mean", statistics.fmean),
+        ("median", statistics.median),
+        ("min", min),
+    ):
         found = opened("ensemble", scorers=members, reduce=reduce)(answers)
         assert found.values == pytest.approx([by_hand(v) for v in values], abs=1e-5)
-        assert found.columns["disagreement"] == pytest.approx([statistics.pstdev(v) for v in values], abs=1e-5)
+        assert found.columns["disagreement"] == pytest.approx(
+            [statistics.pstdev(v) for v in values], abs=1e-5
+        )
         assert [found.columns[f"m{i}"][0] for i in range(3)] == pytest.approx(values[0], abs=1e-5)
     bound = opened("ensemble", scorers=members, penalty=1.5)(answers).values
-    assert bound == pytest.approx([statistics.fmean(v) - 1.5 * statistics.pstdev(v) for v in values], abs=1e-5)
+    assert bound == pytest.approx(
+        [statistics.fmean(v) - 1.5 * statistics.pstdev(v) for v in values], abs=1e-5
+    )
 
 
 def test_an_ensemble_is_silent_where_a_member_is(answers):
     members = [ADHERENCE, {"family": "length"}]
     found = opened("ensemble", scorers=members)(answers)
-    assert found.values[2] is None and found.flags["incomplete"] == [False, False, True, False, False, False]
+    assert found.values[2] is None and found.flags["incomplete"] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
     assert found.columns["disagreement"][2] is None
-    z = opened("ensemble", scorers=[LENGTH, {"family": "length", "name": "words", "unit": "words"}], normalise="prompt")(answers)
-    assert z.values[3:5] == pytest.approx([1.0, -1.0]) and z.columns["disagreement"][3:5] == pytest.approx([0, 0])
+    z = opened(
+        "ensemble",
+        scorers=[LENGTH, {"family": "length", "name": "words", "unit": "words"}],
+        normalise="prompt",
+    )(answers)
+    assert z.values[3:5] == pytest.approx([1.0, -1.0]) and z.columns["disagreement"][
+        3:5
+    ] == pytest.approx([0, 0])
 
 
 def test_they_nest(answers):
-    inner = {"family": "ensemble", "name": "lengths", "scorers": [LENGTH, {"family": "length", "name": "twice"}]}
+    inner = {
+        "family": "ensemble",
+        "name": "lengths",
+        "scorers": [LENGTH, {"family": "length", "name": "twice"}],
+    }
     found = opened(
         "composite",
         scorers=[inner, ADHERENCE],
@@ -130,12 +194,19 @@ def test_they_nest(answers):
         gates=[{"scorer": "language_adherence", "policy": "floor", "floor": -1.0}],
     )(answers)
     assert found.values[:2] == [float(len(GERMAN)), -1.0]
-    assert found.columns["lengths.twice"] == found.columns["lengths"] and found.columns["lengths.disagreement"] == [0.0] * 6
+    assert (
+        found.columns["lengths.twice"] == found.columns["lengths"]
+        and found.columns["lengths.disagreement"] == [0.0] * 6
+    )
 
 
 def test_minimum_by_hand():
     scores = {"a": [1.0, 2.0, None], "b": [3.0, -1.0, 1.0]}
-    assert combine(scores, Combination({"a": 2.0, "b": 1.0}, combine="minimum")) == [2.0, -1.0, None]
+    assert combine(scores, Combination({"a": 2.0, "b": 1.0}, combine="minimum")) == [
+        2.0,
+        -1.0,
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +243,9 @@ def test_closing_a_scorer_closes_those_that_it_stands_on():
 
     part = Part()
     inner = reward_models.Scorer("a", "x", part)
-    with reward_models.Scorer("b", "y", Together([reward_models.Scorer("c", "z", Together([inner], part))], part)) as scorer:
+    with reward_models.Scorer(
+        "b", "y", Together([reward_models.Scorer("c", "z", Together([inner], part))], part)
+    ) as scorer:
         assert scorer.score([{"prompt": "q", "response": "r"}]) == [0.0]
     assert part.closed == 1
     reward_models.open_scorer({"family": "length"}).close()

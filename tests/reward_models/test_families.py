@@ -84,11 +84,19 @@ def test_exact_and_contains(response, answer, match, right):
 def test_verifier_needs_a_reference_that_it_can_read():
     verifier = reward_models.open_scorer({"family": "verifier"})
     row = {"prompt": "2 + 2?", "response": "4"}
-    assert verifier.score([row, {**row, "reference": {"answer": 4, "match": "numeric"}}]) == [None, 1.0]
-    for reference, message in [("4", "row 0: its reference must be JSON"), ('{"answer": "x", "match": "numeric"}', "holds none")]:
+    assert verifier.score([row, {**row, "reference": {"answer": 4, "match": "numeric"}}]) == [
+        None,
+        1.0,
+    ]
+    for reference, message in [
+        ("4", "row 0: its reference must be JSON"),
+        ('{"answer": "x", "match": "numeric"}', "holds none"),
+    ]:
         with pytest.raises(UserError, match=message):
             verifier.score([{**row, "reference": reference}])
-    with pytest.raises(UserError, match="unknown match 'contain' in its reference; did you mean 'contains'"):
+    with pytest.raises(
+        UserError, match="unknown match 'contain' in its reference; did you mean 'contains'"
+    ):
         verifier.score([{**row, "reference": {"answer": "4", "match": "contain"}}])
 
 
@@ -112,17 +120,23 @@ def test_tiny_world_answers_are_right_in_every_language():
 
 
 def test_length_counts_characters():
-    assert reward_models.open_scorer({"family": "length"}).score([{"prompt": "?", "responses": ["", "abc", "数字"]}]) == [0.0, 3.0, 2.0]
+    assert reward_models.open_scorer({"family": "length"}).score(
+        [{"prompt": "?", "responses": ["", "abc", "数字"]}]
+    ) == [0.0, 3.0, 2.0]
 
 
 def test_length_in_words_and_tokens(classifier):
     texts = ["Das ist ein Satz.", "数字是九", "", "naïve café's"]
-    score = lambda **told: reward_models.open_scorer({"family": "length", **told}).score([{"prompt": "?", "responses": texts}])  # noqa: E731
+    score = lambda **told: reward_models.open_scorer({"family": "length", **told}).score(
+        [{"prompt": "?", "responses": texts}]
+    )  # noqa: E731
     assert score(unit="words") == [4.0, 4.0, 0.0, 2.0]
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(classifier)
-    assert score(unit="tokens", path=str(classifier)) == [float(len(tokenizer.encode(t, add_special_tokens=False))) for t in texts]
+    assert score(unit="tokens", path=str(classifier)) == [
+        float(len(tokenizer.encode(t, add_special_tokens=False))) for t in texts
+    ]
 
 
 REPEATS = [  # text, share of 3-grams that occur more than once, distinct-3, units in the longest run
@@ -139,10 +153,13 @@ REPEATS = [  # text, share of 3-grams that occur more than once, distinct-3, uni
 def test_repetition(text, repeated, distinct, run):
     item = Item("i", [], text)
     found = {
-        m: reward_models.open_scorer({"family": "repetition", "measure": m}).score_items([item]) for m in ("repeated", "distinct", "run")
+        m: reward_models.open_scorer({"family": "repetition", "measure": m}).score_items([item])
+        for m in ("repeated", "distinct", "run")
     }
     n = len(text.split())
-    assert [found[m].values[0] for m in ("repeated", "distinct", "run")] == pytest.approx([-repeated, distinct, -run / n])
+    assert [found[m].values[0] for m in ("repeated", "distinct", "run")] == pytest.approx(
+        [-repeated, distinct, -run / n]
+    )
     assert [c[0] for c in found["run"].columns.values()] == pytest.approx([repeated, distinct, run])
 
 
@@ -157,8 +174,14 @@ def test_repetition_in_scripts_without_spaces_is_of_letters():
 def test_random_depends_on_id_and_seed_only():
     items = [Item(f"c{i}", [], "same") for i in range(400)]
     first = reward_models.open_scorer({"family": "random"}).score_items(items).values
-    assert reward_models.open_scorer({"family": "random"}).score_items(items[::-1]).values == first[::-1]
-    assert reward_models.open_scorer({"family": "random", "seed": 1}).score_items(items).values != first
+    assert (
+        reward_models.open_scorer({"family": "random"}).score_items(items[::-1]).values
+        == first[::-1]
+    )
+    assert (
+        reward_models.open_scorer({"family": "random", "seed": 1}).score_items(items).values
+        != first
+    )
     assert all(0 <= v < 1 for v in first) and sum(first) / 400 == pytest.approx(0.5, abs=0.06)
 
 
@@ -173,7 +196,10 @@ def test_weighted_sum_and_z_scores():
 def test_gates_drop_or_floor_and_say_what_missing_means():
     scores = {"r": [1.0, 2.0, 3.0], "a": [1.0, 0.0, None]}
     assert combine(scores, Combination({"r": 1.0}, gates=[Gate("a")])) == [1.0, None, 3.0]
-    assert combine(scores, Combination({"r": 1.0}, gates=[Gate("a", policy="floor", floor=-9.0, missing="fail")])) == [1.0, -9.0, -9.0]
+    assert combine(
+        scores,
+        Combination({"r": 1.0}, gates=[Gate("a", policy="floor", floor=-9.0, missing="fail")]),
+    ) == [1.0, -9.0, -9.0]
     assert (
         problems(Combination({"rewards": 1.0}, gates=[Gate("b")]), ["reward", "a"], "c")[0]
         == "c.weights: no scorer here is named 'rewards'; did you mean 'reward'?"
@@ -185,14 +211,24 @@ def test_pack_fills_a_budget_and_ignores_order():
     assert pack(lengths, ids, 10) == [[2, 3, 0], [1], [4]]
     order = [4, 2, 0, 3, 1]
     again = pack([lengths[i] for i in order], [ids[i] for i in order], 10)
-    assert [[ids[order[i]] for i in b] for b in again] == [[ids[i] for i in b] for b in pack(lengths, ids, 10)]
+    assert [[ids[order[i]] for i in b] for b in again] == [
+        [ids[i] for i in b] for b in pack(lengths, ids, 10)
+    ]
 
 
 def test_rows_of_every_shape():
     user, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
     pair = {"id": "p", "prompt": [user], "chosen": "a", "rejected": [answer]}
-    assert [(i.id, i.response) for i in of_row(pair, "w")] == [("p:chosen", "a"), ("p:rejected", "a")]
-    assert [i.id for i in of_row({"prompt": "q", "responses": [{"candidate_id": "c1", "text": "a"}, "b"]}, "w")] == ["c1", "w:1"]
+    assert [(i.id, i.response) for i in of_row(pair, "w")] == [
+        ("p:chosen", "a"),
+        ("p:rejected", "a"),
+    ]
+    assert [
+        i.id
+        for i in of_row(
+            {"prompt": "q", "responses": [{"candidate_id": "c1", "text": "a"}, "b"]}, "w"
+        )
+    ] == ["c1", "w:1"]
     implicit = of_row({"chosen": [user, answer], "rejected": [user, answer]}, "w")
     assert implicit[0].prompt == [user] and implicit[0].response == "a"
     assert of_row({"messages": [user, answer], "language": "sw"}, "w")[0].language == "swh_Latn"
@@ -204,8 +240,14 @@ def test_rows_of_every_shape():
         ({"prompt": "q"}, "f:3: needs prompt and response"),
         ({"prompt": "", "response": "a"}, "f:3: needs prompt and response"),
         ({"prompt": "q", "response": 4}, "f:3: `response`: expected text or a list of messages"),
-        ({"chosen": "a", "rejected": "b"}, "f:3: needs prompt.*`chosen` is an answer without a prompt"),
-        ({"messages": [{"role": "user", "content": "q"}]}, "f:3: `messages`: a conversation has a prompt and ends with"),
+        (
+            {"chosen": "a", "rejected": "b"},
+            "f:3: needs prompt.*`chosen` is an answer without a prompt",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "q"}]},
+            "f:3: `messages`: a conversation has a prompt and ends with",
+        ),
         ({"prompt": "q", "response": "a", "language": "swahilli"}, "f:3: language 'swahilli'"),
     ],
 )
@@ -215,15 +257,32 @@ def test_bad_rows_are_named(row, message):
 
 
 def test_settings_errors_come_together_and_name_the_nearest():
-    assert reward_models.problems({"name": "length"})[0].endswith("has no family; did you mean 'length'?")
-    assert reward_models.problems({"family": "lenght"}) == ["scorer: unknown family 'lenght'; did you mean 'length'?"]
-    found = reward_models.problems({"family": "classifier", "dtype": "float23", "max_length": "x", "bse": 1})
-    assert [f.split(":")[0] for f in found] == ["scorer.bse", "scorer.path", "scorer.dtype", "scorer.max_length"]
+    assert reward_models.problems({"name": "length"})[0].endswith(
+        "has no family; did you mean 'length'?"
+    )
+    assert reward_models.problems({"family": "lenght"}) == [
+        "scorer: unknown family 'lenght'; did you mean 'length'?"
+    ]
+    found = reward_models.problems(
+        {"family": "classifier", "dtype": "float23", "max_length": "x", "bse": 1}
+    )
+    assert [f.split(":")[0] for f in found] == [
+        "scorer.bse",
+        "scorer.path",
+        "scorer.dtype",
+        "scorer.max_length",
+    ]
     assert reward_models.problems({"family": "language_adherence", "prior": 3}) == []
 
 
 def test_card_round_trip_and_errors(tmp_path):
-    told = card.Card(template_hash="ab", max_length=512, training_languages=["eng_Latn"], accuracy={"eng_Latn": 0.9}, licence="apache-2.0")
+    told = card.Card(
+        template_hash="ab",
+        max_length=512,
+        training_languages=["eng_Latn"],
+        accuracy={"eng_Latn": 0.9},
+        licence="apache-2.0",
+    )
     card.write(tmp_path, told)
     assert card.read(tmp_path) == told
     (tmp_path / "card.yaml").write_text("famly: classifier\n")
@@ -233,7 +292,11 @@ def test_card_round_trip_and_errors(tmp_path):
 
 def rm(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "reward_models", *map(str, arguments)], text=True, capture_output=True, timeout=120, check=False
+        [sys.executable, "-m", "reward_models", *map(str, arguments)],
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -260,7 +323,9 @@ rows = [{{"prompt": "q", "response": "The largest number is nine.", "language": 
 assert len(reward_models.load({str(classifier)!r}).score(rows)) == 1
 assert reward_models.open_scorer({{"family": "language_adherence"}}).score(rows) == [1.0]
 """
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -269,8 +334,15 @@ def test_a_random_score_is_of_an_answer_or_of_its_text():
         Item(str(i), [{"role": "user", "content": prompt}], text)
         for i, (prompt, text) in enumerate([("p", "a"), ("p", "a"), ("p", "b"), ("q", "a")])
     ]
-    own, told = (reward_models.open_scorer({"family": "random", "per": per}).score_items(items).values for per in ("answer", "text"))
+    own, told = (
+        reward_models.open_scorer({"family": "random", "per": per}).score_items(items).values
+        for per in ("answer", "text")
+    )
     assert len(set(own)) == 4
     assert told[0] == told[1] and len(set(told)) == 3
-    other = reward_models.open_scorer({"family": "random", "per": "text", "seed": 1}).score_items(items).values
+    other = (
+        reward_models.open_scorer({"family": "random", "per": "text", "seed": 1})
+        .score_items(items)
+        .values
+    )
     assert not set(other) & set(told) and all(0 <= v < 1 for v in other + told)

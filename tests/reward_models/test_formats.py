@@ -8,13 +8,32 @@ import pytest
 from mlalign.core import formats
 from mlalign.core.errors import UserError
 
-XCOPA = {"premise": "Ilianguka.", "choice1": "Ilivunjika.", "choice2": "Iliruka.", "question": "effect", "label": 0, "idx": 7}
+XCOPA = {
+    "premise": "Ilianguka.",
+    "choice1": "Ilivunjika.",
+    "choice2": "Iliruka.",
+    "question": "effect",
+    "label": 0,
+    "idx": 7,
+}
 
 
 def test_xcopa_takes_language_and_groups_from_the_name_of_the_file():
-    (row,) = [row for _, row in formats.convert("xcopa", Path("x/test.sw.jsonl"), [("here", XCOPA)], Counter())]
-    assert (row["language"], row["group_id"], row["id"]) == ("swh_Latn", "test:7", "test:7:swh_Latn")
-    assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == ("Ilivunjika.", "Iliruka.")
+    (row,) = [
+        row
+        for _, row in formats.convert(
+            "xcopa", Path("x/test.sw.jsonl"), [("here", XCOPA)], Counter()
+        )
+    ]
+    assert (row["language"], row["group_id"], row["id"]) == (
+        "swh_Latn",
+        "test:7",
+        "test:7:swh_Latn",
+    )
+    assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == (
+        "Ilivunjika.",
+        "Iliruka.",
+    )
     assert row["prompt"][0]["content"].startswith("Ilianguka. ")
     with pytest.raises(UserError, match=r"test\.jsonl: expected a name such as test\.sw\.jsonl"):
         list(formats.convert("xcopa", Path("test.jsonl"), [("here", XCOPA)], Counter()))
@@ -27,8 +46,12 @@ def test_hh_rlhf_counts_pairs_with_different_prompts():
     pair = {"chosen": start + "\n\nAssistant: good", "rejected": start + "\n\nAssistant: bad"}
     other = {**pair, "rejected": start + ", please\n\nAssistant: bad"}
     dropped = Counter()
-    rows = list(formats.convert("hh_rlhf", Path("test.jsonl.gz"), [("a", pair), ("b", other)], dropped))
-    assert [(where, row["language"], len(row["prompt"])) for where, row in rows] == [("a", "eng_Latn", 3)]
+    rows = list(
+        formats.convert("hh_rlhf", Path("test.jsonl.gz"), [("a", pair), ("b", other)], dropped)
+    )
+    assert [(where, row["language"], len(row["prompt"])) for where, row in rows] == [
+        ("a", "eng_Latn", 3)
+    ]
     assert dropped == {("prompts_differ", "eng_Latn"): 1}
 
 

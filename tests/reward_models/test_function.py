@@ -86,9 +86,15 @@ def test_it_stands_in_another_scorer():
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"family": "own_scorer:shoutin"}, r"scorer\.family: own_scorer has no function 'shoutin'; did you mean 'shouting'"),
+        (
+            {"family": "own_scorer:shoutin"},
+            r"scorer\.family: own_scorer has no function 'shoutin'; did you mean 'shouting'",
+        ),
         ({"family": "own_scorr:shouting"}, r"scorer\.family: there is no module 'own_scorr'"),
-        ({"family": "own_scorer:shouting", "wieght": 1}, r"scorer\.wieght: unknown key; did you mean 'weight'"),
+        (
+            {"family": "own_scorer:shouting", "wieght": 1},
+            r"scorer\.wieght: unknown key; did you mean 'weight'",
+        ),
         ({"family": "own_scorer:shouting", "weight": "x"}, r"scorer\.weight: expected float"),
         (
             {"family": "own_scorer:typo"},
@@ -119,7 +125,9 @@ def test_its_code_is_part_of_what_a_run_is(tmp_path):
     before = of_run(told)
     (tmp_path / "own_scorer.py").write_text("# a comment\n" + OWN, encoding="utf-8")
     assert of_run(told) == before
-    (tmp_path / "own_scorer.py").write_text(OWN.replace('count("!")', 'count("?")'), encoding="utf-8")
+    (tmp_path / "own_scorer.py").write_text(
+        OWN.replace('count("!")', 'count("?")'), encoding="utf-8"
+    )
     assert of_run(told) != before
     nested = of_run({"family": "composite", "scorers": [told], "weights": {"shouting": 1.0}})
     assert "family_source" in json.dumps(nested)
@@ -128,15 +136,28 @@ def test_its_code_is_part_of_what_a_run_is(tmp_path):
 
 def test_a_models_card_cannot_name_code(tmp_path):
     (tmp_path / "card.yaml").write_text("family: own_scorer:shouting\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"its card\.yaml names code \('own_scorer:shouting'\), which is not run"):
+    with pytest.raises(
+        UserError, match=r"its card\.yaml names code \('own_scorer:shouting'\), which is not run"
+    ):
         reward_models.load(tmp_path)
     assert "own_scorer" not in sys.modules
 
 
 def test_the_command_scores_with_it(tmp_path, capfd):
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8"
+    )
     out = tmp_path / "scores.jsonl"
-    arguments = ["--family", "own_scorer:shouting", "--set", "weight=3", "--input", tmp_path / "rows.jsonl", "--output", out]
+    arguments = [
+        "--family",
+        "own_scorer:shouting",
+        "--set",
+        "weight=3",
+        "--input",
+        tmp_path / "rows.jsonl",
+        "--output",
+        out,
+    ]
     assert main(["score", *map(str, arguments)]) == 0, capfd.readouterr().err
     assert [json.loads(line)["score"] for line in out.read_text().splitlines()] == [6.0, 0.0]
     assert "own_scorer:shouting" in out.with_name("scores.jsonl.json").read_text()

@@ -25,14 +25,20 @@ def items():
         item = tiny_world.pool(task, "train")[n][0]
         english = [{"role": "user", "content": tiny_world.prompt_text(item, 0, "eng_Latn")}]
         for language in ("eng_Latn", "cmn_Hans", "tur_Latn", "hin_Deva", "arb_Arab"):
-            prompt = [{"role": "user", "content": tiny_world.prompt_text(item, 0, language)}] * (1 + n % 2 * 2)
+            prompt = [{"role": "user", "content": tiny_world.prompt_text(item, 0, language)}] * (
+                1 + n % 2 * 2
+            )
             text = tiny_world.answer_text(item, item.answer, language) * (1 + n % 3)
-            out.append(Item(f"{n}{language}", _turns(prompt), text, language, english_prompt=english))
+            out.append(
+                Item(f"{n}{language}", _turns(prompt), text, language, english_prompt=english)
+            )
     return out
 
 
 def _turns(prompt):
-    return [m if i % 2 == 0 else {"role": "assistant", "content": "no"} for i, m in enumerate(prompt)]
+    return [
+        m if i % 2 == 0 else {"role": "assistant", "content": "no"} for i, m in enumerate(prompt)
+    ]
 
 
 def save_changed(path, seed, scale=0.05):
@@ -63,7 +69,10 @@ def adapter(tmp_path_factory):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = tmp_path_factory.mktemp("adapter") / "model"
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(TINY), LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(TINY),
+        LoraConfig(r=4, target_modules=["q_proj", "down_proj"]),
+    )
     noise = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -75,7 +84,9 @@ def adapter(tmp_path_factory):
 
 
 def opened(policy, **told):
-    return reward_models.open_scorer({"family": "implicit", "path": str(policy), **told}).score_items
+    return reward_models.open_scorer(
+        {"family": "implicit", "path": str(policy), **told}
+    ).score_items
 
 
 def independent(path, item, prompt):
@@ -83,9 +94,14 @@ def independent(path, item, prompt):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(TINY)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval(),
+        AutoTokenizer.from_pretrained(TINY),
+    )
     before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
-    whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": item.response}])["input_ids"]
+    whole = tokenizer.apply_chat_template(
+        [*prompt, {"role": "assistant", "content": item.response}]
+    )["input_ids"]
     assert whole[: len(before)] == before and tokenizer.decode(whole[-1]) == "<|end|>"
     with torch.no_grad():
         logps = model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
@@ -115,7 +131,10 @@ def test_against_trl(items, policy, tmp_path):
     from transformers import AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
-    pairs = [(items[i], dataclasses.replace(items[i], id="r", response=items[i + 1].response)) for i in range(0, 20, 5)]
+    pairs = [
+        (items[i], dataclasses.replace(items[i], id="r", response=items[i + 1].response))
+        for i in range(0, 20, 5)
+    ]
     rows = [
         {
             "prompt": c.prompt,
@@ -125,10 +144,23 @@ def test_against_trl(items, policy, tmp_path):
         for c, r in pairs
     ]
     args = DPOConfig(
-        str(tmp_path), beta=0.3, max_length=None, use_cpu=True, bf16=False, report_to=[], per_device_eval_batch_size=4, logging_steps=1
+        str(tmp_path),
+        beta=0.3,
+        max_length=None,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        per_device_eval_batch_size=4,
+        logging_steps=1,
     )
     reference = AutoModelForCausalLM.from_pretrained(TINY)
-    trainer = DPOTrainer(str(policy), reference, args=args, train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows))
+    trainer = DPOTrainer(
+        str(policy),
+        reference,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows),
+    )
     told = trainer.evaluate()
     score = opened(policy, reference=str(TINY), beta=0.3)
     for side, of_side in (("chosen", [c for c, _ in pairs]), ("rejected", [r for _, r in pairs])):
@@ -143,31 +175,43 @@ def test_against_trl(items, policy, tmp_path):
 def alone(items, policy):
     """The values at beta 1, sums of up to 100 tokens' log-ratios, each answer in a batch of its own, nothing reused."""
     found = opened(policy, **EXACT, device_batch_tokens=1, prefix_reuse=False)(items)
-    assert all(v is not None for v in found.values) and len(set(found.values)) > 50 and max(map(abs, found.values)) > 1
+    assert (
+        all(v is not None for v in found.values)
+        and len(set(found.values)) > 50
+        and max(map(abs, found.values)) > 1
+    )
     return found.values
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-@pytest.mark.parametrize("rows", [1, 7, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 64))])
+@pytest.mark.parametrize(
+    "rows", [1, 7, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 64))]
+)
 @pytest.mark.slow
 def test_batch_size(items, policy, alone, rows, reuse, monkeypatch):
     monkeypatch.setattr(network, "CPU_TOKENS", 10**6)
     monkeypatch.setattr(network, "PADDING", {})
     longest = 130
-    found = opened(policy, **EXACT, device_batch_tokens=rows * longest if rows > 1 else 1, prefix_reuse=reuse)(items)
+    found = opened(
+        policy, **EXACT, device_batch_tokens=rows * longest if rows > 1 else 1, prefix_reuse=reuse
+    )(items)
     assert found.values == pytest.approx(alone, abs=TOLERANCE)
 
 
 @pytest.mark.slow
 def test_order_windows_and_shards(items, policy, alone):
     score, order = opened(policy, **EXACT), random.Random(0).sample(range(len(items)), len(items))
-    assert score([items[i] for i in order]).values == pytest.approx([alone[i] for i in order], abs=TOLERANCE)
+    assert score([items[i] for i in order]).values == pytest.approx(
+        [alone[i] for i in order], abs=TOLERANCE
+    )
     for size in (1, 7):
         windows = [v for i in range(0, len(items), size) for v in score(items[i : i + size]).values]
         assert windows == pytest.approx(alone, abs=TOLERANCE)
     for n in (2, 5):
         shards = [score(items[k::n]).values for k in range(n)]
-        assert [shards[i % n][i // n] for i in range(len(items))] == pytest.approx(alone, abs=TOLERANCE)
+        assert [shards[i % n][i // n] for i in range(len(items))] == pytest.approx(
+            alone, abs=TOLERANCE
+        )
 
 
 @pytest.mark.slow
@@ -210,7 +254,9 @@ def test_few_logits_at_once_change_nothing(items, policy, monkeypatch):
     whole = opened(policy, reference=str(TINY))(items)
     monkeypatch.setattr(logps, "HEAD_ELEMENTS", 20_000)
     monkeypatch.setattr(logps, "CHUNK", 3)
-    assert opened(policy, reference=str(TINY))(items).values == pytest.approx(whole.values, abs=1e-5)
+    assert opened(policy, reference=str(TINY))(items).values == pytest.approx(
+        whole.values, abs=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -219,7 +265,9 @@ def test_only_answers_go_through_the_head(items, policy, monkeypatch):
 
     seen = []
     picked = logps.picked
-    monkeypatch.setattr(logps, "picked", lambda logits, targets: seen.append(len(logits)) or picked(logits, targets))
+    monkeypatch.setattr(
+        logps, "picked", lambda logits, targets: seen.append(len(logits)) or picked(logits, targets)
+    )
     score = opened(policy, reference=str(TINY))
     seen.clear()  # the models were tried out
     found = score(items)
@@ -233,7 +281,9 @@ def test_an_adapter_is_compared_with_its_base(items, adapter, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     merged = tmp_path / "merged"
-    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(TINY), adapter).merge_and_unload().save_pretrained(merged)
+    PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(TINY), adapter
+    ).merge_and_unload().save_pretrained(merged)
     AutoTokenizer.from_pretrained(TINY).save_pretrained(merged)
     own = opened(adapter)(items).values
     assert max(map(abs, own)) > 0.01
@@ -246,20 +296,35 @@ def test_lengths(items, policy):
     plain = opened(policy, reference=str(TINY))(items)
     n = plain.columns["n_tokens"]
     by_token = opened(policy, reference=str(TINY), length_normalise="tokens")(items)
-    assert by_token.values == pytest.approx([v / k for v, k in zip(plain.values, n, strict=True)], abs=1e-6)
+    assert by_token.values == pytest.approx(
+        [v / k for v, k in zip(plain.values, n, strict=True)], abs=1e-6
+    )
     less = opened(policy, reference=str(TINY), length_penalty=0.5)(items)
-    assert less.values == pytest.approx([v - 0.5 * k for v, k in zip(plain.values, n, strict=True)], abs=1e-4)
+    assert less.values == pytest.approx(
+        [v - 0.5 * k for v, k in zip(plain.values, n, strict=True)], abs=1e-4
+    )
 
 
 @pytest.mark.long
 def test_without_an_english_prompt(items, policy):
-    half = [dataclasses.replace(item, english_prompt=None) if i % 2 else item for i, item in enumerate(items)]
+    half = [
+        dataclasses.replace(item, english_prompt=None) if i % 2 else item
+        for i, item in enumerate(items)
+    ]
     found = opened(policy, reference=str(TINY), condition_on="english_prompt")(half)
-    assert [v is None for v in found.values] == found.flags["no_english_prompt"] == [bool(i % 2) for i in range(len(half))]
-    english = [i for i, item in enumerate(items) if item.language == "eng_Latn" and len(item.prompt) == 1]
+    assert (
+        [v is None for v in found.values]
+        == found.flags["no_english_prompt"]
+        == [bool(i % 2) for i in range(len(half))]
+    )
+    english = [
+        i for i, item in enumerate(items) if item.language == "eng_Latn" and len(item.prompt) == 1
+    ]
     same = opened(policy, reference=str(TINY))(items)
     whole = opened(policy, reference=str(TINY), condition_on="english_prompt")(items)
-    assert [whole.values[i] for i in english] == pytest.approx([same.values[i] for i in english], abs=1e-5)
+    assert [whole.values[i] for i in english] == pytest.approx(
+        [same.values[i] for i in english], abs=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -285,7 +350,9 @@ def test_an_empty_answer_is_its_end_of_turn(items, policy):
 @pytest.mark.long
 def test_bfloat16_is_near(items, policy):
     exact = opened(policy, reference=str(TINY), length_normalise="tokens", beta=1.0)(items).values
-    rounded = opened(policy, reference=str(TINY), length_normalise="tokens", beta=1.0, dtype="bfloat16")(items).values
+    rounded = opened(
+        policy, reference=str(TINY), length_normalise="tokens", beta=1.0, dtype="bfloat16"
+    )(items).values
     assert max(abs(a - b) for a, b in zip(exact, rounded, strict=True)) < 0.2
     assert exact != rounded
 
@@ -305,7 +372,9 @@ def test_a_model_that_scales_its_logits(items, tmp_path):
         tokenizer.save_pretrained(tmp_path / name)
     found = opened(tmp_path / "policy", reference=str(tmp_path / "reference"))(items[:3])
     for i, item in enumerate(items[:3]):
-        assert found.columns["logp_policy"][i] == pytest.approx(independent(tmp_path / "policy", item, item.prompt)[0], abs=1e-4)
+        assert found.columns["logp_policy"][i] == pytest.approx(
+            independent(tmp_path / "policy", item, item.prompt)[0], abs=1e-4
+        )
 
 
 def test_what_is_refused(policy, classifier, tmp_path):
@@ -330,7 +399,10 @@ def test_only_the_last_answer_counts_where_the_prompt_ends_with_an_assistant(tmp
         "{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     score = opened(policy, reference=str(TINY), chat_template=template)
-    talk = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "Well, let me think about that for a while."}]
+    talk = [
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "Well, let me think about that for a while."},
+    ]
     found = score([Item("a", talk, "4"), Item("b", talk[:1], "4")])
     expected = len(AutoTokenizer.from_pretrained(TINY)("<think></think>4<|end|>")["input_ids"])
     assert found.columns["n_tokens"] == [expected, expected]
@@ -340,7 +412,10 @@ def test_only_the_last_answer_counts_where_the_prompt_ends_with_an_assistant(tmp
 def test_an_answer_that_the_template_leaves_out_has_no_score(policy):
     template = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}<|end|>{% endfor %}"
     found = opened(policy, reference=str(TINY), chat_template=template)(
-        [Item("a", [{"role": "user", "content": "2+2?"}], text) for text in ("<think>4</think>", "<think>x</think>4", "4")]
+        [
+            Item("a", [{"role": "user", "content": "2+2?"}], text)
+            for text in ("<think>4</think>", "<think>x</think>4", "4")
+        ]
     )
     assert [v is None for v in found.values] == [True, False, False]
     assert found.flags["answer_left_out"] == [True, False, False]

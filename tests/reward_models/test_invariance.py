@@ -18,7 +18,9 @@ from reward_models import Item
 from reward_models.networks import network
 
 TOLERANCE = 1e-5
-BF16_TOLERANCE = 0.1  # of the standard deviation of the scores: 0.07 was measured, by batches alone 0.05
+BF16_TOLERANCE = (
+    0.1  # of the standard deviation of the scores: 0.07 was measured, by batches alone 0.05
+)
 VLLM_HEAD_SIZE = 32  # the smallest on a CPU
 
 
@@ -36,7 +38,10 @@ def pairs():
         prompt = [{"role": "user", "content": " ".join(draw.choices(TEXTS, k=1 + i % 5))}]
         if i % 4 == 3:
             prompt += [{"role": "assistant", "content": "4"}, {"role": "user", "content": "Why?"}]
-        answers = [" ".join(draw.choices(TEXTS, k=1 + (i + j) % 5)) + f" {j}" for j in range(2 + 4 * (i % 4 == 0) + (i % 4 == 1))]
+        answers = [
+            " ".join(draw.choices(TEXTS, k=1 + (i + j) % 5)) + f" {j}"
+            for j in range(2 + 4 * (i % 4 == 0) + (i % 4 == 1))
+        ]
         out += [Item(f"{i}:{j}", prompt, answer, row=str(i)) for j, answer in enumerate(answers)]
     return out
 
@@ -48,13 +53,23 @@ def expected(classifier, pairs):
 
 
 def alone(path, items, dtype=torch.float32):
-    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(path),
+        AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).eval(),
+    )
     with torch.no_grad():
-        return [model(**tokenizer(text(tokenizer, i), add_special_tokens=False, return_tensors="pt")).logits[0, 0].item() for i in items]
+        return [
+            model(**tokenizer(text(tokenizer, i), add_special_tokens=False, return_tensors="pt"))
+            .logits[0, 0]
+            .item()
+            for i in items
+        ]
 
 
 def text(tokenizer, item):
-    return tokenizer.apply_chat_template([*item.prompt, {"role": "assistant", "content": item.response}], tokenize=False)
+    return tokenizer.apply_chat_template(
+        [*item.prompt, {"role": "assistant", "content": item.response}], tokenize=False
+    )
 
 
 def scores(path, items, **options):
@@ -68,7 +83,10 @@ def agree(found, expected, items, tolerance=TOLERANCE):
     for a in range(len(items)):
         for b in range(a):
             if items[a].row == items[b].row and abs(expected[a] - expected[b]) > 2 * tolerance:
-                assert (found[a] > found[b]) == (expected[a] > expected[b]), (items[a].id, items[b].id)
+                assert (found[a] > found[b]) == (expected[a] > expected[b]), (
+                    items[a].id,
+                    items[b].id,
+                )
                 decided += 1
     assert decided > len(items) / 2
 
@@ -84,11 +102,21 @@ def test_the_rows_would_show_the_bug(classifier, pairs, expected, tmp_path):
         wrong[size] = []
         for at in range(0, len(pairs), size):
             batch = tokenizer(
-                [text(tokenizer, i) for i in pairs[at : at + size]], add_special_tokens=False, padding=True, return_tensors="pt"
+                [text(tokenizer, i) for i in pairs[at : at + size]],
+                add_special_tokens=False,
+                padding=True,
+                return_tensors="pt",
             )
             with torch.no_grad():
-                wrong[size] += model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0].tolist()
-    assert all(max(abs(a - b) for a, b in zip(found, expected, strict=True)) > 0.01 for found in wrong.values())
+                wrong[size] += (
+                    model(batch["input_ids"], attention_mask=batch["attention_mask"])
+                    .logits[:, 0]
+                    .tolist()
+                )
+    assert all(
+        max(abs(a - b) for a, b in zip(found, expected, strict=True)) > 0.01
+        for found in wrong.values()
+    )
 
 
 @pytest.mark.parametrize("reuse", [True, False])
@@ -96,24 +124,46 @@ def test_the_rows_would_show_the_bug(classifier, pairs, expected, tmp_path):
 @pytest.mark.slow
 def test_batch_size(classifier, pairs, expected, rows, reuse):
     longest = 200
-    agree(scores(classifier, pairs, device_batch_tokens=rows * longest if rows > 1 else 1, prefix_reuse=reuse), expected, pairs)
+    agree(
+        scores(
+            classifier,
+            pairs,
+            device_batch_tokens=rows * longest if rows > 1 else 1,
+            prefix_reuse=reuse,
+        ),
+        expected,
+        pairs,
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
 @pytest.mark.slow
 def test_windows(classifier, pairs, expected, size):
     scorer = reward_models.load(classifier)
-    agree([v for i in range(0, len(pairs), size) for v in scorer.score_items(pairs[i : i + size]).values], expected, pairs)
+    agree(
+        [
+            v
+            for i in range(0, len(pairs), size)
+            for v in scorer.score_items(pairs[i : i + size]).values
+        ],
+        expected,
+        pairs,
+    )
 
 
 @pytest.mark.parametrize("pad", ["<|pad|>", "<|end|>", None])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.slow
 def test_padding_side_and_token(classifier, pairs, expected, tmp_path, side, pad):
-    path, tokenizer = shutil.copytree(classifier, tmp_path / "model"), make_tokenizer(padding_side=side, pad_token=pad)
+    path, tokenizer = (
+        shutil.copytree(classifier, tmp_path / "model"),
+        make_tokenizer(padding_side=side, pad_token=pad),
+    )
     tokenizer.save_pretrained(path)
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**config, "pad_token_id": tokenizer.pad_token_id}))
+    (path / "config.json").write_text(
+        json.dumps({**config, "pad_token_id": tokenizer.pad_token_id})
+    )
     for reuse in (True, False):
         agree(scores(path, pairs, prefix_reuse=reuse, device_batch_tokens=600), expected, pairs)
 
@@ -145,7 +195,9 @@ def test_conversations_that_are_the_same_get_the_same_score(classifier, pairs):
 
 @pytest.mark.slow
 def test_saved_and_loaded_again(classifier, pairs, expected, tmp_path):
-    AutoModelForSequenceClassification.from_pretrained(classifier).save_pretrained(tmp_path / "again", max_shard_size="20KB")
+    AutoModelForSequenceClassification.from_pretrained(classifier).save_pretrained(
+        tmp_path / "again", max_shard_size="20KB"
+    )
     AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path / "again")
     agree(scores(tmp_path / "again", pairs), expected, pairs)
 
@@ -163,14 +215,23 @@ def save_adapter(root, **told):
     tokenizer = make_tokenizer()
     torch.manual_seed(3)
     Qwen3ForCausalLM(make_config(tokenizer, **told)).save_pretrained(root / "base")
-    model = AutoModelForSequenceClassification.from_pretrained(root / "base", num_labels=1, dtype=torch.float32)
-    model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=4, modules_to_save=["score"], target_modules=["q_proj", "v_proj"]))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        root / "base", num_labels=1, dtype=torch.float32
+    )
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            task_type="SEQ_CLS", r=4, modules_to_save=["score"], target_modules=["q_proj", "v_proj"]
+        ),
+    )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.3)
     for path in (root / "adapter", root / "merged"):
-        model.save_pretrained(path) if path.name == "adapter" else model.merge_and_unload().save_pretrained(path)
+        model.save_pretrained(
+            path
+        ) if path.name == "adapter" else model.merge_and_unload().save_pretrained(path)
         tokenizer.save_pretrained(path)
     return root
 
@@ -181,10 +242,17 @@ def test_adapter_merged_or_not(adapter, pairs):
     from peft import PeftModel
 
     tokenizer = AutoTokenizer.from_pretrained(adapter / "adapter")
-    base = AutoModelForSequenceClassification.from_pretrained(adapter / "base", num_labels=1, dtype=torch.float32)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        adapter / "base", num_labels=1, dtype=torch.float32
+    )
     model = PeftModel.from_pretrained(base, adapter / "adapter").eval()
     with torch.no_grad():
-        inputs = [tokenizer(text(tokenizer, i), add_special_tokens=False, return_tensors="pt")["input_ids"] for i in pairs]
+        inputs = [
+            tokenizer(text(tokenizer, i), add_special_tokens=False, return_tensors="pt")[
+                "input_ids"
+            ]
+            for i in pairs
+        ]
         unmerged = [model(input_ids=ids).logits[0, 0].item() for ids in inputs]
     agree(scores(adapter / "adapter", pairs), unmerged, pairs)
     agree(scores(adapter / "merged", pairs), unmerged, pairs)
@@ -194,11 +262,16 @@ def test_adapter_merged_or_not(adapter, pairs):
 def test_bfloat16(classifier, pairs, expected):
     """Rounding to 8 bits costs some hundredths of the spread; batches and reuse add no more than that."""
     spread = torch.tensor(expected).std().item()
-    runs = [scores(classifier, pairs, dtype="bfloat16", **o) for o in ({}, {"prefix_reuse": False}, {"device_batch_tokens": 1})]
+    runs = [
+        scores(classifier, pairs, dtype="bfloat16", **o)
+        for o in ({}, {"prefix_reuse": False}, {"device_batch_tokens": 1})
+    ]
     for found in runs:
         agree(found, expected, pairs, BF16_TOLERANCE * spread)
         agree(found, runs[0], pairs, BF16_TOLERANCE * spread)
-    assert len(set(runs[0])) == len(set(expected))  # the head computes in float32, so close scores stay apart
+    assert len(set(runs[0])) == len(
+        set(expected)
+    )  # the head computes in float32, so close scores stay apart
 
 
 @pytest.mark.parametrize("kind", ["xlm-roberta", "bert"])
@@ -242,7 +315,11 @@ def test_vllm_with_an_adapter_and_several_outputs(pairs, tmp_path):
     agree(scorer.score_items(pairs).values, scores(root / "merged", pairs), pairs)
     scorer.score_items.close()
     labels = {"harmless": 0, "helpful": 1}
-    named = {"num_labels": 2, "label2id": labels, "id2label": {i: name for name, i in labels.items()}}
+    named = {
+        "num_labels": 2,
+        "label2id": labels,
+        "id2label": {i: name for name, i in labels.items()},
+    }
     path = save_classifier(tmp_path / "several", head_dim=VLLM_HEAD_SIZE, **named)
     scorer = reward_models.load(path, backend="vllm", output="helpful")
     agree(scorer.score_items(pairs).values, scores(path, pairs, output=1), pairs)

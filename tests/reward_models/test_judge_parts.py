@@ -17,10 +17,23 @@ from reward_models.judging.checklist import Kept, source
 from reward_models.judging.choices import tree, weigh
 from reward_models.judging.grading import on_scale, reference_text, yes_or_no
 
-VALUES = {"low": 1, "high": 10, "criteria": None, "reasoning": False, "ties": True, "max_questions": 4}
+VALUES = {
+    "low": 1,
+    "high": 10,
+    "criteria": None,
+    "reasoning": False,
+    "ties": True,
+    "max_questions": 4,
+}
 PROMPT = [{"role": "user", "content": "What is 2 + 2?"}]
 ITEM = Item("a", PROMPT, "The sum is 4.", "eng_Latn")
-GIVEN = {"answer": "zq one", "answer_a": "zq two", "answer_b": "zq three", "reference": "zq four", "check": "zq five?"}
+GIVEN = {
+    "answer": "zq one",
+    "answer_a": "zq two",
+    "answer_b": "zq three",
+    "reference": "zq four",
+    "check": "zq five?",
+}
 
 
 def characters(text: str) -> list[int]:
@@ -34,7 +47,10 @@ def known(probabilities: dict[str, dict[str, float]]):
     def logprobs(contexts, tokens):
         texts = ["".join(map(chr, c)) for c in contexts]
         calls.extend(texts)
-        return [[math.log(probabilities[text][chr(t)]) for t in own] for text, own in zip(texts, tokens, strict=True)]
+        return [
+            [math.log(probabilities[text][chr(t)]) for t in own]
+            for text, own in zip(texts, tokens, strict=True)
+        ]
 
     return logprobs, calls
 
@@ -105,7 +121,10 @@ TEXTS = [
     ('It printed {"a": 1}, which is right.\nVerdict: 8', "8"),
     ("An empty {} is fine.\nVerdict: 8", "8"),
     ('It says {"verdict": 3} itself.\nVerdict: 8', "8"),
-    ('Verdict: 3, or as JSON:\n{"verdict": "8", "explanation": "Its own Verdict: 2 does not count."}', "8"),
+    (
+        'Verdict: 3, or as JSON:\n{"verdict": "8", "explanation": "Its own Verdict: 2 does not count."}',
+        "8",
+    ),
     ('{"result": {"verdict": 8}}', "8"),
     ('{"explanation": "two\nlines", "verdict": 8,}', "8"),
     ('{"explanation": "cut off, it said \\"verdict\\": 3', None),
@@ -166,36 +185,60 @@ def test_yes_and_no_of_the_rubric_language():
     assert parsing.verdict("结论：否。", chinese.forms, chinese.lead) == "no"
     hindi = yes_or_no("hin_Deva")
     assert parsing.verdict("निर्णय: नहीं।", hindi.forms, hindi.lead) == "no"
-    assert (parsing.begun("हा", hindi.forms), parsing.begun("न", hindi.forms), parsing.begun(" ", hindi.forms)) == ("yes", "no", None)
+    assert (
+        parsing.begun("हा", hindi.forms),
+        parsing.begun("न", hindi.forms),
+        parsing.begun(" ", hindi.forms),
+    ) == ("yes", "no", None)
 
 
 def test_letters_of_a_comparison():
     forms = {label: (label,) for label in "ABC"}
-    said = {"Verdict: [[B]]": "B", "verdict: b": "B", "Verdict: A is better than B": "A", "Verdict: A/B": None, "Verdict: A tie": None}
+    said = {
+        "Verdict: [[B]]": "B",
+        "verdict: b": "B",
+        "Verdict: A is better than B": "A",
+        "Verdict: A/B": None,
+        "Verdict: A tie": None,
+    }
     assert {text: parsing.verdict(text, forms, "Verdict:") for text in said} == said
 
 
 def test_the_explanation_is_what_stands_beside_the_verdict():
-    assert parsing.explanation('It has {"a": 1}.\n\n**Verdict**: 8', "Verdict:") == 'It has {"a": 1}.'
+    assert (
+        parsing.explanation('It has {"a": 1}.\n\n**Verdict**: 8', "Verdict:") == 'It has {"a": 1}.'
+    )
     assert parsing.explanation('{"explanation": "Good.", "verdict": "8"}', "Verdict:") == "Good."
     assert parsing.explanation("No lead at all", "Verdict:") == "No lead at all"
 
 
 def test_questions_of_a_checklist():
-    assert parsing.questions('{"questions": ["Is it 4?", "Is it \\"short\\"?", "Is it 4?"]}', 5) == ["Is it 4?", 'Is it "short"?']
+    assert parsing.questions(
+        '{"questions": ["Is it 4?", "Is it \\"short\\"?", "Is it 4?"]}', 5
+    ) == ["Is it 4?", 'Is it "short"?']
     assert parsing.questions('{"questions": ["Is it 4?", "Is it sho', 5) == ["Is it 4?"]
-    assert parsing.questions("Here you are:\n1. Is it 4?\n- 简短吗？\n* هل هي قصيرة؟\nThat is all.", 2) == ["Is it 4?", "简短吗？"]
+    assert parsing.questions(
+        "Here you are:\n1. Is it 4?\n- 简短吗？\n* هل هي قصيرة؟\nThat is all.", 2
+    ) == ["Is it 4?", "简短吗？"]
     assert parsing.questions("I cannot do that.", 5) == []
 
 
 def test_the_schema_allows_the_answers_alone():
-    assert parsing.schema(SCALE, False)["properties"] == {"verdict": {"type": "string", "enum": [str(n) for n in range(1, 11)]}}
+    assert parsing.schema(SCALE, False)["properties"] == {
+        "verdict": {"type": "string", "enum": [str(n) for n in range(1, 11)]}
+    }
     assert list(parsing.schema(SCALE, True)["properties"]) == ["explanation", "verdict"]
 
 
 @pytest.mark.parametrize(
     ("reference", "text"),
-    [(None, None), ("4", "4"), ('{"answer": 4, "match": "numeric"}', "4"), ('"four"', "four"), ("So, {4}", "So, {4}")],
+    [
+        (None, None),
+        ("4", "4"),
+        ('{"answer": 4, "match": "numeric"}', "4"),
+        ('"four"', "four"),
+        ("So, {4}", "So, {4}"),
+    ],
 )
 def test_references_as_text(reference, text):
     assert reference_text(Item("a", PROMPT, "4", reference=reference)) == text
@@ -212,7 +255,9 @@ def test_every_language_has_the_same_phrases_and_says_who_translated_them():
         assert all(isinstance(text, str) and text.strip() for text in told.values()), code
         assert told["translated_by"] == ("original" if code == "eng_Latn" else "machine")
         fields = {name: set(re.findall(r"{(\w+)}", text)) for name, text in english.items()}
-        assert {name: set(re.findall(r"{(\w+)}", text)) for name, text in told.items()} == fields, code
+        assert {name: set(re.findall(r"{(\w+)}", text)) for name, text in told.items()} == fields, (
+            code
+        )
     assert len(prompts.rubric_languages()) >= 12
 
 
@@ -220,7 +265,9 @@ def test_every_language_has_the_same_phrases_and_says_who_translated_them():
 @pytest.mark.parametrize("code", prompts.rubric_languages())
 def test_every_template_renders_in_every_language_with_every_text_between_markers(name, code):
     for reasoning in (False, True):
-        text = prompts.Prompts(code, {**VALUES, "reasoning": reasoning}).text(prompts.template(name), ITEM, code, **GIVEN)
+        text = prompts.Prompts(code, {**VALUES, "reasoning": reasoning}).text(
+            prompts.template(name), ITEM, code, **GIVEN
+        )
         assert "{" not in text
         assert "What is 2 + 2?" in text
         for given in (g for g in ("What is 2 + 2?", *GIVEN.values()) if g in text):
@@ -231,7 +278,12 @@ def test_the_reference_and_both_answers_are_in_their_templates():
     texts = prompts.Prompts("eng_Latn", VALUES)
     assert "zq four" in texts.text(prompts.template("reference"), ITEM, "eng_Latn", **GIVEN)
     pairwise = texts.text(prompts.template("pairwise"), ITEM, "eng_Latn", **GIVEN)
-    assert pairwise.index("<answer A") < pairwise.index("zq two") < pairwise.index("<answer B") < pairwise.index("zq three")
+    assert (
+        pairwise.index("<answer A")
+        < pairwise.index("zq two")
+        < pairwise.index("<answer B")
+        < pairwise.index("zq three")
+    )
     assert "The answer should be in English." in pairwise
 
 
@@ -254,14 +306,27 @@ def test_answers_to_one_prompt_share_the_beginning():
 
 
 def test_conversations_show_their_roles_and_unknown_ones_cannot_write_markers():
-    messages = [{"role": "user", "content": "Hi"}, {"role": "x>\n", "content": "Ho"}, {"role": "user", "content": "Who?"}]
-    text = prompts.Prompts("eng_Latn", VALUES).text(prompts.template("scalar"), Item("a", messages, "I"), "eng_Latn", answer="I")
-    assert re.findall(r"^<(\w+) \w{8}>$", text, re.MULTILINE) == ["user", "message", "user", "answer"]
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "x>\n", "content": "Ho"},
+        {"role": "user", "content": "Who?"},
+    ]
+    text = prompts.Prompts("eng_Latn", VALUES).text(
+        prompts.template("scalar"), Item("a", messages, "I"), "eng_Latn", answer="I"
+    )
+    assert re.findall(r"^<(\w+) \w{8}>$", text, re.MULTILINE) == [
+        "user",
+        "message",
+        "user",
+        "answer",
+    ]
 
 
 def test_the_rubric_language_of_a_row():
     texts = prompts.Prompts(prompts.rubric("row"), VALUES)
-    assert [texts.language_of(Item("a", PROMPT, "", code)) for code in ("swh_Latn", "quc_Latn", None)] == ["swh_Latn", None, None]
+    assert [
+        texts.language_of(Item("a", PROMPT, "", code)) for code in ("swh_Latn", "quc_Latn", None)
+    ] == ["swh_Latn", None, None]
     assert prompts.rubric("zh") == "cmn_Hans"
     with pytest.raises(UserError, match=r"rubric: there are no phrases in kln_Latn.*template"):
         prompts.rubric("kln_Latn")
@@ -289,8 +354,12 @@ def test_a_bad_template_is_named_before_any_model_is_opened(tmp_path, text, mess
 
 
 def test_a_template_of_ones_own_may_extend_the_base(tmp_path):
-    (tmp_path / "mine.j2").write_text("{% extends 'base.j2' %}{% block ask %}Grade in {{ language }}: {{ low }}-{{ high }}{% endblock %}")
-    text = prompts.Prompts("eng_Latn", VALUES).text(prompts.template(str(tmp_path / "mine.j2")), ITEM, "eng_Latn", **GIVEN)
+    (tmp_path / "mine.j2").write_text(
+        "{% extends 'base.j2' %}{% block ask %}Grade in {{ language }}: {{ low }}-{{ high }}{% endblock %}"
+    )
+    text = prompts.Prompts("eng_Latn", VALUES).text(
+        prompts.template(str(tmp_path / "mine.j2")), ITEM, "eng_Latn", **GIVEN
+    )
     assert "Grade in English: 1-10" in text
     with pytest.raises(UserError, match="there is no file"):
         prompts.template(str(tmp_path / "absent.j2"))
@@ -300,7 +369,10 @@ def test_a_template_of_ones_own_may_extend_the_base(tmp_path):
 
 MISTAKES = [
     ({"mode": "scaler"}, r"scorer\.mode: 'scaler' is not possible; did you mean 'scalar'"),
-    ({"engine": {"name": "transformers", "args": {"dtype": "x"}}}, r"scorer\.engine\.args\.dtype: set engine.dtype"),
+    (
+        {"engine": {"name": "transformers", "args": {"dtype": "x"}}},
+        r"scorer\.engine\.args\.dtype: set engine.dtype",
+    ),
     ({"engine": {"name": "openai"}}, r"scorer\.engine\.base_url: missing"),
     ({"rubric": "xqzt"}, r"scorer\..*'xqzt': unknown"),
     ({"scale": [5]}, r"scorer\.scale: expected \[lowest, highest\]"),
@@ -317,7 +389,13 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("settings", "message"), MISTAKES)
 def test_mistakes_in_settings_are_told_without_a_model(settings, message):
-    told = {"family": "judge", "path": "a/judge", "mode": "scalar", "engine": {"name": "transformers"}, **settings}
+    told = {
+        "family": "judge",
+        "path": "a/judge",
+        "mode": "scalar",
+        "engine": {"name": "transformers"},
+        **settings,
+    }
     told = {k: v for k, v in told.items() if v is not None}
     found = reward_models.problems(told)
     assert len(found) == 1
@@ -337,19 +415,34 @@ def test_a_checklist_is_written_from_the_english_prompt_if_the_rubric_is_english
 
 def test_what_was_kept_first_stands_and_a_torn_line_is_no_line(tmp_path):
     path = tmp_path / "kept.jsonl"
-    path.write_bytes(b'{"group_id": 7, "questions": ["Ist es gut?"]}\n{"key": "k1", "questions": ["One?"]}\n{"key": "k2", "quest')
+    path.write_bytes(
+        b'{"group_id": 7, "questions": ["Ist es gut?"]}\n{"key": "k1", "questions": ["One?"]}\n{"key": "k2", "quest'
+    )
     one, other = Kept(path), Kept(path)
-    assert (one.find("7", "k1"), one.find("8", "k1"), one.find(None, "k2")) == (["Ist es gut?"], ["One?"], None)
+    assert (one.find("7", "k1"), one.find("8", "k1"), one.find(None, "k2")) == (
+        ["Ist es gut?"],
+        ["One?"],
+        None,
+    )
     one.add({"k2": ["Two?"]})
     other.add({"k1": ["Not this?"], "k2": ["Nor this?"], "k3": ["Three?"]})
     assert [other.find(None, k) for k in ("k1", "k2", "k3")] == [["One?"], ["Two?"], ["Three?"]]
-    assert [Kept(path).find(None, k) for k in ("k1", "k2", "k3")] == [["One?"], ["Two?"], ["Three?"]]
+    assert [Kept(path).find(None, k) for k in ("k1", "k2", "k3")] == [
+        ["One?"],
+        ["Two?"],
+        ["Three?"],
+    ]
     assert path.read_text().count("\n") == 5
 
 
 def test_a_line_that_is_no_checklist_is_named(tmp_path):
     path = tmp_path / "kept.jsonl"
-    for text in ('{"group_id": "g"}\n', '{"group_id": "g", "questions": [', '["Is it?"]\n', '{"group_id": "g", "questions": []}\n'):
+    for text in (
+        '{"group_id": "g"}\n',
+        '{"group_id": "g", "questions": [',
+        '["Is it?"]\n',
+        '{"group_id": "g", "questions": []}\n',
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=r"kept\.jsonl: expected lines"):
             Kept(path)
@@ -380,5 +473,7 @@ def test_processes_that_write_at_once_agree(tmp_path):
 
 def test_phrases_are_plain_yaml_with_quoted_yes_and_no():
     for code in prompts.rubric_languages():
-        told = yaml.safe_load((prompts.FOLDER / "phrases" / f"{code}.yaml").read_text(encoding="utf-8"))
+        told = yaml.safe_load(
+            (prompts.FOLDER / "phrases" / f"{code}.yaml").read_text(encoding="utf-8")
+        )
         assert {"yes", "no"} <= set(told)

@@ -11,7 +11,13 @@ import reward_models
 from mlalign.core.errors import UserError
 from reward_models.networks import loading
 
-LABELS = ["helpsteer-helpfulness", "helpsteer-correctness", "ultrafeedback-overall_score", "beavertails-is_safe", "code-style"]
+LABELS = [
+    "helpsteer-helpfulness",
+    "helpsteer-correctness",
+    "ultrafeedback-overall_score",
+    "beavertails-is_safe",
+    "code-style",
+]
 
 
 @pytest.fixture(scope="module", params=["full", "lora"])
@@ -26,15 +32,29 @@ def trained(request, tmp_path_factory):
     torch.manual_seed(0)
     Qwen3ForCausalLM(make_config(tokenizer)).save_pretrained(root / "base")
     tokenizer.save_pretrained(root / "base")
-    sides = [[{"role": "user", "content": "Which number is the largest: 3 1 2?"}, {"role": "assistant", "content": t}] for t in TEXTS]
-    data = Dataset.from_list([{"chosen": sides[i % 6], "rejected": sides[(i + 1) % 6]} for i in range(8)])
-    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj"], modules_to_save=["score"])
+    sides = [
+        [
+            {"role": "user", "content": "Which number is the largest: 3 1 2?"},
+            {"role": "assistant", "content": t},
+        ]
+        for t in TEXTS
+    ]
+    data = Dataset.from_list(
+        [{"chosen": sides[i % 6], "rejected": sides[(i + 1) % 6]} for i in range(8)]
+    )
+    lora = LoraConfig(
+        task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj"], modules_to_save=["score"]
+    )
     args = RewardConfig(
         str(root / "out"), max_steps=3, per_device_train_batch_size=4, learning_rate=1e-2, use_cpu=True, bf16=False, report_to="none",
         save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, logging_strategy="no",
     )  # fmt: skip
     trainer = RewardTrainer(
-        str(root / "base"), args=args, train_dataset=data, processing_class=tokenizer, peft_config=lora if request.param == "lora" else None
+        str(root / "base"),
+        args=args,
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=lora if request.param == "lora" else None,
     )
     trainer.train()
     trainer.save_model(str(root / "saved"))
@@ -47,9 +67,19 @@ def test_trl(trained, answers):
     assert (path / "adapter_config.json").is_file() == hasattr(model, "peft_config")
     tokenizer = make_tokenizer()
     with torch.no_grad():
-        texts = [tokenizer.apply_chat_template([*i.prompt, {"role": "assistant", "content": i.response}], tokenize=False) for i in answers]
+        texts = [
+            tokenizer.apply_chat_template(
+                [*i.prompt, {"role": "assistant", "content": i.response}], tokenize=False
+            )
+            for i in answers
+        ]
         expected = [
-            model(input_ids=tokenizer(t, add_special_tokens=False, return_tensors="pt")["input_ids"]).logits[0, 0].item() for t in texts
+            model(
+                input_ids=tokenizer(t, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            )
+            .logits[0, 0]
+            .item()
+            for t in texts
         ]
     assert reward_models.load(path).score_items(answers).values == pytest.approx(expected, abs=1e-5)
     assert max(expected) - min(expected) > 0.1
@@ -57,10 +87,15 @@ def test_trl(trained, answers):
 
 @pytest.mark.slow
 def test_several_named_outputs(tmp_path, answers):
-    named = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
+    named = {
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {name: i for i, name in enumerate(LABELS)},
+    }
     path = save_classifier(tmp_path / "several", num_labels=5, **named)
     by_name = [reward_models.load(path, output=name).score_items(answers).values for name in LABELS]
-    assert by_name == [reward_models.load(path, output=i).score_items(answers).values for i in range(5)]
+    assert by_name == [
+        reward_models.load(path, output=i).score_items(answers).values for i in range(5)
+    ]
     assert len({tuple(values) for values in by_name}) == 5
 
 
@@ -72,7 +107,9 @@ def test_a_checkpoint_that_was_saved_quantised_is_told(tmp_path, caplog):
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
     (path / "config.json").write_text(json.dumps(config))
     if importlib.util.find_spec("bitsandbytes") is None:
-        with pytest.raises(UserError, match=r"quantised: .*needs a package that is not here: .*bitsandbytes"):
+        with pytest.raises(
+            UserError, match=r"quantised: .*needs a package that is not here: .*bitsandbytes"
+        ):
             reward_models.load(path)
     loading.outline(str(path), None)
     assert "was saved quantised, and is loaded as saved" in caplog.text
@@ -83,7 +120,9 @@ def test_an_adapter_on_another_base_is_refused(tmp_path):
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(save_classifier(tmp_path / "base"))
-    get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=4, modules_to_save=["score"])).save_pretrained(tmp_path / "adapter")
+    get_peft_model(
+        model, LoraConfig(task_type="SEQ_CLS", r=4, modules_to_save=["score"])
+    ).save_pretrained(tmp_path / "adapter")
     make_tokenizer().save_pretrained(tmp_path / "adapter")
     wider = save_classifier(tmp_path / "wider", hidden_size=64)
     with pytest.raises(UserError, match=r"adapter: the adapter does not fit its base .*wider"):

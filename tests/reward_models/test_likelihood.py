@@ -21,12 +21,16 @@ def by_hand(text: str) -> tuple[float, int]:
     network = AutoModelForCausalLM.from_pretrained(TINY, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     before = tokenizer.apply_chat_template(PROMPT, add_generation_prompt=True, tokenize=False)
-    whole = tokenizer.apply_chat_template([*PROMPT, {"role": "assistant", "content": text}], tokenize=False)
+    whole = tokenizer.apply_chat_template(
+        [*PROMPT, {"role": "assistant", "content": text}], tokenize=False
+    )
     begin = len(tokenizer(before, add_special_tokens=False)["input_ids"])
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
         logps = network(torch.tensor([ids])).logits[0].log_softmax(-1)
-    return sum(float(logps[place - 1, ids[place]]) for place in range(begin, len(ids))), len(ids) - begin
+    return sum(float(logps[place - 1, ids[place]]) for place in range(begin, len(ids))), len(
+        ids
+    ) - begin
 
 
 @pytest.mark.slow
@@ -34,7 +38,9 @@ def by_hand(text: str) -> tuple[float, int]:
 def test_the_score_is_the_log_probability_of_the_answer(normalise):
     texts = ["The largest number is 3.", "The sum is 6."]
     items = [Item(str(n), PROMPT, text, "eng_Latn") for n, text in enumerate(texts)]
-    with reward_models.open_scorer({"family": "likelihood", "path": str(TINY), "normalise": normalise}) as scorer:
+    with reward_models.open_scorer(
+        {"family": "likelihood", "path": str(TINY), "normalise": normalise}
+    ) as scorer:
         scores = scorer.score_items(items)
     expected = [by_hand(text) for text in texts]
     divisors = [n if normalise == "tokens" else 1 for _, n in expected]

@@ -24,7 +24,13 @@ def sequences(n=40, seed=0):
     """Distinct sequences in ascending order, several of them with a long beginning in common."""
     draw = random.Random(seed)
     starts = [tuple(draw.randrange(6, 300) for _ in range(draw.randrange(3, 60))) for _ in range(8)]
-    return sorted({draw.choice(starts) + tuple(draw.randrange(6, 300) for _ in range(draw.randrange(1, 30))) for _ in range(n)})
+    return sorted(
+        {
+            draw.choice(starts)
+            + tuple(draw.randrange(6, 300) for _ in range(draw.randrange(1, 30)))
+            for _ in range(n)
+        }
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ shared beginnings
@@ -33,9 +39,14 @@ def sequences(n=40, seed=0):
 def test_groups_by_hand():
     a, b = (1, 2, 3, 4), (1, 2, 9, 9)
     rows = sorted([(*a, 5), (*a, 6), (*a, 7), (*b, 5), (8,)])
-    assert prefix.groups(rows, shortest=2) == [Group(0, 2, 4)]  # 2 x 4 saved, more than 3 x 2 by all four
+    assert prefix.groups(rows, shortest=2) == [
+        Group(0, 2, 4)
+    ]  # 2 x 4 saved, more than 3 x 2 by all four
     assert prefix.groups(rows, shortest=5) == []
-    assert prefix.groups(sorted([(*a, 5), (*a, 6), (*b, 5), (*b, 6), (*b, 7)]), shortest=2) == [Group(0, 1, 4), Group(2, 4, 4)]
+    assert prefix.groups(sorted([(*a, 5), (*a, 6), (*b, 5), (*b, 6), (*b, 7)]), shortest=2) == [
+        Group(0, 1, 4),
+        Group(2, 4, 4),
+    ]
 
 
 def test_a_sequence_that_begins_another_keeps_a_token_of_its_own():
@@ -47,13 +58,20 @@ def test_groups_save_the_most_that_the_tree_of_beginnings_allows():
     """Against the definition: a run of rows is one group, or its parts with more in common are."""
     draw = random.Random(4)
     for _ in range(300):
-        rows = sorted({tuple(draw.randrange(2) for _ in range(draw.randrange(1, 8))) for _ in range(draw.randrange(1, 9))})
+        rows = sorted(
+            {
+                tuple(draw.randrange(2) for _ in range(draw.randrange(1, 8)))
+                for _ in range(draw.randrange(1, 9))
+            }
+        )
         found = prefix.groups(rows, shortest=1)
         assert sum(g.saved for g in found) == best(rows)
         covered = [i for g in found for i in range(g.first, g.last + 1)]
         assert len(covered) == len(set(covered))
         assert all(
-            rows[i][: g.length] == rows[g.first][: g.length] and len(rows[i]) > g.length for g in found for i in range(g.first, g.last + 1)
+            rows[i][: g.length] == rows[g.first][: g.length] and len(rows[i]) > g.length
+            for g in found
+            for i in range(g.first, g.last + 1)
         )
 
 
@@ -86,7 +104,9 @@ def test_a_decoder_is_causal_and_continues(classifier):
     assert sum(g.saved for g in prefix.groups(rows)) > 0.3 * sum(map(len, rows))
     net_off = opened(classifier)
     net_off.reuses = False
-    assert [v for row in net(rows) for v in row] == pytest.approx([v for row in net_off(rows) for v in row], abs=1e-5)
+    assert [v for row in net(rows) for v in row] == pytest.approx(
+        [v for row in net_off(rows) for v in row], abs=1e-5
+    )
 
 
 def test_shared_beginnings_are_read_once(classifier, monkeypatch):
@@ -103,7 +123,9 @@ def test_shared_beginnings_are_read_once(classifier, monkeypatch):
 def test_small_batches(classifier, batch_tokens):
     rows = sequences()
     small, large = opened(classifier, batch_tokens=batch_tokens), opened(classifier)
-    assert [v for row in small(rows) for v in row] == pytest.approx([v for row in large(rows) for v in row], abs=1e-5)
+    assert [v for row in small(rows) for v in row] == pytest.approx(
+        [v for row in large(rows) for v in row], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["xlm-roberta", "bert"])
@@ -115,7 +137,9 @@ def test_encoders_are_read_in_whole(tmp_path, kind):
 def test_sliding_windows_are_read_in_whole(tmp_path):
     tokenizer = make_tokenizer()
     path = save_network(
-        tmp_path / "window", MistralConfig(**sizes(tokenizer), num_key_value_heads=2, num_labels=1, sliding_window=12), tokenizer
+        tmp_path / "window",
+        MistralConfig(**sizes(tokenizer), num_key_value_heads=2, num_labels=1, sliding_window=12),
+        tokenizer,
     )
     net = opened(path)
     assert net.causal and not net.reuses
@@ -126,17 +150,32 @@ def test_sliding_windows_are_read_in_whole(tmp_path):
 
 
 def rope_model(path, tokenizer, rope):
-    told = {**sizes(tokenizer), "max_position_embeddings": 40, "num_key_value_heads": 2, "num_labels": 1}
-    return save_network(path, LlamaConfig(**told, rope_parameters={"rope_theta": 10000.0, **rope}), tokenizer)
+    told = {
+        **sizes(tokenizer),
+        "max_position_embeddings": 40,
+        "num_key_value_heads": 2,
+        "num_labels": 1,
+    }
+    return save_network(
+        path, LlamaConfig(**told, rope_parameters={"rope_theta": 10000.0, **rope}), tokenizer
+    )
 
 
-ITEMS = [Item(str(n), [{"role": "user", "content": "Which number is the largest?"}], "4 " * n) for n in (1, 2, 70, 90)]
+ITEMS = [
+    Item(str(n), [{"role": "user", "content": "Which number is the largest?"}], "4 " * n)
+    for n in (1, 2, 70, 90)
+]
 
 
 @pytest.mark.slow
 def test_longrope_does_not_depend_on_longer_neighbours(tmp_path):
     """Its frequencies change for the whole batch once a row is longer than the length it was trained on."""
-    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "original_max_position_embeddings": 40}
+    rope = {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 4,
+        "long_factor": [8.0] * 4,
+        "original_max_position_embeddings": 40,
+    }
     path = rope_model(tmp_path / "long", make_tokenizer(), rope)
     scorer = reward_models.load(path, max_length=200)
     alone = [scorer.score_items([item]).values[0] for item in ITEMS]
@@ -145,20 +184,29 @@ def test_longrope_does_not_depend_on_longer_neighbours(tmp_path):
 
 @pytest.mark.slow
 def test_dynamic_rope_stays_within_its_length(tmp_path):
-    path = rope_model(tmp_path / "dynamic", make_tokenizer(), {"rope_type": "dynamic", "factor": 2.0})
+    path = rope_model(
+        tmp_path / "dynamic", make_tokenizer(), {"rope_type": "dynamic", "factor": 2.0}
+    )
     with pytest.raises(UserError, match="max_length 41 is more than its positions allow"):
         reward_models.load(path, max_length=41)
     scorer = reward_models.load(path)
     alone = [scorer.score_items([item]).values[0] for item in ITEMS]
     found = scorer.score_items(ITEMS)
-    assert found.values == pytest.approx(alone, abs=1e-5) and found.flags["truncated"] == [False, False, True, True]
+    assert found.values == pytest.approx(alone, abs=1e-5) and found.flags["truncated"] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.slow
 def test_learned_positions_bound_the_length(tmp_path):
     """RoBERTa's begin behind its padding token: 256 rows, 253 tokens."""
     path = save_encoder(tmp_path / "encoder", model_max_length=10**30)
-    found = reward_models.load(path).score_items([Item("x", [{"role": "user", "content": "9" * 400}], "1 2")])
+    found = reward_models.load(path).score_items(
+        [Item("x", [{"role": "user", "content": "9" * 400}], "1 2")]
+    )
     assert found.tokens == 253 and found.values[0] is not None
     with pytest.raises(UserError, match="max_length 254 is more than its positions allow"):
         reward_models.load(path, max_length=254)
@@ -168,18 +216,25 @@ def test_learned_positions_bound_the_length(tmp_path):
 def test_head_in_float32_whatever_the_dtype(tmp_path):
     from reward_models.networks import kernels, loading
 
-    for path, head in ((save_classifier(tmp_path / "decoder"), "score"), (save_encoder(tmp_path / "encoder"), "classifier.out_proj")):
+    for path, head in (
+        (save_classifier(tmp_path / "decoder"), "score"),
+        (save_encoder(tmp_path / "encoder"), "classifier.out_proj"),
+    ):
         model = loading.network(str(path), None, None, "bfloat16", {})
         kernels.float32_head(model)
         assert model.get_submodule(head).weight.dtype == torch.float32
-        assert {p.dtype for name, p in model.named_parameters() if not name.startswith(head)} == {torch.bfloat16}
+        assert {p.dtype for name, p in model.named_parameters() if not name.startswith(head)} == {
+            torch.bfloat16
+        }
         assert model(torch.tensor([[5, 6, 7]])).logits.dtype == torch.float32
 
 
 def test_onednn_gives_what_torch_gives(classifier):
     from reward_models.networks import kernels
 
-    model = AutoModelForSequenceClassification.from_pretrained(classifier, dtype=torch.float32).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        classifier, dtype=torch.float32
+    ).eval()
     ids = torch.arange(5, 45)[None]
     with torch.inference_mode():
         before = model(ids).logits

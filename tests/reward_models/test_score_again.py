@@ -24,7 +24,9 @@ from reward_models.jobs import job, parallel, scoring, survey
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 @pytest.mark.parametrize("source", ["jsonl", "parquet"])
-def test_shards_windows_and_restarts_give_the_same_bytes(score, tmp_path, source, ending, monkeypatch):
+def test_shards_windows_and_restarts_give_the_same_bytes(
+    score, tmp_path, source, ending, monkeypatch
+):
     monkeypatch.setattr(job, "PART_S", 0.0)
     rows = write(tmp_path / "rows.jsonl", ROWS)
     if source == "parquet":
@@ -36,10 +38,14 @@ def test_shards_windows_and_restarts_give_the_same_bytes(score, tmp_path, source
     for i in (2, 0, 1):
         assert not output.exists()
         status, said = score(*told, "--shard", f"{i}/3", output=output.name)
-        assert status == 0 and ("50 rows, 50 answers" in said if i == 1 else "the last one finishes the file" in said)
+        assert status == 0 and (
+            "50 rows, 50 answers" in said if i == 1 else "the last one finishes the file" in said
+        )
     assert output.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
     assert not (tmp_path / f"scores.{ending}.parts").exists()
-    assert score(*told, "--shard", "1/2", output=f"again.{ending}")[0] == 0  # then the rest, with another number of shards
+    assert (
+        score(*told, "--shard", "1/2", output=f"again.{ending}")[0] == 0
+    )  # then the rest, with another number of shards
     assert score(*told, output=f"again.{ending}")[0] == 0
     assert (tmp_path / f"again.{ending}").read_bytes() == output.read_bytes()
 
@@ -62,20 +68,60 @@ def test_shard_of_a_slurm_array(score, tmp_path, monkeypatch):
 def test_windows_are_bounded_in_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(survey, "WINDOW_BYTES", 1000)
     rows = [{"prompt": "q", "response": "x" * size} for size in (10, 10, 5000, 10, 900, 900, 10)]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", compression="none", use_dictionary=False)
+    pq.write_table(
+        pa.Table.from_pylist(rows),
+        tmp_path / "rows.parquet",
+        compression="none",
+        use_dictionary=False,
+    )
     inputs = survey.sources([write(tmp_path / "rows.jsonl", rows)])
     found = survey.take(inputs, 1024, scoring.Reading().check)
     assert [w.rows for w in found.windows] == [3, 3, 1] and found.rows == 7
-    parquet = survey.take(survey.sources([tmp_path / "rows.parquet"]), 1024, scoring.Reading().check)
+    parquet = survey.take(
+        survey.sources([tmp_path / "rows.parquet"]), 1024, scoring.Reading().check
+    )
     assert max(w.rows for w in parquet.windows) == 1 and parquet.rows == 7
-    assert [e.number for w in found.windows for e in survey.Reader(inputs).entries(w)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [e.number for w in found.windows for e in survey.Reader(inputs).entries(w)] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+    ]
 
 
 @pytest.mark.slow
 def test_devices_on_a_machine_without_gpus(tmp_path):
     write(tmp_path / "rows.jsonl", ROWS)
-    assert process(tmp_path, "--family", "length", "--input", "rows.jsonl", "--window", 4, "--output", "whole.jsonl").returncode == 0
-    done = process(tmp_path, "--family", "length", "--input", "rows.jsonl", "--window", 4, "--output", "scores.jsonl", "--devices", 2)
+    assert (
+        process(
+            tmp_path,
+            "--family",
+            "length",
+            "--input",
+            "rows.jsonl",
+            "--window",
+            4,
+            "--output",
+            "whole.jsonl",
+        ).returncode
+        == 0
+    )
+    done = process(
+        tmp_path,
+        "--family",
+        "length",
+        "--input",
+        "rows.jsonl",
+        "--window",
+        4,
+        "--output",
+        "scores.jsonl",
+        "--devices",
+        2,
+    )
     assert done.returncode == 0, done.stderr
     assert "50 rows, 50 answers" in done.stderr
     assert (tmp_path / "scores.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -89,11 +135,28 @@ def test_a_process_that_dies_is_told_and_the_others_finish(tmp_path):
     broken.write_text(
         "import sys, os, signal\nif '0/2' in sys.argv:\n    print('out of luck', file=sys.stderr, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    told = ("--family", "length", "--input", "rows.jsonl", "--window", 4, "--output", "scores.jsonl", "--devices", 2)
+    told = (
+        "--family",
+        "length",
+        "--input",
+        "rows.jsonl",
+        "--window",
+        4,
+        "--output",
+        "scores.jsonl",
+        "--devices",
+        2,
+    )
     done = process(tmp_path, *told, env={"PYTHONPATH": f"{broken.parent}:{PROJECT}"})
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "1 of 2 processes did not end well: one was ended by signal 9" in done.stderr and "out of luck" in done.stderr
-    finished = sum(len(json.loads(p.read_text())["windows"]) for p in (tmp_path / "scores.jsonl.parts").glob("part-*.json"))
+    assert (
+        "1 of 2 processes did not end well: one was ended by signal 9" in done.stderr
+        and "out of luck" in done.stderr
+    )
+    finished = sum(
+        len(json.loads(p.read_text())["windows"])
+        for p in (tmp_path / "scores.jsonl.parts").glob("part-*.json")
+    )
     assert finished == 6  # of 13: the other process's whole share
     done = process(tmp_path, *told)
     assert done.returncode == 0 and len(read(tmp_path / "scores.jsonl")) == 50, done.stderr
@@ -103,7 +166,11 @@ def test_a_process_that_dies_is_told_and_the_others_finish(tmp_path):
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     code = "from reward_models.jobs import parallel\nimport time\nparallel.end_with_parent()\nprint('ready', flush=True)\ntime.sleep(60)"
     child = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
     )
     assert child.stdout.readline() == b"ready\n"
     began = time.monotonic()
@@ -133,13 +200,19 @@ def test_ctrl_c_keeps_what_is_finished(score, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
         status, said = score("--input", "rows.jsonl", "--window", 10)
-    assert status == 130 and "the same command goes on" in said and not (tmp_path / "scores.jsonl").exists()
+    assert (
+        status == 130
+        and "the same command goes on" in said
+        and not (tmp_path / "scores.jsonl").exists()
+    )
     calls = stopped_after(monkeypatch, 99)
     assert score("--input", "rows.jsonl", "--window", 10)[0] == 0
     assert len(calls) == 2 and len(read(tmp_path / "scores.jsonl")) == 50
 
 
-@pytest.mark.parametrize("place", ["jobs.assembly.write", "files.publish", "jobs.job.Job.throw_away"])
+@pytest.mark.parametrize(
+    "place", ["jobs.assembly.write", "files.publish", "jobs.job.Job.throw_away"]
+)
 def test_stopped_while_the_output_is_put_together(score, tmp_path, monkeypatch, place):
     write(tmp_path / "rows.jsonl", ROWS)
     with monkeypatch.context() as patch:
@@ -156,7 +229,11 @@ def test_stopped_while_the_output_is_put_together(score, tmp_path, monkeypatch, 
         assert score("--input", "rows.jsonl")[0] == 130 and calls
     status, said = score("--input", "rows.jsonl")
     assert status == 0 and ("is done already" in said) == (place == "jobs.job.Job.throw_away")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.jsonl", "scores.jsonl", "scores.jsonl.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "rows.jsonl",
+        "scores.jsonl",
+        "scores.jsonl.json",
+    ]
     assert len(read(tmp_path / "scores.jsonl")) == 50
 
 
@@ -164,7 +241,10 @@ def test_done_already_and_output_of_another_run(score, tmp_path):
     write(tmp_path / "rows.jsonl", ROWS)
     assert score("--input", "rows.jsonl")[0] == 0
     before = (tmp_path / "scores.jsonl").read_bytes()
-    assert score("--input", "rows.jsonl") == (0, "scores.jsonl: is done already\nscores.jsonl: 50 rows, 50 answers\n")
+    assert score("--input", "rows.jsonl") == (
+        0,
+        "scores.jsonl: is done already\nscores.jsonl: 50 rows, 50 answers\n",
+    )
     for arguments, message in (
         (("--language", "fr"), 'language was not set, is "fra_Latn"'),
         (("--window", 7), "window was 1024, is 7"),
@@ -178,32 +258,65 @@ def test_done_already_and_output_of_another_run(score, tmp_path):
     (tmp_path / "scores.jsonl").write_text("mine\n")
     assert "the file was changed since" in score("--input", "rows.jsonl")[1]
     (tmp_path / "scores.jsonl.json").unlink()
-    assert score("--input", "rows.jsonl") == (2, "error: scores.jsonl: exists already; remove it or choose another --output\n")
+    assert score("--input", "rows.jsonl") == (
+        2,
+        "error: scores.jsonl: exists already; remove it or choose another --output\n",
+    )
     (tmp_path / "scores.jsonl.json").write_text("{}")
     (tmp_path / "scores.jsonl").unlink()
-    assert "scores.jsonl.json: exists already, and this run would write there" in score("--input", "rows.jsonl")[1]
+    assert (
+        "scores.jsonl.json: exists already, and this run would write there"
+        in score("--input", "rows.jsonl")[1]
+    )
 
 
 @pytest.mark.slow
-def test_unfinished_work_of_another_run_is_refused_or_thrown_away(score, tmp_path, monkeypatch, classifier):
+def test_unfinished_work_of_another_run_is_refused_or_thrown_away(
+    score, tmp_path, monkeypatch, classifier
+):
     write(tmp_path / "rows.jsonl", ROWS)
     write(tmp_path / "other.jsonl", ROWS[::-1])
     model = ("--model", str(classifier))
     with monkeypatch.context() as patch:
         stopped_after(patch, 2)
-        assert score("--input", "rows.jsonl", "--window", 10, "--set", "max_length=50", family=model)[0] == 130
+        assert (
+            score("--input", "rows.jsonl", "--window", 10, "--set", "max_length=50", family=model)[
+                0
+            ]
+            == 130
+        )
     for arguments, message in (
-        (("rows.jsonl", "--window", 10, "--set", "max_length=60"), "scorer.max_length was 50, is 60"),
-        (("other.jsonl", "--window", 10, "--set", "max_length=50"), "is unfinished work on other rows (rows.jsonl of 50 rows)"),
+        (
+            ("rows.jsonl", "--window", 10, "--set", "max_length=60"),
+            "scorer.max_length was 50, is 60",
+        ),
+        (
+            ("other.jsonl", "--window", 10, "--set", "max_length=50"),
+            "is unfinished work on other rows (rows.jsonl of 50 rows)",
+        ),
     ):
         status, said = score("--input", *arguments, family=model)
         assert status == 2 and message in said and "--restart" in said
     assert (
-        score("--input", "rows.jsonl", "--window", 10, "--set", "max_length=50", "--set", "device_batch_tokens=999", family=model)[0] == 0
+        score(
+            "--input",
+            "rows.jsonl",
+            "--window",
+            10,
+            "--set",
+            "max_length=50",
+            "--set",
+            "device_batch_tokens=999",
+            family=model,
+        )[0]
+        == 0
     )
     with monkeypatch.context() as patch:
         stopped_after(patch, 2)
-        assert score("--input", "rows.jsonl", "--window", 10, family=model, output="two.jsonl")[0] == 130
+        assert (
+            score("--input", "rows.jsonl", "--window", 10, family=model, output="two.jsonl")[0]
+            == 130
+        )
     assert score("--input", "other.jsonl", "--restart", output="two.jsonl")[0] == 0
     assert [r["id"] for r in read(tmp_path / "two.jsonl")] == [r["id"] for r in ROWS[::-1]]
     with monkeypatch.context() as patch:  # no window is finished: nothing would be lost
@@ -213,7 +326,11 @@ def test_unfinished_work_of_another_run_is_refused_or_thrown_away(score, tmp_pat
     (tmp_path / "three.jsonl.parts").mkdir()
     (tmp_path / "three.jsonl.parts" / "thesis.txt").write_text("years of work")
     status, said = score("--input", "rows.jsonl", "--restart", output="three.jsonl")
-    assert status == 2 and "holds other things" in said and (tmp_path / "three.jsonl.parts" / "thesis.txt").exists()
+    assert (
+        status == 2
+        and "holds other things" in said
+        and (tmp_path / "three.jsonl.parts" / "thesis.txt").exists()
+    )
 
 
 def test_a_mended_row_costs_one_window(score, tmp_path, monkeypatch):
@@ -225,12 +342,20 @@ def test_a_mended_row_costs_one_window(score, tmp_path, monkeypatch):
     write(tmp_path / "rows.jsonl", mended)
     calls = stopped_after(monkeypatch, 99)
     status, said = score("--input", "rows.jsonl", "--window", 10)
-    assert status == 0 and "the input was changed since: 3 of 4 finished windows still stand in it and are kept" in said
-    assert len(calls) == 2 and [r["score"] for r in read(tmp_path / "scores.jsonl")] == [len(r["response"]) for r in mended]
+    assert (
+        status == 0
+        and "the input was changed since: 3 of 4 finished windows still stand in it and are kept"
+        in said
+    )
+    assert len(calls) == 2 and [r["score"] for r in read(tmp_path / "scores.jsonl")] == [
+        len(r["response"]) for r in mended
+    ]
 
 
 @pytest.mark.slow
-def test_a_model_with_other_weights_is_another_run(score, tmp_path, tmp_path_factory, classifier, monkeypatch):
+def test_a_model_with_other_weights_is_another_run(
+    score, tmp_path, tmp_path_factory, classifier, monkeypatch
+):
     import shutil
 
     write(tmp_path / "rows.jsonl", ROWS)
@@ -238,11 +363,15 @@ def test_a_model_with_other_weights_is_another_run(score, tmp_path, tmp_path_fac
     shutil.copytree(classifier, model)
     with monkeypatch.context() as patch:
         stopped_after(patch, 1)
-        assert score("--input", "rows.jsonl", "--window", 10, family=("--model", str(model)))[0] == 130
+        assert (
+            score("--input", "rows.jsonl", "--window", 10, family=("--model", str(model)))[0] == 130
+        )
     model.rename(moved)
     with monkeypatch.context() as patch:
         stopped_after(patch, 1)
-        assert score("--input", "rows.jsonl", "--window", 10, family=("--model", str(moved)))[0] == 130  # it is the same model
+        assert (
+            score("--input", "rows.jsonl", "--window", 10, family=("--model", str(moved)))[0] == 130
+        )  # it is the same model
     weights = moved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     status, said = score("--input", "rows.jsonl", "--window", 10, family=("--model", str(moved)))
@@ -254,7 +383,14 @@ def forked(monkeypatch):
     """`forked(argv)` starts the command in a process of its own that has everything imported: it is at work in a moment."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "peft", "transformers.models.qwen3.modeling_qwen3", "reward_models.families.classifier"])
+    context.set_forkserver_preload(
+        [
+            "torch",
+            "peft",
+            "transformers.models.qwen3.modeling_qwen3",
+            "reward_models.families.classifier",
+        ]
+    )
 
     def start(argv):
         child = context.Process(target=main, args=([str(a) for a in argv],))
@@ -285,11 +421,26 @@ def test_shards_that_end_together(tmp_path, forked):
 def test_kills(tmp_path, classifier, forked, n_kills):
     """kill -9 at random moments, while one of three shards, or all of it, is at work: the file equals the unbroken one."""
     rows = [
-        {"prompt": f"Which number is the largest: {i} {i % 7}?", "response": f"It is {i}. " * (1 + i % 9), "language": "en"}
+        {
+            "prompt": f"Which number is the largest: {i} {i % 7}?",
+            "response": f"It is {i}. " * (1 + i % 9),
+            "language": "en",
+        }
         for i in range(250 * n_kills)
     ]
     source = write(tmp_path / "rows.jsonl", rows)
-    told = ("score", "--model", classifier, "--input", source, "--window", 8, "--quiet", "--set", "device_batch_tokens=64")
+    told = (
+        "score",
+        "--model",
+        classifier,
+        "--input",
+        source,
+        "--window",
+        8,
+        "--quiet",
+        "--set",
+        "device_batch_tokens=64",
+    )
     began = time.monotonic()
     whole = forked([*told, "--output", tmp_path / "whole.jsonl"])
     whole.join()
@@ -303,8 +454,15 @@ def test_kills(tmp_path, classifier, forked, n_kills):
         if child.is_alive():
             child.kill()
             child.join()
-            kept.append(sum(len(json.loads(p.read_text())["windows"]) for p in tmp_path.glob("*.parts/part-*.json")))
-        if (tmp_path / "scores.jsonl").exists():  # the machine is faster than it was: all kills once more, sooner
+            kept.append(
+                sum(
+                    len(json.loads(p.read_text())["windows"])
+                    for p in tmp_path.glob("*.parts/part-*.json")
+                )
+            )
+        if (
+            tmp_path / "scores.jsonl"
+        ).exists():  # the machine is faster than it was: all kills once more, sooner
             for path in tmp_path.glob("scores.jsonl*"):
                 path.unlink()
             kept.clear()
@@ -314,7 +472,13 @@ def test_kills(tmp_path, classifier, forked, n_kills):
     assert (tmp_path / "scores.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert len(set(kept)) > 2  # work was done between the kills
     left = sorted(p.name for p in tmp_path.iterdir())
-    assert left == ["rows.jsonl", "scores.jsonl", "scores.jsonl.json", "whole.jsonl", "whole.jsonl.json"]
+    assert left == [
+        "rows.jsonl",
+        "scores.jsonl",
+        "scores.jsonl.json",
+        "whole.jsonl",
+        "whole.jsonl.json",
+    ]
 
 
 # ------------------------------------------------------------------------------------------- what is there is checked first
@@ -334,14 +498,20 @@ def swapped(one, other):
 def under_other_keys(one, other):
     """The scores of some rows are called those of others."""
     told, keys = json.loads(one.read_text()), json.loads(other.read_text())["windows"]
-    one.write_text(json.dumps({**told, "windows": dict(zip(keys, told["windows"].values(), strict=False))}))
+    one.write_text(
+        json.dumps({**told, "windows": dict(zip(keys, told["windows"].values(), strict=False))})
+    )
 
 
 DAMAGES = {
-    "lines cut": lambda one, other: one.with_suffix(".jsonl").write_bytes(one.with_suffix(".jsonl").read_bytes()[:-9]),
+    "lines cut": lambda one, other: one.with_suffix(".jsonl").write_bytes(
+        one.with_suffix(".jsonl").read_bytes()[:-9]
+    ),
     "no lines": lambda one, other: one.with_suffix(".jsonl").write_bytes(b""),
     "lines gone": lambda one, other: one.with_suffix(".jsonl").unlink(),
-    "lines of another part": lambda one, other: swapped(one.with_suffix(".jsonl"), other.with_suffix(".jsonl")),
+    "lines of another part": lambda one, other: swapped(
+        one.with_suffix(".jsonl"), other.with_suffix(".jsonl")
+    ),
     "a score of one's own": lambda one, other: one.with_suffix(".jsonl").write_text(
         one.with_suffix(".jsonl").read_text().replace('"score": ', '"score": 1')
     ),
@@ -349,7 +519,9 @@ DAMAGES = {
     "marker cut": lambda one, other: one.write_text(one.read_text()[:-20]),
     "marker empty": lambda one, other: one.write_text(""),
     "marker a list": lambda one, other: one.write_text("[]"),
-    "marker of another run": lambda one, other: one.write_text(json.dumps({**json.loads(one.read_text()), "run": "0" * 16})),
+    "marker of another run": lambda one, other: one.write_text(
+        json.dumps({**json.loads(one.read_text()), "run": "0" * 16})
+    ),
 }
 
 
@@ -393,7 +565,14 @@ def test_a_model_that_is_swapped_while_it_scores_gives_nothing(score, tmp_path, 
     """Neither the output nor a part that the next run would take."""
     shutil.copytree(TINY, tmp_path / "model")
     write(tmp_path / "rows.jsonl", ROWS)
-    options = ("--input", "rows.jsonl", "--set", "unit=tokens", "--set", f"path={tmp_path / 'model'}")
+    options = (
+        "--input",
+        "rows.jsonl",
+        "--set",
+        "unit=tokens",
+        "--set",
+        f"path={tmp_path / 'model'}",
+    )
     real, weights = scoring.of_window, tmp_path / "model" / "model.safetensors"
 
     def swapping(*given, **more):

@@ -42,17 +42,25 @@ def bleu(hypothesis, reference):
     """Papineni et al. 2002 on tokens, orders up to 4 that the sentence has, zero counts halved in turn (exponential smoothing)."""
     logs, smooth = [], 1.0
     for n in range(1, min(4, len(hypothesis)) + 1):
-        a, b = (Counter(tuple(t[i : i + n]) for i in range(len(t) - n + 1)) for t in (hypothesis, reference))
+        a, b = (
+            Counter(tuple(t[i : i + n]) for i in range(len(t) - n + 1))
+            for t in (hypothesis, reference)
+        )
         common = (a & b).total()
         if common == 0:
             smooth *= 2
         logs.append(math.log(common / a.total() if common else 1 / (smooth * a.total())))
-    brevity = 1.0 if len(hypothesis) >= len(reference) else math.exp(1 - len(reference) / len(hypothesis))
+    brevity = (
+        1.0 if len(hypothesis) >= len(reference) else math.exp(1 - len(reference) / len(hypothesis))
+    )
     return 100 * brevity * math.exp(sum(logs) / len(logs))
 
 
 def items(pairs=PAIRS, language="eng_Latn"):
-    return [Item(str(i), [], hypothesis, language, reference) for i, (hypothesis, reference) in enumerate(pairs)]
+    return [
+        Item(str(i), [], hypothesis, language, reference)
+        for i, (hypothesis, reference) in enumerate(pairs)
+    ]
 
 
 def opened(**told):
@@ -66,7 +74,10 @@ def test_chrf():
 
 
 def test_bleu():
-    pairs = [(" ".join(h), " ".join(r)) for h, r in (("abcdefg", "abcxefg"), ("abcd", "abcdefg"), ("abab", "baba"))]
+    pairs = [
+        (" ".join(h), " ".join(r))
+        for h, r in (("abcdefg", "abcxefg"), ("abcd", "abcdefg"), ("abab", "baba"))
+    ]
     told = opened(metric="bleu")(items(pairs)).values
     assert told == pytest.approx([bleu(h.split(), r.split()) for h, r in pairs], abs=1e-6)
 
@@ -74,23 +85,43 @@ def test_bleu():
 def test_bleu_of_scripts_without_spaces_is_not_of_one_word():
     pairs = [("最大的数字是九。", "最大的数字是三。")]
     expected = bleu(list(pairs[0][0]), list(pairs[0][1]))
-    assert opened(metric="bleu")(items(pairs, "cmn_Hans")).values[0] == pytest.approx(expected, abs=1e-6)
+    assert opened(metric="bleu")(items(pairs, "cmn_Hans")).values[0] == pytest.approx(
+        expected, abs=1e-6
+    )
     thai = [("ตัวเลขที่ใหญ่ที่สุดคือเก้า", "ตัวเลขที่ใหญ่ที่สุดคือสาม")]
     assert (
         opened(metric="bleu")(items(thai, "tha_Thai")).values[0]
         > 50
         > opened(metric="bleu", tokenize="13a")(items(thai, "tha_Thai")).values[0]
     )
-    told = {"cmn_Hant": "zh", "jpn_Jpan": "char", "lao_Laoo": "char", "mya_Mymr": "char", "kor_Kore": "13a", "swh_Latn": "13a", None: "13a"}
+    told = {
+        "cmn_Hant": "zh",
+        "jpn_Jpan": "char",
+        "lao_Laoo": "char",
+        "mya_Mymr": "char",
+        "kor_Kore": "13a",
+        "swh_Latn": "13a",
+        None: "13a",
+    }
     assert {code: tokenizer_for(code) for code in told} == told
 
 
 def test_references():
-    assert references("a text") == ["a text"] and references("42") == ["42"] and references(None) == []
-    assert references('{"text": "a", "match": "x"}') == references('{"answer": "a"}') == references('["a"]') == ["a"]
+    assert (
+        references("a text") == ["a text"] and references("42") == ["42"] and references(None) == []
+    )
+    assert (
+        references('{"text": "a", "match": "x"}')
+        == references('{"answer": "a"}')
+        == references('["a"]')
+        == ["a"]
+    )
     several = Item("i", [], PAIRS[0][0], "eng_Latn", '["nothing alike", "The cat sat on the mat."]')
     found = opened()([several, Item("j", [], "x", "eng_Latn")])
-    assert found.values == [pytest.approx(100), None] and found.flags["no_reference"] == [False, True]
+    assert found.values == [pytest.approx(100), None] and found.flags["no_reference"] == [
+        False,
+        True,
+    ]
 
 
 def test_a_score_depends_on_its_item_alone():
@@ -112,5 +143,7 @@ def test_what_is_refused():
 
 def test_a_missing_package_is_named():
     code = "import sys; sys.modules['sacrebleu'] = None; import reward_models; reward_models.open_scorer({'family': 'translation'})"
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False
+    )
     assert "needs the package: pip install sacrebleu" in done.stderr

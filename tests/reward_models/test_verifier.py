@@ -25,10 +25,27 @@ def test_unicode_has_many_decimal_scripts():
 @pytest.mark.parametrize("zero", ZEROS, ids=unicodedata.name)
 def test_native_digits(zero):
     assert verify(f"… = {written('407', zero)} .", "407", "numeric") == 1.0
-    assert verify(f"{written('1', zero)}, {written('2', zero)}: {written('-36.5', zero)}", "-36.5", "numeric") == 1.0
+    assert (
+        verify(
+            f"{written('1', zero)}, {written('2', zero)}: {written('-36.5', zero)}",
+            "-36.5",
+            "numeric",
+        )
+        == 1.0
+    )
     assert verify(written("408", zero), "407", "numeric") == 0.0
-    assert verify(f"({written('2', zero)})", "2", "multiple_choice", {"1": "one", "2": "two"}) == 1.0
-    assert verify(written("2", zero), written("2", zero), "multiple_choice", {written(str(n), zero): "x" for n in (1, 2)}) == 1.0
+    assert (
+        verify(f"({written('2', zero)})", "2", "multiple_choice", {"1": "one", "2": "two"}) == 1.0
+    )
+    assert (
+        verify(
+            written("2", zero),
+            written("2", zero),
+            "multiple_choice",
+            {written(str(n), zero): "x" for n in (1, 2)},
+        )
+        == 1.0
+    )
 
 
 CITIES = ["Paris", "London", "Rome", "Berlin"]
@@ -71,9 +88,19 @@ def test_multiple_choice(response, answer, options, right):
 def test_the_row_brings_the_options():
     verifier = reward_models.open_scorer({"family": "verifier"})
     reference = {"answer": "B", "match": "multiple_choice", "options": CITIES}
-    rows = [{"prompt": "?", "responses": ["(B)", "Rome", "no idea"], "reference": reference}, {"prompt": "?", "response": "B"}]
+    rows = [
+        {"prompt": "?", "responses": ["(B)", "Rome", "no idea"], "reference": reference},
+        {"prompt": "?", "response": "B"},
+    ]
     assert verifier.score(rows) == [1.0, 0.0, 0.0, None]
-    with pytest.raises(UserError, match="the answer 'E' of its reference is neither the label nor the text of one of its options"):
-        verifier.score([{"prompt": "?", "response": "E", "reference": {**reference, "answer": "E"}}])
+    with pytest.raises(
+        UserError,
+        match="the answer 'E' of its reference is neither the label nor the text of one of its options",
+    ):
+        verifier.score(
+            [{"prompt": "?", "response": "E", "reference": {**reference, "answer": "E"}}]
+        )
     with pytest.raises(UserError, match="did you mean 'multiple_choice'"):
-        verifier.score_items([Item("x", [], "E", reference='{"answer": "A", "match": "multiple_choise"}')])
+        verifier.score_items(
+            [Item("x", [], "E", reference='{"answer": "A", "match": "multiple_choise"}')]
+        )

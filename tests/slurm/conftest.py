@@ -30,9 +30,19 @@ class Cluster:
     def __init__(self, env: dict[str, str]):
         self.env = env
 
-    def run(self, *command: object, timeout: float = 60, check: bool = True, **options) -> subprocess.CompletedProcess:
+    def run(
+        self, *command: object, timeout: float = 60, check: bool = True, **options
+    ) -> subprocess.CompletedProcess:
         words = [str(word) for word in command]
-        done = subprocess.run(words, env=self.env, text=True, capture_output=True, timeout=timeout, check=False, **options)
+        done = subprocess.run(
+            words,
+            env=self.env,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            **options,
+        )
         assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done
 
@@ -42,13 +52,20 @@ class Cluster:
 
     def job(self, job: object) -> dict[str, str]:
         """What the scheduler says of a job (of the first task, for an array), ended or not."""
-        return dict(re.findall(r"(\S+?)=(\S*)", self.run("scontrol", "-o", "show", "job", job).stdout.partition("\n")[0]))
+        return dict(
+            re.findall(
+                r"(\S+?)=(\S*)",
+                self.run("scontrol", "-o", "show", "job", job).stdout.partition("\n")[0],
+            )
+        )
 
     def wait(self, job: object, *states: str, timeout: float = 60) -> dict[str, str]:
         """Wait until a job is in one of these states; fails with what the scheduler says of it."""
         end = time.monotonic() + timeout
         while (now := self.job(job))["JobState"] not in states:
-            assert time.monotonic() < end, f"job {job} did not become {states} within {timeout} s: {now}"
+            assert time.monotonic() < end, (
+                f"job {job} did not become {states} within {timeout} s: {now}"
+            )
             time.sleep(0.1)
         return now
 
@@ -61,12 +78,22 @@ class Cluster:
 def cluster(**settings: object) -> Iterator[Cluster]:
     """A cluster with settings of `slurm-up.sh`, without the prefix CLUSTER_ and in small letters; gone at the end."""
     _need_slurm()
-    base = tempfile.mkdtemp(prefix="slurm", dir="/tmp")  # short, for unix sockets; a test's own folder is too deep
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_", "CLUSTER_"))}
-    env |= {f"CLUSTER_{k.upper()}": str(v) for k, v in settings.items()} | {"CLUSTER_DIR": f"{base}/c"}
+    base = tempfile.mkdtemp(
+        prefix="slurm", dir="/tmp"
+    )  # short, for unix sockets; a test's own folder is too deep
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("SLURM_", "SBATCH_", "SRUN_", "CLUSTER_"))
+    }
+    env |= {f"CLUSTER_{k.upper()}": str(v) for k, v in settings.items()} | {
+        "CLUSTER_DIR": f"{base}/c"
+    }
     env |= {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     try:
-        up = subprocess.run([UP, "up"], env=env, text=True, capture_output=True, timeout=120, check=False)
+        up = subprocess.run(
+            [UP, "up"], env=env, text=True, capture_output=True, timeout=120, check=False
+        )
         assert up.returncode == 0, up.stderr
         yield Cluster({**env, "SLURM_CONF": f"{base}/c/slurm.conf"})
     finally:
@@ -77,7 +104,9 @@ def cluster(**settings: object) -> Iterator[Cluster]:
 def _need_slurm() -> None:
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if missing := [name for name in PROGRAMS if not shutil.which(name, path=path)]:
-        why = f"Slurm is not installed (no {', '.join(missing)}); as root: tests/slurm-up.sh install"
+        why = (
+            f"Slurm is not installed (no {', '.join(missing)}); as root: tests/slurm-up.sh install"
+        )
         pytest.fail(why) if os.environ.get("REQUIRE_SLURM") == "1" else pytest.skip(why)
 
 

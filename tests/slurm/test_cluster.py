@@ -6,7 +6,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_job_runs_on_both_nodes(slurm, tmp_path):
-    job = slurm.sbatch("-N2", "-n2", "-o", tmp_path / "log", "--wrap", "srun printenv SLURMD_NODENAME")
+    job = slurm.sbatch(
+        "-N2", "-n2", "-o", tmp_path / "log", "--wrap", "srun printenv SLURMD_NODENAME"
+    )
     slurm.wait(job, "COMPLETED")
     assert sorted((tmp_path / "log").read_text().split()) == ["n1", "n2"]
 

@@ -21,7 +21,14 @@ class Submitted:
         (self.folder / "logs").mkdir(parents=True)
         self.steps = {name: ARTIFACT.format(i) for i, name in enumerate(steps)}
         told = [
-            {"step": name, "stage": "generate", "artifact": self.steps[name], "round": None, "inputs": [], "resources": {}}
+            {
+                "step": name,
+                "stage": "generate",
+                "artifact": self.steps[name],
+                "round": None,
+                "inputs": [],
+                "resources": {},
+            }
             for name in steps
         ]
         plan = {"recipe": "tried", "name": "mine", "languages": [], "steps": told}
@@ -94,12 +101,19 @@ def test_states_nodes_reasons_and_restarts_are_slurms_own(mlalign, submitted, sl
     until(lambda: steps_of(mlalign)["array"]["tasks"].get("done") == 1)
     slurm.run("scontrol", "requeuehold", first)
     told = until(lambda: (now := steps_of(mlalign))["first"]["state"] == "pending" and now)
-    assert (told["first"]["state"], told["first"]["job"], told["first"]["restarts"]) == ("pending", first, 1)
+    assert (told["first"]["state"], told["first"]["job"], told["first"]["restarts"]) == (
+        "pending",
+        first,
+        1,
+    )
     assert told["first"]["why"].endswith("is held: scontrol release JOB lets it go")
     assert told["array"]["state"] == "running" and sum(told["array"]["tasks"].values()) == 3
     assert set(told["array"]["nodes"].split(",")) <= {"n1", "n2"} and told["array"]["nodes"]
     assert told["next"]["why"] == "Dependency: waits for the steps before it"
-    assert (told["broken"]["state"], told["broken"]["why"]) == ("failed", "ended with an error (exit status 7)")
+    assert (told["broken"]["state"], told["broken"]["why"]) == (
+        "failed",
+        "ended with an error (exit status 7)",
+    )
     assert told["never"]["why"].startswith("DependencyNeverSatisfied: what it waits for has failed")
     assert told["held"]["why"] == "JobHeldUser: is held: scontrol release JOB lets it go"
     table = mlalign("status", "name=mine").stdout
@@ -110,25 +124,49 @@ def test_states_nodes_reasons_and_restarts_are_slurms_own(mlalign, submitted, sl
     assert steps_of(mlalign)["first"]["elapsed_s"] >= 0
 
 
-def test_an_artifact_counts_more_than_its_job_and_a_forgotten_job_is_called_so(mlalign, submitted, slurm):
+def test_an_artifact_counts_more_than_its_job_and_a_forgotten_job_is_called_so(
+    mlalign, submitted, slurm
+):
     run = submitted("done", "lost", "stopped")
     run.submit("done", "sleep 60", "--hold")
     for step in ("lost", "stopped"):
         run.submit(step, "sleep 60")
-    finished = {"status": "done", "started": 10.0, "finished": 25.0, "host": "n9", "rows_by_language": {"swh_Latn": 3}}
+    finished = {
+        "status": "done",
+        "started": 10.0,
+        "finished": 25.0,
+        "host": "n9",
+        "rows_by_language": {"swh_Latn": 3},
+    }
     path = run.root / "store" / run.steps["done"]
     path.mkdir(parents=True)
     write_manifest(path, **finished)
-    lines = (run.folder / "jobs.jsonl").read_text().replace('"step": "lost"', '"step": "lost", "x": 1').splitlines()
+    lines = (
+        (run.folder / "jobs.jsonl")
+        .read_text()
+        .replace('"step": "lost"', '"step": "lost", "x": 1')
+        .splitlines()
+    )
     lines[1] = json.dumps({**json.loads(lines[1]), "job": "999999"})
-    (run.folder / "jobs.jsonl").write_text("\n".join(lines) + '\n{"job": "12')  # a line that is just being written
-    (run.partial("stopped") / "outcome.json").write_text('{"status": 75, "message": "stopped on request"}')
+    (run.folder / "jobs.jsonl").write_text(
+        "\n".join(lines) + '\n{"job": "12'
+    )  # a line that is just being written
+    (run.partial("stopped") / "outcome.json").write_text(
+        '{"status": 75, "message": "stopped on request"}'
+    )
     slurm.run("scancel", json.loads(lines[2])["job"])
     until(lambda: steps_of(mlalign)["stopped"]["state"] == "interrupted")
     told = steps_of(mlalign)
-    assert (told["done"]["state"], told["done"]["elapsed_s"], told["done"]["nodes"]) == ("done", 15.0, "n9")
+    assert (told["done"]["state"], told["done"]["elapsed_s"], told["done"]["nodes"]) == (
+        "done",
+        15.0,
+        "n9",
+    )
     assert told["done"]["progress"]["done"] == 3
-    assert (told["lost"]["state"], told["lost"]["why"]) == ("gone", "Slurm has forgotten job 999999, which left no artifact")
+    assert (told["lost"]["state"], told["lost"]["why"]) == (
+        "gone",
+        "Slurm has forgotten job 999999, which left no artifact",
+    )
 
 
 def test_a_continued_task_counts_once(mlalign, submitted, slurm):
@@ -138,7 +176,12 @@ def test_a_continued_task_counts_once(mlalign, submitted, slurm):
     further = run.submit("array", "sleep 60", continues=f"{array}_1")
     slurm.wait(further, "RUNNING")
     told = steps_of(mlalign)["array"]
-    assert (told["state"], told["tasks"], told["restarts"], told["job"]) == ("running", {"running": 2}, 1, f"{array},{further}")
+    assert (told["state"], told["tasks"], told["restarts"], told["job"]) == (
+        "running",
+        {"running": 2},
+        1,
+        f"{array},{further}",
+    )
 
 
 def test_logs_of_jobs_and_tasks_with_the_explanation_first(mlalign, submitted, slurm):
@@ -146,10 +189,18 @@ def test_logs_of_jobs_and_tasks_with_the_explanation_first(mlalign, submitted, s
     array = run.submit("array", r"printf 'task %s \033[31mred\n' $SLURM_ARRAY_TASK_ID", tasks=2)
     broken = run.submit("broken", "seq 500; exit 1")
     slurm.wait(broken, "FAILED")
-    until(lambda: len(list((run.folder / "logs").glob(f"array-{array}_*.log"))) == 2 and not slurm.queue())
-    (run.folder / "broken.failed.txt").write_text("broken failed on n1: the disk is full\nmake room\n")
+    until(
+        lambda: (
+            len(list((run.folder / "logs").glob(f"array-{array}_*.log"))) == 2 and not slurm.queue()
+        )
+    )
+    (run.folder / "broken.failed.txt").write_text(
+        "broken failed on n1: the disk is full\nmake room\n"
+    )
     told = mlalign("logs", "name=mine", "step=array", "task=1").stdout
-    assert "task 1 ⟨U+001B⟩[31mred" in told and f"array-{array}_1.log" in told and "task 0" not in told
+    assert (
+        "task 1 ⟨U+001B⟩[31mred" in told and f"array-{array}_1.log" in told and "task 0" not in told
+    )
     assert "(and 1 more:" in mlalign("logs", "name=mine", "step=array").stdout
     told = mlalign("logs", "name=mine", "step=broken", "lines=2").stdout.splitlines()
     assert told[0] == "broken failed on n1: the disk is full"
@@ -163,14 +214,20 @@ def test_logs_follow_a_job_to_its_end(mlalign, submitted, slurm):
     run = submitted("slow")
     job = run.submit("slow", "echo begun; sleep 4; echo finished")
     until((run.folder / "logs" / f"slow-{job}.log").is_file)
-    assert mlalign("logs", "name=mine", "follow=true").stdout.splitlines()[-2:] == ["begun", "finished"]
+    assert mlalign("logs", "name=mine", "follow=true").stdout.splitlines()[-2:] == [
+        "begun",
+        "finished",
+    ]
 
 
 def test_watch_ends_with_the_last_job(mlalign, submitted):
     run = submitted("short")
     run.submit("short", "sleep 2")
     told = mlalign("status", "name=mine", "watch=0.5").stdout
-    assert told.count("mine (recipe tried)") > 2 and "ended without an artifact" in told.splitlines()[-1]
+    assert (
+        told.count("mine (recipe tried)") > 2
+        and "ended without an artifact" in told.splitlines()[-1]
+    )
 
 
 SAVES = """asked=; trap 'asked=1' USR1
@@ -183,8 +240,15 @@ def test_cancel_asks_what_runs_and_cancels_what_waits(mlalign, submitted, slurm)
     run = submitted("first", "next", "array")
     first = run.submit("first", SAVES.format(marker=run.folder / "cancelled"))
     waits = run.submit("next", "true", after=[first])
-    array = run.submit("array", SAVES.format(marker=run.folder / "cancelled"), "--array=0-2%2", tasks=3)
-    until(lambda: len([j for j in slurm.run("squeue", "-h", "-r", "-t", "R", "-o", "%i").stdout.split()]) == 3)
+    array = run.submit(
+        "array", SAVES.format(marker=run.folder / "cancelled"), "--array=0-2%2", tasks=3
+    )
+    until(
+        lambda: (
+            len([j for j in slurm.run("squeue", "-h", "-r", "-t", "R", "-o", "%i").stdout.split()])
+            == 3
+        )
+    )
     time.sleep(0.5)  # until the traps are set
     done = mlalign("cancel", "name=mine")
     assert done.returncode == 0, done.stderr
@@ -195,8 +259,14 @@ def test_cancel_asks_what_runs_and_cancels_what_waits(mlalign, submitted, slurm)
     ]
     until(lambda: not slurm.queue())
     assert "saved" in (run.folder / "logs" / f"first-{first}.log").read_text()
-    assert (slurm.job(first)["JobState"], slurm.job(waits)["JobState"]) == ("COMPLETED", "CANCELLED")
-    assert mlalign("cancel", "name=mine").stdout == "no step of this run is running or waiting in the queue\n"
+    assert (slurm.job(first)["JobState"], slurm.job(waits)["JobState"]) == (
+        "COMPLETED",
+        "CANCELLED",
+    )
+    assert (
+        mlalign("cancel", "name=mine").stdout
+        == "no step of this run is running or waiting in the queue\n"
+    )
 
 
 def test_cancel_of_one_step_takes_what_waits_for_it_and_now_kills(mlalign, submitted, slurm):
@@ -206,13 +276,21 @@ def test_cancel_of_one_step_takes_what_waits_for_it_and_now_kills(mlalign, submi
     for job in (one, two):
         slurm.wait(job, "RUNNING")
     done = mlalign("cancel", "name=mine", "step=one", "now=true")
-    assert done.stdout.splitlines() == [f"one: job {one}: cancelled", f"after_one: job {waits}: cancelled"]
+    assert done.stdout.splitlines() == [
+        f"one: job {one}: cancelled",
+        f"after_one: job {waits}: cancelled",
+    ]
     slurm.wait(one, "CANCELLED")
     assert slurm.job(two)["JobState"] == "RUNNING"
-    assert {p.name for p in run.folder.glob("*cancelled")} == {"one.cancelled", "after_one.cancelled"}
+    assert {p.name for p in run.folder.glob("*cancelled")} == {
+        "one.cancelled",
+        "after_one.cancelled",
+    }
 
 
-def test_where_slurm_does_not_answer_the_files_are_told_alone(mlalign, submitted, slurm, monkeypatch, tmp_path):
+def test_where_slurm_does_not_answer_the_files_are_told_alone(
+    mlalign, submitted, slurm, monkeypatch, tmp_path
+):
     run = submitted("first")
     run.submit("first", "sleep 60")
     (run.partial("first") / "progress.json").write_text(
@@ -220,19 +298,38 @@ def test_where_slurm_does_not_answer_the_files_are_told_alone(mlalign, submitted
     )
     broken = tmp_path / "slurm.conf"
     text = (tmp_path / slurm.env["SLURM_CONF"]).read_text()
-    broken.write_text("".join(line if not line.startswith("SlurmctldPort") else "SlurmctldPort=1\n" for line in text.splitlines(True)))
-    for change, words in ((("SLURM_CONF", str(broken)), "Slurm does not answer"), (("PATH", str(tmp_path)), "`squeue` is not on the PATH")):
+    broken.write_text(
+        "".join(
+            line if not line.startswith("SlurmctldPort") else "SlurmctldPort=1\n"
+            for line in text.splitlines(True)
+        )
+    )
+    for change, words in (
+        (("SLURM_CONF", str(broken)), "Slurm does not answer"),
+        (("PATH", str(tmp_path)), "`squeue` is not on the PATH"),
+    ):
         with monkeypatch.context() as patch:
             patch.setenv(*change)
             patch.setattr("mlalign.running.slurm.queue.TIMEOUT_S", 3.0)
             told = mlalign("status", "name=mine")
-            assert told.returncode == 0 and words in told.stdout and "2/5 steps" in told.stdout and "submitted" in told.stdout
+            assert (
+                told.returncode == 0
+                and words in told.stdout
+                and "2/5 steps" in told.stdout
+                and "submitted" in told.stdout
+            )
             refused = mlalign("cancel", "name=mine")
-            assert refused.returncode == 1 and words in refused.stderr and "Traceback" not in refused.stderr
+            assert (
+                refused.returncode == 1
+                and words in refused.stderr
+                and "Traceback" not in refused.stderr
+            )
 
 
 @pytest.mark.long
-def test_the_accounting_is_asked_for_what_the_controller_forgot(make_cluster, mlalign, tmp_path, monkeypatch):
+def test_the_accounting_is_asked_for_what_the_controller_forgot(
+    make_cluster, mlalign, tmp_path, monkeypatch
+):
     with make_cluster(nodes=1, accounts=1, extra="MinJobAge=2") as slurm:
         monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
         run = Submitted(tmp_path, slurm, ["broken"])

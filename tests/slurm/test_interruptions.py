@@ -5,7 +5,11 @@ from slurm_cases import Run, shards_done, steps_done, until
 
 pytestmark = pytest.mark.slow
 # A training step slow enough to be caught in the middle, and answers long enough.
-SLOW = ("recipe=chain", "steps.base.config.trainer.max_steps=30", "steps.answers.config.max_tokens=60")
+SLOW = (
+    "recipe=chain",
+    "steps.base.config.trainer.max_steps=30",
+    "steps.answers.config.max_tokens=60",
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,5 +57,7 @@ def test_asked_to_stop_where_requeueing_is_forbidden(slurm, unbroken, tmp_path):
     done = run.call("run", *arguments, "launcher.wait=true")
     assert done.returncode == 0, done.stderr
     if "jobs submitted" in done.stdout:  # the task was cancelled before its last shard
-        assert "of the attempt before: answers" in done.stdout and "ended from outside" in done.stdout
+        assert (
+            "of the attempt before: answers" in done.stdout and "ended from outside" in done.stdout
+        )
     assert run.digests() == unbroken

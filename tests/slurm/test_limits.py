@@ -40,8 +40,13 @@ def test_a_queue_with_room_for_one_job_takes_one_after_the_other(limited, run):
     at_most(limited, 1)
     done = run.call("run", *ONLY, "launcher.sbatch={hold: true}")
     assert done.returncode == 75, done.stdout + done.stderr
-    assert "1 jobs submitted" in done.stdout and "so prompts could not be submitted: run the same command again" in done.stdout
-    assert "SubmitJobs" in done.stdout.replace("SubmitJobLimit", "SubmitJobs") and [e["step"] for e in run.jobs()] == ["rows"]
+    assert (
+        "1 jobs submitted" in done.stdout
+        and "so prompts could not be submitted: run the same command again" in done.stdout
+    )
+    assert "SubmitJobs" in done.stdout.replace("SubmitJobLimit", "SubmitJobs") and [
+        e["step"] for e in run.jobs()
+    ] == ["rows"]
     # Held until the command below has long begun to wait for room.
     released = threading.Timer(15, limited.run, ["scontrol", "release", run.job("rows")])
     released.start()
@@ -54,7 +59,10 @@ def test_a_queue_without_room_is_told_with_the_keys(limited, run):
     at_most(limited, 0)
     done = run.call("run", *ONLY)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "rows: Slurm refused the job: " in done.stderr and "choose another launcher.qos or launcher.account" in done.stderr
+    assert (
+        "rows: Slurm refused the job: " in done.stderr
+        and "choose another launcher.qos or launcher.account" in done.stderr
+    )
     assert "launcher.account (known)" in done.stderr and not limited.queue()
 
 
@@ -74,13 +82,19 @@ def test_arrays_get_the_tasks_that_the_cluster_and_the_queue_take(limited, run, 
     )
     done = run.call("run", *asked)
     assert done.returncode == 0, done.stderr
-    assert "answers: 9 tasks are more than an array may have here (MaxArraySize): 4 take more" in done.stdout
+    assert (
+        "answers: 9 tasks are more than an array may have here (MaxArraySize): 4 take more"
+        in done.stdout
+    )
     assert run.jobs()[-1]["tasks"] == 4 and len(limited.queue()) == 4
     limited.run("scancel", run.job("answers"))
     until(lambda: not limited.queue(), "an empty queue")
     at_most(limited, 2)
     done = run.call("run", *asked)
     assert done.returncode == 0, done.stderr
-    assert "answers: the queue does not take 4 tasks at a time: 2 take more of the shards each" in done.stdout
+    assert (
+        "answers: the queue does not take 4 tasks at a time: 2 take more of the shards each"
+        in done.stdout
+    )
     limited.run("scontrol", "release", run.job("answers"))
     until(lambda: len(run.digests()) == 2, "the answers")

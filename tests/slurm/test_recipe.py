@@ -18,7 +18,10 @@ def test_the_recipe_ends_with_the_metrics_of_the_local_run(slurm, tmp_path):
     until(lambda: not slurm.queue(), "the end of all jobs", 900)
     assert there.digests() == local.digests()
     assert len(there.digests()) == 17
-    of = {run: json.loads((run.root / "runs/r/steps/measure[policy]/metrics.json").read_text()) for run in (local, there)}
+    of = {
+        run: json.loads((run.root / "runs/r/steps/measure[policy]/metrics.json").read_text())
+        for run in (local, there)
+    }
     assert of[there] == of[local]
     assert (there.root / "runs/r/report/report.html").is_file()
     again = there.call("run", *SMALL, "launcher=slurm", *SHARED)

@@ -15,20 +15,46 @@ ROOT = Path("/shared/project")
 HOSTILE = ROOT / 'runs/it\'s 100% "x" $y/slurm'
 CASES = {
     "plain": ({}, {}, {}),
-    "array": ({"step": "answers"}, {"tasks": 4, "gpus": 1, "cpus": 8, "memory": "64G", "time": "90 min"}, {"requeue": False}),
+    "array": (
+        {"step": "answers"},
+        {"tasks": 4, "gpus": 1, "cpus": 8, "memory": "64G", "time": "90 min"},
+        {"requeue": False},
+    ),
     "nodes": (
         {"step": "policy.r1", "distributed": True},
-        {"nodes": 2, "devices": 8, "gpus": 1, "partition": "gpu", "account": "me", "sbatch": {"mail-type": "END", "exclusive": True}},
-        {"preamble": ["module load cuda"], "environment": {"HF_HOME": "$SCRATCH/hub"}, "grace_s": 300},
+        {
+            "nodes": 2,
+            "devices": 8,
+            "gpus": 1,
+            "partition": "gpu",
+            "account": "me",
+            "sbatch": {"mail-type": "END", "exclusive": True},
+        },
+        {
+            "preamble": ["module load cuda"],
+            "environment": {"HF_HOME": "$SCRATCH/hub"},
+            "grace_s": 300,
+        },
     ),
     "sweep": ({"step": "policy[beta=0.1]", "run": "betas", "sweep": True}, {}, {}),
     "container": (
         {"distributed": True},
         {"devices": 2},
-        {"prefix": ["apptainer", "exec", "my image.sif"], "python": "python3", "srun": ["--container-mounts=/a:/a"], "offline": False},
+        {
+            "prefix": ["apptainer", "exec", "my image.sif"],
+            "python": "python3",
+            "srun": ["--container-mounts=/a:/a"],
+            "offline": False,
+        },
     ),
     "hostile": (
-        {"step": 'reward[a "b" $(c) %j]', "run": "it's 100% `new`\nrun", "folder": HOSTILE, "sweep": True, "last": True},
+        {
+            "step": 'reward[a "b" $(c) %j]',
+            "run": "it's 100% `new`\nrun",
+            "folder": HOSTILE,
+            "sweep": True,
+            "last": True,
+        },
         {"constraint": 'a&b "c"'},
         {"environment": {"A": "it's; rm -rf /", "B": '$HOME/"$(x)`y`'}},
     ),
@@ -37,9 +63,19 @@ CASES = {
 
 def text(case: str) -> str:
     given, asked, launcher = CASES[case]
-    common = {"step": "base", "run": "first", "folder": ROOT / "runs/first/slurm", "partial": ROOT / "store/sft-0123.partial"}
+    common = {
+        "step": "base",
+        "run": "first",
+        "folder": ROOT / "runs/first/slurm",
+        "partial": ROOT / "store/sft-0123.partial",
+    }
     cfg = launchers.build({"name": "slurm", "python": "/venv/bin/python", **launcher})
-    return batch.script(batch.Job(**{**common, "distributed": False, **given}, source=ROOT / "source-01", resources=asked), cfg)
+    return batch.script(
+        batch.Job(
+            **{**common, "distributed": False, **given}, source=ROOT / "source-01", resources=asked
+        ),
+        cfg,
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -53,7 +89,13 @@ def test_the_text_is_correct_shell(case, tmp_path):
     if not shutil.which("shellcheck"):
         subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=True, timeout=60)
         return
-    done = subprocess.run(["shellcheck", "-e", "SC2016", tmp_path / "job.sh"], text=True, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["shellcheck", "-e", "SC2016", tmp_path / "job.sh"],
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -67,7 +109,14 @@ def test_what_a_person_named_adds_no_line_and_runs_nothing():
         + rest[rest.index("results()") : rest.index("end() {")]
         + 'printf "%s\\n" "$A" "$B" "$frozen"; say() { printf "%s\\n" "$@" >&2; }; helper=(say)'
     )
-    said = subprocess.run(["bash", "-c", probe], text=True, capture_output=True, env={"HOME": "/h", "PATH": "/bin"}, check=True, timeout=60)
+    said = subprocess.run(
+        ["bash", "-c", probe],
+        text=True,
+        capture_output=True,
+        env={"HOME": "/h", "PATH": "/bin"},
+        check=True,
+        timeout=60,
+    )
     assert said.stdout.splitlines()[:2] == ["it's; rm -rf /", '/h/"$(x)`y`']
     assert said.stdout.splitlines()[2].startswith(str(HOSTILE))
     assert said.stderr.splitlines() == [
@@ -121,10 +170,18 @@ def test_resources_are_checked_with_the_step_that_asks():
 
 
 def test_the_strongest_key_that_set_a_resource_is_named():
-    root = {"launcher": {"partition": "a", "resources": {"sft": {"partition": "b"}}}, "scale": {"resources": {"sft": {"gpus": 8}}}}
+    root = {
+        "launcher": {"partition": "a", "resources": {"sft": {"partition": "b"}}},
+        "scale": {"resources": {"sft": {"gpus": 8}}},
+    }
     assert resources.set_by("partition", root, "score", "marks", {}) == "launcher.partition"
-    assert resources.set_by("partition", root, "sft", "base", {}) == "launcher.resources.sft.partition"
-    assert resources.set_by("partition", root, "sft", "base", {"partition": "c"}) == "steps.base.resources.partition"
+    assert (
+        resources.set_by("partition", root, "sft", "base", {}) == "launcher.resources.sft.partition"
+    )
+    assert (
+        resources.set_by("partition", root, "sft", "base", {"partition": "c"})
+        == "steps.base.resources.partition"
+    )
     assert resources.set_by("gpus", root, "sft", "base", {}) == "scale.resources.sft.gpus"
     assert resources.set_by("qos", root, "sft", "base", {}) is None
 
@@ -132,13 +189,28 @@ def test_the_strongest_key_that_set_a_resource_is_named():
 @pytest.mark.parametrize(
     ("said", "mend"),
     [
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "a GPU's memory is full"),
-        ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0", "the node's memory that the job asked for is full"),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+            "a GPU's memory is full",
+        ),
+        (
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0",
+            "the node's memory that the job asked for is full",
+        ),
         ("OSError: [Errno 28] No space left on device", "a disk is full"),
-        ("torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp", "could not talk to each other"),
-        ("FileNotFoundError: [Errno 2] No such file or directory: '/data/x.jsonl'", "a file is missing"),
+        (
+            "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp",
+            "could not talk to each other",
+        ),
+        (
+            "FileNotFoundError: [Errno 2] No such file or directory: '/data/x.jsonl'",
+            "a file is missing",
+        ),
         ("ModuleNotFoundError: No module named 'trl'", "environment lacks something"),
-        ("error: *** JOB 7 ON n1 CANCELLED AT 2026-01-01 DUE TO TIME LIMIT ***", "the time limit leaves no room"),
+        (
+            "error: *** JOB 7 ON n1 CANCELLED AT 2026-01-01 DUE TO TIME LIMIT ***",
+            "the time limit leaves no room",
+        ),
         ("LocalEntryNotFoundError: outgoing traffic has been disabled", "mlalign fetch"),
     ],
 )
@@ -148,7 +220,13 @@ def test_the_likely_mend_is_told(said, mend):
 
 def test_an_explanation_fits_on_a_screen_and_carries_no_control_characters():
     lines = [f"line {i} \x1b[31mred\x07" for i in range(500)]
-    told = mends.explanation("base ended with status 1: job 7 on n1", "bad\nluck", "/x/base-7.log", lines, [f"s{i}" for i in range(40)])
+    told = mends.explanation(
+        "base ended with status 1: job 7 on n1",
+        "bad\nluck",
+        "/x/base-7.log",
+        lines,
+        [f"s{i}" for i in range(40)],
+    )
     assert len(told.splitlines()) <= 24
     assert "line 499" in told and "cancelled with it: s0, s1" in told
     assert told.replace("\n", "").isprintable()

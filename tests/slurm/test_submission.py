@@ -46,13 +46,21 @@ def test_what_is_done_is_not_submitted_and_what_is_queued_is_refused(slurm, run)
     assert held.returncode == 0, held.stderr
     anew = run.call("run", *ONLY, "launcher.wait=true")  # stays with what is in the queue
     assert "is in the queue already" in anew.stdout and "rows: done" in anew.stdout
-    assert anew.returncode == 0 and [e["step"] for e in run.jobs()] == ["rows", "prompts", "rows"], anew.stderr
+    assert anew.returncode == 0 and [e["step"] for e in run.jobs()] == [
+        "rows",
+        "prompts",
+        "rows",
+    ], anew.stderr
 
 
 def test_what_is_queued_stays_as_it_was_submitted(slurm, run, tmp_path):
     copy = tmp_path / "checkout"
     for package in ("mlalign", "reward_models", "conf"):
-        shutil.copytree(Path(run.env["PYTHONPATH"]) / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            Path(run.env["PYTHONPATH"]) / package,
+            copy / package,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
     run.env = {**run.env, "PYTHONPATH": str(copy)}
     done = run.call("run", *ONLY, "launcher.sbatch={hold: true}", cwd=copy)
     assert done.returncode == 0, done.stderr
@@ -67,7 +75,11 @@ def test_what_is_queued_stays_as_it_was_submitted(slurm, run, tmp_path):
 def test_uncommitted_changes_are_refused_where_a_commit_is_asked_for(run, tmp_path):
     copy = tmp_path / "checkout"
     for package in ("mlalign", "reward_models", "conf"):
-        shutil.copytree(Path(run.env["PYTHONPATH"]) / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            Path(run.env["PYTHONPATH"]) / package,
+            copy / package,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
     run.env = {**run.env, "PYTHONPATH": str(copy)}
     git = ["git", "-C", str(copy), "-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
@@ -83,7 +95,11 @@ def test_uncommitted_changes_are_refused_where_a_commit_is_asked_for(run, tmp_pa
 @pytest.mark.parametrize(
     ("asked", "slurms_words", "key"),
     [
-        ("launcher.partition=nope", "invalid partition specified: nope", "launcher.partition (nope)"),
+        (
+            "launcher.partition=nope",
+            "invalid partition specified: nope",
+            "launcher.partition (nope)",
+        ),
         ("steps.base.resources.nodes=3", "", "steps.base.resources.nodes (3)"),
         ("steps.base.resources.memory=900G", "", "steps.base.resources.memory (900G)"),
         ("launcher.reservation=nope", "reservation", "launcher.reservation (nope)"),
@@ -94,7 +110,11 @@ def test_what_slurm_refuses_is_told_with_the_key(slurm, run, asked, slurms_words
     """And nothing of the submission is left in the queue."""
     done = run.call("run", "recipe=chain", "launcher=slurm", asked)
     assert done.returncode == 1
-    assert "Slurm refused the job: " in done.stderr and slurms_words in done.stderr and key in done.stderr, done.stderr
+    assert (
+        "Slurm refused the job: " in done.stderr
+        and slurms_words in done.stderr
+        and key in done.stderr
+    ), done.stderr
     assert "Traceback" not in done.stderr
     if asked.startswith("steps.base"):
         assert "jobs submitted before it were cancelled" in done.stderr
@@ -110,26 +130,39 @@ def test_an_unknown_account_is_told_with_the_key(make_cluster, tmp_path):
         run = Run(tmp_path, slurm.env)
         done = run.call("run", *ONLY, "launcher.account=nope")
         assert "Invalid account" in done.stderr and "launcher.account (nope)" in done.stderr
-        assert run.call("run", *ONLY, "launcher.account=known", "launcher.sbatch={hold: true}").returncode == 0
+        assert (
+            run.call(
+                "run", *ONLY, "launcher.account=known", "launcher.sbatch={hold: true}"
+            ).returncode
+            == 0
+        )
 
 
 def test_an_input_that_will_never_be_there(run):
     done = run.call("run", "recipe=chain", "launcher=slurm", "only=base")
     assert done.returncode == 1
-    assert "base: its input rows is neither there nor in the queue; run without only=, or with from=rows" in done.stderr
+    assert (
+        "base: its input rows is neither there nor in the queue; run without only=, or with from=rows"
+        in done.stderr
+    )
 
 
 def test_a_failing_step_explains_itself_and_cancels_what_waits_for_it(slurm, run):
     (run.root / "conf/data/small.yaml").write_text(
         (run.root / "conf/data/small.yaml")
         .read_text()
-        .replace("demonstrations: [", f"demonstrations: [{{path: {run.root}/bad.jsonl, language: eng_Latn}}, ")
+        .replace(
+            "demonstrations: [",
+            f"demonstrations: [{{path: {run.root}/bad.jsonl, language: eng_Latn}}, ",
+        )
     )
     (run.root / "bad.jsonl").write_text('{"prompt": "x"\n')
     done = run.call("run", "recipe=chain", "launcher=slurm", "launcher.wait=true")
     assert done.returncode == 1
     told = run.failed("rows")
-    assert "rows ended with status 2: job 1" in told.replace(run.job("rows"), "1") and " on n" in told
+    assert (
+        "rows ended with status 2: job 1" in told.replace(run.job("rows"), "1") and " on n" in told
+    )
     assert "bad.jsonl" in told and "cancelled with it: base, answers" in told
     assert len(told.splitlines()) <= 24
     assert told.splitlines()[0] in run.log("rows") and told.splitlines()[0] in done.stderr
@@ -148,10 +181,26 @@ def test_hand_cancelled_jobs_are_submitted_again(slurm, run):
 
 
 def test_two_submissions_at_once(run):
-    options = {"cwd": run.root, "env": run.env, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    options = {
+        "cwd": run.root,
+        "env": run.env,
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
     import sys
 
-    words = [sys.executable, "-m", "mlalign", "run", "name=r", f"root={run.root}", f"conf_dir={run.root / 'conf'}", "data=small", *ONLY]
+    words = [
+        sys.executable,
+        "-m",
+        "mlalign",
+        "run",
+        "name=r",
+        f"root={run.root}",
+        f"conf_dir={run.root / 'conf'}",
+        "data=small",
+        *ONLY,
+    ]
     both = [subprocess.Popen([*words, "launcher.sbatch={hold: true}"], **options) for _ in range(2)]
     told = [(p.communicate(timeout=120), p.returncode) for p in both]
     assert sorted(status for _, status in told) == [0, 1]
@@ -161,10 +210,22 @@ def test_two_submissions_at_once(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["two words", "$HOME `id` '%j\"", *(pytest.param(n, marks=pytest.mark.long) for n in ("it's", 'say "hi"', "100%j"))]
+    "name",
+    [
+        "two words",
+        "$HOME `id` '%j\"",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("it's", 'say "hi"', "100%j")),
+    ],
 )
 def test_hostile_run_names(run, slurm, name):
-    done = run.call("run", "recipe=chain", "launcher=slurm", "only=rows", "launcher.wait=true", name=name_quoted(name))
+    done = run.call(
+        "run",
+        "recipe=chain",
+        "launcher=slurm",
+        "only=rows",
+        "launcher.wait=true",
+        name=name_quoted(name),
+    )
     assert done.returncode == 0, done.stderr
     assert "rows: done" in done.stdout
     job = run.jobs(name)[0]["job"]
@@ -182,7 +243,11 @@ def test_slurm_is_not_there(run):
     run.env = {**run.env, "PATH": str(run.root)}
     done = run.call("run", *ONLY, "force=rows")  # the jobs of the first call may have ended by now
     assert done.returncode == 1
-    assert "Slurm's `" in done.stderr and "is not on the PATH" in done.stderr and "launcher=local" in done.stderr
+    assert (
+        "Slurm's `" in done.stderr
+        and "is not on the PATH" in done.stderr
+        and "launcher=local" in done.stderr
+    )
 
 
 def test_slurm_does_not_answer(make_cluster, tmp_path, monkeypatch, capfd):
@@ -193,7 +258,16 @@ def test_slurm_does_not_answer(make_cluster, tmp_path, monkeypatch, capfd):
         monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
         os.kill(controller, signal.SIGSTOP)
         try:
-            status = cli.main(["run", "name=r", f"root={run.root}", f"conf_dir={run.root / 'conf'}", "data=small", *ONLY])
+            status = cli.main(
+                [
+                    "run",
+                    "name=r",
+                    f"root={run.root}",
+                    f"conf_dir={run.root / 'conf'}",
+                    "data=small",
+                    *ONLY,
+                ]
+            )
         finally:
             os.kill(controller, signal.SIGCONT)
     assert status == 1

@@ -21,7 +21,9 @@ def losses(run: Run) -> list[float]:
 def test_two_nodes_with_zero2_give_the_losses_of_one_process(slurm, tmp_path):
     one, two = Run(tmp_path / "one", slurm.env), Run(tmp_path / "two", slurm.env)
     one.here(*TRAIN)
-    done = two.call("run", *TRAIN, "launcher=slurm", "deepspeed=zero2", "steps.base.resources.nodes=2")
+    done = two.call(
+        "run", *TRAIN, "launcher=slurm", "deepspeed=zero2", "steps.base.resources.nodes=2"
+    )
     assert done.returncode == 0, done.stderr
     until(lambda: not slurm.queue(), "the end", 600)  # DeepSpeed compiles a kernel at first use
     assert (two.root / "runs/r/steps/base/manifest.json").is_file(), two.log("base")[-3000:]
@@ -29,4 +31,7 @@ def test_two_nodes_with_zero2_give_the_losses_of_one_process(slurm, tmp_path):
     assert manifest["ranks"] == 2 and manifest["job"] == two.job("base")
     assert slurm.job(two.job("base"))["NumNodes"] == "2"
     assert losses(two) == pytest.approx(losses(one), abs=2e-5)
-    assert manifest["fingerprint"] == json.loads((one.root / "runs/r/steps/base/manifest.json").read_text())["fingerprint"]
+    assert (
+        manifest["fingerprint"]
+        == json.loads((one.root / "runs/r/steps/base/manifest.json").read_text())["fingerprint"]
+    )

@@ -14,7 +14,11 @@ def test_an_outage_is_waited_for(slurm, tmp_path, monkeypatch):
     """A configuration whose controller nobody serves, until it was noticed."""
     there, broken = slurm.env["SLURM_CONF"], tmp_path / "slurm.conf"
     with open(there) as f:
-        broken.write_text("".join(line if not line.startswith("SlurmctldPort") else "SlurmctldPort=9\n" for line in f))
+        broken.write_text(
+            "".join(
+                line if not line.startswith("SlurmctldPort") else "SlurmctldPort=9\n" for line in f
+            )
+        )
     folder = tmp_path / "runs/r/slurm"
     folder.mkdir(parents=True)
     job = slurm.sbatch("--hold", "-o", "/dev/null", "--wrap", "true")

@@ -21,21 +21,40 @@ ROWS = {"sft": "demonstration", "reward": "preference", "preference": "preferenc
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
-def step(root: Path, stage: str, source: Path, n_ranks: int, stop: bool = False, **config) -> subprocess.CompletedProcess:
+def step(
+    root: Path, stage: str, source: Path, n_ranks: int, stop: bool = False, **config
+) -> subprocess.CompletedProcess:
     """Run a step in `root` the way `mlalign run` does, one without DeepSpeed in this process. With `stop` it is asked to stop from the
     beginning, so it stops at step 1."""
     partial = root / f"{stage}-test.partial"
     partial.mkdir(parents=True, exist_ok=True)
     inputs = {"model": {"path": str(TINY)}, "rows": {"path": str(source)}}
-    told = {"stage": stage, "step": stage, "fingerprint": "test", "config": {**FAST, **config}, "inputs": inputs}
+    told = {
+        "stage": stage,
+        "step": stage,
+        "fingerprint": "test",
+        "config": {**FAST, **config},
+        "inputs": inputs,
+    }
     (partial / "config.yaml").write_text(yaml.safe_dump(told))
     (partial / "STOP").touch() if stop else (partial / "STOP").unlink(missing_ok=True)
     if n_ranks == 1 and "deepspeed" not in config:
         return subprocess.CompletedProcess([], main([str(partial / "config.yaml")]))
-    launcher = [] if n_ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_ranks)]
+    launcher = (
+        []
+        if n_ranks == 1
+        else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_ranks)]
+    )
     command = [sys.executable, *launcher, "-m", "mlalign.step", str(partial / "config.yaml")]
-    env = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=900, check=False)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return subprocess.run(
+        command, env=env, text=True, capture_output=True, timeout=900, check=False
+    )
 
 
 def deepspeed(name: str) -> dict:
@@ -56,7 +75,9 @@ def alone(tmp_path_factory):
     """What one process gives, by stage."""
     root = tmp_path_factory.mktemp("alone")
     sources = {stage: write(root / "rows" / kind, kind) for stage, kind in ROWS.items()}
-    return sources, {stage: finished(step(root, stage, sources[stage], 1), root, stage) for stage in ROWS}
+    return sources, {
+        stage: finished(step(root, stage, sources[stage], 1), root, stage) for stage in ROWS
+    }
 
 
 @pytest.mark.parametrize(("stage", "zero"), [
@@ -66,17 +87,26 @@ def alone(tmp_path_factory):
 ])  # fmt: skip
 def test_two_ranks_give_the_losses_of_one_process(stage, zero, alone, tmp_path):
     sources, expected = alone
-    path = finished(step(tmp_path, stage, sources[stage], 2, deepspeed=deepspeed(zero)), tmp_path, stage)
+    path = finished(
+        step(tmp_path, stage, sources[stage], 2, deepspeed=deepspeed(zero)), tmp_path, stage
+    )
     assert losses(path) == pytest.approx(losses(expected[stage]), abs=2e-5)
     assert not (path / "checkpoints").exists()
-    assert sorted(p.name for p in (path / "model").iterdir()) == sorted(p.name for p in (expected[stage] / "model").iterdir())
-    ours, theirs = load_file(path / "model" / "model.safetensors"), load_file(expected[stage] / "model" / "model.safetensors")
+    assert sorted(p.name for p in (path / "model").iterdir()) == sorted(
+        p.name for p in (expected[stage] / "model").iterdir()
+    )
+    ours, theirs = (
+        load_file(path / "model" / "model.safetensors"),
+        load_file(expected[stage] / "model" / "model.safetensors"),
+    )
     assert ours.keys() == theirs.keys()
     # Adam divides by the gradient's size: where that is nearly 0, rounding decides a sign. So: close on average, and one step at most.
     apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours])
     assert float(apart.mean()) < 1e-6 and float(apart.max()) < FAST["trainer"]["learning_rate"]
     manifest = store.read_json(path / "manifest.json")
-    assert manifest["ranks"] == 2 and manifest["train"]["trainable_parameters"] == sum(t.numel() for t in ours.values())
+    assert manifest["ranks"] == 2 and manifest["train"]["trainable_parameters"] == sum(
+        t.numel() for t in ours.values()
+    )
 
 
 @pytest.mark.long
@@ -87,13 +117,17 @@ def test_two_ranks_give_the_losses_of_one_process(stage, zero, alone, tmp_path):
         ("sft", "zero2", 9, 4), ("reward", "zero2", 9, 4), ("preference", "zero3", 9, 4),  # and here 1 row for two ranks
     ],
 )  # fmt: skip
-def test_two_ranks_train_on_the_same_rows_to_the_end_of_an_epoch(stage, zero, n_rows, batch_size, tmp_path):
+def test_two_ranks_train_on_the_same_rows_to_the_end_of_an_epoch(
+    stage, zero, n_rows, batch_size, tmp_path
+):
     source = write(tmp_path / "rows", ROWS[stage], n_train=n_rows)
     epoch = {"learning_rate": 1e-3, "max_steps": -1, "num_train_epochs": 1}
     given = {"batch_size": batch_size, "languages": ["eng_Latn"], "trainer": epoch}
     one = finished(step(tmp_path / "one", stage, source, 1, **given), tmp_path / "one", stage)
     sharded = {"deepspeed": deepspeed(zero)} if zero else {}
-    two = finished(step(tmp_path / "two", stage, source, 2, **given, **sharded), tmp_path / "two", stage)
+    two = finished(
+        step(tmp_path / "two", stage, source, 2, **given, **sharded), tmp_path / "two", stage
+    )
     assert losses(two) == pytest.approx(losses(one), abs=2e-5)
     counted = [store.read_json(path / "manifest.json")["train"]["rows"] for path in (one, two)]
     assert counted == [n_rows, n_rows]
@@ -103,7 +137,9 @@ def test_two_ranks_train_on_the_same_rows_to_the_end_of_an_epoch(stage, zero, n_
 def test_two_ranks_diverge_together(alone, tmp_path):
     sources, _ = alone
     wild = {"learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_steps": 0}
-    done = step(tmp_path, "preference", sources["preference"], 2, deepspeed=deepspeed("zero3"), trainer=wild)
+    done = step(
+        tmp_path, "preference", sources["preference"], 2, deepspeed=deepspeed("zero3"), trainer=wild
+    )
     assert done.returncode != 0 and "training diverged" in done.stderr
     assert not (tmp_path / "preference-test").exists()
 
@@ -112,7 +148,9 @@ def test_two_ranks_diverge_together(alone, tmp_path):
 def test_two_ranks_stop_together_and_go_on(alone, tmp_path):
     sources, _ = alone
     given = {"deepspeed": deepspeed("zero2"), "peft": LORA}
-    one = finished(step(tmp_path / "one", "sft", sources["sft"], 1, peft=LORA), tmp_path / "one", "sft")
+    one = finished(
+        step(tmp_path / "one", "sft", sources["sft"], 1, peft=LORA), tmp_path / "one", "sft"
+    )
     stopped = step(tmp_path, "sft", sources["sft"], 2, stop=True, **given)
     assert stopped.returncode != 0 and stopped.stderr.count("stopped on request") == 2
     folder = tmp_path / "sft-test.partial" / "checkpoints" / "trainer"
@@ -144,10 +182,22 @@ assert load_inline("three", cpp_sources="int three() { return 3; }", functions=[
 @pytest.mark.long
 def test_what_a_killed_build_has_left_keeps_no_training_waiting(tmp_path):
     """torch's lock file, in the shared place and in ours, and the claim of a builder that was killed."""
-    env = {**os.environ, "PYTHONPATH": str(PROJECT), "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
 
     def build():
-        done = subprocess.run([sys.executable, "-c", BUILD], env=env, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", BUILD],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         (folder,) = (tmp_path / "mlalign" / "torch_extensions").glob("mlalign-*/three")
         return folder
@@ -161,7 +211,12 @@ def test_what_a_killed_build_has_left_keeps_no_training_waiting(tmp_path):
     shared.mkdir(parents=True)
     (shared / "lock").touch()
     code = "import os, sys; from pathlib import Path; from mlalign.core import claims\nwith claims.claim(Path(sys.argv[1]), 'build'): os._exit(9)"
-    assert subprocess.run([sys.executable, "-c", code, folder], env=env, check=False, timeout=120).returncode == 9
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code, folder], env=env, check=False, timeout=120
+        ).returncode
+        == 9
+    )
     assert (folder / "claims" / "build").is_file()
     assert list(build().glob("*.so"))
 

@@ -37,14 +37,29 @@ def source(tmp_path) -> Path:
     with rows.ShardWriter(tmp_path / "source", "prompt", shard_rows=4) as writer:
         for language in LANGUAGES:
             for i in range(8):
-                writer.write(prompt_row(f"What is {i} + {i + 1}?", str(i), language, reference=rows.to_json(2 * i + 1)))
+                writer.write(
+                    prompt_row(
+                        f"What is {i} + {i + 1}?",
+                        str(i),
+                        language,
+                        reference=rows.to_json(2 * i + 1),
+                    )
+                )
             writer.write(prompt_row("What is 2 + 2?", "e", language, split="eval"))
     return tmp_path / "source"
 
 
 def config(**values) -> generate.Config:
     return schema.build(
-        generate.Config, {"engine": {"name": "transformers"}, "max_tokens": 16, "temperature": 1.5, "split": "train", **values}, "c"
+        generate.Config,
+        {
+            "engine": {"name": "transformers"},
+            "max_tokens": 16,
+            "temperature": 1.5,
+            "split": "train",
+            **values,
+        },
+        "c",
     )
 
 
@@ -60,12 +75,21 @@ class StopAfter(stage.Output):
 
 
 def generated(
-    cfg: generate.Config, source: Path, root: Path, model: Path = TINY, part: tuple[int, int] = (0, 1), kind=stage.Output
+    cfg: generate.Config,
+    source: Path,
+    root: Path,
+    model: Path = TINY,
+    part: tuple[int, int] = (0, 1),
+    kind=stage.Output,
 ) -> stage.Output:
     store, partial = Store(root), root / "generate-test.partial"
     partial.mkdir(parents=True, exist_ok=True)
     out = kind(partial, store, "candidates", part)
-    generate.run(cfg, stage.Inputs(store, {"rows": {"path": str(source)}, "model": {"path": str(model)}}), out)
+    generate.run(
+        cfg,
+        stage.Inputs(store, {"rows": {"path": str(source)}, "model": {"path": str(model)}}),
+        out,
+    )
     return out
 
 
@@ -82,7 +106,9 @@ def test_candidates_carry_ids_counts_and_references(source, tmp_path):
     assert [r["id"] for r in found] == [r["id"] for r in rows.read(source, "train")]
     sampler = out.notes["sampler"]["fingerprint"]
     for row in found:
-        assert [r["candidate_id"] for r in row["responses"]] == [rows.candidate_id(row["id"], sampler, i) for i in range(3)]
+        assert [r["candidate_id"] for r in row["responses"]] == [
+            rows.candidate_id(row["id"], sampler, i) for i in range(3)
+        ]
         assert row["response_lang_requested"] == row["prompt_lang"]
         assert row["reference"] is not None
     responses = [r for row in found for r in row["responses"]]
@@ -90,7 +116,9 @@ def test_candidates_carry_ids_counts_and_references(source, tmp_path):
     assert counts["rows"] == {"eng_Latn": 8, "swh_Latn": 8}
     assert counts["sums"]["responses"] == {"eng_Latn": 24, "swh_Latn": 24}
     assert sum(counts["sums"]["tokens"].values()) == sum(r["n_tokens"] for r in responses)
-    assert sum(counts["sums"]["truncated"].values()) == sum(r["finish_reason"] == "length" for r in responses)
+    assert sum(counts["sums"]["truncated"].values()) == sum(
+        r["finish_reason"] == "length" for r in responses
+    )
     assert out.notes["sampler"]["seed_guarantee"] is False
     assert json.loads((out.path / "progress.json").read_text())["done"] == 16
 
@@ -127,26 +155,35 @@ def test_done_shards_need_neither_model_nor_engine(source, tmp_path):
     model.mkdir()
     again = generated(config(), source, tmp_path / "store", model=model)
     assert again.tally.to_dict() == first.tally.to_dict()
-    assert rows.shards(again.path)[0].samefile(tmp_path / "store/generate-other/rows" / rows.shards(again.path)[0].name)
+    assert rows.shards(again.path)[0].samefile(
+        tmp_path / "store/generate-other/rows" / rows.shards(again.path)[0].name
+    )
 
 
 @pytest.mark.slow
 def test_the_sampler_is_what_shapes_a_sample(source, tmp_path):
     def fingerprint(name: str, **values) -> str:
-        return generated(config(split="eval", **values), source, tmp_path / name).notes["sampler"]["fingerprint"]
+        return generated(config(split="eval", **values), source, tmp_path / name).notes["sampler"][
+            "fingerprint"
+        ]
 
     plain = fingerprint("a")
     assert fingerprint("b", n=2) == plain
     assert fingerprint("c", seed=1) != plain
     assert fingerprint("d", system_prompt="Be brief.") != plain
     (tmp_path / "t.jinja").write_text((TINY / "chat_template.jinja").read_text())
-    assert fingerprint("e", chat_template=str(tmp_path / "t.jinja")) == fingerprint("f", chat_template=(tmp_path / "t.jinja").read_text())
+    assert fingerprint("e", chat_template=str(tmp_path / "t.jinja")) == fingerprint(
+        "f", chat_template=(tmp_path / "t.jinja").read_text()
+    )
 
 
 @pytest.mark.slow
 def test_preferences_and_demonstrations_give_their_prompts(tmp_path):
     side = rows.messages("x", "assistant")
-    more = {"preference": {"chosen": side, "rejected": side}, "demonstration": {"completion": side, "response_lang": "eng_Latn"}}
+    more = {
+        "preference": {"chosen": side, "rejected": side},
+        "demonstration": {"completion": side, "response_lang": "eng_Latn"},
+    }
     for kind, columns in more.items():
         rows.write_shard(
             tmp_path / kind / "rows" / rows.shard_name("eng_Latn", "train", 0),
@@ -156,9 +193,13 @@ def test_preferences_and_demonstrations_give_their_prompts(tmp_path):
         (row,) = rows.read(generated(config(), tmp_path / kind, tmp_path / f"store-{kind}").path)
         assert row["prompt"] == rows.messages("What is 1 + 1?")
     rows.write_shard(
-        tmp_path / "text" / "rows" / rows.shard_name("eng_Latn", "train", 0), "text", [{**prompt_row("", "k", "eng_Latn"), "text": "x"}]
+        tmp_path / "text" / "rows" / rows.shard_name("eng_Latn", "train", 0),
+        "text",
+        [{**prompt_row("", "k", "eng_Latn"), "text": "x"}],
     )
-    with pytest.raises(UserError, match="holds text rows; generate reads prompt, demonstration, preference"):
+    with pytest.raises(
+        UserError, match="holds text rows; generate reads prompt, demonstration, preference"
+    ):
         generated(config(), tmp_path / "text", tmp_path / "store-text")
 
 
@@ -174,7 +215,11 @@ def test_the_system_prompt_names_the_language_asked_for(source, tmp_path):
 def test_reasoning_goes_to_its_own_column(source, tmp_path):
     """The prompt ends with the opening tag and no answer closes it: all of it is reasoning, and the answer counts as empty."""
     template = (TINY / "chat_template.jinja").read_text() + "<think>"
-    out = generated(config(split="eval", chat_template=template, reasoning_tags=["<think>", "</think>"]), source, tmp_path / "store")
+    out = generated(
+        config(split="eval", chat_template=template, reasoning_tags=["<think>", "</think>"]),
+        source,
+        tmp_path / "store",
+    )
     for row in rows.read(out.path):
         assert row["responses"][0]["text"] == ""
         assert row["responses"][0]["reasoning"] is not None
@@ -186,32 +231,62 @@ def test_reasoning_tags_and_the_end_of_a_turn_are_the_template_s_own(source, tmp
     """The tags are not configured. The end token is another than the tokenizer's, and the model writes it at once."""
     template = (TINY / "chat_template.jinja").read_text() + "{# </think> #}<think>"
     out = generated(config(split="eval", chat_template=template), source, tmp_path / "store")
-    assert all(row["responses"][0]["text"] == "" and row["responses"][0]["reasoning"] for row in rows.read(out.path))
+    assert all(
+        row["responses"][0]["text"] == "" and row["responses"][0]["reasoning"]
+        for row in rows.read(out.path)
+    )
     assert out.tally.sums["with_reasoning"] == {"eng_Latn": 1, "swh_Latn": 1}
     told = out.notes["template"]
-    assert told["reasoning_tags"] == ["<think>", "</think>"] and told["end_of_turn"]["text"] == "<|end|>"
-    assert (told["rendered_by"], told["writes_date"], told["date"]) == ("mlalign", False, "2024-07-26")
-    none = generated(config(split="eval", chat_template=template, reasoning_tags=[]), source, tmp_path / "none")
+    assert (
+        told["reasoning_tags"] == ["<think>", "</think>"]
+        and told["end_of_turn"]["text"] == "<|end|>"
+    )
+    assert (told["rendered_by"], told["writes_date"], told["date"]) == (
+        "mlalign",
+        False,
+        "2024-07-26",
+    )
+    none = generated(
+        config(split="eval", chat_template=template, reasoning_tags=[]), source, tmp_path / "none"
+    )
     assert all(row["responses"][0]["text"] for row in rows.read(none.path))
 
 
 @pytest.mark.slow
 def test_a_prompt_that_the_template_leaves_out_in_part_is_counted(source, tmp_path):
-    template = (TINY / "chat_template.jinja").read_text().replace("messages", "(messages | rejectattr('role', 'equalto', 'system'))")
-    out = generated(config(split="eval", chat_template=template, system_prompt="Be brief."), source, tmp_path / "store")
+    template = (
+        (TINY / "chat_template.jinja")
+        .read_text()
+        .replace("messages", "(messages | rejectattr('role', 'equalto', 'system'))")
+    )
+    out = generated(
+        config(split="eval", chat_template=template, system_prompt="Be brief."),
+        source,
+        tmp_path / "store",
+    )
     assert out.tally.sums["prompt_partly_left_out"] == {"eng_Latn": 1, "swh_Latn": 1}
 
 
 @pytest.mark.slow
 def test_long_prompts_are_counted_and_an_empty_language_is_an_error(source, tmp_path):
     with rows.ShardWriter(tmp_path / "long", "prompt") as writer:
-        writer.write_all(prompt_row("What is 1 + 1? " * times, str(times), "eng_Latn") for times in (1, 9))
+        writer.write_all(
+            prompt_row("What is 1 + 1? " * times, str(times), "eng_Latn") for times in (1, 9)
+        )
         writer.write(prompt_row("What is 1 + 1? " * 9, "9", "swh_Latn"))
-    with pytest.raises(UserError, match=r"swh_Latn: no prompt is left \(1 prompt_too_long\); raise max_prompt_tokens"):
+    with pytest.raises(
+        UserError,
+        match=r"swh_Latn: no prompt is left \(1 prompt_too_long\); raise max_prompt_tokens",
+    ):
         generated(config(max_prompt_tokens=20), tmp_path / "long", tmp_path / "store")
-    marker = shards.marker_of(tmp_path / "store/generate-test.partial", rows.shards(tmp_path / "long", languages=["eng_Latn"])[0])
+    marker = shards.marker_of(
+        tmp_path / "store/generate-test.partial",
+        rows.shards(tmp_path / "long", languages=["eng_Latn"])[0],
+    )
     assert Tally(json.loads(marker.read_text())).dropped == {"prompt_too_long": {"eng_Latn": 1}}
-    with pytest.raises(UserError, match="max_tokens: 2000 leaves no room for a prompt in a context of 1024"):
+    with pytest.raises(
+        UserError, match="max_tokens: 2000 leaves no room for a prompt in a context of 1024"
+    ):
         generated(config(max_tokens=2000), source, tmp_path / "store-2")
 
 
@@ -242,7 +317,9 @@ def test_a_sampling_argument_of_the_step_s_own_is_refused():
 
 
 def test_missing_template_tokenizer_and_split_name_the_mend(source, tmp_path):
-    bare = shutil.copytree(TINY, tmp_path / "bare", ignore=shutil.ignore_patterns("chat_template.jinja"))
+    bare = shutil.copytree(
+        TINY, tmp_path / "bare", ignore=shutil.ignore_patterns("chat_template.jinja")
+    )
     with pytest.raises(UserError, match="has no chat template"):
         generated(config(), source, tmp_path / "a", model=bare)
     (bare / "tokenizer.json").unlink()
@@ -284,7 +361,11 @@ def test_finished_shards_survive_a_server_that_goes_away(source, tmp_path):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    settings = {"name": "openai", "base_url": f"http://127.0.0.1:{server.server_port}/v1", "max_retries": 0}
+    settings = {
+        "name": "openai",
+        "base_url": f"http://127.0.0.1:{server.server_port}/v1",
+        "max_retries": 0,
+    }
     with pytest.raises(UserError, match="503"):
         generated(config(engine=settings), source, tmp_path / "store")
     partial = tmp_path / "store" / "generate-test.partial"
@@ -294,7 +375,9 @@ def test_finished_shards_survive_a_server_that_goes_away(source, tmp_path):
     out = generated(config(engine=settings), source, tmp_path / "store")
     server.shutdown()
     server.server_close()
-    texts = [(r["candidate_id"], r["text"]) for row in rows.read(out.path) for r in row["responses"]]
+    texts = [
+        (r["candidate_id"], r["text"]) for row in rows.read(out.path) for r in row["responses"]
+    ]
     assert texts == [(name, str(rows.seed_of(name))) for name, _ in texts]
     assert out.tally.sums["responses_without_token_count"] == {"eng_Latn": 8, "swh_Latn": 8}
 

@@ -20,7 +20,9 @@ ITEMS = {
 }
 
 
-def write(root: Path, order: list[tuple[str, str]], shard_rows: int = 1024, sampler: str = "s") -> dict:
+def write(
+    root: Path, order: list[tuple[str, str]], shard_rows: int = 1024, sampler: str = "s"
+) -> dict:
     """Candidates and scores of (group, language) in this order. Returns the inputs of the stage."""
     candidates, scores = {}, {}
     for group, language in order:
@@ -30,7 +32,9 @@ def write(root: Path, order: list[tuple[str, str]], shard_rows: int = 1024, samp
         }  # fmt: skip
         answers = ITEMS[group][language]
         ids = [rows.candidate_id(common["id"], sampler, k) for k in range(len(answers))]
-        responses = [{"candidate_id": c, "text": text} for c, text in zip(ids, answers, strict=True)]
+        responses = [
+            {"candidate_id": c, "text": text} for c, text in zip(ids, answers, strict=True)
+        ]
         candidates.setdefault(language, []).append(
             {
                 **common,
@@ -57,7 +61,9 @@ def order() -> list[tuple[str, str]]:
     return [(group, language) for group, languages in ITEMS.items() for language in languages]
 
 
-def run(root: Path, slots: dict, out: stage.Output | None = None, **config) -> tuple[stage.Output, list[dict]]:
+def run(
+    root: Path, slots: dict, out: stage.Output | None = None, **config
+) -> tuple[stage.Output, list[dict]]:
     out = out or stage.Output(root / "out.partial", store.Store(root), step="pairs")
     out.path.mkdir(exist_ok=True)
     pairs.run(schema.build(pairs.Config, config), stage.Inputs(out.store, slots), out)
@@ -69,7 +75,13 @@ def files(out: stage.Output) -> dict[str, bytes]:
 
 
 def told(row: dict) -> tuple:
-    return row["group_id"], row["prompt_lang"], rows.text_of(row["chosen"]), rows.text_of(row["rejected"]), row["margin"]
+    return (
+        row["group_id"],
+        row["prompt_lang"],
+        rows.text_of(row["chosen"]),
+        rows.text_of(row["rejected"]),
+        row["margin"],
+    )
 
 
 def test_a_vote_over_languages_end_to_end(tmp_path):
@@ -87,14 +99,18 @@ def test_a_vote_over_languages_end_to_end(tmp_path):
         "fewer than 2 languages": {EN: 1},
         "the method made nothing in this language": {SW: 1},
     }
-    assert {p.name for p in rows.shards(out.path)} == {rows.shard_name(language, "train", 0) for language in (EN, SW, YO)}
+    assert {p.name for p in rows.shards(out.path)} == {
+        rows.shard_name(language, "train", 0) for language in (EN, SW, YO)
+    }
     assert made[0]["prompt"] == rows.messages(f"{made[0]['group_id']}?")
 
 
 def test_the_result_does_not_depend_on_shards_or_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "SLICE_ROWS", 3)
     outputs = []
-    for i, (rows_in_order, shard_rows) in enumerate([(order(), 1024), (order()[::-1], 1), (order()[::-1], 2)]):
+    for i, (rows_in_order, shard_rows) in enumerate(
+        [(order(), 1024), (order()[::-1], 1), (order()[::-1], 2)]
+    ):
         folder = tmp_path / str(i)
         folder.mkdir()
         out, made = run(folder, write(folder, rows_in_order, shard_rows), method="majority_vote")
@@ -185,7 +201,9 @@ def own(tmp_path, monkeypatch):
 def test_pairs_across_languages_name_the_prompt(tmp_path, own):
     _, made = run(tmp_path, write(tmp_path, order()), method="own_groups:english_over")
     assert [told(row)[:4] for row in made] == [("g1", SW, "1", "2")]  # elsewhere both are one text
-    assert [(row["chosen_lang"], row["rejected_lang"], row["prompt_lang"]) for row in made] == [(EN, SW, SW)]
+    assert [(row["chosen_lang"], row["rejected_lang"], row["prompt_lang"]) for row in made] == [
+        (EN, SW, SW)
+    ]
 
 
 def test_a_group_has_prompts_and_references(tmp_path, own):
@@ -195,7 +213,9 @@ def test_a_group_has_prompts_and_references(tmp_path, own):
 
 
 def test_an_error_in_a_method_names_group_file_and_line(tmp_path, own):
-    with pytest.raises(UserError, match=r"group g\d: method own_groups:broken: .*own_groups\.py:18: KeyError"):
+    with pytest.raises(
+        UserError, match=r"group g\d: method own_groups:broken: .*own_groups\.py:18: KeyError"
+    ):
         run(tmp_path, write(tmp_path, order()), method="own_groups:broken")
     with pytest.raises(UserError, match="names the prompt of fra_Latn, which its group lacks"):
         run(tmp_path, write(tmp_path, order()), method="own_groups:elsewhere")
@@ -217,7 +237,10 @@ def test_candidates_of_several_samplers_are_joined_by_prompt(tmp_path, own):
 def test_plan_counts_scores_and_candidates():
     from mlalign.core import kinds
 
-    given = {"rows": [kinds.Gives("candidates")] * 2, "scores": [kinds.Gives("scores", ("language_adherence",))]}
+    given = {
+        "rows": [kinds.Gives("candidates")] * 2,
+        "scores": [kinds.Gives("scores", ("language_adherence",))],
+    }
     cfg = schema.build(pairs.Config, {})
     assert kinds.problems(pairs, "pairs", cfg, given, "steps.p") == [
         "steps.p.inputs.scores: 1 scores for 2 candidates; give the scores of each step in `rows`, in the same order"

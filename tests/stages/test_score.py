@@ -14,7 +14,11 @@ from mlalign.core.stage import Inputs, Output, Stopped
 from mlalign.core.store import Store
 from mlalign.stages import score
 
-LANGUAGES = {"eng_Latn": "The largest number is {}.", "tur_Latn": "En büyük sayı {} olur.", "cmn_Hans": "最大的数字是 {} 。"}
+LANGUAGES = {
+    "eng_Latn": "The largest number is {}.",
+    "tur_Latn": "En büyük sayı {} olur.",
+    "cmn_Hans": "最大的数字是 {} 。",
+}
 
 
 def prompt_row(language, i, split="eval"):
@@ -29,10 +33,25 @@ def candidates(tmp_path):
         for language, sentence in LANGUAGES.items():
             for i in (7, 8):
                 row = prompt_row(language, i)
-                texts = [sentence.format(i), sentence.format(3), LANGUAGES["eng_Latn"].format(i), "5"]
-                responses = [{"candidate_id": rows.candidate_id(row["id"], "s", k), "text": t} for k, t in enumerate(texts)]
+                texts = [
+                    sentence.format(i),
+                    sentence.format(3),
+                    LANGUAGES["eng_Latn"].format(i),
+                    "5",
+                ]
+                responses = [
+                    {"candidate_id": rows.candidate_id(row["id"], "s", k), "text": t}
+                    for k, t in enumerate(texts)
+                ]
                 reference = rows.to_json({"answer": str(i), "match": "numeric"})
-                out.write({**row, "response_lang_requested": language, "reference": reference, "responses": responses})
+                out.write(
+                    {
+                        **row,
+                        "response_lang_requested": language,
+                        "reference": reference,
+                        "responses": responses,
+                    }
+                )
     return tmp_path / "candidates"
 
 
@@ -40,8 +59,18 @@ def candidates(tmp_path):
 def preferences(tmp_path):
     with rows.ShardWriter(tmp_path / "preferences", "preference") as out:
         for language, sentence in LANGUAGES.items():
-            sides = {side: rows.messages(sentence.format(n), "assistant") for side, n in (("chosen", 7), ("rejected", 33))}
-            out.write({**prompt_row(language, 7, "train"), **sides, "chosen_lang": language, "rejected_lang": language})
+            sides = {
+                side: rows.messages(sentence.format(n), "assistant")
+                for side, n in (("chosen", 7), ("rejected", 33))
+            }
+            out.write(
+                {
+                    **prompt_row(language, 7, "train"),
+                    **sides,
+                    "chosen_lang": language,
+                    "rejected_lang": language,
+                }
+            )
     return tmp_path / "preferences"
 
 
@@ -65,7 +94,9 @@ def reward_model(tmp_path_factory):
 
 def run(tmp_path, source, scorers, name="x", store="store", part=(0, 1), **config):
     cfg = schema.build(score.Config, config)
-    out = Output(tmp_path / store / f"score-{name}.partial", Store(tmp_path / store), "scores", part)
+    out = Output(
+        tmp_path / store / f"score-{name}.partial", Store(tmp_path / store), "scores", part
+    )
     out.path.mkdir(parents=True, exist_ok=True)
     score.run(cfg, Inputs(out.store, {"rows": {"path": str(source)}, "scorers": scorers}), out)
     return out
@@ -80,7 +111,11 @@ PLAIN = [{"family": "verifier"}, {"family": "language_adherence"}, {"family": "l
 
 @pytest.mark.slow
 def test_candidates_through_several_scorers(tmp_path, candidates, reward_model):
-    out = run(tmp_path, candidates, [*PLAIN, {"family": "classifier", "name": "reward[eng_Latn]", "path": str(reward_model)}])
+    out = run(
+        tmp_path,
+        candidates,
+        [*PLAIN, {"family": "classifier", "name": "reward[eng_Latn]", "path": str(reward_model)}],
+    )
     found = by_candidate(out)
     assert len(found) == 24 and rows.kind_of(out.path) == "scores"
     for row in rows.read(candidates):
@@ -88,10 +123,22 @@ def test_candidates_through_several_scorers(tmp_path, candidates, reward_model):
         assert {k: right[k] for k in rows.COMMON} == {k: row[k] for k in rows.COMMON}
         assert [r["score.verifier"] for r in (right, wrong, english, bare)] == [1.0, 0.0, 1.0, 0.0]
         in_english = row["prompt_lang"] == "eng_Latn"
-        assert [r["score.language_adherence"] for r in (right, wrong, english, bare)] == [1.0, 1.0, float(in_english), None]
-        assert [r["response_lang_detected"] for r in (right, english, bare)] == [row["prompt_lang"], "eng_Latn", None]
+        assert [r["score.language_adherence"] for r in (right, wrong, english, bare)] == [
+            1.0,
+            1.0,
+            float(in_english),
+            None,
+        ]
+        assert [r["response_lang_detected"] for r in (right, english, bare)] == [
+            row["prompt_lang"],
+            "eng_Latn",
+            None,
+        ]
         assert right["score.length"] == len(row["responses"][0]["text"])
-        assert isinstance(right["score.reward[eng_Latn]"], float) and 0 < right["score.language_adherence.confidence"] <= 1
+        assert (
+            isinstance(right["score.reward[eng_Latn]"], float)
+            and 0 < right["score.language_adherence.confidence"] <= 1
+        )
     counts = out.tally.to_dict()
     assert counts["rows"] == dict.fromkeys(sorted(LANGUAGES), 8)
     assert (
@@ -105,8 +152,13 @@ def test_candidates_through_several_scorers(tmp_path, candidates, reward_model):
 def test_a_score_does_not_depend_on_sharding(tmp_path, candidates, reward_model):
     with rows.ShardWriter(tmp_path / "one", "candidates") as writer:
         writer.write_all(reversed(list(rows.read(candidates))))
-    scorers = [{"family": "classifier", "name": "r", "path": str(reward_model)}, {"family": "random"}]
-    several, one = (by_candidate(run(tmp_path, p, scorers, name=p.name)) for p in (candidates, tmp_path / "one"))
+    scorers = [
+        {"family": "classifier", "name": "r", "path": str(reward_model)},
+        {"family": "random"},
+    ]
+    several, one = (
+        by_candidate(run(tmp_path, p, scorers, name=p.name)) for p in (candidates, tmp_path / "one")
+    )
     for identifier, row in several.items():
         assert one[identifier]["score.r"] == pytest.approx(row["score.r"], abs=1e-5)
         assert one[identifier]["score.random"] == row["score.random"]
@@ -128,7 +180,9 @@ def test_combinations(tmp_path, candidates):
     for row in rows.read(candidates, languages=["tur_Latn"]):
         found = [by_candidate(out)[r["candidate_id"]] for r in row["responses"]]
         lengths = [r["score.length"] for r in found]
-        assert [r["score.gated"] for r in found] == pytest.approx([1 - 0.01 * lengths[0], -0.01 * lengths[1], None, -0.01 * lengths[3]])
+        assert [r["score.gated"] for r in found] == pytest.approx(
+            [1 - 0.01 * lengths[0], -0.01 * lengths[1], None, -0.01 * lengths[3]]
+        )
         assert sum(r["score.z"] for r in found) == pytest.approx(0, abs=1e-9)
     assert out.tally.to_dict()["sums"]["unscored.gated"] == {"cmn_Hans": 2, "tur_Latn": 2}
 
@@ -145,14 +199,21 @@ def test_stopped_and_continued_equals_unbroken(tmp_path, candidates, reward_mode
     files = sorted(p.name for p in (unbroken.path / "rows").iterdir())
     assert len(files) == 6
     for name in files:
-        assert (again.path / "rows" / name).read_bytes() == (unbroken.path / "rows" / name).read_bytes()
+        assert (again.path / "rows" / name).read_bytes() == (
+            unbroken.path / "rows" / name
+        ).read_bytes()
     assert again.tally.to_dict() == unbroken.tally.to_dict()
 
 
 @pytest.mark.slow
 def test_finished_shards_are_reused_and_need_no_model(tmp_path, candidates, reward_model):
     model = shutil.copytree(reward_model, tmp_path / "gone" / "model")
-    told = {"family": "classifier", "name": "r", "path": str(model), "identity": "a digest that the plan found"}
+    told = {
+        "family": "classifier",
+        "name": "r",
+        "path": str(model),
+        "identity": "a digest that the plan found",
+    }
     first = run(tmp_path, candidates, [told])
     shutil.rmtree(model)
     again = run(tmp_path, candidates, [told], name="again", device_batch_tokens=100)
@@ -165,7 +226,10 @@ def test_array_tasks_share_the_shards(tmp_path, candidates):
     parts = [run(tmp_path, candidates, [{"family": "length"}], part=(i, 4)) for i in range(4)]
     sources = rows.shards(candidates)
     assert not shards.pending(sources, parts[0].path)
-    assert shards.total(sources, parts[0].path).to_dict() == run(tmp_path, candidates, [{"family": "length"}], store="one").tally.to_dict()
+    assert (
+        shards.total(sources, parts[0].path).to_dict()
+        == run(tmp_path, candidates, [{"family": "length"}], store="one").tally.to_dict()
+    )
 
 
 @pytest.mark.slow
@@ -173,14 +237,28 @@ def test_a_reward_artifact_of_a_foreach_step(tmp_path, candidates, reward_model)
     artifact = tmp_path / "store" / "reward-0"
     shutil.copytree(reward_model, artifact / "model")
     write_manifest(artifact, content_digest="d")
-    found = run(tmp_path, candidates, [{"step": "reward[eng_Latn]", "artifact": "reward-0", "binding": {"lang": "eng_Latn"}}])
+    found = run(
+        tmp_path,
+        candidates,
+        [{"step": "reward[eng_Latn]", "artifact": "reward-0", "binding": {"lang": "eng_Latn"}}],
+    )
     assert all(isinstance(r["score.reward[eng_Latn]"], float) for r in rows.read(found.path))
-    external = run(tmp_path, candidates, [{"family": "classifier", "name": "r", "path": str(artifact)}], name="external")
-    assert [r["score.r"] for r in rows.read(external.path)] == [r["score.reward[eng_Latn]"] for r in rows.read(found.path)]
+    external = run(
+        tmp_path,
+        candidates,
+        [{"family": "classifier", "name": "r", "path": str(artifact)}],
+        name="external",
+    )
+    assert [r["score.r"] for r in rows.read(external.path)] == [
+        r["score.reward[eng_Latn]"] for r in rows.read(found.path)
+    ]
 
 
 def test_one_split_only(tmp_path, candidates):
-    assert by_candidate(run(tmp_path, candidates, [{"family": "length"}], split="train", name="none")) == {}
+    assert (
+        by_candidate(run(tmp_path, candidates, [{"family": "length"}], split="train", name="none"))
+        == {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +284,9 @@ def test_bad_settings_are_told_together(tmp_path, candidates, scorers, config, m
 def test_rows_of_another_kind_are_refused(tmp_path):
     with rows.ShardWriter(tmp_path / "prompts", "prompt") as out:
         out.write(prompt_row("eng_Latn", 1))
-    with pytest.raises(UserError, match="holds prompt rows, and `score` takes candidates or preference"):
+    with pytest.raises(
+        UserError, match="holds prompt rows, and `score` takes candidates or preference"
+    ):
         run(tmp_path, tmp_path / "prompts", [{"family": "length"}])
 
 
@@ -214,7 +294,8 @@ def test_what_is_hashed():
     told = schema.hashed(schema.build(score.Config, {"combine": {"c": {"weights": {"a": 1}}}}))
     assert sorted(told) == ["combine", "date", "dtype", "seed", "split"]
     assert json.dumps(told, default=str) == json.dumps(
-        schema.hashed(schema.build(score.Config, {"combine": {"c": {"weights": {"a": 1}}}})), default=str
+        schema.hashed(schema.build(score.Config, {"combine": {"c": {"weights": {"a": 1}}}})),
+        default=str,
     )
 
 
@@ -253,24 +334,47 @@ def artifact_of(tmp_path, name, model, digest):
 
 @pytest.mark.slow
 def test_models_of_steps_within_settings(tmp_path, candidates, policies):
-    policy, base = (artifact_of(tmp_path, n, p, n) for n, p in zip(("policy", "base"), policies, strict=True))
-    of_steps = run(tmp_path, candidates, [{"family": "implicit", "path": policy, "reference": base}])
-    plain = run(tmp_path, candidates, [{"family": "implicit", "path": str(policies[0]), "reference": str(policies[1])}], name="plain")
+    policy, base = (
+        artifact_of(tmp_path, n, p, n) for n, p in zip(("policy", "base"), policies, strict=True)
+    )
+    of_steps = run(
+        tmp_path, candidates, [{"family": "implicit", "path": policy, "reference": base}]
+    )
+    plain = run(
+        tmp_path,
+        candidates,
+        [{"family": "implicit", "path": str(policies[0]), "reference": str(policies[1])}],
+        name="plain",
+    )
     assert by_candidate(of_steps) == by_candidate(plain)
     assert len({r["score.implicit"] for r in by_candidate(plain).values()}) > 10
-    part = {"family": "implicit", "path": policy, "reference": {"path": str(policies[1]), "identity": "base"}}
-    composite = {"family": "composite", "scorers": [part, {"family": "length"}], "weights": {"implicit": 2.0, "length": -0.01}}
+    part = {
+        "family": "implicit",
+        "path": policy,
+        "reference": {"path": str(policies[1]), "identity": "base"},
+    }
+    composite = {
+        "family": "composite",
+        "scorers": [part, {"family": "length"}],
+        "weights": {"implicit": 2.0, "length": -0.01},
+    }
     found = by_candidate(run(tmp_path, candidates, [composite], name="composite"))
     for identifier, row in by_candidate(plain).items():
         own = found[identifier]
         assert own["score.composite.implicit"] == pytest.approx(row["score.implicit"], abs=1e-6)
-        assert own["score.composite"] == pytest.approx(2 * row["score.implicit"] - 0.01 * own["score.composite.length"], abs=1e-6)
+        assert own["score.composite"] == pytest.approx(
+            2 * row["score.implicit"] - 0.01 * own["score.composite.length"], abs=1e-6
+        )
 
 
 @pytest.mark.slow
 def test_a_model_counts_by_its_content(tmp_path, candidates, policies):
     """The same content elsewhere, and other settings of speed, need no model; another content does."""
-    told = {"family": "implicit", "path": {"path": "/gone", "identity": "p"}, "reference": {"path": "/gone too", "identity": "r"}}
+    told = {
+        "family": "implicit",
+        "path": {"path": "/gone", "identity": "p"},
+        "reference": {"path": "/gone too", "identity": "r"},
+    }
     here = {
         "family": "implicit",
         "path": {"path": str(policies[0]), "identity": "p"},
@@ -279,14 +383,22 @@ def test_a_model_counts_by_its_content(tmp_path, candidates, policies):
     first = run(tmp_path, candidates, [here])
     again = run(tmp_path, candidates, [{**told, "device_batch_tokens": 64}], name="again")
     assert by_candidate(again) == by_candidate(first)
-    for other in ({**told, "beta": 0.2}, {**told, "reference": {"path": "/gone too", "identity": "x"}}):
+    for other in (
+        {**told, "beta": 0.2},
+        {**told, "reference": {"path": "/gone too", "identity": "x"}},
+    ):
         with pytest.raises(UserError):
             run(tmp_path, candidates, [other], name="other")
 
 
 @pytest.mark.slow
 def test_english_prompts_are_found_by_group(tmp_path, candidates, policies):
-    told = {"family": "implicit", "path": str(policies[0]), "reference": str(policies[1]), "condition_on": "english_prompt"}
+    told = {
+        "family": "implicit",
+        "path": str(policies[0]),
+        "reference": str(policies[1]),
+        "condition_on": "english_prompt",
+    }
     found = run(tmp_path, candidates, [told], name="own")
     assert all(r["score.implicit"] is not None for r in rows.read(found.path))
     with rows.ShardWriter(tmp_path / "turkish", "candidates") as out:
@@ -294,9 +406,16 @@ def test_english_prompts_are_found_by_group(tmp_path, candidates, policies):
     alone = run(tmp_path, tmp_path / "turkish", [told], name="alone")
     assert all(r["score.implicit"] is None for r in rows.read(alone.path))
     assert alone.tally.to_dict()["sums"]["no_english_prompt.implicit"] == {"tur_Latn": 8}
-    cfg, out = score.Config(), Output(tmp_path / "store/score-beside.partial", Store(tmp_path / "store"), "scores")
+    cfg, out = (
+        score.Config(),
+        Output(tmp_path / "store/score-beside.partial", Store(tmp_path / "store"), "scores"),
+    )
     out.path.mkdir(parents=True)
-    slots = {"rows": {"path": str(tmp_path / "turkish")}, "scorers": [told], "english": {"path": str(candidates)}}
+    slots = {
+        "rows": {"path": str(tmp_path / "turkish")},
+        "scorers": [told],
+        "english": {"path": str(candidates)},
+    }
     score.run(cfg, Inputs(out.store, slots), out)
     own = by_candidate(found)
     for identifier, row in by_candidate(out).items():
@@ -310,24 +429,42 @@ def test_english_prompts_are_found_by_group(tmp_path, candidates, policies):
 def preferences_of_many(tmp_path):
     with rows.ShardWriter(tmp_path / "many", "preference") as out:
         for i in range(50):
-            sides = {side: rows.messages(f"{side} {i}", "assistant") for side in ("chosen", "rejected")}
-            out.write({**prompt_row("eng_Latn", i, "train"), **sides, "chosen_lang": "eng_Latn", "rejected_lang": "eng_Latn"})
+            sides = {
+                side: rows.messages(f"{side} {i}", "assistant") for side in ("chosen", "rejected")
+            }
+            out.write(
+                {
+                    **prompt_row("eng_Latn", i, "train"),
+                    **sides,
+                    "chosen_lang": "eng_Latn",
+                    "rejected_lang": "eng_Latn",
+                }
+            )
     return tmp_path / "many"
 
 
 @pytest.mark.slow
-def test_a_stop_within_a_shard_keeps_finished_windows(tmp_path, preferences_of_many, reward_model, monkeypatch):
-    scorers = [{"family": "classifier", "name": "r", "path": str(reward_model)}, {"family": "repetition"}]
+def test_a_stop_within_a_shard_keeps_finished_windows(
+    tmp_path, preferences_of_many, reward_model, monkeypatch
+):
+    scorers = [
+        {"family": "classifier", "name": "r", "path": str(reward_model)},
+        {"family": "repetition"},
+    ]
     unbroken = run(tmp_path, preferences_of_many, scorers, store="unbroken", window_rows=8)
     done = []
     score_rows = score.score_rows
-    monkeypatch.setattr(score, "score_rows", lambda *args: done.append(len(args[2])) or score_rows(*args))
+    monkeypatch.setattr(
+        score, "score_rows", lambda *args: done.append(len(args[2])) or score_rows(*args)
+    )
     calls = iter([False, False, False, True])
     monkeypatch.setattr(Output, "should_stop", lambda self: next(calls, False))
     with pytest.raises(Stopped):
         run(tmp_path, preferences_of_many, scorers, window_rows=8)
     assert done == [8, 8, 8]
-    assert json.loads((tmp_path / "store/score-x.partial/progress.json").read_text())["unit"] == "rows"
+    assert (
+        json.loads((tmp_path / "store/score-x.partial/progress.json").read_text())["unit"] == "rows"
+    )
     again = run(tmp_path, preferences_of_many, scorers, window_rows=8)
     assert done == [8, 8, 8, 8, 8, 8, 2]
     name = "eng_Latn.train.00000.parquet"
@@ -341,7 +478,9 @@ def test_windows_of_other_settings_are_not_taken(tmp_path, preferences_of_many, 
     monkeypatch.setattr(Output, "should_stop", lambda self: next(calls, False))
     with pytest.raises(Stopped):
         run(tmp_path, preferences_of_many, [{"family": "length"}], window_rows=8)
-    found = run(tmp_path, preferences_of_many, [{"family": "length", "unit": "words"}], window_rows=8)
+    found = run(
+        tmp_path, preferences_of_many, [{"family": "length", "unit": "words"}], window_rows=8
+    )
     assert {r["score.length"] for r in rows.read(found.path)} == {2.0}
 
 
@@ -358,7 +497,9 @@ def test_what_scorers_say_is_kept_as_judgements(tmp_path, preferences):
     for out in (first, again):
         shard = out.path / "judgements" / "eng_Latn.train.00000.parquet"
         said = rows.read_shard(shard)
-        assert [(r["scorer"], r["raw"], r["parse_status"]) for r in said] == [("g.scored_by", "length", "ok")] * 2
+        assert [(r["scorer"], r["raw"], r["parse_status"]) for r in said] == [
+            ("g.scored_by", "length", "ok")
+        ] * 2
         scores = by_candidate(out)
         assert all(r["value"] == scores[r["candidate_id"]]["score.g"] for r in said)
         assert not (out.path / "judgements" / "tur_Latn.train.00000.parquet").exists()
@@ -410,16 +551,31 @@ def test_a_recipe_names_models_within_scorers(tmp_path):
     assert scorer["path"] == {"step": "policy", "artifact": nodes["policy"].artifact}
     assert scorer["reference"]["artifact"] == nodes["base"].artifact
     part = composite["scorers"][0]
-    assert part["path"]["artifact"] == nodes["policy"].artifact and len(part["reference"]["identity"]) == 64
-    assert {s["step"] for s in nodes["marks"].sources()} == {"candidates", "prompts", "policy", "base"}
-    other = planned(tmp_path, RECIPE.replace("POLICY", "policy"), "steps.base.config.trainer.learning_rate=1e-4")
+    assert (
+        part["path"]["artifact"] == nodes["policy"].artifact
+        and len(part["reference"]["identity"]) == 64
+    )
+    assert {s["step"] for s in nodes["marks"].sources()} == {
+        "candidates",
+        "prompts",
+        "policy",
+        "base",
+    }
+    other = planned(
+        tmp_path, RECIPE.replace("POLICY", "policy"), "steps.base.config.trainer.learning_rate=1e-4"
+    )
     assert other["marks"].fingerprint != nodes["marks"].fingerprint
     swapped = planned(tmp_path, RECIPE.replace("POLICY", "base"))
     assert swapped["marks"].fingerprint != nodes["marks"].fingerprint
 
 
 def test_a_stand_in_reaches_models_within_scorers(tmp_path, policies):
-    nodes = planned(tmp_path, RECIPE.replace("POLICY", "policy"), f"use.policy={policies[0]}", f"use.base={policies[1]}")
+    nodes = planned(
+        tmp_path,
+        RECIPE.replace("POLICY", "policy"),
+        f"use.policy={policies[0]}",
+        f"use.base={policies[1]}",
+    )
     scorer = nodes["marks"].inputs["scorers"][0]
     assert scorer["path"]["path"] == str(policies[0]) and len(scorer["reference"]["identity"]) == 64
     assert not {"policy", "base", "rows"} & set(nodes)
@@ -428,12 +584,36 @@ def test_a_stand_in_reaches_models_within_scorers(tmp_path, policies):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("POLICY", "polcy", r"steps.marks.inputs.scorers: there is no step 'polcy'; did you mean 'policy'"),
-        ("POLICY", "prompts", r"steps.marks.inputs.scorers\[1\]: prompts gives rows, but this needs model"),
-        ("condition_on", "conditon_on", r"scorers\[0\].conditon_on: unknown key; did you mean 'condition_on'"),
-        ("{family: length}]", "{family: lenght}]", r"scorers\[1\].scorers\[1\]: unknown family 'lenght'"),
-        ("weights: {implicit", "weights: {implict", r"scorers\[1\].weights: no scorer here is named 'implict'"),
-        ('"${model.path}"}, {', '"/no/such/model"}, {', r"there is no file or directory /no/such/model"),
+        (
+            "POLICY",
+            "polcy",
+            r"steps.marks.inputs.scorers: there is no step 'polcy'; did you mean 'policy'",
+        ),
+        (
+            "POLICY",
+            "prompts",
+            r"steps.marks.inputs.scorers\[1\]: prompts gives rows, but this needs model",
+        ),
+        (
+            "condition_on",
+            "conditon_on",
+            r"scorers\[0\].conditon_on: unknown key; did you mean 'condition_on'",
+        ),
+        (
+            "{family: length}]",
+            "{family: lenght}]",
+            r"scorers\[1\].scorers\[1\]: unknown family 'lenght'",
+        ),
+        (
+            "weights: {implicit",
+            "weights: {implict",
+            r"scorers\[1\].weights: no scorer here is named 'implict'",
+        ),
+        (
+            '"${model.path}"}, {',
+            '"/no/such/model"}, {',
+            r"there is no file or directory /no/such/model",
+        ),
     ],
 )
 def test_mistakes_within_scorers_are_found_in_planning(tmp_path, old, new, message):
@@ -459,9 +639,14 @@ def test_a_recipe_with_an_implicit_reward_runs(tmp_path):
     done = run_here(tmp_path, "run", *told)
     assert done.returncode == 0, done.stdout + done.stderr
     again = run_here(tmp_path, "run", *told)
-    assert again.returncode == 0 and "computed again" not in again.stdout, again.stdout + again.stderr
+    assert again.returncode == 0 and "computed again" not in again.stdout, (
+        again.stdout + again.stderr
+    )
     steps = tmp_path / "runs/implicit/steps"
     scores = list(rows.read(steps / "marks"))
-    assert scores and all(isinstance(r["score.implicit"], float) and isinstance(r["score.composite.implicit"], float) for r in scores)
+    assert scores and all(
+        isinstance(r["score.implicit"], float) and isinstance(r["score.composite.implicit"], float)
+        for r in scores
+    )
     manifest = json.loads((steps / "marks/manifest.json").read_text())
     assert [m["step"] for m in manifest["inputs"]["scorers"][0]["models"]] == ["policy", "base"]

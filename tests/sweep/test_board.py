@@ -17,7 +17,9 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def planned(tmp_path):
-    return united.build(grid.read([f"root={tmp_path}", "recipe=candidates", "n=2,4", "temperature=0.5,1", "-m"]))
+    return united.build(
+        grid.read([f"root={tmp_path}", "recipe=candidates", "n=2,4", "temperature=0.5,1", "-m"])
+    )
 
 
 def finish(planned, *names):
@@ -30,7 +32,9 @@ def finish(planned, *names):
 
 
 def partial(planned, name):
-    return next(planned.store.partial(n.step.stage, n.fingerprint) for n in planned.nodes if n.name == name)
+    return next(
+        planned.store.partial(n.step.stage, n.fingerprint) for n in planned.nodes if n.name == name
+    )
 
 
 def stands(board):
@@ -48,7 +52,10 @@ def test_each_variant_says_what_it_has_and_waits_for(planned):
     first = "candidates[n=2,temperature=0.5]"
     assert stands(board)[:2] == [f"waits for {first}", "waits for candidates[n=2,temperature=1]"]
     partial(planned, first).mkdir(parents=True)
-    store.write_json(partial(planned, first) / "progress.json", {"done": 1, "total": 4, "unit": "shards", "by_language": {}})
+    store.write_json(
+        partial(planned, first) / "progress.json",
+        {"done": 1, "total": 4, "unit": "shards", "by_language": {}},
+    )
     board.begin("[2/13] candidates", partial(planned, first))
     assert stands(board)[0] == f"{first}: 1/4 shards"
     board.end("failed")
@@ -76,13 +83,17 @@ def test_on_a_terminal_the_table_is_drawn_in_place(planned, monkeypatch):
     board.tick()
     board.end("[1/13] rows.prompts: done")
     drawn = out.getvalue()
-    assert "\x1b[7F\x1b[J[1/13] rows.prompts: done" in drawn  # an empty line, the head, four variants and the running step
+    assert (
+        "\x1b[7F\x1b[J[1/13] rows.prompts: done" in drawn
+    )  # an empty line, the head, four variants and the running step
     assert max(len(line) for line in drawn.splitlines()) < 60 + len("\x1b[7F\x1b[J")
 
 
 @pytest.mark.slow
 def test_of_many_variants_those_that_are_not_done_are_shown(tmp_path):
-    planned = united.build(grid.read([f"root={tmp_path}", "recipe=candidates", "n=range(1,31)", "-m"]))
+    planned = united.build(
+        grid.read([f"root={tmp_path}", "recipe=candidates", "n=range(1,31)", "-m"])
+    )
     finish(planned, *planned.variants[0].steps.values())
     table = Board(planned, None, io.StringIO()).table()
     assert len(table.splitlines()) == 1 + 16 + 1

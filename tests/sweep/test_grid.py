@@ -7,7 +7,9 @@ from mlalign.sweep import grid
 
 
 def axes(*argv):
-    return {a.key: [(v.shown, v.overrides) for v in a.values] for a in grid.read([*argv, "-m"]).axes}
+    return {
+        a.key: [(v.shown, v.overrides) for v in a.values] for a in grid.read([*argv, "-m"]).axes
+    }
 
 
 @pytest.mark.parametrize(
@@ -30,8 +32,15 @@ def test_hydras_grammar_gives_the_values(text, shown):
 
 
 def test_a_value_is_written_so_that_it_is_read_again():
-    texts = [o for _, overrides in axes("name_='a=b',\"it's\",[x,y],null")["name_"] for o in overrides]
-    assert [grid.config.by_grammar(t, []).value() for t in texts] == ["a=b", "it's", ["x", "y"], None]
+    texts = [
+        o for _, overrides in axes("name_='a=b',\"it's\",[x,y],null")["name_"] for o in overrides
+    ]
+    assert [grid.config.by_grammar(t, []).value() for t in texts] == [
+        "a=b",
+        "it's",
+        ["x", "y"],
+        None,
+    ]
 
 
 def test_of_two_arguments_with_one_key_the_later_counts():
@@ -42,7 +51,12 @@ def test_of_two_arguments_with_one_key_the_later_counts():
 
 def test_every_combination_the_last_key_fastest():
     asked = grid.read(["a=1,2", "b=x,y", "--multirun"])
-    assert [[v.shown for _, v in point] for point in grid.combinations(asked.axes)] == [[1, "x"], [1, "y"], [2, "x"], [2, "y"]]
+    assert [[v.shown for _, v in point] for point in grid.combinations(asked.axes)] == [
+        [1, "x"],
+        [1, "y"],
+        [2, "x"],
+        [2, "y"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,8 +72,14 @@ def test_every_combination_the_last_key_fastest():
         (["data=glob(zz*)"], "matches no file of a group 'data'"),
         (["dta=glob(*)"], "did you mean 'data'"),
         (["sweep=bta"], "there is no sweep 'bta'; did you mean 'beta'"),
-        (["search.trails=3", "beta=interval(0,1)"], "search.trails: unknown key; did you mean 'search.trials'"),
-        (["search.trials=0", "beta=interval(0,1)"], "search.trials: expected a whole number from 1"),
+        (
+            ["search.trails=3", "beta=interval(0,1)"],
+            "search.trails: unknown key; did you mean 'search.trials'",
+        ),
+        (
+            ["search.trials=0", "beta=interval(0,1)"],
+            "search.trials: expected a whole number from 1",
+        ),
         (["search.trials=2", "search.pruner=medium", "beta=1,2"], "did you mean 'median'"),
         (["beta=1,2", "direction=up", "metric=accuracy"], "direction: 'up' is not possible"),
         (["beta=1,2", "direction=minimize"], "name it with metric="),
@@ -79,7 +99,16 @@ def test_mistakes_are_told_together():
 
 
 def test_names_hold_no_character_that_a_path_or_a_shell_minds():
-    told = grid.label({"model": "/models/a b'\"$(x)\n", "x.y.beta": 0.05, "l": ["en", "sw"], "p": None, "d": {"r": 8}, "t": "w" * 99})
+    told = grid.label(
+        {
+            "model": "/models/a b'\"$(x)\n",
+            "x.y.beta": 0.05,
+            "l": ["en", "sw"],
+            "p": None,
+            "d": {"r": 8},
+            "t": "w" * 99,
+        }
+    )
     assert not set(told) & set("/ '\"$()\n[]{}\\")
     assert "beta=0.05" in told
     assert "l=en+sw" in told
@@ -87,7 +116,10 @@ def test_names_hold_no_character_that_a_path_or_a_shell_minds():
 
 
 def test_a_key_is_short_where_that_says_enough():
-    assert grid.label({"steps.a.config.lr": 1, "steps.b.config.lr": 2}) == "steps.a.config.lr=1,steps.b.config.lr=2"
+    assert (
+        grid.label({"steps.a.config.lr": 1, "steps.b.config.lr": 2})
+        == "steps.a.config.lr=1,steps.b.config.lr=2"
+    )
 
 
 @pytest.fixture
@@ -102,7 +134,9 @@ def own(tmp_path):
 
 
 def test_a_preset_of_ones_own_is_refined_on_the_command_line(own):
-    argv = own("grid: {size: 'small,large', beta: '1,2'}\nsets: {size: {small: [n=2], large: [n=8, temperature=0.7]}}\nmetric: accuracy")
+    argv = own(
+        "grid: {size: 'small,large', beta: '1,2'}\nsets: {size: {small: [n=2], large: [n=8, temperature=0.7]}}\nmetric: accuracy"
+    )
     asked = grid.read([*argv, "beta=3,4", "size=large"])
     assert {a.key: [v.overrides for v in a.values] for a in asked.axes} == {
         "size": [("n=8", "temperature=0.7")], "beta": [("beta=3",), ("beta=4",)]

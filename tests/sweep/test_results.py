@@ -26,21 +26,66 @@ def swept(tmp_path_factory):
     variants, steps = [], []
     for (beta, source), right in SKILL.items():
         label = f"beta={beta},source={source}"
-        made = {code: _answers(code, 40, lambda code, i, when: "x", "made", f"answers{label}", random_) for code in CODES}
+        made = {
+            code: _answers(code, 40, lambda code, i, when: "x", "made", f"answers{label}", random_)
+            for code in CODES
+        }
         scored = {code: _marks(told, right, random_, CODES) for code, told in made.items()}
         run.add(f"policy[{label}]", "preference", "model", {})
-        run.add(f"answers[{label}]", "generate", "rows", {"model": f"policy[{label}]"}, lambda p, made=made: shards(p, "candidates", made))
-        run.add(f"marks[{label}]", "score", "scores", {"rows": f"answers[{label}]"}, lambda p, s=scored: shards(p, "scores", s, NAMES))
-        run.evaluate(f"metrics[{label}]", {"rows": [f"answers[{label}]"], "scores": [f"marks[{label}]"]}, n_bootstrap=200)
+        run.add(
+            f"answers[{label}]",
+            "generate",
+            "rows",
+            {"model": f"policy[{label}]"},
+            lambda p, made=made: shards(p, "candidates", made),
+        )
+        run.add(
+            f"marks[{label}]",
+            "score",
+            "scores",
+            {"rows": f"answers[{label}]"},
+            lambda p, s=scored: shards(p, "scores", s, NAMES),
+        )
+        run.evaluate(
+            f"metrics[{label}]",
+            {"rows": [f"answers[{label}]"], "scores": [f"marks[{label}]"]},
+            n_bootstrap=200,
+        )
         own = {step: f"{step}[{label}]" for step in ("policy", "answers", "marks", "metrics")}
-        variants.append({"label": label, "values": {"beta": float(beta), "source": source}, "overrides": [f"beta={beta}"], "steps": own})
-        steps += [{"step": name, "stage": "x", "artifact": run.refs[name]["artifact"]} for name in own.values()]
+        variants.append(
+            {
+                "label": label,
+                "values": {"beta": float(beta), "source": source},
+                "overrides": [f"beta={beta}"],
+                "steps": own,
+            }
+        )
+        steps += [
+            {"step": name, "stage": "x", "artifact": run.refs[name]["artifact"]}
+            for name in own.values()
+        ]
     steps.append({"step": "policy[lost]", "stage": "preference", "artifact": "preference-lost"})
     (root / "store/preference-lost.partial").mkdir()
-    store.write_json(root / "store/preference-lost.partial/outcome.json", {"status": 2, "message": "out of <b>memory</b>"})
-    lost = {"label": "lost", "values": {"beta": 9.0, "source": "en"}, "overrides": ["beta=9"], "steps": {"policy": "policy[lost]"}}
+    store.write_json(
+        root / "store/preference-lost.partial/outcome.json",
+        {"status": 2, "message": "out of <b>memory</b>"},
+    )
+    lost = {
+        "label": "lost",
+        "values": {"beta": 9.0, "source": "en"},
+        "overrides": ["beta=9"],
+        "steps": {"policy": "policy[lost]"},
+    }
     (root / "runs/x").mkdir(parents=True)
-    told = {"recipe": "r", "name": "x", "kind": "sweep", "languages": CODES, "steps": steps, "sweep": {}, "variants": [*variants, lost]}
+    told = {
+        "recipe": "r",
+        "name": "x",
+        "kind": "sweep",
+        "languages": CODES,
+        "steps": steps,
+        "sweep": {},
+        "variants": [*variants, lost],
+    }
     store.write_json(root / "runs/x/plan.json", told)
     return root
 
@@ -60,7 +105,10 @@ def test_variants_stand_best_first_and_the_lost_one_last(swept):
         "lost",
     ]
     assert found["best"] == "beta=0.1,source=en"
-    assert (found["variants"][-1]["state"], found["variants"][-1]["why"]) == ("failed", "policy[lost]: out of <b>memory</b>")
+    assert (found["variants"][-1]["state"], found["variants"][-1]["why"]) == (
+        "failed",
+        "policy[lost]: out of <b>memory</b>",
+    )
     assert content(swept, direction="minimize")["best"] == "beta=0.3,source=sw"
     assert content(swept, "wrong_in_language")["direction"] == "minimize"
 
@@ -78,7 +126,9 @@ def test_main_effects_are_means_over_the_variants_with_a_value(swept):
     beta = {x["value"]: x for x in found["statistics"]["effects"][0]["levels"]}
     assert found["statistics"]["paired"]
     assert beta[0.1]["mean"] == pytest.approx((values[0] + values[1]) / 2, abs=1e-5)
-    assert beta[0.1]["effect"] == pytest.approx((values[0] + values[1]) / 2 - sum(values) / 4, abs=1e-5)
+    assert beta[0.1]["effect"] == pytest.approx(
+        (values[0] + values[1]) / 2 - sum(values) / 4, abs=1e-5
+    )
     assert beta[0.1]["effect"] == pytest.approx(-beta[0.3]["effect"], abs=1e-5)
     assert beta[0.1]["low"] < beta[0.1]["mean"] < beta[0.1]["high"]
     assert beta[0.1]["effect_low"] > 0 > beta[0.3]["effect_high"]  # 30 points over 240 answers each
@@ -91,20 +141,39 @@ def test_differences_to_the_best_are_paired(swept):
     found = content(swept)
     behind = found["statistics"]["behind"][-1]
     values = averages(found)
-    assert behind["value"] == pytest.approx(values["beta=0.3,source=sw"] - values["beta=0.1,source=en"], abs=1e-5)
+    assert behind["value"] == pytest.approx(
+        values["beta=0.3,source=sw"] - values["beta=0.1,source=en"], abs=1e-5
+    )
     right = {}
     for label in ("beta=0.1,source=en", "beta=0.3,source=sw"):
         told = store.read_json(swept / "runs/x/plan.json")
         artifact = next(s["artifact"] for s in told["steps"] if s["step"] == f"marks[{label}]")
         import pyarrow.parquet as pq
 
-        tables = [pq.read_table(p).to_pylist() for p in sorted((swept / "store" / artifact / "rows").iterdir())]
-        right[label] = {(r["group_id"], r["prompt_lang"]): r["score.verifier"] for t in tables for r in t}
+        tables = [
+            pq.read_table(p).to_pylist()
+            for p in sorted((swept / "store" / artifact / "rows").iterdir())
+        ]
+        right[label] = {
+            (r["group_id"], r["prompt_lang"]): r["score.verifier"] for t in tables for r in t
+        }
     groups = sorted({g for g, _ in right[label]})
-    apart = np.array([np.mean([right["beta=0.3,source=sw"][g, c] - right["beta=0.1,source=en"][g, c] for c in CODES]) for g in groups])
+    apart = np.array(
+        [
+            np.mean(
+                [
+                    right["beta=0.3,source=sw"][g, c] - right["beta=0.1,source=en"][g, c]
+                    for c in CODES
+                ]
+            )
+            for g in groups
+        ]
+    )
     rng = np.random.default_rng(1)
     drawn = apart[rng.integers(0, len(apart), (4000, len(apart)))].mean(1)
-    assert [behind["low"], behind["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.03)
+    assert [behind["low"], behind["high"]] == pytest.approx(
+        np.percentile(drawn, [2.5, 97.5]), abs=0.03
+    )
 
 
 def test_without_rows_the_bounds_come_from_the_tables(swept, tmp_path):
@@ -114,7 +183,10 @@ def test_without_rows_the_bounds_come_from_the_tables(swept, tmp_path):
         shutil.rmtree(path)
     found = results.content(root / "runs/x", store.Store(root / "store"), "accuracy", None)
     level = found["statistics"]["effects"][0]["levels"][0]
-    rows = [next(r for r in v["rows"] if (r["metric"], r["language"]) == ("accuracy", "avg")) for v in found["variants"][:2]]
+    rows = [
+        next(r for r in v["rows"] if (r["metric"], r["language"]) == ("accuracy", "avg"))
+        for v in found["variants"][:2]
+    ]
     assert not found["statistics"]["paired"]
     assert level["low"] == pytest.approx(sum(r["low"] for r in rows) / 2, abs=1e-5)
     assert level["effect_low"] is None
@@ -126,12 +198,16 @@ def test_a_sweep_in_which_nothing_was_measured_has_its_page(swept, tmp_path):
     folder = tmp_path / "runs/x"
     (folder / "slurm").mkdir(parents=True)
     shutil.copy(swept / "runs/x/plan.json", folder)
-    (folder / "slurm/policy[lost].failed.txt").write_text("policy[lost] ended with status 137: job 7 on n1\nmore\n")
+    (folder / "slurm/policy[lost].failed.txt").write_text(
+        "policy[lost] ended with status 137: job 7 on n1\nmore\n"
+    )
     found = results.publish(folder, store.Store(tmp_path / "store"), "accuracy", None)
     assert [v["state"] for v in found["variants"]] == ["unfinished"] * 4 + ["failed"]
     assert found["variants"][-1]["why"] == "policy[lost] ended with status 137: job 7 on n1"
     assert "No variant has been measured." in (folder / "results.md").read_text()
-    pytest.importorskip("html5lib").HTMLParser(strict=True).parse((folder / "results.html").read_text())
+    pytest.importorskip("html5lib").HTMLParser(strict=True).parse(
+        (folder / "results.html").read_text()
+    )
     assert results.publish(folder, store.Store(tmp_path / "store"), None, None)["best"] is None
 
 
@@ -163,7 +239,12 @@ def test_the_command_writes_four_files(swept, capsys):
     folder = swept / "runs/x"
     found = json.loads((folder / "results.json").read_text())
     assert found["metric"] == "accuracy"
-    assert (folder / "results.csv").read_text().splitlines()[0].startswith("variant,beta,source,state,metric,by,language,value")
+    assert (
+        (folder / "results.csv")
+        .read_text()
+        .splitlines()[0]
+        .startswith("variant,beta,source,state,metric,by,language,value")
+    )
     assert "## Main effect of beta" in (folder / "results.md").read_text()
     assert "<b>memory" not in (folder / "results.md").read_text()
     page = (folder / "results.html").read_text()

@@ -7,15 +7,25 @@ from mlalign.sweep import grid, search, space
 from mlalign.sweep.proposals import Proposals
 
 RECIPE = "recipe=reuse_your_rewards"
-SPACE = ("beta=tag(log,interval(0.01,1))", "n=int(interval(2,8))", "loss=choice(sigmoid,ipo)", "epochs=range(1,4)")
+SPACE = (
+    "beta=tag(log,interval(0.01,1))",
+    "n=int(interval(2,8))",
+    "loss=choice(sigmoid,ipo)",
+    "epochs=range(1,4)",
+)
 
 
 def searching(tmp_path, *argv, trials=6):
-    return search.Search(grid.read([f"root={tmp_path}", RECIPE, *argv, f"search.trials={trials}", "metric=accuracy"]))
+    return search.Search(
+        grid.read([f"root={tmp_path}", RECIPE, *argv, f"search.trials={trials}", "metric=accuracy"])
+    )
 
 
 def test_hydras_grammar_gives_the_space(tmp_path):
-    found = {a.key: str(space.distribution(a)) for a in searching(tmp_path, *SPACE, "temperature=interval(0.5,1)").request.axes}
+    found = {
+        a.key: str(space.distribution(a))
+        for a in searching(tmp_path, *SPACE, "temperature=interval(0.5,1)").request.axes
+    }
     assert found == {
         "beta": "FloatDistribution(high=1.0, log=True, low=0.01, step=None)",
         "n": "IntDistribution(high=8, log=False, low=2, step=1)",
@@ -40,7 +50,10 @@ def test_only_what_depends_on_a_searched_key_is_a_trials_own(tmp_path):
     assert made.depends["policy"] == ["beta", "n"]
     assert made.depends["pairs"] == ["n"]
     assert not {"base", "reward", "prompts"} & set(made.depends)
-    assert "18 steps a trial, 8 of them its own; one round or none: no trial is pruned" in made.outline()
+    assert (
+        "18 steps a trial, 8 of them its own; one round or none: no trial is pruned"
+        in made.outline()
+    )
     loop = search.Search(grid.read([f"root={tmp_path}", "recipe=iterative_dpo", "sweep=search"]))
     assert "the metric of each round goes to the pruner" in loop.outline()
 
@@ -81,7 +94,9 @@ def carried_out(root, n, *, parallel=1, broken=(), fails=()):
         for trial in batch:
             if found.trials.index(trial) in fails:
                 trial.state, trial.why = "failed", "no memory"
-            found.tell(trial, 1 - abs(trial.params["beta"] - 0.2) + (trial.params["loss"] == "ipo") / 9)
+            found.tell(
+                trial, 1 - abs(trial.params["beta"] - 0.2) + (trial.params["loss"] == "ipo") / 9
+            )
     return found
 
 
@@ -93,9 +108,16 @@ def settings(found):
 @pytest.mark.long
 def test_a_broken_search_proposes_what_an_unbroken_one_would(tmp_path, parallel):
     whole = settings(carried_out(tmp_path / "whole", 14, parallel=parallel, fails=(2, 5)))
-    assert settings(carried_out(tmp_path / "broken", 14, parallel=parallel, broken=(4, 12), fails=(2, 5))) == whole
+    assert (
+        settings(
+            carried_out(tmp_path / "broken", 14, parallel=parallel, broken=(4, 12), fails=(2, 5))
+        )
+        == whole
+    )
     assert [state for _, state in whole].count("failed") == 2
-    assert len({p["beta"] for p, _ in whole}) == 14  # a sampler with the same seed each time would repeat itself
+    assert (
+        len({p["beta"] for p, _ in whole}) == 14
+    )  # a sampler with the same seed each time would repeat itself
 
 
 @pytest.mark.slow
@@ -119,7 +141,9 @@ def test_failed_trials_are_tried_again_by_the_next_command_and_keep_their_place(
         for trial in batch:
             found.tell(trial, 0.5)
     assert settings(found) == [(params, "done") for params, _ in before]
-    assert settings(opened(tmp_path / "a", *SPACE, "search.parallel=1", trials=5)) == settings(found)
+    assert settings(opened(tmp_path / "a", *SPACE, "search.parallel=1", trials=5)) == settings(
+        found
+    )
 
 
 @pytest.mark.slow
@@ -155,8 +179,14 @@ def test_a_value_that_is_no_number_is_a_failure(tmp_path):
 @pytest.mark.slow
 def test_another_search_in_the_same_directory_is_refused(tmp_path):
     opened(tmp_path, "beta=interval(0.01,1)", "name=x", trials=6)
-    opened(tmp_path, "beta=interval(0.01,1)", "name=x", "launcher=slurm", trials=9)  # more trials, elsewhere: the same search
-    for other in (["beta=interval(0.01,2)"], ["beta=interval(0.01,1)", "n=4"], ["beta=interval(0.01,1)", "search.seed=1"]):
+    opened(
+        tmp_path, "beta=interval(0.01,1)", "name=x", "launcher=slurm", trials=9
+    )  # more trials, elsewhere: the same search
+    for other in (
+        ["beta=interval(0.01,2)"],
+        ["beta=interval(0.01,1)", "n=4"],
+        ["beta=interval(0.01,1)", "search.seed=1"],
+    ):
         with pytest.raises(UserError, match="holds another search"):
             opened(tmp_path, *other, "name=x", trials=6)
 
@@ -165,11 +195,26 @@ def test_another_search_in_the_same_directory_is_refused(tmp_path):
     ("argv", "told"),
     [
         (["search.trials=3", "beta=interval(0,1)"], "metric: say what the search is for"),
-        (["search.trials=3", "beta=interval(1,1)", "metric=accuracy"], "beta: there is nothing between 1"),
-        (["search.trials=3", "beta=tag(log,interval(0,1))", "metric=accuracy"], "a logarithmic interval begins above 0"),
-        (["search.trials=3", "beta=interval(0.1,1)", "metric=accuracy", "search.parallel=0"], "search.parallel"),
-        (["search.trials=3", "beta=interval(0.1,1)", "metric=accuracy", "force=policy"], "force: has no meaning in a search"),
-        (["search.trials=3", "bta=interval(0.1,1)", "metric=accuracy"], "bta: unknown key; did you mean 'beta'"),
+        (
+            ["search.trials=3", "beta=interval(1,1)", "metric=accuracy"],
+            "beta: there is nothing between 1",
+        ),
+        (
+            ["search.trials=3", "beta=tag(log,interval(0,1))", "metric=accuracy"],
+            "a logarithmic interval begins above 0",
+        ),
+        (
+            ["search.trials=3", "beta=interval(0.1,1)", "metric=accuracy", "search.parallel=0"],
+            "search.parallel",
+        ),
+        (
+            ["search.trials=3", "beta=interval(0.1,1)", "metric=accuracy", "force=policy"],
+            "force: has no meaning in a search",
+        ),
+        (
+            ["search.trials=3", "bta=interval(0.1,1)", "metric=accuracy"],
+            "bta: unknown key; did you mean 'beta'",
+        ),
         (["search.trials=3", "beta=interval(0.1,1)", "metric=acuracy"], "did you mean 'accuracy'"),
         (["search.trials=3", "metric=accuracy"], "no key has several values"),
     ],

@@ -15,11 +15,19 @@ pytestmark = pytest.mark.slow
 BETAS, SOURCES = ["0.1", "0.3"], ["eng_Latn", "swh_Latn"]
 N_VARIANTS = len(BETAS) * len(SOURCES)
 N_STEPS = 3 + 3 * len(SOURCES) + 4 * N_VARIANTS
-GRID = (f"beta={','.join(BETAS)}", f"source_language={','.join(SOURCES)}", "metric=accuracy", "-m", "name=grid")
+GRID = (
+    f"beta={','.join(BETAS)}",
+    f"source_language={','.join(SOURCES)}",
+    "metric=accuracy",
+    "-m",
+    "name=grid",
+)
 
 
 def manifests(lean):
-    return {p.parent.name: store.read_json(p) for p in (lean.root / "store").glob("*/manifest.json")}
+    return {
+        p.parent.name: store.read_json(p) for p in (lean.root / "store").glob("*/manifest.json")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +43,18 @@ def test_every_shared_step_was_computed_once(swept):
     once, by_source = ("preferences", "prompts", "candidates"), ("reward", "scores", "pairs")
     steps = Counter(m["step"] for m in found.values())
     each = ("policy", "answers", "marks", "metrics")
-    assert steps == {**dict.fromkeys(once, 1), **dict.fromkeys(by_source, len(SOURCES)), **dict.fromkeys(each, N_VARIANTS)}
-    assert swept.printed.count(": done in") + swept.printed.count(" rows in") + swept.printed.count("dropped in") >= len(found) == N_STEPS
+    assert steps == {
+        **dict.fromkeys(once, 1),
+        **dict.fromkeys(by_source, len(SOURCES)),
+        **dict.fromkeys(each, N_VARIANTS),
+    }
+    assert (
+        swept.printed.count(": done in")
+        + swept.printed.count(" rows in")
+        + swept.printed.count("dropped in")
+        >= len(found)
+        == N_STEPS
+    )
     names = {p.name for p in (swept.root / "runs/grid/steps").iterdir()}
     assert "policy[beta=0.3,source_language=swh_Latn]" in names
     assert len(names) == N_STEPS
@@ -55,17 +73,25 @@ def test_it_ends_in_one_table_and_one_page(swept):
     assert all(float(r["low"]) <= float(r["value"]) <= float(r["high"]) for r in right)
     assert "Best by Right answers" in swept.printed
     assert swept.printed.count("variant beta=") == N_VARIANTS
-    pytest.importorskip("html5lib").HTMLParser(strict=True).parse((folder / "results.html").read_text())
+    pytest.importorskip("html5lib").HTMLParser(strict=True).parse(
+        (folder / "results.html").read_text()
+    )
 
 
 def test_statistics_agree_with_the_tables_of_the_variants(swept):
     content = json.loads((swept.root / "runs/grid/results.json").read_text())
     average = {
-        v["variant"]: next(r for r in v["rows"] if (r["metric"], r["language"]) == ("accuracy", "avg"))["value"]
+        v["variant"]: next(
+            r for r in v["rows"] if (r["metric"], r["language"]) == ("accuracy", "avg")
+        )["value"]
         for v in content["variants"]
     }
     for level in content["statistics"]["effects"][0]["levels"]:
-        same = [average[v["variant"]] for v in content["variants"] if v["values"]["beta"] == level["value"]]
+        same = [
+            average[v["variant"]]
+            for v in content["variants"]
+            if v["values"]["beta"] == level["value"]
+        ]
         assert level["mean"] == pytest.approx(sum(same) / len(SOURCES), abs=1e-5)
         assert level["low"] <= level["mean"] <= level["high"]
 
@@ -90,12 +116,17 @@ def test_a_variant_that_fails_leaves_the_others_alone(swept):
     arguments = ("n=1,4", "name=some", "-m", "metric=accuracy")
     done = swept.call("run", *arguments)
     assert done.returncode == 1
-    assert "metrics[n=4]: reused" in done.stdout  # of the sweep before, and after the failure of the other
+    assert (
+        "metrics[n=4]: reused" in done.stdout
+    )  # of the sweep before, and after the failure of the other
     assert "error: pairs[n=1]: pairs: no prompt gave a row" in done.stderr
     assert "1 of 2 variants failed: n=1; the same command tries them again" in done.stderr
     assert "Traceback" not in done.stderr
     content = json.loads((swept.root / "runs/some/results.json").read_text())
-    assert {v["variant"]: v["state"] for v in content["variants"]} == {"n=4": "done", "n=1": "failed"}
+    assert {v["variant"]: v["state"] for v in content["variants"]} == {
+        "n=4": "done",
+        "n=1": "failed",
+    }
     again = swept.call("run", *arguments)
     assert again.returncode == 1
     assert "pairs[n=1]: started" in again.stdout
@@ -109,7 +140,13 @@ def test_results_by_another_metric_after_the_fact(swept):
     assert "did you mean 'accuracy'" in swept.call("results", "name=grid", "metric=acuracy").stderr
 
 
-SEARCH = ("recipe=loop", "learning_rate=choice(5e-4,1e-1)", "metric=accuracy", "search.pruner=halving", "name=search")
+SEARCH = (
+    "recipe=loop",
+    "learning_rate=choice(5e-4,1e-1)",
+    "metric=accuracy",
+    "search.pruner=halving",
+    "name=search",
+)
 
 
 @pytest.mark.long
@@ -125,10 +162,15 @@ def test_a_search_goes_on_and_spares_a_bad_trial_its_later_rounds(swept):
     assert "policy.r2[learning_rate=0.1]" not in done.stdout
     folder = swept.root / "runs/search"
     content = json.loads((folder / "results.json").read_text())
-    assert [(v["values"]["learning_rate"], v["state"]) for v in content["variants"]] == [(5e-4, "done"), (0.1, "pruned")]
+    assert [(v["values"]["learning_rate"], v["state"]) for v in content["variants"]] == [
+        (5e-4, "done"),
+        (0.1, "pruned"),
+    ]
     assert "Trials in their order" in (folder / "results.html").read_text()
     before = (folder / "search.journal").read_text().count("\n")
     again = swept.call("run", *own, "search.trials=2")
     assert again.returncode == 0, again.stderr
     assert "started" not in again.stdout
-    assert (folder / "search.journal").read_text().count("\n") - before <= 3  # opened, nothing asked
+    assert (folder / "search.journal").read_text().count(
+        "\n"
+    ) - before <= 3  # opened, nothing asked

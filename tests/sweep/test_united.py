@@ -33,10 +33,38 @@ def test_shared_steps_stand_once(twelve):
     assert len(twelve.variants) == 12
     assert {s: len(n) for s, n in by_step.items()} == {
         **dict.fromkeys(
-            ("rows.demonstrations", "rows.preferences", "rows.prompts", "base", "pairs.candidates", "measure.answers[base]"), 1
+            (
+                "rows.demonstrations",
+                "rows.preferences",
+                "rows.prompts",
+                "base",
+                "pairs.candidates",
+                "measure.answers[base]",
+            ),
+            1,
         ),
-        **dict.fromkeys(("reward", "transfer.verdicts", "pairs.scores", "measure.marks[base]", "transfer", "pairs", "measure[base]"), 4),
-        **dict.fromkeys(("policy", "measure.answers[policy]", "measure.marks[policy]", "measure[policy]", "report"), 12),
+        **dict.fromkeys(
+            (
+                "reward",
+                "transfer.verdicts",
+                "pairs.scores",
+                "measure.marks[base]",
+                "transfer",
+                "pairs",
+                "measure[base]",
+            ),
+            4,
+        ),
+        **dict.fromkeys(
+            (
+                "policy",
+                "measure.answers[policy]",
+                "measure.marks[policy]",
+                "measure[policy]",
+                "report",
+            ),
+            12,
+        ),
     }
     assert by_step["base"] == ["base"]
     assert "reward[source_language=swh_Latn]" in by_step["reward"]
@@ -54,13 +82,17 @@ def test_every_step_stands_behind_what_it_needs(twelve):
 
 def test_a_variant_is_the_single_run(tmp_path, twelve):
     one = single(tmp_path, "beta=0.3", "source_language=swh_Latn")
-    variant = next(v for v in twelve.variants if v.values == {"beta": 0.3, "source_language": "swh_Latn"})
+    variant = next(
+        v for v in twelve.variants if v.values == {"beta": 0.3, "source_language": "swh_Latn"}
+    )
     nodes = {n.name: n for n in twelve.nodes}
     for node in one.nodes:
         same = nodes[variant.steps[node.name]]
         assert same.fingerprint == node.fingerprint
         ours, theirs = run_dir.frozen(twelve, same), run_dir.frozen(one, node)
-        assert {k: v for k, v in ours.items() if k != "run"} == {k: v for k, v in theirs.items() if k != "run"}
+        assert {k: v for k, v in ours.items() if k != "run"} == {
+            k: v for k, v in theirs.items() if k != "run"
+        }
     assert variant.overrides == ["beta=0.3", "source_language=swh_Latn"]
 
 
@@ -68,7 +100,11 @@ def test_a_variant_is_the_single_run(tmp_path, twelve):
 def test_a_beta_sweep_trains_one_reward_model_and_samples_once(tmp_path):
     names = [n.name for n in build(tmp_path, "beta=0.05,0.1,0.3").nodes]
     assert {"reward", "pairs.candidates", "pairs"} <= set(names)
-    assert [n for n in names if n.startswith("policy")] == ["policy[beta=0.05]", "policy[beta=0.1]", "policy[beta=0.3]"]
+    assert [n for n in names if n.startswith("policy")] == [
+        "policy[beta=0.05]",
+        "policy[beta=0.1]",
+        "policy[beta=0.3]",
+    ]
 
 
 @pytest.mark.slow
@@ -99,14 +135,22 @@ def test_values_that_read_alike_get_names_of_their_own(tmp_path):
         (tmp_path / folder).rename(tmp_path / f"{folder}_")
         (tmp_path / folder).mkdir()
         (tmp_path / f"{folder}_").rename(tmp_path / folder / "model")
-    names = {n.name for n in build(tmp_path, f"use.base={tmp_path}/a/model,{tmp_path}/b/model").nodes if n.step.name == "policy"}
+    names = {
+        n.name
+        for n in build(tmp_path, f"use.base={tmp_path}/a/model,{tmp_path}/b/model").nodes
+        if n.step.name == "policy"
+    }
     assert names == {"policy[base=model]", "policy[base=model~2]"}
 
 
 def test_mistakes_of_all_variants_are_told_together_and_once(tmp_path):
     with pytest.raises(UserError) as error:
         build(tmp_path, "beta=0.1,abc,xyz", "n=4,8", "bta=1")
-    assert [m.partition(":")[0] for m in error.value.messages] == ["bta", "steps.policy.config.beta", "steps.policy.config.beta"]
+    assert [m.partition(":")[0] for m in error.value.messages] == [
+        "bta",
+        "steps.policy.config.beta",
+        "steps.policy.config.beta",
+    ]
     assert "'abc' (in the variant beta=abc,n=4 and 1 more)" in error.value.messages[1]
 
 
@@ -127,7 +171,9 @@ def test_steps_are_named_with_and_without_their_variant(tmp_path):
         "measure",
         "report",
     }
-    with pytest.raises(UserError, match=r"only: no variant has a step 'policy\[beta=0.2\]'; did you mean"):
+    with pytest.raises(
+        UserError, match=r"only: no variant has a step 'policy\[beta=0.2\]'; did you mean"
+    ):
         build(tmp_path, "beta=0.1,0.3", "only=policy[beta=0.2]")
 
 
@@ -148,10 +194,25 @@ def test_the_command_shows_the_united_plan(mlalign):
     done = mlalign("plan", RECIPE, *TWELVE, "-m")
     assert done.returncode == 0, done.stderr
     assert "12 variants of beta (3) x source_language (4)" in done.stdout
-    assert "216 steps in all variants, 94 different ones: 34 shared, 60 of one variant alone" in done.stdout
-    assert mlalign("plan", RECIPE, *TWELVE, "-m", "show=commands").stdout.count("mlalign.step") == 94
-    assert mlalign("plan", "recipe=candidates", "n=1,2", "-m", "metric=acuracy").stderr.count("did you mean 'accuracy'") == 1
-    assert mlalign("plan", "recipe=candidates", "n=1,2", "-m", "metric=tokens").stderr.count("neither good nor bad") == 1
+    assert (
+        "216 steps in all variants, 94 different ones: 34 shared, 60 of one variant alone"
+        in done.stdout
+    )
+    assert (
+        mlalign("plan", RECIPE, *TWELVE, "-m", "show=commands").stdout.count("mlalign.step") == 94
+    )
+    assert (
+        mlalign("plan", "recipe=candidates", "n=1,2", "-m", "metric=acuracy").stderr.count(
+            "did you mean 'accuracy'"
+        )
+        == 1
+    )
+    assert (
+        mlalign("plan", "recipe=candidates", "n=1,2", "-m", "metric=tokens").stderr.count(
+            "neither good nor bad"
+        )
+        == 1
+    )
     assert mlalign("prepare", "kind=preference", "seed=1,2", "-m", "dry=true").returncode == 0
 
 
@@ -179,12 +240,20 @@ def test_presets_set_what_they_say(tmp_path):
     rates = configs("learning_rate", "policy", lambda c: c.trainer["learning_rate"])
     assert rates == pytest.approx([2e-5, 6e-5, 2e-4, 6e-4, 2e-3])
     assert [len(x) for x in configs("n_languages", "pairs", lambda c: c.languages)] == [1, 2, 5, 10]
-    tuned = configs("lora_or_full", "policy", lambda c: (c.peft and c.peft["r"], c.trainer["learning_rate"]))
+    tuned = configs(
+        "lora_or_full", "policy", lambda c: (c.peft and c.peft["r"], c.trainer["learning_rate"])
+    )
     assert tuned == [(None, 2e-4), (16, 2e-3)]
-    assert len(configs("source_language", "reward", lambda c: c.languages, "data=tiny_world_parallel")) == 10
+    assert (
+        len(configs("source_language", "reward", lambda c: c.languages, "data=tiny_world_parallel"))
+        == 10
+    )
     one = single(tmp_path)
     assert next(n for n in one.nodes if n.name == "policy").fingerprint in {
-        n.fingerprint for n in united.build(grid.read([RECIPE, "sweep=learning_rate", f"root={tmp_path}"])).nodes
+        n.fingerprint
+        for n in united.build(grid.read([RECIPE, "sweep=learning_rate", f"root={tmp_path}"])).nodes
     }
     with pytest.raises(UserError, match="the first 10 of 2 cannot be taken"):
-        united.build(grid.read([RECIPE, "sweep=n_languages", "languages=[en,sw]", f"root={tmp_path}"]))
+        united.build(
+            grid.read([RECIPE, "sweep=n_languages", "languages=[en,sw]", f"root={tmp_path}"])
+        )

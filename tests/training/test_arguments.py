@@ -20,13 +20,29 @@ from mlalign.models.training.config import accumulation, problems
         ({"max_steps": 0}, None, "trainer.max_steps: 0 steps train nothing"),
         ({"num_train_epochs": 0}, None, "trainer.num_train_epochs: must be above 0"),
         ({"adam_beta2": 1.0}, None, "trainer.adam_beta2: must be from 0 to below 1"),
-        ({"label_smoothing_factor": 1.5}, None, "trainer.label_smoothing_factor: must be from 0 to below 1"),
+        (
+            {"label_smoothing_factor": 1.5},
+            None,
+            "trainer.label_smoothing_factor: must be from 0 to below 1",
+        ),
         ({"report_to": "wandbb"}, None, "trainer.report_to: 'wandbb' is no tracker"),
         ({"bf16": True, "fp16": True}, None, "trainer.fp16: bf16 is on too"),
-        ({"train_sampling_strategy": "batch_rebalance"}, None, "trainer.train_sampling_strategy: batch_rebalance fills"),
+        (
+            {"train_sampling_strategy": "batch_rebalance"},
+            None,
+            "trainer.train_sampling_strategy: batch_rebalance fills",
+        ),
         ({}, {"r": 0}, "peft.r: must be at least 1"),
-        ({}, {"target_modules": "all-linear", "layers_to_transform": [0]}, "peft.layers_to_transform: needs target_modules as a list"),
-        ({}, {"init_lora_weights": "pissa_niter_4"}, "peft.init_lora_weights: pissa_niter_4 changes the weights of the base"),
+        (
+            {},
+            {"target_modules": "all-linear", "layers_to_transform": [0]},
+            "peft.layers_to_transform: needs target_modules as a list",
+        ),
+        (
+            {},
+            {"init_lora_weights": "pissa_niter_4"},
+            "peft.init_lora_weights: pissa_niter_4 changes the weights of the base",
+        ),
         ({}, {"init_lora_weights": "olora"}, "olora changes the weights of the base"),
         ({}, {"init_lora_weights": "corda"}, "corda changes the weights of the base"),
         ({}, {"init_lora_weights": "loftq"}, "loftq changes the weights of the base"),
@@ -55,8 +71,14 @@ def test_initialisations_that_leave_the_base_alone_are_taken(start):
     [
         ("zero2", "deepspeed.zero_optimization: expected a mapping, got 'zero2'"),
         ({"stage": "two"}, "deepspeed.zero_optimization.stage: must be 0, 1, 2 or 3, got 'two'"),
-        ({"stage": 3, "offload_param": "cpu"}, "deepspeed.zero_optimization.offload_param: expected a mapping"),
-        ({"stage": 2, "reduce_bucket_size": "large"}, "deepspeed.zero_optimization.reduce_bucket_size: expected a number or auto"),
+        (
+            {"stage": 3, "offload_param": "cpu"},
+            "deepspeed.zero_optimization.offload_param: expected a mapping",
+        ),
+        (
+            {"stage": 2, "reduce_bucket_size": "large"},
+            "deepspeed.zero_optimization.reduce_bucket_size: expected a number or auto",
+        ),
     ],
 )
 def test_a_deepspeed_configuration_of_the_wrong_shape_is_named(zero, told):
@@ -92,11 +114,19 @@ def test_the_trackers_are_those_of_transformers():
 
 @pytest.mark.parametrize(
     ("stage", "source"),
-    [("sft", "trl:SFTConfig"), ("reward", "trl:RewardConfig"), ("preference", "trl:DPOConfig"), ("preference", "trl:KTOConfig")],
+    [
+        ("sft", "trl:SFTConfig"),
+        ("reward", "trl:RewardConfig"),
+        ("preference", "trl:DPOConfig"),
+        ("preference", "trl:KTOConfig"),
+    ],
 )
 def test_the_learning_rates_are_those_of_trl(stage, source):
     module, _, name = source.partition(":")
-    fields = {f.name: f.default for f in dataclasses.fields(getattr(importlib.import_module(module), name))}
+    fields = {
+        f.name: f.default
+        for f in dataclasses.fields(getattr(importlib.import_module(module), name))
+    }
     assert precision.RATES[stage] == fields["learning_rate"]
 
 
@@ -104,9 +134,16 @@ def test_a_missing_package_and_a_wrong_type_are_told_before_anything_runs(mlalig
     source = write(tmp_path / "rows", "demonstration")
     base = ("sft", f"rows={source}", f"model={TINY}", "batch_size=8")
     planned = mlalign(*base, "trainer={report_to: neptune}", "dry=true")
-    assert planned.returncode == 0 and "would not run here: steps.sft: the package 'neptune' is not installed" in planned.stdout
+    assert (
+        planned.returncode == 0
+        and "would not run here: steps.sft: the package 'neptune' is not installed"
+        in planned.stdout
+    )
     typed = mlalign(*base, "trainer={learning_rate: fast}")
-    assert typed.returncode == 1 and "trainer.learning_rate: expected a number, got 'fast'" in typed.stderr
+    assert (
+        typed.returncode == 1
+        and "trainer.learning_rate: expected a number, got 'fast'" in typed.stderr
+    )
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +154,25 @@ def demonstrations(tmp_path_factory):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"trainer": {"lr_scheduler_type": "cosine_with_min_lr"}}, r"trainer.lr_scheduler_type|trainer \("),
+        (
+            {"trainer": {"lr_scheduler_type": "cosine_with_min_lr"}},
+            r"trainer.lr_scheduler_type|trainer \(",
+        ),
         ({"trainer": {"optim": "no_such"}}, "trainer.optim: ValueError"),
         ({"trainer": {"lr_scheduler_kwargs": {"no_such": 1}}}, "trainer"),
         ({"peft": {"target_modules": ["no_such"]}}, "peft.target_modules"),
-        ({"peft": {"target_modules": ["q_proj", "v_prj"]}}, "peft.target_modules: the model has no module 'v_prj'; did you mean 'v_proj'"),
-        ({"peft": {"modules_to_save": ["head"]}}, "peft.modules_to_save: the model has no module 'head'"),
-        ({"peft": {"layers_to_transform": [0, 99]}}, "peft.layers_to_transform: the model has no layer 99; it has "),
+        (
+            {"peft": {"target_modules": ["q_proj", "v_prj"]}},
+            "peft.target_modules: the model has no module 'v_prj'; did you mean 'v_proj'",
+        ),
+        (
+            {"peft": {"modules_to_save": ["head"]}},
+            "peft.modules_to_save: the model has no module 'head'",
+        ),
+        (
+            {"peft": {"layers_to_transform": [0, 99]}},
+            "peft.layers_to_transform: the model has no layer 99; it has ",
+        ),
     ],
 )
 @pytest.mark.slow

@@ -25,7 +25,10 @@ def test_what_is_left_is_shared_out_evenly(left, device_batch_size, n_devices, e
     assert shares(left, device_batch_size, n_devices) == expected
 
 
-@pytest.mark.parametrize(("n_rows", "device", "n_devices"), [(10, 2, 2), (9, 1, 4), (12, 2, 2), (3, 4, 1), (11, 1, 2), (1, 2, 2)])
+@pytest.mark.parametrize(
+    ("n_rows", "device", "n_devices"),
+    [(10, 2, 2), (9, 1, 4), (12, 2, 2), (3, 4, 1), (11, 1, 2), (1, 2, 2)],
+)
 def test_devices_together_take_every_row_once(n_rows, device, n_devices):
     steps = Steps(SequentialSampler(range(n_rows)), 4, device, n_devices, drop_last=False)
     of_devices = [list(BatchSamplerShard(steps, n_devices, i)) for i in range(n_devices)]
@@ -33,7 +36,9 @@ def test_devices_together_take_every_row_once(n_rows, device, n_devices):
 
     sizes = [device] * (len(steps) - len(steps.rest)) + steps.rest
     in_order = [of_devices[i % n_devices][i // n_devices] for i in range(len(steps))]
-    assert [row for batch, size in zip(in_order, sizes, strict=True) for row in batch[:size]] == list(range(n_rows))
+    assert [
+        row for batch, size in zip(in_order, sizes, strict=True) for row in batch[:size]
+    ] == list(range(n_rows))
     assert all(batch for batch in in_order)  # a device without a row of its own repeats one
     assert sum(steps.rows_of(i) for i in range(steps.n_steps)) == n_rows
 
@@ -66,7 +71,9 @@ def test_fewer_rows_than_a_step_train_one_step_unless_they_are_dropped(tmp_path)
     source = write(tmp_path / "rows", "demonstration", n_train=2)
     out = train("sft", source, tmp_path / "few", trainer=EPOCH)
     assert out.notes["train"]["rows"] == 4
-    with pytest.raises(UserError, match=r"trainer.dataloader_drop_last: .* the 4 rows are fewer than batch_size=8"):
+    with pytest.raises(
+        UserError, match=r"trainer.dataloader_drop_last: .* the 4 rows are fewer than batch_size=8"
+    ):
         train("sft", source, tmp_path / "none", trainer={**EPOCH, "dataloader_drop_last": True})
 
 
@@ -76,7 +83,9 @@ class Gathering:
     num_processes = 2
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        other = torch.tensor([3]) if tensor.dtype == torch.int64 else torch.ones(3, *tensor.shape[1:])
+        other = (
+            torch.tensor([3]) if tensor.dtype == torch.int64 else torch.ones(3, *tensor.shape[1:])
+        )
         return torch.cat([tensor, other])
 
 

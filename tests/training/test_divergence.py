@@ -30,7 +30,9 @@ def message(stage, source, root, **values) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(("stage", "peft"), [("sft", None), ("sft", LORA), ("reward", None), ("preference", LORA)])
+@pytest.mark.parametrize(
+    ("stage", "peft"), [("sft", None), ("sft", LORA), ("reward", None), ("preference", LORA)]
+)
 @pytest.mark.slow
 def test_a_wild_learning_rate_ends_the_step(stage, peft, demonstrations, pairs, tmp_path):
     source = demonstrations if stage == "sft" else pairs
@@ -41,12 +43,19 @@ def test_a_wild_learning_rate_ends_the_step(stage, peft, demonstrations, pairs, 
 
 @pytest.mark.slow
 def test_the_last_update_is_looked_at_too(demonstrations, tmp_path):
-    told = message("sft", demonstrations, tmp_path, trainer={**WILD, "learning_rate": 1e38, "max_steps": 1})
-    assert "diverged: the weight model.embed_tokens.weight is no finite number at step 1 (loss 8.28" in told
+    told = message(
+        "sft", demonstrations, tmp_path, trainer={**WILD, "learning_rate": 1e38, "max_steps": 1}
+    )
+    assert (
+        "diverged: the weight model.embed_tokens.weight is no finite number at step 1 (loss 8.28"
+        in told
+    )
 
 
 @pytest.mark.slow
-def test_a_model_that_is_no_numbers_from_the_start_is_not_blamed_on_the_rate(demonstrations, tmp_path):
+def test_a_model_that_is_no_numbers_from_the_start_is_not_blamed_on_the_rate(
+    demonstrations, tmp_path
+):
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in TINY.iterdir():

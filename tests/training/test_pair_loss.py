@@ -120,11 +120,17 @@ def test_arpo_by_hand():
     chosen, rejected = values(-2, -4, -3), values(-6, -3, -2)
     lengths = values(2, 4, 3), values(2, 2, 2)
     tau = 0.9 * math.exp(0.2) - 1
-    expected = [softplus(0.1 * (-2 + 6)) + 1, softplus(0.1 * (-4 + tau * 3)) + 1, softplus(0.1 * -3) + 1]
+    expected = [
+        softplus(0.1 * (-2 + 6)) + 1,
+        softplus(0.1 * (-4 + tau * 3)) + 1,
+        softplus(0.1 * -3) + 1,
+    ]
     assert arpo(chosen, rejected, *lengths, beta=0.1).tolist() == pytest.approx(expected, abs=1e-12)
     assert expected[0] == pytest.approx(1.513015, abs=1e-6)
     without = [e - 1 for e in expected]
-    assert arpo(chosen, rejected, *lengths, beta=0.1, nll=0.0).tolist() == pytest.approx(without, abs=1e-12)
+    assert arpo(chosen, rejected, *lengths, beta=0.1, nll=0.0).tolist() == pytest.approx(
+        without, abs=1e-12
+    )
 
 
 def test_arpos_gradient_goes_through_tau():
@@ -140,9 +146,13 @@ def test_a_loss_without_a_reference_needs_none(pairs, tmp_path):
     cached = [p for p in tmp_path.rglob("cache-*.arrow")]
     import datasets
 
-    assert not [p for p in cached if "ref_chosen_logps" in datasets.Dataset.from_file(str(p)).column_names]
+    assert not [
+        p for p in cached if "ref_chosen_logps" in datasets.Dataset.from_file(str(p)).column_names
+    ]
     with pytest.raises(UserError, match=r"inputs\.reference: arpo has no reference model"):
-        train("preference", pairs, tmp_path / "other", loss="arpo", reference=tmp_path / "somewhere")
+        train(
+            "preference", pairs, tmp_path / "other", loss="arpo", reference=tmp_path / "somewhere"
+        )
 
 
 @pytest.mark.slow
@@ -164,12 +174,19 @@ def test_columns_reach_the_loss_and_no_model(pairs, tmp_path, monkeypatch):
 
     def with_evaluation(trainer, cfg, out):
         fit(trainer, cfg, out)
-        rows_again = trainer.train_dataset.remove_columns(["ref_chosen_logps", "ref_rejected_logps"])
+        rows_again = trainer.train_dataset.remove_columns(
+            ["ref_chosen_logps", "ref_rejected_logps"]
+        )
         metrics.append(trainer.evaluate(rows_again))
 
     monkeypatch.setattr(transformers.PreTrainedModel, "__call__", spying)
     monkeypatch.setattr(loop, "fit", with_evaluation)
-    given = {"loss": "own_losses:weighted", "batch_size": 32, "peft": LORA, "trainer": {"max_steps": 1, "learning_rate": 0.0}}
+    given = {
+        "loss": "own_losses:weighted",
+        "batch_size": 32,
+        "peft": LORA,
+        "trainer": {"max_steps": 1, "learning_rate": 0.0},
+    }
     out = train("preference", pairs, tmp_path, loss_args={"weights": {"eng_Latn": 3.0}}, **given)
     expected = softplus(-0.5) * (3 + 1) / 2
     assert losses(out)[0] == pytest.approx(expected, abs=1e-6)
@@ -187,20 +204,28 @@ def test_a_stopped_step_goes_on_as_if_it_had_not_been(pairs, tmp_path):
         train("preference", pairs, tmp_path / "stopped", kind=StopAt, **given)
     again = train("preference", pairs, tmp_path / "stopped", **given)
     assert losses(again) == losses(unbroken)
-    assert all(torch.equal(a, b) for a, b in zip(weights(again).values(), weights(unbroken).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(again).values(), weights(unbroken).values(), strict=True)
+    )
 
 
 @pytest.mark.slow
 def test_a_row_without_a_column_is_named(tmp_path):
     without = write(tmp_path / "rows", "preference")
-    with pytest.raises(UserError, match=r"row \w+ \(eng_Latn\): has no margin, which the loss reads"):
+    with pytest.raises(
+        UserError, match=r"row \w+ \(eng_Latn\): has no margin, which the loss reads"
+    ):
         train("preference", without, tmp_path / "none", loss="own_losses:weighted")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("scalar", r"loss own_losses:scalar: .*gave torch.Size\(\[\]\), and not one loss for each of 2 pairs"),
+        (
+            "scalar",
+            r"loss own_losses:scalar: .*gave torch.Size\(\[\]\), and not one loss for each of 2 pairs",
+        ),
         ("fails", r"loss own_losses:fails: .*own_losses\.py:\d+: "),
     ],
 )
@@ -213,13 +238,34 @@ def test_a_loss_that_gives_something_else_is_named(name, message):
     ("values", "message"),
     [
         ({"loss": "arppo"}, "loss: unknown loss 'arppo'; did you mean 'arpo'"),
-        ({"loss": "own_losses:sigmod"}, "loss: own_losses has no function 'sigmod'; did you mean 'sigmoid'"),
-        ({"loss": "own_losses:typo"}, "loss: own_losses:typo reads 'margn', which no preference row has; did you mean 'margin'"),
-        ({"loss": "arpo", "loss_args": {"nl": 1}}, r"loss_args\.nl: unknown key; did you mean 'nll'"),
-        ({"loss": "arpo", "trainer": {"label_smoothing": 0.1}}, r"trainer\.label_smoothing: arpo does not take it"),
-        ({"loss": "arpo", "trainer": {"precompute_ref_log_probs": True}}, r"trainer\.precompute_ref_log_probs: arpo does not use it"),
-        ({"loss": "own_losses:ipo", "trainer": {"ld_alpha": 0.5}}, r"trainer\.ld_alpha: own_losses:ipo does not use it"),
-        ({"loss": "sigmoid+arpo"}, "arpo is a function of its own and cannot be summed with others"),
+        (
+            {"loss": "own_losses:sigmod"},
+            "loss: own_losses has no function 'sigmod'; did you mean 'sigmoid'",
+        ),
+        (
+            {"loss": "own_losses:typo"},
+            "loss: own_losses:typo reads 'margn', which no preference row has; did you mean 'margin'",
+        ),
+        (
+            {"loss": "arpo", "loss_args": {"nl": 1}},
+            r"loss_args\.nl: unknown key; did you mean 'nll'",
+        ),
+        (
+            {"loss": "arpo", "trainer": {"label_smoothing": 0.1}},
+            r"trainer\.label_smoothing: arpo does not take it",
+        ),
+        (
+            {"loss": "arpo", "trainer": {"precompute_ref_log_probs": True}},
+            r"trainer\.precompute_ref_log_probs: arpo does not use it",
+        ),
+        (
+            {"loss": "own_losses:ipo", "trainer": {"ld_alpha": 0.5}},
+            r"trainer\.ld_alpha: own_losses:ipo does not use it",
+        ),
+        (
+            {"loss": "sigmoid+arpo"},
+            "arpo is a function of its own and cannot be summed with others",
+        ),
         ({"loss": "sigmoid", "loss_args": {"nll": 1}}, "loss_args: sigmoid is TRL's"),
     ],
 )
@@ -233,7 +279,10 @@ def test_a_loss_is_hashed_into_the_step_that_uses_it():
         return preference.identity(config("preference", **values), lambda path: "")
 
     assert "loss_source" not in identity()
-    assert identity(loss="own_losses:ipo")["loss_source"] == identity(loss="own_losses:sigmoid")["loss_source"]
+    assert (
+        identity(loss="own_losses:ipo")["loss_source"]
+        == identity(loss="own_losses:sigmoid")["loss_source"]
+    )
     assert identity(loss="arpo")["loss_source"] != identity(loss="own_losses:ipo")["loss_source"]
 
 

@@ -20,16 +20,28 @@ MARKS_LAST = (
 )
 
 
-def kept(tmp_path, columns: str, template: str, written: list[dict], halves: bool = False) -> tuple[list[str], Tally]:
+def kept(
+    tmp_path, columns: str, template: str, written: list[dict], halves: bool = False
+) -> tuple[list[str], Tally]:
     """Ids of the rows that are left, and what was counted."""
-    shard, kind = tmp_path / rows.shard_name("eng_Latn", "train", 0), "demonstration" if columns == "demonstration" else "preference"
+    shard, kind = (
+        tmp_path / rows.shard_name("eng_Latn", "train", 0),
+        "demonstration" if columns == "demonstration" else "preference",
+    )
     empty = {c: None for c in rows.COLUMNS[kind]}
-    rows.write_shard(shard, kind, [{**common("eng_Latn", str(i), "train"), **empty, **row} for i, row in enumerate(written)])
+    rows.write_shard(
+        shard,
+        kind,
+        [{**common("eng_Latn", str(i), "train"), **empty, **row} for i, row in enumerate(written)],
+    )
     names = trainset.COLUMNS[columns][1]
 
     def of_row(row):
         if halves:
-            return [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for side in ("chosen", "rejected")]
+            return [
+                {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+                for side in ("chosen", "rejected")
+            ]
         return [{name: row[name] for name in names}]
 
     tally, tokenizer = Tally(), chat.load_tokenizer(local_model(TINY, "tiny"), template)
@@ -56,7 +68,10 @@ def test_pairs_that_the_template_makes_the_same_text_are_dropped_and_counted(tmp
     left, tally = kept(tmp_path, "unpaired" if halves else "preference", CUTS, PAIRS, halves)
     n = 2 if halves else 1
     assert left == (["1", "1", "2", "2", "4"] if halves else ["1", "2"])
-    assert tally.dropped == {"sides_are_the_same_text": {"eng_Latn": 2 * n}, "answer_left_out": {"eng_Latn": 1}}
+    assert tally.dropped == {
+        "sides_are_the_same_text": {"eng_Latn": 2 * n},
+        "answer_left_out": {"eng_Latn": 1},
+    }
     assert tally.sums["answer_partly_left_out"] == {"eng_Latn": 4 if halves else 1}
 
 
@@ -72,5 +87,8 @@ def test_answers_that_would_begin_within_the_prompt_are_dropped_and_counted(tmp_
 
 
 def test_a_template_that_fails_names_the_row(tmp_path):
-    with pytest.raises(UserError, match=r"row \w+ \(eng_Latn\): the chat template of .* refuses this conversation: ZeroDivisionError"):
+    with pytest.raises(
+        UserError,
+        match=r"row \w+ \(eng_Latn\): the chat template of .* refuses this conversation: ZeroDivisionError",
+    ):
         kept(tmp_path, "preference", "{{ 1 / 0 }}", PAIRS)

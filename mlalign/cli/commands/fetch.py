@@ -27,7 +27,9 @@ from mlalign.running.hub import Need
 
 CODE = (".py", ".so", ".ipynb", ".sh")
 PYTORCH = (".bin",)  # what transformers reads where there are no safetensors
-NOT_READ = tuple(".pt .pth .ckpt .h5 .msgpack .ot .onnx .onnx_data .gguf .tflite .mlmodel .pkl".split())
+NOT_READ = tuple(
+    ".pt .pth .ckpt .h5 .msgpack .ot .onnx .onnx_data .gguf .tflite .mlmodel .pkl".split()
+)
 OTHER_WEIGHTS = (*PYTORCH, *NOT_READ)
 OTHER_FOLDERS = ("original/", "onnx/", "openvino/", "coreml/", "metal/")
 
@@ -58,7 +60,18 @@ def run(plan: Plan) -> int:
             todo += [m for m in dict.fromkeys(more) if m not in seen]
             seen |= set(more)
     if done:
-        rows = [[f.need.kind, f.need.id, (f.need.commit or "")[:12], f.n_files or "", size(f.new), size(f.before), f.note] for f in done]
+        rows = [
+            [
+                f.need.kind,
+                f.need.id,
+                (f.need.commit or "")[:12],
+                f.n_files or "",
+                size(f.new),
+                size(f.before),
+                f.note,
+            ]
+            for f in done
+        ]
         say(table(rows, ["what", "id", "commit", "files", "fetched", "was there", "note"]))
         say(f"in all {size(sum(f.new for f in done))} fetched into {hub_cache()}")
     if errors:
@@ -109,7 +122,9 @@ def _revision(need: Need) -> str | None:
 def _same_commit(need: Need, found: str) -> str:
     """Raises: UserError if a branch has moved on since the plan was made."""
     if need.commit and found and found != need.commit:
-        raise UserError(f"{need.id}: {need.revision or 'main'} became {found[:12]} just now; run the same command again")
+        raise UserError(
+            f"{need.id}: {need.revision or 'main'} became {found[:12]} just now; run the same command again"
+        )
     return found or need.commit or ""
 
 
@@ -163,7 +178,13 @@ def _data_set(need: Need) -> Result:
     before = hub.here(need)
     rows = load_dataset(need.id, need.config, split=need.split, revision=need.revision)
     n_bytes = sum(os.path.getsize(f["filename"]) for f in rows.cache_files)
-    fetched = Fetched(need, len(rows.cache_files), 0 if before else n_bytes, n_bytes if before else 0, f"{len(rows)} rows")
+    fetched = Fetched(
+        need,
+        len(rows.cache_files),
+        0 if before else n_bytes,
+        n_bytes if before else 0,
+        f"{len(rows)} rows",
+    )
     return fetched, ()
 
 
@@ -171,7 +192,9 @@ def _lm_eval(need: Need) -> Result:
     """The data sets of tasks of lm-evaluation-harness, which knows them."""
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(Path(need.include_path).expanduser()) if need.include_path else None)
+    manager = TaskManager(
+        include_path=str(Path(need.include_path).expanduser()) if need.include_path else None
+    )
     manager.load_task_or_group(need.id.split(","))
     return Fetched(need, note="the harness has its data sets"), ()
 
@@ -195,7 +218,12 @@ FETCH: dict[str, Callable[[Need], Result]] = {
 @contextlib.contextmanager
 def _told(need: Need, errors: list[str]) -> Iterator[None]:
     """What goes wrong with one need becomes a message that names it and the mend."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
     from huggingface_hub.utils import httpx
 
     try:
@@ -203,13 +231,21 @@ def _told(need: Need, errors: list[str]) -> Iterator[None]:
     except UserError as error:
         errors.extend(error.messages)
     except GatedRepoError:
-        errors.append(f"{need}: is gated; accept its terms on its page on the hub, then log in here (hf auth login)")
+        errors.append(
+            f"{need}: is gated; accept its terms on its page on the hub, then log in here (hf auth login)"
+        )
     except RepositoryNotFoundError:
-        errors.append(f"{need}: the hub has no such repository, or hides it; check the name, or log in here (hf auth login)")
+        errors.append(
+            f"{need}: the hub has no such repository, or hides it; check the name, or log in here (hf auth login)"
+        )
     except RevisionNotFoundError:
-        errors.append(f"{need}: the repository has no revision {need.revision or need.commit}; name another")
+        errors.append(
+            f"{need}: the repository has no revision {need.revision or need.commit}; name another"
+        )
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, KeyError, ImportError) as error:
-        errors.append(f"{need}: cannot be fetched ({_first(error)}); this needs a machine that reaches the hub")
+        errors.append(
+            f"{need}: cannot be fetched ({_first(error)}); this needs a machine that reaches the hub"
+        )
 
 
 def _first(error: Exception) -> str:

@@ -56,10 +56,14 @@ def run(arguments: Mapping[str, str]) -> int:
     known(arguments, ("root", "keep_checkpoints", "older_than", "delete"))
     root, keep = root_of(arguments), number(arguments, "keep_checkpoints", 1)
     if keep != int(keep):
-        raise UserError(f"keep_checkpoints: expected a whole number, got {arguments['keep_checkpoints']!r}")
+        raise UserError(
+            f"keep_checkpoints: expected a whole number, got {arguments['keep_checkpoints']!r}"
+        )
     delete = flag(arguments, "delete")
     if not (root / "store").is_dir():
-        raise UserError(f"root: there is no store in {root}; say where store/ and runs/ lie with root=DIR")
+        raise UserError(
+            f"root: there is no store in {root}; say where store/ and runs/ lie with root=DIR"
+        )
     broken = _broken(root)
     items = measured(find(root, int(keep), number(arguments, "older_than", 0), broken))
     for name, problem in broken.items():
@@ -67,8 +71,16 @@ def run(arguments: Mapping[str, str]) -> int:
     if not items:
         say(f"nothing in {root / 'store'} can go")
         return 1 if broken else 0
-    rows = [[item.path.relative_to(root / "store"), item.what, item.why, size(item.n_bytes)] for item in items]
-    say(table([*rows, ["", "", "in all", size(sum(i.n_bytes for i in items))]], ["in store/", "what", "why", "size"]))
+    rows = [
+        [item.path.relative_to(root / "store"), item.what, item.why, size(item.n_bytes)]
+        for item in items
+    ]
+    say(
+        table(
+            [*rows, ["", "", "in all", size(sum(i.n_bytes for i in items))]],
+            ["in store/", "what", "why", "size"],
+        )
+    )
     if not delete:
         say("\nnothing was deleted; delete=true does it")
         return 1 if broken else 0
@@ -92,7 +104,9 @@ def _broken(root: Path) -> dict[str, str]:
     return found
 
 
-def find(root: Path, keep_checkpoints: int, older_than_days: float, broken: Collection[str] = ()) -> list[Item]:
+def find(
+    root: Path, keep_checkpoints: int, older_than_days: float, broken: Collection[str] = ()
+) -> list[Item]:
     """Everything that the rules let go, in the order of the store. With runs that are `broken`,
     only what was put aside."""
     the_store = root / "store"
@@ -100,7 +114,11 @@ def find(root: Path, keep_checkpoints: int, older_than_days: float, broken: Coll
     queued = _queued(root, names)
     needed = _closure(the_store, _linked(root, names) | queued)
     before = time.time() - older_than_days * DAY_S
-    items = [item for path in sorted(the_store.iterdir()) for item in _of_entry(path, needed, queued, keep_checkpoints)]
+    items = [
+        item
+        for path in sorted(the_store.iterdir())
+        for item in _of_entry(path, needed, queued, keep_checkpoints)
+    ]
     items = [item for item in items if _newest(item.path) <= before]
     if broken:  # any artifact, and any checkpoint, may be one of theirs
         return [item for item in items if item.what == "put aside"]
@@ -125,7 +143,9 @@ def _queued(root: Path, names: Iterable[str]) -> set[str]:
     found = set()
     for name, mine in recorded.items():
         if mine and (slurm.problem or any(task.active for task in slurm.of(mine))):
-            found |= {job["artifact"] for job in mine} | {step["artifact"] for step in read_plan(root, name)["steps"]}
+            found |= {job["artifact"] for job in mine} | {
+                step["artifact"] for step in read_plan(root, name)["steps"]
+            }
     return found
 
 
@@ -135,9 +155,13 @@ def _closure(the_store: Path, names: Iterable[str]) -> set[str]:
     while todo:
         name = todo.pop()
         found.add(name)
-        for path in (the_store / f"{name}{suffix}" / file for suffix in ("", ".partial") for file in TELLING):
+        for path in (
+            the_store / f"{name}{suffix}" / file for suffix in ("", ".partial") for file in TELLING
+        ):
             if path.is_file():
-                todo |= set(MENTION.findall(path.read_text(encoding="utf-8", errors="replace"))) - found
+                todo |= (
+                    set(MENTION.findall(path.read_text(encoding="utf-8", errors="replace"))) - found
+                )
     return found
 
 
@@ -147,13 +171,25 @@ def _of_entry(path: Path, needed: set[str], queued: set[str], keep: int) -> Iter
     if not match or not path.is_dir() or match[1] in queued or claims.owners(path):
         return
     if match[2].endswith((".replaced", ".deleting")):
-        yield Item(path, "put aside", "its step was computed again" if path.name.endswith(".replaced") else "its deletion was cut short")
+        yield Item(
+            path,
+            "put aside",
+            "its step was computed again"
+            if path.name.endswith(".replaced")
+            else "its deletion was cut short",
+        )
     elif match[1] not in needed:
-        yield Item(path, "artifact" if not match[2] else "unfinished artifact", "no run refers to it")
+        yield Item(
+            path, "artifact" if not match[2] else "unfinished artifact", "no run refers to it"
+        )
     elif not match[2] and not (path / "manifest.json").is_file():
         yield Item(path, "leftover", "has no manifest, so it is no artifact")
     elif not match[2]:
-        yield from (Item(p, "checkpoints", "their step is finished") for p in [path / "checkpoints"] if p.is_dir())
+        yield from (
+            Item(p, "checkpoints", "their step is finished")
+            for p in [path / "checkpoints"]
+            if p.is_dir()
+        )
     else:
         yield from _old_checkpoints(path, keep)
 
@@ -161,7 +197,11 @@ def _of_entry(path: Path, needed: set[str], queued: set[str], keep: int) -> Iter
 def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
     """Checkpoints of a step that nobody works on, beyond the newest complete ones, and those that
     were never completed."""
-    found = [p for folder in sorted((partial / "checkpoints").glob("*")) for p in checkpoints.ordered(folder)]
+    found = [
+        p
+        for folder in sorted((partial / "checkpoints").glob("*"))
+        for p in checkpoints.ordered(folder)
+    ]
     problems = {p: checkpoints.problem(p) for p in found}
     complete = [p for p in found if problems[p] is None]
     kept = complete[-keep:] if keep else []
@@ -169,7 +209,11 @@ def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
         if path not in complete:
             yield Item(path, "checkpoint", str(problems[path]))
         elif path not in kept:
-            yield Item(path, "checkpoint", f"the newest {keep} of its step stay" if keep else "none is to stay")
+            yield Item(
+                path,
+                "checkpoint",
+                f"the newest {keep} of its step stay" if keep else "none is to stay",
+            )
 
 
 def _cached(the_store: Path, items: Sequence[Item]) -> Iterator[Item]:
@@ -177,7 +221,9 @@ def _cached(the_store: Path, items: Sequence[Item]) -> Iterator[Item]:
     about to link one."""
     if any(claims.owners(p) for p in the_store.glob("*.partial")):
         return
-    going = Counter((s.st_dev, s.st_ino) for item in items for s in _files(item.path) if s.st_nlink > 1)
+    going = Counter(
+        (s.st_dev, s.st_ino) for item in items for s in _files(item.path) if s.st_nlink > 1
+    )
     for path in sorted((the_store / ".shards").glob("*/*")):
         stat = path.lstat()
         if path.suffix != ".json" and stat.st_nlink - going[stat.st_dev, stat.st_ino] <= 1:
@@ -234,7 +280,10 @@ def _delete_all(items: Sequence[Item], the_store: Path) -> int:
         except OSError as error:
             stayed.append(f"{item.path}: cannot be deleted ({error.strerror})")
     of_store(the_store).forget_missing()
-    say(f"\n{len(items) - len(stayed)} deleted, {size(freed)} freed" + "".join(f"\nstays: {line}" for line in stayed))
+    say(
+        f"\n{len(items) - len(stayed)} deleted, {size(freed)} freed"
+        + "".join(f"\nstays: {line}" for line in stayed)
+    )
     return 1 if stayed else 0
 
 

@@ -47,7 +47,9 @@ class Standing:
     why: str = ""
 
 
-def of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm: Slurm) -> Standing:
+def of_step(
+    root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm: Slurm
+) -> Standing:
     """As `_of_step`; a step whose files cannot be read is `unreadable`, and says why."""
     try:
         return _of_step(root, run, told, recorded, slurm)
@@ -55,16 +57,28 @@ def of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm
         why = str(error)
     except OSError as error:
         why = system_problem(error) or ""
-    return Standing(told["step"], told["stage"], told["artifact"], told.get("round"), "", "unreadable", why=why)
+    return Standing(
+        told["step"], told["stage"], told["artifact"], told.get("round"), "", "unreadable", why=why
+    )
 
 
-def _of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm: Slurm) -> Standing:
+def _of_step(
+    root: Path, run: str, told: Mapping, recorded: Sequence[dict], slurm: Slurm
+) -> Standing:
     """`told` is the step in plan.json, `recorded` all jobs of the run."""
     path = root / "store" / told["artifact"]
     partial = path.with_name(path.name + ".partial")
     mine = jobs.current(recorded, told["step"])
-    language = re.search(r"\[([^=]+)\]$", told["step"])  # in a sweep the brackets hold values of keys
-    out = Standing(told["step"], told["stage"], told["artifact"], told.get("round"), language[1] if language else "")
+    language = re.search(
+        r"\[([^=]+)\]$", told["step"]
+    )  # in a sweep the brackets hold values of keys
+    out = Standing(
+        told["step"],
+        told["stage"],
+        told["artifact"],
+        told.get("round"),
+        language[1] if language else "",
+    )
     if mine:
         out.job = ",".join(str(job["job"]) for job in mine)
         out.restarts = len(mine) - 1 + sum(job.restarts for job in slurm.of(mine))
@@ -73,7 +87,9 @@ def _of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slur
         out.nodes = ",".join(dict.fromkeys(j.nodes for j in slurm.of(mine) if j.nodes)) or out.nodes
         return out
     if partial.is_dir():
-        out.progress = progress_of(partial, told["stage"], parts=bool(mine) and mine[0]["tasks"] > 1)
+        out.progress = progress_of(
+            partial, told["stage"], parts=bool(mine) and mine[0]["tasks"] > 1
+        )
     if mine:
         _queued(out, mine, slurm, partial)
     else:
@@ -86,11 +102,17 @@ def _of_step(root: Path, run: str, told: Mapping, recorded: Sequence[dict], slur
 
 
 def _finished(out: Standing, manifest: Mapping) -> None:
-    out.state, out.elapsed_s, out.nodes = manifest["status"], manifest["finished"] - manifest["started"], str(manifest.get("host") or "")
+    out.state, out.elapsed_s, out.nodes = (
+        manifest["status"],
+        manifest["finished"] - manifest["started"],
+        str(manifest.get("host") or ""),
+    )
     warnings = [f"warning: {text}" for text in manifest.get("warnings", [])]
     out.why = str(manifest.get("skipped_because") or "; ".join(warnings))
     by = manifest.get("rows_by_language") or {}
-    out.progress = {"done": sum(by.values()), "total": None, "unit": "rows", "by_language": by} if by else {}
+    out.progress = (
+        {"done": sum(by.values()), "total": None, "unit": "rows", "by_language": by} if by else {}
+    )
 
 
 def _queued(out: Standing, mine: Sequence[Mapping], slurm: Slurm, partial: Path) -> None:
@@ -98,21 +120,38 @@ def _queued(out: Standing, mine: Sequence[Mapping], slurm: Slurm, partial: Path)
     tasks = slurm.of(mine)
     if slurm.problem or not tasks:
         owners = claims.owners(partial)
-        out.state = "running" if owners else "submitted" if slurm.problem else _last_word(partial) or "gone"
+        out.state = (
+            "running" if owners else "submitted" if slurm.problem else _last_word(partial) or "gone"
+        )
         out.nodes = owners[0]["host"] if owners else ""
-        out.why = "" if owners or slurm.problem else _message(partial) or f"Slurm has forgotten job {out.job}, which left no artifact"
+        out.why = (
+            ""
+            if owners or slurm.problem
+            else _message(partial) or f"Slurm has forgotten job {out.job}, which left no artifact"
+        )
         return
     states = Counter(TASK_WORDS.get(j.state, j.state.lower()) for j in tasks)
     if mine[0]["tasks"] > 1:
         states["ended"] += max(0, mine[0]["tasks"] - len(tasks))
         out.tasks = {state: n for state, n in sorted(states.items(), key=_order) if n}
-    shown = next(([j for j in tasks if j.state in kind] for kind in (RUNNING, WAITING) if any(j.state in kind for j in tasks)), tasks)
+    shown = next(
+        (
+            [j for j in tasks if j.state in kind]
+            for kind in (RUNNING, WAITING)
+            if any(j.state in kind for j in tasks)
+        ),
+        tasks,
+    )
     out.state = _state(shown, partial)
     out.nodes = ",".join(dict.fromkeys(j.nodes for j in shown if j.nodes))
     elapsed = max(j.elapsed_s for j in shown)
     out.elapsed_s = elapsed if elapsed or out.state == "running" else None
     why = dict.fromkeys(j.why for j in shown if j.why)
-    out.why = "; ".join(why) if any(j.active for j in shown) else _message(partial) or "; ".join(why) or "ended without an artifact"
+    out.why = (
+        "; ".join(why)
+        if any(j.active for j in shown)
+        else _message(partial) or "; ".join(why) or "ended without an artifact"
+    )
 
 
 def _order(item: tuple[str, int]) -> tuple[int, str]:
@@ -136,7 +175,10 @@ def _local(out: Standing, partial: Path) -> None:
     out.state = "running" if owners else _last_word(partial) or "interrupted"
     out.why = "" if owners else _message(partial)
     if owners:
-        out.nodes, out.elapsed_s = owners[0]["host"], time.time() - (partial / "config.yaml").stat().st_mtime
+        out.nodes, out.elapsed_s = (
+            owners[0]["host"],
+            time.time() - (partial / "config.yaml").stat().st_mtime,
+        )
 
 
 def _outcome(partial: Path) -> dict:
@@ -153,7 +195,11 @@ def _last_word(partial: Path) -> str:
 
 def _message(partial: Path) -> str:
     outcome = _outcome(partial)
-    return outcome["message"].partition("\n")[0] if outcome and outcome["status"] != stage.STOPPED else ""
+    return (
+        outcome["message"].partition("\n")[0]
+        if outcome and outcome["status"] != stage.STOPPED
+        else ""
+    )
 
 
 def failure(run_dir: Path, mine: Sequence[Mapping]) -> Path | None:
@@ -167,8 +213,16 @@ def failure(run_dir: Path, mine: Sequence[Mapping]) -> Path | None:
 
 def _explanation(run_dir: Path, step: str, mine: Sequence[Mapping]) -> str:
     page = failure(run_dir, mine)
-    first = page.read_text(encoding="utf-8", errors="replace").strip().partition("\n")[0] if page else ""
-    return f"{first} (mlalign logs {shlex.join([f'name={run_dir.name}', f'step={step}'])} tells more)" if first else ""
+    first = (
+        page.read_text(encoding="utf-8", errors="replace").strip().partition("\n")[0]
+        if page
+        else ""
+    )
+    return (
+        f"{first} (mlalign logs {shlex.join([f'name={run_dir.name}', f'step={step}'])} tells more)"
+        if first
+        else ""
+    )
 
 
 # ----------------------------------------------------------------------------------------- progress
@@ -186,7 +240,12 @@ def _of_shards(partial: Path, stage_name: str) -> dict[str, Any]:
     tally = store.Tally()
     for marker in markers:
         tally.merge(store.Tally(shards.read_marker(marker)))
-    return {"done": len(markers), "total": _n_shards(partial, stage_name), "unit": "shards", "by_language": dict(tally.rows)}
+    return {
+        "done": len(markers),
+        "total": _n_shards(partial, stage_name),
+        "unit": "shards",
+        "by_language": dict(tally.rows),
+    }
 
 
 def _n_shards(partial: Path, stage_name: str) -> int | None:
@@ -195,4 +254,8 @@ def _n_shards(partial: Path, stage_name: str) -> int | None:
         return None
     told = step.read_config(config)
     source = stage.Inputs(store.Store(partial.parent), told["inputs"]).rows(slot)
-    return len(rows.shards(source, told["config"].get("split"))) if (source / "rows").is_dir() else None
+    return (
+        len(rows.shards(source, told["config"].get("split")))
+        if (source / "rows").is_dir()
+        else None
+    )

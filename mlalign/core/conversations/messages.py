@@ -64,7 +64,9 @@ def conversation(value: Any, role: str, name: str) -> list[dict]:
         return [_message(value, name)]
     if isinstance(value, Sequence):
         return [_message(turn, name) for turn in value]
-    raise Malformed(f"`{name}`: expected text or a list of messages {{role, content}}, got {_kind(value)}")
+    raise Malformed(
+        f"`{name}`: expected text or a list of messages {{role, content}}, got {_kind(value)}"
+    )
 
 
 def plain(text: str) -> bool:
@@ -96,7 +98,9 @@ def parsed(text: str) -> Any:
     except ValueError:
         return None
     if not json_text.is_text(value, text):
-        raise Dropped("not_unicode", "has JSON with half of a surrogate pair (\\ud8…), which is no text")
+        raise Dropped(
+            "not_unicode", "has JSON with half of a surrogate pair (\\ud8…), which is no text"
+        )
     return value
 
 
@@ -104,12 +108,18 @@ def _are_turns(value: Any) -> bool:
     turns = [value] if isinstance(value, dict) else value
     if not isinstance(turns, list) or not turns:
         return False
-    return all(isinstance(turn, dict) and ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys()) for turn in turns)
+    return all(
+        isinstance(turn, dict)
+        and ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys())
+        for turn in turns
+    )
 
 
 def _looks_like_python(text: str) -> bool:
     start = text.lstrip()[:200]
-    return start.startswith(("[{'", "{'")) and ("'role'" in start or "'from'" in start or "'content'" in start)
+    return start.startswith(("[{'", "{'")) and (
+        "'role'" in start or "'from'" in start or "'content'" in start
+    )
 
 
 def transcript(text: str) -> list[dict]:
@@ -139,24 +149,42 @@ def answered_transcript(text: str) -> list[dict]:
 
 
 def _message(turn: Any, name: str) -> dict:
-    if type(turn) is dict and len(turn) == 2 and turn.get("role") in ROLES and type(turn.get("content")) is str:
+    if (
+        type(turn) is dict
+        and len(turn) == 2
+        and turn.get("role") in ROLES
+        and type(turn.get("content")) is str
+    ):
         return {"role": turn["role"], "content": turn["content"]}  # most are like this
     if isinstance(turn, str):
-        raise Malformed(f"`{name}`: is a list of texts; several answers stand in `responses`, messages are {{role, content}}")
+        raise Malformed(
+            f"`{name}`: is a list of texts; several answers stand in `responses`, messages are {{role, content}}"
+        )
     if not isinstance(turn, Mapping):
-        raise Malformed(f"`{name}`: expected messages {{role, content}} in the list, got {_kind(turn)}")
+        raise Malformed(
+            f"`{name}`: expected messages {{role, content}} in the list, got {_kind(turn)}"
+        )
     if "role" not in turn and "from" in turn:
         role, content = _speaker(turn["from"], name), turn.get("value")
     else:
         role, content = _role(turn, name), turn.get("content")
     for key in ("function_call", *MEDIA):
         if _says_something(turn.get(key)):
-            raise Dropped(f"has_{key}", f"`{name}`: has a message with `{key}`, which no template is given here")
-    message = {"role": role, "content": None, **{key: turn[key] for key in CARRIED if _says_something(turn.get(key))}}
+            raise Dropped(
+                f"has_{key}",
+                f"`{name}`: has a message with `{key}`, which no template is given here",
+            )
+    message = {
+        "role": role,
+        "content": None,
+        **{key: turn[key] for key in CARRIED if _says_something(turn.get(key))},
+    }
     if isinstance(message.get("tool_calls"), str):
         message["tool_calls"] = parsed(message["tool_calls"])
     if "tool_calls" in message and not isinstance(message["tool_calls"], Sequence):
-        raise Malformed(f"`{name}`: `tool_calls` of a message must be a list of calls, got {_kind(turn['tool_calls'])}")
+        raise Malformed(
+            f"`{name}`: `tool_calls` of a message must be a list of calls, got {_kind(turn['tool_calls'])}"
+        )
     message["content"] = _text(content, message, name)
     return message
 
@@ -170,7 +198,9 @@ def _role(turn: Mapping, name: str) -> str:
     if role in ROLES:
         return str(role)
     if "role" not in turn:
-        raise Malformed(f"`{name}`: has a message without `role`; it has {', '.join(map(str, turn)) or 'nothing'}")
+        raise Malformed(
+            f"`{name}`: has a message without `role`; it has {', '.join(map(str, turn)) or 'nothing'}"
+        )
     ours = SPEAKERS.get(role.lower()) if isinstance(role, str) else None
     mend = f"; call it {ours!r}" if ours else ""
     raise Malformed(f"`{name}`: role {_short(role)} is none of {', '.join(ROLES)}{mend}")
@@ -181,8 +211,13 @@ def _speaker(speaker: Any, name: str) -> str:
     if role is not None:
         return role
     if speaker == "function_call":
-        raise Dropped("has_tool_calls", f"`{name}`: has a turn from function_call; write tool calls as messages with `tool_calls`")
-    raise Malformed(f"`{name}`: a turn is from {_short(speaker)}, which is none of {', '.join(SPEAKERS)}")
+        raise Dropped(
+            "has_tool_calls",
+            f"`{name}`: has a turn from function_call; write tool calls as messages with `tool_calls`",
+        )
+    raise Malformed(
+        f"`{name}`: a turn is from {_short(speaker)}, which is none of {', '.join(SPEAKERS)}"
+    )
 
 
 def _text(content: Any, message: Mapping, name: str) -> str | None:
@@ -192,7 +227,10 @@ def _text(content: Any, message: Mapping, name: str) -> str | None:
     if content is None:
         if "tool_calls" in message:
             return None
-        raise Dropped("null_content", f"`{name}`: has a message of the {message['role']} whose content is null")
+        raise Dropped(
+            "null_content",
+            f"`{name}`: has a message of the {message['role']} whose content is null",
+        )
     if isinstance(content, Mapping):
         content = [content]
     if not isinstance(content, Sequence):
@@ -203,7 +241,11 @@ def _text(content: Any, message: Mapping, name: str) -> str | None:
 def _part(part: Any, name: str) -> str:
     if isinstance(part, str):
         return part
-    if isinstance(part, Mapping) and part.get("type", "text") in TEXT_PARTS and isinstance(part.get("text"), str):
+    if (
+        isinstance(part, Mapping)
+        and part.get("type", "text") in TEXT_PARTS
+        and isinstance(part.get("text"), str)
+    ):
         return str(part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
     raise Dropped(
@@ -213,7 +255,15 @@ def _part(part: Any, name: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list", str: "text", type(None): "null"}
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        type(None): "null",
+    }
     return names.get(type(value), f"a {type(value).__name__}")
 
 

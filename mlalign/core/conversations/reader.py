@@ -17,7 +17,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from mlalign.core.conversations.messages import CARRIED, Dropped, Malformed, conversation, parsed, plain
+from mlalign.core.conversations.messages import (
+    CARRIED,
+    Dropped,
+    Malformed,
+    conversation,
+    parsed,
+    plain,
+)
 from mlalign.core.conversations.shapes import by_shape
 
 NEEDED = "prompt and response, prompt and responses, messages, or chosen and rejected"
@@ -25,7 +32,9 @@ WHOLE = ("messages", "conversations", "conversation")
 ONE = ("response", "completion")
 SEVERAL = ("responses", "completions")
 SYSTEM = ("system", "system_prompt")  # columns whose text is the system message
-SPECIAL = frozenset((*WHOLE, *SEVERAL, *SYSTEM, "completion", "chosen", "rejected", "tools"))  # beside these a row is not plain
+SPECIAL = frozenset(
+    (*WHOLE, *SEVERAL, *SYSTEM, "completion", "chosen", "rejected", "tools")
+)  # beside these a row is not plain
 
 # What people call a prompt or a response where no shape tells which it is.
 USUAL = {
@@ -120,7 +129,9 @@ def _needs(record: Mapping) -> Malformed:
     for theirs, ours in USUAL.items():
         if theirs in record and ours not in record:
             stored = "completion" if ours == "response" else ours
-            mends.append(f"; if `{theirs}` is the {ours}, say so with --{ours}-column {theirs}, or columns: {{{stored}: {theirs}}}")
+            mends.append(
+                f"; if `{theirs}` is the {ours}, say so with --{ours}-column {theirs}, or columns: {{{stored}: {theirs}}}"
+            )
     return Malformed(f"needs {NEEDED}; it has {has}{''.join(mends)}")
 
 
@@ -159,7 +170,9 @@ def _one(record: Mapping, tools: list | None) -> Row:
         prompt, message = _joined([], turns, whole)
         return Row("one", prompt, [message], names=[None], tools=tools)
     if turns[-1]["role"] == "assistant":
-        raise Dropped("two_answers", f"has an answer at the end of `{whole}` and another in `{answer}`")
+        raise Dropped(
+            "two_answers", f"has an answer at the end of `{whole}` and another in `{answer}`"
+        )
     prompt, message = _answered(turns, record[answer], answer)
     return Row("one", prompt, [message], names=[_name(record[answer])], tools=tools)
 
@@ -187,7 +200,9 @@ def _many(record: Mapping, name: str, tools: list | None) -> Row:
     if not responses and not _prompt(record):
         raise Malformed(f"needs {NEEDED}: `{name}` stands without a prompt")
     prompt, answers = _answers(record, [(name, value) for value in responses])
-    return Row("many", prompt, answers, names=[_name(response) for response in responses], tools=tools)
+    return Row(
+        "many", prompt, answers, names=[_name(response) for response in responses], tools=tools
+    )
 
 
 def _answers(record: Mapping, values: Sequence[tuple[str, Any]]) -> tuple[list[dict], list[dict]]:
@@ -200,7 +215,10 @@ def _answers(record: Mapping, values: Sequence[tuple[str, Any]]) -> tuple[list[d
         answers.append(answer)
     names = list(dict.fromkeys(name for name, _ in values))
     if not all(_same(prompt, prompts[0]) for prompt in prompts):
-        raise Dropped("prompts_differ", f"the conversations of {' and '.join(f'`{n}`' for n in names)} differ before their last message")
+        raise Dropped(
+            "prompts_differ",
+            f"the conversations of {' and '.join(f'`{n}`' for n in names)} differ before their last message",
+        )
     return prompts[0] if prompts else given, answers
 
 
@@ -215,7 +233,9 @@ def _turns(record: Mapping, name: str) -> list[dict]:
     """A column of whole conversations; text there must be the JSON of messages."""
     turns = conversation(record[name], "user", name)
     if isinstance(record[name], str) and len(turns) == 1 and turns[0]["content"] == record[name]:
-        raise Malformed(f"`{name}`: expected a list of messages {{role, content}}, got text that is no JSON of one")
+        raise Malformed(
+            f"`{name}`: expected a list of messages {{role, content}}, got text that is no JSON of one"
+        )
     if not turns:
         raise Dropped("no_messages", f"`{name}` is empty")
     return turns
@@ -240,7 +260,11 @@ def _listed(value: Any) -> Any:
     """A list that stands in a table as JSON text is that list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         found = parsed(value)
-        if isinstance(found, list) and found and all(isinstance(part, str | list) for part in found):
+        if (
+            isinstance(found, list)
+            and found
+            and all(isinstance(part, str | list) for part in found)
+        ):
             return found
     return list(value) if isinstance(value, tuple) else value
 
@@ -248,7 +272,11 @@ def _listed(value: Any) -> Any:
 def _several(side: Any) -> list:
     """The answers on one side: of a list those in it, unless it is the messages of one answer."""
     side = _listed(side)
-    return side if isinstance(side, list) and not any(isinstance(part, Mapping) for part in side) else [side]
+    return (
+        side
+        if isinstance(side, list) and not any(isinstance(part, Mapping) for part in side)
+        else [side]
+    )
 
 
 def _text_of(answer: Any) -> Any:
@@ -305,7 +333,10 @@ def _joined(given: list[dict], turns: list[dict], name: str) -> tuple[list[dict]
             f"`prompt` is neither the beginning nor the end of what comes before the answer in `{name}`",
         )
     if not prompt:
-        raise Dropped("no_prompt", f"`{name}`: a conversation has a prompt and ends with an assistant's message; this one has no prompt")
+        raise Dropped(
+            "no_prompt",
+            f"`{name}`: a conversation has a prompt and ends with an assistant's message; this one has no prompt",
+        )
     return prompt, answer
 
 
@@ -336,13 +367,18 @@ def _merged(given: list[dict], before: list[dict]) -> list[dict] | None:
 
 
 def _without_system(messages: list[dict]) -> tuple[list[dict], list[dict]]:
-    n = next((i for i, message in enumerate(messages) if message["role"] not in ("system", "developer")), len(messages))
+    n = next(
+        (i for i, message in enumerate(messages) if message["role"] not in ("system", "developer")),
+        len(messages),
+    )
     return messages[:n], messages[n:]
 
 
 def _same(a: Sequence[Mapping], b: Sequence[Mapping]) -> bool:
     """Whether two conversations are the same but for white space."""
-    return a == b or (len(a) == len(b) and all(_told(x) == _told(y) for x, y in zip(a, b, strict=True)))
+    return a == b or (
+        len(a) == len(b) and all(_told(x) == _told(y) for x, y in zip(a, b, strict=True))
+    )
 
 
 def _told(message: Mapping) -> dict:

@@ -46,7 +46,11 @@ def _instructed_sides(record: Record) -> dict:
 
 
 def _asked_sides(record: Record) -> dict:
-    return {} if record.get("prompt") else {"prompt": _with_system(record, [{"role": "user", "content": record["question"]}])}
+    return (
+        {}
+        if record.get("prompt")
+        else {"prompt": _with_system(record, [{"role": "user", "content": record["question"]}])}
+    )
 
 
 def _instruction(record: Record) -> list[dict]:
@@ -67,14 +71,20 @@ def _instruction(record: Record) -> list[dict]:
 def _history(value: Any) -> list[tuple[str, str]]:
     if not value:
         return []
-    if not isinstance(value, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in value
+    ):
         raise Malformed("`history` beside `instruction` must be a list of [question, answer]")
     return [(said, answer) for said, answer in value]
 
 
 def _with_system(record: Record, turns: list[dict]) -> list[dict]:
     system = record.get("system")
-    return [{"role": "system", "content": system}, *turns] if isinstance(system, str) and system else turns
+    return (
+        [{"role": "system", "content": system}, *turns]
+        if isinstance(system, str) and system
+        else turns
+    )
 
 
 def _ultrafeedback(record: Record) -> dict:
@@ -84,7 +94,9 @@ def _ultrafeedback(record: Record) -> dict:
 def _nectar(record: Record) -> dict:
     """Elsewhere `answers` are the gold answers of a question, and no responses to score."""
     answers = record["answers"]
-    is_nectar = isinstance(answers, list) and all(isinstance(a, Mapping) and "answer" in a for a in answers)
+    is_nectar = isinstance(answers, list) and all(
+        isinstance(a, Mapping) and "answer" in a for a in answers
+    )
     return {"responses": answers} if is_nectar else {}
 
 
@@ -93,7 +105,10 @@ def _helpsteer_2(record: Record) -> dict:
 
 
 def _helpsteer_3(record: Record) -> dict:
-    return {"prompt": record["context"], **_stronger(record, "overall_preference", "response1", "response2")}
+    return {
+        "prompt": record["context"],
+        **_stronger(record, "overall_preference", "response1", "response2"),
+    }
 
 
 def _stronger(record: Record, strength: str, first: str, second: str) -> dict:
@@ -106,7 +121,11 @@ def _stronger(record: Record, strength: str, first: str, second: str) -> dict:
 
 def _shp(record: Record) -> dict:
     first = _one_of(record, "labels", (0, 1))  # 1: A is preferred
-    sides = _sides(record, "human_ref_A", "human_ref_B") if first else _sides(record, "human_ref_B", "human_ref_A")
+    sides = (
+        _sides(record, "human_ref_A", "human_ref_B")
+        if first
+        else _sides(record, "human_ref_B", "human_ref_A")
+    )
     return {"prompt": record["history"], **sides}
 
 
@@ -122,13 +141,22 @@ def _arena(record: Record) -> dict:
 
 def _arena_answers(record: Record) -> dict:
     """Arena with prompt, response_a and response_b, each the JSON list of a conversation's turns."""
-    prompts, ours, theirs = (_turns(record, name) for name in ("prompt", "response_a", "response_b"))
+    prompts, ours, theirs = (
+        _turns(record, name) for name in ("prompt", "response_a", "response_b")
+    )
     sides = [("response_a", ours), ("response_b", theirs)]
     whole = {name: _interleaved(prompts, answers, name) for name, answers in sides}
     if "winner" in record:
         winner = record["winner"]
     else:
-        winner = next((w for w in ("model_a", "model_b", "tie") if str(record.get(f"winner_{w}")) in ("1", "True")), None)
+        winner = next(
+            (
+                w
+                for w in ("model_a", "model_b", "tie")
+                if str(record.get(f"winner_{w}")) in ("1", "True")
+            ),
+            None,
+        )
     return {"prompt": None, **_won({**whole, "winner": winner}, "response_a", "response_b")}
 
 
@@ -165,14 +193,22 @@ def _openai(record: Record) -> dict:
     if not isinstance(given, Mapping) or "messages" not in given:
         raise Malformed("`input` beside `preferred_output` must be an object with `messages`")
     tools = {"tools": given["tools"]} if given.get("tools") else {}
-    return {"prompt": given["messages"], **tools, **_sides(record, "preferred_output", "non_preferred_output")}
+    return {
+        "prompt": given["messages"],
+        **tools,
+        **_sides(record, "preferred_output", "non_preferred_output"),
+    }
 
 
 def _conversation_sides(record: Record) -> dict:
     """ShareGPT with sides: `conversations` is the shared part."""
     if record.get("prompt"):
         return {}
-    return {"prompt": _with_system(record, conversation(record["conversations"], "user", "conversations"))}
+    return {
+        "prompt": _with_system(
+            record, conversation(record["conversations"], "user", "conversations")
+        )
+    }
 
 
 def _sides(record: Record, chosen: str, rejected: str) -> dict:
@@ -215,4 +251,10 @@ SHAPES: tuple[tuple[tuple[str, ...], Callable[[Record], dict]], ...] = (
     (("prompt", "answers"), _nectar),
     (("instruction", "output"), _alpaca),
 )
-ANSWERED = ("response", "responses", "completion", "messages", "conversations")  # beside one of these no shape is looked for
+ANSWERED = (
+    "response",
+    "responses",
+    "completion",
+    "messages",
+    "conversations",
+)  # beside one of these no shape is looked for

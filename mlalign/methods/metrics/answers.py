@@ -19,10 +19,17 @@ class Items:
     group: list[str]
     origin: list[str]
     prompt_bytes: np.ndarray  # I, in UTF-8; nan where not known
-    parts: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # key of metadata -> value of each item, "" where it has none
+    parts: dict[str, list[str]] = dataclasses.field(
+        default_factory=dict
+    )  # key of metadata -> value of each item, "" where it has none
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[str, str, str, str]], prompt_bytes: np.ndarray, parts: dict[str, list[str]]) -> "Items":
+    def of(
+        cls,
+        rows: Sequence[tuple[str, str, str, str]],
+        prompt_bytes: np.ndarray,
+        parts: dict[str, list[str]],
+    ) -> "Items":
         """From (id, language, group, origin) of each item."""
         identifier, language, group, origin = ([row[k] for row in rows] for k in range(4))
         return cls(identifier, language, group, origin, prompt_bytes, parts)
@@ -52,7 +59,9 @@ class Answers:
 
     items: Items
     scores: dict[str, np.ndarray]
-    lengths: dict[str, np.ndarray]  # tokens, characters, bytes; truncated: 1.0 if an answer was cut at the limit
+    lengths: dict[
+        str, np.ndarray
+    ]  # tokens, characters, bytes; truncated: 1.0 if an answer was cut at the limit
     detected: np.ndarray  # the language that an answer was found to be in
 
     def score(self, column: str) -> np.ndarray:
@@ -69,7 +78,9 @@ class Answers:
         keep, told = np.flatnonzero(among), self.items.rows()
         parts = {key: [values[i] for i in keep] for key, values in self.items.parts.items()}
         items = Items.of([told[i] for i in keep], self.items.prompt_bytes[keep], parts)
-        scores, lengths = ({name: a[keep] for name, a in arrays.items()} for arrays in (self.scores, self.lengths))
+        scores, lengths = (
+            {name: a[keep] for name, a in arrays.items()} for arrays in (self.scores, self.lengths)
+        )
         return Answers(items, scores, lengths, self.detected[keep])
 
 
@@ -94,7 +105,11 @@ def _keys(items: Items) -> list[tuple]:
 def pairs(ours: Items, theirs: Items) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the items that both have, the k-th occurrence of an id with the k-th."""
     place = {key: j for j, key in enumerate(zip(theirs.id, theirs.occurrence(), strict=True))}
-    found = [(i, place[key]) for i, key in enumerate(zip(ours.id, ours.occurrence(), strict=True)) if key in place]
+    found = [
+        (i, place[key])
+        for i, key in enumerate(zip(ours.id, ours.occurrence(), strict=True))
+        if key in place
+    ]
     both = np.array(found, np.int64).reshape(-1, 2)
     return both[:, 0], both[:, 1]
 
@@ -107,12 +122,18 @@ def stored(answers: Answers, by: str) -> Answers:
     n = len(answers.items)
     lengths = {unit: answers.lengths[f"stored.{unit}"][:, :1] for unit in ("characters", "bytes")}
     lengths["tokens"] = np.full((n, 1), np.nan)
-    return Answers(answers.items, {by: np.full((n, 1), 0.5)}, lengths, np.full((n, 1), None, object))
+    return Answers(
+        answers.items, {by: np.full((n, 1), 0.5)}, lengths, np.full((n, 1), None, object)
+    )
 
 
 def padded(values: np.ndarray, sizes: np.ndarray, width: int) -> np.ndarray:
     """A flat array of all answers, and how many each item has -> I x width, filled with nan (None for objects)."""
-    out = np.full((len(sizes), width), None if values.dtype == object else np.nan, values.dtype if values.dtype == object else np.float64)
+    out = np.full(
+        (len(sizes), width),
+        None if values.dtype == object else np.nan,
+        values.dtype if values.dtype == object else np.float64,
+    )
     out[np.arange(width) < sizes[:, None]] = values
     return out
 
@@ -123,9 +144,15 @@ def joined(parts: Sequence[Answers]) -> Answers:
     items = Items.of(
         [row for p in parts for row in p.items.rows()],
         np.concatenate([p.items.prompt_bytes for p in parts]),
-        {key: [v for p in parts for v in p.items.parts.get(key, [""] * len(p.items))] for key in _names(p.items.parts for p in parts)},
+        {
+            key: [v for p in parts for v in p.items.parts.get(key, [""] * len(p.items))]
+            for key in _names(p.items.parts for p in parts)
+        },
     )
-    scores = {name: _stacked([p.score(name) for p in parts], width) for name in _names(p.scores for p in parts)}
+    scores = {
+        name: _stacked([p.score(name) for p in parts], width)
+        for name in _names(p.scores for p in parts)
+    }
     lengths = {name: _stacked([p.lengths[name] for p in parts], width) for name in parts[0].lengths}
     return Answers(items, scores, lengths, _stacked([p.detected for p in parts], width))
 
@@ -136,4 +163,6 @@ def _names(found: Iterable[Iterable[str]]) -> list[str]:
 
 def _stacked(arrays: Sequence[np.ndarray], width: int) -> np.ndarray:
     fill: Any = None if arrays[0].dtype == object else np.nan
-    return np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=fill) for a in arrays])
+    return np.concatenate(
+        [np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=fill) for a in arrays]
+    )

@@ -14,11 +14,15 @@ from mlalign.methods.metrics.answers import Answers, Items, padded
 
 SIDES = ("chosen", "rejected")
 ITEM = ("id", "prompt_lang", "group_id", "origin")
-Marks = Sequence[tuple[pa.Table, Mapping[str, str]]]  # tables of scores, each with: column there -> name here
+Marks = Sequence[
+    tuple[pa.Table, Mapping[str, str]]
+]  # tables of scores, each with: column there -> name here
 Metadata = Mapping[str, Mapping[str, str]]  # row id -> key -> value
 
 
-def of_candidates(table: pa.Table, marks: Marks, language_by: str, metadata: Metadata, keys: Sequence[str]) -> tuple[Answers, np.ndarray]:
+def of_candidates(
+    table: pa.Table, marks: Marks, language_by: str, metadata: Metadata, keys: Sequence[str]
+) -> tuple[Answers, np.ndarray]:
     """The answers of candidates rows with their scores, and how many of each row have none in any table.
 
     `language_by` names the score whose table says in `response_lang_detected` what language an answer is in.
@@ -29,7 +33,9 @@ def of_candidates(table: pa.Table, marks: Marks, language_by: str, metadata: Met
     values: dict[str, np.ndarray] = {}
     detected, scored = np.full(len(flat), None, object), np.zeros(len(flat), bool)
     for scores, names in marks:
-        given = pc.fill_null(pc.index_in(flat.field("candidate_id"), value_set=_array(scores, "candidate_id")), -1)
+        given = pc.fill_null(
+            pc.index_in(flat.field("candidate_id"), value_set=_array(scores, "candidate_id")), -1
+        )
         at = np.asarray(given).astype(np.int64)  # where each answer stands in the table
         scored |= at >= 0
         for old, new in names.items():
@@ -39,7 +45,10 @@ def of_candidates(table: pa.Table, marks: Marks, language_by: str, metadata: Met
             told = np.array([*scores["response_lang_detected"].to_pylist(), None], object)
             detected = np.where(at >= 0, told[at], detected)
     items = _items(_rows(table), _prompt_bytes(_array(table, "prompt")), metadata, keys)
-    by_score, lengths = ({name: padded(a, sizes, width) for name, a in arrays.items()} for arrays in (values, _lengths(flat)))
+    by_score, lengths = (
+        {name: padded(a, sizes, width) for name, a in arrays.items()}
+        for arrays in (values, _lengths(flat))
+    )
     without = (padded(scored.astype(float), sizes, width) == 0).sum(1)
     return Answers(items, by_score, lengths, padded(detected, sizes, width)), without
 
@@ -49,7 +58,9 @@ def with_stored(answers: Answers, table: pa.Table) -> Answers:
 
     They are the lengths `stored.characters` and `stored.bytes`; nan where nothing is stored.
     """
-    texts = [json.loads(text)["answer"] if text else None for text in table["reference"].to_pylist()]
+    texts = [
+        json.loads(text)["answer"] if text else None for text in table["reference"].to_pylist()
+    ]
     characters = [math.nan if text is None else float(len(text)) for text in texts]
     in_bytes = [math.nan if text is None else float(len(text.encode())) for text in texts]
     shape = answers.detected.shape
@@ -65,10 +76,15 @@ def of_sides(marks: Marks, metadata: Metadata, keys: Sequence[str]) -> tuple[Ans
     common = {row[0]: row for sides, _ in marks for row in _rows(sides)}
     place = {identifier: i for i, identifier in enumerate(common)}
     shape = (len(place), 2)
-    scored, found = np.zeros(shape, bool), {name: np.full(shape, np.nan) for _, names in marks for name in names.values()}
+    scored, found = (
+        np.zeros(shape, bool),
+        {name: np.full(shape, np.nan) for _, names in marks for name in names.values()},
+    )
     for sides, names in marks:
         row = np.array([place[identifier] for identifier in sides["id"].to_pylist()], np.int64)
-        side = np.array([SIDES.index(c.rpartition(":")[2]) for c in sides["candidate_id"].to_pylist()], np.int64)
+        side = np.array(
+            [SIDES.index(c.rpartition(":")[2]) for c in sides["candidate_id"].to_pylist()], np.int64
+        )
         scored[row, side] = True
         for old, new in names.items():
             numbers = _numbers(_array(sides, old))
@@ -80,7 +96,9 @@ def of_sides(marks: Marks, metadata: Metadata, keys: Sequence[str]) -> tuple[Ans
 def of_metadata(table: pa.Table, keys: Sequence[str]) -> dict[str, dict[str, str]]:
     """Row id -> those of the keys that its metadata (a JSON string) has."""
     out = {}
-    for identifier, text in zip(table["id"].to_pylist(), table["metadata"].to_pylist(), strict=True):
+    for identifier, text in zip(
+        table["id"].to_pylist(), table["metadata"].to_pylist(), strict=True
+    ):
         told = json.loads(text) if text else {}
         out[identifier] = {key: str(told[key]) for key in keys if told.get(key) is not None}
     return out
@@ -90,9 +108,16 @@ def _rows(table: pa.Table) -> list[tuple[str, str, str, str]]:
     return list(zip(*(table[c].to_pylist() for c in ITEM), strict=True))
 
 
-def _items(rows: Sequence[tuple[str, str, str, str]], prompt_bytes: np.ndarray, metadata: Metadata, keys: Sequence[str]) -> Items:
+def _items(
+    rows: Sequence[tuple[str, str, str, str]],
+    prompt_bytes: np.ndarray,
+    metadata: Metadata,
+    keys: Sequence[str],
+) -> Items:
     parts = {key: [metadata.get(row[0], {}).get(key, "") for row in rows] for key in keys}
-    return Items.of(rows, prompt_bytes, {key: values for key, values in parts.items() if any(values)})
+    return Items.of(
+        rows, prompt_bytes, {key: values for key, values in parts.items() if any(values)}
+    )
 
 
 def _lengths(flat: pa.StructArray) -> dict[str, np.ndarray]:
@@ -110,7 +135,9 @@ def _lengths(flat: pa.StructArray) -> dict[str, np.ndarray]:
 def _prompt_bytes(prompts: pa.ListArray) -> np.ndarray:
     """UTF-8 bytes of what the user says in each of N conversations."""
     flat = prompts.flatten()
-    said = _numbers(pc.binary_length(pc.fill_null(flat.field("content"), ""))) * _numbers(pc.equal(flat.field("role"), "user"))
+    said = _numbers(pc.binary_length(pc.fill_null(flat.field("content"), ""))) * _numbers(
+        pc.equal(flat.field("role"), "user")
+    )
     return np.bincount(np.repeat(np.arange(len(prompts)), _sizes(prompts)), said, len(prompts))
 
 

@@ -9,7 +9,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlalign.methods.metrics import accuracy, best_of_n, confusion, consistency, length, ratios, win_rate
+from mlalign.methods.metrics import (
+    accuracy,
+    best_of_n,
+    confusion,
+    consistency,
+    length,
+    ratios,
+    win_rate,
+)
 from mlalign.methods.metrics.answers import Answers, Items, counterparts, pairs, stored
 from mlalign.methods.metrics.bootstrap import Combine
 
@@ -47,18 +55,33 @@ def of_answers(answers: Answers, by: Columns, english: str) -> list[Measure]:
     unknown, several = f"no value in column {by.accuracy!r}", (answers.present.sum(1) > 1).any()
     best = best_of_n.oracle(right) if several else np.full(len(right), np.nan)
     measures = [
-        Measure("accuracy", by.accuracy, accuracy.mean_columns(right), broken_down=True, needs=unknown),
-        Measure("adherence", by.adherence, accuracy.mean_columns(adhering), broken_down=True, needs=_few(by.adherence)),
+        Measure(
+            "accuracy", by.accuracy, accuracy.mean_columns(right), broken_down=True, needs=unknown
+        ),
+        Measure(
+            "adherence",
+            by.adherence,
+            accuracy.mean_columns(adhering),
+            broken_down=True,
+            needs=_few(by.adherence),
+        ),
         *_inside(answers, by.words),
         *_concept(answers, adhering, by, english),
         *_consistency(answers.items, accuracy.mean(right), by.accuracy, english),
-        Measure("oracle_accuracy", by.accuracy, accuracy.mean_columns(best), needs=unknown if several else "one answer to each prompt"),
+        Measure(
+            "oracle_accuracy",
+            by.accuracy,
+            accuracy.mean_columns(best),
+            needs=unknown if several else "one answer to each prompt",
+        ),
         *_lengths(answers, english),
     ]
     if by.select:
         chosen = best_of_n.selected(answers.score(by.select), right)
         needs = f"no answer with values in columns {by.select!r} and {by.accuracy!r}"
-        measures.append(Measure("selected_accuracy", by.select, accuracy.mean_columns(chosen), needs=needs))
+        measures.append(
+            Measure("selected_accuracy", by.select, accuracy.mean_columns(chosen), needs=needs)
+        )
     return measures
 
 
@@ -81,7 +104,13 @@ def _inside(answers: Answers, by: str) -> list[Measure]:
         Measure("line_share", by, accuracy.mean_columns(parts["line_share"]), needs=inside),
         Measure("word_share", by, accuracy.mean_columns(parts["word_share"]), needs=inside),
         Measure("line_pass", by, confusion.line_columns(lines), needs=inside),
-        Measure("word_pass", by, confusion.word_columns(lines, words), needs=inside, applies=confusion.has_words),
+        Measure(
+            "word_pass",
+            by,
+            confusion.word_columns(lines, words),
+            needs=inside,
+            applies=confusion.has_words,
+        ),
         Measure("lcpr", by, lcpr, ratios.harmonic, needs=inside, applies=confusion.has_words),
     ]
 
@@ -90,17 +119,35 @@ def _concept(answers: Answers, adhering: np.ndarray, by: Columns, english: str) 
     right = answers.score(by.concept)
     needs = f"no answer with values in columns {by.concept!r} and {by.adherence!r}"
     shares = confusion.split_columns(right, adhering)
-    ratio = confusion.coco_cola_columns(answers.items.language, right, adhering, answers.detected, english)
+    ratio = confusion.coco_cola_columns(
+        answers.items.language, right, adhering, answers.detected, english
+    )
     return [
-        *(Measure(name, by.concept, c, higher_is_better=name == "right_in_language", needs=needs) for name, c in shares.items()),
-        Measure("adherence_of_right", by.concept, confusion.adherence_of_right_columns(right, adhering), needs=needs),
-        Measure("coco_cola", by.concept, ratio, needs=needs, applies=lambda language: language != english),
+        *(
+            Measure(name, by.concept, c, higher_is_better=name == "right_in_language", needs=needs)
+            for name, c in shares.items()
+        ),
+        Measure(
+            "adherence_of_right",
+            by.concept,
+            confusion.adherence_of_right_columns(right, adhering),
+            needs=needs,
+        ),
+        Measure(
+            "coco_cola",
+            by.concept,
+            ratio,
+            needs=needs,
+            applies=lambda language: language != english,
+        ),
     ]
 
 
 def _consistency(items: Items, right: np.ndarray, by: str, english: str) -> list[Measure]:
     cells = consistency.table_columns(right, counterparts(items, english))
-    needs = f"no item with values of {by!r} in {english} and in another language of the same group_id"
+    needs = (
+        f"no item with values of {by!r} in {english} and in another language of the same group_id"
+    )
     everywhere = f"no item with values of {by!r} in two languages of the same group_id"
 
     def foreign(language: str) -> bool:
@@ -118,7 +165,10 @@ def _lengths(answers: Answers, english: str) -> list[Measure]:
     premium = length.premium_columns(items.prompt_bytes, counterparts(items, english))
     content = length.content_columns(items.language, told["bytes"], premium)
     per_character = accuracy.sum_columns(told["tokens"], told["characters"])
-    parallel, tokens = f"no prompt in {english} and in another language of the same group_id", "the engine gave no numbers of tokens"
+    parallel, tokens = (
+        f"no prompt in {english} and in another language of the same group_id",
+        "the engine gave no numbers of tokens",
+    )
     found = [
         Measure("tokens", "", accuracy.mean_columns(told["tokens"]), needs=tokens),
         Measure("characters", "", accuracy.mean_columns(told["characters"]), needs="no answer"),
@@ -126,7 +176,12 @@ def _lengths(answers: Answers, english: str) -> list[Measure]:
         Measure("content_bytes", "", content, ratios.ratio_of_ratios, needs=parallel),
         Measure("byte_premium", "prompts", premium, compared=False, needs=parallel),
         Measure("tokens_per_character", "", per_character, needs=tokens),
-        Measure("truncated", "", accuracy.mean_columns(told["truncated"]), needs="the engine did not say how answers ended"),
+        Measure(
+            "truncated",
+            "",
+            accuracy.mean_columns(told["truncated"]),
+            needs="the engine did not say how answers ended",
+        ),
     ]
     return [dataclasses.replace(measure, higher_is_better=False) for measure in found]
 
@@ -140,10 +195,35 @@ def of_preferences(preferences: Answers, column: str, english: str) -> list[Meas
         f"no row with values of {column!r} in {english} and in another language of the same group_id",
     )
     return [
-        Measure("reward_accuracy", column, accuracy.mean_columns(verdicts), broken_down=True, needs=needs),
-        Measure("reward_ties", column, accuracy.mean_columns(accuracy.tie(verdicts)), higher_is_better=False, needs=needs),
-        Measure("reward_agreement", column, accuracy.on_diagonal(cells), needs=parallel, applies=lambda language: language != english),
-        Measure("reward_kappa", column, cells, ratios.kappa, needs=parallel, applies=lambda language: language != english),
+        Measure(
+            "reward_accuracy",
+            column,
+            accuracy.mean_columns(verdicts),
+            broken_down=True,
+            needs=needs,
+        ),
+        Measure(
+            "reward_ties",
+            column,
+            accuracy.mean_columns(accuracy.tie(verdicts)),
+            higher_is_better=False,
+            needs=needs,
+        ),
+        Measure(
+            "reward_agreement",
+            column,
+            accuracy.on_diagonal(cells),
+            needs=parallel,
+            applies=lambda language: language != english,
+        ),
+        Measure(
+            "reward_kappa",
+            column,
+            cells,
+            ratios.kappa,
+            needs=parallel,
+            applies=lambda language: language != english,
+        ),
     ]
 
 
@@ -152,7 +232,13 @@ def of_wins(ours: Answers, baseline: Answers, by: str) -> Measure:
     i, j = pairs(ours.items, baseline.items)
     share = np.full(len(ours.items), np.nan)
     share[i] = win_rate.raw(ours.score(by)[i], baseline.score(by)[j])
-    return Measure("win_rate", by, accuracy.mean_columns(share), broken_down=True, needs=f"no value in column {by!r}")
+    return Measure(
+        "win_rate",
+        by,
+        accuracy.mean_columns(share),
+        broken_down=True,
+        needs=f"no value in column {by!r}",
+    )
 
 
 def of_stored(ours: Answers, by: str) -> Measure:

@@ -39,7 +39,9 @@ class Scored:
     requested: str | None = None  # the language that was asked for
     in_language: bool | None = None  # answers in the requested language; None: not known
     choosable: bool = True  # passes every gate on the chosen side
-    sampler: str | None = None  # the step that sampled it, where there are several; None: the only one
+    sampler: str | None = (
+        None  # the step that sampled it, where there are several; None: the only one
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,9 @@ def makes(method: Method) -> str | None:
     return "demonstration" if list[Scored] in possible else None
 
 
-def accept(pairs: Sequence[Pair], min_margin: float, max_pairs: int | None) -> tuple[list[Pair], Counter[str]]:
+def accept(
+    pairs: Sequence[Pair], min_margin: float, max_pairs: int | None
+) -> tuple[list[Pair], Counter[str]]:
     """The pairs worth training on, at most `max_pairs` in the method's order, and how many were dropped for which reason."""
     kept: list[Pair] = []
     dropped: Counter[str] = Counter()
@@ -142,4 +146,6 @@ def penalise(scored: Sequence[Scored], penalty: float) -> list[Scored]:
 
 def may_be_chosen(scored: Sequence[Scored], wrong_language: WrongLanguage) -> list[Scored]:
     """Those that pass the gates on the chosen side and, under "never_chosen", are known to be in the requested language."""
-    return [c for c in scored if c.choosable and (wrong_language != "never_chosen" or c.in_language)]
+    return [
+        c for c in scored if c.choosable and (wrong_language != "never_chosen" or c.in_language)
+    ]

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from mlalign.methods.pairing import Scored, WrongLanguage, may_be_chosen, penalise
 
 
-def best_of_n(scored: Sequence[Scored], *, wrong_language: WrongLanguage = "never_chosen", penalty: float = 100.0) -> list[Scored] | str:
+def best_of_n(
+    scored: Sequence[Scored],
+    *,
+    wrong_language: WrongLanguage = "never_chosen",
+    penalty: float = 100.0,
+) -> list[Scored] | str:
     """The candidate of the highest score; among equal scores the one sampled first. `wrong_language` as in `best_worst`."""
     if wrong_language == "penalise":
         scored = penalise(scored, penalty)

@@ -9,7 +9,12 @@ from collections.abc import Sequence
 from mlalign.methods.pairing import Pair, Scored, WrongLanguage, may_be_chosen, penalise
 
 
-def best_worst(scored: Sequence[Scored], *, wrong_language: WrongLanguage = "never_chosen", penalty: float = 100.0) -> list[Pair] | str:
+def best_worst(
+    scored: Sequence[Scored],
+    *,
+    wrong_language: WrongLanguage = "never_chosen",
+    penalty: float = 100.0,
+) -> list[Pair] | str:
     """One pair of the highest and the lowest score; among equal scores the candidate sampled first.
 
     `wrong_language`: "never_chosen" keeps candidates in another language (or one not known) from being chosen, they may still be
@@ -24,5 +29,9 @@ def best_worst(scored: Sequence[Scored], *, wrong_language: WrongLanguage = "nev
         return "no candidate may be chosen"
     best, worst = max(allowed, key=lambda c: c.score), min(scored, key=lambda c: c.score)
     if best.score == worst.score:
-        return "tie" if all(c.score == best.score for c in scored) else "the best allowed candidate is the worst"
+        return (
+            "tie"
+            if all(c.score == best.score for c in scored)
+            else "the best allowed candidate is the worst"
+        )
     return [Pair(best, worst, best.score - worst.score)]

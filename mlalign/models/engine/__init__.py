@@ -30,13 +30,29 @@ class Traits(NamedTuple):
     package: str
     install: str
     takes: Literal["tokens", "messages"]
-    seed_guarantee: bool  # a request's text depends on its own seed and prompt alone (fp32), not on its batch
+    seed_guarantee: (
+        bool  # a request's text depends on its own seed and prompt alone (fp32), not on its batch
+    )
 
 
 ENGINES = {
-    "vllm": Traits("mlalign.models.engine.vllm", "vllm", "pip install vllm (GPU), `make install` (CPU)", "tokens", True),
-    "transformers": Traits("mlalign.models.engine.transformers", "transformers", "pip install transformers", "tokens", False),
-    "openai": Traits("mlalign.models.engine.openai", "openai", "pip install openai", "messages", False),
+    "vllm": Traits(
+        "mlalign.models.engine.vllm",
+        "vllm",
+        "pip install vllm (GPU), `make install` (CPU)",
+        "tokens",
+        True,
+    ),
+    "transformers": Traits(
+        "mlalign.models.engine.transformers",
+        "transformers",
+        "pip install transformers",
+        "tokens",
+        False,
+    ),
+    "openai": Traits(
+        "mlalign.models.engine.openai", "openai", "pip install openai", "messages", False
+    ),
 }
 RESERVED = {
     "model": "the model is an input of the step",
@@ -55,20 +71,36 @@ def _arguments_of(around: Mapping) -> str:
 
 @dataclasses.dataclass
 class EngineConfig:
-    name: Literal["vllm", "transformers", "openai"] = what("vllm", "which engine; a missing package is an error")
+    name: Literal["vllm", "transformers", "openai"] = what(
+        "vllm", "which engine; a missing package is an error"
+    )
     args: dict[str, Any] = verbatim(
         _arguments_of,
         "passed through: to vllm.LLM, to from_pretrained (transformers), or into each request's body (openai; null leaves a key out)",
         how_keys=HOW_ENGINE, reserved=RESERVED,
     )  # fmt: skip
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = what("auto", "auto: the checkpoint's on a GPU, float32 on the CPU")
-    batch_tokens: int = what(16384, "transformers: prompt and answer tokens per batch; sampled text depends on it")
-    served_model: str | None = what(None, "openai: the name that the server knows the model by; null: the model's path")
-    base_url: str | None = how(None, "openai: the server's address, such as http://localhost:8000/v1")
-    api_key_env: str | None = how(None, "openai: name of the environment variable that holds the key; null: the server wants none")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = what(
+        "auto", "auto: the checkpoint's on a GPU, float32 on the CPU"
+    )
+    batch_tokens: int = what(
+        16384, "transformers: prompt and answer tokens per batch; sampled text depends on it"
+    )
+    served_model: str | None = what(
+        None, "openai: the name that the server knows the model by; null: the model's path"
+    )
+    base_url: str | None = how(
+        None, "openai: the server's address, such as http://localhost:8000/v1"
+    )
+    api_key_env: str | None = how(
+        None,
+        "openai: name of the environment variable that holds the key; null: the server wants none",
+    )
     concurrency: int = how(64, "openai: requests under way at once")
     timeout_s: float = how(600.0, "openai: seconds to wait for one answer")
-    max_retries: int = how(5, "openai: tries again after 429, 5xx, timeouts and lost connections, waiting longer each time")
+    max_retries: int = how(
+        5,
+        "openai: tries again after 429, 5xx, timeouts and lost connections, waiting longer each time",
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,7 +166,9 @@ class Engine(Protocol):
 class TokenEngine(Engine, Protocol):
     """What engines that take tokens do besides."""
 
-    def next_logprobs(self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+    def next_logprobs(
+        self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
         """The log-probability of each of a request's `tokens` as its next one: the model's own, at temperature 1, nothing masked."""
 
 
@@ -142,7 +176,9 @@ def configured(told: Mapping, key: str = "engine") -> EngineConfig:
     """An engine's configuration from a plain mapping. Raises: UserError with every mistake, each naming the full key."""
     errors: list[str] = []
     config = build(EngineConfig, told, key, errors)
-    errors += [message.replace("engine.", f"{key}.", 1) for message in problems(config)] if config else []
+    errors += (
+        [message.replace("engine.", f"{key}.", 1) for message in problems(config)] if config else []
+    )
     if errors:
         raise UserError(*errors)
     return config
@@ -160,12 +196,23 @@ def problems(config: EngineConfig) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
     found = []
     if config.name == "openai" and not config.base_url:
-        found.append("engine.base_url: missing; give the server's address, such as http://localhost:8000/v1")
-    if config.name == "openai" and config.base_url and "${" not in config.base_url and not _is_address(config.base_url):
+        found.append(
+            "engine.base_url: missing; give the server's address, such as http://localhost:8000/v1"
+        )
+    if (
+        config.name == "openai"
+        and config.base_url
+        and "${" not in config.base_url
+        and not _is_address(config.base_url)
+    ):
         address = secrecy.hidden(config.base_url)
-        found.append(f"engine.base_url: expected an address such as http://localhost:8000/v1, got {address!r}")
+        found.append(
+            f"engine.base_url: expected an address such as http://localhost:8000/v1, got {address!r}"
+        )
     if config.api_key_env is not None and not config.api_key_env.isidentifier():
-        found.append("engine.api_key_env: not the name of an environment variable (the key itself stays out of configurations)")
+        found.append(
+            "engine.api_key_env: not the name of an environment variable (the key itself stays out of configurations)"
+        )
     for name in ("batch_tokens", "concurrency", "timeout_s"):
         if getattr(config, name) <= 0:
             found.append(f"engine.{name}: must be above 0, got {getattr(config, name)}")
@@ -192,24 +239,37 @@ def sampling_problems(name: str, extra: Mapping[str, Any], max_tokens: int) -> l
         elif value is not None:
             found.append(f"sampling.{key}: expected a mapping, got {value!r}")
     constraint = extra.get("structured_outputs")
-    if isinstance(constraint, Mapping) and sum(constraint.get(c) is not None for c in CONSTRAINTS) != 1:
+    if (
+        isinstance(constraint, Mapping)
+        and sum(constraint.get(c) is not None for c in CONSTRAINTS) != 1
+    ):
         found.append(f"sampling.structured_outputs: give exactly one of {', '.join(CONSTRAINTS)}")
     if extra.get("allowed_token_ids") == []:
-        found.append("sampling.allowed_token_ids: an empty list allows no token; leave it out to allow all")
+        found.append(
+            "sampling.allowed_token_ids: an empty list allows no token; leave it out to allow all"
+        )
     if (extra.get("min_tokens") or 0) > max_tokens:
-        found.append(f"sampling.min_tokens: {extra['min_tokens']} is more than max_tokens={max_tokens}")
+        found.append(
+            f"sampling.min_tokens: {extra['min_tokens']} is more than max_tokens={max_tokens}"
+        )
     return found
 
 
 def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and (parts.port is None or parts.port > 0)
+        )
     except ValueError:  # brackets, ports that are no numbers
         return False
 
 
-def open_engine(config: EngineConfig, model: "Model | None", max_model_len: int | None = None) -> Engine:
+def open_engine(
+    config: EngineConfig, model: "Model | None", max_model_len: int | None = None
+) -> Engine:
     """Start the configured engine on a model (an adapter brings its base along).
 
     `max_model_len` bounds prompt and answer together, in tokens; None is the model's own. Only `openai` does without `model`.
@@ -219,7 +279,9 @@ def open_engine(config: EngineConfig, model: "Model | None", max_model_len: int 
     if message := missing(config.name):
         raise UserError(message)
     config = dataclasses.replace(
-        config, base_url=secrecy.resolve(config.base_url, "engine.base_url"), args=secrecy.resolve(config.args, "engine.args")
+        config,
+        base_url=secrecy.resolve(config.base_url, "engine.base_url"),
+        args=secrecy.resolve(config.args, "engine.args"),
     )
     if found := problems(config):
         raise UserError(*found)

@@ -31,7 +31,9 @@ def read_template(value: str | None) -> str | None:
     if not path.is_file():
         if templates.is_name(value):
             return value
-        raise UserError(f"chat_template: there is no file {path}; give a file of Jinja text, or the text itself")
+        raise UserError(
+            f"chat_template: there is no file {path}; give a file of Jinja text, or the text itself"
+        )
     return path.read_text(encoding="utf-8")
 
 
@@ -77,7 +79,9 @@ class Untrusted:
         mark = _unused("".join(m["content"] for m in messages))
         hidden = [{**m, "content": self._hidden(m["content"], mark)} for m in messages]
         ids = self._ids(self._template.prompt(hidden, place), mark)
-        return ids, any(new["content"] != old["content"] for new, old in zip(hidden, messages, strict=True))
+        return ids, any(
+            new["content"] != old["content"] for new, old in zip(hidden, messages, strict=True)
+        )
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of a text without a template."""
@@ -86,11 +90,17 @@ class Untrusted:
 
     def _hidden(self, text: str, mark: str) -> str:
         """The text with every special token in it replaced by its number between two marks."""
-        return self._pattern.sub(lambda found: f"{mark}{self._specials.index(found.group())}{mark}", text)
+        return self._pattern.sub(
+            lambda found: f"{mark}{self._specials.index(found.group())}{mark}", text
+        )
 
     def _ids(self, text: str, mark: str) -> list[int]:
         pieces = re.split(rf"{mark}(\d+){mark}", text)
-        texts = [part for i, piece in enumerate(pieces) for part in (self._specials[int(piece)] if i % 2 else [piece])]
+        texts = [
+            part
+            for i, piece in enumerate(pieces)
+            for part in (self._specials[int(piece)] if i % 2 else [piece])
+        ]
         return [token for ids in token_ids(self._tokenizer, texts) for token in ids]
 
 
@@ -106,7 +116,9 @@ def special_texts(tokenizer: Any) -> list[str]:
     """
     template = templates.text_of(tokenizer)
     added = tokenizer.added_tokens_decoder.values()
-    found = {t.content for t in added if t.special or (t.content in template and not t.content.isspace())}
+    found = {
+        t.content for t in added if t.special or (t.content in template and not t.content.isspace())
+    }
     return sorted(found, key=lambda s: (-len(s), s))
 
 

@@ -15,7 +15,14 @@ from urllib.parse import urlsplit
 from mlalign.core import secrecy, stopping
 from mlalign.core.errors import UserError
 from mlalign.core.stopping import Stopped
-from mlalign.models.engine import PROMPT_TOO_LONG, EngineConfig, Request, Response, Sampling, replies
+from mlalign.models.engine import (
+    PROMPT_TOO_LONG,
+    EngineConfig,
+    Request,
+    Response,
+    Sampling,
+    replies,
+)
 
 if TYPE_CHECKING:
     from openai import APIError, BadRequestError
@@ -37,7 +44,9 @@ GO_ON = "then run the same command again; finished shards are kept"
 def start(config: EngineConfig, model: "Model | None", max_model_len: int | None) -> "OpenAI":
     name = config.served_model or (model.path if model else None)
     if name is None:
-        raise UserError("engine.served_model: missing; give the name that the server knows the model by")
+        raise UserError(
+            "engine.served_model: missing; give the name that the server knows the model by"
+        )
     return OpenAI(config, name)
 
 
@@ -60,7 +69,9 @@ class OpenAI:
 
         Stopped if the step was asked to stop, and the server has not answered all requests a while later.
         """
-        return in_threads(lambda request: self._one(request, sampling), requests, self._config.concurrency)
+        return in_threads(
+            lambda request: self._one(request, sampling), requests, self._config.concurrency
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -72,21 +83,32 @@ class OpenAI:
         ask = self._client.chat.completions.with_raw_response.create
         try:
             raw = ask(model=self._model, messages=request.messages, extra_body=extra, **known)
-            return replies.response(raw.http_response.content, wants_logprobs=sampling.top_logprobs > 0)
+            return replies.response(
+                raw.http_response.content, wants_logprobs=sampling.top_logprobs > 0
+            )
         except openai.BadRequestError as error:
             if _too_long(error):
                 return Response("", 0, PROMPT_TOO_LONG)
             raise UserError(self._refused(error)) from None
         except openai.APIStatusError as error:
             its_own_fault = error.status_code >= 500
-            raise UserError(self._refused(error) + (f"; see that the server runs, {GO_ON}" if its_own_fault else "")) from None
+            raise UserError(
+                self._refused(error)
+                + (f"; see that the server runs, {GO_ON}" if its_own_fault else "")
+            ) from None
         except openai.APIConnectionError as error:  # timeouts too
             cause = type(error.__cause__ or error).__name__
             tries = f"{cause}, {self._config.max_retries + 1} tries of up to {self._config.timeout_s:g} s"
-            raise UserError(f"{self._place} does not answer ({tries}): see that the server runs, {GO_ON}") from None
+            raise UserError(
+                f"{self._place} does not answer ({tries}): see that the server runs, {GO_ON}"
+            ) from None
         except replies.Unusable as reason:
-            mend = "see that engine.base_url is the address of a chat server (it usually ends in /v1)"
-            raise UserError(f"{self._place} sends no usable answer from {self._model!r}: {reason}; {mend}, {GO_ON}") from None
+            mend = (
+                "see that engine.base_url is the address of a chat server (it usually ends in /v1)"
+            )
+            raise UserError(
+                f"{self._place} sends no usable answer from {self._model!r}: {reason}; {mend}, {GO_ON}"
+            ) from None
 
     def _limit(self, reply: Any) -> None:
         """Bound the time and the size of a reply's body; the client itself bounds only the wait for each piece."""
@@ -94,7 +116,9 @@ class OpenAI:
 
     def _refused(self, error: "APIError") -> str:
         message = " ".join(replies.whole(str(error)).split())
-        message = message if len(message) <= 2 * replies.SHOWN else f"{message[: 2 * replies.SHOWN]}…"
+        message = (
+            message if len(message) <= 2 * replies.SHOWN else f"{message[: 2 * replies.SHOWN]}…"
+        )
         return f"{self._place} refuses a request for {self._model!r}: {secrecy.hidden(message)}"
 
     @property
@@ -168,7 +192,9 @@ def _results(futures: Sequence[Future[Result]]) -> list[Result]:
     return [future.result() for future in futures]
 
 
-def body(request: Request, sampling: Sampling, args: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def body(
+    request: Request, sampling: Sampling, args: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters of one request: those of the client, and those for the rest of the body. `args` wins; null leaves out."""
     values: dict[str, Any] = {
         "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": request.seed,
@@ -177,11 +203,20 @@ def body(request: Request, sampling: Sampling, args: dict[str, Any]) -> tuple[di
         "top_logprobs": sampling.top_logprobs or None, **sampling.extra, **args,
     }  # fmt: skip
     values = {k: v for k, v in values.items() if v is not None}
-    return {k: v for k, v in values.items() if k in STANDARD}, {k: v for k, v in values.items() if k not in STANDARD}
+    return {k: v for k, v in values.items() if k in STANDARD}, {
+        k: v for k, v in values.items() if k not in STANDARD
+    }
 
 
 def _response_format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if schema is None else {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)}}
+    return (
+        None
+        if schema is None
+        else {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)},
+        }
+    )
 
 
 def _key(variable: str | None) -> str | None:

@@ -32,32 +32,57 @@ class Transformers:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = "float32" if config.dtype == "auto" and self._device == "cpu" else config.dtype
         base, source = model.base or model, tokenizer_source(model)
-        network, _ = opening.network(base.path, "causal", base.revision, options={"dtype": dtype, **config.args})
+        network, _ = opening.network(
+            base.path, "causal", base.revision, options={"dtype": dtype, **config.args}
+        )
         ends = network.generation_config.eos_token_id
         if model.base:
             network = _with_adapter(network, model.path, base.path)
         self._model = network.to(self._device).eval()
         self._tokenizer: Any = opening.tokenizer(source.path, source.revision)
-        opening.check_tokens(self._tokenizer, network.get_input_embeddings().weight.shape[0], source.path)
+        opening.check_tokens(
+            self._tokenizer, network.get_input_embeddings().weight.shape[0], source.path
+        )
         ends = ends if ends is not None else self._tokenizer.eos_token_id
         self._ends = list(ends) if isinstance(ends, list | tuple) else [ends]
-        self._pad = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self._ends[0]
+        self._pad = (
+            self._tokenizer.pad_token_id
+            if self._tokenizer.pad_token_id is not None
+            else self._ends[0]
+        )
         # Sampling defaults that a checkpoint brings along are not ours: only its end tokens are.
-        self._model.generation_config = GenerationConfig(eos_token_id=self._ends, pad_token_id=self._pad)
+        self._model.generation_config = GenerationConfig(
+            eos_token_id=self._ends, pad_token_id=self._pad
+        )
         self._batch_tokens = config.batch_tokens
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         responses: dict[int, Response] = {}
         options, grammar = self._options(sampling), self._grammar(sampling.json_schema)
-        for batch in batches([len(r.prompt_token_ids or ()) for r in requests], sampling.max_tokens, self._batch_tokens):
+        for batch in batches(
+            [len(r.prompt_token_ids or ()) for r in requests],
+            sampling.max_tokens,
+            self._batch_tokens,
+        ):
             answers = self._batch([requests[i] for i in batch], options | _only(grammar))
-            responses.update(zip(batch, (self._response(a, sampling) for a in answers), strict=True))
+            responses.update(
+                zip(batch, (self._response(a, sampling) for a in answers), strict=True)
+            )
         return [responses[i] for i in range(len(requests))]
 
-    def next_logprobs(self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+    def next_logprobs(
+        self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
         found: dict[int, list[float]] = {}
-        for batch in batches([len(r.prompt_token_ids or ()) for r in requests], 1, self._batch_tokens):
-            options = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        for batch in batches(
+            [len(r.prompt_token_ids or ()) for r in requests], 1, self._batch_tokens
+        ):
+            options = {
+                "max_new_tokens": 1,
+                "do_sample": False,
+                "output_logits": True,
+                "return_dict_in_generate": True,
+            }
             logits = self._generate([requests[i] for i in batch], options)[0].logits[0]
             for i, row in zip(batch, logits.float().log_softmax(-1), strict=True):
                 found[i] = row[list(tokens[i])].tolist()
@@ -71,8 +96,17 @@ class Transformers:
 
         known = set(vars(GenerationConfig()))
         if unknown := [k for k in sampling.extra if k not in known]:
-            raise UserError(*(f"sampling.{k}: transformers' generate has no such option{nearest(k, known)}" for k in unknown))
-        options: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "do_sample": sampling.temperature > 0, **sampling.extra}
+            raise UserError(
+                *(
+                    f"sampling.{k}: transformers' generate has no such option{nearest(k, known)}"
+                    for k in unknown
+                )
+            )
+        options: dict[str, Any] = {
+            "max_new_tokens": sampling.max_tokens,
+            "do_sample": sampling.temperature > 0,
+            **sampling.extra,
+        }
         options.setdefault("eos_token_id", self._ends_of(sampling))
         if sampling.temperature > 0:
             options |= {
@@ -96,8 +130,12 @@ class Transformers:
 
         prompts = [r.prompt_token_ids or [] for r in requests]
         width = max(map(len, prompts))
-        ids = torch.tensor([[self._pad] * (width - len(p)) + p for p in prompts], device=self._device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
+        ids = torch.tensor(
+            [[self._pad] * (width - len(p)) + p for p in prompts], device=self._device
+        )
+        mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device
+        )
         torch.manual_seed(requests[0].seed)
         with torch.inference_mode(), refusals(keys("sampling", options), "sampling"):
             return self._model.generate(input_ids=ids, attention_mask=mask, **options), width
@@ -109,12 +147,18 @@ class Transformers:
         if schema is None:
             return None
         if importlib.util.find_spec("xgrammar") is None:
-            raise UserError("engine=transformers writes JSON of a schema with the package 'xgrammar': pip install xgrammar")
+            raise UserError(
+                "engine=transformers writes JSON of a schema with the package 'xgrammar': pip install xgrammar"
+            )
         import xgrammar
 
         vocabulary = self._model.config.get_text_config().vocab_size
-        told = xgrammar.TokenizerInfo.from_huggingface(self._tokenizer, vocab_size=vocabulary, stop_token_ids=self._ends)
-        return xgrammar.GrammarCompiler(told).compile_json_schema(json.dumps(schema), any_whitespace=False)
+        told = xgrammar.TokenizerInfo.from_huggingface(
+            self._tokenizer, vocab_size=vocabulary, stop_token_ids=self._ends
+        )
+        return xgrammar.GrammarCompiler(told).compile_json_schema(
+            json.dumps(schema), any_whitespace=False
+        )
 
     def _ends_of(self, sampling: Sampling) -> list[int]:
         """The tokens that end an answer: the model's own, and those that are asked for."""
@@ -144,7 +188,9 @@ def _with_adapter(network: Any, path: str, base: str) -> Any:
     import importlib.util
 
     if importlib.util.find_spec("peft") is None:
-        raise UserError(f"{path} is an adapter, which engine=transformers loads with the package 'peft': pip install peft")
+        raise UserError(
+            f"{path} is an adapter, which engine=transformers loads with the package 'peft': pip install peft"
+        )
     return opening.attach(network, opening.adapter(path), base)
 
 

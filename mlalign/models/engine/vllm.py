@@ -19,7 +19,11 @@ from mlalign.models.engine.chat import tokenizer_source
 if TYPE_CHECKING:
     from mlalign.core.model import Model
 
-CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+CPU_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 # With chunked prefill, vLLM 0.32 on the CPU fails on requests that carry a seed.
 CPU_ARGUMENTS = {"enforce_eager": True, "enable_chunked_prefill": False}
 LAST_TOKENS = 5  # the bytes of the longest character, and an end token
@@ -37,12 +41,18 @@ class VLLM:
 
         _check(model)
         on_cpu = torch.cuda.device_count() == 0
-        for name, value in ({"VLLM_NO_USAGE_STATS": "1"} | (CPU_ENVIRONMENT if on_cpu else {})).items():
+        for name, value in (
+            {"VLLM_NO_USAGE_STATS": "1"} | (CPU_ENVIRONMENT if on_cpu else {})
+        ).items():
             os.environ.setdefault(name, value)
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        with refusals(keys("engine.args", config.args), f"vLLM does not start on {model.path}; engine.args", kinds=_errors()):
+        with refusals(
+            keys("engine.args", config.args),
+            f"vLLM does not start on {model.path}; engine.args",
+            kinds=_errors(),
+        ):
             self._llm: Any = LLM(**arguments(config, model, max_model_len, on_cpu))
         self._path = model.path
         self._tokenizer: Any = self._llm.get_tokenizer()
@@ -58,18 +68,27 @@ class VLLM:
 
     def _response(self, answer: Any) -> Response:
         text, cut = trimmed(answer.text)
-        if not isinstance(answer.stop_reason, str):  # vLLM itself leaves out a character that is not whole
+        if not isinstance(
+            answer.stop_reason, str
+        ):  # vLLM itself leaves out a character that is not whole
             last = list(answer.token_ids)[-LAST_TOKENS:]
             cut = cut or self._tokenizer.decode(last, skip_special_tokens=True).endswith(CUT)
         return Response(text, len(answer.token_ids), answer.finish_reason, cut_character=cut)
 
-    def next_logprobs(self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+    def next_logprobs(
+        self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
         from vllm import SamplingParams
 
         prompts = [{"prompt_token_ids": r.prompt_token_ids} for r in requests]
-        wanted = [SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(t)) for t in tokens]
+        wanted = [
+            SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(t)) for t in tokens
+        ]
         outputs = self._llm.generate(prompts, wanted, use_tqdm=False, lora_request=self._lora)
-        return [[o.outputs[0].logprobs[0][t].logprob for t in asked] for o, asked in zip(outputs, tokens, strict=True)]
+        return [
+            [o.outputs[0].logprobs[0][t].logprob for t in asked]
+            for o, asked in zip(outputs, tokens, strict=True)
+        ]
 
     def close(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()
@@ -80,10 +99,17 @@ def _check(model: "Model") -> None:
     """Look at the files that vLLM will open. Raises: UserError where it would serve another model than they say."""
     base, source = model.base or model, tokenizer_source(model)
     seen = opening.check_served(model.path, base.path if model.base else None, base.revision)
-    opening.check_tokens(opening.tokenizer(source.path, source.revision), seen.n_rows, source.path, padding_is_read=False)
+    opening.check_tokens(
+        opening.tokenizer(source.path, source.revision),
+        seen.n_rows,
+        source.path,
+        padding_is_read=False,
+    )
 
 
-def arguments(config: EngineConfig, model: "Model", max_model_len: int | None, on_cpu: bool) -> dict[str, Any]:
+def arguments(
+    config: EngineConfig, model: "Model", max_model_len: int | None, on_cpu: bool
+) -> dict[str, Any]:
     """The arguments of `vllm.LLM`: what `config.args` says wins over what follows from the model and the device."""
     base, tokenizer = model.base or model, tokenizer_source(model)
     derived: dict[str, Any] = {
@@ -116,7 +142,11 @@ def parameters(requests: Sequence[Request], sampling: Sampling) -> list[Any]:
         common["stop_token_ids"] = [*(common.get("stop_token_ids") or ()), *sampling.end_tokens]
     greedy = sampling.temperature == 0
     with refusals(keys("sampling", sampling.extra), "sampling", kinds=_errors()):
-        common |= {name: _opened(name, common[name]) for name in NESTED if isinstance(common.get(name), Mapping)}
+        common |= {
+            name: _opened(name, common[name])
+            for name in NESTED
+            if isinstance(common.get(name), Mapping)
+        }
         return [SamplingParams(**common, seed=None if greedy else r.seed) for r in requests]
 
 
@@ -143,4 +173,6 @@ def _structured(schema: Mapping[str, Any] | None) -> Any:
     import xgrammar
     from vllm.sampling_params import StructuredOutputsParams
 
-    return StructuredOutputsParams(grammar=str(xgrammar.Grammar.from_json_schema(json.dumps(schema), any_whitespace=False)))
+    return StructuredOutputsParams(
+        grammar=str(xgrammar.Grammar.from_json_schema(json.dumps(schema), any_whitespace=False))
+    )

@@ -32,7 +32,13 @@ TRACKERS = {
 }  # fmt: skip
 ATTENTION = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 POSITIVE = ("num_train_epochs", "adam_epsilon")
-NOT_NEGATIVE = ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers")
+NOT_NEGATIVE = (
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "warmup_steps",
+    "dataloader_num_workers",
+)
 FRACTIONS = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
 
 
@@ -43,11 +49,17 @@ def packages(trainer: Mapping[str, Any]) -> list[str]:
     if optimizer in TORCHAO:
         found.append("torchao")
     else:
-        found += [package for pattern, package in OPTIMIZERS.items() if re.fullmatch(pattern, optimizer)]
+        found += [
+            package for pattern, package in OPTIMIZERS.items() if re.fullmatch(pattern, optimizer)
+        ]
 
     trackers = trainer.get("report_to") or []
     named = [trackers] if isinstance(trackers, str) else trackers
-    found += [TRACKERS[name] for name in named if name in TRACKERS and not (name == "tensorboard" and find_spec("tensorboardX"))]
+    found += [
+        TRACKERS[name]
+        for name in named
+        if name in TRACKERS and not (name == "tensorboard" and find_spec("tensorboardX"))
+    ]
 
     if trainer.get("use_liger_kernel"):
         found.append("liger_kernel")
@@ -79,15 +91,24 @@ def _of_ranges(trainer: Mapping[str, Any]) -> list[str]:
         elif name == "label_smoothing" and not 0 <= value < 0.5:
             found.append(f"trainer.label_smoothing: must be from 0 to below 0.5, got {value}")
         elif name == "max_steps" and value == 0:
-            found.append("trainer.max_steps: 0 steps train nothing; give 1 or more, or -1 to go by num_train_epochs")
+            found.append(
+                "trainer.max_steps: 0 steps train nothing; give 1 or more, or -1 to go by num_train_epochs"
+            )
     return found
 
 
 def _of_trainer(trainer: Mapping[str, Any]) -> list[str]:
     found = []
     trackers = trainer.get("report_to")
-    unknown = [t for t in ([trackers] if isinstance(trackers, str) else trackers or []) if t not in (*TRACKERS, "none", "all")]
-    found += [f"trainer.report_to: {name!r} is no tracker; one of {', '.join(TRACKERS)}, or none" for name in unknown]
+    unknown = [
+        t
+        for t in ([trackers] if isinstance(trackers, str) else trackers or [])
+        if t not in (*TRACKERS, "none", "all")
+    ]
+    found += [
+        f"trainer.report_to: {name!r} is no tracker; one of {', '.join(TRACKERS)}, or none"
+        for name in unknown
+    ]
     if trainer.get("bf16") and trainer.get("fp16"):
         found.append("trainer.fp16: bf16 is on too; choose one of the two")
     if trainer.get("train_sampling_strategy") == "batch_rebalance":
@@ -108,6 +129,8 @@ def _of_peft(peft: Mapping[str, Any]) -> list[str]:
     if isinstance(peft.get("target_modules"), str):
         for key in ("layers_to_transform", "layers_pattern"):
             if peft.get(key) is not None:
-                found.append(f"peft.{key}: needs target_modules as a list, such as [q_proj, v_proj], not {peft['target_modules']!r}")
+                found.append(
+                    f"peft.{key}: needs target_modules as a list, such as [q_proj, v_proj], not {peft['target_modules']!r}"
+                )
     why = adapters.not_of_its_base(peft)
     return found + ([f"peft.{why}"] if why else [])

@@ -44,11 +44,24 @@ class Steps(BatchSampler):
     An empty share holds one row of the same step, which `WholeSteps` gives no weight.
     """
 
-    def __init__(self, sampler: Sampler, batch_size: int, device_batch_size: int, n_devices: int, drop_last: bool):
+    def __init__(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        device_batch_size: int,
+        n_devices: int,
+        drop_last: bool,
+    ):
         self.sampler = sampler  # accelerate replaces it by one whose seed follows from the epoch
-        self.step_size, self.device_batch_size, self.n_devices = batch_size, device_batch_size, n_devices
+        self.step_size, self.device_batch_size, self.n_devices = (
+            batch_size,
+            device_batch_size,
+            n_devices,
+        )
         self.drop_last = drop_last
-        self.batch_size: Any = None  # tells accelerate that sizes differ: it then takes batches as they are
+        self.batch_size: Any = (
+            None  # tells accelerate that sizes differ: it then takes batches as they are
+        )
 
     @property
     def n_rows(self) -> int:
@@ -58,7 +71,11 @@ class Steps(BatchSampler):
     def rest(self) -> list[int]:
         """The shares of the last step of an epoch; empty where all steps are full."""
         left = self.n_rows % self.step_size
-        return shares(left, self.device_batch_size, self.n_devices) if left and not self.drop_last else []
+        return (
+            shares(left, self.device_batch_size, self.n_devices)
+            if left and not self.drop_last
+            else []
+        )
 
     @property
     def n_steps(self) -> int:
@@ -70,14 +87,18 @@ class Steps(BatchSampler):
         return sum(self.rest) if self.rest and step == self.n_steps - 1 else self.step_size
 
     def __len__(self) -> int:
-        return self.n_rows // self.step_size * (self.step_size // self.device_batch_size) + len(self.rest)
+        return self.n_rows // self.step_size * (self.step_size // self.device_batch_size) + len(
+            self.rest
+        )
 
     def __iter__(self) -> Iterator[list[int]]:
         step: list[int] = []
         for row in self.sampler:
             step.append(row)
             if len(step) == self.step_size:
-                yield from self._cut(step, [self.device_batch_size] * (self.step_size // self.device_batch_size))
+                yield from self._cut(
+                    step, [self.device_batch_size] * (self.step_size // self.device_batch_size)
+                )
                 step = []
         if step and not self.drop_last:
             yield from self._cut(step, self.rest)
@@ -95,7 +116,9 @@ class WholeSteps:
     last loss and gradient for `loop`."""
 
     steps: Steps
-    sizes: list[int] | None = None  # rows of this device's batches in the present step; None: all batches are equal
+    sizes: list[int] | None = (
+        None  # rows of this device's batches in the present step; None: all batches are equal
+    )
     step_rows = 0  # rows of the present step on all devices
     losses: list[torch.Tensor]  # of this device's batches in the present step
     grad_norm: float | torch.Tensor | None = None
@@ -110,10 +133,18 @@ class WholeSteps:
         if isinstance(data, datasets.Dataset):
             data = self._remove_unused_columns(data, description="Training")
         sampler = self._get_train_sampler(data)
-        batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        batch_size = (
+            args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        )
         if isinstance(sampler, LengthGroupedSampler):
             sampler.batch_size = batch_size  # transformers takes one device's share
-        self.steps = Steps(sampler, batch_size, args.per_device_train_batch_size, args.world_size, args.dataloader_drop_last)
+        self.steps = Steps(
+            sampler,
+            batch_size,
+            args.per_device_train_batch_size,
+            args.world_size,
+            args.dataloader_drop_last,
+        )
         loader = DataLoader(
             data, batch_sampler=self.steps, collate_fn=collate, num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory, persistent_workers=args.dataloader_persistent_workers,
@@ -134,7 +165,13 @@ class WholeSteps:
                 batch[key] = torch.full_like(batch[key], IGNORED)
         return super()._get_num_items_in_batch(batch_samples, device)  # type: ignore[misc]
 
-    def compute_loss(self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self: Any,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
         if self.sizes is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
         with uneven(self.accelerator):
@@ -179,7 +216,9 @@ class uneven:
         gather = type(self.accelerator).gather
         if not isinstance(tensor, torch.Tensor) or tensor.ndim == 0:
             return gather(self.accelerator, tensor)
-        lengths = gather(self.accelerator, torch.tensor([len(tensor)], device=tensor.device)).tolist()
+        lengths = gather(
+            self.accelerator, torch.tensor([len(tensor)], device=tensor.device)
+        ).tolist()
         padding = tensor.new_zeros(max(lengths) - len(tensor), *tensor.shape[1:])
         padded = gather(self.accelerator, torch.cat([tensor, padding])).split(max(lengths))
         return torch.cat([part[:length] for part, length in zip(padded, lengths, strict=True)])

@@ -37,7 +37,15 @@ class Facts:
     base_licence: str | None
 
 
-def gather(out: Output, inputs: Inputs, method: str, start: Model, rank: int | None, is_policy: bool, sources: Mapping[str, int]) -> Facts:
+def gather(
+    out: Output,
+    inputs: Inputs,
+    method: str,
+    start: Model,
+    rank: int | None,
+    is_policy: bool,
+    sources: Mapping[str, int],
+) -> Facts:
     """The facts of a finished training step; paths are told relative to the store."""
     told = {s["source"]: s.get("licence") for s in inputs.sources()}
     artifact, counts = out.path.name.removesuffix(".partial"), out.tally.to_dict()
@@ -54,7 +62,11 @@ def shown(model: Model, store: Path) -> str:
     path = Path(model.path)
     if not path.is_dir():
         return model.path
-    return str(path.resolve().relative_to(store.resolve())) if path.resolve().is_relative_to(store.resolve()) else path.name
+    return (
+        str(path.resolve().relative_to(store.resolve()))
+        if path.resolve().is_relative_to(store.resolve())
+        else path.name
+    )
 
 
 def licence_of(model: Model) -> str | None:
@@ -68,8 +80,12 @@ def licence_of(model: Model) -> str | None:
 
 def serving(facts: Facts) -> str:
     """The command that serves the model, run in the directory of the store."""
-    kind = ("policy" if facts.is_policy else "classifier") + ("" if facts.rank is None else " adapter")
-    return SERVING[kind].format(model=facts.model, base=facts.base, rank=_served_rank(facts.rank), name=facts.name)
+    kind = ("policy" if facts.is_policy else "classifier") + (
+        "" if facts.rank is None else " adapter"
+    )
+    return SERVING[kind].format(
+        model=facts.model, base=facts.base, rank=_served_rank(facts.rank), name=facts.name
+    )
 
 
 def _served_rank(rank: int | None) -> int:
@@ -89,9 +105,22 @@ def text(facts: Facts) -> str:
     reasons = sorted(facts.dropped)
     table = [["language", "examples", *(f"dropped: {r}" for r in reasons)]]
     for language in sorted({*facts.counts, *(x for by in facts.dropped.values() for x in by)}):
-        table.append([language, str(facts.counts.get(language, 0)), *(str(facts.dropped[r].get(language, 0)) for r in reasons)])
-    sources = [f"- {name}: {n} examples, licence {licence or 'not stated'}" for name, n, licence in facts.sources]
-    adapter = "" if facts.rank is None else f" It is a LoRA adapter of rank {facts.rank}; it needs its base, `{facts.base}`."
+        table.append(
+            [
+                language,
+                str(facts.counts.get(language, 0)),
+                *(str(facts.dropped[r].get(language, 0)) for r in reasons),
+            ]
+        )
+    sources = [
+        f"- {name}: {n} examples, licence {licence or 'not stated'}"
+        for name, n, licence in facts.sources
+    ]
+    adapter = (
+        ""
+        if facts.rank is None
+        else f" It is a LoRA adapter of rank {facts.rank}; it needs its base, `{facts.base}`."
+    )
     return "\n".join([
         "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(), "---", "",
         f"# {facts.name}", "", f"{facts.method} Made from `{facts.made_from}`.{adapter}", "",

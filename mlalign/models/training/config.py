@@ -55,7 +55,9 @@ class TrainConfig:
     """Fields that sft, reward and preference have in common; each adds `trainer` and its own."""
 
     batch_size: int = what(32, "rows per optimizer step, over all devices")
-    device_batch_size: int | None = how(None, "rows that a device takes at a time; null: its whole share of batch_size")
+    device_batch_size: int | None = how(
+        None, "rows that a device takes at a time; null: its whole share of batch_size"
+    )
     deepspeed: dict | None = how(None, "a DeepSpeed configuration; null: plain PyTorch")
     peft: dict[str, Any] | None = verbatim(
         "peft.tuners.lora.config:LoraConfig",
@@ -63,15 +65,24 @@ class TrainConfig:
         reserved=RESERVED_PEFT,
         default=None,
     )
-    quantization: Literal["nf4", "int8"] | None = what(None, "load the frozen base in so many bits (QLoRA); needs peft and a GPU")
-    dtype: Literal["float32", "bfloat16", "auto"] = what("float32", "of the weights in training; auto: as the checkpoint is stored")
-    chat_template: str | None = what(
-        None, "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the tokenizer's own"
+    quantization: Literal["nf4", "int8"] | None = what(
+        None, "load the frozen base in so many bits (QLoRA); needs peft and a GPU"
     )
-    chat_template_kwargs: dict[str, Any] = what({}, "passed to the chat template, such as {enable_thinking: false}")
+    dtype: Literal["float32", "bfloat16", "auto"] = what(
+        "float32", "of the weights in training; auto: as the checkpoint is stored"
+    )
+    chat_template: str | None = what(
+        None,
+        "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the tokenizer's own",
+    )
+    chat_template_kwargs: dict[str, Any] = what(
+        {}, "passed to the chat template, such as {enable_thinking: false}"
+    )
     date: str = what(DATE, "what a chat template that writes the date writes")
     max_length: int = what(1024, "longest sequence, in tokens")
-    languages: list[str] | None = what(None, "train on rows whose prompt is in one of these; null: all")
+    languages: list[str] | None = what(
+        None, "train on rows whose prompt is in one of these; null: all"
+    )
     split: Literal["train", "eval"] = what("train", "the split to train on")
     checkpoint_every: int = how(100, "steps between checkpoints; 0: only when asked to stop")
     seed: int = what(0, "of new weights, dropout and the order of the rows")
@@ -83,8 +94,19 @@ IMPORTS = ("mlalign.models.training.trainset", "mlalign.models.training.loop")
 
 def packages(cfg: Any) -> list[str]:
     """What a training step imports."""
-    wanted = {"peft": cfg.peft is not None, "bitsandbytes": cfg.quantization is not None, "deepspeed": cfg.deepspeed is not None}
-    own = ["torch", "transformers", "trl", "datasets", "accelerate", *(name for name, needed in wanted.items() if needed)]
+    wanted = {
+        "peft": cfg.peft is not None,
+        "bitsandbytes": cfg.quantization is not None,
+        "deepspeed": cfg.deepspeed is not None,
+    }
+    own = [
+        "torch",
+        "transformers",
+        "trl",
+        "datasets",
+        "accelerate",
+        *(name for name, needed in wanted.items() if needed),
+    ]
     return list(dict.fromkeys([*own, *arguments.packages(cfg.trainer)]))
 
 
@@ -100,8 +122,16 @@ def identity(cfg: Any, digest: Callable[[Path], str]) -> dict[str, Any]:
 
 def problems(cfg: Any) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
-    positive = {"batch_size": cfg.batch_size, "max_length": cfg.max_length, "device_batch_size": cfg.device_batch_size}
-    found = [f"{name}: must be at least 1, got {value}" for name, value in positive.items() if value is not None and value < 1]
+    positive = {
+        "batch_size": cfg.batch_size,
+        "max_length": cfg.max_length,
+        "device_batch_size": cfg.device_batch_size,
+    }
+    found = [
+        f"{name}: must be at least 1, got {value}"
+        for name, value in positive.items()
+        if value is not None and value < 1
+    ]
     found += [*option_problems(cfg.chat_template_kwargs), *date_problems(cfg.date)]
     if cfg.checkpoint_every < 0:
         found.append(f"checkpoint_every: must be 0 (off) or more, got {cfg.checkpoint_every}")
@@ -112,7 +142,9 @@ def problems(cfg: Any) -> list[str]:
     if wrong := _of_deepspeed(cfg.deepspeed):
         return [*found, *wrong]
     if cfg.quantization and zero_stage(cfg.deepspeed) == 3:
-        found.append("quantization: ZeRO-3 cannot shard quantized weights; take zero2, or leave one of the two out")
+        found.append(
+            "quantization: ZeRO-3 cannot shard quantized weights; take zero2, or leave one of the two out"
+        )
     return found + arguments.problems(cfg.trainer, cfg.peft)
 
 
@@ -125,13 +157,19 @@ def _of_deepspeed(deepspeed: Mapping | None) -> list[str]:
         return [f"deepspeed.zero_optimization: expected a mapping, got {zero!r}"]
     found = []
     if zero.get("stage", 0) not in (0, 1, 2, 3):
-        found.append(f"deepspeed.zero_optimization.stage: must be 0, 1, 2 or 3, got {zero['stage']!r}")
+        found.append(
+            f"deepspeed.zero_optimization.stage: must be 0, 1, 2 or 3, got {zero['stage']!r}"
+        )
     for key in ("offload_optimizer", "offload_param"):
         if not isinstance(zero.get(key) or {}, Mapping):
-            found.append(f"deepspeed.zero_optimization.{key}: expected a mapping such as {{device: cpu}}, got {zero[key]!r}")
+            found.append(
+                f"deepspeed.zero_optimization.{key}: expected a mapping such as {{device: cpu}}, got {zero[key]!r}"
+            )
     for key in ("reduce_bucket_size", "stage3_max_live_parameters"):
         if not isinstance(zero.get(key, 0), int | float) and zero[key] != "auto":
-            found.append(f"deepspeed.zero_optimization.{key}: expected a number or auto, got {zero[key]!r}")
+            found.append(
+                f"deepspeed.zero_optimization.{key}: expected a number or auto, got {zero[key]!r}"
+            )
     return found
 
 
@@ -151,8 +189,12 @@ def accumulation(batch_size: int, device_batch_size: int | None, n_devices: int)
         return device, steps
     unit = device * n_devices
     batches = " or ".join(str(b) for b in sorted({max(steps, 1) * unit, (steps + 1) * unit}))
-    fitting = _nearest_divisors(batch_size // n_devices, device) if batch_size % n_devices == 0 else []
-    mends = [f"batch_size={batches}"] + ([f"device_batch_size={' or '.join(map(str, fitting))}"] if fitting else [])
+    fitting = (
+        _nearest_divisors(batch_size // n_devices, device) if batch_size % n_devices == 0 else []
+    )
+    mends = [f"batch_size={batches}"] + (
+        [f"device_batch_size={' or '.join(map(str, fitting))}"] if fitting else []
+    )
     raise UserError(
         f"batch_size: {batch_size} rows cannot be shared out over {n_devices} device{'s' if n_devices > 1 else ''} taking {device} rows "
         f"at a time; set {', or '.join(mends)}"

@@ -49,7 +49,11 @@ def message(trainer: Any, what: str) -> str:
 def _mend(trainer: Any, what: str) -> str:
     args = trainer.args
     if trainer.state.global_step <= 1 and what == "the loss":
-        half = ", or dtype=float32 and trainer.fp16=false" if args.fp16 or trainer.model.dtype == torch.float16 else ""
+        half = (
+            ", or dtype=float32 and trainer.fp16=false"
+            if args.fp16 or trainer.model.dtype == torch.float16
+            else ""
+        )
         return f"No weight had been changed yet: look at the model's own weights, at beta and at other arguments of the loss{half}"
     clipped = "" if args.max_grad_norm else ", or clip gradients with trainer.max_grad_norm=1.0"
     return f"Lower trainer.learning_rate (now {args.learning_rate:g}), or warm it up with trainer.warmup_steps{clipped}"

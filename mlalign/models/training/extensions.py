@@ -33,12 +33,18 @@ def build_alone() -> None:
     if cpp_extension.FileBaton is Baton:
         return
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    place = Path(os.environ.get(VARIABLE) or Path(cache, "mlalign", "torch_extensions")).expanduser()
-    folder = place if place.name == _key() else place / _key()  # a child process finds it set already
+    place = Path(
+        os.environ.get(VARIABLE) or Path(cache, "mlalign", "torch_extensions")
+    ).expanduser()
+    folder = (
+        place if place.name == _key() else place / _key()
+    )  # a child process finds it set already
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"deepspeed: its operators need a place to be built in, set {VARIABLE}: {system_problem(error)}") from None
+        raise UserError(
+            f"deepspeed: its operators need a place to be built in, set {VARIABLE}: {system_problem(error)}"
+        ) from None
     os.environ[VARIABLE] = str(folder)
     cpp_extension.FileBaton = Baton  # type: ignore[assignment, misc]
 
@@ -59,17 +65,32 @@ def _key() -> str:
     """What a build depends on: versions, the processor (builds are made for the one at hand) and the GPU, the person."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed")]
-    parts = [sys.version, *versions, str(torch.version.cuda), platform.machine(), *_processor(), gpu, str(os.getuid())]
+    parts = [
+        sys.version,
+        *versions,
+        str(torch.version.cuda),
+        platform.machine(),
+        *_processor(),
+        gpu,
+        str(os.getuid()),
+    ]
     return f"mlalign-{hashlib.sha256(' | '.join(parts).encode()).hexdigest()[:12]}"
 
 
 def _processor() -> list[str]:
     """Its name and what it can do, as Linux tells it of the first core."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
+        lines = (
+            Path("/proc/cpuinfo")
+            .read_text(encoding="utf-8", errors="replace")
+            .partition("\n\n")[0]
+            .splitlines()
+        )
     except OSError:
         return [platform.processor()]
-    return [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return [
+        line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))
+    ]
 
 
 class Baton:

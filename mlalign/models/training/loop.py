@@ -33,7 +33,9 @@ from mlalign.models.training import batches, divergence, extensions, precision
 from mlalign.models.training.config import TrainConfig, accumulation, n_devices, zero_stage
 
 # What trainers log about this machine and this process, not about the training.
-RUNTIME = re.compile(r"train_(runtime|loss|samples_per_second|steps_per_second|tokens_per_second)|total_flos|num_tokens|.*_memory")
+RUNTIME = re.compile(
+    r"train_(runtime|loss|samples_per_second|steps_per_second|tokens_per_second)|total_flos|num_tokens|.*_memory"
+)
 N_LOG_POINTS = 50
 
 
@@ -45,8 +47,22 @@ def arguments(kind: type, cfg: TrainConfig, trainer: Mapping, out: Output, **our
     """
     device, steps = accumulation(cfg.batch_size, cfg.device_batch_size, n_devices())
     cpu = not torch.cuda.is_available()
-    weak: dict[str, Any] = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True, "logging_nan_inf_filter": False}
-    weak |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False} if cpu else {}
+    weak: dict[str, Any] = {
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+    }
+    weak |= (
+        {
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "dataloader_pin_memory": False,
+        }
+        if cpu
+        else {}
+    )
     weak |= _tracked(out)
     strong = {
         "output_dir": str(out.checkpoints / "trainer"), "per_device_train_batch_size": device, "gradient_accumulation_steps": steps,
@@ -57,7 +73,11 @@ def arguments(kind: type, cfg: TrainConfig, trainer: Mapping, out: Output, **our
     given = {k: v for k, v in trainer.items() if k != "model_init_kwargs"}
     with refusals(keys("trainer", given), "trainer"):
         args = kind(**{**weak, **given, **strong, **ours})
-    out.note(device="cpu" if args.use_cpu else torch.cuda.get_device_name(), ranks=n_devices(), bf16=args.bf16)
+    out.note(
+        device="cpu" if args.use_cpu else torch.cuda.get_device_name(),
+        ranks=n_devices(),
+        bf16=args.bf16,
+    )
     transformers.set_seed(cfg.seed)
     return args
 
@@ -71,16 +91,24 @@ def _tracked(out: Output) -> dict[str, Any]:
         return {}
     name, step = out.run["name"], out.run.get("step", out.step)
     folder = out.store.root.parent / "runs" / name / "tensorboard" / step
-    told = {"WANDB_PROJECT": out.run["recipe"], "WANDB_RUN_GROUP": name, "TENSORBOARD_LOGGING_DIR": str(folder)}
+    told = {
+        "WANDB_PROJECT": out.run["recipe"],
+        "WANDB_RUN_GROUP": name,
+        "TENSORBOARD_LOGGING_DIR": str(folder),
+    }
     for variable, value in told.items():
         os.environ.setdefault(variable, value)
     return {"run_name": f"{name}/{step}", "project": name}
 
 
-def weights(task: Literal["causal", "classifier"], cfg: TrainConfig, trainer: Mapping, args: Any) -> modelling.Weights:
+def weights(
+    task: Literal["causal", "classifier"], cfg: TrainConfig, trainer: Mapping, args: Any
+) -> modelling.Weights:
     """How this step loads weights; call it after `arguments`, which tell transformers of DeepSpeed."""
     deepspeed = args.hf_deepspeed_config if cfg.deepspeed else None
-    return modelling.Weights(task, cfg.dtype, cfg.quantization, deepspeed, trainer.get("model_init_kwargs") or {})
+    return modelling.Weights(
+        task, cfg.dtype, cfg.quantization, deepspeed, trainer.get("model_init_kwargs") or {}
+    )
 
 
 def _deepspeed(config: Mapping | None) -> dict | None:
@@ -96,11 +124,26 @@ def _deepspeed(config: Mapping | None) -> dict | None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
     return config
 
 
-def trainer_of(kind: type, cfg: Any, network: Any, args: Any, data: Any, tokenizer: Any, adapter: Any, **more: Any) -> Any:
+def trainer_of(
+    kind: type,
+    cfg: Any,
+    network: Any,
+    args: Any,
+    data: Any,
+    tokenizer: Any,
+    adapter: Any,
+    **more: Any,
+) -> Any:
     """A TRL trainer of this kind, with the batches of `WholeSteps`.
 
     Raises: UserError for arguments that the trainer or peft refuses, for modules that the model lacks, and for fewer rows than a step
@@ -114,7 +157,14 @@ def trainer_of(kind: type, cfg: Any, network: Any, args: Any, data: Any, tokeniz
     whole = type(f"Whole{kind.__name__}", (batches.WholeSteps, kind), {})
     modules = [name for name, _ in network.named_modules()]
     with refusals(keys("trainer", cfg.trainer) | keys("peft", cfg.peft), "trainer and peft"):
-        trainer = whole(network, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapter, **more)
+        trainer = whole(
+            network,
+            args=args,
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=adapter,
+            **more,
+        )
     if adapter is not None:
         _check_adapter(trainer, cfg.peft, modules)
     return trainer
@@ -125,7 +175,9 @@ def _check_adapter(trainer: Any, peft: Mapping, modules: Collection[str]) -> Non
     network = trainer.accelerator.unwrap_model(trainer.model)
     n_layers = getattr(network.config.get_text_config(), "num_hidden_layers", None)
     config = network.peft_config["default"].to_dict()
-    config["modules_to_save"] = peft.get("modules_to_save")  # peft adds names of heads, there or not
+    config["modules_to_save"] = peft.get(
+        "modules_to_save"
+    )  # peft adds names of heads, there or not
     if absent := adapters.absent(config, modules, n_layers):
         raise UserError(*absent)
 
@@ -143,11 +195,18 @@ def fit(trainer: Any, cfg: Any, out: Output) -> None:
     sizes = modelling.n_parameters(trainer.model)
     network = trainer.accelerator.unwrap_model(trainer.model)
     stored = str(network.dtype).removeprefix("torch.")
-    told = [modelling.make_generation_savable(network), precision.lost_updates(cfg, trainer.args.learning_rate, stored, trainer.args.bf16)]
+    told = [
+        modelling.make_generation_savable(network),
+        precision.lost_updates(cfg, trainer.args.learning_rate, stored, trainer.args.bf16),
+    ]
     for warning in filter(None, told):
         out.warn(warning)
     started = time.monotonic()
-    with refusals(keys("trainer", cfg.trainer) | keys("deepspeed", cfg.deepspeed), "trainer and deepspeed", lambda: not watch.begun):
+    with refusals(
+        keys("trainer", cfg.trainer) | keys("deepspeed", cfg.deepspeed),
+        "trainer and deepspeed",
+        lambda: not watch.begun,
+    ):
         trainer.train(resume_from_checkpoint=str(begin) if begin else None)
     seconds = time.monotonic() - started
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
@@ -189,7 +248,11 @@ def _newest_whole(folder: Path) -> str | None:
     for path in reversed(checkpoints.ordered(folder)):
         if (wrong := checkpoints.problem(path)) is None:
             return path.name
-        say(f"{path}: {wrong}; it is left out, and training goes on from an older one or begins anew", file=sys.stderr, flush=True)
+        say(
+            f"{path}: {wrong}; it is left out, and training goes on from an older one or begins anew",
+            file=sys.stderr,
+            flush=True,
+        )
         shutil.rmtree(path)
     return None
 
@@ -213,7 +276,9 @@ class _Watch(TrainerCallback):
     def refuse(self, what: str | None) -> None:
         """End training on all ranks if one of them found something that is no number. Raises: Diverged."""
         if _any_rank(what is not None, self.trainer.args.device):
-            raise divergence.Diverged(divergence.message(self.trainer, what or "a number of another device"))
+            raise divergence.Diverged(
+                divergence.message(self.trainer, what or "a number of another device")
+            )
 
     def on_save(self, args, state, control, **_):
         self.refuse(divergence.check_weights(self.trainer.model))
@@ -240,18 +305,27 @@ def _any_rank(flag: bool, device: torch.device) -> bool:
 def _record(trainer: Any, out: Output, sizes: dict[str, Any], seconds: float) -> None:
     log = [entry for entry in map(_of_training, trainer.state.log_history) if "loss" in entry]
     steps, losses = trainer.state.global_step, [(entry["step"], entry["loss"]) for entry in log]
-    metrics = {"steps": steps, "first_loss": losses[0][1] if losses else None, "final_loss": losses[-1][1] if losses else None}
+    metrics = {
+        "steps": steps,
+        "first_loss": losses[0][1] if losses else None,
+        "final_loss": losses[-1][1] if losses else None,
+    }
     metrics |= {k: sizes[k] for k in ("parameters", "trainable_parameters")}
     every = -(-len(losses) // N_LOG_POINTS) or 1
-    here = steps - int((sizes["resumed_from"] or "-0").rpartition("-")[2])  # steps that `seconds` stands for
+    here = steps - int(
+        (sizes["resumed_from"] or "-0").rpartition("-")[2]
+    )  # steps that `seconds` stands for
     order = trainer.steps
     rows = sum(order.rows_of(step % order.n_steps) for step in range(steps - here, steps))
     work = {"rows": rows, "seconds": round(seconds, 2)}
-    out.note(train={**metrics, "resumed_from": sizes["resumed_from"], **work, "log": losses[::every]})
+    out.note(
+        train={**metrics, "resumed_from": sizes["resumed_from"], **work, "log": losses[::every]}
+    )
     if out.is_main:
         write_json(out.path / "metrics.json", metrics)
         (out.path / "log_history.json").write_text(
-            "[\n" + ",\n".join(json.dumps(e, sort_keys=True) for e in log) + "\n]\n", encoding="utf-8"
+            "[\n" + ",\n".join(json.dumps(e, sort_keys=True) for e in log) + "\n]\n",
+            encoding="utf-8",
         )
 
 

@@ -80,7 +80,14 @@ class Measured(NamedTuple):
     equal_sides: bool
 
 
-def load(cfg: TrainConfig, source: Path, out: Output, tokenizer: PreTrainedTokenizerBase, examples: Examples, ranks: Any) -> TrainSet:
+def load(
+    cfg: TrainConfig,
+    source: Path,
+    out: Output,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+    ranks: Any,
+) -> TrainSet:
     """The training data set; the first rank makes it while the others wait (`ranks` is accelerate's PartialState).
 
     Raises: UserError if a requested language is not there, or none of its examples is left.
@@ -111,7 +118,9 @@ def _open(file: Path) -> "datasets.Dataset":
     import datasets
 
     datasets.disable_progress_bars()
-    return datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(file.parent / "datasets"))
+    return datasets.load_dataset(
+        "parquet", data_files=str(file), split="train", cache_dir=str(file.parent / "datasets")
+    )
 
 
 def _is_kept(file: Path, told: Path) -> bool:
@@ -124,16 +133,24 @@ def _is_kept(file: Path, told: Path) -> bool:
     return whole
 
 
-def _write(cfg: TrainConfig, source: Path, file: Path, tokenizer: Any, examples: Examples) -> dict[str, Any]:
+def _write(
+    cfg: TrainConfig, source: Path, file: Path, tokenizer: Any, examples: Examples
+) -> dict[str, Any]:
     tally, sources = Tally(), Counter[str]()
     found = rows.shards(source, cfg.split, cfg.languages)
     _check_present(cfg, source, found)
-    with pq.ParquetWriter(file, _schema(examples, cfg.chat_template_kwargs), compression="zstd") as writer:
+    with pq.ParquetWriter(
+        file, _schema(examples, cfg.chat_template_kwargs), compression="zstd"
+    ) as writer:
         for shard in found:
             kept = []
             for row, example in _fitting(cfg, shard, tokenizer, examples, tally):
                 sources[row["source"]] += 1
-                kept.append({**example, "chat_template_kwargs": cfg.chat_template_kwargs} if cfg.chat_template_kwargs else example)
+                kept.append(
+                    {**example, "chat_template_kwargs": cfg.chat_template_kwargs}
+                    if cfg.chat_template_kwargs
+                    else example
+                )
             writer.write_table(pa.Table.from_pylist(kept, schema=writer.schema))
     _check_left(cfg, source, tally)
     return {"tally": tally.to_dict(), "sources": dict(sorted(sources.items()))}
@@ -142,7 +159,14 @@ def _write(cfg: TrainConfig, source: Path, file: Path, tokenizer: Any, examples:
 def _schema(examples: Examples, template_kwargs: Mapping) -> pa.Schema:
     kind, names = COLUMNS[examples.columns]
     fields = [rows.schema(kind).field(name) for name in [*names, *examples.further]]
-    return pa.schema(fields + ([pa.field("chat_template_kwargs", pa.array([dict(template_kwargs)]).type)] if template_kwargs else []))
+    return pa.schema(
+        fields
+        + (
+            [pa.field("chat_template_kwargs", pa.array([dict(template_kwargs)]).type)]
+            if template_kwargs
+            else []
+        )
+    )
 
 
 def _check_present(cfg: TrainConfig, source: Path, found: Sequence[Path]) -> None:
@@ -151,14 +175,26 @@ def _check_present(cfg: TrainConfig, source: Path, found: Sequence[Path]) -> Non
     if absent or not found:
         every = {p.stem.split(".")[0] for p in rows.shards(source, cfg.split)}
         place = f"languages: {source} has no {cfg.split} rows"
-        raise UserError(*(f"{place} whose prompt is in {language}{nearest(language, every)}" for language in absent) if absent else [place])
+        raise UserError(
+            *(
+                f"{place} whose prompt is in {language}{nearest(language, every)}"
+                for language in absent
+            )
+            if absent
+            else [place]
+        )
 
 
 def _check_left(cfg: TrainConfig, source: Path, tally: Tally) -> None:
     tried = {language for by in tally.dropped.values() for language in by}
     empty = sorted(language for language in tried if not tally.rows[language])
     if empty:
-        raise UserError(*(f"{language}: no row of {source} is left: {_why_dropped(cfg, tally, language)}" for language in empty))
+        raise UserError(
+            *(
+                f"{language}: no row of {source} is left: {_why_dropped(cfg, tally, language)}"
+                for language in empty
+            )
+        )
 
 
 def _why_dropped(cfg: TrainConfig, tally: Tally, language: str) -> str:
@@ -169,13 +205,21 @@ def _why_dropped(cfg: TrainConfig, tally: Tally, language: str) -> str:
         **DROPPED,
     }
     total = sum(counts.values())
-    return "; ".join(f"{'all ' if n == total else ''}{n} {reasons[reason]}" for reason, n in counts.items())
+    return "; ".join(
+        f"{'all ' if n == total else ''}{n} {reasons[reason]}" for reason, n in counts.items()
+    )
 
 
-def _fitting(cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, tally: Tally) -> list[tuple[dict, dict]]:
+def _fitting(
+    cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, tally: Tally
+) -> list[tuple[dict, dict]]:
     """(row, example) of one shard in order, without those that cannot be trained on; counted by reason and language."""
     pairs = [(row, example) for row in rows.read_shard(shard) for example in examples.of_row(row)]
-    template = None if examples.columns == "text" else ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
+    template = (
+        None
+        if examples.columns == "text"
+        else ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
+    )
     rendered = [_rendered(template, row, example, tally) for row, example in pairs]
     _drop_equal_halves(pairs, rendered, tally)
     kept = [(pair, texts) for pair, texts in zip(pairs, rendered, strict=True) if texts]
@@ -198,7 +242,9 @@ def _fitting(cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, 
     return fitting
 
 
-def _drop_equal_halves(pairs: Sequence[tuple[dict, dict]], rendered: list[list[str]], tally: Tally) -> None:
+def _drop_equal_halves(
+    pairs: Sequence[tuple[dict, dict]], rendered: list[list[str]], tally: Tally
+) -> None:
     """Clear the texts of a pair that was taken apart if both halves are the same text: it would be called good and bad."""
     for i in range(1, len(pairs)):
         (row, example), (other, _) = pairs[i], pairs[i - 1]
@@ -207,7 +253,9 @@ def _drop_equal_halves(pairs: Sequence[tuple[dict, dict]], rendered: list[list[s
             rendered[i - 1 : i + 1] = [], []
 
 
-def _measured(rendered: Sequence[list[str]], tokenizer: Any, max_length: int, keep_end: bool) -> Iterator[Measured]:
+def _measured(
+    rendered: Sequence[list[str]], tokenizer: Any, max_length: int, keep_end: bool
+) -> Iterator[Measured]:
     """What the tokens of each example's texts tell: the prompt, then the whole conversations."""
     every_text = [text for texts in rendered for text in texts]
     ids = iter(chat.token_ids(tokenizer, every_text))
@@ -220,7 +268,9 @@ def _measured(rendered: Sequence[list[str]], tokenizer: Any, max_length: int, ke
         yield Measured(n_prompt, max(map(len, sequences)), equal)
 
 
-def _rendered(template: ChatTemplate | None, row: Mapping, example: Mapping, tally: Tally) -> list[str]:
+def _rendered(
+    template: ChatTemplate | None, row: Mapping, example: Mapping, tally: Tally
+) -> list[str]:
     """The prompt as the model is asked, then the whole conversation with each answer; or the text of an example without messages.
 
     Empty, with the reason counted, if the chat template makes it useless: an answer is left out whole, both answers are the same
@@ -232,7 +282,10 @@ def _rendered(template: ChatTemplate | None, row: Mapping, example: Mapping, tal
     prompt = template.prompt(example["prompt"], place)
     conversations = [example["prompt"] + example[side] for side in SIDES if side in example]
     whole = [template.conversation(messages, place) for messages in conversations]
-    missing = [template.left_out(text, messages, place) for text, messages in zip(whole, conversations, strict=True)]
+    missing = [
+        template.left_out(text, messages, place)
+        for text, messages in zip(whole, conversations, strict=True)
+    ]
 
     reason = _useless(template, example["prompt"], prompt, whole, missing, place)
     if reason:

@@ -104,11 +104,19 @@ def options(job: Job, cfg: Slurm) -> list[str]:
     }  # fmt: skip
     if job.is_array:
         found["array"] = f"0-{job.tasks - 1}"
-    found |= {OPTIONS[name]: _time(value) if name == "time" else value for name, value in job.resources.items() if name in OPTIONS}
+    found |= {
+        OPTIONS[name]: _time(value) if name == "time" else value
+        for name, value in job.resources.items()
+        if name in OPTIONS
+    }
     if gpus := job.resources.get("gpus"):
         found["gpus-per-node"] = job.resources.get("devices", 1) if job.distributed else gpus
     found |= job.resources.get("sbatch") or {}
-    return [f"--{name}" if value is True else f"--{name}={_quoted(value)}" for name, value in found.items() if value not in (None, False)]
+    return [
+        f"--{name}" if value is True else f"--{name}={_quoted(value)}"
+        for name, value in found.items()
+        if value not in (None, False)
+    ]
 
 
 def _time(value: str | None) -> str | None:
@@ -123,7 +131,9 @@ def _ask(job: Job) -> list[str]:
     while it waits, and between two commands."""
     return [
         f"partial={shlex.quote(str(job.partial))}",
-        'stop="$partial/parts/$SLURM_ARRAY_TASK_ID.STOP"' if job.is_array else 'stop="$partial/STOP"',
+        'stop="$partial/parts/$SLURM_ARRAY_TASK_ID.STOP"'
+        if job.is_array
+        else 'stop="$partial/STOP"',
         "asked='' timer=''",
         'ask() { asked=1; touch -- "$stop" 2>/dev/null; }',
         "trap ask USR1 TERM",
@@ -133,19 +143,33 @@ def _ask(job: Job) -> list[str]:
 
 def _environment(job: Job, cfg: Slurm) -> list[str]:
     devices = job.resources.get("devices") or 1
-    threads = job.resources.get("threads") or (max(1, job.resources["cpus"] // devices) if job.resources.get("cpus") else None)
-    ours = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"} | ({"HF_HUB_OFFLINE": "1"} if cfg.offline else {})
+    threads = job.resources.get("threads") or (
+        max(1, job.resources["cpus"] // devices) if job.resources.get("cpus") else None
+    )
+    ours = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"} | (
+        {"HF_HUB_OFFLINE": "1"} if cfg.offline else {}
+    )
     lines = [f"export {name}={_word(value)}" for name, value in (ours | cfg.environment).items()]
     lines += [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}"] if threads else []
-    return lines + (["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"] if job.resources.get("cpus") else [])
+    return lines + (
+        ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"] if job.resources.get("cpus") else []
+    )
 
 
 def _names(job: Job, cfg: Slurm) -> list[str]:
     """What the rest of the script calls by name."""
     python = " ".join(map(_word, [*cfg.prefix, cfg.python or sys.executable]))
-    outside = " ".join(["srun --overlap --nodes=1 --ntasks=1", *map(_word, cfg.srun), ""]) if cfg.srun else ""
+    outside = (
+        " ".join(["srun --overlap --nodes=1 --ntasks=1", *map(_word, cfg.srun), ""])
+        if cfg.srun
+        else ""
+    )
     index = "$SLURM_ARRAY_TASK_ID"
-    own = f"part={index}/{job.tasks} job={'${SLURM_ARRAY_JOB_ID}_'}{index}" if job.is_array else "part=0/1 job=$SLURM_JOB_ID"
+    own = (
+        f"part={index}/{job.tasks} job={'${SLURM_ARRAY_JOB_ID}_'}{index}"
+        if job.is_array
+        else "part=0/1 job=$SLURM_JOB_ID"
+    )
     return [
         f"frozen={shlex.quote(str(job.frozen))}",
         f"failed={shlex.quote(str(job.failed))}",
@@ -160,9 +184,13 @@ def _names(job: Job, cfg: Slurm) -> list[str]:
 def _results(job: Job) -> str:
     """Write the results of the sweep anew where a variant has come to its end: with its last steps, or because a step failed."""
     run_dir = job.folder.parent
-    results = f"results name={shlex.quote(run_dir.name)} root={shlex.quote(str(run_dir.parent.parent))}"
+    results = (
+        f"results name={shlex.quote(run_dir.name)} root={shlex.quote(str(run_dir.parent.parent))}"
+    )
     when = "results" if job.last else "'[ \"$?\" -eq 0 ] || results'"
-    return f"""results() {{ "${{helper[@]}}" -m mlalign {results} >/dev/null; }}\ntrap {when} EXIT"""
+    return (
+        f"""results() {{ "${{helper[@]}}" -m mlalign {results} >/dev/null; }}\ntrap {when} EXIT"""
+    )
 
 
 SEES = """\
@@ -208,11 +236,17 @@ def _n_nodes(job: Job) -> int:
 def _command(job: Job, cfg: Slurm) -> str:
     """srun of the step on the job's nodes; of torchrun with one rank a device where there are several."""
     nodes, devices = _n_nodes(job), (job.resources.get("devices") or 1) if job.distributed else 1
-    srun = " ".join([f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1", *map(_word, cfg.srun)])
+    srun = " ".join(
+        [f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1", *map(_word, cfg.srun)]
+    )
     step = '-m mlalign.step "$partial/config.yaml"'
     if nodes * devices == 1:
         return f'{srun} "${{python[@]}}" {step} --part "$part"'
-    meeting = '--rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$head:$port"' if nodes > 1 else "--standalone"
+    meeting = (
+        '--rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$head:$port"'
+        if nodes > 1
+        else "--standalone"
+    )
     return f'{srun} "${{python[@]}}" -m torch.distributed.run --nnodes={nodes} --nproc_per_node={devices} {meeting} {step}'
 
 
@@ -228,8 +262,14 @@ def _quoted(value: Any) -> str:
     """
     text = str(value)
     if not text.isprintable():
-        raise UserError(f"{text!r}: sbatch cannot take control characters; choose another root= or name=")
-    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"' if re.search(r"[^\w@%+=:,./\[\]-]", text) else text
+        raise UserError(
+            f"{text!r}: sbatch cannot take control characters; choose another root= or name="
+        )
+    return (
+        '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+        if re.search(r"[^\w@%+=:,./\[\]-]", text)
+        else text
+    )
 
 
 def failed_file(folder: Path, step: str) -> Path:

@@ -9,7 +9,12 @@ from mlalign.core.errors import UserError
 
 TIMEOUT_S = 60
 # Options of sbatch whose environment variable has another name than SBATCH_OPTION.
-VARIABLES = {"SBATCH_TIMELIMIT": "time", "SBATCH_ARRAY_INX": "array", "SBATCH_MEM_PER_NODE": "mem", "SBATCH_SIGNAL": "signal"}
+VARIABLES = {
+    "SBATCH_TIMELIMIT": "time",
+    "SBATCH_ARRAY_INX": "array",
+    "SBATCH_MEM_PER_NODE": "mem",
+    "SBATCH_SIGNAL": "signal",
+}
 
 
 class Silent(UserError):
@@ -32,9 +37,21 @@ def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | N
     """
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     if env is None:
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))} | {"LC_ALL": "C"}
+        env = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))
+        } | {"LC_ALL": "C"}
     try:
-        done = subprocess.run(words, env=env, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+        done = subprocess.run(
+            words,
+            env=env,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
     except FileNotFoundError:
         raise UserError(
             f"Slurm's `{words[0]}` is not on the PATH of this machine; log in to one of the cluster, or choose launcher=local"
@@ -42,21 +59,31 @@ def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | N
     except subprocess.TimeoutExpired as late:
         said = late.stderr or b""
         words_said = said.decode(errors="replace") if isinstance(said, bytes) else said
-        if "temporarily unable to accept job" in words_said:  # sbatch tries again by itself, for minutes
-            raise Refused(words[0], words_said.strip().splitlines()[-1].removeprefix("sbatch: error: ")) from None
+        if (
+            "temporarily unable to accept job" in words_said
+        ):  # sbatch tries again by itself, for minutes
+            raise Refused(
+                words[0], words_said.strip().splitlines()[-1].removeprefix("sbatch: error: ")
+            ) from None
         raise Silent(
             f"Slurm does not answer: `{words[0]}` said nothing for {timeout_s:g} s; see whether its controller is up (scontrol ping), then "
             f"run the same command again"
         ) from None
     if done.returncode:
-        told = [line.removeprefix(f"{words[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
+        told = [
+            line.removeprefix(f"{words[0]}: ").removeprefix("error: ")
+            for line in done.stderr.splitlines()
+            if line.strip()
+        ]
         raise Refused(words[0], "; ".join(told) or f"status {done.returncode}")
     return done.stdout
 
 
 def sbatch(script: str, options: Sequence[str], extra: Sequence[str] = ()) -> str:
     """Submit a script; returns the job's id. `options` are those that the script sets: the environment must not replace them."""
-    return call("sbatch", "--parsable", *extra, script, env=environment(options)).strip().split(";")[0]
+    return (
+        call("sbatch", "--parsable", *extra, script, env=environment(options)).strip().split(";")[0]
+    )
 
 
 def environment(options: Sequence[str]) -> dict[str, str]:

@@ -24,7 +24,9 @@ TAIL_BYTES = 20_000
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mlalign.running.slurm.ended", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m mlalign.running.slurm.ended", description=__doc__
+    )
     parser.add_argument("frozen", type=Path)
     parser.add_argument("status", type=int)
     parser.add_argument("--part", default="0/1")
@@ -48,11 +50,22 @@ class _End:
     """The end of one job, or of one task of an array."""
 
     def __init__(self, frozen: Path, part: str, job: str, log: Path):
-        self.folder, self.told, self.job, self.log = frozen.parent, store.read_json(frozen, shapes.SUBMITTED), job, log
+        self.folder, self.told, self.job, self.log = (
+            frozen.parent,
+            store.read_json(frozen, shapes.SUBMITTED),
+            job,
+            log,
+        )
         index, n = (int(x) for x in part.split("/"))
         self.part = (index, n)
-        self.partial = store.Store(Path(self.told["store"])).partial(self.told["stage"], self.told["fingerprint"])
-        outcome = stage.own_file(self.partial, self.part, "outcome.json") if self.partial.is_dir() else Path()
+        self.partial = store.Store(Path(self.told["store"])).partial(
+            self.told["stage"], self.told["fingerprint"]
+        )
+        outcome = (
+            stage.own_file(self.partial, self.part, "outcome.json")
+            if self.partial.is_dir()
+            else Path()
+        )
         self.outcome = store.read_json(outcome, shapes.OUTCOME) if outcome.is_file() else {}
 
     def decide(self, status: int) -> int:
@@ -67,7 +80,10 @@ class _End:
         if state == "RUNNING" and stage.STOPPED not in (status, self.outcome.get("status")):
             return self.fail(status, self.outcome.get("message", ""))
         if cancelled:
-            say("the run was cancelled, so its job is not continued; what it has saved is kept", file=sys.stderr)
+            say(
+                "the run was cancelled, so its job is not continued; what it has saved is kept",
+                file=sys.stderr,
+            )
             return stage.STOPPED
         if self._stuck():
             return self.fail(status, f"it was continued {TURNS} times and made no progress")
@@ -80,7 +96,12 @@ class _End:
 
     def _stuck(self) -> bool:
         """Whether the last turns all ended where this one has."""
-        found = [p for name in ("checkpoints", "shards") for p in (self.partial / name).rglob("*") if not p.name.endswith(".tmp")]
+        found = [
+            p
+            for name in ("checkpoints", "shards")
+            for p in (self.partial / name).rglob("*")
+            if not p.name.endswith(".tmp")
+        ]
         mark = store.fingerprint({"files": sorted(str(p.relative_to(self.partial)) for p in found)})
         path = self.partial / "parts" / f"{self.part[0]}.turns.json"
         path.parent.mkdir(exist_ok=True)
@@ -96,9 +117,14 @@ class _End:
             mine = next(e for e in entries if e["job"] == own)
             array = [f"--array={self.part[0]}"] if self.part[1] > 1 else []
             extra = [*array, f"--dependency=afterany:{self.job}"]
-            further = commands.sbatch(str(self.folder / mine["script"]), self.told["slurm"]["options"], extra)
+            further = commands.sbatch(
+                str(self.folder / mine["script"]), self.told["slurm"]["options"], extra
+            )
             line = {k: mine[k] for k in ("step", "artifact", "script", "log")}
-            jobs.append(self.folder, {"job": further, **line, "tasks": 1, "after": [own], "continues": self.job})
+            jobs.append(
+                self.folder,
+                {"job": further, **line, "tasks": 1, "after": [own], "continues": self.job},
+            )
             before = jobs.chain(entries, own)
             for entry in entries:
                 if before & set(entry["after"]) and not entry["continues"]:
@@ -107,10 +133,19 @@ class _End:
 
     def fail(self, status: int, message: str) -> int:
         """Leave the explanation, in the log too. While a submission is under way its end is awaited, so that it stays whole."""
-        node, restarts = os.environ.get("SLURMD_NODENAME", socket.gethostname()), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        node, restarts = (
+            os.environ.get("SLURMD_NODENAME", socket.gethostname()),
+            int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        )
         again = f", in its turn {restarts + 1}" if restarts else ""
         head = f"{self.told['run']['step']} ended with status {status}: job {self.job} on {node}{again}"
-        text = mends.explanation(head, message, str(self.log), tail(self.log), waiting(self.folder, self.job.partition("_")[0]))
+        text = mends.explanation(
+            head,
+            message,
+            str(self.log),
+            tail(self.log),
+            waiting(self.folder, self.job.partition("_")[0]),
+        )
         batch.failed_file(self.folder, self.told["run"]["step"]).write_text(text, encoding="utf-8")
         say(text, file=sys.stderr)
         with jobs.alone(self.folder, PATIENCE_S):
@@ -122,7 +157,12 @@ def _wait_too(waits: str, further: str) -> None:
     if told.get("JobState") != "PENDING":
         return
     now = re.sub(r"\([a-z]+\)", "", told.get("Dependency", "")).removeprefix("(null)")
-    commands.call("scontrol", "update", f"JobId={waits}", "Dependency=" + ",".join(filter(None, [now, f"afterok:{further}"])))
+    commands.call(
+        "scontrol",
+        "update",
+        f"JobId={waits}",
+        "Dependency=" + ",".join(filter(None, [now, f"afterok:{further}"])),
+    )
 
 
 def tail(log: Path) -> list[str]:
@@ -154,12 +194,22 @@ def explain_lost(folder: Path, entry: dict[str, Any]) -> str | None:
         return path.read_text(encoding="utf-8")
     if jobs.cancelled(folder, entry["step"]):
         return None
-    ended = (t for t in commands.tasks(entry["job"]) if t["JobState"] not in ("PENDING", "RUNNING", "COMPLETED"))
+    ended = (
+        t
+        for t in commands.tasks(entry["job"])
+        if t["JobState"] not in ("PENDING", "RUNNING", "COMPLETED")
+    )
     told = next((t for t in ended if t.get("Reason") not in ("Dependency", jobs.NEVER)), None)
     if told is None:
         return None
-    log = folder / entry["log"].replace("%j", entry["job"]).replace("%A", entry["job"]).replace("%a", told.get("ArrayTaskId", "0"))
-    state = told["JobState"] + (f" ({told['Reason']})" if told.get("Reason", "None") not in ("None", "NonZeroExitCode") else "")
+    log = folder / entry["log"].replace("%j", entry["job"]).replace("%A", entry["job"]).replace(
+        "%a", told.get("ArrayTaskId", "0")
+    )
+    state = told["JobState"] + (
+        f" ({told['Reason']})"
+        if told.get("Reason", "None") not in ("None", "NonZeroExitCode")
+        else ""
+    )
     where = f" on {told['NodeList']}" if told.get("NodeList", "(null)") != "(null)" else ""
     head = f"{entry['step']}: Slurm ended job {entry['job']}{where}: {state}, status {told['ExitCode']}"
     text = mends.explanation(head, "", str(log), tail(log), waiting(folder, entry["job"]))

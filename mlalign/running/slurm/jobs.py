@@ -43,7 +43,9 @@ def read(folder: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is no text; remove the lines that something else has written") from None
+        raise UserError(
+            f"{path}: is no text; remove the lines that something else has written"
+        ) from None
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
@@ -74,7 +76,9 @@ def current(recorded: Iterable[dict[str, Any]], step: str) -> list[dict[str, Any
 
 def cancelled(folder: Path, step: str | None = None) -> bool:
     """Whether `mlalign cancel` wants the jobs of a run, or of this step of it, to end for good."""
-    return (folder / "cancelled").exists() or (step is not None and (folder / f"{file_name(step)}.cancelled").exists())
+    return (folder / "cancelled").exists() or (
+        step is not None and (folder / f"{file_name(step)}.cancelled").exists()
+    )
 
 
 def go_on(folder: Path) -> None:
@@ -111,14 +115,22 @@ def live(folder: Path) -> tuple[list[Live], list[str]]:
     entries = read(folder)
     queued = _queued(e for e in entries if not _there(folder, e["artifact"]))
     found = {e["job"]: Live(e, queued[e["job"]]) for e in entries if e["job"] in queued}
-    found = {job: one for job, one in found.items() if not all(reason == NEVER for _, reason, _ in one.tasks)}
+    found = {
+        job: one
+        for job, one in found.items()
+        if not all(reason == NEVER for _, reason, _ in one.tasks)
+    }
     for job, one in list(found.items()):  # what a job waits for was submitted before it
-        if one.waits and any(_lost(folder, entries, found, before) for before in one.entry["after"]):
+        if one.waits and any(
+            _lost(folder, entries, found, before) for before in one.entry["after"]
+        ):
             del found[job]
     return list(found.values()), [job for job in queued if job not in found]
 
 
-def _lost(folder: Path, entries: Sequence[dict[str, Any]], found: Mapping[str, Live], job: str) -> bool:
+def _lost(
+    folder: Path, entries: Sequence[dict[str, Any]], found: Mapping[str, Live], job: str
+) -> bool:
     """Whether a job neither waits nor runs nor is gone on with, and its artifact is not there."""
     artifact = next((e["artifact"] for e in entries if e["job"] == job), None)
     if artifact is None or any(job in chain(entries, other) for other in found):
@@ -151,6 +163,8 @@ def alone(folder: Path, patience_s: float = 0) -> Iterator[None]:
 def chain(entries: Sequence[dict[str, Any]], job: str) -> set[str]:
     """The jobs that a job goes on for: itself and those that it continues, back to the first."""
     by_id, found = {e["job"]: e for e in entries}, {job}
-    while (before := by_id.get(job, {}).get("continues")) and (job := before.partition("_")[0]) not in found:
+    while (before := by_id.get(job, {}).get("continues")) and (
+        job := before.partition("_")[0]
+    ) not in found:
         found.add(job)
     return found

@@ -41,16 +41,34 @@ def mend(told: str) -> str | None:
     return next((text for pattern, text in MENDS if re.search(pattern, told)), None)
 
 
-def explanation(head: str, message: str, log: str, lines: Sequence[str], waiting: Sequence[str]) -> str:
+def explanation(
+    head: str, message: str, log: str, lines: Sequence[str], waiting: Sequence[str]
+) -> str:
     """One screen: what ended and how, what it said, what likely helps, the end of its log, and what was waiting for it."""
     tail = [clean(line)[:WIDTH] for line in lines if line.strip()][-LOG_LINES:]
     found = mend(f"{head} {message}") or mend("\n".join(tail))
     parts = [head]
     parts += [f"it said: {clean(line)[: 3 * WIDTH]}" for line in message.splitlines()[:4]]
     parts += [f"likely: {found}"] if found else []
-    parts += [f"the end of {log}:", *(f"  {line}" for line in tail)] if tail else [f"its log {log} is empty or was never written"]
-    parts += [f"cancelled with it: {', '.join(waiting[:12])}{', …' if len(waiting) > 12 else ''}"] if waiting else []
-    return "\n".join([*parts, "finished steps and saved state are kept: mend it and run the same command again"]) + "\n"
+    parts += (
+        [f"the end of {log}:", *(f"  {line}" for line in tail)]
+        if tail
+        else [f"its log {log} is empty or was never written"]
+    )
+    parts += (
+        [f"cancelled with it: {', '.join(waiting[:12])}{', …' if len(waiting) > 12 else ''}"]
+        if waiting
+        else []
+    )
+    return (
+        "\n".join(
+            [
+                *parts,
+                "finished steps and saved state are kept: mend it and run the same command again",
+            ]
+        )
+        + "\n"
+    )
 
 
 def clean(text: str) -> str:

@@ -15,8 +15,21 @@ TIMEOUT_S = 20.0  # a person waits for the answer
 FIELDS = {
     "JobArrayID": 64, "ArrayTaskID": 32, "State": 20, "Reason": 128, "NodeList": 255, "TimeUsed": 24, "RestartCnt": 12, "exit_code": 12,
 }  # fmt: skip
-WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
-RUNNING = frozenset({"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
+WAITING = frozenset(
+    {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+)
+RUNNING = frozenset(
+    {
+        "RUNNING",
+        "CONFIGURING",
+        "COMPLETING",
+        "SUSPENDED",
+        "STOPPED",
+        "SIGNALING",
+        "STAGE_OUT",
+        "RESIZING",
+    }
+)
 
 # Slurm's reason -> what it means to a person. A longer beginning stands before a shorter one.
 HELD = "is held: scontrol release JOB lets it go"
@@ -92,7 +105,9 @@ class Job:
             return explained(self.reason)
         if self.state == "COMPLETED":
             return ""
-        return ENDINGS.get(self.state, self.state.lower()) + (f" ({self.ending})" if self.ending else "")
+        return ENDINGS.get(self.state, self.state.lower()) + (
+            f" ({self.ending})" if self.ending else ""
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +120,10 @@ class Slurm:
     def of(self, recorded: Iterable[Mapping[str, Any]]) -> list[Job]:
         """All tasks of these jobs, without those in whose place a further job goes on."""
         recorded = list(recorded)
-        ids, replaced = {str(job["job"]) for job in recorded}, {str(job["continues"]) for job in recorded}
+        ids, replaced = (
+            {str(job["job"]) for job in recorded},
+            {str(job["continues"]) for job in recorded},
+        )
         return [j for j in self.jobs if j.array in ids and j.id not in replaced]
 
 
@@ -133,7 +151,13 @@ def explained(reason: str) -> str:
 def squeue(ids: Sequence[str], timeout_s: float) -> list[Job]:
     """The tasks of these jobs, of those that Slurm's controller still knows. Raises: UserError if it does not answer."""
     layout = ",".join(f"{name}:{width}" for name, width in FIELDS.items())
-    asked = ("--noheader", "--array", "--states=all", f"--jobs={','.join(ids)}", f"--Format={layout}")
+    asked = (
+        "--noheader",
+        "--array",
+        "--states=all",
+        f"--jobs={','.join(ids)}",
+        f"--Format={layout}",
+    )
     try:
         told = commands.call("squeue", *asked, timeout_s=timeout_s)
     except commands.Refused as refused:
@@ -158,7 +182,13 @@ def _sacct(ids: Sequence[str]) -> list[Job]:
     """Jobs from the accounting; none where there is no accounting."""
     columns = "JobID,State,NodeList,ElapsedRaw,ExitCode,Reason"
     try:
-        asked = ("--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}", f"--format={columns}")
+        asked = (
+            "--noheader",
+            "--parsable2",
+            "--allocations",
+            f"--jobs={','.join(ids)}",
+            f"--format={columns}",
+        )
         told = commands.call("sacct", *asked, timeout_s=TIMEOUT_S)
     except UserError:
         return []

@@ -24,14 +24,21 @@ def sources() -> dict[str, Path]:
         spec = importlib.util.find_spec(package)
         assert spec is not None and spec.submodule_search_locations, package
         home = Path(spec.submodule_search_locations[0])
-        files = (p for p in home.rglob("*") if p.is_file() and not set(p.relative_to(home).parts) & set(IGNORED))
+        files = (
+            p
+            for p in home.rglob("*")
+            if p.is_file() and not set(p.relative_to(home).parts) & set(IGNORED)
+        )
         found.update({f"{package}/{p.relative_to(home)}": p for p in files})
     return dict(sorted(found.items()))
 
 
 def place(folder: Path) -> Path:
     """Where the snapshot of the packages as they are now belongs: its name is a digest of their content."""
-    return folder / f"source-{store.fingerprint({name: store.sha256(path) for name, path in sources().items()})[:12]}"
+    return (
+        folder
+        / f"source-{store.fingerprint({name: store.sha256(path) for name, path in sources().items()})[:12]}"
+    )
 
 
 def take(folder: Path, clean: bool) -> Path:
@@ -58,16 +65,29 @@ def _check_clean() -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         except FileNotFoundError:
-            raise UserError("launcher.source: `commit` needs git; install it, or set launcher.source=snapshot") from None
+            raise UserError(
+                "launcher.source: `commit` needs git; install it, or set launcher.source=snapshot"
+            ) from None
         if done.returncode:
-            raise UserError(f"launcher.source: {home} is no checkout, so there is no commit; set launcher.source=snapshot")
+            raise UserError(
+                f"launcher.source: {home} is no checkout, so there is no commit; set launcher.source=snapshot"
+            )
         if done.stdout.strip():
             changed = ", ".join(line[3:] for line in done.stdout.splitlines()[:5])
-            raise UserError(f"launcher.source: uncommitted changes in {home} ({changed}); commit them, or set launcher.source=snapshot")
+            raise UserError(
+                f"launcher.source: uncommitted changes in {home} ({changed}); commit them, or set launcher.source=snapshot"
+            )
 
 
 def record(folder: Path) -> None:
     """Write `environment.json`: interpreter, machine and the version of every installed package."""
     packages = {d.name: d.version for d in importlib.metadata.distributions()}
-    told = {"python": sys.version, "executable": sys.executable, "platform": platform.platform(), "host": socket.gethostname()}
-    store.write_json(folder / "environment.json", {**told, "packages": dict(sorted(packages.items()))})
+    told = {
+        "python": sys.version,
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+    }
+    store.write_json(
+        folder / "environment.json", {**told, "packages": dict(sorted(packages.items()))}
+    )

@@ -88,9 +88,17 @@ def refuse_queued(run: Run, artifacts: Sequence[str], *, anew: bool) -> list[job
     commands.cancel(doomed)
     other = [one for one in found if anew or one.entry["artifact"] not in artifacts]
     if other:
-        shown = ", ".join(f"{one.entry['step']} (job {one.entry['job']})" for one in other[:5]) + (", …" if len(other) > 5 else "")
-        why = "force= and from= begin when the queue is empty" if anew else "they were submitted with other settings"
-        raise UserError(f"name: run {run.name!r} has jobs in the queue: {shown}; {why}: {hint(run)}")
+        shown = ", ".join(f"{one.entry['step']} (job {one.entry['job']})" for one in other[:5]) + (
+            ", …" if len(other) > 5 else ""
+        )
+        why = (
+            "force= and from= begin when the queue is empty"
+            if anew
+            else "they were submitted with other settings"
+        )
+        raise UserError(
+            f"name: run {run.name!r} has jobs in the queue: {shown}; {why}: {hint(run)}"
+        )
     return found
 
 
@@ -108,7 +116,9 @@ class Submitted:
     why: str = ""
 
 
-def submit(run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Callable[[str], None]) -> Submitted:
+def submit(
+    run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Callable[[str], None]
+) -> Submitted:
     """Submit what is neither done nor queued, in the order of the plan, as far as the queue takes it.
 
     An array that is larger than the cluster, or the queue, takes gets fewer tasks, each with more of the shards.
@@ -142,7 +152,9 @@ def _within_arrays(steps: Sequence[Step], say: Callable[[str], None]) -> list[St
     for step in steps:
         asked = step.resources.get("tasks") or 1
         if asked > most:
-            say(f"{step.name}: {asked} tasks are more than an array may have here (MaxArraySize): {most} take more of the shards each")
+            say(
+                f"{step.name}: {asked} tasks are more than an array may have here (MaxArraySize): {most} take more of the shards each"
+            )
         found.append(_with_tasks(step, min(asked, most)))
     return found
 
@@ -151,7 +163,9 @@ def _with_tasks(step: Step, n: int) -> Step:
     if n == (step.resources.get("tasks") or 1):
         return step
     resources_ = {**step.resources, "tasks": n}
-    return dataclasses.replace(step, resources=resources_, told={**step.told, "resources": resources_})
+    return dataclasses.replace(
+        step, resources=resources_, told={**step.told, "resources": resources_}
+    )
 
 
 def _last(entries: Sequence[dict], steps: Sequence[Step]) -> list[dict]:
@@ -172,7 +186,13 @@ def _check_inputs(run: Run, todo: Sequence[Step], waiting: set[str]) -> None:
         raise UserError(*wrong)
 
 
-def _submit_all(run: Run, todo: Sequence[Step], source: Path, queued: Sequence[jobs.Live], say: Callable[[str], None]) -> Submitted:
+def _submit_all(
+    run: Run,
+    todo: Sequence[Step],
+    source: Path,
+    queued: Sequence[jobs.Live],
+    say: Callable[[str], None],
+) -> Submitted:
     """Write and submit one job after the other; a refusal undoes the whole submission. A full queue only ends it."""
     ids: dict[str, list[str]] = {}
     for one in queued:
@@ -180,7 +200,9 @@ def _submit_all(run: Run, todo: Sequence[Step], source: Path, queued: Sequence[j
     submitted: list[str] = []
     try:
         for number, step in enumerate(todo):
-            after = sorted({i for artifact in step.sources.values() for i in ids.get(artifact, [])}, key=int)
+            after = sorted(
+                {i for artifact in step.sources.values() for i in ids.get(artifact, [])}, key=int
+            )
             try:
                 new, job = _sbatch(run, step, source, after, say, shrink=not ids)
             except _Full as full:
@@ -216,8 +238,15 @@ def _undo(submitted: Sequence[str], error: BaseException) -> None:
 
 def _write(run: Run, step: Step, job: batch.Job) -> None:
     """Freeze a step: its configuration and its script."""
-    of_run, of_step = (run.folder / f"{job.file}.cancelled", job.failed), (job.partial / "STOP", job.partial / "outcome.json")
-    of_tasks = (path for pattern in ("*.turns.json", "*.outcome.json") for path in (job.partial / "parts").glob(pattern))
+    of_run, of_step = (
+        (run.folder / f"{job.file}.cancelled", job.failed),
+        (job.partial / "STOP", job.partial / "outcome.json"),
+    )
+    of_tasks = (
+        path
+        for pattern in ("*.turns.json", "*.outcome.json")
+        for path in (job.partial / "parts").glob(pattern)
+    )
     for left in (*of_run, *of_step, *of_tasks):  # of an earlier attempt
         left.unlink(missing_ok=True)
     how = {"requeue": run.cfg.requeue, "options": batch.options(job, run.cfg)}
@@ -233,7 +262,15 @@ class _Full(Exception):
         super().__init__(words)
 
 
-def _sbatch(run: Run, step: Step, source: Path, after: Sequence[str], say: Callable[[str], None], *, shrink: bool) -> tuple[str, batch.Job]:
+def _sbatch(
+    run: Run,
+    step: Step,
+    source: Path,
+    after: Sequence[str],
+    say: Callable[[str], None],
+    *,
+    shrink: bool,
+) -> tuple[str, batch.Job]:
     """Submit a step; returns the job's id, and the job. With `shrink` an array that the queue does not take gets fewer tasks.
 
     Raises: _Full if the queue takes no further job; UserError if Slurm refuses the job itself.
@@ -254,15 +291,24 @@ def _sbatch(run: Run, step: Step, source: Path, after: Sequence[str], say: Calla
             tasks = max(1, tasks // 2)
             continue
         if tasks < asked:
-            say(f"{step.name}: the queue does not take {asked} tasks at a time: {tasks} take more of the shards each")
+            say(
+                f"{step.name}: the queue does not take {asked} tasks at a time: {tasks} take more of the shards each"
+            )
         return new, job
 
 
 def _refused(run: Run, step: Step, words: str) -> UserError:
     """Slurm's words, with the keys that most likely have to do with them."""
     causes = [name for pattern, names in CAUSES if re.search(pattern, words) for name in names]
-    told = {name: resources.set_by(name, run.root, step.stage, step.name, step.asked) for name in dict.fromkeys(causes)}
-    keys = [f"{key} ({step.resources[name]})" for name, key in told.items() if key and step.resources.get(name)]
+    told = {
+        name: resources.set_by(name, run.root, step.stage, step.name, step.asked)
+        for name in dict.fromkeys(causes)
+    }
+    keys = [
+        f"{key} ({step.resources[name]})"
+        for name, key in told.items()
+        if key and step.resources.get(name)
+    ]
     mend = f"; see {', '.join(keys)}" if keys else ""
     if limits.is_full(words):
         mend = f"; wait until other jobs have ended, or choose another launcher.qos or launcher.account{mend}"

@@ -7,17 +7,25 @@ from pathlib import Path
 from mlalign.core.progress import describe
 from mlalign.running.slurm import commands, ended, jobs, submit
 
-EVERY_S = (1, 30)  # the controller is asked this often at first, and when nothing has changed for long
+EVERY_S = (
+    1,
+    30,
+)  # the controller is asked this often at first, and when nothing has changed for long
 OUTAGE_S = 3600  # so long a controller may be away
 
 
-def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], None]) -> dict[str, str]:
+def follow(
+    run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], None]
+) -> dict[str, str]:
     """Say every change until no job of the run is left; returns the artifacts that are not there then, each with what explains it, if
     anything does.
 
     Ctrl-C ends the looking on, not the jobs. Raises: UserError if Slurm has not answered for an hour.
     """
-    shown, pause = {step.name: "done" if _done(run, step) else "" for step in steps}, float(EVERY_S[0])
+    shown, pause = (
+        {step.name: "done" if _done(run, step) else "" for step in steps},
+        float(EVERY_S[0]),
+    )
     while True:
         alive = _live(run.folder, say)
         now = {step.name: _stand(run, step, alive) for step in steps}
@@ -31,7 +39,9 @@ def follow(run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], N
         time.sleep(pause)
     last = {entry["artifact"]: entry for entry in jobs.read(run.folder)}
     missing = [step.artifact for step in steps if not _done(run, step)]
-    return {a: (ended.explain_lost(run.folder, last[a]) or "") if a in last else "" for a in missing}
+    return {
+        a: (ended.explain_lost(run.folder, last[a]) or "") if a in last else "" for a in missing
+    }
 
 
 def _live(folder: Path, say: Callable[[str], None]) -> list[jobs.Live]:
@@ -45,7 +55,9 @@ def _live(folder: Path, say: Callable[[str], None]) -> list[jobs.Live]:
             if time.monotonic() - since > OUTAGE_S:
                 raise
             if not told:
-                say(f"{time.strftime('%H:%M:%S')} {silent.messages[0].partition(';')[0]}; asking on")
+                say(
+                    f"{time.strftime('%H:%M:%S')} {silent.messages[0].partition(';')[0]}; asking on"
+                )
             told = True
         time.sleep(EVERY_S[1])
 
