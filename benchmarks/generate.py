@@ -1,10 +1,12 @@
 """The generate stage against bare `vllm.LLM` on the same prompts, seeds and sampling parameters.
 
-  python benchmarks/generate.py [--pairs 5] [--languages 2] [--prompts 1024] [--n 4] [--max-tokens 64] [--temperature 1.5] [--model DIR]
+  python benchmarks/generate.py [--pairs 5] [--languages 2] [--prompts 1024] [--n 4] [--max-tokens
+  64] [--temperature 1.5] [--model DIR]
 
-Each side runs in a process of its own and starts its own engine; pairs are interleaved. The peer is given token ids and seeds ready made, makes
-one call with all requests and throws the text away. Ours reads Parquet, renders, tokenises, makes one call per shard (1,024 prompts of
-one language at most) and writes candidates. Both produce the same text, which is checked.
+Each side runs in a process of its own and starts its own engine; pairs are interleaved. The peer is
+given token ids and seeds ready made, makes one call with all requests and throws the text away.
+Ours reads Parquet, renders, tokenises, makes one call per shard (1,024 prompts of one language at
+most) and writes candidates. Both produce the same text, which is checked.
 
   generation    tokens/s without starting and closing the engine; ours includes reading, rendering, tokenising, hashing and writing
   CPU time      the same per second of CPU time, which other work on the machine disturbs less
@@ -181,7 +183,9 @@ def timing(seconds: np.ndarray) -> dict[str, float]:
 
 
 def timed_starts() -> list[np.ndarray]:
-    """Seconds (`clocks`) that the stage spends on loading its tokenizer and on starting and closing its engine, filled in as it runs."""
+    """Seconds (`clocks`) that the stage spends on loading its tokenizer and on starting and closing
+    its engine, filled in as it runs.
+    """
     from mlalign.models import engine
     from mlalign.models.engine import chat
 

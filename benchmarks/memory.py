@@ -1,12 +1,16 @@
-"""The planner's peak memory of training steps vs the peak that was measured, for sft, reward and preference at three sizes.
+"""The planner's peak memory of training steps vs the peak that was measured, for sft, reward and
+preference at three sizes.
 
-  python benchmarks/memory.py [--cases sft-100m,preference-250m] [--steps 2] [--allocator kernel|glibc]
+  python benchmarks/memory.py [--cases sft-100m,preference-250m] [--steps 2] [--allocator
+  kernel|glibc]
 
-Each case is a real stage (load, tokenise, TRL's trainer, checkpoint, save) on random weights in a process of its own. The peak is the
-highest resident memory (VmHWM; on a GPU torch.cuda.max_memory_allocated) minus what the process held after its imports. Lengths
-differ within the batch, and the longest is known. With `--allocator kernel` (the default) glibc gives back what is freed
-(MALLOC_MMAP_THRESHOLD_=65536), so that resident is what is in use; `glibc` measures with its defaults, where up to 64 MB of freed memory, and
-holes between what is in use, stay resident.
+Each case is a real stage (load, tokenise, TRL's trainer, checkpoint, save) on random weights in a
+process of its own. The peak is the highest resident memory (VmHWM; on a GPU
+torch.cuda.max_memory_allocated) minus what the process held after its imports. Lengths differ
+within the batch, and the longest is known. With `--allocator kernel` (the default) glibc gives back
+what is freed (MALLOC_MMAP_THRESHOLD_=65536), so that resident is what is in use; `glibc` measures
+with its defaults, where up to 64 MB of freed memory, and holes between what is in use, stay
+resident.
 
 Passes when every prediction is within 15% of its measurement.
 """
@@ -28,7 +32,8 @@ from mlalign.planner import architecture, training
 from mlalign.planner.jobs import training_job
 
 BOUND = 0.15
-# Model configurations of 101, 163 and 234 million parameters, and the rows and tokens that a device takes at a time.
+# Model configurations of 101, 163 and 234 million parameters, and the rows and tokens that a device
+# takes at a time.
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "100m": (
         {"model_type": "qwen3", "vocab_size": 8192, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14,
@@ -139,7 +144,9 @@ def predicted(case: str, on_cpu: bool) -> tuple[str, Any]:
 
 
 def prepare(case: str, work: Path) -> None:
-    """A random model with a tokenizer of numbered words, and rows whose longest sequence is exactly `max_length`."""
+    """A random model with a tokenizer of numbered words, and rows whose longest sequence is exactly
+    `max_length`.
+    """
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import memory; memory.write_model({case!r}, {str(work)!r})"
     subprocess.run([sys.executable, "-c", script], check=True, stderr=subprocess.DEVNULL)
     name, size = case.split("-")
@@ -218,7 +225,9 @@ def measured(case: str, work: Path, steps: int) -> dict[str, Any]:
 
 
 def _imports(name: str) -> None:
-    """What the stage, TRL and transformers import on the way, so that it is there before the measurement."""
+    """What the stage, TRL and transformers import on the way, so that it is there before the
+    measurement.
+    """
     import datasets  # noqa: F401
     import peft  # noqa: F401
     import torch

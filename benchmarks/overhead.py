@@ -1,9 +1,10 @@
-"""Where a recipe's time goes outside model work: planning, process start, imports, hashing, writing.
+"""Where a recipe's time goes outside model work: planning, process start, imports, hashing,
+writing.
 
   python benchmarks/overhead.py RUN_DIRECTORY
 
-Reads the manifests and logs of a finished run (`make demo` leaves one in demo/runs/demo); a step's own time is what its manifest
-says, the rest of the run's time is ours.
+Reads the manifests and logs of a finished run (`make demo` leaves one in demo/runs/demo); a step's
+own time is what its manifest says, the rest of the run's time is ours.
 """
 
 import json

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 def interleaved(
     ours: Callable[[], float], peer: Callable[[], float], n: int, warm_up: bool = True
 ) -> tuple[list[float], list[float]]:
-    """Measure both `n` times, in pairs, changing who goes first; each call returns what it measured."""
+    """Measure both `n` times, in pairs, changing who goes first; each call returns what it
+    measured.
+    """
     if warm_up:
         ours(), peer()
     a, b = [], []
@@ -21,7 +23,9 @@ def interleaved(
 def ratio(
     ours: Sequence[float], peer: Sequence[float], n_bootstrap: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Median of the pairwise ratios ours/peer with its 95% percentile-bootstrap interval over pairs."""
+    """Median of the pairwise ratios ours/peer with its 95% percentile-bootstrap interval over
+    pairs.
+    """
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
     draw = random.Random(seed)
     medians = sorted(

@@ -2,10 +2,11 @@
 
     python benchmarks/prepare.py [--rows 10000 1000000] [--peer-rows 100000] [--pairs 5]
 
-Work: preference pairs in JSONL -> conversational format, empty and equal sides dropped, exact duplicates dropped, group-safe split,
-Parquet. The peer is `load_dataset("json")`, `map`, `filter` and `to_parquet`, with a set of hashes for the duplicates; its cache is
-emptied each time. Ours and the peer's run in turn, each in a process of its own; the ratio is the median over pairs with a 95%
-bootstrap interval.
+Work: preference pairs in JSONL -> conversational format, empty and equal sides dropped, exact
+    duplicates dropped, group-safe split,
+Parquet. The peer is `load_dataset("json")`, `map`, `filter` and `to_parquet`, with a set of hashes
+for the duplicates; its cache is emptied each time. Ours and the peer's run in turn, each in a
+process of its own; the ratio is the median over pairs with a 95% bootstrap interval.
 """
 
 import argparse

@@ -1,21 +1,28 @@
-"""The family `classifier` against what people score with today: same model, rows, precision and length limit.
+"""The family `classifier` against what people score with today: same model, rows, precision and
+length limit.
 
-  python benchmarks/scoring.py [--pairs 5] [--rows 100] [--prompts 4] [--ours transformers vllm] [--device cpu] [--dtype float32]
+  python benchmarks/scoring.py [--pairs 5] [--rows 100] [--prompts 4] [--ours transformers vllm]
+  [--device cpu] [--dtype float32]
                                [--data FOLDER] [--model DIR]
 
-Two workloads: `hh`, both sides of HH-RLHF pairs (`--rows` of them), and `best_of_16`, `--prompts` prompts of 500 to 600 tokens with 16
-answers of 50 tokens each. The model is a random Qwen3 classifier of 29 M parameters, drawn from a seed, with a BPE tokenizer trained on
-the rows. Peers: `loop` does what rewardbench's pipeline does (file order, chosen and rejected sides in batches of 8, padded on the left to
-the longest, masked); `pipeline` is transformers' `text-classification` with batch_size=8. They get rendered texts ready made; ours
-render too. Every side is a process that loads its model once; all sides take turns. Scores must agree within 1e-4 in float32.
+Two workloads: `hh`, both sides of HH-RLHF pairs (`--rows` of them), and `best_of_16`, `--prompts`
+prompts of 500 to 600 tokens with 16 answers of 50 tokens each. The model is a random Qwen3
+classifier of 29 M parameters, drawn from a seed, with a BPE tokenizer trained on the rows. Peers:
+`loop` does what rewardbench's pipeline does (file order, chosen and rejected sides in batches of 8,
+padded on the left to the longest, masked); `pipeline` is transformers' `text-classification` with
+batch_size=8. They get rendered texts ready made; ours render too. Every side is a process that
+loads its model once; all sides take turns. Scores must agree within 1e-4 in float32.
 
   rows/s       conversations scored per second, median over turns; ratio to each peer with its 95% bootstrap interval over turns
   CPU time     the same per second of CPU time, which other work on the machine disturbs less
   start        seconds to import and load, stated apart
-  utilisation  2 x parameters (embeddings left out) x tokens/s over the matrix peak of the same machine. Tokens are those of the
-               conversations, so what is read once for many counts for each (`effective`); `read` counts it once
+  utilisation  2 x parameters (embeddings left out) x tokens/s over the matrix peak of the same
+  machine. Tokens are those of the
+               conversations, so what is read once for many counts for each (`effective`); `read`
+               counts it once
 
-Passes when the lower end of the interval over `loop` reaches 2 (transformers) and 3 (vLLM) on `hh`, 8 for the better one on `best_of_16`.
+Passes when the lower end of the interval over `loop` reaches 2 (transformers) and 3 (vLLM) on `hh`,
+8 for the better one on `best_of_16`.
 """
 
 import argparse
@@ -73,7 +80,7 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# -------------------------------------------------------------------------------------------------------------- comparison
+# --------------------------------------------------------------------------------------- comparison
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -183,7 +190,7 @@ class Side:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------------- sides
+# -------------------------------------------------------------------------------------------- sides
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -214,14 +221,17 @@ def ours(options: argparse.Namespace):
 
     def run(told: dict) -> list[float]:
         if hasattr(scorer.score_items.outputs, "_llm"):
-            scorer.score_items.outputs._llm.reset_prefix_cache()  # or the next turn would find the last one's
+            # or the next turn would find the last one's
+            scorer.score_items.outputs._llm.reset_prefix_cache()
         return scorer.score(told["rows"])
 
     return run
 
 
 def loop(options: argparse.Namespace):
-    """As rewardbench's pipeline: batches of 8 in file order, one list of texts after the other, padded on the left, truncated."""
+    """As rewardbench's pipeline: batches of 8 in file order, one list of texts after the other,
+    padded on the left, truncated.
+    """
     import torch
 
     model, tokenizer = plain(options)
@@ -299,7 +309,7 @@ def folder(options: argparse.Namespace) -> Path:
     return options.model or options.work / "model"
 
 
-# ------------------------------------------------------------------------------------------------------------- preparation
+# -------------------------------------------------------------------------------------- preparation
 
 
 def prepare(options: argparse.Namespace) -> dict:

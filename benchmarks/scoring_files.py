@@ -1,10 +1,12 @@
-"""What `rm-score score` costs besides the model: rows/s and peak memory with a family that costs nothing (length).
+"""What `rm-score score` costs besides the model: rows/s and peak memory with a family that costs
+nothing (length).
 
   python benchmarks/scoring_files.py [ROWS] [PAIRS]
 
-Prints the peak memory at 10,000 rows and at ROWS (1,000,000) for every pair of formats; rows/s beside a plain loop over JSON lines
-(read, parse, score, write; no checks, nothing kept when killed), in interleaved pairs; and what chat template and tokenizer
-of the embedded tiny model cost on the same rows. Start of the processes is in all times; each is a process of its own.
+Prints the peak memory at 10,000 rows and at ROWS (1,000,000) for every pair of formats; rows/s
+beside a plain loop over JSON lines (read, parse, score, write; no checks, nothing kept when
+killed), in interleaved pairs; and what chat template and tokenizer of the embedded tiny model cost
+on the same rows. Start of the processes is in all times; each is a process of its own.
 """
 
 import json
@@ -62,7 +64,9 @@ def main() -> None:
 
 
 def apart(work: Callable, *arguments: object) -> None:
-    """Run in a process of its own: the peak memory of a process begins with that of the one that starts it, so this stays small."""
+    """Run in a process of its own: the peak memory of a process begins with that of the one that
+    starts it, so this stays small.
+    """
     process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
     process.start()
     process.join()

@@ -1,4 +1,6 @@
-"""Rows and a model for `scoring.py`: HH-RLHF pairs, best-of-16 rows made of their sentences, a random classifier."""
+"""Rows and a model for `scoring.py`: HH-RLHF pairs, best-of-16 rows made of their sentences, a
+random classifier.
+"""
 
 import contextlib
 import gzip

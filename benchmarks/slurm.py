@@ -1,9 +1,10 @@
-"""What `launcher=slurm` costs: a step's submission and start beside a bare `sbatch --wrap true`, and 200 queued steps at once.
+"""What `launcher=slurm` costs: a step's submission and start beside a bare `sbatch --wrap true`,
+and 200 queued steps at once.
 
-On a test cluster of its own (tests/slurm-up.sh). First in interleaved pairs: the time from calling the program to the job's end of
-`sbatch --wrap true`, and of `mlalign run … launcher=slurm` of one `prepare` step of four rows, so that hardly more than submission and
-start is timed. Then a recipe of 200 steps is planned and submitted held; Slurm's own
-time is that of 200 bare calls of sbatch.
+On a test cluster of its own (tests/slurm-up.sh). First in interleaved pairs: the time from calling
+the program to the job's end of `sbatch --wrap true`, and of `mlalign run … launcher=slurm` of one
+`prepare` step of four rows, so that hardly more than submission and start is timed. Then a recipe
+of 200 steps is planned and submitted held; Slurm's own time is that of 200 bare calls of sbatch.
 """
 
 import argparse
@@ -81,7 +82,9 @@ def mlalign(root: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def one_step(root: Path, pairs: int, n_seeds: int = 10**6) -> dict:
-    """Median seconds to the end of the job, and of the differences within pairs with the range of their middle half."""
+    """Median seconds to the end of the job, and of the differences within pairs with the range of
+    their middle half.
+    """
     bare, ours, submission = [], [], []
     for i in range(pairs):
         bare.append(
@@ -117,7 +120,9 @@ def wait_for(job: str) -> None:
 
 
 def cpu_s() -> float:
-    """Processor seconds of all processes that have ended below this one: on a busy machine they tell more than the clock."""
+    """Processor seconds of all processes that have ended below this one: on a busy machine they
+    tell more than the clock.
+    """
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

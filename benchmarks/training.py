@@ -1,11 +1,14 @@
-"""The sft and preference stages vs the same TRL trainer called bare, with the same arguments on the same rows.
+"""The sft and preference stages vs the same TRL trainer called bare, with the same arguments on the
+same rows.
 
-  python benchmarks/training.py [--pairs 5] [--stages sft,preference] [--rows 512] [--steps 48] [--batch 32] [--model DIR]
+  python benchmarks/training.py [--pairs 5] [--stages sft,preference] [--rows 512] [--steps 48]
+  [--batch 32] [--model DIR]
 
-Each side runs in a process of its own; pairs are interleaved. The peer reads a ready Parquet file with TRL's columns, builds
-trainer and data set, trains, and saves the model. Ours reads rows, counts lengths and languages, prepares TRL's data set, trains
-(progress and a stop file polled at every step, checkpoints that are marked complete), saves, and writes card and losses. Both write the same
-checkpoint at the end and end with the same weights, which is checked.
+Each side runs in a process of its own; pairs are interleaved. The peer reads a ready Parquet file
+with TRL's columns, builds trainer and data set, trains, and saves the model. Ours reads rows,
+counts lengths and languages, prepares TRL's data set, trains (progress and a stop file polled at
+every step, checkpoints that are marked complete), saves, and writes card and losses. Both write the
+same checkpoint at the end and end with the same weights, which is checked.
 
   training      seconds inside `Trainer.train`
   CPU time      the same in CPU seconds, which other work on the machine disturbs less

@@ -1,9 +1,11 @@
-"""What it costs to verify inputs where they are used: hashing, what is remembered, and the share of a run.
+"""What it costs to verify inputs where they are used: hashing, what is remembered, and the share of
+a run.
 
   python benchmarks/verification.py [RUN_DIRECTORY] [MB=1024]
 
-Files of MB megabytes stand for a model; they are in memory when they are hashed, so what a disk or network adds is not in the
-numbers. Of a finished run (`make demo` leaves one in demo/runs/demo) every step's inputs are verified as when it began.
+Files of MB megabytes stand for a model; they are in memory when they are hashed, so what a disk or
+network adds is not in the numbers. Of a finished run (`make demo` leaves one in demo/runs/demo)
+every step's inputs are verified as when it began.
 """
 
 import os

@@ -1,3 +1,5 @@
-"""Align multilingual language models with human preferences, and show the evidence language by language."""
+"""Align multilingual language models with human preferences, and show the evidence language by
+language.
+"""
 
 __version__ = "0.1.0"

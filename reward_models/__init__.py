@@ -4,11 +4,13 @@
     scorer = reward_models.load("path/to/a/reward/model")
     scores = scorer.score([{"prompt": "How much is 2 + 2?", "response": "The sum is 4."}])
 
-Importing this package imports nothing heavy. It needs transformers and light libraries, never a trainer.
+Importing this package imports nothing heavy. It needs transformers and light libraries, never a
+trainer.
 
-A family is a module with `Settings` (a dataclass) and `prepare(settings)`, which returns a function from items to `Scores`; what
-holds memory or processes has a `close()` too. Where some items cannot be scored, it has `acceptor(settings)`, which tells without
-opening a model; `REPORTS` names columns and flags that it always writes.
+A family is a module with `Settings` (a dataclass) and `prepare(settings)`, which returns a function
+from items to `Scores`; what holds memory or processes has a `close()` too. Where some items cannot
+be scored, it has `acceptor(settings)`, which tells without opening a model; `REPORTS` names columns
+and flags that it always writes.
 """
 
 import dataclasses
@@ -56,7 +58,10 @@ def family(name: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """An opened scorer. A score is a pure function of its item: batch, order and neighbours do not change it."""
+    """An opened scorer.
+
+    A score is a pure function of its item: batch, order and neighbours do not change it.
+    """
 
     name: str
     family: str
@@ -65,8 +70,9 @@ class Scorer:
     def score(self, rows: Sequence[Mapping]) -> list[float | None]:
         """One number per response, in order; None where the scorer cannot say.
 
-        A row has `prompt` and `response`, `prompt` and `responses`, `messages`, or `chosen` and `rejected`; strings or chat
-        messages. Rows of several responses give several numbers. Raises: UserError naming the row.
+        A row has `prompt` and `response`, `prompt` and `responses`, `messages`, or `chosen` and
+        `rejected`; strings or chat messages. Rows of several responses give several numbers.
+        Raises: UserError naming the row.
         """
         items = [item for i, row in enumerate(rows) for item in of_row(row, f"row {i}")]
         return self.score_items(items).values
@@ -83,7 +89,8 @@ class Scorer:
 
 
 def load(path: str | Path, **options: Any) -> Scorer:
-    """The scorer in a model directory or under a hub id; its family is what `card.yaml` there says, else `classifier`.
+    """The scorer in a model directory or under a hub id; its family is what `card.yaml` there says,
+    else `classifier`.
 
     `options` are the family's settings. Raises: UserError.
     """
@@ -91,7 +98,10 @@ def load(path: str | Path, **options: Any) -> Scorer:
 
 
 def settings_of(path: str | Path, **options: Any) -> dict[str, Any]:
-    """What `open_scorer` takes for a model: `{"family", "path", …}`, the family from its card. Raises: UserError."""
+    """What `open_scorer` takes for a model: `{"family", "path", …}`, the family from its card.
+
+    Raises: UserError.
+    """
     told = card.read(path, options.get("revision"))
     if told and function.is_function(told.family):
         raise UserError(
@@ -101,7 +111,10 @@ def settings_of(path: str | Path, **options: Any) -> dict[str, Any]:
 
 
 def open_scorer(told: Mapping) -> Scorer:
-    """The scorer that `{"family": …, "name": …, settings of the family}` describes. Raises: UserError with every mistake."""
+    """The scorer that `{"family": …, "name": …, settings of the family}` describes.
+
+    Raises: UserError with every mistake.
+    """
     found = problems(told)
     if found:
         raise UserError(*found)
@@ -112,7 +125,9 @@ def open_scorer(told: Mapping) -> Scorer:
 
 
 def acceptor(told: Mapping) -> Callable[[Sequence[Item]], None] | None:
-    """What raises a UserError for items that the scorer would refuse, without its model; None where it takes all. Raises: UserError."""
+    """What raises a UserError for items that the scorer would refuse, without its model; None where
+    it takes all. Raises: UserError.
+    """
     if found := problems(told):
         raise UserError(*found)
     module = family(told["family"])
@@ -126,7 +141,9 @@ def reports(told: Mapping) -> tuple[str, ...]:
 
 
 def source_of(told: Mapping) -> dict[str, str]:
-    """What a person's function that stands for a family adds to the identity of its scorer; else nothing."""
+    """What a person's function that stands for a family adds to the identity of its scorer; else
+    nothing.
+    """
     return function.source(told)
 
 

@@ -4,11 +4,12 @@
     rm-score score --family language_adherence --input rows.parquet --output scores.jsonl
     rm-score card show PATH_OR_HUB_ID
 
-(`python -m reward_models` is the same.) A row has `prompt` and `response`, `prompt` and `responses`, `messages`, or `chosen` and
-`rejected`, as strings or chat messages; `language` where the family needs it. Every other column is kept. Files are JSONL or
-Parquet by their ending.
+(`python -m reward_models` is the same.) A row has `prompt` and `response`, `prompt` and
+`responses`, `messages`, or `chosen` and `rejected`, as strings or chat messages; `language` where
+the family needs it. Every other column is kept. Files are JSONL or Parquet by their ending.
 
-Exit status: 0 done, 1 some answers have no score (they are counted), 2 a mistake (one message on stderr), 130 stopped by Ctrl-C.
+Exit status: 0 done, 1 some answers have no score (they are counted), 2 a mistake (one message on
+stderr), 130 stopped by Ctrl-C.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """`card.yaml`: what a model directory says about its scores. `rm-score card show PATH` prints it.
 
-Reads the file of a model directory, of a hub id, or a card under its own path; writes it whole or not at all.
+Reads the file of a model directory, of a hub id, or a card under its own path; writes it whole or
+not at all.
 """
 
 import dataclasses
@@ -39,7 +40,8 @@ class Card:
     accuracy: dict = dataclasses.field(
         default_factory=dict
     )  # language -> share of held-out pairs ordered rightly, or {n, accuracy}
-    # language -> {n, mean, std, quantiles} of the scorer's values, where higher is better (`calibration.fit`); {mean, std} at least
+    # language -> {n, mean, std, quantiles} of the scorer's values, where higher is better
+    # (`calibration.fit`); {mean, std} at least
     calibration: dict = dataclasses.field(default_factory=dict)
     licence: str | None = None
     training: dict = dataclasses.field(
@@ -53,7 +55,8 @@ def template_hash(chat_template: str) -> str:
 
 
 def read(path: str | Path, revision: str | None = None) -> Card | None:
-    """The card of a model directory, of a hub id, or under its own path (`….yaml`); None if there is none.
+    """The card of a model directory, of a hub id, or under its own path (`….yaml`); None if there
+    is none.
 
     Raises: UserError naming the file and the key.
     """
@@ -68,7 +71,10 @@ def read(path: str | Path, revision: str | None = None) -> Card | None:
 
 
 def place(path: str | Path, revision: str | None = None) -> Path | None:
-    """The file that holds a model's card; None if there is none. Raises: UserError for a hub id that cannot be reached."""
+    """The file that holds a model's card; None if there is none.
+
+    Raises: UserError for a hub id that cannot be reached.
+    """
     if Path(path).suffix == ".yaml":
         return Path(path) if Path(path).is_file() else None
     file = Path(path) / FILE if Path(path).is_dir() else _from_hub(str(path), revision)
@@ -84,9 +90,11 @@ def read_yaml(file: Path) -> dict:
 
 
 def write(path: Path, card: Card) -> Path:
-    """Write `card.yaml` into a model directory, or a card under its own path (`….yaml`), whole or not at all. Returns its path.
+    """Write `card.yaml` into a model directory, or a card under its own path (`….yaml`), whole or
+    not at all. Returns its path.
 
-    Raises: UserError if a value in it is wrong, or the place is in a finished artifact or cannot be written.
+    Raises: UserError if a value in it is wrong, or the place is in a finished artifact or cannot be
+        written.
     """
     file = Path(path) if Path(path).suffix == ".yaml" else Path(path) / FILE
     wrong = problems(dataclasses.asdict(card), str(file))
@@ -133,7 +141,10 @@ def problems(told: Mapping, key: str) -> list[str]:
 
 
 def _shape_problems(told: Mapping, key: str) -> list[str]:
-    """What keeps a card from being used: wrong names, types and values. An old code of a language does not."""
+    """What keeps a card from being used: wrong names, types and values.
+
+    An old code of a language does not.
+    """
     found = settings.problems(Card, told, key)
     if found:
         return found

@@ -1,4 +1,6 @@
-"""Files of rows as people have them, by their ending, every row with its place for messages. JSONL (also gzipped) and Parquet are
+"""Files of rows as people have them, by their ending, every row with its place for messages.
+
+JSONL (also gzipped) and Parquet are
 streamed; JSON arrays, CSV and TSV are read as `mlalign prepare` reads them, and held in memory.
 
 Writing gives whole files or none, on the disk when the call returns.
@@ -36,7 +38,8 @@ T = TypeVar("T")
 
 
 def read(path: Path) -> Iterator[tuple[str, dict]]:
-    """(place, row) for every row of a file; the place (`FILE:LINE`, `FILE: row N`) names it in messages.
+    """(place, row) for every row of a file; the place (`FILE:LINE`, `FILE: row N`) names it in
+    messages.
 
     Raises: UserError for a missing file, another ending, a broken line.
     """
@@ -55,7 +58,8 @@ def check(path: Path) -> None:
 
 
 def expand(given: Sequence[str]) -> list[Path]:
-    """The files that paths, glob patterns and folders stand for; a folder for its files of rows, by name.
+    """The files that paths, glob patterns and folders stand for; a folder for its files of rows, by
+    name.
 
     Raises: UserError with every path that stands for none.
     """
@@ -109,7 +113,7 @@ def windows(rows: Iterable[T], size: int = WINDOW) -> Iterator[list[T]]:
         yield window
 
 
-# ----------------------------------------------------------------------------------------------------------------- JSONL
+# -------------------------------------------------------------------------------------------- JSONL
 
 
 def open_jsonl(path: Path) -> IO[bytes]:
@@ -127,7 +131,10 @@ def whole_gzip(path: Path) -> Iterator[None]:
 
 
 def parse(line: bytes) -> dict | None:
-    """The row in a line of JSONL; None for an empty line. Raises: ValueError that says what is wrong with it."""
+    """The row in a line of JSONL; None for an empty line.
+
+    Raises: ValueError that says what is wrong with it.
+    """
     try:
         text = line.decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -162,8 +169,11 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def to_json(row: Any) -> str:
-    """A row as strict JSON. What JSON lacks: dates and times in ISO 8601, bytes in base64, decimals as strings, NaN and
-    infinities null."""
+    """A row as strict JSON.
+
+    What JSON lacks: dates and times in ISO 8601, bytes in base64, decimals as strings, NaN and
+    infinities null.
+    """
     try:
         return STRICT.encode(row)
     except ValueError:
@@ -188,11 +198,13 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# --------------------------------------------------------------------------------------------------------------- Parquet
+# ------------------------------------------------------------------------------------------ Parquet
 
 
 class Parquet:
-    """A Parquet file read from front to back in pieces of any size; memory holds about one piece, whatever its row groups."""
+    """A Parquet file read from front to back in pieces of any size; memory holds about one piece,
+    whatever its row groups.
+    """
 
     def __init__(self, path: Path):
         import pyarrow as pa
@@ -317,12 +329,14 @@ def _read_table(path: Path) -> Iterator[tuple[str, dict]]:
             yield f"{path}: row {i}", row
 
 
-# --------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what was written there gets the name `path` when the block ends well, and is on the disk."""
+    """A temporary name beside `path`; what was written there gets the name `path` when the block
+    ends well, and is on the disk.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary

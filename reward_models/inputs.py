@@ -1,4 +1,6 @@
-"""The rows that a command looks at: `--input` names files, patterns or folders, `--format` a published set's form."""
+"""The rows that a command looks at: `--input` names files, patterns or folders, `--format` a
+published set's form.
+"""
 
 import argparse
 from collections import Counter
@@ -50,7 +52,10 @@ def read(options: argparse.Namespace, dropped: Counter) -> Iterator[tuple[str, d
 
 
 def kept(rows: Iterable[tuple[str, dict]], dropped: Counter) -> Iterator[tuple[str, dict]]:
-    """The rows that give something; the others are counted in `dropped` as (reason, language). Malformed ones stay."""
+    """The rows that give something; the others are counted in `dropped` as (reason, language).
+
+    Malformed ones stay.
+    """
     for where, row in rows:
         try:
             conversations.read(row)
@@ -75,9 +80,12 @@ def check(
     scorers: Iterable[Mapping],
     further: Callable[[str, dict], Any] | None = None,
 ) -> None:
-    """Look at all rows before a model is opened. `further` raises for what else a command cannot take.
+    """Look at all rows before a model is opened.
 
-    Raises: UserError that names the first bad rows: those that are none, and those that a scorer's chat template refuses.
+    `further` raises for what else a command cannot take.
+
+    Raises: UserError that names the first bad rows: those that are none, and those that a scorer's
+        chat template refuses.
     """
     acceptors = [accept for told in scorers if (accept := reward_models.acceptor(told))]
     wrong: list[str] = []

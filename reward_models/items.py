@@ -1,6 +1,7 @@
 """What a scorer takes and gives, and how rows become items.
 
-Reads rows as people have them (plain strings or chat messages) and mlalign's candidates and preference rows.
+Reads rows as people have them (plain strings or chat messages) and mlalign's candidates and
+preference rows.
 """
 
 import dataclasses
@@ -22,14 +23,18 @@ LANGUAGE_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One answer to score. `language` is the one it should be in (canonical), `reference` a JSON string.
+    """One answer to score.
 
-    `row` is the id of the row that it is in: answers of one row share the prompt, and scorers that compare compare these.
-    `group_id` is the same for an item in all its languages, `english_prompt` the prompt in English, where rows say so.
+    `language` is the one it should be in (canonical), `reference` a JSON string.
 
-    Messages of `prompt` hold `role`, `content` (None only beside `tool_calls`) and, where the row has them, `tool_calls`,
-    `reasoning_content`, `name`, `tool_call_id`. `answer_extra` has the keys of the answering message besides its role and text,
-    `tools` the tools of the row. Chat templates are given all of it.
+    `row` is the id of the row that it is in: answers of one row share the prompt, and scorers that
+    compare compare these. `group_id` is the same for an item in all its languages, `english_prompt`
+    the prompt in English, where rows say so.
+
+    Messages of `prompt` hold `role`, `content` (None only beside `tool_calls`) and, where the row
+    has them, `tool_calls`, `reasoning_content`, `name`, `tool_call_id`. `answer_extra` has the keys
+    of the answering message besides its role and text, `tools` the tools of the row. Chat templates
+    are given all of it.
     """
 
     id: str
@@ -58,8 +63,9 @@ class Item:
 class Scores:
     """One value per item, higher is better; None where the scorer cannot say (never NaN).
 
-    `flags` are facts to count (`truncated`, …), `columns` further numbers, `texts` what a judge said; `detected` is the language
-    each answer was found to be in. All lists are as long as `values`. `tokens` is how many tokens the model read for all of them.
+    `flags` are facts to count (`truncated`, …), `columns` further numbers, `texts` what a judge
+    said; `detected` is the language each answer was found to be in. All lists are as long as
+    `values`. `tokens` is how many tokens the model read for all of them.
     """
 
     values: list[float | None]
@@ -71,7 +77,9 @@ class Scores:
 
 
 def readable(message: Mapping) -> str:
-    """A message for readers without a chat template: its text, and its tool calls as JSON, a line each."""
+    """A message for readers without a chat template: its text, and its tool calls as JSON, a line
+    each.
+    """
     calls = [
         json.dumps(call, ensure_ascii=False, default=str)
         for call in message.get("tool_calls") or []
@@ -113,7 +121,9 @@ def of_ranking(row: Mapping) -> list[Item]:
 def of_row(
     row: Mapping, where: str, read: Row | None = None, name: str | None = None
 ) -> list[Item]:
-    """The items of a person's row. `where` (file and line) names it in errors; `name`, or else `where`, stands in for a missing id.
+    """The items of a person's row.
+
+    `where` (file and line) names it in errors; `name`, or else `where`, stands in for a missing id.
 
     `read`: what `conversations.read` made of the row, if that is known already.
     Raises: UserError for what is no row (see `conversations`), or an unknown language.

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from mlalign.core.errors import nearest
 
-# Settings that change speed, or where something runs or is kept, but no score: a run that was killed for want of memory goes on with
-# others, and a judge's checklists grow while it runs.
+# Settings that change speed, or where something runs or is kept, but no score: a run that was
+# killed for want of memory goes on with others, and a judge's checklists grow while it runs.
 NOT_CONTENT = frozenset(
     "device_batch_tokens prefix_reuse checklists concurrency timeout_s max_retries base_url api_key_env "
     "gpu_memory_utilization tensor_parallel_size pipeline_parallel_size max_num_seqs max_num_batched_tokens".split()
@@ -18,10 +18,12 @@ NOT_CONTENT = frozenset(
 
 
 def problems(cls: type, values: Mapping, key: str) -> list[str]:
-    """Every mistake in `values` for dataclass `cls`, each naming the full key and the nearest valid one or value.
+    """Every mistake in `values` for dataclass `cls`, each naming the full key and the nearest valid
+    one or value.
 
-    What names and types do not say (scorers inside a scorer, settings that need each other) the class itself may check, in a static
-    method `problems(values, key) -> list[str]`; it is asked when names and types are right.
+    What names and types do not say (scorers inside a scorer, settings that need each other) the
+    class itself may check, in a static method `problems(values, key) -> list[str]`; it is asked
+    when names and types are right.
     """
     hints = typing.get_type_hints(cls)
     found = [
@@ -43,7 +45,9 @@ def problems(cls: type, values: Mapping, key: str) -> list[str]:
 
 
 def of_scorers(told: Sequence[Any], key: str) -> list[str]:
-    """Every mistake in a list of scorers inside a scorer: their own, and names that two of them share."""
+    """Every mistake in a list of scorers inside a scorer: their own, and names that two of them
+    share.
+    """
     import reward_models
 
     names = [name_of(t) for t in told if isinstance(t, Mapping)]
@@ -62,7 +66,9 @@ def of_scorers(told: Sequence[Any], key: str) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """What a YAML file says, with dates as the text that stands there: YAML reads `2024-07-26` as a value of its own kind."""
+    """What a YAML file says, with dates as the text that stands there: YAML reads `2024-07-26` as a
+    value of its own kind.
+    """
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list):

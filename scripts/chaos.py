@@ -1,7 +1,9 @@
-"""Kill one run at random moments until it is done, then compare it with an unbroken one: `make chaos`.
+"""Kill one run at random moments until it is done, then compare it with an unbroken one:
+`make chaos`.
 
-Every kill is a SIGKILL of the run and all its processes at once, as when a node goes away. Passes when, at the end, every
-artifact has the content of the unbroken run's, and no step that had finished before a kill was computed again.
+Every kill is a SIGKILL of the run and all its processes at once, as when a node goes away. Passes
+when, at the end, every artifact has the content of the unbroken run's, and no step that had
+finished before a kill was computed again.
 """
 
 import argparse
@@ -135,7 +137,9 @@ def manifests(root: Path) -> dict[str, dict]:
 
 
 def recomputed(root: Path, finished: dict[str, float]) -> list[str]:
-    """Steps whose finishing time changed since the last look; remembers the present times in `finished`."""
+    """Steps whose finishing time changed since the last look; remembers the present times in
+    `finished`.
+    """
     now = {name: m["finished"] for name, m in manifests(root).items()}
     changed = [
         f"{name} was computed again" for name, time_ in finished.items() if now.get(name) != time_

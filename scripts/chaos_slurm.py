@@ -1,8 +1,10 @@
-"""Trouble of Slurm's kinds at random moments of one run, on a cluster of its own: `scripts/chaos.py --launcher slurm`.
+"""Trouble of Slurm's kinds at random moments of one run, on a cluster of its own:
+`scripts/chaos.py --launcher slurm`.
 
-A requeue, a signal, a lost node, a preemption by a higher partition, the end of one array task by scancel: each strikes work that is
-running, in a drawn order, and is followed by the same command again. One training step has a time limit that it hits twice at least.
-Passes when the run ends with the content of the unbroken one, nothing that had finished is computed again, all troubles found
+A requeue, a signal, a lost node, a preemption by a higher partition, the end of one array task by
+scancel: each strikes work that is running, in a drawn order, and is followed by the same command
+again. One training step has a time limit that it hits twice at least. Passes when the run ends with
+the content of the unbroken one, nothing that had finished is computed again, all troubles found
 something to strike, and what Slurm ended for good was explained.
 """
 
@@ -27,7 +29,8 @@ CLUSTER = {
     "CLUSTER_EXTRA": "PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\n"
     "PartitionName=urgent Nodes=ALL PriorityTier=9 MaxTime=INFINITE State=UP",
 }
-# Jobs share the machine's cores; the time limit of the first training step is shorter than its work.
+# Jobs share the machine's cores; the time limit of the first training step is shorter than its
+# work.
 SLURM = [
     "launcher=slurm",
     "launcher.grace_s=30",
@@ -137,7 +140,9 @@ def survive(
 
 
 def submit(run: list[str], root: Path) -> str:
-    """The same command: it submits what is missing, or says that all of it is in the queue. Returns its words, explanations included.
+    """The same command: it submits what is missing, or says that all of it is in the queue.
+
+    Returns its words, explanations included.
 
     Raises: SystemExit for any other end of it.
     """

@@ -1,11 +1,13 @@
-"""The claim and its controls, over seeds and base models: runs `reuse_your_rewards_controls` for each cell and prints one table.
+"""The claim and its controls, over seeds and base models: runs `reuse_your_rewards_controls` for
+each cell and prints one table.
 
     python scripts/claim.py                        every cell that is not there yet, then the table
     python scripts/claim.py --cells A0 B1          these cells, then the table of all that are there
     python scripts/claim.py --table                the table alone
 
-Reads and writes ROOT: `runs/A0` and so on, one store, and the second base in `bases/B`, built there if it is missing. A cell that was
-stopped goes on where it was. What counts as success is fixed in `MEASURES` and said in words in docs/claim.md.
+Reads and writes ROOT: `runs/A0` and so on, one store, and the second base in `bases/B`, built there
+if it is missing. A cell that was stopped goes on where it was. What counts as success is fixed in
+`MEASURES` and said in words in docs/claim.md.
 """
 
 import argparse
@@ -42,7 +44,8 @@ def not_above(bound: float) -> Callable[[Row], bool]:
     return lambda row: row["low"] <= bound
 
 
-# Part of the claim, what it is, step, metric, member of the breakdown by exposure, and what must hold in a cell.
+# Part of the claim, what it is, step, metric, member of the breakdown by exposure, and what must
+# hold in a cell.
 MEASURES: tuple[tuple[str, str, str, str, str, Holds], ...] = (
     ("a", "win rate of DPO over SFT, T = 1", "sampled[reward]", "win_rate", "", above(0.5)),
     ("a", "the same, length-controlled", "sampled[reward]", "win_rate_lc", "", None),
@@ -98,7 +101,10 @@ def main() -> int:
 
 
 def compute(cell: str, root: Path) -> int:
-    """Run one cell to its end, quietly; returns the exit status. On a model this small transformers generates faster than vLLM starts."""
+    """Run one cell to its end, quietly; returns the exit status.
+
+    On a model this small transformers generates faster than vLLM starts.
+    """
     model = [] if cell[0] == "A" else [f"model.path={base_b(root)}"]
     fixed = ["recipe=reuse_your_rewards_controls", f"root={root}", "engine=transformers", *model]
     command = [sys.executable, "-m", "mlalign", "run", *fixed, f"name={cell}", f"seed={cell[1:]}"]
@@ -127,7 +133,7 @@ def base_b(root: Path) -> Path:
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------------------- table
+# -------------------------------------------------------------------------------------------- table
 
 
 def read(root: Path) -> dict[str, Cell]:
@@ -156,9 +162,11 @@ def report(cells: Mapping[str, Cell]) -> str:
 
 
 def claim(cells: Mapping[str, Cell]) -> list[str]:
-    """One line a measure: its value and 95% interval in every cell, the mean over cells, and in how many holds what the claim asks.
+    """One line a measure: its value and 95% interval in every cell, the mean over cells, and in how
+    many holds what the claim asks.
 
-    The interval of the mean is Student's over the cells, so it knows how training differs from seed to seed; those of the cells do not.
+    The interval of the mean is Student's over the cells, so it knows how training differs from seed
+    to seed; those of the cells do not.
     """
     lines = [_line("", "", *cells, "mean of cells", "holds"), _line(*["---"] * (len(cells) + 4))]
     for part, name, step, metric, member, holds in MEASURES:

@@ -1,7 +1,9 @@
-"""Feed every reader changed inputs:  python scripts/fuzz.py [--seconds 120] [--seed N] [--reader NAME …] [--case N]
+"""Feed every reader changed inputs:  python scripts/fuzz.py [--seconds 120] [--seed N] [--reader
+NAME …] [--case N]
 
-A reader may answer with a message (UserError) and nothing else, within a limit of time. Failures are told with the command that repeats
-them, one for each place in the code. With `--case` that one case of one reader runs alone. Exit status: 0 none, 1 some.
+A reader may answer with a message (UserError) and nothing else, within a limit of time. Failures
+are told with the command that repeats them, one for each place in the code. With `--case` that one
+case of one reader runs alone. Exit status: 0 none, 1 some.
 """
 
 import argparse

@@ -3,12 +3,12 @@
     python scripts/structure.py                    this tree
     python scripts/structure.py --against PATH     beside another checkout, such as an earlier commit's
 
-A token is one of Python's own tokenizer, without comments, strings that are docstrings, and layout. A
-code line is a line that holds at least one.
+A token is one of Python's own tokenizer, without comments, strings that are docstrings, and layout.
+A code line is a line that holds at least one.
 
-Two numbers follow the table. Imports against the layout break the rule of `tests/test_imports.py`. Modules
-that name a stage are those a new stage may have to touch besides its own: outside `mlalign/stages/`, they
-hold a stage's name as a string.
+Two numbers follow the table. Imports against the layout break the rule of `tests/test_imports.py`.
+Modules that name a stage are those a new stage may have to touch besides its own: outside
+`mlalign/stages/`, they hold a stage's name as a string.
 """
 
 import argparse
@@ -34,7 +34,10 @@ LAYOUT = (
 
 @dataclasses.dataclass
 class Counts:
-    """What a set of files holds. `file_lines` and `function_lines` have an entry for each file and function."""
+    """What a set of files holds.
+
+    `file_lines` and `function_lines` have an entry for each file and function.
+    """
 
     file_lines: list[int] = dataclasses.field(default_factory=list)
     function_lines: list[int] = dataclasses.field(default_factory=list)

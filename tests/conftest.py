@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import PROJECT
 
-# Whatever the person's shell says, tests see one environment. Before any library reads it, and for the processes that tests start.
+# Whatever the person's shell says, tests see one environment. Before any library reads it, and for
+# the processes that tests start.
 UNWANTED = (
     "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE",
     "TRANSFORMERS_CACHE", "MLALIGN_CONF", "PYTHONIOENCODING", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "RANK", "LOCAL_RANK", "WORLD_SIZE",
@@ -55,7 +56,9 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def no_secret_outlives_its_test():
-    """A command line keeps the secrets that it has met until its process ends; here many share one process."""
+    """A command line keeps the secrets that it has met until its process ends; here many share one
+    process.
+    """
     from mlalign.core import secrecy
 
     known = set(secrecy._known)
@@ -81,9 +84,11 @@ def real_data() -> Path:
 
 @pytest.fixture
 def mlalign(tmp_path, monkeypatch, capfd):
-    """The command line in a directory of its own: `mlalign("plan", "recipe=x")` -> CompletedProcess.
+    """The command line in a directory of its own: `mlalign("plan", "recipe=x")` ->
+    CompletedProcess.
 
-    Within this process, which is much faster; that it imports nothing heavy is tested with real processes.
+    Within this process, which is much faster; that it imports nothing heavy is tested with real
+    processes.
     """
     from mlalign import cli
 

@@ -1,4 +1,6 @@
-"""Small sets in the published forms of benchmarks, and a run of `recipe=evaluate` within this process."""
+"""Small sets in the published forms of benchmarks, and a run of `recipe=evaluate` within this
+process.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -56,7 +58,9 @@ def write_lines(path: Path, rows: Sequence[Mapping]) -> None:
 
 
 def pair(number: int, subset: str, language: str = "") -> dict:
-    """A row of RewardBench; the two answers differ in length, so that a random model tells them apart."""
+    """A row of RewardBench; the two answers differ in length, so that a random model tells them
+    apart.
+    """
     return {
         "id": number,
         "prompt": f"Which number is the largest: {number} 1 2? {language}",

@@ -11,7 +11,8 @@ PROJECT = Path(__file__).parent.parent
 
 
 def run_here(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
-    """`mlalign …` in a folder, its steps too within this process: the same work without a start of Python for each.
+    """`mlalign …` in a folder, its steps too within this process: the same work without a start of
+    Python for each.
 
     That steps are processes of their own, and what becomes of them, is tested in test_run.py.
     """
@@ -48,7 +49,9 @@ def _steps_here() -> Iterator[None]:
 
 
 def write_manifest(path: Path, **told: object) -> None:
-    """Make a directory a finished artifact of the files that lie in it; `told` are values of its manifest."""
+    """Make a directory a finished artifact of the files that lie in it; `told` are values of its
+    manifest.
+    """
     from mlalign.core import store
 
     path.mkdir(exist_ok=True, parents=True)

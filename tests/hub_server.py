@@ -1,4 +1,5 @@
-"""A small Hugging Face hub: the requests that its client makes, answered with real files of a folder.
+"""A small Hugging Face hub: the requests that its client makes, answered with real files of a
+folder.
 
 FOLDER/models/ORG/NAME/FILE…   FOLDER/datasets/ORG/NAME/FILE…      every repository has one commit, and the branch main
 """

@@ -1,4 +1,6 @@
-"""The shortest recipe in which a reward model's language and DPO's beta matter, on the smallest data that works."""
+"""The shortest recipe in which a reward model's language and DPO's beta matter, on the smallest
+data that works.
+"""
 
 import subprocess
 
@@ -34,7 +36,8 @@ OWN = """
   marks: {stage: score, inputs: {rows: answers, scorers: [{family: verifier}]}}
   metrics: {stage: evaluate, inputs: {rows: answers, scores: marks}}
 """
-# The same in two rounds; the policy of a round goes on from that of the round before. `base` is stood in for.
+# The same in two rounds; the policy of a round goes on from that of the round before. `base` is
+# stood in for.
 LOOP = """
   base: {stage: sft, inputs: {model: {path: "${model.path}"}, rows: preferences}}
 rounds:

@@ -1,4 +1,6 @@
-"""Finished runs for the report: rows and manifests written as steps write them, and tables that the stage `evaluate` made of them."""
+"""Finished runs for the report: rows and manifests written as steps write them, and tables that the
+stage `evaluate` made of them.
+"""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -135,7 +137,9 @@ def before_and_after(
     source: str = "made",
     sensitive: bool = False,
 ) -> Run:
-    """A run of a base and a policy that is right more often, with pairs, curves and both evaluations; `n` prompts per language."""
+    """A run of a base and a policy that is right more often, with pairs, curves and both
+    evaluations; `n` prompts per language.
+    """
     run, random_ = Run(root), random.Random(0)
     sources = {"sources": [{"source": source, "licence": "CC0-1.0", "sensitive": sensitive}]}
     count = {"rows_by_language": dict.fromkeys(codes, n)}
@@ -275,7 +279,9 @@ def _pairs(path: Path, codes: Sequence[str], n: int) -> None:
 
 
 def add_transfer(run: Run, codes: Sequence[str], n: int, n_bootstrap: int = 50) -> None:
-    """Verdicts of one reward model per language on `n` preference rows in each language, and their evaluation."""
+    """Verdicts of one reward model per language on `n` preference rows in each language, and their
+    evaluation.
+    """
     random_ = random.Random(2)
     names = tuple(f"reward[{code}]" for code in codes)
     skill = {s: {t: 0.6 + 0.35 * random_.random() for t in codes} for s in codes}

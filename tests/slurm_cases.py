@@ -1,4 +1,6 @@
-"""A small run on a cluster: three prepared sets of rows, a training step, and an array that samples from it."""
+"""A small run on a cluster: three prepared sets of rows, a training step, and an array that samples
+from it.
+"""
 
 import json
 import subprocess

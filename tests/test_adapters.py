@@ -1,4 +1,6 @@
-"""Adapters as files: their base wherever it is named from, and what vLLM serves of them, in a plan and as vLLM itself says."""
+"""Adapters as files: their base wherever it is named from, and what vLLM serves of them, in a plan
+and as vLLM itself says.
+"""
 
 import json
 

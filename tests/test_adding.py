@@ -1,4 +1,6 @@
-"""`docs/adding-a-*.md` do what they say: their files, as they stand there, work without touching another."""
+"""`docs/adding-a-*.md` do what they say: their files, as they stand there, work without touching
+another.
+"""
 
 import importlib.util
 import inspect

@@ -32,7 +32,9 @@ def write(folder, rows, breakdown=()):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two finished cells, the second with a flipped arm that beats the random one, and a third without its last evaluation."""
+    """Two finished cells, the second with a flipped arm that beats the random one, and a third
+    without its last evaluation.
+    """
     for cell, flipped in (("A0", 0.0), ("B2", 0.05), ("A1", 0.0)):
         steps = tmp_path / "runs" / cell / "steps"
         for step in claim.STEPS:

@@ -107,7 +107,9 @@ with claims.claim(Path(sys.argv[1])):
 
 @pytest.fixture
 def elsewhere(partial):
-    """`elsewhere(heartbeat_s)`: the owner of a claim in a PID namespace of its own, under the name of this host."""
+    """`elsewhere(heartbeat_s)`: the owner of a claim in a PID namespace of its own, under the name
+    of this host.
+    """
     started = []
 
     def start(heartbeat_s=0.2):
@@ -141,7 +143,9 @@ def elsewhere(partial):
 def test_a_process_of_another_container_on_this_host_is_no_process_of_ours(
     partial, elsewhere, soon
 ):
-    """Its number is one of this table too: neither does that say that it is alive, nor may it be sent a signal."""
+    """Its number is one of this table too: neither does that say that it is alive, nor may it be
+    sent a signal.
+    """
     owner = elsewhere()
     (told,) = claims.owners(partial)
     assert told["host"] == socket.gethostname() and told["pid"] < 10 and not claims.is_here(told)
@@ -158,7 +162,9 @@ def test_a_process_of_another_container_on_this_host_is_no_process_of_ours(
 
 @pytest.mark.parametrize("minutes", [-20, -5, 5, 20])
 def test_clocks_that_differ_bury_no_living_claim(partial, elsewhere, soon, minutes, monkeypatch):
-    """The clock of this machine is not asked; a claim with a strange time is listened to before it is called dead."""
+    """The clock of this machine is not asked; a claim with a strange time is listened to before it
+    is called dead.
+    """
     elsewhere(0.5)
     clock = time.time
     with monkeypatch.context() as patch:

@@ -1,4 +1,6 @@
-"""The command line as people use it: what it says, how fast it answers, and what it never does (a traceback)."""
+"""The command line as people use it: what it says, how fast it answers, and what it never does (a
+traceback).
+"""
 
 import subprocess
 import sys

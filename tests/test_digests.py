@@ -1,4 +1,6 @@
-"""Digests of files: what is remembered, what is not, and what becomes of a memory that was damaged or is shared."""
+"""Digests of files: what is remembered, what is not, and what becomes of a memory that was damaged
+or is shared.
+"""
 
 import json
 import os

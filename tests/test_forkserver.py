@@ -17,7 +17,8 @@ from mlalign.core import processes, schema
 from mlalign.core.store import read_manifest
 from mlalign.running import forkserver, local
 
-# Takes the place of a step: says what it is, then ends with the status that its configuration names.
+# Takes the place of a step: says what it is, then ends with the status that its configuration
+# names.
 PROBE = """
 import json, os, sys, time
 from mlalign.running import step

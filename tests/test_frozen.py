@@ -1,4 +1,6 @@
-"""Steps that were frozen to run later: beginning them, once for all tasks of an array, and what the tasks keep apart."""
+"""Steps that were frozen to run later: beginning them, once for all tasks of an array, and what the
+tasks keep apart.
+"""
 
 import pytest
 

@@ -13,7 +13,9 @@ PROMPTS = {"stage": "prepare", "config": {"kind": "prompt", "sources": "${data.p
 
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
-    """`planned({step: body}, *arguments)`: a plan, on a cache that knows the branch main of every repository asked for."""
+    """`planned({step: body}, *arguments)`: a plan, on a cache that knows the branch main of every
+    repository asked for.
+    """
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     (tmp_path / "conf" / "recipe").mkdir(parents=True)

@@ -18,7 +18,8 @@ from helpers import PROJECT
 import mlalign
 import reward_models
 
-# folder -> the folders that its modules may import, besides its own. `reward_models` is the package.
+# folder -> the folders that its modules may import, besides its own. `reward_models` is the
+# package.
 MAY_IMPORT = {
     "core": (),
     "methods": ("core",),
@@ -126,7 +127,9 @@ def allowed(module: str, target: str) -> bool:
 
 
 def against_layout(root: Path = PROJECT) -> list[str]:
-    """The imports of a checkout that run against the layout, `mlalign/core/rows.py imports mlalign.cli`."""
+    """The imports of a checkout that run against the layout,
+    `mlalign/core/rows.py imports mlalign.cli`.
+    """
     known = sources(root)
     wrong = []
     for module, path in known.items():
@@ -233,7 +236,9 @@ def test_planning_imports_nothing_heavy():
 
 @pytest.mark.slow
 def test_light_dependency_set_is_enough_to_import():
-    """Everything that needs no training imports with trl, deepspeed, hydra, vllm and datasets absent."""
+    """Everything that needs no training imports with trl, deepspeed, hydra, vllm and datasets
+    absent.
+    """
     code = f"""
 import sys
 for name in ("trl", "deepspeed", "hydra", "omegaconf", "vllm", "datasets"):

@@ -1,4 +1,6 @@
-"""Every shipped configuration is planned; fingerprints change with what changes a result, and with nothing else."""
+"""Every shipped configuration is planned; fingerprints change with what changes a result, and with
+nothing else.
+"""
 
 import dataclasses
 import itertools

@@ -1,4 +1,6 @@
-"""A loop with a guard, on real parts: what comes after a stop is skipped, and the best policy is passed on."""
+"""A loop with a guard, on real parts: what comes after a stop is skipped, and the best policy is
+passed on.
+"""
 
 import json
 

@@ -234,7 +234,9 @@ def test_an_input_with_other_content_makes_stale(run):
 
 
 def partial_of(run, name, *arguments):
-    """A partial artifact with its configuration, as `run` leaves it when it is killed before the step begins."""
+    """A partial artifact with its configuration, as `run` leaves it when it is killed before the
+    step begins.
+    """
     from mlalign.recipes import config, plan
     from mlalign.running import run_dir, step
 

@@ -1,4 +1,6 @@
-"""What the operating system refuses is one message with path and mend, in every command: no traceback."""
+"""What the operating system refuses is one message with path and mend, in every command: no
+traceback.
+"""
 
 import errno
 import json

@@ -1,4 +1,6 @@
-"""What a step reads is what was planned: swapped weights, rows and files are told, and nothing of them is kept."""
+"""What a step reads is what was planned: swapped weights, rows and files are told, and nothing of
+them is kept.
+"""
 
 import json
 import os
@@ -35,7 +37,7 @@ def refused(config, *said):
     return str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------ between plan and use
+# ----------------------------------------------------------------------------- between plan and use
 
 
 @pytest.mark.slow
@@ -122,7 +124,7 @@ def test_a_judges_prompt_counts_by_its_content(small):
     assert small.plan(scorers=scorers).nodes[-1].fingerprint != before.fingerprint
 
 
-# ------------------------------------------------------------------------------------------------------------- artifacts
+# ---------------------------------------------------------------------------------------- artifacts
 
 
 def shard_of(artifact):
@@ -248,7 +250,7 @@ def test_a_manifest_with_a_value_of_another_type_names_the_key(small, key, value
         store.read_manifest(made)
 
 
-# ------------------------------------------------------------------------------------------------------- while a step runs
+# -------------------------------------------------------------------------------- while a step runs
 
 
 @pytest.mark.slow
@@ -300,7 +302,7 @@ def test_an_in_place_write_to_a_shared_shard_is_seen_in_every_artifact(small):
     assert "was changed" in store.damage(marks, store.read_manifest(marks), the_store.digests)
 
 
-# ----------------------------------------------------------------------------------------------------------------- the hub
+# ------------------------------------------------------------------------------------------ the hub
 
 
 def snapshot(small, commit):

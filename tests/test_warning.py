@@ -1,4 +1,6 @@
-"""Warnings: from counts and from stages into the manifest, and from there first into run, status and report."""
+"""Warnings: from counts and from stages into the manifest, and from there first into run, status
+and report.
+"""
 
 import pytest
 

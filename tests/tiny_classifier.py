@@ -78,7 +78,9 @@ def save_network(path, config, tokenizer):
 
 
 def save_encoder(path, kind="xlm-roberta", num_attention_heads=4, **special):
-    """A random encoder (`xlm-roberta` or `bert`) that reads its score at the first token, with a chat template of its own."""
+    """A random encoder (`xlm-roberta` or `bert`) that reads its score at the first token, with a
+    chat template of its own.
+    """
     from transformers import AutoConfig
 
     tokenizer = make_tokenizer(

@@ -1,4 +1,6 @@
-"""A small plan of steps that need no training: rows from a file, scored with the tokenizer of a model directory."""
+"""A small plan of steps that need no training: rows from a file, scored with the tokenizer of a
+model directory.
+"""
 
 import json
 import shutil

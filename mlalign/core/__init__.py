@@ -1,1 +1,4 @@
-"""What everything else stands on: rows, files, the store, settings, languages. Imports nothing above it."""
+"""What everything else stands on: rows, files, the store, settings, languages.
+
+Imports nothing above it.
+"""

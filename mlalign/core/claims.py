@@ -1,8 +1,10 @@
-"""Who works on what: a claim is a file in the directory that is worked in, which names the process of its owner.
+"""Who works on what: a claim is a file in the directory that is worked in, which names the process
+of its owner.
 
-An owner of this process table is alive as long as its process is. Of any other owner (another machine, another container) only its
-heartbeat tells: it touches its claim every HEARTBEAT_S seconds. Times are compared as the file system tells them, so that
-machines whose clocks differ agree; before a claim is taken away from an owner elsewhere, it is watched for a further heartbeat.
+An owner of this process table is alive as long as its process is. Of any other owner (another
+machine, another container) only its heartbeat tells: it touches its claim every HEARTBEAT_S
+seconds. Times are compared as the file system tells them, so that machines whose clocks differ
+agree; before a claim is taken away from an owner elsewhere, it is watched for a further heartbeat.
 """
 
 import contextlib
@@ -48,10 +50,11 @@ class Taken(UserError):
 
 @contextlib.contextmanager
 def claim(partial: Path, name: str = "step") -> Iterator[None]:
-    """Own a piece of work (`name`) in a partial artifact; a second owner is refused, a dead one is replaced.
+    """Own a piece of work (`name`) in a partial artifact; a second owner is refused, a dead one is
+    replaced.
 
-    The claim is a file made with O_EXCL. A process that finds its claim in another's hands (it was suspended for minutes, say)
-    ends at once.
+    The claim is a file made with O_EXCL. A process that finds its claim in another's hands (it was
+    suspended for minutes, say) ends at once.
 
     Raises: Taken naming the owner's host and process.
     """
@@ -81,7 +84,9 @@ def claim_in_turn(
     patience_s: float = STALE_S + 2 * HEARTBEAT_S,
     give_up: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """`claim`, after waiting for another owner to leave. `give_up` is called now and then, to raise what ends the waiting.
+    """`claim`, after waiting for another owner to leave.
+
+    `give_up` is called now and then, to raise what ends the waiting.
 
     Raises: Taken if the owner has not left after `patience_s` seconds.
     """
@@ -96,7 +101,9 @@ def claim_in_turn(
 
 
 def _waiting(patience_s: float, give_up: Callable[[], None]) -> Iterator[Callable[[Taken], None]]:
-    """Yields, with growing pauses, what takes note that the claim is still taken: says so once, raises when patience ends."""
+    """Yields, with growing pauses, what takes note that the claim is still taken: says so once,
+    raises when patience ends.
+    """
     begin, pause, said = time.monotonic(), 0.1, False
 
     def note(taken: Taken) -> None:
@@ -136,7 +143,10 @@ def _take(path: Path) -> Owner:
 
 
 def _create(path: Path, me: Owner) -> bool:
-    """Write a claim that is not there yet; False if it is. A claim that cannot be written (a full disk) is not left behind."""
+    """Write a claim that is not there yet; False if it is.
+
+    A claim that cannot be written (a full disk) is not left behind.
+    """
     try:
         with open(path, "x", encoding="utf-8") as f:
             try:
@@ -166,7 +176,9 @@ def _taken(path: Path, owner: Owner) -> str:
 
 
 def named(owner: Owner) -> str:
-    """`process 7 on node1`, with a word where that is no process of this table though the host has the same name."""
+    """`process 7 on node1`, with a word where that is no process of this table though the host has
+    the same name.
+    """
     elsewhere = owner["host"] == socket.gethostname() and not is_here(owner)
     return f"process {owner['pid']} on {owner['host']}" + (
         " (in another container, or before a restart)" if elsewhere else ""
@@ -179,7 +191,9 @@ def is_here(owner: Owner) -> bool:
 
 
 def _bury(path: Path, dead: Owner | None) -> None:
-    """Remove a dead owner's claim, and put it back if it was another's by the time it was ours to remove."""
+    """Remove a dead owner's claim, and put it back if it was another's by the time it was ours to
+    remove.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         path.rename(aside)
@@ -194,7 +208,7 @@ def _bury(path: Path, dead: Owner | None) -> None:
         aside.unlink(missing_ok=True)
 
 
-# ------------------------------------------------------------------------------------------------------------ reading claims
+# ----------------------------------------------------------------------------------- reading claims
 
 
 def _owner(path: Path) -> Owner | None:
@@ -240,7 +254,10 @@ def _wrong(told: Any) -> str | None:
 
 
 def _alive(owner: Owner, path: Path, *, watch: bool = False) -> bool:
-    """Whether an owner is at work. With `watch` a silent one is listened to for WATCH_S seconds before it is called dead."""
+    """Whether an owner is at work.
+
+    With `watch` a silent one is listened to for WATCH_S seconds before it is called dead.
+    """
     me = _job()
     if me["job"] is not None and owner["job"] == me["job"] and owner["restart"] != me["restart"]:
         return False  # this job, before it was requeued, perhaps on another node
@@ -276,7 +293,9 @@ def _touched(path: Path) -> float:
 
 
 def _file_system_time(folder: Path) -> float:
-    """What a file that is touched now gets for its time; where nothing can be written, this machine's clock."""
+    """What a file that is touched now gets for its time; where nothing can be written, this
+    machine's clock.
+    """
     probe = folder / f".{os.getpid()}.{threading.get_ident()}.now"
     try:
         probe.touch()
@@ -302,7 +321,9 @@ def _is_touched(path: Path) -> bool:
 
 
 def owners(partial: Path, besides: str = ".", *, watch: bool = False) -> list[Owner]:
-    """Who is at work on a partial artifact: the living owners of its claims, without those whose names begin with `besides`."""
+    """Who is at work on a partial artifact: the living owners of its claims, without those whose
+    names begin with `besides`.
+    """
     found = []
     for path in sorted(
         p for p in (partial / "claims").glob("*") if not p.name.startswith((".", besides))
@@ -319,7 +340,10 @@ def refuse_owned(
     patience_s: float = 0,
     give_up: Callable[[], None] = lambda: None,
 ) -> None:
-    """Wait up to `patience_s` seconds until no process is working on this partial artifact. Raises: Taken if one still is."""
+    """Wait up to `patience_s` seconds until no process is working on this partial artifact.
+
+    Raises: Taken if one still is.
+    """
     for patience in _waiting(patience_s, give_up):
         found = owners(partial, besides, watch=True)
         if not found:

@@ -1,8 +1,10 @@
-"""SHA-256 of files, remembered so that a large model is not hashed again by every plan and every step.
+"""SHA-256 of files, remembered so that a large model is not hashed again by every plan and every
+step.
 
-What is remembered lies in `STORE/.digests.json`: path -> "size mtime_ns ctime_ns inode sha256". A digest counts only while all four
-numbers are those of the file. A change of any of them means hashing again, and is no mistake. The file is only a help: entries that
-are malformed count as missing, and deleting it costs time alone.
+What is remembered lies in `STORE/.digests.json`: path -> "size mtime_ns ctime_ns inode sha256". A
+digest counts only while all four numbers are those of the file. A change of any of them means
+hashing again, and is no mistake. The file is only a help: entries that are malformed count as
+missing, and deleting it costs time alone.
 """
 
 import contextlib
@@ -22,7 +24,8 @@ FILE = ".digests.json"
 HEX = re.compile(r"[0-9a-f]{64}")
 # Smaller files are hashed as fast as they are looked up, and would make the memory long.
 REMEMBERED_BYTES = 64 << 10
-# A file that changed so short a time before it was hashed may change again without new times: some file systems count seconds.
+# A file that changed so short a time before it was hashed may change again without new times: some
+# file systems count seconds.
 SETTLED_S = 2.0
 # Below this starting threads costs more than it saves.
 THREADED_BYTES = 32 << 20
@@ -35,7 +38,9 @@ def sha256(path: Path) -> str:
 
 
 def signature(path: Path | str) -> str | None:
-    """What tells that a file was touched: "size mtime_ns ctime_ns inode" (of what a link leads to); None if nothing is there."""
+    """What tells that a file was touched: "size mtime_ns ctime_ns inode" (of what a link leads to);
+    None if nothing is there.
+    """
     try:
         return _signature(os.stat(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -47,7 +52,9 @@ def _signature(told: os.stat_result) -> str:
 
 
 def tree(folder: Path) -> dict[str, Path]:
-    """Name relative to the folder -> path, of every file below it in a fixed order; links are followed, hidden names left out."""
+    """Name relative to the folder -> path, of every file below it in a fixed order; links are
+    followed, hidden names left out.
+    """
     found, seen = {}, set[tuple[int, int]]()
     for at, folders, names in os.walk(folder, followlinks=True):
         told = os.stat(at)
@@ -65,7 +72,9 @@ def tree(folder: Path) -> dict[str, Path]:
 
 
 class Digests:
-    """Digests by path and signature, in memory, and with a folder (a store's) also between processes."""
+    """Digests by path and signature, in memory, and with a folder (a store's) also between
+    processes.
+    """
 
     def __init__(self, folder: Path | None = None):
         self._folder = folder
@@ -79,7 +88,9 @@ class Digests:
 
     @functools.cached_property
     def _ahead(self) -> float:
-        """The file system's own time, which may differ from this machine's, less this process's clock."""
+        """The file system's own time, which may differ from this machine's, less this process's
+        clock.
+        """
         if self._folder:
             import tempfile
 
@@ -109,7 +120,9 @@ class Digests:
         return {path: self.file(path) for path in paths}
 
     def path(self, path: Path) -> str:
-        """The digest of a file, or of all files below a folder with their relative names (hidden ones left out)."""
+        """The digest of a file, or of all files below a folder with their relative names (hidden
+        ones left out).
+        """
         if path.is_file():
             return self.file(path)
         from mlalign.core.store import fingerprint
@@ -143,7 +156,9 @@ class Digests:
                 )
 
     def save(self) -> None:
-        """Write down what is new beside what others wrote meanwhile, where that can be written: a plan needs no disk."""
+        """Write down what is new beside what others wrote meanwhile, where that can be written: a
+        plan needs no disk.
+        """
         if not self._folder or not self._new:
             return
         from mlalign.core.store import write_json
@@ -177,7 +192,9 @@ class Digests:
         return None
 
     def _hash(self, path: str) -> str:
-        """Hash a file, again if it is written meanwhile; remember it if a later change cannot go unseen."""
+        """Hash a file, again if it is written meanwhile; remember it if a later change cannot go
+        unseen.
+        """
         self._mine.pop(path, None)
         for _ in range(3):
             before, now = os.stat(path), self._ahead + time.monotonic()
@@ -202,7 +219,10 @@ class Watch:
         }
 
     def untouched(self) -> bool:
-        """Costs a look at each file. A file that was written just before it was hashed counts as touched."""
+        """Costs a look at each file.
+
+        A file that was written just before it was hashed counts as touched.
+        """
         return all(
             seen is not None and signature(path) == seen for path, seen in self._seen.items()
         )
@@ -231,7 +251,10 @@ def _read(file: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time. The lock is the kernel's and dies with its owner; after LOCK_WAIT_S the work is done without it."""
+    """One writer at a time.
+
+    The lock is the kernel's and dies with its owner; after LOCK_WAIT_S the work is done without it.
+    """
     end = time.monotonic() + LOCK_WAIT_S
     with open(path, "ab") as f:
         while True:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake a person can mend: the message names the place (file, row, key, language) and the mend.
+    """A mistake a person can mend: the message names the place (file, row, key, language) and the
+    mend.
 
     Several mistakes found together travel in one error, a line each.
     """
@@ -19,7 +20,9 @@ class UserError(Exception):
 
 
 def nearest(word: str, allowed: Iterable[str], n: int = 3) -> str:
-    """`; did you mean 'a' or 'b'?` for a misspelt word, or the first allowed ones when nothing is near."""
+    """`; did you mean 'a' or 'b'?` for a misspelt word, or the first allowed ones when nothing is
+    near.
+    """
     allowed = sorted({str(a) for a in allowed})
     close = difflib.get_close_matches(str(word), allowed, n=n, cutoff=0.6)
     if close:
@@ -54,13 +57,15 @@ WORDS = {
     errno.EIO: "the disk could not be read or written (Input/output error)",
     errno.ESTALE: "the file server has lost track of a file (Stale file handle)",
 }
-# How safetensors and tokenizers (Rust) pass on the system's error, and how torch says that a checkpoint could not be written.
+# How safetensors and tokenizers (Rust) pass on the system's error, and how torch says that a
+# checkpoint could not be written.
 OF_RUST = re.compile(r"\(os error (\d+)\)")
 OF_TORCH = re.compile(r"PytorchStreamWriter failed writing file")
 
 
 def system_problem(error: BaseException, where: object = None) -> str | None:
-    """One message, with path and mend, for an error of the operating system; None for any other error.
+    """One message, with path and mend, for an error of the operating system; None for any other
+    error.
 
     `where` is named if the error itself names no path: a write to an open file that fails does not.
     """
@@ -87,7 +92,9 @@ def system_problem(error: BaseException, where: object = None) -> str | None:
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's number of an error, 0 if it gave none; None for an error that is not the system's."""
+    """The system's number of an error, 0 if it gave none; None for an error that is not the
+    system's.
+    """
     if isinstance(error, OSError):
         return error.errno or 0
     if of_rust := OF_RUST.search(str(error)):

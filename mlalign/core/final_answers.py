@@ -33,7 +33,9 @@ def readings(text: str) -> set[Fraction]:
 
 
 def _values(number: str) -> set[Fraction]:
-    """The values of one written number: each of its separators groups digits or marks decimals, as their places allow."""
+    """The values of one written number: each of its separators groups digits or marks decimals, as
+    their places allow.
+    """
     sign, digits = (-1, number[1:]) if number.startswith("-") else (1, number)
     digits = re.sub(rf"[{SPACES}'’]", "", digits)
     marks = [c for c in digits if c in ".,"]
@@ -54,7 +56,9 @@ def _groups(digits: str) -> bool:
 
 
 def ascii_digits(text: str) -> str:
-    """Decimal digits of every script as 0-9, signs and separators as ASCII, LaTeX's spacing and invisible marks removed."""
+    """Decimal digits of every script as 0-9, signs and separators as ASCII, LaTeX's spacing and
+    invisible marks removed.
+    """
     text = text.replace("{,}", ",")
     text = re.sub(r"\\[,!;:]|\\left|\\right", "", text)
     return "".join(SIGNS.get(c) or _digit(c) for c in text if c not in INVISIBLE)

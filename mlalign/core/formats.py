@@ -1,6 +1,8 @@
-"""Published preference sets that only their name tells (`--format`): a record in, the columns of a row out. Pure.
+"""Published preference sets that only their name tells (`--format`): a record in, the columns of a
+row out. Pure.
 
-`convert` makes rows of a whole file. A record of the wrong form raises `Malformed`; one that is no pair raises `Dropped`.
+`convert` makes rows of a whole file. A record of the wrong form raises `Malformed`; one that is no
+pair raises `Dropped`.
 """
 
 from collections import Counter
@@ -21,8 +23,9 @@ ROWS = "rows"  # the rows that `rm-score` takes: nothing to convert
 def convert(
     name: str, path: Path, rows: Iterable[tuple[str, dict]], dropped: Counter
 ) -> Iterator[tuple[str, dict]]:
-    """The records of a file, as (place, record), in the rows that `rm-score` takes; `path` names the language of a set that has
-    a file for each. What gives no row is counted in `dropped` as (reason, language).
+    """The records of a file, as (place, record), in the rows that `rm-score` takes; `path` names
+    the language of a set that has a file for each. What gives no row is counted in `dropped` as
+    (reason, language).
 
     Raises: UserError naming the record for one of the wrong form.
     """
@@ -43,7 +46,10 @@ def _place(name: str, path: Path) -> tuple[str, str]:
 
 
 def as_row(name: str, path: Path, place: str, record: Mapping) -> dict[str, Any]:
-    """One record as a row. Raises: UserError naming it for one of the wrong form, Dropped for one that gives no row."""
+    """One record as a row.
+
+    Raises: UserError naming it for one of the wrong form, Dropped for one that gives no row.
+    """
     stem, language = _place(name, path)
     try:
         row = FORMATS[name](record, language)
@@ -58,7 +64,9 @@ def as_row(name: str, path: Path, place: str, record: Mapping) -> dict[str, Any]
 
 
 def hh_rlhf(record: Any, language: str = "eng_Latn") -> dict[str, Any]:
-    """Anthropic HH-RLHF: two transcripts; what comes before the last assistant turn is the prompt and must be shared."""
+    """Anthropic HH-RLHF: two transcripts; what comes before the last assistant turn is the prompt
+    and must be shared.
+    """
     prompt, chosen = _last_turn(_field(record, "chosen"), "chosen")
     other, rejected = _last_turn(_field(record, "rejected"), "rejected")
     if prompt != other:
@@ -80,7 +88,9 @@ def _last_turn(text: Any, name: str) -> tuple[str, str]:
 
 
 def xcopa(record: Any, language: str) -> dict[str, Any]:
-    """XCOPA (Ponti et al. 2020): premise and question, the right choice preferred over the wrong one. Items are parallel by `idx`."""
+    """XCOPA (Ponti et al. 2020): premise and question, the right choice preferred over the wrong
+    one. Items are parallel by `idx`.
+    """
     questions = xcopa_questions().get(language)
     if questions is None:
         raise Malformed(f"XCOPA has no language {language}; it has {', '.join(xcopa_questions())}")

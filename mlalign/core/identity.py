@@ -1,4 +1,6 @@
-"""What identifies something that mlalign did not make: the digest of local files, or a hub id with its commit."""
+"""What identifies something that mlalign did not make: the digest of local files, or a hub id with
+its commit.
+"""
 
 import errno
 import hashlib
@@ -37,7 +39,8 @@ def is_there(path: Path) -> bool:
 
 
 def of_external(value: Mapping, digests: Digests, key: str, above: tuple[Path, ...] = ()) -> dict:
-    """An external input (`{path, revision}`) with absolute path and `identity`; `above` are the adapters that stand on it.
+    """An external input (`{path, revision}`) with absolute path and `identity`; `above` are the
+    adapters that stand on it.
 
     Raises: UserError if a local path does not exist, or no commit is known for a hub id.
     """
@@ -73,7 +76,9 @@ def _of_base(adapter: Path, digests: Digests, key: str, above: tuple[Path, ...])
 
 
 def check_kind(path: Path, kind: str, key: str) -> list[str]:
-    """What keeps a local path from standing in a slot of this kind (`rows`, `model`, `scorer`, `any`), as messages."""
+    """What keeps a local path from standing in a slot of this kind (`rows`, `model`, `scorer`,
+    `any`), as messages.
+    """
     if (path / MANIFEST).is_file():
         made, wanted = (
             read_manifest(path)["kind"],
@@ -106,9 +111,11 @@ def _check_model(path: Path, key: str) -> list[str]:
 
 
 def hub_commit(repository: str, revision: str | None, key: str) -> str:
-    """The commit a hub id stands for: the revision if it is one, what the local cache holds, or what the hub says.
+    """The commit a hub id stands for: the revision if it is one, what the local cache holds, or
+    what the hub says.
 
-    Raises: UnknownCommit if the hub cannot be asked and the cache does not know; UserError if the hub has no such thing.
+    Raises: UnknownCommit if the hub cannot be asked and the cache does not know; UserError if the
+        hub has no such thing.
     """
     if revision and COMMIT.fullmatch(revision):
         return f"{repository}@{revision}"
@@ -129,7 +136,9 @@ def hub_snapshot(identity: str) -> Path | None:
 
 
 def snapshot_damages(folder: Path, digests: Digests) -> list[str]:
-    """Files of a snapshot whose content is not that of their names in the cache, which are SHA-256, or git's SHA-1 of small ones."""
+    """Files of a snapshot whose content is not that of their names in the cache, which are SHA-256,
+    or git's SHA-1 of small ones.
+    """
     files = {p: p.resolve().name for p in tree(folder).values()}
     large = digests.files(p for p, name in files.items() if HEX.fullmatch(name))
     wrong = [p for p, digest in large.items() if digest != files[p]]

@@ -1,4 +1,6 @@
-"""JSON that other people wrote, read so that nothing later can stumble over it: bounded in depth, and real text."""
+"""JSON that other people wrote, read so that nothing later can stumble over it: bounded in depth,
+and real text.
+"""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +25,8 @@ def load(text: str) -> Any:
 def items(text: str) -> Iterator[tuple[int, Any]]:
     """(line from 1, value) of every item of a JSON array, one at a time.
 
-    Raises: ValueError that names the line, at the item that is broken; what came before it was yielded.
+    Raises: ValueError that names the line, at the item that is broken; what came before it was
+        yielded.
     """
     at = _skip(text, len(text) - len(text.removeprefix(BOM)))
     if text[at : at + 1] != "[":
@@ -88,7 +91,9 @@ def _depth(value: Any) -> int:
 
 
 def is_text(value: Any, text: str) -> bool:
-    """Whether a value that was read from `text` holds no half of a surrogate pair (\\ud8…), which is JSON but no text."""
+    """Whether a value that was read from `text` holds no half of a surrogate pair (\\ud8…), which
+    is JSON but no text.
+    """
     if "\\ud" not in text and "\\uD" not in text:
         return True
     try:

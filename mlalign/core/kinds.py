@@ -42,7 +42,9 @@ def of_step(module: ModuleType, cfg: Any, inputs: Inputs) -> Gives:
 
 
 def problems(module: ModuleType, stage: str, cfg: Any, inputs: Inputs, key: str) -> list[str]:
-    """What is certainly wrong with a step's inputs: rows of another kind, columns that will not be there."""
+    """What is certainly wrong with a step's inputs: rows of another kind, columns that will not be
+    there.
+    """
     accepted: Mapping[str, tuple[str, ...]] = (
         module.accepts(cfg) if hasattr(module, "accepts") else {}
     )
@@ -87,7 +89,9 @@ def missing_columns(
 
 
 def of_external(value: Mapping[str, Any]) -> Gives:
-    """What is known of something that no step of this recipe makes: a rows artifact says the kind of its rows."""
+    """What is known of something that no step of this recipe makes: a rows artifact says the kind
+    of its rows.
+    """
     from mlalign.core import rows
 
     path = value.get("path")

@@ -1,7 +1,9 @@
-"""What a person means by a language's name: `Swahili`, `Serbian (Latin)`, `Chinese (Taiwan)`, `Deutsch`, `العربية`.
+"""What a person means by a language's name: `Swahili`, `Serbian (Latin)`, `Chinese (Taiwan)`,
+`Deutsch`, `العربية`.
 
-A name counts only if every word of it is understood: the language by its exact name in English or in any other language, and what
-stands in brackets as a script, a territory or a variety. `langcodes.find` guesses instead: it takes the first words that fit.
+A name counts only if every word of it is understood: the language by its exact name in English or
+in any other language, and what stands in brackets as a script, a territory or a variety.
+`langcodes.find` guesses instead: it takes the first words that fit.
 """
 
 import re
@@ -28,14 +30,17 @@ LATIN = (
     "romanisation",
     "transliterated",
 )
-# Programming languages whose names are also those, or the codes, of languages that people speak: `java` is Javanese in Basque.
+# Programming languages whose names are also those, or the codes, of languages that people speak:
+# `java` is Javanese in Basque.
 PROGRAMMING = frozenset(
     "ada awk bat cpp css elm java logo lua nim php sas sed sql tcl tex vim xml".split()
 )
 
 
 def understood(text: str) -> "Language | None":
-    """The language, script and territory that a name says; None if any word of it is not understood."""
+    """The language, script and territory that a name says; None if any word of it is not
+    understood.
+    """
     text = unicodedata.normalize("NFKC", text).strip()
     known = _exact("language", text)
     if known is not None:
@@ -54,7 +59,9 @@ def understood(text: str) -> "Language | None":
 
 
 def within(text: str) -> list[str]:
-    """What a text that is no name may mean: `Serbian (Latin)` of `Serbian Latin`, English and French of `English to French`."""
+    """What a text that is no name may mean: `Serbian (Latin)` of `Serbian Latin`, English and
+    French of `English to French`.
+    """
     first, _, last = text.rpartition(" ")
     if first and understood(f"{first} ({last})") is not None:
         return [f"{first} ({last})"]

@@ -1,13 +1,19 @@
-"""Canonical language codes: `swh_Latn` = ISO 639-3 language, ISO 15924 script and, only where it says something, a region.
+"""Canonical language codes: `swh_Latn` = ISO 639-3 language, ISO 15924 script and, only where it
+says something, a region.
 
-Reads named sets from `conf/languages/*.yaml`. Light: `langcodes` is imported when a code is first looked at.
+Reads named sets from `conf/languages/*.yaml`. Light: `langcodes` is imported when a code is first
+looked at.
 
 Rules of `normalise`
-- A macrolanguage stands for its predominant individual language (`MACRO`, the choice of the FLORES+ codes): `zh` is
-  `cmn_Hans`, `ar` is `arb_Arab`. Where none predominates the macrolanguage stays: `qu` is `que_Latn`.
-- A script that is not written is the usual one (CLDR likely subtags). A region may decide it: `zh-TW` is `cmn_Hant`.
-- A script stands under the code of the language's whole way of writing: Hangul is `kor_Kore`, Hiragana `jpn_Jpan`, Fraktur `deu_Latn`.
-- A region is kept only if it is not the one that language and script imply: `pt-BR` is `por_Latn`, `pt-PT` `por_Latn_PT`.
+- A macrolanguage stands for its predominant individual language (`MACRO`, the choice of the FLORES+
+  codes): `zh` is `cmn_Hans`, `ar` is `arb_Arab`. Where none predominates the macrolanguage stays:
+  `qu` is `que_Latn`.
+- A script that is not written is the usual one (CLDR likely subtags). A region may decide it:
+  `zh-TW` is `cmn_Hant`.
+- A script stands under the code of the language's whole way of writing: Hangul is `kor_Kore`,
+  Hiragana `jpn_Jpan`, Fraktur `deu_Latn`.
+- A region is kept only if it is not the one that language and script imply: `pt-BR` is `por_Latn`,
+  `pt-PT` `por_Latn_PT`.
 """
 
 import re
@@ -78,9 +84,11 @@ LOCALE = re.compile(r"\.[\w-]+$")  # en_US.UTF-8
 
 
 def normalise(text: str) -> str:
-    """The canonical code for what a person wrote: a code of any standard (`sw`, `swh_Latn`, `zh-TW`) or a name (`Swahili`).
+    """The canonical code for what a person wrote: a code of any standard (`sw`, `swh_Latn`,
+    `zh-TW`) or a name (`Swahili`).
 
-    Raises: UserError that names the nearest for an unknown one, the choices for an ambiguous one, the mend for a boolean.
+    Raises: UserError that names the nearest for an unknown one, the choices for an ambiguous one,
+        the mend for a boolean.
     """
     if isinstance(text, bool):
         raise UserError(
@@ -152,7 +160,9 @@ def _from_tag(text: str) -> "Language | None":
 
 
 def _is_pair(text: str, tag: "Language") -> bool:
-    """Whether `en-fr` in small letters rather means English and French than the English of France; `pt-br` and `fr-ca` do not."""
+    """Whether `en-fr` in small letters rather means English and French than the English of France;
+    `pt-br` and `fr-ca` do not.
+    """
     from langcodes import Language
 
     other = (tag.territory or "").lower()
@@ -166,7 +176,9 @@ def _is_pair(text: str, tag: "Language") -> bool:
 
 
 def _current_code(code: str) -> str:
-    """`sw` for `swa`; `he` for the withdrawn `iw`; `de` for the bibliographic `ger`; others as they are."""
+    """`sw` for `swa`; `he` for the withdrawn `iw`; `de` for the bibliographic `ger`; others as they
+    are.
+    """
     from langcodes.data_dicts import LANGUAGE_ALPHA3_BIBLIOGRAPHIC
 
     bibliographic = {three: two for two, three in LANGUAGE_ALPHA3_BIBLIOGRAPHIC.items()}
@@ -198,7 +210,9 @@ def _canonical(tag: "Language", text: str) -> str:
 
 
 def _script_of(code: str, written: str | None, region: str | None) -> str | None:
-    """The script that a code names: the one that is written, else the usual one; None if that is not known."""
+    """The script that a code names: the one that is written, else the usual one; None if that is
+    not known.
+    """
     if written is not None:
         script_ = PARTS.get(code, {}).get(written, STYLES.get(written, written))
         if script_ != "Hani":
@@ -228,7 +242,9 @@ def _has_likely_script(code: str, region: str | None) -> bool:
 
 
 def _lookup_code(code: str) -> str:
-    """The code under which CLDR knows a language: that of its macrolanguage, of two letters where there is one."""
+    """The code under which CLDR knows a language: that of its macrolanguage, of two letters where
+    there is one.
+    """
     code = NAMED_AS.get(code, code)
     return _two_letters().get(code, code)
 
@@ -251,7 +267,8 @@ def _two_letters() -> dict[str, str]:
 def _nearest(text: str) -> str:
     """The nearest English names and codes, among the languages that have a code of two letters.
 
-    Their names stand in `language_names.txt`: to load all names of all languages would cost more than the rest of an error message.
+    Their names stand in `language_names.txt`: to load all names of all languages would cost more
+    than the rest of an error message.
     """
     if country := _language_of_country(text):
         return country
@@ -298,7 +315,9 @@ def direction(code: str) -> str:
 
 @cache
 def english_name(code: str) -> str:
-    """`Swahili` for `swh_Latn`; script and region in brackets where they are not the usual ones: `Chinese (Traditional)`."""
+    """`Swahili` for `swh_Latn`; script and region in brackets where they are not the usual ones:
+    `Chinese (Traditional)`.
+    """
     return _named(code).display_name()
 
 
@@ -319,7 +338,8 @@ def _named(code: str) -> "Language":
 
 
 def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) -> list[str]:
-    """Canonical codes, in order and once each, for a set's name, a comma list, or a list of codes, names and sets.
+    """Canonical codes, in order and once each, for a set's name, a comma list, or a list of codes,
+    names and sets.
 
     None gives an empty list. Raises: UserError with every mistake.
     """
@@ -349,7 +369,9 @@ def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) ->
 
 
 def _items(value: Any) -> list[Any]:
-    """What was given as languages, one by one; something that is no list is one item, and refused as such."""
+    """What was given as languages, one by one; something that is no list is one item, and refused
+    as such.
+    """
     if value is None:
         return []
     if isinstance(value, str):
@@ -365,7 +387,8 @@ def _with_sets(message: str, word: Any, sets: Mapping[str, list[str]]) -> str:
 
 
 def sets(folder: Path, *, canonical: bool = False) -> dict[str, list[str]]:
-    """The named sets in a folder: `NAME.yaml` holds `languages`, a list of codes; `canonical` says that they need no normalising.
+    """The named sets in a folder: `NAME.yaml` holds `languages`, a list of codes; `canonical` says
+    that they need no normalising.
 
     Raises: UserError naming the file and the entry.
     """

@@ -16,7 +16,9 @@ ON_THE_HUB = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model as a stage gets it: a directory or hub id; `base` is set if and only if it is an adapter (on exactly that)."""
+    """A model as a stage gets it: a directory or hub id; `base` is set if and only if it is an
+    adapter (on exactly that).
+    """
 
     path: str
     identity: str
@@ -50,10 +52,12 @@ def local_model(path: Path, identity: str) -> Model:
 
 
 def with_models(settings: Any, change: Callable[[Any], Any]) -> Any:
-    """A scorer's settings with `change(value)` in the place of every model that they name, at any depth.
+    """A scorer's settings with `change(value)` in the place of every model that they name, at any
+    depth.
 
-    A model in settings is `{step: NAME}` in a recipe, `{artifact: …, step: …}` in a planned step, `{path: …}` if it is external; a
-    mapping with a `family` is a scorer of its own. Everything else stays as it is.
+    A model in settings is `{step: NAME}` in a recipe, `{artifact: …, step: …}` in a planned step,
+    `{path: …}` if it is external; a mapping with a `family` is a scorer of its own. Everything else
+    stays as it is.
     """
     if isinstance(settings, list):
         return [with_models(value, change) for value in settings]

@@ -1,6 +1,7 @@
 """Which process is meant: the table that its number stands in, and whether it still runs.
 
-A host's name does not tell whose table a number is from: containers may share a name, and each counts its processes from 1.
+A host's name does not tell whose table a number is from: containers may share a name, and each
+counts its processes from 1.
 """
 
 import os
@@ -11,7 +12,9 @@ MAX_PID = 2**31 - 1
 
 
 def table() -> str:
-    """What identifies this process table: the boot of the machine's kernel, and the PID namespace on it."""
+    """What identifies this process table: the boot of the machine's kernel, and the PID namespace
+    on it.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -34,7 +37,8 @@ def _boot_time() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When a process began, in the kernel's own units: tells it from a later one with the same number.
+    """When a process began, in the kernel's own units: tells it from a later one with the same
+    number.
 
     None if it is gone, or if that cannot be seen.
     """
@@ -48,7 +52,9 @@ def started(pid: int) -> str | None:
 
 
 def runs(pid: int, since: str | None) -> bool | None:
-    """Whether the process of this table with this number, begun at `since`, still runs; None if that cannot be seen."""
+    """Whether the process of this table with this number, begun at `since`, still runs; None if
+    that cannot be seen.
+    """
     now = started(pid)
     if now is not None:
         return now == since

@@ -1,8 +1,10 @@
-"""The rows that travel between stages: their schemas, and reading and writing them as Parquet shards.
+"""The rows that travel between stages: their schemas, and reading and writing them as Parquet
+shards.
 
-`prompt`, `chosen`, `rejected` and `completion` are TRL's conversational format (a list of `{"role", "content"}`), so any TRL
-trainer takes our rows. A rows artifact holds `rows/LANGUAGE.SPLIT.NNNNN.parquet`: a shard has one prompt language and one
-split, so that adding a language adds files and changes none.
+`prompt`, `chosen`, `rejected` and `completion` are TRL's conversational format (a list of
+`{"role", "content"}`), so any TRL trainer takes our rows. A rows artifact holds
+`rows/LANGUAGE.SPLIT.NNNNN.parquet`: a shard has one prompt language and one split, so that adding a
+language adds files and changes none.
 """
 
 import functools
@@ -30,13 +32,15 @@ COLUMNS = {
     },
     "unpaired": {"prompt": "messages", "completion": "messages", "label": "bool"},
     "ranking": {"prompt": "messages", "responses": "strings", "ranks": "ints", "metadata": "string"},
-    "scores": {"candidate_id": "string", "response_lang_detected": "string"},  # plus `score.NAME` columns of doubles
+    # plus `score.NAME` columns of doubles
+    "scores": {"candidate_id": "string", "response_lang_detected": "string"},
 }  # fmt: skip
 
 
 @functools.cache
 def schema(kind: str, scores: tuple[str, ...] = (), parents: bool = False) -> Any:
-    """The Arrow schema of a kind of row; for `scores`, with one double column `score.NAME` per name.
+    """The Arrow schema of a kind of row; for `scores`, with one double column `score.NAME` per
+    name.
 
     With `parents`, responses say which candidate they were made from.
     """
@@ -62,7 +66,10 @@ def row_id(source: str, key: str, prompt_lang: str) -> str:
 
 
 def candidate_id(row: str, sampler: str, index: int) -> str:
-    """`hash(row id, sampler fingerprint, index)`: 16 hex digits. Sampling seeds derive from it (`seed_of`)."""
+    """`hash(row id, sampler fingerprint, index)`: 16 hex digits.
+
+    Sampling seeds derive from it (`seed_of`).
+    """
     return _digest(row, sampler, str(index))
 
 
@@ -91,7 +98,9 @@ def messages(prompt: str, role: str = "user") -> list[dict]:
 
 
 def text_of(conversation: Sequence[Mapping]) -> str:
-    """The contents of a conversation joined by newlines (for statistics and language identification)."""
+    """The contents of a conversation joined by newlines (for statistics and language
+    identification).
+    """
     return "\n".join(m["content"] for m in conversation)
 
 
@@ -112,9 +121,11 @@ def language_of(shard: Path) -> str:
 def shards(
     path: Path, split: str | None = None, languages: Sequence[str] | None = None
 ) -> list[Path]:
-    """The shard files of a rows artifact in a fixed order, optionally of one split and some prompt languages only.
+    """The shard files of a rows artifact in a fixed order, optionally of one split and some prompt
+    languages only.
 
-    Of a finished artifact they are those that its manifest lists: a file that was put beside them is not read.
+    Of a finished artifact they are those that its manifest lists: a file that was put beside them
+    is not read.
     """
     from mlalign.core.store import listed
 
@@ -171,7 +182,10 @@ def kind_of(path: Path) -> str:
 def write_shard(
     path: Path, kind: str, rows: Sequence[dict], scores: Sequence[str] = (), parents: bool = False
 ) -> None:
-    """Write one Parquet file atomically; the bytes depend only on the rows. Columns that a row lacks become null."""
+    """Write one Parquet file atomically; the bytes depend only on the rows.
+
+    Columns that a row lacks become null.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -183,7 +197,8 @@ def write_shard(
 
 
 class ShardWriter:
-    """Spread a stream of rows over shards by language and split; memory holds at most one open shard for each.
+    """Spread a stream of rows over shards by language and split; memory holds at most one open
+    shard for each.
 
     Use as a context manager. The order of rows within a language and split is the order of writing.
     """

@@ -1,8 +1,9 @@
 """Typed configuration: dataclasses own names, types and defaults; plain mappings fill them.
 
-A field is `what` (it changes the result and is part of the fingerprint) unless it is declared with `how()`
-(workers, logging, device counts, batch per device, paths). `verbatim()` fields pass their keys through to a class of
-another library; the allowed keys are read from that class's source without importing it.
+A field is `what` (it changes the result and is part of the fingerprint) unless it is declared with
+`how()` (workers, logging, device counts, batch per device, paths). `verbatim()` fields pass their
+keys through to a class of another library; the allowed keys are read from that class's source
+without importing it.
 """
 
 import ast
@@ -63,8 +64,9 @@ def verbatim(
 ) -> Any:  # fmt: skip
     """A mapping passed through to `package.module:Class`, whose field names it must use.
 
-    `source` is that name, or a function of the surrounding configuration giving it. Keys in `how_keys` are not hashed; a
-    key in `reserved` is refused with the reason that stands there. Where `default` is None, null is a value of its own.
+    `source` is that name, or a function of the surrounding configuration giving it. Keys in
+    `how_keys` are not hashed; a key in `reserved` is refused with the reason that stands there.
+    Where `default` is None, null is a value of its own.
     """
     metadata = {"doc": doc, "source": source, "how_keys": how_keys, "reserved": reserved}
     return _field(None if default is None else dict(default), metadata)
@@ -79,8 +81,8 @@ def _field(default: Any, metadata: dict) -> Any:
 def build(cls: type, values: Mapping, key: str = "", errors: list[str] | None = None) -> Any:
     """Fill dataclass `cls` from a mapping, checking names and types.
 
-    Mistakes are appended to `errors` (each names the full key and the nearest valid one); the result is None if there was
-    any. Without a list the first call raises them all as one UserError.
+    Mistakes are appended to `errors` (each names the full key and the nearest valid one); the
+    result is None if there was any. Without a list the first call raises them all as one UserError.
     """
     found: list[str] = []
     out = _build_dataclass(cls, values, key, found)
@@ -151,7 +153,10 @@ def arguments_for(
     errors: list[str],
     reserved: Mapping = types.MappingProxyType({}),
 ) -> dict:
-    """Arguments for `package.module:Class`, with numbers in quotes made numbers. Mistakes in names and types are appended to `errors`."""
+    """Arguments for `package.module:Class`, with numbers in quotes made numbers.
+
+    Mistakes in names and types are appended to `errors`.
+    """
     allowed = annotations_of(source)
     checked = {}
     for name, given in value.items():
@@ -169,7 +174,8 @@ def arguments_for(
 
 
 def _argument(annotation: str, value: Any, key: str, source: str, errors: list[str]) -> Any:
-    """A value for an argument of another library; a whole number stays one, as 1 and 1.0 have different fingerprints.
+    """A value for an argument of another library; a whole number stays one, as 1 and 1.0 have
+    different fingerprints.
 
     vLLM's annotations leave out the None that its defaults are.
     """
@@ -293,7 +299,9 @@ def fields_of(source: str) -> frozenset[str] | None:
 
 @functools.cache
 def annotations_of(source: str) -> dict[str, str] | None:
-    """Fields of `package.module:Class` and its bases with the text of their types, read from source; None if it is not installed."""
+    """Fields of `package.module:Class` and its bases with the text of their types, read from
+    source; None if it is not installed.
+    """
     module, _, cls = source.partition(":")
     path = source_file(module)
     return _class_fields(path, module, cls) if path else None
@@ -324,8 +332,8 @@ def _class_fields(path: Path, module: str, cls: str) -> dict[str, str]:
 def class_source(path: Path, cls: str) -> str:
     """The text of a class up to its first method, without docstrings; empty if it is not there.
 
-    Fields are found in it by pattern: parsing the files of TRL and vLLM took a fifth of the time of a plan. A test compares the
-    outcome with the classes themselves.
+    Fields are found in it by pattern: parsing the files of TRL and vLLM took a fifth of the time of
+    a plan. A test compares the outcome with the classes themselves.
     """
     found = re.search(
         rf"^class {cls}\b.*?(?=^    (?:async )?def |^    @|^[A-Za-z_@]|\Z)",

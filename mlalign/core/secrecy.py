@@ -1,9 +1,11 @@
 """Secrets: keys, and passwords in addresses. They are used, and neither written nor shown.
 
-A configuration names a secret by its environment variable, `${oc.env:NAME}`. What is frozen or recorded keeps that reference, and
-`resolve` puts the value in its place where it is used. So the fingerprint of a step holds the reference, never the secret.
+A configuration names a secret by its environment variable, `${oc.env:NAME}`. What is frozen or
+recorded keeps that reference, and `resolve` puts the value in its place where it is used. So the
+fingerprint of a step holds the reference, never the secret.
 
-A password that was typed into an address anyway moves into an environment variable of this process (`carry`). Steps and jobs inherit it.
+A password that was typed into an address anyway moves into an environment variable of this process
+(`carry`). Steps and jobs inherit it.
 """
 
 import base64
@@ -38,7 +40,9 @@ _known: set[str] = set()
 
 
 def keep(*secrets: str | None) -> None:
-    """Remember secrets of this process, so that `hidden` and `redacted` find them; logins in the forms in which they are sent."""
+    """Remember secrets of this process, so that `hidden` and `redacted` find them; logins in the
+    forms in which they are sent.
+    """
     for secret in secrets:
         if not secret:
             continue
@@ -54,7 +58,10 @@ def keep(*secrets: str | None) -> None:
 
 
 def redacted(text: str) -> str:
-    """The text with `***` in the place of every secret that was used in this process. Fast: for every answer of a server."""
+    """The text with `***` in the place of every secret that was used in this process.
+
+    Fast: for every answer of a server.
+    """
     for secret in _known:
         if secret in text:
             text = text.replace(secret, MASK)
@@ -62,14 +69,18 @@ def redacted(text: str) -> str:
 
 
 def hidden(text: str) -> str:
-    """The text without secrets, fit to be shown: those used here, those of the environment, and those within addresses."""
+    """The text without secrets, fit to be shown: those used here, those of the environment, and
+    those within addresses.
+    """
     for secret in sorted(_known | _of_environment(), key=len, reverse=True):
         text = text.replace(secret, MASK)
     return PARAMETER.sub(rf"\g<1>{MASK}", LOGIN.sub(MASK, text))
 
 
 def bare(text: str) -> str:
-    """The text with the logins in its addresses left out; the same in every environment, so fit for an identity."""
+    """The text with the logins in its addresses left out; the same in every environment, so fit for
+    an identity.
+    """
     return PARAMETER.sub(rf"\g<1>{MASK}", re.sub(rf"{LOGIN.pattern}@", "", text))
 
 
@@ -82,12 +93,16 @@ def _of_environment() -> set[str]:
 
 
 def in_address(text: str) -> list[str]:
-    """The secrets in the addresses of a text: `user:password` before the host, values of parameters such as `api_key=`."""
+    """The secrets in the addresses of a text: `user:password` before the host, values of parameters
+    such as `api_key=`.
+    """
     return [*LOGIN.findall(text), *(value for _, value in PARAMETER.findall(text))]
 
 
 def by_reference(variable: str, value: str, key: str) -> bool:
-    """Whether a variable that a configuration names at `key` holds a secret, and the reference to it is to stay."""
+    """Whether a variable that a configuration names at `key` holds a secret, and the reference to
+    it is to stay.
+    """
     place = re.split(r"[.\[]", key)[-1]
     return bool(
         VARIABLE.search(variable) or NAME.search(place) or place == "base_url" or in_address(value)
@@ -95,7 +110,9 @@ def by_reference(variable: str, value: str, key: str) -> bool:
 
 
 def carry(value: Any, key: str = "") -> Any:
-    """A piece of configuration with each secret that was typed into it moved to an environment variable, a reference in its place."""
+    """A piece of configuration with each secret that was typed into it moved to an environment
+    variable, a reference in its place.
+    """
     if isinstance(value, Mapping):
         return {k: carry(v, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
     if isinstance(value, list):
@@ -124,7 +141,9 @@ def _numbered(name: str, number: int) -> str:
 
 
 def resolve(value: Any, key: str = "") -> Any:
-    """A piece of configuration with the values of the environment variables that it refers to. They count as secrets from here on.
+    """A piece of configuration with the values of the environment variables that it refers to.
+
+    They count as secrets from here on.
 
     Raises: UserError naming the key and the variable that is not set.
     """

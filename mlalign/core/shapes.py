@@ -50,7 +50,9 @@ PROGRESS: Fields = {
 
 
 def problem(value: Any, fields: Fields) -> str | None:
-    """What is wrong with a value that should be a mapping with these keys, `holds no 'status'`; None if nothing is."""
+    """What is wrong with a value that should be a mapping with these keys, `holds no 'status'`;
+    None if nothing is.
+    """
     if not isinstance(value, dict):
         return f"holds {_kind(value)} where a mapping belongs"
     for key, kind in fields.items():
@@ -80,7 +82,9 @@ def _is_finite(value: Any) -> bool:
 
 
 def check(value: Any, fields: Fields, place: object, mend: str) -> None:
-    """Raises: UserError with the place and the mend if a value lacks one of these keys, or it is of another type."""
+    """Raises: UserError with the place and the mend if a value lacks one of these keys, or it is of
+    another type.
+    """
     if wrong := problem(value, fields):
         raise UserError(f"{place}: {wrong}; {mend}")
 
@@ -91,7 +95,10 @@ def check_all(values: Iterable[Any], fields: Fields, place: object, mend: str) -
 
 
 def read_yaml(path: Path, fields: Fields, mend: str) -> dict[str, Any]:
-    """A configuration that mlalign wrote. Raises: UserError naming the file if it is no YAML, or lacks one of these keys."""
+    """A configuration that mlalign wrote.
+
+    Raises: UserError naming the file if it is no YAML, or lacks one of these keys.
+    """
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     try:

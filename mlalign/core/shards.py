@@ -1,8 +1,9 @@
 """Work over the shards of a rows artifact: the unit of resume, of reuse and of the Slurm array.
 
-One input shard gives one output shard of the same name, and perhaps further files of that name in folders `beside` it. A finished
-shard leaves `shards/NAME.json` (its done marker, with the digests of its files and the shard's tally) and is kept in the store's
-shard cache under a key that is a pure function of what was computed: another artifact that needs the same shard (a language was
+One input shard gives one output shard of the same name, and perhaps further files of that name in
+folders `beside` it. A finished shard leaves `shards/NAME.json` (its done marker, with the digests
+of its files and the shard's tally) and is kept in the store's shard cache under a key that is a
+pure function of what was computed: another artifact that needs the same shard (a language was
 added, say) links to it. A shard whose files are not those of its marker is computed again.
 """
 
@@ -31,11 +32,14 @@ def run_shards(
     on_shard: Callable[[Path, Tally], None] = lambda path, tally: None, should_stop: Callable[[], bool] = lambda: False,
     check_inputs: Callable[[], None] = lambda: None, beside: Sequence[str] = (),
 ) -> bool:  # fmt: skip
-    """Bring every shard in `inputs` to `partial/rows/`; True when all are there, False if asked to stop.
+    """Bring every shard in `inputs` to `partial/rows/`; True when all are there, False if asked to
+    stop.
 
-    `work(source, target, tally)` computes one shard (and is never called for one that is done or in the cache); what it writes in
-    the folders `beside` belongs to the shard. `key` names everything besides the input shard that its content depends on.
-    Raises: UserError if the input shard, or what `check_inputs` looks at, was changed meanwhile: nothing of that is kept.
+    `work(source, target, tally)` computes one shard (and is never called for one that is done or in
+    the cache); what it writes in the folders `beside` belongs to the shard. `key` names everything
+    besides the input shard that its content depends on.
+    Raises: UserError if the input shard, or what `check_inputs` looks at, was changed meanwhile:
+        nothing of that is kept.
     """
     for source in inputs:
         if should_stop():
@@ -58,7 +62,9 @@ def run_shards(
 
 
 def missing(inputs: Iterable[Path], partial: Path, store: Store, key: dict) -> list[Path]:
-    """The input shards that `run_shards` will have to compute; what the cache holds is linked on the way."""
+    """The input shards that `run_shards` will have to compute; what the cache holds is linked on
+    the way.
+    """
     identities = {
         source: fingerprint({**key, "shard": store.digests.file(source)}) for source in inputs
     }
@@ -114,7 +120,9 @@ class _Shard:
         write_json(self._marker, told)
 
     def _from_cache(self) -> bool:
-        """Link a shard from the cache; False if it is not there, or its files are no longer what was written."""
+        """Link a shard from the cache; False if it is not there, or its files are no longer what
+        was written.
+        """
         told = read_marker(self._cached_marker)
         if told is None or told["key"] != self._identity or not self._are(self._cached, told):
             return False
@@ -151,7 +159,9 @@ def marker_of(partial: Path, source: Path) -> Path:
 
 
 def read_marker(path: Path) -> dict | None:
-    """A done marker: `key`, `sha256` and `beside` (None for a file that there is none of), and a tally. None if it is no such thing."""
+    """A done marker: `key`, `sha256` and `beside` (None for a file that there is none of), and a
+    tally. None if it is no such thing.
+    """
     try:
         told = read_json(path)
     except UserError:
@@ -191,7 +201,9 @@ def total(inputs: Iterable[Path], partial: Path) -> Tally:
 
 
 def cache_problem(marker: Path, digests: Digests) -> str | None:
-    """What is wrong with a shard in the cache, of which this is the marker; None if its files are those that were put there."""
+    """What is wrong with a shard in the cache, of which this is the marker; None if its files are
+    those that were put there.
+    """
     told = read_marker(marker)
     if told is None or told["key"] != marker.stem:
         return f"{marker} is malformed, or another shard's"

@@ -1,8 +1,10 @@
-"""Files and hub data sets as streams of records. Reads JSONL, CSV, TSV (plain, .gz or .zst) and Parquet, and holds one batch; of a
+"""Files and hub data sets as streams of records.
+
+Reads JSONL, CSV, TSV (plain, .gz or .zst) and Parquet, and holds one batch; of a
 JSON array it holds the text.
 
-What is wrong with the form of a file (not UTF-8, broken JSON, too few columns) goes to `Problems` with file and line, and reading
-goes on, so that a person sees all of it at once.
+What is wrong with the form of a file (not UTF-8, broken JSON, too few columns) goes to `Problems`
+with file and line, and reading goes on, so that a person sees all of it at once.
 """
 
 import csv
@@ -116,7 +118,10 @@ class Problems:
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file of a source. `name` is relative to the part of the pattern without wildcards, with {lang} for the language."""
+    """A file of a source.
+
+    `name` is relative to the part of the pattern without wildcards, with {lang} for the language.
+    """
 
     path: Path
     name: str
@@ -128,7 +133,8 @@ class File:
 
 
 def find(source: Source) -> list[File]:
-    """The files a source's path stands for, in a fixed order; `language` is the text in the place of {lang}.
+    """The files a source's path stands for, in a fixed order; `language` is the text in the place
+    of {lang}.
 
     Raises: UserError if there are none, or if a file's format is not known.
     """
@@ -155,7 +161,9 @@ def find(source: Source) -> list[File]:
 
 
 def _matching(pattern: Path) -> list[tuple[Path, str, str | None]]:
-    """(path, name, text in the place of {lang}) of every file that a pattern of `*`, `**`, `?` and `{lang}` matches."""
+    """(path, name, text in the place of {lang}) of every file that a pattern of `*`, `**`, `?` and
+    `{lang}` matches.
+    """
     fixed = next((p for p in pattern.parents if not WILDCARDS.search(str(p))), Path())
     expression = (
         re.escape(str(pattern.relative_to(fixed)))
@@ -200,7 +208,9 @@ def unpacked_name(path: Path) -> Path:
 
 
 def read(file: File, header: bool, problems: Problems) -> Iterator[tuple[int, Any]]:
-    """(line or row number from 1, record) for every record; a record is a mapping, without `header` a list of fields."""
+    """(line or row number from 1, record) for every record; a record is a mapping, without `header`
+    a list of fields.
+    """
     match file.format:
         case "jsonl":
             return _jsonl(file, problems)
@@ -210,7 +220,10 @@ def read(file: File, header: bool, problems: Problems) -> Iterator[tuple[int, An
 
 
 def open_packed(path: Path) -> IO[bytes]:
-    """A file as bytes, unpacked by its ending. Broken ones raise an OSError, EOFError or zlib.error while they are read."""
+    """A file as bytes, unpacked by its ending.
+
+    Broken ones raise an OSError, EOFError or zlib.error while they are read.
+    """
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
@@ -238,7 +251,9 @@ def _lines(file: File, problems: Problems) -> Iterator[tuple[int, str]]:
 
 
 def _jsonl(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
-    """The objects of a file, one a line, or of a JSON array, which begins with [ and goes on over several lines."""
+    """The objects of a file, one a line, or of a JSON array, which begins with [ and goes on over
+    several lines.
+    """
     lines = _lines(file, problems)
     for number, line in lines:
         if not line.strip():
@@ -342,7 +357,9 @@ def _parquet(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
 
 
 def _other_commit(records: Any, revision: str | None) -> str | None:
-    """The commit that a prepared data set has, if it is not the one asked for: offline, `datasets` takes the latest that it has."""
+    """The commit that a prepared data set has, if it is not the one asked for: offline, `datasets`
+    takes the latest that it has.
+    """
     if not revision or not re.fullmatch("[0-9a-f]{40}", revision) or not records.cache_files:
         return None
     commit = Path(records.cache_files[0]["filename"]).parent.name
@@ -350,7 +367,9 @@ def _other_commit(records: Any, revision: str | None) -> str | None:
 
 
 def read_hub(source: Source, problems: Problems) -> Iterator[tuple[int, dict]]:
-    """The records of a hub data set: downloaded once (or taken from the cache, offline too), then read from disk."""
+    """The records of a hub data set: downloaded once (or taken from the cache, offline too), then
+    read from disk.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 

@@ -13,8 +13,9 @@ FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """CSV text with a header. None becomes an empty field; keys that are no column are left out.
 
-    A text that a spreadsheet would compute begins with an apostrophe: `=1+1` becomes `'=1+1`. Numbers stay numbers, also as text.
-    Control characters are written out; line ends and tabs are spaces.
+    A text that a spreadsheet would compute begins with an apostrophe: `=1+1` becomes `'=1+1`.
+    Numbers stay numbers, also as text. Control characters are written out; line ends and tabs are
+    spaces.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

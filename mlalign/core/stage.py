@@ -12,8 +12,9 @@ A stage is one module in `mlalign/stages/` with
     Config: dataclass                its configuration (mlalign.core.schema); heavy imports happen inside `run`
     run(cfg, inputs, out) -> None    reads `inputs`, writes below `out.path`; returns when complete, raises Stopped if asked to stop
 
-`packages(cfg) -> list[str]`, optional, names the packages that `run` will import; `imports(cfg, inputs) -> list[str]`, optional,
-the modules among them that take seconds, which a fork server imports once for all steps.
+`packages(cfg) -> list[str]`, optional, names the packages that `run` will import;
+`imports(cfg, inputs) -> list[str]`, optional, the modules among them that take seconds, which a
+fork server imports once for all steps.
 """
 
 import dataclasses
@@ -44,7 +45,9 @@ NOTHING_TO_DO = 3  # exit status of beginning a step whose artifact is complete
 
 
 class Inputs:
-    """The resolved inputs of one step: slot -> artifact, external model, scorer settings, or a list of those."""
+    """The resolved inputs of one step: slot -> artifact, external model, scorer settings, or a list
+    of those.
+    """
 
     def __init__(self, store: Store, slots: Mapping[str, Any]):
         self._store, self._slots = store, slots
@@ -78,14 +81,17 @@ class Inputs:
         return [self._model(v) for v in self.all(slot)]
 
     def scorers(self, slot: str) -> list[dict]:
-        """Scorer settings: `{"family", "name", …}`; a reward model becomes `{"family": "classifier", "path", "name"}`.
+        """Scorer settings: `{"family", "name", …}`; a reward model becomes
+        `{"family": "classifier", "path", "name"}`.
 
         Models that settings name (`{step: policy}` in the recipe) become their paths.
         """
         return [self._scorer(v) for v in self.all(slot)]
 
     def sources(self) -> list[dict]:
-        """Where the rows and scores of all slots came from in the end (`source`, `licence`, …), each source once."""
+        """Where the rows and scores of all slots came from in the end (`source`, `licence`, …),
+        each source once.
+        """
         given = [value for slot in self._slots for value in self.all(slot)]
         paths = [
             value.path if isinstance(value, Artifact) else Path(str(value.get("path", "")))
@@ -98,7 +104,9 @@ class Inputs:
         return [source for i, source in enumerate(told) if source not in told[:i]]
 
     def opened(self, value: Mapping) -> Artifact | dict:
-        """What a resolved input stands for: an Artifact for a step, a dictionary for something external."""
+        """What a resolved input stands for: an Artifact for a step, a dictionary for something
+        external.
+        """
         if "artifact" in value:
             name = value.get("name") or value["step"]
             return Artifact(self._store.root / value["artifact"], name, value.get("binding", {}))
@@ -153,7 +161,9 @@ def _of_artifact(artifact: Artifact) -> Model:
 
 
 def _at_their_commits(settings: Any) -> Any:
-    """A scorer's settings in which models on the hub have the commit that the plan found, wherever the branch has moved since."""
+    """A scorer's settings in which models on the hub have the commit that the plan found, wherever
+    the branch has moved since.
+    """
     if isinstance(settings, list):
         return [_at_their_commits(value) for value in settings]
     if not isinstance(settings, Mapping):
@@ -182,7 +192,9 @@ def _has_identity(value: Any) -> bool:
 
 
 def selected(artifact: Artifact) -> Artifact | dict:
-    """Follow `selected.json` of `select` artifacts to the artifact, or the external model, that they chose."""
+    """Follow `selected.json` of `select` artifacts to the artifact, or the external model, that
+    they chose.
+    """
     while has(artifact.path, "selected.json"):
         chosen = read_json(artifact.path / "selected.json")
         if "external" in chosen:
@@ -194,7 +206,9 @@ def selected(artifact: Artifact) -> Artifact | dict:
 
 
 def external_model(value: Mapping) -> Model:
-    """`{path, revision, identity}` of a recipe; `path` is a directory, an artifact, a run's step, or a hub id."""
+    """`{path, revision, identity}` of a recipe; `path` is a directory, an artifact, a run's step,
+    or a hub id.
+    """
     path = Path(value["path"]).expanduser()
     identity = value.get("identity", str(path))
     commit = commit_of(identity)
@@ -211,7 +225,9 @@ def external_model(value: Mapping) -> Model:
 
 
 def own_file(partial: Path, part: tuple[int, int], name: str) -> Path:
-    """`NAME` in the partial artifact, or `parts/I.NAME` for the I-th of several tasks that share its shards."""
+    """`NAME` in the partial artifact, or `parts/I.NAME` for the I-th of several tasks that share
+    its shards.
+    """
     if part[1] == 1:
         return partial / name
     (partial / "parts").mkdir(exist_ok=True)
@@ -219,7 +235,9 @@ def own_file(partial: Path, part: tuple[int, int], name: str) -> Path:
 
 
 class Output:
-    """Where a step writes: `path` (the partial artifact), counts, progress, and notes for the manifest."""
+    """Where a step writes: `path` (the partial artifact), counts, progress, and notes for the
+    manifest.
+    """
 
     def __init__(
         self,
@@ -238,7 +256,8 @@ class Output:
         )
         self.tally = Tally()
         self.notes: dict[str, Any] = {}
-        # Raises UserError if the step's inputs were changed since it began: called before work is kept that a later try would trust.
+        # Raises UserError if the step's inputs were changed since it began: called before work is
+        # kept that a later try would trust.
         self.check_inputs: Callable[[], None] = lambda: None
         self._written = 0.0
 
@@ -253,7 +272,9 @@ class Output:
         return self.path / "checkpoints"
 
     def progress(self, done: int, total: int | None, unit: str, *, force: bool = False) -> None:
-        """Tell `mlalign status` how far this step is (at most once a second); `total` is None where nobody knows it yet."""
+        """Tell `mlalign status` how far this step is (at most once a second); `total` is None where
+        nobody knows it yet.
+        """
         now = time.monotonic()
         if self.is_main and (force or now - self._written >= 1 or done == total):
             self._written = now
@@ -270,7 +291,9 @@ class Output:
             )
 
     def should_stop(self) -> bool:
-        """Whether the run was asked to stop, or the array task that this is (files named STOP in the partial artifact)."""
+        """Whether the run was asked to stop, or the array task that this is (files named STOP in
+        the partial artifact).
+        """
         stopping.stage_looks.set()
         return (self.path / "STOP").exists() or self.own("STOP").exists()
 
@@ -279,7 +302,9 @@ class Output:
         return own_file(self.path, self.part, name)
 
     def warn(self, message: str) -> None:
-        """Something that a person must know before the results: the manifest keeps it, and run, status and report show it first."""
+        """Something that a person must know before the results: the manifest keeps it, and run,
+        status and report show it first.
+        """
         warnings = self.notes.setdefault("warnings", [])
         if message not in warnings:
             warnings.append(message)

@@ -1,7 +1,8 @@
 """How the process of a step learns that it is to stop, also where nothing of its stage looks.
 
-A stage looks for the file STOP where it could save its state. Until it does so for the first time (imports, the load of a model)
-nothing is worth saving, and the process ends by itself. Afterwards whoever waits for others, such as a server, looks at `asked`.
+A stage looks for the file STOP where it could save its state. Until it does so for the first time
+(imports, the load of a model) nothing is worth saving, and the process ends by itself. Afterwards
+whoever waits for others, such as a server, looks at `asked`.
 """
 
 import threading
@@ -20,7 +21,9 @@ class Stopped(Exception):
 
 
 def watch(files: Sequence[Path], end: Callable[[], None]) -> None:
-    """From now on look for a STOP that was not there before; if the stage does not look yet, call `end`, which ends the process."""
+    """From now on look for a STOP that was not there before; if the stage does not look yet, call
+    `end`, which ends the process.
+    """
     before = [_written(path) for path in files]
 
     def look() -> None:

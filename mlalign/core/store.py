@@ -1,7 +1,8 @@
 """The store: finished and unfinished artifacts by fingerprint, and their manifests.
 
-An artifact is `STORE/STAGE-FINGERPRINT/`. Work happens in `….partial/` under a claim (`claims`); the manifest is written last,
-then the directory is renamed. So a directory with a `manifest.json` is complete, and nothing else is.
+An artifact is `STORE/STAGE-FINGERPRINT/`. Work happens in `….partial/` under a claim (`claims`);
+the manifest is written last, then the directory is renamed. So a directory with a `manifest.json`
+is complete, and nothing else is.
 """
 
 import dataclasses
@@ -46,7 +47,9 @@ def fingerprint(identity: dict) -> str:
 
 
 class Tally:
-    """Counts that a stage keeps: rows kept, rows dropped by reason, and other sums, each by language. Tallies add up."""
+    """Counts that a stage keeps: rows kept, rows dropped by reason, and other sums, each by
+    language. Tallies add up.
+    """
 
     def __init__(self, values: dict | None = None):
         values = values or {}
@@ -88,7 +91,9 @@ def is_tally(told: Mapping) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A finished artifact: its directory, its manifest, and the step (and `foreach` binding) it was given under."""
+    """A finished artifact: its directory, its manifest, and the step (and `foreach` binding) it was
+    given under.
+    """
 
     path: Path
     step: str = ""
@@ -104,7 +109,9 @@ class Artifact:
 
 
 def read_json(path: Path, fields: shapes.Fields | None = None) -> dict:
-    """A JSON file as a dictionary; a UserError naming the file if it is unreadable, or lacks one of `fields`."""
+    """A JSON file as a dictionary; a UserError naming the file if it is unreadable, or lacks one of
+    `fields`.
+    """
     mend = "remove it, or compute the step that wrote it again with force=STEP"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -116,7 +123,10 @@ def read_json(path: Path, fields: shapes.Fields | None = None) -> dict:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: readers see the old file or the new one. The temporary name is this process's own."""
+    """Write JSON atomically: readers see the old file or the new one.
+
+    The temporary name is this process's own.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     temporary.write_text(
         json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
@@ -154,7 +164,9 @@ class Store:
             put_aside(path)
 
     def shard_cache(self, key: str) -> Path:
-        """Where a finished shard with this key is kept for other artifacts to link to (`gc` drops what nothing links)."""
+        """Where a finished shard with this key is kept for other artifacts to link to (`gc` drops
+        what nothing links).
+        """
         return self.root / ".shards" / key[:2] / key
 
 
@@ -166,7 +178,7 @@ def put_aside(path: Path) -> None:
         path.rename(aside)
 
 
-# ------------------------------------------------------------------------------------------------------------- manifests
+# ---------------------------------------------------------------------------------------- manifests
 
 
 def content_files(path: Path) -> list[Path]:
@@ -181,10 +193,12 @@ def finish(
     expected: Mapping[str, str] | None = None,
     closed: Collection[str] = (),
 ) -> Path:
-    """Describe the files, write the manifest and rename `X.partial` to `X`; returns the artifact's path.
+    """Describe the files, write the manifest and rename `X.partial` to `X`; returns the artifact's
+    path.
 
-    `manifest` brings everything but `files`, `content_digest` and `schema_version`. `expected` has the digests of files that were
-    recorded when they were made (name -> SHA-256); in the folders `closed` nothing else counts as content.
+    `manifest` brings everything but `files`, `content_digest` and `schema_version`. `expected` has
+    the digests of files that were recorded when they were made (name -> SHA-256); in the folders
+    `closed` nothing else counts as content.
     Raises: UserError for one of those that has other content by now.
     """
     known, expected = digests.of_store(partial.parent), expected or {}
@@ -272,7 +286,9 @@ def _is_file_entry(name: str, entry: Any) -> bool:
 
 
 def listed(artifact: Path) -> dict[str, dict] | None:
-    """Name -> {size, sha256} of the files of a finished artifact; None for a folder without a manifest."""
+    """Name -> {size, sha256} of the files of a finished artifact; None for a folder without a
+    manifest.
+    """
     seen = digests.signature(artifact / MANIFEST)
     return _listed(artifact, seen) if seen else None
 
@@ -284,7 +300,9 @@ def _listed(artifact: Path, _signature: str) -> dict[str, dict]:
 
 
 def has(artifact: Path, name: str) -> bool:
-    """Whether an artifact has a file: one that lies there, and that its manifest lists if it has one."""
+    """Whether an artifact has a file: one that lies there, and that its manifest lists if it has
+    one.
+    """
     files = listed(artifact)
     return (files is None or name in files) and (artifact / name).is_file()
 
@@ -304,13 +322,17 @@ def damages(path: Path, manifest: Mapping, digest: Callable[[Path], str]) -> Ite
 
 
 def damage(path: Path, manifest: Mapping, known: digests.Digests) -> str | None:
-    """The first thing that is wrong with a finished artifact's files, or None; hashes what was touched since it was hashed last."""
+    """The first thing that is wrong with a finished artifact's files, or None; hashes what was
+    touched since it was hashed last.
+    """
     known.files(path / name for name in manifest["files"] if (path / name).is_file())
     return next(damages(path, manifest, known.file), None)
 
 
 def strays(path: Path, manifest: Mapping) -> list[Path]:
-    """Files in the place of an artifact's content that its manifest does not list; hidden ones are nobody's input."""
+    """Files in the place of an artifact's content that its manifest does not list; hidden ones are
+    nobody's input.
+    """
     found = {str(p.relative_to(path)): p for p in content_files(path)}
     return [
         p

@@ -1,4 +1,7 @@
-"""Text for a terminal: columns, sizes, times, and nothing that could steer it. Everything that is shown goes through `say`."""
+"""Text for a terminal: columns, sizes, times, and nothing that could steer it.
+
+Everything that is shown goes through `say`.
+"""
 
 import sys
 import traceback
@@ -45,19 +48,27 @@ def _crash(kind: type[BaseException], error: BaseException, trace: TracebackType
 def say(
     *texts: object, file: TextIO | None = None, sep: str = " ", end: str = "\n", flush: bool = False
 ) -> None:
-    """`print`, for all that a person is to read: without control characters and secrets that names, models or servers bring in."""
+    """`print`, for all that a person is to read: without control characters and secrets that names,
+    models or servers bring in.
+    """
     print(harmless(secrecy.hidden(sep.join(map(str, texts)))), file=file, end=end, flush=flush)
 
 
 def say_error(message: str) -> None:
-    """A mistake on stderr. Further lines are indented, so that none of a file's name or a log poses as a message of its own."""
+    """A mistake on stderr.
+
+    Further lines are indented, so that none of a file's name or a log poses as a message of its
+    own.
+    """
     say("error: " + message.replace("\n", "\n  "), file=sys.stderr)
 
 
 def harmless(text: str) -> str:
-    """Text of models, logs and people without control characters: what would move the cursor is written out as `⟨U+001B⟩`.
+    """Text of models, logs and people without control characters: what would move the cursor is
+    written out as `⟨U+001B⟩`.
 
-    A carriage return begins a new line, so that nothing is hidden behind what a progress bar wrote over it.
+    A carriage return begins a new line, so that nothing is hidden behind what a progress bar wrote
+    over it.
     """
     return visible(text.replace("\r\n", "\n").replace("\r", "\n"))
 

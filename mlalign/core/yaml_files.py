@@ -1,6 +1,8 @@
-"""YAML that people write, read within bounds: a short text cannot stand for more than memory or the stack can hold.
+"""YAML that people write, read within bounds: a short text cannot stand for more than memory or the
+stack can hold.
 
-`load` and `check` look at the events of the text before anything is built from them, so aliases are counted and not expanded.
+`load` and `check` look at the events of the text before anything is built from them, so aliases are
+counted and not expanded.
 """
 
 import re
@@ -32,7 +34,10 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mis
 
 
 def load(text: str, where: object) -> Any:
-    """The content of a YAML text. Raises: UserError that begins with `where`, and says in one line what is wrong."""
+    """The content of a YAML text.
+
+    Raises: UserError that begins with `where`, and says in one line what is wrong.
+    """
     check(text, where)
     try:
         return yaml.load(text, Loader)
@@ -62,7 +67,9 @@ def text_of(file: Path) -> str:
 
 
 def check(text: str, where: object) -> None:
-    """Raises: UserError for a text that is no YAML, or that is nested too deeply or stands for too much."""
+    """Raises: UserError for a text that is no YAML, or that is nested too deeply or stands for too
+    much.
+    """
     open_: list[tuple[str | None, int]] = []  # what is being read: its anchor, the count before it
     sizes: dict[str, int] = {}  # anchor -> how many values it stands for
     count = 0

@@ -1,7 +1,8 @@
 """From a record, as a data set has it, to the columns of a row. Pure: a mapping in, a mapping out.
 
-An adapter returns the row's own columns (plus `key`, `group_id`, `language`, `split` where the record brings them). A record of the
-wrong form raises `Malformed`; one that gives no row raises `Dropped`, with the reason in a word.
+An adapter returns the row's own columns (plus `key`, `group_id`, `language`, `split` where the
+record brings them). A record of the wrong form raises `Malformed`; one that gives no row raises
+`Dropped`, with the reason in a word.
 """
 
 import contextlib
@@ -38,11 +39,12 @@ def own_columns(kind: str) -> tuple[str, ...]:
     return (*REQUIRED[kind], *OPTIONAL[kind], *PLACING)
 
 
-# ------------------------------------------------------------------------------------------------- any set, by its columns
+# -------------------------------------------------------------------------- any set, by its columns
 
 
 def columns(record: Record, kind: str, mapping: Mapping[str, Any], match: str = "contains") -> Row:
-    """A record of any set that `conversations` can read, as a row of `kind`; `mapping` gives our column -> theirs.
+    """A record of any set that `conversations` can read, as a row of `kind`; `mapping` gives our
+    column -> theirs.
 
     Raises: Malformed, Dropped.
     """
@@ -86,7 +88,8 @@ def _picked(record: Record, where: str | int | Mapping[str, str | int], name: st
 
 
 def pick(record: Record, where: str | int, name: str, default: Any = Malformed) -> Any:
-    """The value at `where`: a position, a column, or a dotted path into nested mappings and lists (`answers.0.text`).
+    """The value at `where`: a position, a column, or a dotted path into nested mappings and lists
+    (`answers.0.text`).
 
     Raises: Malformed if it is not there and there is no default.
     """
@@ -121,7 +124,10 @@ def _missing(record: Record, where: str | int, name: str) -> str:
 
 
 def _read(view: Mapping, want: conversations.Shape) -> conversations.Row:
-    """What the columns say. Raises: Malformed, and Dropped, also for what stored rows have no place for."""
+    """What the columns say.
+
+    Raises: Malformed, and Dropped, also for what stored rows have no place for.
+    """
     read = conversations.read(view, want)
     if (key := read.unstorable()) is not None:
         raise Dropped(f"has_{key}", f"has {key}, and rows hold roles and texts only")
@@ -241,7 +247,9 @@ def split_name(value: Any) -> str:
 
 
 def reference(value: Any, match: str) -> str | None:
-    """A reference answer as the JSON that verifiers read: `{"answer", "match"}`; what is that already stays as it is."""
+    """A reference answer as the JSON that verifiers read: `{"answer", "match"}`; what is that
+    already stays as it is.
+    """
     if value is None:
         return None
     if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -253,13 +261,15 @@ def reference(value: Any, match: str) -> str | None:
 
 
 def derive(row: Row, kind: str) -> Row:
-    """A prompt or a demonstration (its chosen side) out of a richer row; a row of the right kind stays as it is."""
+    """A prompt or a demonstration (its chosen side) out of a richer row; a row of the right kind
+    stays as it is.
+    """
     if kind == "demonstration" and "chosen" in row:
         return {**row, "completion": row["chosen"], "response_lang": row.get("chosen_lang")}
     return row
 
 
-# ------------------------------------------------------------------------------------------------------ particular sets
+# ---------------------------------------------------------------------------------- particular sets
 
 
 def hh_rlhf(record: Record, kind: str) -> Row:
@@ -270,7 +280,8 @@ def hh_rlhf(record: Record, kind: str) -> Row:
 def xcopa(record: Record, kind: str, language: str) -> Row:
     """XCOPA (`formats.xcopa`) as a preference, or what derives from it.
 
-    A prompt (kind `prompt`) also shows both choices, a line each, and its reference is the right one.
+    A prompt (kind `prompt`) also shows both choices, a line each, and its reference is the right
+    one.
     """
     row = formats.xcopa(record, language)
     if kind != "prompt":
@@ -284,7 +295,10 @@ def xcopa(record: Record, kind: str, language: str) -> Row:
 
 
 def mgsm(record: Record, language: str) -> Row:
-    """MGSM (Shi et al. 2022): a problem and, in the second column, the number that answers it. English is the original."""
+    """MGSM (Shi et al. 2022): a problem and, in the second column, the number that answers it.
+
+    English is the original.
+    """
     problem, answer = pick(record, 0, "problem"), pick(record, 1, "answer")
     origin = "native" if language == "eng_Latn" else "human_translated"
     return {
@@ -298,7 +312,8 @@ def rewardbench(record: Record, kind: str) -> Row:
     """RewardBench, M-RewardBench (both `preference`) and RewardBench 2 (`ranking`).
 
     The subset is in the column `subset`, or `source` in M-RewardBench. Translations of a row share
-    its group. The rows `ref:7` and `tied:7` of RewardBench 2 belong to one prompt and share one too.
+    its group. The rows `ref:7` and `tied:7` of RewardBench 2 belong to one prompt and share one
+    too.
     """
     view = record if isinstance(record, dict) else {}
     subset = str(

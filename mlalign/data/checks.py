@@ -1,4 +1,7 @@
-"""What can be said against a source before a row of it is read. Looks at its settings and lists its files."""
+"""What can be said against a source before a row of it is read.
+
+Looks at its settings and lists its files.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -48,7 +48,9 @@ def problem(
 
 
 def content_key(row: dict, kind: str) -> int:
-    """A 64-bit hash of everything a row says in its language, after `normalised`; equal for exact duplicates."""
+    """A 64-bit hash of everything a row says in its language, after `normalised`; equal for exact
+    duplicates.
+    """
     told = (
         [row["text"]]
         if kind == "text"
@@ -63,7 +65,8 @@ def key64(text: str) -> int:
 
 
 class Seen:
-    """A set of 64-bit keys in 8 bytes each: a sorted array, and a small set of the newest keys that is merged into it.
+    """A set of 64-bit keys in 8 bytes each: a sorted array, and a small set of the newest keys that
+    is merged into it.
 
     Two different keys collide with probability n²/2⁶⁵ (3e-8 for a million rows).
     """

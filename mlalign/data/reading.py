@@ -1,4 +1,7 @@
-"""Records of all sources as rows with ids, groups and languages. What gives no row is counted or noted."""
+"""Records of all sources as rows with ids, groups and languages.
+
+What gives no row is counted or noted.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -48,7 +51,9 @@ class Reading:
 
 
 def files(source: Source, wanted: list[str] | None) -> list[File]:
-    """The files of a source, with canonical languages; those of languages that nobody asked for are left out."""
+    """The files of a source, with canonical languages; those of languages that nobody asked for are
+    left out.
+    """
     found, errors = [], []
     for file in find(source):
         try:
@@ -73,9 +78,12 @@ def _asked(language: str, source: Source, wanted: list[str] | None) -> bool:
 def all_rows(
     work: Reading, sources: Iterable[Source], artifacts: Iterable[Path]
 ) -> Iterator[Found]:
-    """Every row of the sources in turn, then of rows artifacts. A row may still be empty, too long or a duplicate.
+    """Every row of the sources in turn, then of rows artifacts.
 
-    Besides its columns a row has `own_id`: whether its id comes from the source, and so may occur twice.
+    A row may still be empty, too long or a duplicate.
+
+    Besides its columns a row has `own_id`: whether its id comes from the source, and so may occur
+    twice.
     """
     for source in sources:
         if source.adapter == "tiny_world":
@@ -128,7 +136,10 @@ def _tiny_world(source: Source, work: Reading) -> Iterator[Found]:
 
 
 def _of_artifact(path: Path, work: Reading) -> Iterator[Found]:
-    """Rows of an earlier step keep id, group and split. Prompts and demonstrations can be taken out of preferences."""
+    """Rows of an earlier step keep id, group and split.
+
+    Prompts and demonstrations can be taken out of preferences.
+    """
     found, kind = rows.kind_of(path), work.kind
     if found not in TAKEN_FROM.get(kind, (kind,)):
         raise UserError(f"rows: {path} holds {found} rows; {kind} rows cannot be made of them")
@@ -189,7 +200,10 @@ def _adapt(record: Any, source: Source, kind: str, language: str) -> dict:
 
 
 def _placed(row: dict, number: int, language: str, file: File, source: Source) -> dict:
-    """Add the common columns. Without a group of its own a row belongs with the rows that ask the same."""
+    """Add the common columns.
+
+    Without a group of its own a row belongs with the rows that ask the same.
+    """
     name = name_of(source, file.name)
     if "group_id" in row:
         group = (

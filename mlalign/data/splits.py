@@ -1,4 +1,6 @@
-"""Train or eval, and which rows to keep: decided by hashes of the group alone, so no row's fate depends on another row."""
+"""Train or eval, and which rows to keep: decided by hashes of the group alone, so no row's fate
+depends on another row.
+"""
 
 import hashlib
 import math
@@ -11,13 +13,17 @@ def fraction(*parts: str | int) -> float:
 
 
 def split_of(group: str, seed: int, eval_frac: float) -> str:
-    """`eval` for about `eval_frac` of the groups, `train` for the others; all rows of a group are on one side."""
+    """`eval` for about `eval_frac` of the groups, `train` for the others; all rows of a group are
+    on one side.
+    """
     return "eval" if fraction("split", seed, group) < eval_frac else "train"
 
 
 def rank(group: str, seed: int, weight: float = 1.0) -> float:
-    """The rows of lowest rank are a sample without replacement, each drawn in proportion to its weight.
+    """The rows of lowest rank are a sample without replacement, each drawn in proportion to its
+    weight.
 
-    Efraimidis and Spirakis 2006, algorithm A, in its exponential form: -ln(u) / w. Translations of an item share a rank.
+    Efraimidis and Spirakis 2006, algorithm A, in its exponential form: -ln(u) / w. Translations of
+    an item share a rank.
     """
     return -math.log(1.0 - fraction("rank", seed, group)) / weight

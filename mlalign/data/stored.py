@@ -1,6 +1,7 @@
 """Stored answers to the prompts of a source, such as those of a benchmark's baseline.
 
-A file holds objects with `instruction` (or `prompt`) and `output`, as AlpacaEval's model outputs do.
+A file holds objects with `instruction` (or `prompt`) and `output`, as AlpacaEval's model outputs
+do.
 """
 
 from typing import Any
@@ -15,7 +16,8 @@ MATCH = "stored"  # in a reference: no answer to be matched, but one to be compa
 
 
 def read(path: str, language: str | None, problems: Problems) -> dict[str, str]:
-    """prompt -> answer, of the file of one language, or of all files where {lang} is not in the path.
+    """prompt -> answer, of the file of one language, or of all files where {lang} is not in the
+    path.
 
     A record without a prompt or an answer is noted in `problems`.
     """
@@ -37,7 +39,9 @@ def read(path: str, language: str | None, problems: Problems) -> dict[str, str]:
 
 
 def answered(row: dict[str, Any], answers: dict[str, str]) -> dict[str, Any]:
-    """The row with the stored answer as its reference; without one if none is stored for its prompt."""
+    """The row with the stored answer as its reference; without one if none is stored for its
+    prompt.
+    """
     prompt = cleaning.normalised(row["prompt"][-1]["content"])
     without = {name: value for name, value in row.items() if name != "reference"}
     if prompt not in answers:

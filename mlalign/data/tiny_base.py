@@ -1,14 +1,17 @@
-"""Train the tiny base model: a tokenizer and a 1.5M-parameter Qwen3 that can answer in the twelve tiny-world languages.
+"""Train the tiny base model: a tokenizer and a 1.5M-parameter Qwen3 that can answer in the twelve
+tiny-world languages.
 
     python -m mlalign.data.tiny_base --out DIR
 
-Reads nothing but `tiny_world`. Writes DIR, an ordinary Hugging Face model directory, and `training.json` with the
-settings, the losses and the greedy accuracy by language. The same arguments give the same bytes on one machine.
+Reads nothing but `tiny_world`. Writes DIR, an ordinary Hugging Face model directory, and
+`training.json` with the settings, the losses and the greedy accuracy by language. The same
+arguments give the same bytes on one machine.
 
-The base sees right answers, translations, the same question in two languages, and *feedback*: a question, an answer,
-then a remark in the same language that says whether the answer was right. Feedback is what lets a reward model that is
-trained on English preferences judge the other languages; it is in every language, so "English only" holds for the
-preference step, not for this base. Only rows of the train split are used.
+The base sees right answers, translations, the same question in two languages, and *feedback*: a
+question, an answer, then a remark in the same language that says whether the answer was right.
+Feedback is what lets a reward model that is trained on English preferences judge the other
+languages; it is in every language, so "English only" holds for the preference step, not for this
+base. Only rows of the train split are used.
 """
 
 import argparse
@@ -41,7 +44,8 @@ BLOCK_BATCHES = 32
 PRINT_EVERY = 100
 PROMPT_WEIGHT = 0.1
 REMARK_FIRST_WEIGHT = 4.0
-# Letters keep their marks (Devanagari vowels), digits stand alone, and a leading space belongs to its word.
+# Letters keep their marks (Devanagari vowels), digits stand alone, and a leading space belongs to
+# its word.
 PRE_TOKENS = r" ?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]|\s+"
 # A system message is part of the prompt's text: the user turn that follows continues it.
 CHAT_TEMPLATE = (
@@ -56,7 +60,9 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One pass of training: how long, how fast, and the shares of the kinds of document (the rest: right answers)."""
+    """One pass of training: how long, how fast, and the shares of the kinds of document (the rest:
+    right answers).
+    """
 
     n_steps: int
     learning_rate: float
@@ -103,7 +109,10 @@ def _twice_document(rng: random.Random) -> Document:
 
 
 def _translation_document(rng: random.Random) -> Document:
-    """A question or an answer, half of them from English. Wrong answers too, or it would mend what it translates."""
+    """A question or an answer, half of them from English.
+
+    Wrong answers too, or it would mend what it translates.
+    """
     item, prefix, source = _draw(rng)
     source = rng.choice((source, "eng_Latn"))
     target = rng.choice([language for language in LANGUAGES if language != source])
@@ -116,7 +125,9 @@ def _translation_document(rng: random.Random) -> Document:
 
 
 def _feedback_documents(rng: random.Random) -> list[Document]:
-    """A right and a bad answer to one prompt, each with its remark: the loss is on the remark, never on the answer."""
+    """A right and a bad answer to one prompt, each with its remark: the loss is on the remark,
+    never on the answer.
+    """
     item, prefix, language = _draw(rng)
     bad, _ = tiny_world.response(
         item, language, rng.choices(list(BAD_MIX), list(BAD_MIX.values()))[0], rng
@@ -239,7 +250,9 @@ def _learning_rate(stage: Stage, step: int, n_warmup: int = 100, floor_frac: flo
 
 
 def _multiply_in_bfloat16(model: Qwen3ForCausalLM) -> None:
-    """Let linear layers multiply in bfloat16 and keep everything else in float32: 1.7 times as fast on a CPU that has it."""
+    """Let linear layers multiply in bfloat16 and keep everything else in float32: 1.7 times as fast
+    on a CPU that has it.
+    """
     layers: list[Any] = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
     for layer in layers:
         layer.forward = partial(_linear, layer)
@@ -277,7 +290,9 @@ def train(
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: FastTokenizer, out: Path) -> None:
-    """Write the model directory: weights in bfloat16 to keep it small; it loads in float32 by default."""
+    """Write the model directory: weights in bfloat16 to keep it small; it loads in float32 by
+    default.
+    """
     model.bfloat16()
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -301,7 +316,9 @@ def _write_json(path: Path, content: dict) -> None:
 def greedy_accuracy(
     directory: Path, n_items: int = 120, languages: Sequence[str] = LANGUAGES
 ) -> dict[str, float]:
-    """Share of eval prompts answered greedily with exactly the right sentence, by language and by task."""
+    """Share of eval prompts answered greedily with exactly the right sentence, by language and by
+    task.
+    """
     tokenizer = opening.tokenizer(str(directory))
     tokenizer.padding_side = "left"
     template = ChatTemplate(tokenizer)

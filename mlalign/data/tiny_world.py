@@ -1,16 +1,20 @@
-"""The tiny world: six small tasks in twelve languages and seven scripts, generated, parallel and checkable. No torch, no download.
+"""The tiny world: six small tasks in twelve languages and seven scripts, generated, parallel and
+checkable. No torch, no download.
 
-Reads `tiny_world.yaml` (the sentences). Writes nothing: `rows` yields dictionaries in TRL's conversational format.
+Reads `tiny_world.yaml` (the sentences). Writes nothing: `rows` yields dictionaries in TRL's
+conversational format.
 
-An item is a task and what is given, e.g. `max` and `6902`: the same in every language, so its sentences are
-translations of each other. Every answer can be checked without a model.
+An item is a task and what is given, e.g. `max` and `6902`: the same in every language, so its
+sentences are translations of each other. Every answer can be checked without a model.
 
-Splits. 20% of the items, chosen by a hash, are held out for "eval": tasks max, min, rev and count (5040, 5040, 990 and
-201 items). add (100) and opp (16) have too few items for that, so there the hash is over item and prefix: no prompt is
-in both splits, but the items are, and a test on them measures use, not generalisation.
+Splits. 20% of the items, chosen by a hash, are held out for "eval": tasks max, min, rev and count
+(5040, 5040, 990 and 201 items). add (100) and opp (16) have too few items for that, so there the
+hash is over item and prefix: no prompt is in both splits, but the items are, and a test on them
+measures use, not generalisation.
 
-Two languages are held out (`HELD_OUT_LANGUAGES`): the base model speaks them, and nothing else in the world shows them, no
-demonstration, no preference to train on and no prompt to align on. One is of a common script, one alone in its own.
+Two languages are held out (`HELD_OUT_LANGUAGES`): the base model speaks them, and nothing else in
+the world shows them, no demonstration, no preference to train on and no prompt to align on. One is
+of a common script, one alone in its own.
 """
 
 import hashlib
@@ -87,7 +91,8 @@ def _arrangements(n_stars: int, n_hashes: int) -> list[str]:
         "".join("0" if place in hashes else "1" for place in range(length))
         for hashes in itertools.combinations(range(length), n_hashes)
     ]
-    # Long rows have far more arrangements: without a limit "6" would be the answer to four counts in ten.
+    # Long rows have far more arrangements: without a limit "6" would be the answer to four counts
+    # in ten.
     return sorted(orders, key=_fraction)[:MAX_ARRANGEMENTS]
 
 
@@ -108,7 +113,9 @@ def pool(task: str, split: str) -> tuple[tuple[Item, int], ...]:
 
 
 def value_text(task: str, value: str, language: str) -> str:
-    """A compact answer value as it is written in a sentence: "KDF" -> "K D F", "02" -> a word of the language."""
+    """A compact answer value as it is written in a sentence: "KDF" -> "K D F", "02" -> a word of
+    the language.
+    """
     if task == "opp":
         return TEXT[language]["words"][int(value)]
     return " ".join(value) if task == "rev" else value
@@ -167,7 +174,9 @@ def wrong_value(item: Item, rng: random.Random) -> str:
 
 
 def habit_value(item: Item) -> str:
-    """The slip that is typical of a task, never right: the first digit, the letters as they stood, one too many, the word itself."""
+    """The slip that is typical of a task, never right: the first digit, the letters as they stood,
+    one too many, the word itself.
+    """
     match item.task:
         case "max" | "min":
             return next(digit for digit in item.given if digit != item.answer)
@@ -201,7 +210,8 @@ def response(item: Item, language: str, quality: str, rng: random.Random) -> tup
         case "cut":
             return cut_text(item, language, rng), language
         case "other_language":
-            # Whatever languages were asked for, so that a row does not depend on them; held-out ones stay unseen.
+            # Whatever languages were asked for, so that a row does not depend on them; held-out
+            # ones stay unseen.
             language = rng.choice([other for other in ALIGNED_LANGUAGES if other != language])
     return answer_text(item, item.answer, language), language
 
@@ -283,13 +293,15 @@ def rows(
     mix: Mapping[str, float] | None = None,
     label_noise: float | None = None,
 ) -> Iterator[dict]:
-    """n items of a kind (demonstrations, preferences or prompts), each in every language, item by item.
+    """n items of a kind (demonstrations, preferences or prompts), each in every language, item by
+    item.
 
-    `mix` gives the share of each quality: of the completion (default DEMONSTRATION_MIX), or of the rejected answer
-    (default PREFERENCE_MIX). `label_noise` is the share of preferences whose sides are swapped (default LABEL_NOISE).
-    Rows of one item share `group_id`, quality and value, and tell by `exposure` whether their language is held out; `key` is
-    unique inside (kind, language). A row is a pure function of kind, seed, split, mix, noise, its number and its language.
-    Raises ValueError for an unknown name.
+    `mix` gives the share of each quality: of the completion (default DEMONSTRATION_MIX), or of the
+    rejected answer (default PREFERENCE_MIX). `label_noise` is the share of preferences whose sides
+    are swapped (default LABEL_NOISE). Rows of one item share `group_id`, quality and value, and
+    tell by `exposure` whether their language is held out; `key` is unique inside (kind, language).
+    A row is a pure function of kind, seed, split, mix, noise, its number and its language. Raises
+    ValueError for an unknown name.
     """
     _check("kind", [kind], KINDS)
     _check("language", languages, LANGUAGES)

@@ -1,7 +1,8 @@
 """The artifacts of a run -> the content of its report, one JSON-able value; no row is opened here.
 
-Reads the manifests, `config.yaml`, `log_history.json` and the tables (`metrics.json` and those beside it) of all steps.
-Absolute paths are cut to their last part. Steps go by this run's names, whatever they were called where they were computed.
+Reads the manifests, `config.yaml`, `log_history.json` and the tables (`metrics.json` and those
+beside it) of all steps. Absolute paths are cut to their last part. Steps go by this run's names,
+whatever they were called where they were computed.
 """
 
 import dataclasses
@@ -154,7 +155,8 @@ def measured(steps: Steps) -> dict[str, Any]:
 
 
 def about(run: Mapping[str, Any]) -> dict[str, str]:
-    """What a recipe says of itself in its header: `title` and the lines that begin with Paper, Question, Expected and so on.
+    """What a recipe says of itself in its header: `title` and the lines that begin with Paper,
+    Question, Expected and so on.
 
     The header comes with the run (`about`).
     """
@@ -169,8 +171,8 @@ def about(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def evaluations(steps: Steps) -> list[dict[str, Any]]:
-    """Every evaluation of a model: the steps of its answers and their scores (none where a harness asked it), the step of the model,
-    and the evaluation of its baseline.
+    """Every evaluation of a model: the steps of its answers and their scores (none where a harness
+    asked it), the step of the model, and the evaluation of its baseline.
 
     Evaluations of a baseline come first, the others in the order of the steps.
     """
@@ -202,14 +204,17 @@ def evaluations(steps: Steps) -> list[dict[str, Any]]:
 
 
 def evaluation_of(step: Step) -> dict[str, Any]:
-    """The evaluation that a step's tables are from: its name, origin and headline; empty for held-out rows."""
+    """The evaluation that a step's tables are from: its name, origin and headline; empty for
+    held-out rows.
+    """
     if step.manifest["kind"] != "metrics" or not step.done:
         return {}
     return _settings(step).get("evaluation") or {}
 
 
 def headlines(steps: Steps) -> list[dict[str, Any]]:
-    """The numbers that lead the report: averages over languages of each evaluation's headline metrics.
+    """The numbers that lead the report: averages over languages of each evaluation's headline
+    metrics.
 
     Where its rows are of several origins, each has an average of its own: native and translated
     rows are never in one.
@@ -234,7 +239,9 @@ def headlines(steps: Steps) -> list[dict[str, Any]]:
 
 
 def of_one_evaluation(content: Mapping) -> list[dict[str, Any]]:
-    """The evaluations of models on the same prompts: the data's held-out ones, else those of the first evaluation."""
+    """The evaluations of models on the same prompts: the data's held-out ones, else those of the
+    first evaluation.
+    """
     by_name: dict[str, list[dict[str, Any]]] = {}
     for entry in content["evaluations"]:
         by_name.setdefault(content["evaluation_of"].get(entry["step"], ""), []).append(entry)
@@ -272,7 +279,9 @@ def _beside(step: Step, name: str) -> dict[str, Any]:
 
 
 def _breakdown(step: Step) -> Iterator[dict[str, Any]]:
-    """The averages of an evaluation's breakdown, without metrics of so many score columns that nobody could read them."""
+    """The averages of an evaluation's breakdown, without metrics of so many score columns that
+    nobody could read them.
+    """
     rows = [r for r in _beside(step, "breakdown").get("rows", []) if r["language"] == AVERAGE]
     columns: dict[str, set[str]] = {}
     for row in rows:
@@ -312,7 +321,9 @@ def _times(manifest: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _settings(step: Step) -> dict[str, Any]:
-    """The configuration that a step ran with; paths below it are cut, so that a report names no machine."""
+    """The configuration that a step ran with; paths below it are cut, so that a report names no
+    machine.
+    """
     path = step.path / "config.yaml"
     return (
         yaml.safe_load(path.read_text(encoding="utf-8")).get("config") or {}
@@ -322,7 +333,9 @@ def _settings(step: Step) -> dict[str, Any]:
 
 
 def _curves(step: Step) -> dict[str, Any] | None:
-    """What a training step logged: name -> [[step, value], …], thinned to at most CURVE_POINTS means of neighbours."""
+    """What a training step logged: name -> [[step, value], …], thinned to at most CURVE_POINTS
+    means of neighbours.
+    """
     path = step.path / "log_history.json"
     if not has(step.path, path.name):
         return None

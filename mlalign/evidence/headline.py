@@ -1,4 +1,6 @@
-"""The answer of a run in three numbers, one sentence and one picture: pure functions of the collected content."""
+"""The answer of a run in three numbers, one sentence and one picture: pure functions of the
+collected content.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +18,8 @@ from mlalign.evidence.text import (
 )
 from mlalign.methods.metrics import AVERAGE, WORST
 
-# Metrics that a run is about, most telling first; of the last one found, several score columns may stand there.
+# Metrics that a run is about, most telling first; of the last one found, several score columns may
+# stand there.
 LEADING = ("win_rate", "accuracy", "adherence", "reward_accuracy", "selected_accuracy", "tokens")
 CHANCE = ("win_rate", "win_rate_lc", "reward_accuracy")
 MANY = 24  # more languages than this are drawn as columns
@@ -41,13 +44,17 @@ def tables(content: Mapping) -> dict[tuple[str, str], Table]:
 
 
 def by_of(content: Mapping, row: Mapping) -> str:
-    """The score column that a row was measured by, with the evaluation, whose numbers stand by themselves."""
+    """The score column that a row was measured by, with the evaluation, whose numbers stand by
+    themselves.
+    """
     evaluation = (content.get("evaluation_of") or {}).get(row["step"])
     return " on ".join(filter(None, (row["by"], evaluation)))
 
 
 def before_and_after(content: Mapping, table: Table) -> tuple[str | None, str]:
-    """The steps to compare: the evaluation of the model that was selected (else the last), and that of its baseline (else the first)."""
+    """The steps to compare: the evaluation of the model that was selected (else the last), and that
+    of its baseline (else the first).
+    """
     known = {e["step"]: e for e in content["evaluations"]}
     selected = content["decisions"][-1]["selected"] if content["decisions"] else None
     steps = list(table)
@@ -79,7 +86,9 @@ def leading(content: Mapping) -> list[tuple[str, str]]:
 
 
 def sources(content: Mapping) -> list[tuple[str, Mapping]]:
-    """(what a reward model was trained on, its average row), best first, where a run compares several and measures nothing else first."""
+    """(what a reward model was trained on, its average row), best first, where a run compares
+    several and measures nothing else first.
+    """
     found = tables(content)
     keys = [key for key in found if key[0] == "reward_accuracy"]
     if len(keys) < 2 or leading(content)[0][0] != "reward_accuracy":
@@ -94,7 +103,9 @@ def sources(content: Mapping) -> list[tuple[str, Mapping]]:
 
 
 def numbers(content: Mapping, digits: int) -> list[dict[str, Any]]:
-    """Three tiles: the average of a leading metric with its interval, what it was before, and the lowest language."""
+    """Three tiles: the average of a leading metric with its interval, what it was before, and the
+    lowest language.
+    """
     if ranked := sources(content):
         return _transfer_tiles(content, ranked, digits)
     found = tables(content)
@@ -134,7 +145,9 @@ def origin_name(origin: str) -> str:
 def _transfer_tiles(
     content: Mapping, ranked: Sequence[tuple[str, Mapping]], digits: int
 ) -> list[dict[str, Any]]:
-    """The best and the lowest reward model, and how much better they judge their own language than the others."""
+    """The best and the lowest reward model, and how much better they judge their own language than
+    the others.
+    """
     tiles = []
     for name, (source, row) in (
         ("Best reward model, average over languages", ranked[0]),
@@ -227,7 +240,9 @@ def asked(content: Mapping) -> str:
 
 
 def difference(old: Mapping, new: Mapping, paired: Mapping | None) -> float:
-    """The paired difference where there is one: it is over the items in which both have a value, so it need not be that of the averages."""
+    """The paired difference where there is one: it is over the items in which both have a value, so
+    it need not be that of the averages.
+    """
     return (
         paired["value"] if paired and paired["value"] is not None else new["value"] - old["value"]
     )
@@ -252,7 +267,9 @@ def interval(row: Mapping, digits: int) -> str:
 
 
 def verdict(content: Mapping) -> str:
-    """A sentence on how many languages the leading metric speaks for, and one on what a guard selected."""
+    """A sentence on how many languages the leading metric speaks for, and one on what a guard
+    selected.
+    """
     told = [_transferred(ranked)] if (ranked := sources(content)) else [_by_languages(content)]
     if content["decisions"]:
         last = content["decisions"][-1]
@@ -307,7 +324,9 @@ def _moved(before: Mapping[str, Mapping], after: Mapping[str, Mapping], metric: 
 
 
 def picture(content: Mapping, digits: int) -> dict[str, Any] | None:
-    """By language: the first leading metric that has a before and an after, else the first; sorted by the value after."""
+    """By language: the first leading metric that has a before and an after, else the first; sorted
+    by the value after.
+    """
     found = tables(content)
     keys = leading(content)
     if not keys:

@@ -1,8 +1,10 @@
-"""The page: Jinja2 templates with every value escaped, one style sheet and one script inline, nothing from a network.
+"""The page: Jinja2 templates with every value escaped, one style sheet and one script inline,
+nothing from a network.
 
-Model text is untrusted. Values are escaped (and invisible characters shown) wherever a template writes them; data for the script
-stands in JSON that cannot end its element, and the script writes it as text only. The Content-Security-Policy allows the style sheet
-and the script of this file by their hashes and nothing else: no other script, no request, no form.
+Model text is untrusted. Values are escaped (and invisible characters shown) wherever a template
+writes them; data for the script stands in JSON that cannot end its element, and the script writes
+it as text only. The Content-Security-Policy allows the style sheet and the script of this file by
+their hashes and nothing else: no other script, no request, no form.
 """
 
 import base64

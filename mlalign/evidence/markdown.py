@@ -72,7 +72,8 @@ def _evaluations(headlines: Sequence[Mapping], digits: int) -> str:
 
 
 def _results(content: Mapping, digits: int) -> list[str]:
-    """One table per metric: languages down, steps across, the change from the first step to the last.
+    """One table per metric: languages down, steps across, the change from the first step to the
+    last.
 
     A metric with many score columns is one table, with a line for each of them.
     """

@@ -1,4 +1,6 @@
-"""Sections of measured values: results by language, breakdown and rounds; pure functions of the content, None without data."""
+"""Sections of measured values: results by language, breakdown and rounds; pure functions of the
+content, None without data.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +16,8 @@ OPEN = 3  # tables of results that are not folded, and have pictures
 
 
 def results(content: Mapping, digits: int) -> Section | None:
-    """All averages in one table; then a table per metric: languages down, models across with intervals, and the change.
+    """All averages in one table; then a table per metric: languages down, models across with
+    intervals, and the change.
 
     Paired gains over the baseline stand in the change of their metric, not in tables of their own.
     """
@@ -153,7 +156,9 @@ def _by_column(
     columns: Sequence[str],
     digits: int,
 ) -> dict[str, Any]:
-    """One line for each score column: the average over languages, the lowest language and the gap to English."""
+    """One line for each score column: the average over languages, the lowest language and the gap
+    to English.
+    """
     rows = []
     for table, column in zip(tables, columns, strict=True):
         told = table[headline.before_and_after(content, table)[1]]
@@ -170,7 +175,9 @@ def _by_column(
 
 
 def breakdown(content: Mapping, digits: int) -> Section | None:
-    """Averages by script, resource tier, origin and what metadata tells: a table for each part, models across."""
+    """Averages by script, resource tier, origin and what metadata tells: a table for each part,
+    models across.
+    """
     parts: dict[str, dict[tuple[str, str, str], dict[str, Mapping]]] = {}
     for row in content["breakdown"]:
         parts.setdefault(row["part"], {}).setdefault((row["metric"], row["by"], row["member"]), {})[

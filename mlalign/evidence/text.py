@@ -1,4 +1,6 @@
-"""Values as text that a person reads: numbers, names of languages, and strings whose invisible characters are shown."""
+"""Values as text that a person reads: numbers, names of languages, and strings whose invisible
+characters are shown.
+"""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +15,8 @@ CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}(_([A-Z]{2}|\d{3}))?")
 MISSING = "–"
 
 SUMMARY_NAMES = {AVERAGE: "average", WORST: "lowest", GAP: "gap to English"}
-# metric -> (its name, whether it is a share and reads as a percentage); any other metric keeps its name and decimals
+# metric -> (its name, whether it is a share and reads as a percentage); any other metric keeps its
+# name and decimals
 METRICS = {
     "win_rate": ("Win rate over the start", True),
     "win_rate_lc": ("Win rate over the start, length-controlled", True),
@@ -80,7 +83,9 @@ def is_share(metric: str) -> bool:
 
 
 def number(value: float | None, metric: str = "", digits: int = 3) -> str:
-    """A measured value: shares of known metrics in percent with two decimals fewer, all else with `digits` decimals; gains signed."""
+    """A measured value: shares of known metrics in percent with two decimals fewer, all else with
+    `digits` decimals; gains signed.
+    """
     if value is None:
         return MISSING
     if parted(metric)[1]:
@@ -125,7 +130,9 @@ def language(code: str) -> str:
 
 
 def source_of(column: str) -> str:
-    """The training language in a score column's name: `swh_Latn` of `reward[swh_Latn]`; a name without one stays."""
+    """The training language in a score column's name: `swh_Latn` of `reward[swh_Latn]`; a name
+    without one stays.
+    """
     found = re.search(r"\[(.+)\]$", column)
     return found[1] if found else column
 
@@ -137,7 +144,9 @@ def is_language(code: str) -> bool:
 
 @cache
 def lang_tag(code: str | None) -> str:
-    """The value of an HTML `lang` attribute (`zh-Hans`, which chooses fonts); `und` for what is no code."""
+    """The value of an HTML `lang` attribute (`zh-Hans`, which chooses fonts); `und` for what is no
+    code.
+    """
     if not code or not is_language(code):
         return "und"
     from langcodes import standardize_tag

@@ -1,7 +1,7 @@
 """What a step keeps of its unfinished work, and how that is checked before it is trusted.
 
-A trainer's checkpoint counts once it holds `complete.json`, with the digests of its files; kept values are JSON with a digest of
-their own. What does not match is left aside, and said.
+A trainer's checkpoint counts once it holds `complete.json`, with the digests of its files; kept
+values are JSON with a digest of their own. What does not match is left aside, and said.
 """
 
 import os
@@ -24,7 +24,9 @@ def write_value(path: Path, key: str, value: dict[str, Any]) -> None:
 
 
 def read_value(path: Path, key: str) -> dict[str, Any] | None:
-    """The value that was kept for `key`; None, after saying so, if the file is not as it was written."""
+    """The value that was kept for `key`; None, after saying so, if the file is not as it was
+    written.
+    """
     try:
         told = read_json(path)
     except UserError:
@@ -46,7 +48,9 @@ def complete(checkpoint: Path, **about: Any) -> None:
 
 
 def problem(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be trusted; None if it is complete, and its files are those that were saved."""
+    """Why a checkpoint cannot be trusted; None if it is complete, and its files are those that were
+    saved.
+    """
     if not (checkpoint / COMPLETE).is_file():
         return "was never completed"
     try:

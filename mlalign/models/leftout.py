@@ -1,8 +1,10 @@
-"""What a chat template leaves out of a conversation: found from the text that it writes, without knowing the template.
+"""What a chat template leaves out of a conversation: found from the text that it writes, without
+knowing the template.
 
-Many templates cut an assistant's text before `</think>`, ignore system messages, tools or tool calls. Answers that differ only
-there are the same text to a model. Most conversations are seen to be whole by looking for their texts in what was written; only
-where one is not found does white space, JSON or a trial rendering decide.
+Many templates cut an assistant's text before `</think>`, ignore system messages, tools or tool
+calls. Answers that differ only there are the same text to a model. Most conversations are seen to
+be whole by looking for their texts in what was written; only where one is not found does white
+space, JSON or a trial rendering decide.
 
     left_out("<user>2+2?<assistant>4", messages, …)    of the answer "<think>two</think>4": LeftOut(part_of_answer=True)
 """
@@ -15,7 +17,10 @@ STAND_IN = "§"  # an answer in place of the real one
 
 
 class LeftOut(NamedTuple):
-    """What is missing of a conversation. `answer`: all of its last message; `part_of_answer`: some of it, or it is rewritten."""
+    """What is missing of a conversation.
+
+    `answer`: all of its last message; `part_of_answer`: some of it, or it is rewritten.
+    """
 
     answer: bool = False
     part_of_answer: bool = False
@@ -28,7 +33,9 @@ NOTHING = LeftOut()
 def left_out(
     text: str, messages: Sequence[Mapping], tools: Sequence | None, again: Callable[[Sequence[Mapping]], str]
 ) -> LeftOut:  # fmt: skip
-    """What `text` lacks of the conversation that it was rendered from; `again` renders another conversation in the same way."""
+    """What `text` lacks of the conversation that it was rendered from; `again` renders another
+    conversation in the same way.
+    """
     *prompt, answer = messages
     part_of_prompt = not of_prompt(text, prompt, tools)
     parts = list(_parts(answer))
@@ -85,7 +92,9 @@ def _content(message: Mapping) -> str:
 
 
 def _parts(message: Mapping) -> Iterator[str]:
-    """The texts of a message, each without white space around it: content, reasoning, and what its tool calls say."""
+    """The texts of a message, each without white space around it: content, reasoning, and what its
+    tool calls say.
+    """
     if type(content := message.get("content")) is str:
         if stripped := content.strip():
             yield stripped

@@ -1,6 +1,8 @@
-"""Models for training: loading full weights, adapters and new heads, and saving a plain Hugging Face directory.
+"""Models for training: loading full weights, adapters and new heads, and saving a plain Hugging
+Face directory.
 
-An adapter stands on exactly one full model: training goes on in that adapter, or merges it first. Nothing is stacked.
+An adapter stands on exactly one full model: training goes on in that adapter, or merges it first.
+Nothing is stacked.
 """
 
 import contextlib
@@ -42,7 +44,9 @@ HEAD = "score"
 
 @dataclass(frozen=True)
 class Weights:
-    """How weights are loaded: `deepspeed` is the trainer arguments' `hf_deepspeed_config`, `options` go to from_pretrained."""
+    """How weights are loaded: `deepspeed` is the trainer arguments' `hf_deepspeed_config`,
+    `options` go to from_pretrained.
+    """
 
     task: Literal["causal", "classifier"]
     dtype: str
@@ -56,7 +60,7 @@ class Weights:
         return self.deepspeed is not None and self.deepspeed.is_zero3()
 
 
-# ------------------------------------------------------------------------------------------------------------- tokenizers
+# --------------------------------------------------------------------------------------- tokenizers
 
 
 def load_tokenizer(
@@ -65,10 +69,13 @@ def load_tokenizer(
     needs_template: bool = True,
     padding_is_read: bool = True,
 ) -> PreTrainedTokenizerBase:
-    """The model's tokenizer with `chat_template` (a file or Jinja text) installed if given, padding on the right.
+    """The model's tokenizer with `chat_template` (a file or Jinja text) installed if given, padding
+    on the right.
 
-    `padding_is_read`: whether the padding token needs a row in the embeddings as it is (`fit_vocabulary` makes one otherwise).
-    Raises: UserError if there is no tokenizer, no chat template although one is needed, or a token without a row.
+    `padding_is_read`: whether the padding token needs a row in the embeddings as it is
+        (`fit_vocabulary` makes one otherwise).
+    Raises: UserError if there is no tokenizer, no chat template although one is needed, or a token
+        without a row.
     """
     template = chat.read_template(chat_template)
     if needs_template or template:
@@ -87,8 +94,9 @@ def load_tokenizer(
 
 
 def ensure_padding(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer a padding token of its own, from its vocabulary if possible: with pad = eos a classifier would read
-    its score before the end of the text."""
+    """Give the tokenizer a padding token of its own, from its vocabulary if possible: with pad =
+    eos a classifier would read its score before the end of the text.
+    """
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return
     vocabulary = tokenizer.get_vocab()
@@ -119,7 +127,7 @@ def fit_vocabulary(network: Any, tokenizer: PreTrainedTokenizerBase, frozen: boo
     network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
-# ----------------------------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 
 
 def open_for_training(
@@ -127,7 +135,8 @@ def open_for_training(
 ) -> tuple[Any, Any]:
     """(network, LoraConfig or None for the trainer to wrap it with).
 
-    A full model is trained as it is or gets a new adapter; an adapter is trained on (`peft` given) or merged first.
+    A full model is trained as it is or gets a new adapter; an adapter is trained on (`peft` given)
+    or merged first.
     Raises: UserError if weights are missing, or `peft` does not describe the adapter.
     """
     if model.base is None:
@@ -156,7 +165,8 @@ def load_merged(model: Model, weights: Weights, seed: int = 0) -> Any:
 
 
 def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
-    """A full model; a classifier's missing head is drawn from N(0, 1/sqrt(d+1)) with d the hidden size (Hong et al. 2025).
+    """A full model; a classifier's missing head is drawn from N(0, 1/sqrt(d+1)) with d the hidden
+    size (Hong et al. 2025).
 
     Raises: UserError if the directory lacks any other weights, which would be drawn at random.
     """
@@ -178,7 +188,9 @@ def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
 
 
 def draw_head(network: Any, seed: int) -> None:
-    """Draw the score head from N(0, 1/sqrt(d+1)); the same seed gives the same head on every rank and machine."""
+    """Draw the score head from N(0, 1/sqrt(d+1)); the same seed gives the same head on every rank
+    and machine.
+    """
     head = getattr(network, HEAD).weight
     with _gathered(head):
         d = head.shape[-1]
@@ -202,7 +214,10 @@ def lora_config(peft: Mapping | None, task: str) -> Any:
 
 
 def _with_adapter(network: Any, model: Model, weights: Weights, trainable: bool) -> Any:
-    """The adapter's weights on its base. A policy's adapter goes under a classifier too: the head is then new."""
+    """The adapter's weights on its base.
+
+    A policy's adapter goes under a classifier too: the head is then new.
+    """
     adapter = opening.adapter(model.path)
     adapter.config.task_type = TASKS[weights.task]
     if weights.task == "classifier":
@@ -252,8 +267,9 @@ def _quantization(kind: str) -> Any:
 
 @contextlib.contextmanager
 def whole_weights(weights: Weights) -> Iterator[None]:
-    """Load unsharded weights although ZeRO-3 is on: to merge whole matrices (DeepSpeed shards them when training begins), or on
-    one rank alone."""
+    """Load unsharded weights although ZeRO-3 is on: to merge whole matrices (DeepSpeed shards them
+    when training begins), or on one rank alone.
+    """
     from transformers.integrations.deepspeed import (
         is_deepspeed_zero3_enabled,
         set_hf_deepspeed_config,
@@ -294,14 +310,18 @@ def n_parameters(network: Any) -> dict[str, int]:
 
 
 def drop_reference(trainer: Any) -> None:
-    """Free the reference of a DPO or KTO trainer whose log-probabilities are in the data set already."""
+    """Free the reference of a DPO or KTO trainer whose log-probabilities are in the data set
+    already.
+    """
     trainer.ref_model = None
     if "ref" in getattr(trainer.model, "peft_config", {}):
         trainer.model.delete_adapter("ref")
 
 
 def scores(trainer: Any, sequences: Sequence[list[int]]) -> list[float]:
-    """The score of each token sequence by the trainer's model in memory, one at a time in its own dtype; call it on every rank."""
+    """The score of each token sequence by the trainer's model in memory, one at a time in its own
+    dtype; call it on every rank.
+    """
     network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
     device = trainer.args.device
     with torch.inference_mode():
@@ -313,7 +333,7 @@ def scores(trainer: Any, sequences: Sequence[list[int]]) -> list[float]:
         ]
 
 
-# ----------------------------------------------------------------------------------------------------------------- saving
+# ------------------------------------------------------------------------------------------- saving
 
 # Generation settings that mean nothing without sampling, and without beams.
 SAMPLING = (
@@ -330,7 +350,8 @@ BEAMS = ("early_stopping", "length_penalty")
 
 
 def make_generation_savable(network: Any) -> str | None:
-    """Unset generation settings without effect, with which transformers refuses to save a model; returns what was unset, as a warning.
+    """Unset generation settings without effect, with which transformers refuses to save a model;
+    returns what was unset, as a warning.
 
     Raises: UserError for settings that contradict each other in other ways.
     """
@@ -380,7 +401,9 @@ def head_norm(folder: Path) -> float:
 
 
 def warn_of_no_end(out: Any, template: ChatTemplate, tokenizer: Any) -> None:
-    """Warn, through a stage's `out`, of a template that ends an answer with nothing that could be learned."""
+    """Warn, through a stage's `out`, of a template that ends an answer with nothing that could be
+    learned.
+    """
     if any(template.end_of_turn):
         return
     end = f" such as {tokenizer.eos_token}" if tokenizer.eos_token else ""
@@ -392,7 +415,8 @@ def warn_of_no_end(out: Any, template: ChatTemplate, tokenizer: Any) -> None:
 
 
 def end_at(trainer: Any, template: ChatTemplate) -> None:
-    """Let the saved model's generation end where the template ends a turn, whichever program serves it.
+    """Let the saved model's generation end where the template ends a turn, whichever program serves
+    it.
 
     The model's own end tokens stay.
     """
@@ -407,9 +431,11 @@ def end_at(trainer: Any, template: ChatTemplate) -> None:
 
 
 def save(trainer: Any, path: Path) -> None:
-    """Write the trainer's model, tokenizer and configurations as a plain directory; call it on every rank.
+    """Write the trainer's model, tokenizer and configurations as a plain directory; call it on
+    every rank.
 
-    Weights that ZeRO-3 shards are gathered. Only safetensors and text stay: what else transformers writes is removed.
+    Weights that ZeRO-3 shards are gathered. Only safetensors and text stay: what else transformers
+    writes is removed.
     """
     trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True
     if trainer.is_deepspeed_enabled:
@@ -440,7 +466,9 @@ def save(trainer: Any, path: Path) -> None:
 
 
 def _save_gathered(trainer: Any, path: Path) -> None:
-    """As `Trainer.save_model`, without the copies of tied weights that a state gathered by DeepSpeed has."""
+    """As `Trainer.save_model`, without the copies of tied weights that a state gathered by
+    DeepSpeed has.
+    """
     network, engine = trainer.accelerator.unwrap_model(trainer.model), trainer.deepspeed
     adapter_only = hasattr(network, "peft_config") and engine.zero_optimization_stage() == 3
     if adapter_only:

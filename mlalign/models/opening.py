@@ -36,7 +36,7 @@ KERNELS = (
 )
 
 
-# --------------------------------------------------------------------------------------------------------- configurations
+# ----------------------------------------------------------------------------------- configurations
 
 
 def configuration(path: str, revision: str | None = None) -> Any:
@@ -101,7 +101,7 @@ def _kernels(values: Any, under: str = "") -> Iterator[tuple[str, str]]:
         yield from _kernels(value, here)
 
 
-# ------------------------------------------------------------------------------------------------------------- tokenizers
+# --------------------------------------------------------------------------------------- tokenizers
 
 
 def tokenizer(path: str, revision: str | None = None) -> Any:
@@ -157,7 +157,8 @@ def check_tokens(tokens: Any, n_rows: int, path: str, *, padding_is_read: bool =
     """
     if len(tokens) <= n_rows:
         return
-    # Some tokenizer classes bring a token for unknown text that no file names, and that byte-level tokenizers never give.
+    # Some tokenizer classes bring a token for unknown text that no file names, and that byte-level
+    # tokenizers never give.
     unread = {tokens.unk_token_id} | (set() if padding_is_read else {tokens.pad_token_id})
     beyond = sorted(
         (n, token) for token, n in tokens.get_vocab().items() if n >= n_rows and n not in unread
@@ -177,7 +178,7 @@ def _first(value: Any) -> str:
     return next((str(name) for name in names if name), str(value))
 
 
-# --------------------------------------------------------------------------------------------------------------- networks
+# ----------------------------------------------------------------------------------------- networks
 
 
 def outline(
@@ -275,7 +276,7 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-# --------------------------------------------------------------------------------------------------------------- adapters
+# ----------------------------------------------------------------------------------------- adapters
 
 
 def is_adapter(path: str, revision: str | None = None) -> bool:
@@ -341,7 +342,7 @@ def attach(
     return adapted
 
 
-# ------------------------------------------------------------------------------------------------------------------ others
+# ------------------------------------------------------------------------------------------- others
 
 
 def check_served(path: str, base: str | None, revision: str | None = None) -> Outline:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-# Buffers that older versions of transformers saved, which newer ones compute: rotary frequencies, positions, causal masks.
+# Buffers that older versions of transformers saved, which newer ones compute: rotary frequencies,
+# positions, causal masks.
 COMPUTED = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|position_ids|attn\.(masked_)?bias|attention\.(masked_)?bias)$"
 )

@@ -1,9 +1,11 @@
-"""Runs chat templates with bounds on loops, time and text, so that no model's template can hang or fill the memory.
+"""Runs chat templates with bounds on loops, time and text, so that no model's template can hang or
+fill the memory.
 
-The environment is transformers' own (its filters, globals, extensions and options), so texts are the same. Three things are
-added: every pass of a loop and every call of a macro counts as a step; operators, calls and filters that make text longer than
-the limit are refused before they make it; and what is drawn at random is refused, since the same rows must give the same texts.
-Bounds are counted per render and per thread.
+The environment is transformers' own (its filters, globals, extensions and options), so texts are
+the same. Three things are added: every pass of a loop and every call of a macro counts as a step;
+operators, calls and filters that make text longer than the limit are refused before they make it;
+and what is drawn at random is refused, since the same rows must give the same texts. Bounds are
+counted per render and per thread.
 """
 
 import functools
@@ -59,7 +61,10 @@ class Environment(ImmutableSandboxedEnvironment):
 
     @property
     def step(self) -> None:
-        """Counts one pass of a loop or one call of a macro. Compiled templates read it there (see `_counted`)."""
+        """Counts one pass of a loop or one call of a macro.
+
+        Compiled templates read it there (see `_counted`).
+        """
         spent = self._spent
         spent.steps += 1
         if spent.steps > MAX_STEPS:
@@ -109,7 +114,9 @@ class Environment(ImmutableSandboxedEnvironment):
         return super().call(context, obj, *args, **kwargs)
 
     def check_growth(self, name: str, value: Any, args: list[Any]) -> None:
-        """Raises: TooMuch if a method or filter of this name could make a text longer than the limit."""
+        """Raises: TooMuch if a method or filter of this name could make a text longer than the
+        limit.
+        """
         if name in PADDING and any(isinstance(n, int) and n > MAX_WIDTH for n in args):
             raise TooMuch("pads something to millions of places")
         if name in FORMATTING and isinstance(value, str) and LONG_FIELD.search(value):
@@ -145,7 +152,7 @@ def _product_of_largest(lengths: list[int]) -> int:
     return (lengths[0] + 1) * lengths[1] if len(lengths) > 1 else 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- compiling
+# ---------------------------------------------------------------------------------------- compiling
 
 
 def render(text: str, variables: dict[str, Any]) -> str:
@@ -180,7 +187,10 @@ def environment() -> Environment:
 
 
 def _checked(ours: Environment, name: str, filter_: Callable) -> Callable:
-    """A filter of Jinja's that looks at the size of its result first. Some of them get the environment or context as well."""
+    """A filter of Jinja's that looks at the size of its result first.
+
+    Some of them get the environment or context as well.
+    """
     n_before = int(hasattr(filter_, "jinja_pass_arg"))  # arguments in front of the value
 
     @functools.wraps(filter_)
@@ -199,7 +209,9 @@ def _refuse_random(*_: Any, **__: Any) -> Any:
 
 
 def _counted(tree: nodes.Template) -> nodes.Template:
-    """The template with a step counted in every loop and macro, and with `~` computed by `Environment.joined`."""
+    """The template with a step counted in every loop and macro, and with `~` computed by
+    `Environment.joined`.
+    """
     _count_concatenations(tree)
     repeated: Any = tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock))
     for node in repeated:

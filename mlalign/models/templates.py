@@ -1,8 +1,9 @@
 """Turns messages into a model's text: the only place that applies chat templates.
 
-A text depends on the messages, the template, its options and `date`, never on the clock or the time zone. What a template refuses
-or breaks on is one message that names the row and the template. `Untrusted` and the engines read what is found out here about a
-template: how it ends an assistant's turn, and how it marks reasoning.
+A text depends on the messages, the template, its options and `date`, never on the clock or the time
+zone. What a template refuses or breaks on is one message that names the row and the template.
+`Untrusted` and the engines read what is found out here about a template: how it ends an assistant's
+turn, and how it marks reasoning.
 """
 
 import dataclasses
@@ -32,7 +33,9 @@ CLOCK = re.compile(r"\bstrftime_now\b")
 
 
 class EndOfTurn(NamedTuple):
-    """How a template ends an assistant's turn: with a token, with a text of several tokens, or (both None) with nothing."""
+    """How a template ends an assistant's turn: with a token, with a text of several tokens, or
+    (both None) with nothing.
+    """
 
     token: int | None
     text: str | None
@@ -40,7 +43,8 @@ class EndOfTurn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ChatTemplate:
-    """A tokenizer's chat template with the options (`chat_template_kwargs`) and the date that it is used with.
+    """A tokenizer's chat template with the options (`chat_template_kwargs`) and the date that it is
+    used with.
 
     Raises on construction: UserError for options or a date that cannot be used.
     """
@@ -54,13 +58,19 @@ class ChatTemplate:
             raise UserError(*found)
 
     def prompt(self, messages: Sequence[Mapping], place: str, tools: Sequence | None = None) -> str:
-        """The text that asks the model for its next turn. Raises: UserError naming `place` if the template fails on it."""
+        """The text that asks the model for its next turn.
+
+        Raises: UserError naming `place` if the template fails on it.
+        """
         return self._render(messages, place, tools, generation_prompt=True)
 
     def conversation(
         self, messages: Sequence[Mapping], place: str, tools: Sequence | None = None
     ) -> str:
-        """The text of a whole conversation. Raises: UserError naming `place` if the template fails on it."""
+        """The text of a whole conversation.
+
+        Raises: UserError naming `place` if the template fails on it.
+        """
         return self._render(messages, place, tools, generation_prompt=False)
 
     def left_out(
@@ -130,8 +140,9 @@ class ChatTemplate:
     def end_of_turn(self) -> EndOfTurn:
         """What the template writes after an assistant's text, as far as generation can stop there.
 
-        The first added token there, else the text if it is markup and not only punctuation or white space: an answer may have
-        those in it. A template that refuses the trial conversation is taken to write nothing.
+        The first added token there, else the text if it is markup and not only punctuation or white
+        space: an answer may have those in it. A template that refuses the trial conversation is
+        taken to write nothing.
         """
         after = self._after_turn()
         ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
@@ -156,7 +167,8 @@ class ChatTemplate:
 
     @functools.cached_property
     def reasoning_tags(self) -> tuple[str, str] | None:
-        """The opening and the closing tag of reasoning (`<think>`, `</think>`), as the template has them.
+        """The opening and the closing tag of reasoning (`<think>`, `</think>`), as the template has
+        them.
 
         A template may have the opening tag alone, where the generation prompt ends with it.
         """
@@ -195,11 +207,12 @@ def _closing_alone(template: str) -> tuple[str, str] | None:
     return (found[0].replace("/", "", 1), found[0]) if found else None
 
 
-# ---------------------------------------------------------------------------------------------------------- which template
+# ----------------------------------------------------------------------------------- which template
 
 
 def text_of(tokenizer: Any, tools: Sequence | None = None) -> str:
-    """The text of the chat template: of several named ones `tool_use` for conversations with tools, else `default`.
+    """The text of the chat template: of several named ones `tool_use` for conversations with tools,
+    else `default`.
 
     Raises: UserError if there is none, or none of several is the default.
     """
@@ -220,7 +233,8 @@ def text_of(tokenizer: Any, tools: Sequence | None = None) -> str:
 
 
 def install(tokenizer: Any, wanted: str | None) -> None:
-    """Put the wanted template in the place of the tokenizer's own: Jinja text, or the name of one of its templates.
+    """Put the wanted template in the place of the tokenizer's own: Jinja text, or the name of one
+    of its templates.
 
     Raises: UserError if it has no template of that name.
     """
@@ -244,7 +258,9 @@ def install(tokenizer: Any, wanted: str | None) -> None:
 
 
 def is_name(value: str) -> bool:
-    """Whether a `chat_template` is the name of one of a tokenizer's templates, not Jinja text or a path."""
+    """Whether a `chat_template` is the name of one of a tokenizer's templates, not Jinja text or a
+    path.
+    """
     return re.fullmatch(r"[A-Za-z][\w-]*", value) is not None
 
 
@@ -261,16 +277,21 @@ def option_problems(options: Mapping[str, Any], key: str = "chat_template_kwargs
 
 
 def setting_problems(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a scorer's settings `chat_template_kwargs` and `date`, as messages that begin with the key."""
+    """What is wrong with a scorer's settings `chat_template_kwargs` and `date`, as messages that
+    begin with the key.
+    """
     dated = [] if values.get("date") is None else date_problems(values["date"])
     return [*option_problems(values.get("chat_template_kwargs") or {}), *dated]
 
 
-# ------------------------------------------------------------------------------------------------------------------- date
+# --------------------------------------------------------------------------------------------- date
 
 
 def read_date(value: str) -> datetime.datetime:
-    """A date, or a date with a time, as ISO 8601 writes them; without a time zone. Raises: ValueError."""
+    """A date, or a date with a time, as ISO 8601 writes them; without a time zone.
+
+    Raises: ValueError.
+    """
     return datetime.datetime.fromisoformat(value).replace(tzinfo=None)
 
 
@@ -284,18 +305,23 @@ def date_problems(value: Any, key: str = "date") -> list[str]:
 
 
 def _written(when: datetime.datetime, form: str) -> str:
-    """`strftime` of a fixed time. The C library would count `%s` from midnight of this machine's time zone; here it is UTC."""
+    """`strftime` of a fixed time.
+
+    The C library would count `%s` from midnight of this machine's time zone; here it is UTC.
+    """
     seconds = str(int(when.replace(tzinfo=datetime.UTC).timestamp()))
     return when.strftime(
         re.sub(r"%(.)", lambda found: seconds if found[1] == "s" else found[0], form)
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- trainers
+# ----------------------------------------------------------------------------------------- trainers
 
 
 def fix_date(tokenizer: Any, date: str) -> None:
-    """Make the tokenizer's own `apply_chat_template`, which trainers call, write this date instead of the clock's."""
+    """Make the tokenizer's own `apply_chat_template`, which trainers call, write this date instead
+    of the clock's.
+    """
     clock = functools.partial(_written, read_date(date))
     tokenizer.apply_chat_template = functools.partial(_apply_dated, tokenizer, clock)
 

@@ -1,6 +1,9 @@
-"""argv -> composed configuration. Hydra chooses and reads the files; precedence and checks are ours.
+"""argv -> composed configuration.
 
-All mistakes are collected and reported together, each with its full key and the nearest valid one. Nothing heavy is imported.
+Hydra chooses and reads the files; precedence and checks are ours.
+
+All mistakes are collected and reported together, each with its full key and the nearest valid one.
+Nothing heavy is imported.
 """
 
 import copy
@@ -30,7 +33,8 @@ LONGEST_RESOLVED = 1_000_000  # characters that a text with interpolations may s
 INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 SHOWN = ("steps", "commands", "sbatch")
 CONTROLS = (*STEP_LISTS, "conf_dir", "show")
-# What a file of each group may say. `params` of a model replaces recipe parameters of the same name.
+# What a file of each group may say. `params` of a model replaces recipe parameters of the same
+# name.
 GROUP_KEYS = {
     "model": ("path", "revision", "chat_template", "date", "params", "stages"),
     "data": ("root", "languages", "params"),  # and roles: any name, with a list of sources
@@ -54,7 +58,9 @@ _PLACE: ContextVar[str] = ContextVar("the key whose value is being resolved", de
 
 
 def conf_home() -> Path:
-    """The configuration that ships with the package: `mlalign/conf` when installed, `conf/` beside it in a checkout."""
+    """The configuration that ships with the package: `mlalign/conf` when installed, `conf/` beside
+    it in a checkout.
+    """
     here = Path(__file__).parent.parent
     return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
 
@@ -70,7 +76,9 @@ class Override:
 
 @dataclasses.dataclass
 class Settings:
-    """A composed configuration: the groups and values (interpolations unresolved), the recipe, and what a person asked for."""
+    """A composed configuration: the groups and values (interpolations unresolved), the recipe, and
+    what a person asked for.
+    """
 
     root: dict[str, Any]
     recipe: dict[str, Any]
@@ -85,7 +93,9 @@ class Settings:
 
     @property
     def about(self) -> str:
-        """The comment at the head of the recipe's file: its title, paper, question, command and so on; of a lone stage, nothing."""
+        """The comment at the head of the recipe's file: its title, paper, question, command and so
+        on; of a lone stage, nothing.
+        """
         if "recipe" not in self.choices:
             return ""
         lines = (
@@ -106,7 +116,9 @@ class Settings:
         return OmegaConf.create(self.root, flags={"allow_objects": True})
 
     def resolve(self, value: Any, binding: Mapping[str, Any], key: str, errors: list[str]) -> Any:
-        """Resolve `${…}` in a piece of configuration against the groups, the values, `params` and a `foreach` binding."""
+        """Resolve `${…}` in a piece of configuration against the groups, the values, `params` and a
+        `foreach` binding.
+        """
         if isinstance(value, Mapping):
             return {
                 k: self.resolve(v, binding, f"{key}.{k}" if key else str(k), errors)
@@ -158,10 +170,13 @@ class Settings:
 def load(
     argv: Sequence[str], recipe: Mapping | None = None, composed: dict[tuple, dict] | None = None
 ) -> Settings:
-    """Compose the configuration that `key=value` arguments ask for. `recipe` stands in for `recipe=NAME`.
+    """Compose the configuration that `key=value` arguments ask for.
 
-    Mistakes are left in `errors` of the result, for the planner to report together with its own. With `composed`, what Hydra
-    composed is kept there, and taken from there where the same files are chosen (the variants of a sweep).
+    `recipe` stands in for `recipe=NAME`.
+
+    Mistakes are left in `errors` of the result, for the planner to report together with its own.
+    With `composed`, what Hydra composed is kept there, and taken from there where the same files
+    are chosen (the variants of a sweep).
 
     Raises: UserError where nothing can be composed (no recipe, no such folder, unreadable YAML).
     """
@@ -212,8 +227,8 @@ def _without_parts(
 ) -> dict[str, Any]:
     """The recipe with its parts expanded.
 
-    Parameters of parts that the recipe leaves open stand among its own: the command line, the chosen
-    model and the data may set them by name.
+    Parameters of parts that the recipe leaves open stand among its own: the command line, the
+    chosen model and the data may set them by name.
     Raises: UserError with every mistake in the outline of recipe and parts.
     """
     from mlalign.recipes import outline, parts
@@ -284,7 +299,9 @@ def _tiny(recipe: Any) -> list[Override]:
 
 
 def search_path(conf_dir: Any, errors: list[str]) -> list[Path]:
-    """Where configuration files are looked for: a person's own folders (`conf_dir=`, MLALIGN_CONF), then the package's."""
+    """Where configuration files are looked for: a person's own folders (`conf_dir=`, MLALIGN_CONF),
+    then the package's.
+    """
     asked = (
         [conf_dir]
         if isinstance(conf_dir, str)
@@ -370,7 +387,9 @@ def step_names(value: str) -> list[str]:
 
 
 def _check_hydra() -> None:
-    """Raises: UserError where Hydra is not installed, as with the packages that scoring needs alone."""
+    """Raises: UserError where Hydra is not installed, as with the packages that scoring needs
+    alone.
+    """
     if importlib.util.find_spec("hydra") is None:
         raise UserError(
             "the package 'hydra-core' is not installed; recipes need it: pip install 'mlalign[train]'"
@@ -378,7 +397,9 @@ def _check_hydra() -> None:
 
 
 def by_grammar(text: str, errors: list[str]) -> Any:
-    """`key=value` as Hydra's grammar understands it (its own `Override`); None if it does not, with a message in `errors`."""
+    """`key=value` as Hydra's grammar understands it (its own `Override`); None if it does not, with
+    a message in `errors`.
+    """
     _check_hydra()
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -408,7 +429,9 @@ def by_grammar(text: str, errors: list[str]) -> Any:
 
 
 def _quoted(text: str) -> str:
-    """Paths and hub ids often hold characters of Hydra's grammar: quote a value that is an existing path."""
+    """Paths and hub ids often hold characters of Hydra's grammar: quote a value that is an existing
+    path.
+    """
     key, _, value = text.partition("=")
     if (
         value
@@ -433,7 +456,10 @@ def plain(value: Any) -> Any:
 def _choices(
     overrides: list[Override], folders: list[Path], errors: list[str], *, needs_recipe: bool
 ) -> dict[str, str]:
-    """group -> file name, for the groups named on the command line. `model=` takes a directory or hub id too."""
+    """group -> file name, for the groups named on the command line.
+
+    `model=` takes a directory or hub id too.
+    """
     chosen = {}
     for override in overrides:
         group = override.key[0]
@@ -507,7 +533,10 @@ def _within_group(group: str, name: str, folders: Sequence[Path]) -> str:
 
 
 def _check_files(choices: Mapping[str, str], folders: list[Path]) -> None:
-    """Raises: UserError for a person's own file that holds more than can be read. Hydra itself knows no bounds."""
+    """Raises: UserError for a person's own file that holds more than can be read.
+
+    Hydra itself knows no bounds.
+    """
     from mlalign.core import yaml_files
 
     chosen = [options(group, folders)[name] for group, name in choices.items()]
@@ -520,7 +549,8 @@ def _check_files(choices: Mapping[str, str], folders: list[Path]) -> None:
 
 
 def _environment(variable: str, default: Any = "", *, _node_: Any) -> str | None:
-    """`${oc.env:NAME}`: the value of the variable; the reference itself stays where that is a secret.
+    """`${oc.env:NAME}`: the value of the variable; the reference itself stays where that is a
+    secret.
 
     Raises: KeyError if the variable is not set and there is no default.
     """
@@ -530,7 +560,8 @@ def _environment(variable: str, default: Any = "", *, _node_: Any) -> str | None
     if value is None:
         return None
     in_login = any("${" in secret for secret in secrecy.in_address(str(_node_._value())))
-    # Of a value that is resolved by itself the place is known; within a whole mapping the node knows its key.
+    # Of a value that is resolved by itself the place is known; within a whole mapping the node
+    # knows its key.
     keys = (_PLACE.get(), str(_node_._get_full_key(None)))
     if not in_login and not any(secrecy.by_reference(variable, value, key) for key in keys):
         return value
@@ -555,14 +586,18 @@ def _of_round(values: Any, *, _root_: Any) -> Any:
 
 
 def _with_params(root: dict, recipe: Mapping) -> dict[str, Any]:
-    """The groups and values with the recipe's `params` beside them; data and model may replace what the recipe has."""
+    """The groups and values with the recipe's `params` beside them; data and model may replace what
+    the recipe has.
+    """
     params = dict(recipe.get("params") or {})
     params |= {name: value for name, value in _replaced_params(root).items() if name in params}
     return {**{k: v for k, v in root.items() if k != "recipe"}, "params": params}
 
 
 def _replaced_params(root: Mapping) -> dict[str, Any]:
-    """The parameters that the chosen data and model set, in recipes and parts alike; the model has the last word."""
+    """The parameters that the chosen data and model set, in recipes and parts alike; the model has
+    the last word.
+    """
     return {**(root["data"].get("params") or {}), **(root["model"].get("params") or {})}
 
 
@@ -628,7 +663,9 @@ def _apply_step(
 
 
 def _longest_step(words: Sequence[str], steps: Mapping[str, dict]) -> str | None:
-    """The step that `steps.pairs.candidates.config.n` begins with: `pairs.candidates` rather than `pairs`."""
+    """The step that `steps.pairs.candidates.config.n` begins with: `pairs.candidates` rather than
+    `pairs`.
+    """
     for length in range(len(words), 0, -1):
         name = ".".join(words[:length])
         if name in steps:
@@ -753,7 +790,9 @@ def texts(folder: str, folders: Sequence[Path], key: str, errors: list[str]) -> 
 def deepspeed_config(
     name: str, folders: Iterable[Path], key: str, errors: list[str]
 ) -> dict | None:
-    """The DeepSpeed configuration in `conf/deepspeed/NAME.yaml` (or `deepspeed/NAME.yaml` of a person's own folder)."""
+    """The DeepSpeed configuration in `conf/deepspeed/NAME.yaml` (or `deepspeed/NAME.yaml` of a
+    person's own folder).
+    """
     from mlalign.core import yaml_files
 
     known = options("deepspeed", folders)

@@ -1,4 +1,5 @@
-"""Evaluations: `conf/evaluation/NAME.yaml` says what models are asked, who scores it and what counts.
+"""Evaluations: `conf/evaluation/NAME.yaml` says what models are asked, who scores it and what
+counts.
 
     about: {title, origin, paper, licence, note}
     languages: mgsm                        those that it has: a set, or a list
@@ -201,7 +202,9 @@ class _Reading:
             yield from ((path[1:], value) for path, value in self.request.values if path[0] == name)
 
     def check_names(self) -> None:
-        """Report settings of evaluations that are not asked for, unless one that is asked for is misspelt."""
+        """Report settings of evaluations that are not asked for, unless one that is asked for is
+        misspelt.
+        """
         if self.misspelt:
             return
         for path, _ in self.request.values:

@@ -27,7 +27,8 @@ Resolve = Callable[[Any, Mapping[str, Any], str, list[str]], Any]
 class Ref:
     """A reference to a step by its unrolled name.
 
-    `name` is what a scorer is to be called. A `weak` one comes from `*`: it takes what is there and needs nothing.
+    `name` is what a scorer is to be called. A `weak` one comes from `*`: it takes what is there and
+    needs nothing.
     """
 
     step: str
@@ -39,7 +40,8 @@ class Ref:
 class Step:
     """One node of the unrolled graph.
 
-    `inputs` holds for each slot a Ref, a mapping (something external, or a scorer), or a list of those.
+    `inputs` holds for each slot a Ref, a mapping (something external, or a scorer), or a list of
+    those.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""A launcher's configuration: `conf/launcher/NAME.yaml`, or a file of that kind in a person's own folder."""
+"""A launcher's configuration: `conf/launcher/NAME.yaml`, or a file of that kind in a person's own
+folder.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -63,7 +65,8 @@ KINDS: dict[str, type] = {"local": Local, "slurm": Slurm}
 
 
 def build(given: Mapping[str, Any], errors: list[str] | None = None) -> Any:
-    """The configuration of the launcher that `given["name"]` names, `Local` or `Slurm`; None if there was a mistake.
+    """The configuration of the launcher that `given["name"]` names, `Local` or `Slurm`; None if
+    there was a mistake.
 
     Raises: UserError with every mistake, or leaves them in `errors`.
     """

@@ -42,7 +42,9 @@ class Linker:
         return self.recipe.get("rounds") or {}
 
     def check_rounds(self) -> None:
-        """Report keys of `init` that no step of the rounds has, and guards that are none of its steps."""
+        """Report keys of `init` that no step of the rounds has, and guards that are none of its
+        steps.
+        """
         steps = outline.section(self.recipe, "rounds.steps")
         initial = {name for text in outline.texts(steps) for name in INITIAL.findall(text)}
         for key in self.init:
@@ -150,7 +152,9 @@ class Linker:
     def _of_round(
         self, where: str, rest: str, number: int | None, item: str, key: str
     ) -> list[Any]:
-        """What `previous.REST` or `initial.REST` means in a round; nothing if it means nothing there."""
+        """What `previous.REST` or `initial.REST` means in a round; nothing if it means nothing
+        there.
+        """
         if number is None:
             self.errors.append(f"{key}: {item!r} has a meaning only inside `rounds`")
             return []
@@ -172,7 +176,9 @@ class Linker:
         )
 
     def _initial(self, rest: str) -> Any:
-        """What `init` names for `X` or `X[a]`: its own entry, or that value of the entry for X, or that entry."""
+        """What `init` names for `X` or `X[a]`: its own entry, or that value of the entry for X, or
+        that entry.
+        """
         if rest in self.init:
             return self.init[rest]
         head, bracket, values = rest.partition("[")
@@ -201,7 +207,9 @@ def _with_round(name: str, number: int) -> str:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Whether an unrolled name is one of `X[*]`, `X[a,*]`; a lone `*` stands for all values of all variables."""
+    """Whether an unrolled name is one of `X[*]`, `X[a,*]`; a lone `*` stands for all values of all
+    variables.
+    """
     head, _, values = name.removesuffix("]").partition("[")
     wanted_head, _, wanted = pattern.removesuffix("]").partition("[")
     if head != wanted_head or not values:

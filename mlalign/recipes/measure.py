@@ -34,8 +34,9 @@ def with_calls(
 ) -> dict[str, Any]:
     """The recipe with calls of parts in the place of its sections `measure`.
 
-    The measurement of the whole recipe comes last, and takes differences from its first policy. That
-    of a round takes them from the policy that the rounds began with, which is measured before them.
+    The measurement of the whole recipe comes last, and takes differences from its first policy.
+    That of a round takes them from the policy that the rounds began with, which is measured before
+    them.
     """
     expansion = _Expansion(recipe, errors)
     for evaluation in evaluations:

@@ -16,7 +16,9 @@ OF_STEP = re.compile(r"steps\.(.+?)\.(config|resources)\.(.*)", re.DOTALL)
 
 
 def told_once(errors: Iterable[str]) -> list[str]:
-    """The messages without repetitions: what several steps say of a value that they share becomes one message."""
+    """The messages without repetitions: what several steps say of a value that they share becomes
+    one message.
+    """
     steps: dict[str, list[str]] = {}  # a message without its step -> the steps that say it
     for error in dict.fromkeys(errors):
         found = OF_STEP.fullmatch(error)

@@ -1,4 +1,5 @@
-"""Parts: a piece of a recipe with a name and parameters, replaced by its steps before anything else.
+"""Parts: a piece of a recipe with a name and parameters, replaced by its steps before anything
+else.
 
     # conf/part/own_pairs.yaml
     takes:
@@ -6,7 +7,8 @@
       prompts: ???
       n: 8
     steps:
-      candidates: {stage: generate, inputs: {model: "${policy}", rows: "${prompts}"}, config: {n: "${n}"}}
+      candidates: {stage: generate, inputs: {model: "${policy}", rows: "${prompts}"}, config: {n:
+          "${n}"}}
       pairs: {stage: pairs, inputs: {rows: candidates}}
     gives: pairs
 
@@ -149,7 +151,10 @@ class Library:
 
 
 def _read(file: Path) -> Any:
-    """The content of a part, read as Hydra reads recipes: `1e-5` is a number. Raises: UserError naming the file."""
+    """The content of a part, read as Hydra reads recipes: `1e-5` is a number.
+
+    Raises: UserError naming the file.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -211,7 +216,9 @@ def _called(name: str, prefix: str, body: Mapping, library: Library, depth: int)
 
 
 def _taken(part: Part, given: Mapping, key: str, library: Library) -> dict[str, Value] | None:
-    """The parameters of a call: what the caller gives, else what model and data say, else the default."""
+    """The parameters of a call: what the caller gives, else what model and data say, else the
+    default.
+    """
     before = len(library.errors)
     outline.check_keys(given, list(part.takes), f"{key}.with.", library.errors)
     takes: dict[str, Value] = {}
@@ -292,7 +299,9 @@ class _Call:
         return _filled(value, self.takes, "in_config")
 
     def in_inputs(self, value: Any, key: str) -> Any:
-        """An input with the part's own steps under their outer names, and the caller's where parameters stand."""
+        """An input with the part's own steps under their outer names, and the caller's where
+        parameters stand.
+        """
         return _filled(
             _renamed(value, lambda text: self.outer_reference(text, key)), self.takes, "in_inputs"
         )

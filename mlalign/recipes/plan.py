@@ -1,4 +1,6 @@
-"""The plan: a recipe resolved, checked and unrolled into steps with fingerprints, without importing anything heavy."""
+"""The plan: a recipe resolved, checked and unrolled into steps with fingerprints, without importing
+anything heavy.
+"""
 
 import dataclasses
 import importlib.util
@@ -58,9 +60,11 @@ class Node:
 
 @dataclasses.dataclass
 class Variant:
-    """One variant of a sweep: its settings by swept key, the arguments that give them, and its steps' names in the united plan.
+    """One variant of a sweep: its settings by swept key, the arguments that give them, and its
+    steps' names in the united plan.
 
-    A trial of a search also has its number, and a state where it is not for its steps to tell: pruned or failed, and why.
+    A trial of a search also has its number, and a state where it is not for its steps to tell:
+    pruned or failed, and why.
     """
 
     label: str
@@ -74,7 +78,9 @@ class Variant:
 
 @dataclasses.dataclass
 class Plan:
-    """All steps of a run in an order in which they can run; of a sweep those of all variants, each artifact once."""
+    """All steps of a run in an order in which they can run; of a sweep those of all variants, each
+    artifact once.
+    """
 
     name: str
     recipe: str
@@ -99,7 +105,9 @@ class Plan:
         return self.root / "runs" / self.name
 
     def check_name(self) -> None:
-        """Raises: UserError if the run's directory is another recipe's, or a sweep's where this is a run."""
+        """Raises: UserError if the run's directory is another recipe's, or a sweep's where this is
+        a run.
+        """
         if not (self.run_dir / "plan.json").is_file():
             return
         told = store.read_json(self.run_dir / "plan.json", {"recipe": str})
@@ -114,11 +122,15 @@ class Plan:
 
     @property
     def names(self) -> dict[str, str]:
-        """What the step of each artifact is called here: in a sweep not by the name that `Node.sources` tell."""
+        """What the step of each artifact is called here: in a sweep not by the name that
+        `Node.sources` tell.
+        """
         return {n.artifact: n.name for n in self.nodes}
 
     def provisional(self) -> set[str]:
-        """The artifacts whose fingerprint is not final, since a model before them is not known whole."""
+        """The artifacts whose fingerprint is not final, since a model before them is not known
+        whole.
+        """
         found: set[str] = set()
         for node in self.nodes:
             own = any(_is_unknown(value) for value in node.inputs.values())
@@ -141,7 +153,9 @@ def _is_unknown(value: Any) -> bool:
 
 
 def build(settings: config.Settings, *, to_look_at: bool = False) -> Plan:
-    """Plan a composed configuration. A plan `to_look_at` may have hub ids whose commit is not known; such a plan cannot run.
+    """Plan a composed configuration.
+
+    A plan `to_look_at` may have hub ids whose commit is not known; such a plan cannot run.
 
     Raises: UserError with every mistake in languages, recipe, step configurations and inputs.
     """
@@ -213,7 +227,9 @@ def resolve_languages(
 
 
 def _resolver(settings: config.Settings) -> Resolve:
-    """`Settings.resolve`, with the languages of a `foreach` made canonical (its variable is called `lang`)."""
+    """`Settings.resolve`, with the languages of a `foreach` made canonical (its variable is called
+    `lang`).
+    """
 
     def resolve(value: Any, binding: Mapping[str, Any], key: str, errors: list[str]) -> Any:
         out = settings.resolve(value, binding, key, errors)
@@ -232,7 +248,9 @@ def _resolver(settings: config.Settings) -> Resolve:
 
 
 def _check_controls(settings: config.Settings, steps: list[Step], errors: list[str]) -> None:
-    """Steps named on the command line must be there: by full name, without their `foreach` value, or without their round."""
+    """Steps named on the command line must be there: by full name, without their `foreach` value,
+    or without their round.
+    """
     if not steps:
         return  # the recipe's own mistakes come first
     groups = {name for s in steps for name in groups_of(s)}
@@ -254,13 +272,17 @@ def names_of(step: Step) -> set[str]:
 
 
 def groups_of(step: Step) -> set[str]:
-    """Names that stand for this step and others: those of `names_of`, and of the parts that it belongs to."""
+    """Names that stand for this step and others: those of `names_of`, and of the parts that it
+    belongs to.
+    """
     words = step.template.split(".")
     return names_of(step) | {".".join(words[:n]) for n in range(1, len(words))}
 
 
 def _stand_in(steps: list[Step], use: Mapping[str, str]) -> list[Step]:
-    """Put external paths in the place of steps (`use.STEP=PATH`), and leave out what only those steps needed."""
+    """Put external paths in the place of steps (`use.STEP=PATH`), and leave out what only those
+    steps needed.
+    """
     paths = {s.name: use[n] for s in steps for n in sorted(names_of(s), key=len) if n in use}
     ends = _ends(steps)
 
@@ -392,7 +414,9 @@ class _Planner:
             self.same.append((step, self.nodes[step.name].name))
 
     def _known(self, value: Mapping) -> kinds.Gives:
-        """What is known of an input: of a step, what its stage says; of anything else, what its files say."""
+        """What is known of an input: of a step, what its stage says; of anything else, what its
+        files say.
+        """
         name = (
             value.get("name")
             or value.get("step")
@@ -406,7 +430,9 @@ class _Planner:
         return None not in value if isinstance(value, list) else value is not None
 
     def _layers(self, step: Step, module: ModuleType, key: str) -> dict:
-        """Configuration from the weakest to the strongest: top-level values, scale, recipe step (with the command line's)."""
+        """Configuration from the weakest to the strongest: top-level values, scale, recipe step
+        (with the command line's).
+        """
         root, fields = self.settings.root, {f.name for f in dataclasses.fields(module.Config)}
         shared: dict[str, Any] = {"seed": root["seed"], "deepspeed": root["deepspeed"]}
         shared |= {name: root["model"].get(name) for name in ("chat_template", "date")}
@@ -563,7 +589,9 @@ class _Planner:
         return out
 
     def _own_identity(self, module: ModuleType, cfg: Any, key: str) -> dict:
-        """What a stage's `identity` fingerprints in the place of configured values: the digests of files where paths stand."""
+        """What a stage's `identity` fingerprints in the place of configured values: the digests of
+        files where paths stand.
+        """
         try:
             return module.identity(cfg, self.digests.path) if hasattr(module, "identity") else {}
         except UserError as error:
@@ -573,7 +601,8 @@ class _Planner:
     def _prints_of(self, value: Any, module: ModuleType, slot: str) -> list[Any]:
         """What a slot adds to a fingerprint.
 
-        Names matter where a stage writes them down (columns, tables) or tells several apart by them.
+        Names matter where a stage writes them down (columns, tables) or tells several apart by
+        them.
         """
         values = value if isinstance(value, list) else [value]
         kind = module.SLOTS[slot].rstrip("?*")
@@ -595,7 +624,9 @@ class _Planner:
         return {"fingerprint": self.nodes[value["step"]].fingerprint, **names}
 
     def _with_files(self, value: Any, name: str) -> Any:
-        """A scorer's settings in which files that they name, such as a judge's prompt, stand by their content."""
+        """A scorer's settings in which files that they name, such as a judge's prompt, stand by
+        their content.
+        """
         if isinstance(value, Mapping):
             return {k: self._with_files(v, k) for k, v in value.items()} | self._of_function(value)
         if isinstance(value, list):
@@ -609,7 +640,9 @@ class _Planner:
         return {"sha256": self.digests.file(place)} if place and os.path.isfile(place) else value
 
     def _of_function(self, scorer: Mapping) -> dict[str, str]:
-        """What a person's function adds where it stands for a family; its files are looked at again before the step."""
+        """What a person's function adds where it stands for a family; its files are looked at again
+        before the step.
+        """
         for file in reward_models.files_of(scorer):
             self.digests.file(file)
         return reward_models.source_of(scorer)
@@ -624,7 +657,9 @@ class _Planner:
 
 
 def _without_itself(inputs: Mapping[str, Any], differs_from: Mapping[str, str]) -> dict[str, Any]:
-    """The inputs without those that would compare a thing with itself, such as a baseline's own baseline."""
+    """The inputs without those that would compare a thing with itself, such as a baseline's own
+    baseline.
+    """
     return {
         slot: v
         for slot, v in inputs.items()
@@ -633,7 +668,8 @@ def _without_itself(inputs: Mapping[str, Any], differs_from: Mapping[str, str]) 
 
 
 def _with_paths(value: Any, name: str, *, inner: bool = False) -> Any:
-    """Part of a scorer's settings in which `path`, `reference` and `base` given as text are models (`{path: …}`).
+    """Part of a scorer's settings in which `path`, `reference` and `base` given as text are models
+    (`{path: …}`).
 
     The `path` of the scorer itself is left as it is: what identifies that stands beside it.
     """

@@ -1,4 +1,6 @@
-"""What a step may ask for: names, types and meanings of resources, and which configuration key set one."""
+"""What a step may ask for: names, types and meanings of resources, and which configuration key set
+one.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -55,7 +57,8 @@ RESOURCES: dict[str, Callable[[Any], str | None]] = {
     "threads": _whole(1),  # CPU threads of each process
     "nodes": _whole(1),  # of a training step
     "tasks": _whole(1),  # array tasks that share the shards of a generating or scoring step
-    "gpus": _whole(0),  # on each node; a training step that asks for any gets one for each of its devices
+    # on each node; a training step that asks for any gets one for each of its devices
+    "gpus": _whole(0),
     "cpus": _whole(1),  # on each node
     "memory": _memory,  # on each node
     "time": _time,
@@ -78,7 +81,9 @@ OF_LAUNCHER = (
 
 
 def problems(given: Mapping[str, Any], key: str, *, distributed: bool, sharded: bool) -> list[str]:
-    """What is wrong with the resources of a step, as messages that begin with the key (`steps.policy.resources`)."""
+    """What is wrong with the resources of a step, as messages that begin with the key
+    (`steps.policy.resources`).
+    """
     found = []
     for name, value in given.items():
         if name not in RESOURCES:
@@ -93,7 +98,9 @@ def problems(given: Mapping[str, Any], key: str, *, distributed: bool, sharded: 
 
 
 def layers(root: Mapping[str, Any], stage: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """(key, resources) from the weakest: a launcher's for all steps, a scale's and a launcher's for a stage."""
+    """(key, resources) from the weakest: a launcher's for all steps, a scale's and a launcher's for
+    a stage.
+    """
     launcher, scale = root["launcher"], root.get("scale") or {}
     return [
         (
@@ -108,7 +115,10 @@ def layers(root: Mapping[str, Any], stage: str) -> list[tuple[str, Mapping[str, 
 def set_by(
     name: str, root: Mapping[str, Any], stage: str, step: str, own: Mapping[str, Any]
 ) -> str | None:
-    """The configuration key that set a resource of a step; None if nothing did. `own` is what the step itself asks for."""
+    """The configuration key that set a resource of a step; None if nothing did.
+
+    `own` is what the step itself asks for.
+    """
     given = [*layers(root, stage), (f"steps.{step}.resources", own)]
     found = [key for key, values in given if values.get(name) is not None]
     return f"{found[-1]}.{name}" if found else None

@@ -1,15 +1,15 @@
 """Steps that begin in milliseconds: a process that has imported what they need forks one for each.
 
 Importing torch, transformers and trl takes seconds, and every step is a process of its own. A
-`ForkServer` starts one process that imports these modules once. For each step it forks a child, which
-then does what `python -m mlalign.step` does.
+`ForkServer` starts one process that imports these modules once. For each step it forks a child,
+which then does what `python -m mlalign.step` does.
 
-Nothing is computed before the fork. Threads do not survive a fork, and a GPU that was opened before it
-cannot be used after it: if one of the imports fails or opens a device, a child begins as a new Python
-instead.
+Nothing is computed before the fork. Threads do not survive a fork, and a GPU that was opened before
+it cannot be used after it: if one of the imports fails or opens a device, a child begins as a new
+Python instead.
 
-The server ends with the process that started it. It has a session of its own, and so do its children:
-Ctrl-C reaches neither, and a step that is under way outlives both.
+The server ends with the process that started it. It has a session of its own, and so do its
+children: Ctrl-C reaches neither, and a step that is under way outlives both.
 """
 
 import contextlib
@@ -60,7 +60,10 @@ class Forked:
         os.close(self._pipe)
 
     def _read(self) -> bool:
-        """Take what the server has written: a line with the pid, then one with the status. False at its end."""
+        """Take what the server has written: a line with the pid, then one with the status.
+
+        False at its end.
+        """
         is_open = True
         while is_open and select.select([self._pipe], [], [], 0)[0]:
             received = os.read(self._pipe, MAX_MESSAGE)
@@ -105,8 +108,8 @@ class ForkServer:
     def start(self, config: Path, log: Path, environment: Mapping[str, str]) -> Forked | None:
         """Start the step of a configuration.
 
-        None if the server cannot: it has ended, or the environment differs from its own in more than the number of threads, which
-        alone can be set after an import.
+        None if the server cannot: it has ended, or the environment differs from its own in more
+        than the number of threads, which alone can be set after an import.
         """
         own = {**self._environment, THREADS: environment.get(THREADS)}
         if self._process.poll() is not None or own != {THREADS: None, **environment}:
@@ -129,7 +132,9 @@ class ForkServer:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Import, then fork a step for each request until the other end is closed; a child returns its step's status."""
+    """Import, then fork a step for each request until the other end is closed; a child returns its
+    step's status.
+    """
     connection = socket.socket(fileno=int(argv[0]))
     is_warm = _imported(argv[1:]) and not _has_opened_a_gpu()
     gc.collect()
@@ -212,7 +217,9 @@ def _write(pipe: int, number: int) -> None:
 
 
 def _run(request: Mapping, is_warm: bool) -> int:
-    """Be the process of a step: as `python -m mlalign.step` in a session of its own, its output in the log."""
+    """Be the process of a step: as `python -m mlalign.step` in a session of its own, its output in
+    the log.
+    """
     os.setsid()
     for name, value in request["variables"].items():
         os.environ.pop(name, None)
@@ -238,7 +245,7 @@ def _run(request: Mapping, is_warm: bool) -> int:
         gc.unfreeze()
 
 
-# ------------------------------------------------------------------------------------- of this process
+# ---------------------------------------------------------------------------------- of this process
 
 _expected: list[str] = []
 _server: ForkServer | None = None
@@ -250,7 +257,9 @@ def expect(modules: Sequence[str]) -> None:
 
 
 def server(environment: Mapping[str, str]) -> ForkServer | None:
-    """The fork server of this process, started where steps are expected that need it; None if none are."""
+    """The fork server of this process, started where steps are expected that need it; None if none
+    are.
+    """
     global _server  # noqa: PLW0603  # there is one in a process
     if _server is None and _expected:
         _server = ForkServer(_expected, environment)

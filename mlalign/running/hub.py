@@ -1,7 +1,9 @@
-"""What a plan needs from the Hugging Face hub, and whether this machine has it: `mlalign plan` lists it, `mlalign fetch` brings it.
+"""What a plan needs from the Hugging Face hub, and whether this machine has it: `mlalign plan`
+lists it, `mlalign fetch` brings it.
 
-Compute nodes often have no network. So everything is fetched on a login node into the cache that the nodes share, and jobs run with
-`offline_environment()`: what is missing is then an error at once, not a time-out.
+Compute nodes often have no network. So everything is fetched on a login node into the cache that
+the nodes share, and jobs run with `offline_environment()`: what is missing is then an error at
+once, not a time-out.
 """
 
 import dataclasses
@@ -31,7 +33,10 @@ Kind = Literal["model", "tokenizer", "data set", "sacrebleu tokenizer", "lm-eval
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Something that must be in the cache. `commit` is None where only the hub knows it; `revision` is what the recipe says."""
+    """Something that must be in the cache.
+
+    `commit` is None where only the hub knows it; `revision` is what the recipe says.
+    """
 
     kind: Kind
     id: str
@@ -51,7 +56,9 @@ class Need:
 
 
 def needed(plan: Plan) -> dict[Need, list[str]]:
-    """Everything on the hub that the steps of a plan open -> the steps that do, in the order of the plan."""
+    """Everything on the hub that the steps of a plan open -> the steps that do, in the order of the
+    plan.
+    """
     found: dict[Need, list[str]] = {}
     for node in plan.nodes:
         for need in dict.fromkeys(_of_node(node)):
@@ -60,7 +67,9 @@ def needed(plan: Plan) -> dict[Need, list[str]]:
 
 
 def summary(plan: Plan) -> str:
-    """A line for each hub id that the plan needs, with whether it is here; nothing if it needs none."""
+    """A line for each hub id that the plan needs, with whether it is here; nothing if it needs
+    none.
+    """
     lines = [
         f"  {'here   ' if here(need) else 'missing'} {need}, for {', '.join(steps)}"
         for need, steps in needed(plan).items()
@@ -76,7 +85,9 @@ def summary(plan: Plan) -> str:
 
 
 def missing(plan: Plan) -> list[str]:
-    """A message for each hub id that a job without network would not find; lm-eval tasks, of which nobody knows, are left out."""
+    """A message for each hub id that a job without network would not find; lm-eval tasks, of which
+    nobody knows, are left out.
+    """
     return [
         f"{', '.join(steps)}: {need} is not in the cache {hub_cache()}; run mlalign fetch with the same arguments where there is network"
         for need, steps in needed(plan).items()
@@ -85,7 +96,9 @@ def missing(plan: Plan) -> list[str]:
 
 
 def offline_environment() -> dict[str, str]:
-    """What a job on a node without network has in its environment: the caches by absolute path, no requests, no telemetry."""
+    """What a job on a node without network has in its environment: the caches by absolute path, no
+    requests, no telemetry.
+    """
     return {
         "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_CACHE": str(hub_cache().absolute()),
         "HF_DATASETS_CACHE": str(datasets_cache().absolute()), "HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1",
@@ -99,7 +112,7 @@ def datasets_cache() -> Path:
     return Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")).expanduser()
 
 
-# ---------------------------------------------------------------------------------------------------------- what is needed
+# ----------------------------------------------------------------------------------- what is needed
 
 
 def _of_node(node: Node) -> Iterator[Need]:
@@ -119,7 +132,9 @@ def _of_node(node: Node) -> Iterator[Need]:
 
 
 def _in(value: Any) -> Iterator[Need]:
-    """Hub ids in a slot: models with the commit that the plan found, also those in the settings of a scorer."""
+    """Hub ids in a slot: models with the commit that the plan found, also those in the settings of
+    a scorer.
+    """
     if isinstance(value, list):
         for item in value:
             yield from _in(item)
@@ -142,7 +157,9 @@ def _is_served(settings: Mapping) -> bool:
 
 
 def _identities(value: Any) -> Iterator[tuple[str, str | None]]:
-    """(hub id, commit) of an identity as `identity.of_external` gives it: text, or of an adapter itself and its base."""
+    """(hub id, commit) of an identity as `identity.of_external` gives it: text, or of an adapter
+    itself and its base.
+    """
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, list):
             yield from _identities(item)
@@ -150,11 +167,13 @@ def _identities(value: Any) -> Iterator[tuple[str, str | None]]:
             yield match[1], None if match[2] == UNKNOWN else match[2]
 
 
-# ------------------------------------------------------------------------------------------------------------ what is here
+# ------------------------------------------------------------------------------------- what is here
 
 
 def here(need: Need) -> bool:
-    """Whether the local caches hold it, as far as that shows without asking anyone (of lm-eval tasks it does not)."""
+    """Whether the local caches hold it, as far as that shows without asking anyone (of lm-eval
+    tasks it does not).
+    """
     match need.kind:
         case "lm-eval tasks":
             return False
@@ -184,13 +203,18 @@ def snapshot(need: Need, kind: Literal["models", "datasets"] = "models") -> Path
 
 
 def _referred(repository: Path, revision: str) -> str:
-    """The commit that a branch or tag stands for in the cache; what is not known there is a commit itself."""
+    """The commit that a branch or tag stands for in the cache; what is not known there is a commit
+    itself.
+    """
     ref = repository / "refs" / revision
     return ref.read_text().strip() if ref.is_file() else revision
 
 
 def _has_weights(folder: Path) -> bool:
-    """Every shard that an index names is there; without an index, some weights. Broken links do not count."""
+    """Every shard that an index names is there; without an index, some weights.
+
+    Broken links do not count.
+    """
     if not ((folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()):
         return False
     for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):

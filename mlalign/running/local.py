@@ -40,9 +40,9 @@ def run(
 
     `warm`: from the fork server, if one has imported what the step needs.
 
-    On SIGINT or SIGTERM (of Ctrl-C, or `mlalign cancel`) the step is asked to stop (a STOP file: it saves its state) and killed
-    only after GRACE_S seconds, or at once where it was asked for that. It then goes on from its last checkpoint or shard, and the
-    status is STOPPED too.
+    On SIGINT or SIGTERM (of Ctrl-C, or `mlalign cancel`) the step is asked to stop (a STOP file: it
+    saves its state) and killed only after GRACE_S seconds, or at once where it was asked for that.
+    It then goes on from its last checkpoint or shard, and the status is STOPPED too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -62,7 +62,10 @@ def run(
 
 
 def _start(config: Path, resources: Mapping, log: Path, warm: bool) -> "_Cold | forkserver.Forked":
-    """The process of a step. The fork server, once started, imports beside a step that does without it."""
+    """The process of a step.
+
+    The fork server, once started, imports beside a step that does without it.
+    """
     env = environment(resources)
     server = forkserver.server(env)
     one_process = int(resources.get("devices", 1)) == 1
@@ -96,7 +99,9 @@ class _Cold:
 
 
 def environment(resources: Mapping) -> dict[str, str]:
-    """The environment of a step: this one's, quiet libraries, and the cores shared out over its ranks."""
+    """The environment of a step: this one's, quiet libraries, and the cores shared out over its
+    ranks.
+    """
     env = {
         **processes.python_environment(),
         "TOKENIZERS_PARALLELISM": "false",
@@ -131,7 +136,9 @@ class _StopOnSignal:
         self.insist(0)
 
     def insist(self, every_s: float = 2.0) -> None:
-        """Touch the STOP file: a step that was only just beginning takes one that is there already for an old one."""
+        """Touch the STOP file: a step that was only just beginning takes one that is there already
+        for an old one.
+        """
         if time.monotonic() - self._touched >= every_s:
             self._touched = time.monotonic()
             with contextlib.suppress(

@@ -1,4 +1,6 @@
-"""A plan as Slurm jobs: which steps become jobs, their submission, and staying with them until they have ended."""
+"""A plan as Slurm jobs: which steps become jobs, their submission, and staying with them until they
+have ended.
+"""
 
 import dataclasses
 import sys
@@ -17,7 +19,8 @@ from mlalign.running.state import state
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """A submission: the run in the queue, the steps asked for, those of them that became jobs now, and the jobs that were there before.
+    """A submission: the run in the queue, the steps asked for, those of them that became jobs now,
+    and the jobs that were there before.
 
     `left`: the steps for which the queue had no room, `why` in Slurm's words.
     """
@@ -31,7 +34,10 @@ class Sent:
 
 
 def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
-    """Submit what is neither done nor queued; with `launcher.wait` stay until it has ended. Returns the exit status."""
+    """Submit what is neither done nor queued; with `launcher.wait` stay until it has ended.
+
+    Returns the exit status.
+    """
     selected = run_dir.selection(plan)
     sent = send(plan, launcher, selected["run"], display, anew=selected["anew"], go_on=True)
     if sent.before and not sent.new and not sent.left:
@@ -62,8 +68,8 @@ def send(
     anew: Collection[str] = (),
     go_on: bool = False,
 ) -> Sent:
-    """Submit those of these steps that are neither done nor queued; what is to be computed `anew` is put aside before. With `go_on` an
-    earlier `mlalign cancel` is over.
+    """Submit those of these steps that are neither done nor queued; what is to be computed `anew`
+    is put aside before. With `go_on` an earlier `mlalign cancel` is over.
 
     Raises: UserError as `submit.submit` and `submit.refuse_queued` do, and for a damaged artifact.
     """
@@ -87,7 +93,9 @@ def send(
 def to_the_end(
     plan: Plan, launcher: launchers.Slurm, sent: Sent, display: Display
 ) -> dict[str, str]:
-    """`follow` a submission, and submit what the queue had no room for when its jobs have ended; returns what is not there then."""
+    """`follow` a submission, and submit what the queue had no room for when its jobs have ended;
+    returns what is not there then.
+    """
     while True:
         lost = follow(sent, display)
         if lost or not sent.left or jobs.cancelled(sent.run.folder):
@@ -99,7 +107,9 @@ def to_the_end(
 
 
 def follow(sent: Sent, display: Display) -> dict[str, str]:
-    """`watch.follow`, with a word to those who leave it by Ctrl-C; the display hears of what failed."""
+    """`watch.follow`, with a word to those who leave it by Ctrl-C; the display hears of what
+    failed.
+    """
     run_process.current.follows = True
     try:
         left = {step.artifact for step in sent.left}

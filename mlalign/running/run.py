@@ -1,6 +1,7 @@
 """Carry out a plan: write each step's configuration, run what is not done, and say what happened.
 
-Reads a Plan; writes the directory of the run (`run_dir`) and, through the steps, the store. Steps as Slurm jobs: `queued`.
+Reads a Plan; writes the directory of the run (`run_dir`) and, through the steps, the store. Steps
+as Slurm jobs: `queued`.
 """
 
 import time
@@ -25,7 +26,9 @@ Failed = Mapping[
 
 
 def run(plan: Plan, display: Display) -> int:
-    """Run a plan, or go on with it, here or as Slurm jobs; returns the exit status (0, or 75 when stopped on request)."""
+    """Run a plan, or go on with it, here or as Slurm jobs; returns the exit status (0, or 75 when
+    stopped on request).
+    """
     check(plan)
     launcher = _launcher(plan)
     if isinstance(launcher, launchers.Slurm):
@@ -50,7 +53,8 @@ def run(plan: Plan, display: Display) -> int:
 def run_some(
     plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display
 ) -> tuple[int, Failed]:
-    """Bring some steps of a sweep to their end, here or as Slurm jobs that are waited for; they are numbered `among` others.
+    """Bring some steps of a sweep to their end, here or as Slurm jobs that are waited for; they are
+    numbered `among` others.
 
     Returns the exit status (75: stopped on request), and what failed.
     """
@@ -98,7 +102,10 @@ def _launcher(plan: Plan) -> launchers.Local | launchers.Slurm:
 def _here(
     plan: Plan, nodes: Sequence[Node], among: Sequence[Node], display: Display
 ) -> tuple[int, Failed]:
-    """Run steps on this machine, one after the other. Raises: UserError for a step that fails in a plan without variants."""
+    """Run steps on this machine, one after the other.
+
+    Raises: UserError for a step that fails in a plan without variants.
+    """
     failed: dict[str, list[str]] = {}
     _expect(plan, nodes)
     numbers = {node.name: f"[{number}/{len(among)}]" for number, node in enumerate(among, 1)}
@@ -141,7 +148,9 @@ def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
 
 
 def _step(plan: Plan, node: Node, display: Display, number: str) -> int:
-    """Bring one step to its end unless it is there already; returns 0 or the exit status to end with."""
+    """Bring one step to its end unless it is there already; returns 0 or the exit status to end
+    with.
+    """
     now, why = state(node, plan.store)
     if now in ("done", "skipped"):
         display.line(f"{number} {node.name}: {'reused' if now == 'done' else 'skipped before'}")

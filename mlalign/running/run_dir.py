@@ -1,6 +1,8 @@
-"""The directory of a run, `runs/NAME/`: `plan.json`, `config.yaml`, links to artifacts in `steps/`, `report/`.
+"""The directory of a run, `runs/NAME/`: `plan.json`, `config.yaml`, links to artifacts in `steps/`,
+`report/`.
 
-Reads a Plan; also tells which of its steps a command asks for, and freezes a step, so that it can run later and elsewhere.
+Reads a Plan; also tells which of its steps a command asks for, and freezes a step, so that it can
+run later and elsewhere.
 """
 
 import contextlib
@@ -88,7 +90,9 @@ def _downstream(plan: Plan, names: set[str]) -> set[str]:
 
 
 def force(plan: Plan, anew: Collection[str]) -> None:
-    """Put aside what is to be computed again: once for a request, so that the same command goes on after an interruption."""
+    """Put aside what is to be computed again: once for a request, so that the same command goes on
+    after an interruption.
+    """
     told = plan.run_dir / "forced.json"
     asked = sorted(n.artifact for n in plan.nodes if n.name in anew)
     if not asked or (told.is_file() and store.read_json(told)["asked"] == asked):
@@ -99,7 +103,9 @@ def force(plan: Plan, anew: Collection[str]) -> None:
 
 
 def frozen(plan: Plan, node: Node) -> dict[str, Any]:
-    """All that a step needs to know to run later and elsewhere: its resolved configuration and inputs. JSON types only."""
+    """All that a step needs to know to run later and elsewhere: its resolved configuration and
+    inputs. JSON types only.
+    """
     about = {"about": plan.settings.about} if node.step.stage == "report" else {}
     return {
         "step": node.step.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
@@ -110,7 +116,9 @@ def frozen(plan: Plan, node: Node) -> dict[str, Any]:
 
 @functools.cache
 def _commit() -> str | None:
-    """The commit of mlalign's own checkout, with `+` if it has local changes; None when installed from a wheel."""
+    """The commit of mlalign's own checkout, with `+` if it has local changes; None when installed
+    from a wheel.
+    """
     here = Path(__file__).parents[2]
     if not (here / ".git").exists():
         return None
@@ -132,7 +140,9 @@ def _commit() -> str | None:
 
 
 def publish_report(plan: Plan, *, coming: bool = False) -> None:
-    """`runs/NAME/report` points to the report's artifact, with `coming` also to one that is not there yet."""
+    """`runs/NAME/report` points to the report's artifact, with `coming` also to one that is not
+    there yet.
+    """
     if plan.variants:
         return  # each variant has a report of its own; `results.html` is that of all
     reports = [n for n in plan.nodes if n.step.stage == "report"]

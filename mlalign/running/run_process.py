@@ -1,8 +1,11 @@
-"""The process of a run, and how `mlalign cancel` reaches it at any moment: while it plans, between steps, while a step hangs.
+"""The process of a run, and how `mlalign cancel` reaches it at any moment: while it plans, between
+steps, while a step hangs.
 
-It claims `runs/NAME/claims/run-ID`. A file `.run-ID.stop` beside that asks it to stop: `{"now": …, "artifacts": […] or null}`, with
-artifacts only if it is at one of them. A thread looks for that file and sends this process SIGTERM, so that being asked, Ctrl-C and
-SIGTERM are one thing: a step that runs is asked to save its state (`running.local`), and at any other moment the run just ends.
+It claims `runs/NAME/claims/run-ID`. A file `.run-ID.stop` beside that asks it to stop:
+`{"now": …, "artifacts": […] or null}`, with artifacts only if it is at one of them. A thread looks
+for that file and sends this process SIGTERM, so that being asked, Ctrl-C and SIGTERM are one thing:
+a step that runs is asked to save its state (`running.local`), and at any other moment the run just
+ends.
 """
 
 import contextlib
@@ -21,7 +24,10 @@ PREFIX = "run-"
 
 
 class Running:
-    """What a run's process knows of itself. `artifact`: of the step it is at; `follows`: it only watches Slurm jobs."""
+    """What a run's process knows of itself.
+
+    `artifact`: of the step it is at; `follows`: it only watches Slurm jobs.
+    """
 
     def __init__(self) -> None:
         self.artifact: str | None = None
@@ -106,7 +112,7 @@ def _watch(request: Path, running: Running, ended: threading.Event) -> None:
                 signal.pthread_kill(main, signal.SIGTERM)
 
 
-# ------------------------------------------------------------------------------------------------------------ as cancel sees it
+# -------------------------------------------------------------------------------- as cancel sees it
 
 
 def processes(run_dir: Path) -> list[claims.Owner]:
@@ -120,13 +126,17 @@ def ask(run_dir: Path, owner: claims.Owner, *, now: bool, artifacts: Sequence[st
 
 
 def has_refused(run_dir: Path, owner: claims.Owner) -> bool:
-    """Whether a process that was asked a while ago goes on: it is at none of the artifacts that it was asked about."""
+    """Whether a process that was asked a while ago goes on: it is at none of the artifacts that it
+    was asked about.
+    """
     refused = not _request(run_dir, owner["claim"]).exists()
     return refused and owner["claim"] in {other["claim"] for other in processes(run_dir)}
 
 
 def directory(arguments: Sequence[str]) -> Path | None:
-    """The directory of the run that these arguments mean, before anything is planned; None where they do not tell."""
+    """The directory of the run that these arguments mean, before anything is planned; None where
+    they do not tell.
+    """
     given = {}
     for argument in arguments:
         key = argument.partition("=")[0]

@@ -8,7 +8,9 @@ from mlalign.core.model import models_in
 
 
 def state(node: Any, the_store: store.Store) -> tuple[str, str]:
-    """Where a step of a plan (`mlalign.recipes.plan.Node`) stands: (`done` | `skipped` | `stale` | `damaged` | `partial` | `todo`, why)."""
+    """Where a step of a plan (`mlalign.recipes.plan.Node`) stands: (`done` | `skipped` | `stale` |
+    `damaged` | `partial` | `todo`, why).
+    """
     return of_artifact(node.artifact, node.sources(), the_store)
 
 

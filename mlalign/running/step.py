@@ -1,13 +1,16 @@
-"""Run one step in a process of its own:  python -m mlalign.step ARTIFACT.partial/config.yaml [--part I/N]
+"""Run one step in a process of its own:  python -m mlalign.step ARTIFACT.partial/config.yaml
+[--part I/N]
 
-With `--begin FROZEN` instead it only makes that partial artifact, where a step was frozen to run later: a Slurm job begins so.
+With `--begin FROZEN` instead it only makes that partial artifact, where a step was frozen to run
+later: a Slurm job begins so.
 
-Reads the resolved configuration that `mlalign run` wrote, claims the step, runs its stage and publishes the artifact. Ranks of a
-training job all come through here; only the first claims and publishes. With `--part` (an array task) the task works through
-its share of the shards, and whichever task finishes last publishes.
+Reads the resolved configuration that `mlalign run` wrote, claims the step, runs its stage and
+publishes the artifact. Ranks of a training job all come through here; only the first claims and
+publishes. With `--part` (an array task) the task works through its share of the shards, and
+whichever task finishes last publishes.
 
-Exit status: 0 done, 2 a person's mistake (one message on stderr), 75 stopped on request and ready to go on, 3 there was nothing to
-begin (the artifact is complete), else a crash.
+Exit status: 0 done, 2 a person's mistake (one message on stderr), 75 stopped on request and ready
+to go on, 3 there was nothing to begin (the artifact is complete), else a crash.
 """
 
 import argparse
@@ -86,7 +89,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _ended(partial: Path, part: tuple[int, int], status: int, message: str) -> int:
-    """Say why a step ended, also in `outcome.json`: torchrun keeps the exit status of its ranks to itself."""
+    """Say why a step ended, also in `outcome.json`: torchrun keeps the exit status of its ranks to
+    itself.
+    """
     message = secrecy.hidden(message)
     say(message, file=sys.stderr)
     if partial == Path():  # nobody knows where the step works
@@ -104,10 +109,12 @@ def partial_of(frozen: Path) -> Path:
 
 
 def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
-    """Begin a step that was frozen to run later; tasks of an array that start together begin it once.
+    """Begin a step that was frozen to run later; tasks of an array that start together begin it
+    once.
 
-    What another process still holds is waited for: a job that was requeued may find its former self. Returns 0, or NOTHING_TO_DO
-    if the artifact is complete. Raises: UserError as `begin` does.
+    What another process still holds is waited for: a job that was requeued may find its former
+    self. Returns 0, or NOTHING_TO_DO if the artifact is complete. Raises: UserError as `begin`
+    does.
     """
     told = {"guards": [], **store.read_json(frozen, shapes.SUBMITTED)}
     the_store = store.Store(Path(told.pop("store")))
@@ -115,7 +122,9 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
     partial = the_store.partial(told["stage"], told["fingerprint"])
 
     def give_up() -> None:
-        """A cancelled job waits for nobody: its shell gets the signal only when this process has ended."""
+        """A cancelled job waits for nobody: its shell gets the signal only when this process has
+        ended.
+        """
         if jobs.cancelled(frozen.parent, told["run"]["step"] if "run" in told else told["step"]):
             raise stage.Stopped
 
@@ -137,7 +146,10 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
 
 
 def retire(the_store: store.Store, stage_: str, print_: str) -> None:
-    """Put a step's artifact aside, and its shards out of the cache. Raises: UserError if a process is working on it."""
+    """Put a step's artifact aside, and its shards out of the cache.
+
+    Raises: UserError if a process is working on it.
+    """
     partial = the_store.partial(stage_, print_)
     claims.refuse_owned(partial)
     for artifact in (the_store.path(stage_, print_), partial):
@@ -152,10 +164,13 @@ def begin(
     patience_s: float = 0,
     give_up: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Make the partial artifact of a step, with its configuration and the digests of its inputs; returns its directory.
+    """Make the partial artifact of a step, with its configuration and the digests of its inputs;
+    returns its directory.
 
-    Another process that is working on the step is waited for up to `patience_s` seconds; other tasks of the same array may be.
-    Raises: UserError for an input that is not there, and for a step that another process is working on.
+    Another process that is working on the step is waited for up to `patience_s` seconds; other
+    tasks of the same array may be.
+    Raises: UserError for an input that is not there, and for a step that another process is working
+        on.
     """
     partial = the_store.partial(told["stage"], told["fingerprint"])
     claims.refuse_owned(partial, "." if part[1] == 1 else "part-", patience_s, give_up)
@@ -176,7 +191,10 @@ def begin(
 
 
 def read_config(config: Path) -> dict[str, Any]:
-    """The configuration that a step was begun with. Raises: UserError if it is not whole, FileNotFoundError if it is gone."""
+    """The configuration that a step was begun with.
+
+    Raises: UserError if it is not whole, FileNotFoundError if it is gone.
+    """
     return shapes.read_yaml(
         config, shapes.FROZEN, "run the command of its run again: it writes the file anew"
     )
@@ -205,7 +223,9 @@ def _digests(told: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
 
 
 def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
-    """Run the step described by `config`; returns the finished artifact, None where another task or rank publishes it."""
+    """Run the step described by `config`; returns the finished artifact, None where another task or
+    rank publishes it.
+    """
     if part[1] > 1:
         return _execute_part(config, part)
     partial, told = config.parent, read_config(config)
@@ -218,7 +238,9 @@ def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
 
 
 def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
-    """Work through a task's share of the shards; None where another task publishes, perhaps while this one is still at it."""
+    """Work through a task's share of the shards; None where another task publishes, perhaps while
+    this one is still at it.
+    """
     partial = config.parent
     try:
         told = read_config(config)
@@ -304,7 +326,9 @@ def _manifest(told: dict, output: stage.Output) -> dict:
 
 
 def _input_digests(told: dict, the_store: store.Store) -> dict:
-    """slot -> what stood in it: fingerprint and content digest of an artifact, identity of something external."""
+    """slot -> what stood in it: fingerprint and content digest of an artifact, identity of
+    something external.
+    """
 
     def one(value: dict) -> dict:
         if "artifact" not in value:
@@ -331,7 +355,10 @@ def _input_digests(told: dict, the_store: store.Store) -> dict:
 
 
 def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
-    """After an array task: publish if no shard is pending. Two tasks that end together are told apart by a claim."""
+    """After an array task: publish if no shard is pending.
+
+    Two tasks that end together are told apart by a claim.
+    """
     module = stages.load(told["stage"])
     skipped = output.notes.get("status") == "skipped"
     sources = (

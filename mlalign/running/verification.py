@@ -1,12 +1,16 @@
-"""What a step reads is verified where it is used: once when it begins, and by a look at the files whenever it keeps a result.
+"""What a step reads is verified where it is used: once when it begins, and by a look at the files
+whenever it keeps a result.
 
-A plan takes the identity of everything that a step reads; the step's frozen configuration holds it. Weights that are swapped between
-plan and use, or while a step runs, would otherwise give a result under a fingerprint that stands for others.
+A plan takes the identity of everything that a step reads; the step's frozen configuration holds it.
+Weights that are swapped between plan and use, or while a step runs, would otherwise give a result
+under a fingerprint that stands for others.
 
-- artifacts of steps, also those named by path: every file that the manifest lists, by its digest; with what a `select` step chose,
-  and the base that an adapter stands on
-- models and rows from elsewhere: their digests, taken anew; hub snapshots by the names of their blobs
-- files that the configuration names (rows sources, a chat template, a judge's prompt, a pairing method)
+- artifacts of steps, also those named by path: every file that the manifest lists, by its digest;
+  with what a `select` step chose, and the base that an adapter stands on
+- models and rows from elsewhere: their digests, taken anew; hub snapshots by the names of their
+  blobs
+- files that the configuration names (rows sources, a chat template, a judge's prompt, a pairing
+  method)
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,7 +39,8 @@ class Verification:
         self._watch: digests.Watch | None = None
 
     def check(self) -> None:
-        """Compare everything with what is recorded; what was hashed before and not touched since is only looked at.
+        """Compare everything with what is recorded; what was hashed before and not touched since is
+        only looked at.
 
         Raises: UserError that names the files that differ, and the mend.
         """
@@ -50,7 +55,10 @@ class Verification:
         self._watch = digests.Watch(self._digests, files)
 
     def still(self) -> None:
-        """The same where anything was touched since; costs a look at each file. Raises: UserError as `check` does."""
+        """The same where anything was touched since; costs a look at each file.
+
+        Raises: UserError as `check` does.
+        """
         if self._watch is None or not self._watch.untouched():
             self.check()
 
@@ -68,12 +76,15 @@ class Verification:
             yield from self._external(value)
         yield from self._configured()
 
-    # ----------------------------------------------------------------------------------------------------------- artifacts
+    # ------------------------------------------------------------------------------------ artifacts
 
     def _artifact(
         self, path: Path, name: str, wanted: str | None = None, other: str = ""
     ) -> Iterator[str]:
-        """An artifact, and what it leads to: the choice of a `select` step, the base of an adapter. `other` is another way out."""
+        """An artifact, and what it leads to: the choice of a `select` step, the base of an adapter.
+
+        `other` is another way out.
+        """
         if not (path / store.MANIFEST).is_file():
             yield f"its input {name} is not there ({path}); compute it with from={name}"
             return
@@ -121,7 +132,7 @@ class Verification:
         if wanted and found["content_digest"] != wanted[0]:
             yield f"its input {name}: its base {artifact} has other content than in its training; compute it again with force={name}"
 
-    # ------------------------------------------------------------------------------------------------------------ elsewhere
+    # ------------------------------------------------------------------------------------ elsewhere
 
     def _external(self, value: Mapping) -> Iterator[str]:
         """Something that mlalign did not make, or an artifact that is named by its path."""

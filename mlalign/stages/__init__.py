@@ -1,6 +1,7 @@
 """The stages: one file each, found by its name. A stage never imports a stage.
 
-What a stage declares (`SLOTS`, `SHARDED`, …) is said in `mlalign/core/stage.py`. Reading it imports nothing heavy.
+What a stage declares (`SLOTS`, `SHARDED`, …) is said in `mlalign/core/stage.py`. Reading it imports
+nothing heavy.
 """
 
 import importlib

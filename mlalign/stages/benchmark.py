@@ -1,4 +1,5 @@
-"""What a model scores on a benchmark whose answers are given: pairs, best of several, or choices (CPU, no model).
+"""What a model scores on a benchmark whose answers are given: pairs, best of several, or choices
+(CPU, no model).
 
 Reads the scores (slot `scores`) of preference or ranking rows (slot `items`). In a row the chosen
 side is right, or the responses of the lowest rank. The key `subset` of the metadata says what a row

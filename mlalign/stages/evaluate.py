@@ -1,27 +1,36 @@
 """Tables of results by language, from answers and scores alone (CPU, no model).
 
-Reads scores (slot `scores`, one or more artifacts), the candidates they belong to (`rows`), a baseline's candidates on the same
-prompts with their scores (`baseline`, `baseline_scores`), another policy's on them (`control`, `control_scores`), and the prompts or
-preference rows that were answered or scored (`items`), for what their metadata tells. Candidates and scores are joined by
-`candidate_id`, shard by shard of the same name, policies by row id. Scores of preference rows need no other input.
+Reads scores (slot `scores`, one or more artifacts), the candidates they belong to (`rows`), a
+baseline's candidates on the same prompts with their scores (`baseline`, `baseline_scores`), another
+policy's on them (`control`, `control_scores`), and the prompts or preference rows that were
+answered or scored (`items`), for what their metadata tells. Candidates and scores are joined by
+`candidate_id`, shard by shard of the same name, policies by row id. Scores of preference rows need
+no other input.
 
 Writes
   metrics.csv, metrics.json      the main table: metric, by, language, value, low, high, n (prompts), n_groups, which (`metrics/table.py`);
-                                 the JSON also a source x target `matrix` of reward accuracies and `not_computed`, as in the manifest
-  breakdown.csv, breakdown.json  part, member and the columns of the main table: averages by `script` and resource `tier`; accuracy,
-                                 adherence, win rate and reward accuracy by `origin` and metadata (`parts`); best of `k`
+                                 the JSON also a source x target `matrix` of reward accuracies and
+                                 `not_computed`, as in the manifest
+  breakdown.csv, breakdown.json  part, member and the columns of the main table: averages by
+  `script` and resource `tier`; accuracy,
+                                 adherence, win rate and reward accuracy by `origin` and metadata
+                                 (`parts`); best of `k`
   confusion.json                 asked, detected, counts (asked x detected), by: what language answers are in
   consistency.json               languages, values, low, high, n_groups (each languages x languages), by: agreement right or wrong
 
-Metrics of candidates: accuracy, adherence, line_share, word_share, line_pass, word_pass, lcpr, right_in_language, right_elsewhere,
-wrong_in_language, wrong_elsewhere, adherence_of_right, coco_cola (`metrics/confusion.py`); consistency and consistency_kappa with
-English, consistency_all (`metrics/consistency.py`); oracle_accuracy, selected_accuracy (`metrics/best_of_n.py`); tokens, characters,
-bytes, content_bytes, byte_premium, tokens_per_character, truncated (`metrics/length.py`). With a baseline win_rate, win_rate_lc
-(`metrics/win_rate.py`) and METRIC_over_baseline; with a control METRIC_over_control, also of win rates: ours minus theirs, paired.
-With `stored_by` stored_win_rate and stored_win_rate_lc, over the answers stored in `reference`, in the place of win rates.
-Of preference rows: reward_accuracy (ties 0.5), reward_ties, and reward_agreement and reward_kappa with English, for each score column.
+Metrics of candidates: accuracy, adherence, line_share, word_share, line_pass, word_pass, lcpr,
+right_in_language, right_elsewhere, wrong_in_language, wrong_elsewhere, adherence_of_right,
+coco_cola (`metrics/confusion.py`); consistency and consistency_kappa with English, consistency_all
+(`metrics/consistency.py`); oracle_accuracy, selected_accuracy (`metrics/best_of_n.py`); tokens,
+characters, bytes, content_bytes, byte_premium, tokens_per_character, truncated
+(`metrics/length.py`). With a baseline win_rate, win_rate_lc (`metrics/win_rate.py`) and
+METRIC_over_baseline; with a control METRIC_over_control, also of win rates: ours minus theirs,
+paired. With `stored_by` stored_win_rate and stored_win_rate_lc, over the answers stored in
+`reference`, in the place of win rates. Of preference rows: reward_accuracy (ties 0.5), reward_ties,
+and reward_agreement and reward_kappa with English, for each score column.
 
-Intervals are bootstrapped over groups. What lacks its columns is named with the reason under `not_computed`.
+Intervals are bootstrapped over groups. What lacks its columns is named with the reason under
+`not_computed`.
 """
 
 import dataclasses
@@ -180,9 +189,11 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
 
 def by_item(cfg: Config, inputs: Inputs, metric: str, by: str) -> "tuple[Items, Measure] | None":
-    """What every item adds to a metric of our answers, of their wins, or of preference rows: for statistics over several evaluations.
+    """What every item adds to a metric of our answers, of their wins, or of preference rows: for
+    statistics over several evaluations.
 
-    None for a metric that is no sum over items (differences of policies, length-controlled win rates).
+    None for a metric that is no sum over items (differences of policies, length-controlled win
+    rates).
     """
     from mlalign.methods.metrics import measures
 
@@ -206,7 +217,7 @@ def by_item(cfg: Config, inputs: Inputs, metric: str, by: str) -> "tuple[Items, 
     return next(((items, m) for items, m in found if (m.name, m.by) == (metric, by)), None)
 
 
-# ------------------------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def _columns(cfg: Config) -> "Columns":
@@ -329,7 +340,9 @@ def _check(
     preferences: "Answers | None",
     others: Mapping[str, "Answers | None"],
 ) -> None:
-    """Columns that a person named must be there; the defaults `verifier` and `language_adherence` may be missing."""
+    """Columns that a person named must be there; the defaults `verifier` and `language_adherence`
+    may be missing.
+    """
     present = {name for a in (ours, preferences) if a is not None for name in a.scores}
     problems = kinds.missing_columns(_named(cfg), present)
     for slot, theirs in others.items():
@@ -362,7 +375,7 @@ def _named(cfg: Config) -> dict[str, str]:
     return named | {f"reward_by[{i}]": name for i, name in enumerate(cfg.reward_by)}
 
 
-# ----------------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def _policy(
@@ -373,7 +386,9 @@ def _policy(
     metadata: "Metadata",
     out: Output | None = None,
 ) -> "Answers | None":
-    """All answers of the candidates in a slot, or None without any; with `out`, prompts and answers without any score are counted."""
+    """All answers of the candidates in a slot, or None without any; with `out`, prompts and answers
+    without any score are counted.
+    """
     from mlalign.methods.metrics import columns
     from mlalign.methods.metrics.answers import joined
 
@@ -410,7 +425,9 @@ def _count(language: Sequence[str], without: "np.ndarray", out: Output) -> None:
 def _preferences(
     cfg: Config, inputs: Inputs, metadata: "Metadata", out: Output | None = None
 ) -> "Answers | None":
-    """The preference rows whose two sides (`rows.side_id`) stand in the scores, or None without any."""
+    """The preference rows whose two sides (`rows.side_id`) stand in the scores, or None without
+    any.
+    """
     from mlalign.methods.metrics import columns
     from mlalign.methods.metrics.answers import joined
 
@@ -479,8 +496,11 @@ def _read(shard: Path, columns: Sequence[str] | None = None) -> "Table":
 
 
 def _column_names(scores: Sequence[Artifact]) -> list[dict[str, str]]:
-    """For each scores artifact: column in the file -> name here. Steps of one `foreach` that share a name become `name[value]` where
-    they score the same answers; scores of different answers (of several seeds, say) are one column."""
+    """For each scores artifact: column in the file -> name here.
+
+    Steps of one `foreach` that share a name become `name[value]` where
+    they score the same answers; scores of different answers (of several seeds, say) are one column.
+    """
     found, out = [_score_columns(artifact) for artifact in scores], []
     for artifact, names in zip(scores, found, strict=True):
         shared: set[str] = set()

@@ -1,17 +1,19 @@
 """Sample answers: `n` candidates for every prompt in every language, in one life of the engine.
 
-Reads a model (slot `model`) and prompt, demonstration or preference rows (slot `rows`; of the latter two the prompts), writes
-candidates rows, one shard for each shard read; `prompt` is what the model was asked, system prompt included. The engine starts when
-the first shard needs it, and not at all if every shard is done or in the cache. Where a text does not depend on its batch, small shards
-go to the engine together, which then idles at the end of the batch only; otherwise one shard at a time. So a killed run that goes on
-equals the unbroken one.
+Reads a model (slot `model`) and prompt, demonstration or preference rows (slot `rows`; of the
+latter two the prompts), writes candidates rows, one shard for each shard read; `prompt` is what the
+model was asked, system prompt included. The engine starts when the first shard needs it, and not at
+all if every shard is done or in the cache. Where a text does not depend on its batch, small shards
+go to the engine together, which then idles at the end of the batch only; otherwise one shard at a
+time. So a killed run that goes on equals the unbroken one.
 
-Where the chat template ends an assistant's turn, generation ends, whatever the tokenizer's end token is. What stands between the
-template's own reasoning tags goes to the column `reasoning`. With engine=openai the server renders: none of this is known here.
+Where the chat template ends an assistant's turn, generation ends, whatever the tokenizer's end
+token is. What stands between the template's own reasoning tags goes to the column `reasoning`. With
+engine=openai the server renders: none of this is known here.
 
-Counted in the manifest by language: prompts that do not fit the context under `dropped`; responses, tokens, truncated and
-empty responses, responses with reasoning, characters that were cut at the end of a text, and prompts of which the chat template
-leaves something out under `sums`.
+Counted in the manifest by language: prompts that do not fit the context under `dropped`; responses,
+tokens, truncated and empty responses, responses with reasoning, characters that were cut at the end
+of a text, and prompts of which the chat template leaves something out under `sums`.
 
 With `operator`, a function of `mlalign/methods/operators/` asks the model about each row, as often
 as it likes, and makes rows of the answers. From candidates it makes one row for each (parent,
@@ -144,7 +146,8 @@ def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
 
 
 def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
-    """What a fingerprint needs beyond the configuration: the text of the chat template, not its place.
+    """What a fingerprint needs beyond the configuration: the text of the chat template, not its
+    place.
 
     Raises: UserError with every mistake that the types do not catch.
     """
@@ -216,10 +219,12 @@ def _operator_problems(cfg: Config) -> list[str]:
 
 
 def sampler(cfg: Config, model: Model, language: str | None = None) -> dict[str, Any]:
-    """Everything that shapes a sample, for the manifest, with the `fingerprint` that candidates' ids and seeds derive from.
+    """Everything that shapes a sample, for the manifest, with the `fingerprint` that candidates'
+    ids and seeds derive from.
 
-    `n` and `split` are not part of the fingerprint: the first candidates of a prompt are the same in any split and for any larger n.
-    Of an operator's templates, the one that is used for `language` is.
+    `n` and `split` are not part of the fingerprint: the first candidates of a prompt are the same
+    in any split and for any larger n. Of an operator's templates, the one that is used for
+    `language` is.
     """
     settings = hashed(cfg) | identity(cfg, store.sha256)
     shaping = {k: v for k, v in settings.items() if k not in ("n", "split")}
@@ -337,7 +342,8 @@ def check_languages(tally: store.Tally) -> None:
 class _Prompt:
     """One row and what of it goes to the engine.
 
-    `opened`: the rendered prompt ends with the opening reasoning tag. `left_out`: the chat template leaves something of it out.
+    `opened`: the rendered prompt ends with the opening reasoning tag. `left_out`: the chat template
+        leaves something of it out.
     """
 
     row: dict
@@ -403,7 +409,9 @@ class _Generation:
 
     @cached_property
     def max_model_len(self) -> int | None:
-        """Longest prompt and answer together: what the context and `max_prompt_tokens` allow; None: no bound is known."""
+        """Longest prompt and answer together: what the context and `max_prompt_tokens` allow; None:
+        no bound is known.
+        """
         if engine.ENGINES[self.cfg.engine.name].takes == "messages":
             return None
         context = self.cfg.engine.args.get("max_model_len") or chat.context_length(self.model)
@@ -428,7 +436,9 @@ class _Generation:
             self.opened.close()
 
     def shard(self, source: Path, target: Path, tally: store.Tally) -> None:
-        """Candidates for the prompts of one shard; the requests are in the order of the ids, the rows in that of the shard."""
+        """Candidates for the prompts of one shard; the requests are in the order of the ids, the
+        rows in that of the shard.
+        """
         if source not in self._answered:
             self._ask(source)
         prompts, answers = self._answered.pop(source)
@@ -470,7 +480,9 @@ class _Generation:
         return row["prompt_lang"] if self.response_lang == SAME else self.response_lang
 
     def _messages(self, row: Mapping) -> list[dict]:
-        """The prompt below the system prompt; a system message of the row's own follows in the same message."""
+        """The prompt below the system prompt; a system message of the row's own follows in the same
+        message.
+        """
         if self.cfg.system_prompt is None:
             return row["prompt"]
         system = self.cfg.system_prompt.replace(
@@ -515,7 +527,9 @@ class _Generation:
     def _candidates(
         self, prompt: _Prompt, answers: Mapping[str, Response], tally: store.Tally
     ) -> dict | None:
-        """The row of one prompt; None (and counted) if it is too long for the context, or the server found it so."""
+        """The row of one prompt; None (and counted) if it is too long for the context, or the
+        server found it so.
+        """
         row, language = prompt.row, prompt.row["prompt_lang"]
         found = {r.id: answers[r.id] for r in self._requests(prompt) if r.id in answers}
         if not found or any(a.finish_reason == PROMPT_TOO_LONG for a in found.values()):

@@ -1,10 +1,11 @@
 """Any task list of lm-evaluation-harness, in a process of its own, with the results by language.
 
-Reads a model (slot `model`; an adapter goes on its base). Writes `metrics.csv` and `metrics.json` as `evaluate` does: `metric` is the
-harness's own with its filter (`acc`, `exact_match,strict-match`), `by` the task without its language (`belebele` of
-`belebele_swh_Latn`), `language` what the task's name ends in (`languages_of` says otherwise); a task without a language stands under
-`und`. `results.json` is what the harness wrote. Intervals are value ± z x the harness's standard error; that of an average takes
-the languages for independent.
+Reads a model (slot `model`; an adapter goes on its base). Writes `metrics.csv` and `metrics.json`
+as `evaluate` does: `metric` is the harness's own with its filter (`acc`,
+`exact_match,strict-match`), `by` the task without its language (`belebele` of `belebele_swh_Latn`),
+`language` what the task's name ends in (`languages_of` says otherwise); a task without a language
+stands under `und`. `results.json` is what the harness wrote. Intervals are value ± z x the
+harness's standard error; that of an average takes the languages for independent.
 """
 
 import dataclasses
@@ -151,7 +152,10 @@ def _model_args(cfg: Config, model: Model) -> str:
 
 
 def _harness(cfg: Config, argv: Sequence[str], out: Output) -> None:
-    """Run the harness to its end. Raises: Stopped if the step is asked to stop, UserError with the end of its log if it fails."""
+    """Run the harness to its end.
+
+    Raises: Stopped if the step is asked to stop, UserError with the end of its log if it fails.
+    """
     log = out.path / "logs" / "lm_eval.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**processes.python_environment(), "TOKENIZERS_PARALLELISM": "false"}
@@ -180,7 +184,7 @@ def _results(folder: Path) -> dict[str, Any]:
     return read_json(found[-1])
 
 
-# ---------------------------------------------------------------------------------------------------------------- results
+# ------------------------------------------------------------------------------------------ results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +200,9 @@ class Result:
 
 
 def table(cfg: Config, told: Mapping[str, Any]) -> list[dict]:
-    """Long rows from the harness's results: every task by language, with average, worst language and gap to English."""
+    """Long rows from the harness's results: every task by language, with average, worst language
+    and gap to English.
+    """
     names = list(told["results"])
     placed = {name: place(name, names, cfg.languages_of) for name in names}
     results = [r for name in names for r in _of_task(name, *placed[name], told)]
@@ -212,8 +218,9 @@ def table(cfg: Config, told: Mapping[str, Any]) -> list[dict]:
 def place(task: str, tasks: Sequence[str], languages_of: Mapping[str, str]) -> tuple[str, str]:
     """(task without its language, language) from a task's name.
 
-    An ending counts as a language if it is written with its script (`swh_Latn`), or if another task of the list has the same
-    stem and another language for an ending (`xcopa_sw`, `xcopa_ta`); else words such as `cot` would pass for languages.
+    An ending counts as a language if it is written with its script (`swh_Latn`), or if another task
+    of the list has the same stem and another language for an ending (`xcopa_sw`, `xcopa_ta`); else
+    words such as `cot` would pass for languages.
     """
     if task in languages_of:
         return re.split(rf"_{re.escape(languages_of[task])}$", task)[0], languages.normalise(
@@ -227,7 +234,9 @@ def place(task: str, tasks: Sequence[str], languages_of: Mapping[str, str]) -> t
 
 
 def _ending(task: str) -> tuple[str, str | None]:
-    """Stem and language of a name whose last word is a code of two or three letters (`mgsm_direct_sw`)."""
+    """Stem and language of a name whose last word is a code of two or three letters
+    (`mgsm_direct_sw`).
+    """
     stem, _, word = task.rpartition("_")
     if not stem or not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]{2,4})?", word):
         return task, None

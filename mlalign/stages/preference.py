@@ -1,8 +1,10 @@
-"""Preference optimisation through TRL: every loss of its DPOTrainer, KTO, ORPO, CPO and SimPO, behind `loss`.
+"""Preference optimisation through TRL: every loss of its DPOTrainer, KTO, ORPO, CPO and SimPO,
+behind `loss`.
 
-Reads a policy (slot `model`), preference rows, and optionally the reference (slot `reference`; by default the policy as it comes
-in). Writes `model/` (a plain Hugging Face directory, or a LoRA adapter), `metrics.json` and `log_history.json`. The reference's
-log-probabilities are computed once, before training, into TRL's own cache under `checkpoints/`; a continued run finds them there.
+Reads a policy (slot `model`), preference rows, and optionally the reference (slot `reference`; by
+default the policy as it comes in). Writes `model/` (a plain Hugging Face directory, or a LoRA
+adapter), `metrics.json` and `log_history.json`. The reference's log-probabilities are computed
+once, before training, into TRL's own cache under `checkpoints/`; a continued run finds them there.
 
     loss=sigmoid                DPO (Rafailov et al. 2023); ipo, hinge, robust, apo_zero, … are the other losses of DPOTrainer
     loss=sigmoid+bco_pair+sft   a sum of them (MPO), with trainer.loss_weights
@@ -42,7 +44,9 @@ DISTRIBUTED = True
 
 
 class Method(NamedTuple):
-    """A TRL trainer: where its configuration is defined, what it adds, and whether it measures against a reference."""
+    """A TRL trainer: where its configuration is defined, what it adds, and whether it measures
+    against a reference.
+    """
 
     name: str
     module: str
@@ -189,7 +193,9 @@ def _of_function(cfg: Config) -> list[str]:
 
 @functools.cache
 def dpo_losses() -> frozenset[str]:
-    """The losses of TRL's DPOTrainer, read from the source of its configuration; empty if TRL is not installed."""
+    """The losses of TRL's DPOTrainer, read from the source of its configuration; empty if TRL is
+    not installed.
+    """
     path = source_file(DPO.config)
     if path is None:
         return frozenset()
@@ -281,7 +287,10 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
 
 def _reference(cfg: Config, inputs: Inputs, method: Method) -> Model | None:
-    """The reference if it is another model than the policy that comes in. Raises: UserError if the loss takes none."""
+    """The reference if it is another model than the policy that comes in.
+
+    Raises: UserError if the loss takes none.
+    """
     if "reference" not in inputs:
         return None
     if not method.reference:

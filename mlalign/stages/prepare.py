@@ -1,19 +1,22 @@
 """Bring data from anywhere into rows: read, check, split, remove duplicates, mix languages.
 
-Reads files, hub data sets, the embedded tiny world (`sources`) and rows of earlier steps (slot `rows`); writes rows of one `kind`.
-Everything is streamed. Memory per row is 8 bytes (a hash of its content), 8 more for each of: ids that the source brings, splits
-that the source brings, sub-sampling. Sub-sampling reads the cleaned rows a second time.
+Reads files, hub data sets, the embedded tiny world (`sources`) and rows of earlier steps (slot
+`rows`); writes rows of one `kind`. Everything is streamed. Memory per row is 8 bytes (a hash of its
+content), 8 more for each of: ids that the source brings, splits that the source brings,
+sub-sampling. Sub-sampling reads the cleaned rows a second time.
 
-What is wrong with single rows (empty, too long, duplicate, …) is dropped and counted by reason and language. What is wrong with the
-form (encoding, broken JSON, missing column, unknown language) is an error; all of it is reported together, with file and line.
+What is wrong with single rows (empty, too long, duplicate, …) is dropped and counted by reason and
+language. What is wrong with the form (encoding, broken JSON, missing column, unknown language) is
+an error; all of it is reported together, with file and line.
 
-A row's fate depends on its own content, its group and earlier rows of its language: another language changes no shard
-of the others (unless `total_rows` makes languages share a budget). Duplicates are looked for within a language; the first stays.
+A row's fate depends on its own content, its group and earlier rows of its language: another
+language changes no shard of the others (unless `total_rows` makes languages share a budget).
+Duplicates are looked for within a language; the first stays.
 
 With `builder`, the rows of earlier steps are brought together by `group_id`, and a function of
-`mlalign/methods/builders/` makes rows of each item in all its languages. `mixing` names a function of
-`mlalign/methods/mixing/`, which says how many rows of each language to take. Where it takes more than
-there are, rows are repeated under ids of their own.
+`mlalign/methods/builders/` makes rows of each item in all its languages. `mixing` names a function
+of `mlalign/methods/mixing/`, which says how many rows of each language to take. Where it takes more
+than there are, rows are repeated under ids of their own.
 """
 
 import dataclasses
@@ -113,7 +116,8 @@ def packages(cfg: Config) -> list[str]:
 
 
 def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
-    """What the sources hold instead of where they lie: moving files changes no fingerprint, editing them does.
+    """What the sources hold instead of where they lie: moving files changes no fingerprint, editing
+    them does.
 
     Raises: UserError with every mistake that shows before a row is read.
     """
@@ -177,7 +181,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
 
 def mistakes(cfg: Config) -> list[str]:
-    """What is wrong with the configuration, or with what it points at, as messages that begin with the key."""
+    """What is wrong with the configuration, or with what it points at, as messages that begin with
+    the key.
+    """
     found = []
     if cfg.sources is None:
         found.append(
@@ -322,7 +328,9 @@ class _Work:
         return self.out.checkpoints / "all"
 
     def write(self, found: Iterator[Found]) -> dict[tuple[str, str], array]:
-        """Write every good row; to sub-sample, into a spool first, with the rank of each row by language and split."""
+        """Write every good row; to sub-sample, into a spool first, with the rank of each row by
+        language and split.
+        """
         ranks: dict[tuple[str, str], array] = defaultdict(lambda: array("d"))
         shutil.rmtree(self.spool, ignore_errors=True)
         with rows.ShardWriter(
@@ -460,7 +468,10 @@ class _Work:
 
 
 def _flip(row: dict) -> None:
-    """Swap the sides of a preference row in place: answers, their languages and scores. A margin stays: the label claims it."""
+    """Swap the sides of a preference row in place: answers, their languages and scores.
+
+    A margin stays: the label claims it.
+    """
     for chosen, rejected in (
         ("chosen", "rejected"),
         ("chosen_lang", "rejected_lang"),
@@ -470,7 +481,10 @@ def _flip(row: dict) -> None:
 
 
 def _targets(available: Mapping[tuple[str, str], int], cfg: Config) -> dict[tuple[str, str], int]:
-    """Rows to keep by language and split. The mixture concerns training rows; the cap holds for each split."""
+    """Rows to keep by language and split.
+
+    The mixture concerns training rows; the cap holds for each split.
+    """
     cap = cfg.max_rows_per_language
     capped = {where: n if cap is None else min(n, cap) for where, n in available.items()}
     if cfg.temperature is None and cfg.total_rows is None and cfg.mixing is None:

@@ -1,10 +1,11 @@
 """What a run did and what came out: one HTML file to read, and the same as Markdown, JSON and CSV.
 
-Reads the manifests of all steps (slot `steps`), the tables of their metrics and the logs of their training; of the evaluated answers
-and the pairs also the scores, lengths and, for the samples in `report.html`, texts (never those of a source marked `sensitive`
-unless asked to). Writes `report.html` (self-contained: no network), `report.md`, `report.json` (no text of a row in either) and
-`metrics.csv` (all tables with the step in front). Everything but the times is a pure function of what the steps contain.
-Absolute paths are cut to their last part.
+Reads the manifests of all steps (slot `steps`), the tables of their metrics and the logs of their
+training; of the evaluated answers and the pairs also the scores, lengths and, for the samples in
+`report.html`, texts (never those of a source marked `sensitive` unless asked to). Writes
+`report.html` (self-contained: no network), `report.md`, `report.json` (no text of a row in either)
+and `metrics.csv` (all tables with the step in front). Everything but the times is a pure function
+of what the steps contain. Absolute paths are cut to their last part.
 """
 
 import dataclasses

@@ -1,8 +1,10 @@
-"""A reward model: a classifier with one output, trained on preference pairs by TRL's RewardTrainer (Bradley-Terry).
+"""A reward model: a classifier with one output, trained on preference pairs by TRL's RewardTrainer
+(Bradley-Terry).
 
-Reads a model and preference rows. Writes `model/` (a plain Hugging Face directory, or a LoRA adapter that carries the head) with
-`card.yaml`, `metrics.json` and `log_history.json`. A new head is drawn from N(0, 1/sqrt(d+1)) with d the hidden size (Hong et al.
-2025). At the end the saved model is opened as a scorer and must give the scores that the trained one gave in memory.
+Reads a model and preference rows. Writes `model/` (a plain Hugging Face directory, or a LoRA
+adapter that carries the head) with `card.yaml`, `metrics.json` and `log_history.json`. A new head
+is drawn from N(0, 1/sqrt(d+1)) with d the hidden size (Hong et al. 2025). At the end the saved
+model is opened as a scorer and must give the scores that the trained one gave in memory.
 """
 
 import dataclasses
@@ -41,8 +43,8 @@ DISTRIBUTED = True
 METHOD = "A reward model: one score per conversation, trained on preference pairs with the Bradley-Terry loss (TRL's RewardTrainer)."
 N_CHECKED = 32
 LARGEST = 2.0**127  # margins are trained with in float32
-# How far a score may move by saving and loading, by the dtype of the weights: float noise, nothing more. Of a head of norm 1, or of the
-# spread of the scores if that is larger:
+# How far a score may move by saving and loading, by the dtype of the weights: float noise, nothing
+# more. Of a head of norm 1, or of the spread of the scores if that is larger:
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 # and of the largest score, which is itself rounded to the dtype:
 ROUNDING = {"float32": 2**-23, "bfloat16": 2**-7, "float16": 2**-10}
@@ -124,8 +126,11 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
 
 def _uses_margin(cfg: Config, source: Path, out: Output) -> bool:
-    """Whether the margin column goes to the trainer; rows without a margin then have 0. Raises: UserError if there is none
-    at all, or one is no finite number."""
+    """Whether the margin column goes to the trainer; rows without a margin then have 0.
+
+    Raises: UserError if there is none
+    at all, or one is no finite number.
+    """
     read = rows.read(source, cfg.split, cfg.languages, ["margin"])
     margins = [row["margin"] for row in read if row["margin"] is not None]
     n_margins = len(margins)
@@ -148,9 +153,11 @@ def _example(row: Mapping, columns: str) -> dict:
 def _reopened(
     cfg: Config, out: Output, checked: Sequence[list], before: Sequence[float], dtype: str
 ) -> reward_models.Scorer:
-    """The saved model as a scorer, which must score the conversations as the trained one did in memory.
+    """The saved model as a scorer, which must score the conversations as the trained one did in
+    memory.
 
-    Raises: UserError if a score moved by more than float noise (a quantized base comes back unquantized: there it is only noted).
+    Raises: UserError if a score moved by more than float noise (a quantized base comes back
+        unquantized: there it is only noted).
     """
     from mlalign.models import modelling
 
@@ -200,7 +207,9 @@ def _write_card(
     facts: Facts,
     tokenizer: Any,
 ) -> None:
-    """What the model gives on held-out pairs, by language; without any, calibration comes from the training rows."""
+    """What the model gives on held-out pairs, by language; without any, calibration comes from the
+    training rows.
+    """
     split = "eval" if rows.shards(source, "eval") else cfg.split
     measured = {
         language: _measured(scorer, pairs)
@@ -234,7 +243,9 @@ def _samples(source: Path, split: str, limit: int) -> Iterator[tuple[str, list[d
 
 
 def _measured(scorer: reward_models.Scorer, pairs: Sequence[Mapping]) -> dict[str, float]:
-    """Share of pairs whose chosen answer scores higher, and mean and standard deviation of all scores."""
+    """Share of pairs whose chosen answer scores higher, and mean and standard deviation of all
+    scores.
+    """
     found = scorer.score(pairs)
     scores = [score for score in found if score is not None]
     if len(scores) < len(found):

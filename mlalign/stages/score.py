@@ -1,16 +1,18 @@
-"""Score candidates, both sides of preference rows or responses of rankings with any scorers, and combine scores.
+"""Score candidates, both sides of preference rows or responses of rankings with any scorers, and
+combine scores.
 
-Reads candidates, preference or ranking rows (slot `rows`), writes one scores row per candidate, side or
-response, a shard for each shard: ids, `score.NAME` per scorer (`NAME` is the reward step's or the
-scorer's `name`, else its family), further numbers of a scorer as `score.NAME.COLUMN`, a column per
-combination, and `response_lang_detected` from the first language_adherence scorer. What a
-scorer says in words (a judge's verdict) becomes rows of kind `judgement` in `judgements/SHARD`.
+Reads candidates, preference or ranking rows (slot `rows`), writes one scores row per candidate,
+side or response, a shard for each shard: ids, `score.NAME` per scorer (`NAME` is the reward step's
+or the scorer's `name`, else its family), further numbers of a scorer as `score.NAME.COLUMN`, a
+column per combination, and `response_lang_detected` from the first language_adherence scorer. What
+a scorer says in words (a judge's verdict) becomes rows of kind `judgement` in `judgements/SHARD`.
 
-Models are opened when the first shard must be computed. A shard is scored in windows of rows: a run that is stopped keeps the
-windows that are done. A scorer conditioned on English prompts finds them, by `group_id`, in the shards of English prompts of
-the rows themselves or of the slot `english`.
+Models are opened when the first shard must be computed. A shard is scored in windows of rows: a run
+that is stopped keeps the windows that are done. A scorer conditioned on English prompts finds them,
+by `group_id`, in the shards of English prompts of the rows themselves or of the slot `english`.
 
-Counted by language under `sums` in the manifest: `unscored.NAME` (no value), and facts such as `truncated.NAME`.
+Counted by language under `sums` in the manifest: `unscored.NAME` (no value), and facts such as
+`truncated.NAME`.
 """
 
 import contextlib
@@ -146,7 +148,9 @@ class _Scoring:
         return found
 
     def shard(self, source: Path, target: Path, tally: Tally) -> None:
-        """Score one shard window by window; what is done outlives a stop (and a crash) in the checkpoints."""
+        """Score one shard window by window; what is done outlives a stop (and a crash) in the
+        checkpoints.
+        """
         read, size = rows.read_shard(source), self.cfg.window_rows
         print_ = fingerprint({**self.key, "shard": sha256(source), "window_rows": size})
         kept = [
@@ -218,7 +222,9 @@ def score_rows(
     read: Sequence[Mapping],
     per_row: Sequence[Sequence[Item]],
 ) -> dict:
-    """The scores of some rows, of which `per_row` are the items: `rows`, `columns`, `judgements` and `tally`, ready for JSON."""
+    """The scores of some rows, of which `per_row` are the items: `rows`, `columns`, `judgements`
+    and `tally`, ready for JSON.
+    """
     items = [item for of_row in per_row for item in of_row]
     found = {scorer.name: scorer.score_items(items) for scorer in scorers}
     columns = _columns(found)
@@ -249,7 +255,9 @@ def score_rows(
 
 
 def _judgements(found: Mapping[str, Scores], common: Sequence[dict]) -> Iterator[dict]:
-    """What scorers said, answer by answer, as rows of kind `judgement`; `parse_status` is the first flag of the answer, else `ok`."""
+    """What scorers said, answer by answer, as rows of kind `judgement`; `parse_status` is the first
+    flag of the answer, else `ok`.
+    """
     for i, row in enumerate(common):
         for name, scores in found.items():
             flag = next((flag for flag, marks in scores.flags.items() if marks[i]), "ok")
@@ -303,11 +311,12 @@ def _count(
             tally.add(name, language)
 
 
-# --------------------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 def scorer_settings(cfg: Config, inputs: Inputs) -> list[dict]:
-    """What each scorer is opened with, and `identity`: everything that its scores depend on, models by their content.
+    """What each scorer is opened with, and `identity`: everything that its scores depend on, models
+    by their content.
 
     Raises: UserError for a scorer without a family.
     """
@@ -349,8 +358,9 @@ def _settings(cfg: Config, given: Artifact | dict, told: dict, inputs: Inputs) -
 
 
 def _with_defaults(told: Any, cfg: Config) -> Any:
-    """Settings with the step's `dtype`, `seed`, `date` and `device_batch_tokens` wherever a scorer in them has such a setting and does not
-    set it."""
+    """Settings with the step's `dtype`, `seed`, `date` and `device_batch_tokens` wherever a scorer
+    in them has such a setting and does not set it.
+    """
     if isinstance(told, list):
         return [_with_defaults(t, cfg) for t in told]
     if not isinstance(told, Mapping):
@@ -369,7 +379,9 @@ def _with_defaults(told: Any, cfg: Config) -> Any:
 
 
 def _content(model: Mapping, inputs: Inputs) -> Any:
-    """The content of a model: its artifact's digest, what the plan found, or the digest of its files; else a hub id."""
+    """The content of a model: its artifact's digest, what the plan found, or the digest of its
+    files; else a hub id.
+    """
     opened = inputs.opened(model)
     if isinstance(opened, Artifact):
         return opened.manifest["content_digest"]
@@ -431,7 +443,9 @@ def _items_of(path: Path) -> Callable[[Mapping], list[Item]]:
 
 
 def _key(cfg: Config, told: Sequence[Mapping], english: Sequence[str]) -> dict:
-    """Everything but the shard that scores depend on: a model counts by its content, not by where it lies."""
+    """Everything but the shard that scores depend on: a model counts by its content, not by where
+    it lies.
+    """
     scorers = [{"name": t["name"], "identity": t["identity"]} for t in told]
     combinations = {name: dataclasses.asdict(c) for name, c in cfg.combine.items()}
     return {

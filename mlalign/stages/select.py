@@ -1,11 +1,13 @@
 """Choose one of several models on evidence, and say whether a loop should stop.
 
-Reads models (slot `candidates`, oldest first) and metrics (slot `evidence`, in the same order: the last metrics belong to the last
-model; in a first round the earlier ones may have none). Writes `selected.json`: `artifact`, `step` and `binding` of the chosen
-model (`external` for one that no step made), `stop` and `why`. The manifest's `decisions` has the figures.
+Reads models (slot `candidates`, oldest first) and metrics (slot `evidence`, in the same order: the
+last metrics belong to the last model; in a first round the earlier ones may have none). Writes
+`selected.json`: `artifact`, `step` and `binding` of the chosen model (`external` for one that no
+step made), `stop` and `why`. The manifest's `decisions` has the figures.
 
-Going from old to new, a model takes the lead if the average of its metric rises by at least `min_gain` and no language falls by
-more than `max_drop_worst`. A model without evidence leads only until one with evidence comes. `stop` is true unless the newest leads.
+Going from old to new, a model takes the lead if the average of its metric rises by at least
+`min_gain` and no language falls by more than `max_drop_worst`. A model without evidence leads only
+until one with evidence comes. `stop` is true unless the newest leads.
 """
 
 import dataclasses
@@ -97,7 +99,10 @@ def decide(
 def _objection(
     old: Evidence | None, new: Evidence | None, min_gain: float, max_drop: float | None
 ) -> str | None:
-    """Why `new` does not take the lead from `old`, or None if it does. Differences below 1e-9 are rounding."""
+    """Why `new` does not take the lead from `old`, or None if it does.
+
+    Differences below 1e-9 are rounding.
+    """
     if old is None:
         return None
     if new is None:
@@ -117,7 +122,11 @@ def _objection(
 
 
 def _evidence(cfg: Config, artifact: Artifact) -> Evidence:
-    """What the metrics say. Raises: UserError if the metric or a language is not there, or the metric stands there several times."""
+    """What the metrics say.
+
+    Raises: UserError if the metric or a language is not there, or the metric stands there several
+        times.
+    """
     told, name = read_json(artifact.path / "metrics.json")["rows"], _name(artifact)
     rows = [r for r in told if r["metric"] == cfg.metric and cfg.by in (None, r["by"])]
     if not rows:

@@ -1,7 +1,8 @@
-"""Supervised fine-tuning with TRL's SFTTrainer: on demonstrations (loss on the completion), or on plain text.
+"""Supervised fine-tuning with TRL's SFTTrainer: on demonstrations (loss on the completion), or on
+plain text.
 
-Reads a model and demonstration or text rows; the kind of row decides the objective. Writes `model/` (a plain Hugging Face
-directory, or a LoRA adapter), `metrics.json` and `log_history.json`.
+Reads a model and demonstration or text rows; the kind of row decides the objective. Writes `model/`
+(a plain Hugging Face directory, or a LoRA adapter), `metrics.json` and `log_history.json`.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The commands of `rm-score`, one module each.
 
-A module has `HELP` (one line), `arguments(parser)`, which says what the command takes, and `run(options) -> int`, its exit status.
-Nothing heavy is imported before `run`.
+A module has `HELP` (one line), `arguments(parser)`, which says what the command takes, and
+`run(options) -> int`, its exit status. Nothing heavy is imported before `run`.
 """
 
 import argparse
@@ -39,7 +39,10 @@ def add_scorer(parser: argparse.ArgumentParser) -> None:
 
 
 def scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """`{"family", …}` as `reward_models.open_scorer` takes it, secrets by reference. Raises: UserError."""
+    """`{"family", …}` as `reward_models.open_scorer` takes it, secrets by reference.
+
+    Raises: UserError.
+    """
     return secrecy.carry(_scorer_settings(options))
 
 

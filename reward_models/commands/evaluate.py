@@ -4,10 +4,11 @@
     rm-score evaluate --model A --input xcopa/test.*.jsonl --format xcopa --output evidence
     rm-score evaluate --scores scores.jsonl --output evidence
 
-Rows have `chosen` and `rejected` (RewardBench 2: several of them); `language`, `subset`, `section`, `id` and `group_id` are read where
-they are. Written to --output: `results.md` (also printed), `results.csv`, `results.json`, `heatmap.svg`, and for each scorer its
-scores without the texts, `NAME.scores.jsonl`, with `NAME.scores.jsonl.json`, which says what they are of. What is scored already is not
-scored again, so that the same command with one --model more scores only that one.
+Rows have `chosen` and `rejected` (RewardBench 2: several of them); `language`, `subset`, `section`,
+`id` and `group_id` are read where they are. Written to --output: `results.md` (also printed),
+`results.csv`, `results.json`, `heatmap.svg`, and for each scorer its scores without the texts,
+`NAME.scores.jsonl`, with `NAME.scores.jsonl.json`, which says what they are of. What is scored
+already is not scored again, so that the same command with one --model more scores only that one.
 
 Exit status: 0 done, 1 some answers have no score (they are counted), 2 a mistake.
 """
@@ -114,7 +115,7 @@ def _check(options: argparse.Namespace, scorers: dict[str, Any], ready: dict[str
         raise UserError(*wrong)
 
 
-# ---------------------------------------------------------------------------------------------------------------- scorers
+# ------------------------------------------------------------------------------------------ scorers
 
 
 def _scorers(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -188,11 +189,13 @@ def _positive(text: str) -> int:
     return value
 
 
-# ---------------------------------------------------------------------------------------------------------------- results
+# ------------------------------------------------------------------------------------------ results
 
 
 def _warnings(scorers: dict[str, dict[str, Any]], verdicts: dict[str, list]) -> list[str]:
-    """What to say of margins, which are in raw scores, before those of several languages are compared."""
+    """What to say of margins, which are in raw scores, before those of several languages are
+    compared.
+    """
     from reward_models.evidence.verdicts import UNKNOWN
 
     out = []

@@ -1,22 +1,27 @@
-"""The family `language_adherence`: is the answer in the language that was asked for? 1.0 or 0.0; None if nobody can say.
+"""The family `language_adherence`: is the answer in the language that was asked for? 1.0 or 0.0;
+None if nobody can say.
 
 The script decides first: an answer in another script is in another language, and scripts of one
-language need no model. Otherwise an identifier weighs all languages of that script, not only those of
-the run. The requested language and English count `prior` times, because an answer is mostly in one of
-the two, and on five words an identifier alone prefers rare languages. `prior: 1` is the bare identifier.
+language need no model. Otherwise an identifier weighs all languages of that script, not only those
+of the run. The requested language and English count `prior` times, because an answer is mostly in
+one of the two, and on five words an identifier alone prefers rare languages. `prior: 1` is the bare
+identifier.
 
-`identifier: blend` is langid with fastText's help on one or two words; lingua, langid and fasttext are
-the others. `otherwise` names one for the requested languages that `identifier` does not know. `model:
-PATH` with `identifier: fasttext` takes another fastText model, such as GlotLID or OpenLID. Where one
-identifier gates what a policy is trained on, let another one measure it.
+`identifier: blend` is langid with fastText's help on one or two words; lingua, langid and fasttext
+are the others. `otherwise` names one for the requested languages that `identifier` does not know.
+`model: PATH` with `identifier: fasttext` takes another fastText model, such as GlotLID or OpenLID.
+Where one identifier gates what a policy is trained on, let another one measure it.
 
-None, with a flag that is counted: `undetected` (digits, symbols, single letters, nothing), `unsupported` (the identifier does not
-know the requested language). Columns: `confidence`, the weighted probability, or the share of letters where the script decided;
-`script_share`, the share of letters in a script of the requested language.
+None, with a flag that is counted: `undetected` (digits, symbols, single letters, nothing),
+`unsupported` (the identifier does not know the requested language). Columns: `confidence`, the
+weighted probability, or the share of letters where the script decided; `script_share`, the share of
+letters in a script of the requested language.
 
-`level: line` and `level: word` look inside the answer (see `code_switch`): the score is the share of its lines, or words, in the
-requested language; code, formulas, addresses, numbers, and Latin names and units do not count. Further columns then: `line_share`,
-`word_share`, and `line_pass`, `word_pass` (1.0: all of them), whose means over answers are the Language Confusion Benchmark's rates.
+`level: line` and `level: word` look inside the answer (see `code_switch`): the score is the share
+of its lines, or words, in the requested language; code, formulas, addresses, numbers, and Latin
+names and units do not count. Further columns then: `line_share`, `word_share`, and `line_pass`,
+`word_pass` (1.0: all of them), whose means over answers are the Language Confusion Benchmark's
+rates.
 """
 
 from __future__ import annotations
@@ -49,7 +54,9 @@ class Settings:
     )
     model: str | None = None  # path of a fastText model, with `identifier: fasttext`
     prior: float | None = (
-        None  # weight of the requested language and of English; 1: as every other; None: 5 with blend and langid, else 2
+        # weight of the requested language and of English; 1: as every other; None: 5 with blend and
+        # langid, else 2
+        None
     )
     max_characters: int = 2000  # of the answer's beginning that are looked at
     level: Literal["response", "line", "word"] = (
@@ -65,7 +72,9 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """What an answer is written in: its script and, if that can be told, the language with its confidence."""
+    """What an answer is written in: its script and, if that can be told, the language with its
+    confidence.
+    """
 
     script: str
     language: str | None
@@ -111,7 +120,9 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
         return _by_level(whole, inside, settings.level)
 
     def detect(items: Sequence[Item]) -> list[Detection | None]:
-        """By the first identifier, or by the other one where only that knows the requested language."""
+        """By the first identifier, or by the other one where only that knows the requested
+        language.
+        """
         detections: list[Detection | None] = [None] * len(items)
         is_known = [not item.language or _knows(known_first, item.language) for item in items]
         for by, of_known in ((identifier, True), (other, False)):
@@ -155,7 +166,10 @@ def _inside(
 
 
 def _by_level(whole: Scores, inside: Sequence[code_switch.Switches | None], level: str) -> Scores:
-    """The scores with the share of lines or words as the value. An answer too short for lines has its verdict as a whole."""
+    """The scores with the share of lines or words as the value.
+
+    An answer too short for lines has its verdict as a whole.
+    """
     shares = [getattr(s, f"{level}_share") if s else None for s in inside]
     known = [not u for u in whole.flags["unsupported"]]
     values = [
@@ -179,7 +193,10 @@ def _by_level(whole: Scores, inside: Sequence[code_switch.Switches | None], leve
 def _detect(
     items: Sequence[Item], identifier: identifiers.Identifier, prior: float, max_characters: int
 ) -> list[Detection | None]:
-    """The language of every answer; None where there is no word. The identifier sees only what the script leaves open."""
+    """The language of every answer; None where there is no word.
+
+    The identifier sees only what the script leaves open.
+    """
     texts = [item.response[:max_characters] for item in items]
     found: list[Detection | None] = [None] * len(items)
     unsure = []
@@ -202,7 +219,9 @@ def _weigh(
     prior: float,
     found: list[Detection | None],
 ) -> None:
-    """Fill in `found` for the (number, script) in `unsure`; answers of one script and request are decided together."""
+    """Fill in `found` for the (number, script) in `unsure`; answers of one script and request are
+    decided together.
+    """
     weights = identifier.probabilities(
         [scripts.words_in(texts[i], script) or texts[i] for i, script in unsure]
     )
@@ -232,7 +251,9 @@ def _verdict(
 def _best(
     weights: np.ndarray, codes: tuple[str, ...], script: str, requested: str | None, prior: float
 ) -> list[tuple[str | None, float | None]]:
-    """The likeliest language written in this script, and its probability among them, for each row [n_texts, n_codes]."""
+    """The likeliest language written in this script, and its probability among them, for each row
+    [n_texts, n_codes].
+    """
     columns, favoured = _columns(codes, script, requested)
     if not columns:
         return [(None, None)] * len(weights)
@@ -251,7 +272,9 @@ def _best(
 def _columns(
     codes: tuple[str, ...], script: str, requested: str | None
 ) -> tuple[list[int], list[int]]:
-    """The columns of languages in this script, and which of these are the requested language or English."""
+    """The columns of languages in this script, and which of these are the requested language or
+    English.
+    """
     columns = [i for i, code in enumerate(codes) if script in scripts.written_with(code)]
     favoured = [
         n
@@ -273,7 +296,10 @@ def _knows(known: frozenset[str], requested: str) -> bool:
 
 
 def _by_script(text: str, script: str, requested: str | None) -> str | None:
-    """The language where the script decides. Han alone is Chinese, but may be short Japanese: then None if that was asked for."""
+    """The language where the script decides.
+
+    Han alone is Chinese, but may be short Japanese: then None if that was asked for.
+    """
     if script != "Hani":
         return scripts.ONLY[script]
     if (

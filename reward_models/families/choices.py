@@ -1,8 +1,9 @@
-r"""Which option of a question an answer names: `(B)`, `B.`, `答案是B`, `الجواب: ب`, `\boxed{2}`, or the text of one. Pure.
+r"""Which option of a question an answer names: `(B)`, `B.`, `答案是B`, `الجواب: ب`, `\boxed{2}`, or
+the text of one. Pure.
 
-Labels are those of the row's options, in whatever script (A B C, أ ب ج, क ख ग, ア イ ウ, 1 2 3 in any digits). One counts where
-it stands alone: in brackets, before `.` `)` `:` or the like, or as a word of its own; a one-letter word that begins a sentence
-("A dog …", "В доме …") does not.
+Labels are those of the row's options, in whatever script (A B C, أ ب ج, क ख ग, ア イ ウ, 1 2 3 in any
+digits). One counts where it stands alone: in brackets, before `.` `)` `:` or the like, or as a word
+of its own; a one-letter word that begins a sentence ("A dog …", "В доме …") does not.
 """
 
 import re
@@ -13,7 +14,8 @@ from reward_models.families.scripts import SPACELESS, script_of
 
 ASCII = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OPEN, CLOSE = "([{（［【「『<*_\"'“«", ")]}）］】」』>*_\"'”»"
-ENDS = ".,:;!?…)]}）］】」』>*。．，、：；！？।॥،؛؟։።၊။"  # what stands after a label that is no word of a sentence
+# what stands after a label that is no word of a sentence
+ENDS = ".,:;!?…)]}）］】」』>*。．，、：；！？।॥،؛؟։።၊။"
 SENTENCE_ENDS = ".!?…。！？।॥؟։።။\n"
 FOLD = str.maketrans(
     "أإآ", "ااا", "ـ"
@@ -38,10 +40,12 @@ def right_label(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def chosen(response: str, options: Mapping[str, str], right: str) -> str | None:
-    """The label of the option that a response names; None if it names none, or several texts and no label.
+    """The label of the option that a response names; None if it names none, or several texts and no
+    label.
 
-    The last line with a label decides: the label that it begins with, or else the last one in it. Without any label the option
-    whose text occurs. Without options (`{}`) every single letter of the script of `right`, or every number, is a label.
+    The last line with a label decides: the label that it begins with, or else the last one in it.
+    Without any label the option whose text occurs. Without options (`{}`) every single letter of
+    the script of `right`, or every number, is a label.
     """
     known = options or _like(right, response)
     for line in reversed(folded(response).splitlines()):
@@ -84,7 +88,9 @@ def _labels(line: str, known: Mapping[str, str]) -> list[tuple[int, str]]:
 
 
 def _apart(line: str, known: Mapping[str, str]) -> str:
-    """The line with what touches a Latin letter or digit in scripts without spaces (`答案是B。`) put aside, at equal length."""
+    """The line with what touches a Latin letter or digit in scripts without spaces (`答案是B。`) put
+    aside, at equal length.
+    """
     ascii_only = all(label.isascii() for label in known)
     return "".join(
         c if c.isascii() or not ascii_only else "·" if unicodedata.category(c) == "Lo" else c
@@ -93,7 +99,9 @@ def _apart(line: str, known: Mapping[str, str]) -> str:
 
 
 def _by_text(response: str, options: Mapping[str, str]) -> str | None:
-    """The option whose text occurs in the response; one that is part of another that occurs does not count."""
+    """The option whose text occurs in the response; one that is part of another that occurs does
+    not count.
+    """
     said = _plain(response)
     within = {label: _plain(text) for label, text in options.items() if _occurs(_plain(text), said)}
     longest = [
@@ -105,13 +113,17 @@ def _by_text(response: str, options: Mapping[str, str]) -> str | None:
 
 
 def _occurs(text: str, said: str) -> bool:
-    """Whether a text occurs; not within a word in scripts that put nothing before a word (endings are not looked at)."""
+    """Whether a text occurs; not within a word in scripts that put nothing before a word (endings
+    are not looked at).
+    """
     begins = r"(?<!\w)" if text and script_of(text[0]) in ("Latn", "Cyrl", "Grek", None) else ""
     return bool(text) and re.search(begins + re.escape(text), said) is not None
 
 
 def _like(right: str, response: str) -> dict[str, str]:
-    """Labels of the kind of the right one that occur in a response: numbers, or single letters of its script and case."""
+    """Labels of the kind of the right one that occur in a response: numbers, or single letters of
+    its script and case.
+    """
     words = set(re.findall(r"\w+", folded(response))) | set(folded(response))
     return {w.upper(): "" for w in words if _kind(w.upper()) == _kind(right)} | {right: ""}
 

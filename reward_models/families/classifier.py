@@ -1,18 +1,22 @@
-"""The family `classifier`: a sequence classifier, or a LoRA adapter on one, run by transformers or by vLLM.
+"""The family `classifier`: a sequence classifier, or a LoRA adapter on one, run by transformers or
+by vLLM.
 
-Reads a directory or hub id as `save_pretrained` writes it. Conversations are rendered with the model's own chat template and
-tokenizer, and the score is a raw output (no activation) of the model at the last real token. It does not depend on batch, order,
-padding side, shared beginnings or backend: within 1e-5 in float32, the default everywhere. In bfloat16 and float16 the
-weights and the network are rounded, the head computes in float32. Nothing is ever quantised; a checkpoint that was saved so is
-loaded as saved, with a warning.
+Reads a directory or hub id as `save_pretrained` writes it. Conversations are rendered with the
+model's own chat template and tokenizer, and the score is a raw output (no activation) of the model
+at the last real token. It does not depend on batch, order, padding side, shared beginnings or
+backend: within 1e-5 in float32, the default everywhere. In bfloat16 and float16 the weights and the
+network are rounded, the head computes in float32. Nothing is ever quantised; a checkpoint that was
+saved so is loaded as saved, with a warning.
 
-Columns: `cut_tokens`, what a conversation longer than `max_length` lost. It loses its beginning (a BOS token stays), flag
-`truncated`; an answer that is too long by itself keeps its end, flag `response_truncated`; never is an answer cut to nothing.
-A value that is not finite becomes None, flag `not_finite`.
+Columns: `cut_tokens`, what a conversation longer than `max_length` lost. It loses its beginning (a
+    BOS token stays), flag
+`truncated`; an answer that is too long by itself keeps its end, flag `response_truncated`; never is
+an answer cut to nothing. A value that is not finite becomes None, flag `not_finite`.
 
-Each distinct token sequence is read once, and with `prefix_reuse` so are beginnings that several share, wherever the model can
-continue from them exactly: causal attention over all tokens in every layer (network.py says how that is found). Other models
-(encoders, sliding windows, recurrent states) read each sequence in whole.
+Each distinct token sequence is read once, and with `prefix_reuse` so are beginnings that several
+share, wherever the model can continue from them exactly: causal attention over all tokens in every
+layer (network.py says how that is found). Other models (encoders, sliding windows, recurrent
+states) read each sequence in whole.
 """
 
 import dataclasses
@@ -64,17 +68,22 @@ class Settings:
     prefix_reuse: bool = (
         True  # beginnings that several conversations share are read once, where that is exact
     )
-    # (output - mean) / std with the numbers in config.json (OpenRLHF writes them); null: the output as it is, with a warning
+    # (output - mean) / std with the numbers in config.json (OpenRLHF writes them); null: the output
+    # as it is, with a warning
     normalise: bool | None = None
     device_batch_tokens: int = (
         16384  # most padded tokens in a batch of transformers (on a CPU 1024 at most)
     )
     chat_template: str | None = (
-        None  # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or the text)
+        # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or
+        # the text)
+        None
     )
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
     date: str | None = (
-        None  # what a template that writes the date writes; by default what the card, or else templates.DATE, says
+        # what a template that writes the date writes; by default what the card, or else
+        # templates.DATE, says
+        None
     )
 
     @staticmethod
@@ -142,7 +151,10 @@ class Classifier:
 
 
 def prepare(settings: Settings) -> Classifier:
-    """Load tokenizer and model. Raises: UserError for a missing head, tokenizer or template, or one that the card contradicts."""
+    """Load tokenizer and model.
+
+    Raises: UserError for a missing head, tokenizer or template, or one that the card contradicts.
+    """
     from reward_models.networks import loading
 
     told = cards.read(settings.path, settings.revision) or cards.Card()
@@ -172,7 +184,9 @@ def prepare(settings: Settings) -> Classifier:
 
 
 def _check_rows(items: Sequence[Item], encoded: Sequence[encoding.Encoded], n_rows: int) -> None:
-    """Raises: UserError for a conversation with a token that the model has no embedding for (`n_rows` of them)."""
+    """Raises: UserError for a conversation with a token that the model has no embedding for
+    (`n_rows` of them).
+    """
     for item, text in zip(items, encoded, strict=True):
         if max(text.ids) >= n_rows:
             raise UserError(
@@ -181,7 +195,9 @@ def _check_rows(items: Sequence[Item], encoded: Sequence[encoding.Encoded], n_ro
 
 
 def _check_ends(items: Sequence[Item], encoded: Sequence[encoding.Encoded], end: int) -> None:
-    """Raises: UserError for a conversation without the end token at which an encoder-decoder reads its output."""
+    """Raises: UserError for a conversation without the end token at which an encoder-decoder reads
+    its output.
+    """
     for item, text in zip(items, encoded, strict=True):
         if end not in text.ids:
             raise UserError(
@@ -191,7 +207,8 @@ def _check_ends(items: Sequence[Item], encoded: Sequence[encoding.Encoded], end:
 
 
 def _scale(settings: Settings, card: cards.Card, statistics: tuple[float, float] | None) -> Scale:
-    """How outputs become scores; statistics that the model carries and nobody decided about are told.
+    """How outputs become scores; statistics that the model carries and nobody decided about are
+    told.
 
     Raises: UserError if the statistics are asked for, and there are none or they cannot be used.
     """
@@ -220,7 +237,9 @@ def _scale(settings: Settings, card: cards.Card, statistics: tuple[float, float]
 
 
 def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
-    """What raises a UserError for a conversation that the chat template refuses, or writes nothing for."""
+    """What raises a UserError for a conversation that the chat template refuses, or writes nothing
+    for.
+    """
     template = _template(settings, cards.read(settings.path, settings.revision) or cards.Card())
 
     def accept(items: Sequence[Item]) -> None:

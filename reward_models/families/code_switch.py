@@ -1,10 +1,11 @@
 """Where an answer leaves its language: line by line and word by word. Pure.
 
-After the Language Confusion Benchmark (Marchisio et al. 2024): an answer passes by line if every line is in the requested language,
-and by word if, besides, no word of another script stands in it. Differences: instead of an English word list every Latin word of
-more than three letters in lower case counts as foreign, so French words do as well and names, acronyms and units do not; and
-lines are judged by their words in the language's script where these are most of them. As there, shorter lines than of five words
-(in scripts without spaces: letters) are left out.
+After the Language Confusion Benchmark (Marchisio et al. 2024): an answer passes by line if every
+line is in the requested language, and by word if, besides, no word of another script stands in it.
+Differences: instead of an English word list every Latin word of more than three letters in lower
+case counts as foreign, so French words do as well and names, acronyms and units do not; and lines
+are judged by their words in the language's script where these are most of them. As there, shorter
+lines than of five words (in scripts without spaces: letters) are left out.
 """
 
 import dataclasses
@@ -23,7 +24,9 @@ IGNORED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Switches:
-    """Of one answer: shares of lines and words in the requested language, and whether all of them are; None: nothing to tell."""
+    """Of one answer: shares of lines and words in the requested language, and whether all of them
+    are; None: nothing to tell.
+    """
 
     line_share: float | None
     line_pass: float | None
@@ -44,9 +47,11 @@ def lines(text: str) -> list[str]:
 
 
 def own_part(line: str, language: str) -> str:
-    """What an identifier sees of a line: the words in a script of the language if they are most of it, else the line.
+    """What an identifier sees of a line: the words in a script of the language if they are most of
+    it, else the line.
 
-    So a name or a borrowed word in another script, whose letters may outnumber those of a Chinese line, leaves its line alone.
+    So a name or a borrowed word in another script, whose letters may outnumber those of a Chinese
+    line, leaves its line alone.
     """
     words = scripts.words(line)
     own = [word for word in words if _in_script(word, language)]
@@ -55,7 +60,9 @@ def own_part(line: str, language: str) -> str:
 
 
 def switches(text: str, language: str, verdicts: Sequence[float | None]) -> Switches:
-    """What the verdict on each line of `lines(text)` (1.0, 0.0, None) and the script of each word say together."""
+    """What the verdict on each line of `lines(text)` (1.0, 0.0, None) and the script of each word
+    say together.
+    """
     told = [v for v in verdicts if v is not None]
     line_pass = float(min(told)) if told else None
     foreign_lines = {
@@ -97,7 +104,9 @@ def _foreign(word: str) -> bool | None:
 
 
 def _in_script(word: str, language: str) -> bool | None:
-    """Whether a word is in a script of the language; None for numbers, and for names and units in Latin script elsewhere."""
+    """Whether a word is in a script of the language; None for numbers, and for names and units in
+    Latin script elsewhere.
+    """
     found = {script for c in word if (script := scripts.script_of(c))}
     if not found:
         return None

@@ -1,6 +1,7 @@
 """Several scores of one prompt's answers made into one: a weighted sum, with gates. Pure.
 
-Everything here looks at the answers to one prompt only, so a combined score does not depend on what else is in a shard.
+Everything here looks at the answers to one prompt only, so a combined score does not depend on what
+else is in a shard.
 """
 
 import dataclasses
@@ -54,8 +55,9 @@ class Combination:
 def combine(scores: Mapping[str, Sequence[float | None]], how: Combination) -> list[float | None]:
     """One number for each of the n answers to one prompt; `scores` maps a scorer to its n values.
 
-    `sum_s weight_s * score_s` (or the smallest `weight_s * score_s`), each `score_s` normalised as `how` says; None if a weighted
-    score is missing or a gate drops the answer. The first gate that fails decides; normalisation is over all n answers, before gates.
+    `sum_s weight_s * score_s` (or the smallest `weight_s * score_s`), each `score_s` normalised as
+    `how` says; None if a weighted score is missing or a gate drops the answer. The first gate that
+    fails decides; normalisation is over all n answers, before gates.
     """
     weighted = {
         name: z_scores(scores[name]) if how.normalise == "prompt" else list(scores[name])
@@ -73,7 +75,9 @@ def combine(scores: Mapping[str, Sequence[float | None]], how: Combination) -> l
 
 
 def z_scores(values: Sequence[float | None]) -> list[float | None]:
-    """(x - mean) / population standard deviation over the known values; all 0 if they are equal; unknown stays None."""
+    """(x - mean) / population standard deviation over the known values; all 0 if they are equal;
+    unknown stays None.
+    """
     known = [v for v in values if v is not None]
     if not known:
         return list(values)

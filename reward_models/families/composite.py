@@ -1,4 +1,5 @@
-"""The family `composite`: several scorers made into one, by a weighted sum or the smallest, with gates.
+"""The family `composite`: several scorers made into one, by a weighted sum or the smallest, with
+gates.
 
     family: composite
     scorers: [{family: classifier, path: my_rm}, {family: language_adherence}]
@@ -9,8 +10,9 @@ normalise    prompt: z-scores among the answers of one row; calibration: every p
              languages by the card of its model (see `calibration`), the others stay as they are
 combine      sum: sum_s weight_s * score_s; minimum: the smallest weight_s * score_s
 
-Every part is reported: columns `PART` and `PART.COLUMN`, flags `PART.FLAG`. None and a flag where a weighted part has no value
-(`incomplete`), and where a gate drops the answer (`gated`). Parts may be composites or ensembles themselves.
+Every part is reported: columns `PART` and `PART.COLUMN`, flags `PART.FLAG`. None and a flag where a
+weighted part has no value (`incomplete`), and where a gate drops the answer (`gated`). Parts may be
+composites or ensembles themselves.
 """
 
 import dataclasses

@@ -1,7 +1,9 @@
-"""The family `random`: a score in [0, 1) that knows nothing, drawn with a seed. What a real one must beat.
+"""The family `random`: a score in [0, 1) that knows nothing, drawn with a seed.
 
-`per: answer` draws for every answer by its id; `per: text` for every text by its prompt, so that equal answers to a prompt have equal
-scores, as a model's would.
+What a real one must beat.
+
+`per: answer` draws for every answer by its id; `per: text` for every text by its prompt, so that
+equal answers to a prompt have equal scores, as a model's would.
 """
 
 import dataclasses

@@ -1,14 +1,17 @@
-"""The family `ensemble`: several scorers of one kind, whose mean (median, smallest) is the score and whose spread is told.
+"""The family `ensemble`: several scorers of one kind, whose mean (median, smallest) is the score
+and whose spread is told.
 
     family: ensemble
     scorers: [{family: classifier, name: a, path: rm_a}, {family: classifier, name: b, path: rm_b}]
     reduce: min                       # the lower bound of Coste et al. 2024, worst-case optimisation
 
-score = reduce(members) - penalty * disagreement, where disagreement is the population standard deviation of the members' values:
-with `reduce: mean` a lower confidence bound (the paper's uncertainty-weighted form takes the variance). `normalise: prompt` makes
-members of different scales comparable first: z-scores among the answers of one row.
+score = reduce(members) - penalty * disagreement, where disagreement is the population standard
+deviation of the members' values: with `reduce: mean` a lower confidence bound (the paper's
+uncertainty-weighted form takes the variance). `normalise: prompt` makes members of different scales
+comparable first: z-scores among the answers of one row.
 
-Columns: `disagreement`, `MEMBER`, `MEMBER.COLUMN`. None and the flag `incomplete` where a member has no value.
+Columns: `disagreement`, `MEMBER`, `MEMBER.COLUMN`. None and the flag `incomplete` where a member
+    has no value.
 """
 
 import dataclasses

@@ -1,9 +1,12 @@
-"""The family `guarded`: a scorer where it may be used, its fallback where it failed, nobody elsewhere, by language.
+"""The family `guarded`: a scorer where it may be used, its fallback where it failed, nobody
+elsewhere, by language.
 
-Reads a policy as `rm-score agree` writes it, `{default: use, languages: {swh_Latn: {policy: fall_back}}}`; `default` is for languages
-that it does not name and for answers without one. Text column `scored_by`: the name of the scorer that spoke. Where nobody may,
-the score is None with the flag `abstained`. Scores of two scorers are on different scales: a prompt has one language, so answers to
-one prompt are never split between them; across languages compare only after calibration (of this scorer, not of its parts).
+Reads a policy as `rm-score agree` writes it,
+`{default: use, languages: {swh_Latn: {policy: fall_back}}}`; `default` is for languages that it
+does not name and for answers without one. Text column `scored_by`: the name of the scorer that
+spoke. Where nobody may, the score is None with the flag `abstained`. Scores of two scorers are on
+different scales: a prompt has one language, so answers to one prompt are never split between them;
+across languages compare only after calibration (of this scorer, not of its parts).
 """
 
 import dataclasses
@@ -36,7 +39,10 @@ class Settings:
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    """Opens the scorers that the policy uses. Raises: UserError for a policy that is wrong or cannot be read."""
+    """Opens the scorers that the policy uses.
+
+    Raises: UserError for a policy that is wrong or cannot be read.
+    """
     policies, default = _policies(settings)
     scorers = {
         policy: reward_models.open_scorer(part)
@@ -82,7 +88,10 @@ def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
 
 
 def _policies(settings: Settings) -> tuple[dict[str, str], str]:
-    """Language -> policy, and that of all other languages. Raises: UserError for a policy that is wrong or cannot be read."""
+    """Language -> policy, and that of all other languages.
+
+    Raises: UserError for a policy that is wrong or cannot be read.
+    """
     told = settings.policy if isinstance(settings.policy, dict) else _read(Path(settings.policy))
     wrong = _policy_problems(
         told,
@@ -117,7 +126,10 @@ def _read(file: Path) -> Any:
 
 
 def _check_unmixed(items: Sequence[Item], chosen: Sequence[str]) -> None:
-    """Answers to one row's prompt have one language, hence one scorer. Raises: UserError if they have not."""
+    """Answers to one row's prompt have one language, hence one scorer.
+
+    Raises: UserError if they have not.
+    """
     by_prompt: dict[tuple, str] = {}
     for item, policy in zip(items, chosen, strict=True):
         prompt = (item.row, *(message["content"] for message in item.prompt))
@@ -128,7 +140,9 @@ def _check_unmixed(items: Sequence[Item], chosen: Sequence[str]) -> None:
 
 
 def _merged(n: int, parts: Sequence[tuple[Sequence[int], Scores]]) -> Scores:
-    """The scores of parts put back to their places among n items; what a part does not tell is False or None there."""
+    """The scores of parts put back to their places among n items; what a part does not tell is
+    False or None there.
+    """
 
     def spread(lists: Sequence[tuple[Sequence[int], Sequence]], empty: Any) -> list:
         out = [empty] * n

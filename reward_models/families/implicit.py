@@ -1,21 +1,28 @@
-"""The family `implicit`: how much more probable a policy makes an answer than its reference does (a DPO model as a reward model).
+"""The family `implicit`: how much more probable a policy makes an answer than its reference does (a
+DPO model as a reward model).
 
     r(x, y) = beta * (log pi_policy(y | x) - log pi_reference(y | x))        Rafailov et al. 2023, eq. 5
 
-y is everything that the chat template writes after the generation prompt, the end-of-turn token included, as in TRL's trainers.
-`condition_on: english_prompt` puts the English version of x in its place (Implicit Cross-Lingual Rewarding, arXiv 2503.04647).
+y is everything that the chat template writes after the generation prompt, the end-of-turn token
+included, as in TRL's trainers. `condition_on: english_prompt` puts the English version of x in its
+place (Implicit Cross-Lingual Rewarding, arXiv 2503.04647).
 
-Sums favour whatever is long where they are positive. `length_normalise: tokens` divides r by the tokens of y;
-`length_penalty` subtracts that much for every token, the length control of Chen et al. 2024 (arXiv 2406.09760, eq. 5) that the
-former paper takes over: there it is chosen so that chosen and rejected answers are equally long on average.
+Sums favour whatever is long where they are positive. `length_normalise: tokens` divides r by the
+tokens of y; `length_penalty` subtracts that much for every token, the length control of Chen et al.
+2024 (arXiv 2406.09760, eq. 5) that the former paper takes over: there it is chosen so that chosen
+and rejected answers are equally long on average.
 
-Prompts that several answers share are read once, with `prefix_reuse`, wherever that is exact (network.py says how that is found).
-In float32 on an x86 CPU a value does not depend on its batch, order, neighbours or shard (within 1e-5 at beta 1 for the whole sum, mostly
-to the last bit; logps.py says how). On a GPU matrix products sum in an order that follows from the shape of a batch; that was not measured.
+Prompts that several answers share are read once, with `prefix_reuse`, wherever that is exact
+(network.py says how that is found). In float32 on an x86 CPU a value does not depend on its batch,
+order, neighbours or shard (within 1e-5 at beta 1 for the whole sum, mostly to the last bit;
+logps.py says how). On a GPU matrix products sum in an order that follows from the shape of a batch;
+that was not measured.
 
-A conversation longer than `max_length` loses tokens at its beginning (a BOS token stays): flag `truncated`; where even the answer
-does not fit, only what is left of it counts: flag `response_truncated`. None, flagged: `no_english_prompt`, `not_finite`, and
-`answer_left_out` where the chat template writes nothing of the answer. `answer_partly_left_out`, `prompt_partly_left_out`: some of it.
+A conversation longer than `max_length` loses tokens at its beginning (a BOS token stays): flag
+`truncated`; where even the answer does not fit, only what is left of it counts: flag
+`response_truncated`. None, flagged: `no_english_prompt`, `not_finite`, and `answer_left_out` where
+the chat template writes nothing of the answer. `answer_partly_left_out`, `prompt_partly_left_out`:
+some of it.
 Columns: `logp_policy`, `logp_reference` (nats, summed), `n_tokens` of the answer.
 """
 
@@ -69,7 +76,9 @@ class Settings:
     )
     device_batch_tokens: int = 16384  # most padded tokens in a batch (on a CPU 1024 at most)
     chat_template: str | None = (
-        None  # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or the text)
+        # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or
+        # the text)
+        None
     )
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
     date: str = templates.DATE  # what a template that writes the date writes
@@ -88,7 +97,9 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A conversation as token ids; the answer begins at `begin`. `lost`: tokens of prompt and of answer that did not fit.
+    """A conversation as token ids; the answer begins at `begin`.
+
+    `lost`: tokens of prompt and of answer that did not fit.
 
     `left_out`: what the chat template left out before.
     """
@@ -100,7 +111,10 @@ class Encoded:
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    """Load both models. Raises: UserError without a reference, or if the two read tokens differently."""
+    """Load both models.
+
+    Raises: UserError without a reference, or if the two read tokens differently.
+    """
     policy = causal.find(settings.path, settings.revision, settings.base)
     reference = _reference(settings, policy)
     tokenizer = causal.tokenizer(policy, chat.read_template(settings.chat_template))
@@ -135,7 +149,9 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
 
 
 def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
-    """What raises a UserError for a conversation that the policy's chat template refuses, or writes no answer for."""
+    """What raises a UserError for a conversation that the policy's chat template refuses, or writes
+    no answer for.
+    """
     policy = causal.find(settings.path, settings.revision, settings.base)
     tokenizer = causal.tokenizer(policy, chat.read_template(settings.chat_template))
     template = ChatTemplate(tokenizer, settings.chat_template_kwargs, settings.date)
@@ -211,7 +227,9 @@ def _both(
 
 
 def encode(item: Item, prompt: Sequence[Mapping], template: ChatTemplate) -> Encoded:
-    """The answer begins where the conversation's tokens part from those of the prompt with the generation prompt."""
+    """The answer begins where the conversation's tokens part from those of the prompt with the
+    generation prompt.
+    """
     messages = [*prompt, item.answer]
     asked = template.prompt(prompt, item.id, item.tools)
     whole = template.conversation(messages, item.id, item.tools)
@@ -233,10 +251,12 @@ def encode(item: Item, prompt: Sequence[Mapping], template: ChatTemplate) -> Enc
 def _until_answer(
     item: Item, prompt: Sequence[Mapping], template: ChatTemplate, asked: str, whole: str
 ) -> str:
-    """What stands before the answer where the template writes the prompt otherwise once an answer follows.
+    """What stands before the answer where the template writes the prompt otherwise once an answer
+    follows.
 
-    Some templates mark the last turn of an assistant, say, and the prompt ends with one. The two texts then part within the prompt,
-    so the answer is taken to begin behind the last generation prompt in front of its own text.
+    Some templates mark the last turn of an assistant, say, and the prompt ends with one. The two
+    texts then part within the prompt, so the answer is taken to begin behind the last generation
+    prompt in front of its own text.
     """
     context = template.conversation(prompt, item.id, item.tools)
     if whole.startswith(context):
@@ -251,7 +271,9 @@ def _until_answer(
 
 
 def cut(whole: Encoded, max_length: int, bos: int | None) -> Encoded:
-    """The last `max_length` tokens: the beginning of the prompt goes first; one token always stays before the answer."""
+    """The last `max_length` tokens: the beginning of the prompt goes first; one token always stays
+    before the answer.
+    """
     n = len(whole.ids) - max_length
     if n <= 0:
         return whole
@@ -263,7 +285,7 @@ def cut(whole: Encoded, max_length: int, bos: int | None) -> Encoded:
     return Encoded(ids, begin, (len(whole.ids) - len(ids) - lost_of_response, lost_of_response))
 
 
-# ---------------------------------------------------------------------------------------------------------------- loading
+# ------------------------------------------------------------------------------------------ loading
 
 
 def _reference(settings: Settings, policy: Model) -> Model | None:

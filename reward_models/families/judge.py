@@ -1,28 +1,34 @@
-"""The family `judge`: a language model that is asked what it thinks of an answer, in any language, over any engine.
+"""The family `judge`: a language model that is asked what it thinks of an answer, in any language,
+over any engine.
 
 mode          score
 checklist     the share of YES to a checklist that is written for the prompt once (Cook et al. 2024, TICK); in `checklists`
 scalar        a whole number on `scale` (1 to 10; `template: additive`: 0 to 5, the five points of Yuan et al. 2024, Self-Rewarding)
 reference     the same, by agreement with the row's reference
 pairwise      the share of comparisons won within the row, a tie counting half; each pair is asked in both orders, and orders that
-              disagree make a tie: n(n-1) questions for n answers, 2(n-1) with `against: first`, 2n with `against: reference`,
-              which compares every answer with the one stored as its row's reference
+              disagree make a tie: n(n-1) questions for n answers, 2(n-1) with `against: first`, 2n
+              with `against: reference`, which compares every answer with the one stored as its
+              row's reference
 yes_no        the probability of Yes against No at the answer's first token, or with `output: logit` the log-odds
 
-Engines that take tokens (vllm, transformers) say at most an explanation; the verdict is the most probable of the allowed answers
-(`reward_models.judging.choices`), so it always parses, and with `expectation` the score is the mean under their probabilities. A
-server (openai) is asked for JSON of a schema (`structured: false`: free text) and may still say something else.
+Engines that take tokens (vllm, transformers) say at most an explanation; the verdict is the most
+probable of the allowed answers (`reward_models.judging.choices`), so it always parses, and with
+`expectation` the score is the mean under their probabilities. A server (openai) is asked for JSON
+of a schema (`structured: false`: free text) and may still say something else.
 
-None, with a flag that is counted: `unparsed` (some verdict did not parse; None if none did), `too_long` (for the context: nothing
-is ever cut), `not_finite` (the model gives NaN), `no_rubric` (`rubric: row` in a language without phrases), `no_reference`,
-`no_checklist` (none could be written), `alone` (nothing in the row to compare with). Flags that only tell: `special_tokens` (a text
-tried to write one; it was made plain text), `positions_disagree`. Columns: `answer_mass`, the probability that the judge gave the
-allowed answers before all others were forbidden; `position_disagreement`, the share of an answer's comparisons in which the orders
-disagree; `comparisons`; `checks`.
+None, with a flag that is counted: `unparsed` (some verdict did not parse; None if none did),
+`too_long` (for the context: nothing is ever cut), `not_finite` (the model gives NaN), `no_rubric`
+(`rubric: row` in a language without phrases), `no_reference`, `no_checklist` (none could be
+written), `alone` (nothing in the row to compare with). Flags that only tell: `special_tokens` (a
+text tried to write one; it was made plain text), `positions_disagree`. Columns: `answer_mass`, the
+probability that the judge gave the allowed answers before all others were forbidden;
+`position_disagreement`, the share of an answer's comparisons in which the orders disagree;
+`comparisons`; `checks`.
 Texts: `verdict`, and `explanation` with `reasoning`.
 
-The phrases in languages other than English were translated by a machine and checked by nobody (`translated_by` in
-`reward_models/prompts/phrases/`): compare with `rubric: english` before you rely on them.
+The phrases in languages other than English were translated by a machine and checked by nobody
+(`translated_by` in `reward_models/prompts/phrases/`): compare with `rubric: english` before you
+rely on them.
 """
 
 import dataclasses
@@ -71,12 +77,15 @@ class Settings:
         False  # score with the probabilities of the answers, not the most probable one
     )
     output: Literal["probability", "logit"] = "probability"  # yes_no
-    # pairwise: all pairs, each answer with the row's first, or with the answer that is its reference
+    # pairwise: all pairs, each answer with the row's first, or with the answer that is its
+    #     reference
     against: Literal["all", "first", "reference"] = "all"
     ties: bool = True  # pairwise: the judge may call a tie
     structured: bool = True  # false: read verdicts from free text
     checklists: str | None = (
-        None  # file that keeps checklists (JSONL, only ever appended to); by default they last as long as the process
+        # file that keeps checklists (JSONL, only ever appended to); by default they last as long as
+        # the process
+        None
     )
     max_questions: int = 6  # of a checklist
     max_tokens: int = 512  # of an explanation or a checklist
@@ -84,7 +93,8 @@ class Settings:
         None  # tokens of prompt and answer together; by default what the model was built for
     )
     chat_template: str | None = (
-        None  # file of Jinja text, the text, or the name of one of the tokenizer's, in place of its own
+        # file of Jinja text, the text, or the name of one of the tokenizer's, in place of its own
+        None
     )
     chat_template_kwargs: dict = dataclasses.field(
         default_factory=dict
@@ -100,7 +110,9 @@ class Settings:
 
     @property
     def tells_mass(self) -> bool:
-        """Whether probabilities of answers are known: engines of tokens tell them, a server only those of its first token."""
+        """Whether probabilities of answers are known: engines of tokens tell them, a server only
+        those of its first token.
+        """
         return self.mode == "yes_no" or (
             self.takes_tokens and self.structured and self.mode != "pairwise"
         )
@@ -201,7 +213,10 @@ class Judge:
 
 
 def prepare(settings: Settings) -> Judge:
-    """Open the engine on the judge. Raises: UserError for a template, a model or an engine that does not do."""
+    """Open the engine on the judge.
+
+    Raises: UserError for a template, a model or an engine that does not do.
+    """
     if (
         settings.path is not None
         and settings.path.startswith(("/", ".", "~"))

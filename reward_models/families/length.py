@@ -1,10 +1,12 @@
-"""The family `length`: how long the answer is, in characters, words, or tokens of a given tokenizer.
+"""The family `length`: how long the answer is, in characters, words, or tokens of a given
+tokenizer.
 
 characters   Unicode code points
 words        runs of letters and digits; in scripts without spaces (Han, kana, Thai, …) every letter by itself
 tokens       of the tokenizer under `path`; no special tokens
 
-Longer is higher. Each unit carries another amount of text in another language: compare within a language, never across.
+Longer is higher. Each unit carries another amount of text in another language: compare within a
+language, never across.
 """
 
 import dataclasses

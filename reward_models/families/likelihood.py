@@ -1,9 +1,11 @@
-"""The family `likelihood`: the log-probability that a policy gives to an answer, for choosing among given ones.
+"""The family `likelihood`: the log-probability that a policy gives to an answer, for choosing among
+given ones.
 
     score(x, y) = log pi(y | x)        with `normalise: tokens` divided by the number of tokens of y
 
 y is everything that the chat template writes after the generation prompt, the end-of-turn token
-included, as in the family `implicit`, whose flags this one has too. Column: `n_tokens` of the answer.
+included, as in the family `implicit`, whose flags this one has too. Column: `n_tokens` of the
+answer.
 """
 
 import dataclasses

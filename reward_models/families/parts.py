@@ -1,4 +1,7 @@
-"""Scorers made of scorers: opening their parts, and what they tell of each. Used by `composite` and `ensemble`."""
+"""Scorers made of scorers: opening their parts, and what they tell of each.
+
+Used by `composite` and `ensemble`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,7 +17,9 @@ Values = list[float | None]
 def open_all(
     told: Sequence[Mapping], calibrate: str | None = None
 ) -> dict[str, "reward_models.Scorer"]:
-    """The parts by name. With `calibrate` those that have a model are put on one scale for all languages by its card.
+    """The parts by name.
+
+    With `calibrate` those that have a model are put on one scale for all languages by its card.
 
     Raises: UserError with every mistake, or naming the part whose card has no calibration.
     """

@@ -1,14 +1,16 @@
-"""The family `repetition`: does the answer repeat itself? Higher is better: nothing repeated is 0 (`distinct`: 1).
+"""The family `repetition`: does the answer repeat itself?
 
-An answer is a sequence of words (see `scripts.words`) of which n-grams are taken; where most of it is in a script without spaces
-the units are letters, and n is `n_letters`.
+Higher is better: nothing repeated is 0 (`distinct`: 1).
+
+An answer is a sequence of words (see `scripts.words`) of which n-grams are taken; where most of it
+is in a script without spaces the units are letters, and n is `n_letters`.
 
 repeated   minus the share of n-grams that occur more than once
 distinct   distinct n-grams / n-grams, the distinct-n of Li et al. 2016
 run        minus the longest stretch that is one block of at most `max_block` units again and again, as a share of all units
 
-The three are also columns: `repeated_share`, `distinct_share`, `longest_run` (units in that stretch, 0 if there is none).
-None and the flag `empty` for an answer without any word.
+The three are also columns: `repeated_share`, `distinct_share`, `longest_run` (units in that
+stretch, 0 if there is none). None and the flag `empty` for an answer without any word.
 """
 
 import dataclasses
@@ -64,7 +66,10 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
 
 
 def measure(text: str, settings: Settings) -> Repetition | None:
-    """How much a text repeats itself; None without words. One with fewer than n words has no n-gram that could repeat."""
+    """How much a text repeats itself; None without words.
+
+    One with fewer than n words has no n-gram that could repeat.
+    """
     units = scripts.words(text.casefold())
     if not units:
         return None
@@ -82,9 +87,11 @@ def measure(text: str, settings: Settings) -> Repetition | None:
 
 
 def longest_run(units: Sequence[str], max_block: int) -> int:
-    """Units in the longest stretch that is one block of at most `max_block` units twice or more in a row; 0 if there is none.
+    """Units in the longest stretch that is one block of at most `max_block` units twice or more in
+    a row; 0 if there is none.
 
-    A stretch of period p and length at least 2p; a last, incomplete block counts. O(len(units) * max_block).
+    A stretch of period p and length at least 2p; a last, incomplete block counts. O(len(units) *
+    max_block).
     """
     longest = 0
     for period in range(1, min(max_block, len(units) // 2) + 1):

@@ -1,4 +1,7 @@
-"""Which script a text is written in, and the languages that a script alone decides. Pure; only `unicodedata`."""
+"""Which script a text is written in, and the languages that a script alone decides.
+
+Pure; only `unicodedata`.
+"""
 
 import unicodedata
 from collections import Counter
@@ -37,7 +40,9 @@ KANA_FRAC = 0.1  # a text of Han characters with at least this share of kana is 
 
 @cache
 def script_of(character: str) -> str | None:
-    """ISO 15924 of a letter or combining mark; None for anything else and for scripts that are not told apart here."""
+    """ISO 15924 of a letter or combining mark; None for anything else and for scripts that are not
+    told apart here.
+    """
     if unicodedata.category(character)[0] not in "LM":
         return None
     return SCRIPTS.get(unicodedata.name(character, "").split(" ")[0])
@@ -46,7 +51,8 @@ def script_of(character: str) -> str | None:
 def letters_of(word: str) -> tuple[tuple[str, int], ...]:
     """How many letters of a word are in which script, in the order in which scripts appear.
 
-    `"KDFа"` gives `(("Latn", 3), ("Cyrl", 1))`. Words recur, so those of usual length are remembered.
+    `"KDFа"` gives `(("Latn", 3), ("Cyrl", 1))`. Words recur, so those of usual length are
+    remembered.
     """
     return _remembered_letters(word) if len(word) <= MAX_REMEMBERED else _count_letters(word)
 
@@ -60,9 +66,12 @@ _remembered_letters = lru_cache(maxsize=65_536)(_count_letters)
 
 
 def dominant(text: str) -> tuple[str, float] | None:
-    """The script of most letters and its share; None if there is no word. Han and kana together are one script.
+    """The script of most letters and its share; None if there is no word.
 
-    Single letters between spaces (`K D F`, `x = y`) are no words, except in scripts that write without spaces.
+    Han and kana together are one script.
+
+    Single letters between spaces (`K D F`, `x = y`) are no words, except in scripts that write
+    without spaces.
     """
     counts = dict.fromkeys(("Kana", "Hani"), 0)
     for word in text.split():
@@ -83,7 +92,8 @@ def dominant(text: str) -> tuple[str, float] | None:
 
 
 def words(text: str) -> list[str]:
-    """Words: runs of letters and digits; in scripts without spaces every letter, with its marks, by itself.
+    """Words: runs of letters and digits; in scripts without spaces every letter, with its marks, by
+    itself.
 
     `"Das ist 答案"` gives `["Das", "ist", "答", "案"]`. A hyphen separates, an apostrophe does not.
     """
@@ -127,7 +137,9 @@ def words_in(text: str, script: str) -> str:
 
 
 def han_variant(text: str) -> str | None:
-    """`Hans` or `Hant` by the characters that only one of the two standards (GB 2312, Big5) has; None if they are as many."""
+    """`Hans` or `Hant` by the characters that only one of the two standards (GB 2312, Big5) has;
+    None if they are as many.
+    """
     han = [c for c in text if script_of(c) == "Hani"]
     simplified = sum(_in(c, "gb2312") and not _in(c, "big5") for c in han)
     traditional = sum(_in(c, "big5") and not _in(c, "gb2312") for c in han)

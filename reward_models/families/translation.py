@@ -1,12 +1,15 @@
-"""The family `translation`: how close the answer is to a reference translation, by sacrebleu's chrF, chrF++ or BLEU.
+"""The family `translation`: how close the answer is to a reference translation, by sacrebleu's
+chrF, chrF++ or BLEU.
 
-Reads the row's `reference`: a text, `{"text": …}` or `{"answer": …}`, or a list of texts (several references). Values are on
-sacrebleu's scale, 0 to 100, of single sentences. Without a reference: None, flag `no_reference`.
+Reads the row's `reference`: a text, `{"text": …}` or `{"answer": …}`, or a list of texts (several
+references). Values are on sacrebleu's scale, 0 to 100, of single sentences. Without a reference:
+None, flag `no_reference`.
 
-BLEU needs words. By default the tokenizer follows the language: `zh` for Chinese, `char` for other scripts without spaces,
-`13a` otherwise; `tokenize` names another of sacrebleu's (`ja-mecab`, `ko-mecab`, `flores200`, …, which need packages or a
-download of their own). Sentence BLEU is smoothed (exponential) and leaves out orders longer than the sentence.
-COMET is none of them: docs/scoring.md says why, and how its scores get beside these.
+BLEU needs words. By default the tokenizer follows the language: `zh` for Chinese, `char` for other
+scripts without spaces, `13a` otherwise; `tokenize` names another of sacrebleu's (`ja-mecab`,
+`ko-mecab`, `flores200`, …, which need packages or a download of their own). Sentence BLEU is
+smoothed (exponential) and leaves out orders longer than the sentence. COMET is none of them:
+docs/scoring.md says why, and how its scores get beside these.
 """
 
 import dataclasses
@@ -28,7 +31,9 @@ class Settings:
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    """Raises: UserError if the package of the metric is missing, or sacrebleu has no such tokenizer."""
+    """Raises: UserError if the package of the metric is missing, or sacrebleu has no such
+    tokenizer.
+    """
     metric = _sacrebleu(settings)
 
     def run(items: Sequence[Item]) -> Scores:
@@ -43,7 +48,10 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
 
 
 def references(told: str | None) -> list[str]:
-    """The reference translations of a row; none if it has none. Text that is no JSON object or list is the reference itself."""
+    """The reference translations of a row; none if it has none.
+
+    Text that is no JSON object or list is the reference itself.
+    """
     if not told:
         return []
     try:

@@ -1,16 +1,20 @@
-r"""The family `verifier`: does the answer agree with the reference? 1.0 or 0.0; None where a row has no reference.
+r"""The family `verifier`: does the answer agree with the reference? 1.0 or 0.0; None where a row
+has no reference.
 
-A reference is JSON: `{"answer": …, "match": "numeric" | "exact" | "contains" | "multiple_choice", "options": …}`.
+A reference is JSON: `{"answer": …, "match": "numeric" | "exact" | "contains" | "multiple_choice",
+"options": …}`.
 
 numeric   the content of the last `\boxed{}` if there is one, else the last number in the response. Decimal digits of every
-          script count. One separator followed by three digits ("1.234", "1,234", "1 234") means thousands in some
-          languages and, but for the space, decimals in others: the answer is right if any reading equals the reference.
-          Numerals that are words or ideographs (三, XIV) are not read.
+          script count. One separator followed by three digits ("1.234", "1,234", "1 234") means
+          thousands in some languages and, but for the space, decimals in others: the answer is
+          right if any reading equals the reference. Numerals that are words or ideographs (三, XIV)
+          are not read.
 exact     the response, or the content of its last `\boxed{}`, is the answer but for case, spaces and final punctuation
 contains  the answer occurs in the response, whatever the case
 multiple_choice
-          the option that the response names, by its label or its text (see `choices`), is the answer, also a label or a text;
-          `options` is {label: text}, or a list of texts for A, B, C, …
+          the option that the response names, by its label or its text (see `choices`), is the
+          answer, also a label or a text; `options` is {label: text}, or a list of texts for A, B,
+          C, …
 """
 
 import dataclasses
@@ -41,7 +45,10 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
 def verify(
     response: str, answer: str, match: str, options: Mapping | Sequence[str] | None = None
 ) -> float:
-    """1.0 if the response gives the answer, else 0.0. `options` are those of a multiple-choice question."""
+    """1.0 if the response gives the answer, else 0.0.
+
+    `options` are those of a multiple-choice question.
+    """
     if match == CHOICE:
         return float(_choice(response, answer, choices.options_of(options)))
     return float(MATCHES[match](response, answer))

@@ -1,8 +1,9 @@
 """The output of a run: the input's rows with their new columns, in the input's order.
 
-JSONL to JSONL keeps every line as it was written and appends to it; Parquet to Parquet keeps the schema and appends columns. From JSONL to
-Parquet a column gets the type that all its values share (whole numbers and fractions: double; objects: a struct of all their keys); a
-column whose values share none (text here, a list there) becomes JSON text, and is told.
+JSONL to JSONL keeps every line as it was written and appends to it; Parquet to Parquet keeps the
+schema and appends columns. From JSONL to Parquet a column gets the type that all its values share
+(whole numbers and fractions: double; objects: a struct of all their keys); a column whose values
+share none (text here, a list there) becomes JSON text, and is told.
 """
 
 import json
@@ -29,7 +30,8 @@ def write(
     done: dict[str, Lines],
     name: str,
 ) -> list[str]:
-    """Write the output to `path`, as Parquet or JSONL; `name` is what its column of scores is called.
+    """Write the output to `path`, as Parquet or JSONL; `name` is what its column of scores is
+    called.
 
     Returns the columns that became JSON text.
     """
@@ -65,7 +67,8 @@ def _json_lines(
     columns: Sequence[bytes],
     replaced: int,
 ) -> Iterator[bytes]:
-    """The rows of a window with their new columns as lines of JSON; rows that were put aside are left out.
+    """The rows of a window with their new columns as lines of JSON; rows that were put aside are
+    left out.
 
     `replaced` rows have such columns already, as null: lines of this window are written anew.
     """
@@ -86,11 +89,13 @@ def _json_lines(
             yield line[:-1].rstrip() + b", " + more[1:] + b"\n"
 
 
-# --------------------------------------------------------------------------------------------------------------- Parquet
+# ------------------------------------------------------------------------------------------ Parquet
 
 
 class Piece(NamedTuple):
-    """Some rows of the output: an Arrow table of columns that stay as they are (or None), the values of the others, bytes."""
+    """Some rows of the output: an Arrow table of columns that stay as they are (or None), the
+    values of the others, bytes.
+    """
 
     table: Any
     rows: list[dict]
@@ -143,7 +148,8 @@ def _input_schema(inputs: Sequence[Source]) -> Any:
 def _to_parquet(
     path: Path, pieces: Pieces, untyped: Iterable[list[dict]], schema: Any, score: str
 ) -> list[str]:
-    """Find the types of the columns that have none yet, of which `untyped` are the values, then write.
+    """Find the types of the columns that have none yet, of which `untyped` are the values, then
+    write.
 
     A column that turns out not to fit becomes JSON text.
     """
@@ -188,7 +194,9 @@ def _storable(kind: Any) -> bool:
 
 
 def _write_parquet(path: Path, pieces: Pieces, schema: Any, types: dict[str, Any]) -> str | None:
-    """Write all pieces; returns the name of the first column with a value that its type cannot hold, and None at the end."""
+    """Write all pieces; returns the name of the first column with a value that its type cannot
+    hold, and None at the end.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

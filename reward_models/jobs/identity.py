@@ -1,4 +1,6 @@
-"""What a run of scoring is: everything that its scores depend on besides the rows. No secrets in it.
+"""What a run of scoring is: everything that its scores depend on besides the rows.
+
+No secrets in it.
 
 Models count by the content of their files, wherever they lie; hub ids by their commit.
 """
@@ -36,20 +38,27 @@ class Identity:
     """What a run of scoring is, and whether its models and other files still are what they were."""
 
     def __init__(self, told: Mapping, **options: Any):
-        """Of scoring with the scorer that `told` describes; `options` are the other settings that scores depend on."""
+        """Of scoring with the scorer that `told` describes; `options` are the other settings that
+        scores depend on.
+        """
         self._told = told
         with KNOWN.recording() as self._files:
             self.value: dict[str, Any] = of_run(told, **options)
         self._watch = Watch(KNOWN, self._files)
 
     def pinned(self) -> dict:
-        """The scorer's settings, with the commits that the identity names where models are on the hub."""
+        """The scorer's settings, with the commits that the identity names where models are on the
+        hub.
+        """
         names = {"path": "revision", "reference": "reference_revision"}
         found = {name: commit_of(self.value["scorer"].get(key)) for key, name in names.items()}
         return {**self._told, **{name: commit for name, commit in found.items() if commit}}
 
     def still(self) -> None:
-        """Look at the files again; those that were touched are hashed again. Raises: UserError naming one that was changed."""
+        """Look at the files again; those that were touched are hashed again.
+
+        Raises: UserError naming one that was changed.
+        """
         if self._watch.untouched():
             return
         with KNOWN.recording() as files:
@@ -65,12 +74,16 @@ class Identity:
 
 
 def of_run(told: Mapping, **options: Any) -> dict[str, Any]:
-    """The identity of scoring with the scorer that `told` describes; `options` are the other settings that scores depend on."""
+    """The identity of scoring with the scorer that `told` describes; `options` are the other
+    settings that scores depend on.
+    """
     return {"scorer": _settings(told), **options, "mlalign": mlalign.__version__}
 
 
 def _settings(value: Any, name: str = "", revision: str | None = None) -> Any:
-    """Settings with models and other files by content, without secrets and without what is no content."""
+    """Settings with models and other files by content, without secrets and without what is no
+    content.
+    """
     if isinstance(value, Mapping):
         kept = {
             k: v for k, v in value.items() if k not in NOT_CONTENT and not SECRET.search(str(k))
@@ -96,7 +109,8 @@ def public(value: Any) -> Any:
 
 
 def of_path(path: str, revision: str | None = None) -> Any:
-    """The content of a file or model directory (an adapter's with its base's), the commit of a hub id, or the text itself.
+    """The content of a file or model directory (an adapter's with its base's), the commit of a hub
+    id, or the text itself.
 
     Raises: UserError for files of the hub's cache that are not what was fetched.
     """
@@ -127,7 +141,9 @@ def folder_of(path: str, revision: str | None = None) -> Path | None:
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """A hub id with the commit that the local cache has for it (looking for its card has asked the hub); other text as it is."""
+    """A hub id with the commit that the local cache has for it (looking for its card has asked the
+    hub); other text as it is.
+    """
     found = folder_of(name, revision)
     if found and (wrong := snapshot_damages(found, KNOWN)):
         raise UserError(f"{wrong[0]}; remove {found} with its blobs, and fetch the model again")

@@ -1,4 +1,5 @@
-"""A run of scoring that survives everything: its finished work lies in `OUTPUT.parts/` until the output is whole.
+"""A run of scoring that survives everything: its finished work lies in `OUTPUT.parts/` until the
+output is whole.
 
     OUTPUT.parts/run.json       what the run is (`identity`), and the survey of its input
     OUTPUT.parts/part-X.jsonl   the new columns of the rows of some windows: a JSON object per row, null for one that was put aside
@@ -7,9 +8,10 @@
     OUTPUT.json                 provenance of the finished output, written before the output gets its name
     NAME.rejected.jsonl         bad rows that were put aside
 
-Several processes, on several machines, may work on one run at once: names are a process's own, nothing is ever changed after it was
-written, and work is found by the key of its window. So nothing needs a lock: what two of them did twice is taken once. Whoever
-finds all windows done puts the output together; if two do, they write the same bytes. Work that is not as it was written, or is
+Several processes, on several machines, may work on one run at once: names are a process's own,
+nothing is ever changed after it was written, and work is found by the key of its window. So nothing
+needs a lock: what two of them did twice is taken once. Whoever finds all windows done puts the
+output together; if two do, they write the same bytes. Work that is not as it was written, or is
 another run's, is said to be so and done again.
 """
 
@@ -61,7 +63,9 @@ class Lines:
 
     @staticmethod
     def of_marker(key: str, path: Path, where: Any) -> "Lines | None":
-        """What a marker tells of a window; None if it is malformed, or the lines are not what was written."""
+        """What a marker tells of a window; None if it is malformed, or the lines are not what was
+        written.
+        """
         kinds = (int, int, dict, str)
         if (
             not isinstance(where, list)
@@ -84,7 +88,10 @@ def digest_of_lines(key: str, counts: dict, lines: bytes) -> str:
 
 
 class Job:
-    """One run: an output, and what it is made from. `still` is called before work is kept; it raises if a model was changed."""
+    """One run: an output, and what it is made from.
+
+    `still` is called before work is kept; it raises if a model was changed.
+    """
 
     def __init__(self, output: Path, identity: dict, still: Callable[[], None] = lambda: None):
         self.output, self.identity, self.still = output, identity, still
@@ -97,7 +104,7 @@ class Job:
         self._done: dict[str, Lines] = {}
         self._seen: set[str] = set()
 
-    # ------------------------------------------------------------------------------------------------------ what is there
+    # -------------------------------------------------------------------------------- what is there
 
     def finished(self) -> dict | None:
         """The provenance of the output if this run has made it already, None if there is no output.
@@ -126,7 +133,9 @@ class Job:
         return told
 
     def saved(self) -> dict | None:
-        """`{identity, survey}` of the run whose work is in the folder; None, after saying so, if that is not as it was written."""
+        """`{identity, survey}` of the run whose work is in the folder; None, after saying so, if
+        that is not as it was written.
+        """
         path = self.folder / "run.json"
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
@@ -140,7 +149,9 @@ class Job:
         return None
 
     def check_folder(self, *, restart: bool) -> None:
-        """Raises: UserError if the folder holds work of another run; with `restart`, or where none is finished, that is thrown away."""
+        """Raises: UserError if the folder holds work of another run; with `restart`, or where none
+        is finished, that is thrown away.
+        """
         told = self.saved()
         strange = self.folder.exists() and not (self.folder / "run.json").exists()
         if strange and any(not p.name.startswith(".") for p in self.folder.iterdir()):
@@ -158,9 +169,11 @@ class Job:
         self.throw_away()
 
     def begin(self, survey: Survey, *, restart: bool) -> str | None:
-        """Note what the run is; returns what to tell a person about work that was kept though the input changed.
+        """Note what the run is; returns what to tell a person about work that was kept though the
+        input changed.
 
-        Raises: UserError if the folder holds work, but none of it for these rows: it is another input's.
+        Raises: UserError if the folder holds work, but none of it for these rows: it is another
+            input's.
         """
         told = self.saved()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +196,9 @@ class Job:
         return message
 
     def done(self) -> dict[str, Lines]:
-        """Key of a window -> its finished lines, by whichever process; looks for new ones at each call."""
+        """Key of a window -> its finished lines, by whichever process; looks for new ones at each
+        call.
+        """
         with contextlib.suppress(FileNotFoundError):
             for marker in sorted(
                 p for p in self.folder.glob("part-*.json") if p.name not in self._seen
@@ -193,7 +208,9 @@ class Job:
         return self._done
 
     def _of_marker(self, marker: Path) -> dict[str, Lines]:
-        """The finished windows of a part; those that are not as they were written are left out, and said."""
+        """The finished windows of a part; those that are not as they were written are left out, and
+        said.
+        """
         try:
             told = json.loads(marker.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
@@ -216,7 +233,9 @@ class Job:
 
     @contextlib.contextmanager
     def unless_finished(self) -> Iterator[None]:
-        """Work in the folder; the block ends early where another process has finished the output and removed the folder."""
+        """Work in the folder; the block ends early where another process has finished the output
+        and removed the folder.
+        """
         try:
             yield
         except FileNotFoundError:
@@ -235,7 +254,10 @@ class Job:
 
 
 class Part:
-    """Finished windows on their way to the disk. A context manager: what is finished is kept however the block ends."""
+    """Finished windows on their way to the disk.
+
+    A context manager: what is finished is kept however the block ends.
+    """
 
     def __init__(self, job: Job):
         self._job = job

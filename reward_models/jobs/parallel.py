@@ -28,7 +28,8 @@ STOPPED = 130
 def run(job: Job, argv: Sequence[str], n: int, progress: Progress, wanted: Sequence[str]) -> None:
     """Run `rm-score ARGV` as n shards; `wanted` are the keys of the run's windows.
 
-    Raises: UserError with the end of what each process said that did not end well; the others finish their share first.
+    Raises: UserError with the end of what each process said that did not end well; the others
+        finish their share first.
     """
     logs = [job.folder / "logs" / f"shard-{i}.log" for i in range(n)]
     logs[0].parent.mkdir(exist_ok=True)
@@ -89,7 +90,10 @@ def _start(argv: Sequence[str], i: int, n: int, log: Path) -> subprocess.Popen:
 
 
 def _device(i: int, n: int) -> dict[str, str]:
-    """The environment of process i of n: a GPU of its own, or its share of the cores. Raises: UserError if there are fewer GPUs."""
+    """The environment of process i of n: a GPU of its own, or its share of the cores.
+
+    Raises: UserError if there are fewer GPUs.
+    """
     import torch
 
     gpus = torch.cuda.device_count()

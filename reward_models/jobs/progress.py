@@ -1,4 +1,6 @@
-"""How far scoring is, on stderr: a bar on a terminal, a line now and then elsewhere, nothing if it is to be quiet."""
+"""How far scoring is, on stderr: a bar on a terminal, a line now and then elsewhere, nothing if it
+is to be quiet.
+"""
 
 import sys
 import time
@@ -10,7 +12,9 @@ from mlalign.core.terminal import say
 
 
 class Progress:
-    """Rows done of `total` (`done` of them before; None: nobody knows), rows/s, tokens/s, time left. A context manager."""
+    """Rows done of `total` (`done` of them before; None: nobody knows), rows/s, tokens/s, time
+    left. A context manager.
+    """
 
     def __init__(
         self,
@@ -47,7 +51,9 @@ class Progress:
         self.at(self.done + rows, self._tokens + tokens)
 
     def at(self, done: int, tokens: int) -> None:
-        """So many rows are done by now, and so many tokens were read for those since the beginning of this one."""
+        """So many rows are done by now, and so many tokens were read for those since the beginning
+        of this one.
+        """
         more, self.done, self._tokens = done - self.done, done, tokens
         now = time.monotonic()
         if self._bar is not None:

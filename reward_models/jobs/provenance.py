@@ -1,4 +1,6 @@
-"""What stands in `OUTPUT.json` beside every scored file: enough to say what its numbers are, and to make them again."""
+"""What stands in `OUTPUT.json` beside every scored file: enough to say what its numbers are, and to
+make them again.
+"""
 
 import dataclasses
 import math
@@ -33,7 +35,9 @@ def of_scorer(told: Mapping) -> dict[str, Any]:
 
 
 def score_statistics(told: Mapping) -> dict[str, Any] | None:
-    """What a classifier's config.json says of its scores (mean, std), and whether that is applied; None if it says nothing."""
+    """What a classifier's config.json says of its scores (mean, std), and whether that is applied;
+    None if it says nothing.
+    """
     path = told.get("path")
     folder = (
         folder_of(str(path), told.get("revision"))
@@ -49,7 +53,9 @@ def score_statistics(told: Mapping) -> dict[str, Any] | None:
 
 
 def _template(path: str | None, told: Mapping, card: cards.Card | None) -> dict[str, Any]:
-    """The hash of the chat template in a model directory, as cards have it, and the date that it writes; None: not known, or none."""
+    """The hash of the chat template in a model directory, as cards have it, and the date that it
+    writes; None: not known, or none.
+    """
     text = _template_text(folder_of(path, told.get("revision")), told) if path else None
     if text is None:
         return {"template_hash": None, "date": None}

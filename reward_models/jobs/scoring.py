@@ -1,7 +1,8 @@
 """Rows in, rows with scores out: what every command that scores does, one window of rows at a time.
 
-A row's new columns are `score` (`scores` for a row of responses; `score_chosen` and `score_rejected` for a pair), and under the same
-forms of name what else the scorer tells: its columns, flags, texts, and `detected`.
+A row's new columns are `score` (`scores` for a row of responses; `score_chosen` and
+`score_rejected` for a pair), and under the same forms of name what else the scorer tells: its
+columns, flags, texts, and `detected`.
 """
 
 import dataclasses
@@ -38,7 +39,8 @@ EXAMPLES = 3  # rows without a score that a window names
 def scored(
     scorer: "reward_models.Scorer", rows: Iterable[tuple[str, dict]], counts: Counter
 ) -> Iterator[dict]:
-    """The rows with the columns of their scores, in order; `rows` are (place, row) as `files.read` gives them.
+    """The rows with the columns of their scores, in order; `rows` are (place, row) as `files.read`
+    gives them.
 
     `counts` gets `rows`, `answers`, `without a score` and every flag.
     """
@@ -65,10 +67,12 @@ def scored(
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How rows are read: under which names their columns stand, the language of those that name none, and the published form.
+    """How rows are read: under which names their columns stand, the language of those that name
+    none, and the published form.
 
-    `column` is what the column of scores is called, `told` what the scorer is known to write besides, and `accept` raises for
-    items that the scorer will refuse: so all rows that cannot be scored are known before the first one is.
+    `column` is what the column of scores is called, `told` what the scorer is known to write
+    besides, and `accept` raises for items that the scorer will refuse: so all rows that cannot be
+    scored are known before the first one is.
     """
 
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {prompt: question}
@@ -85,7 +89,10 @@ class Reading:
     )
 
     def view(self, entry: Entry) -> Mapping:
-        """The row as `items.of_row` wants it. Raises: UserError for a record that is not in the form."""
+        """The row as `items.of_row` wants it.
+
+        Raises: UserError for a record that is not in the form.
+        """
         row: Mapping = entry.row or {}
         if self.form != formats.ROWS:
             row = {**row, **self._converted(entry, row)}
@@ -106,7 +113,10 @@ class Reading:
             raise UserError(f"{entry.where}: {drop}") from None
 
     def check(self, entry: Entry) -> None:
-        """Raises: UserError for a row that cannot be scored. Plain rows, which most are, are seen to be good at a glance."""
+        """Raises: UserError for a row that cannot be scored.
+
+        Plain rows, which most are, are seen to be good at a glance.
+        """
         row = self.view(entry)
         language = row.get("language")
         known = isinstance(language, str | None) and language in self._languages
@@ -149,7 +159,9 @@ class Reading:
 
 @dataclasses.dataclass
 class Window:
-    """The new columns of a window's rows (None for a row that cannot be read), and what there is to count."""
+    """The new columns of a window's rows (None for a row that cannot be read), and what there is to
+    count.
+    """
 
     columns: list[dict | None]
     counts: dict[str, Any]
@@ -162,7 +174,9 @@ def of_window(
     *,
     some_bad: bool = False,
 ) -> Window:
-    """Score the entries of a window. `some_bad`: the survey has put rows of the input aside, which get no columns.
+    """Score the entries of a window.
+
+    `some_bad`: the survey has put rows of the input aside, which get no columns.
 
     Raises: UserError if a row has a value under such a name already: it would be lost.
     """
@@ -201,7 +215,9 @@ def _read(entry: Entry, reading: Reading, some_bad: bool) -> tuple[Row, list[Ite
 
 
 def _own_rows(per_row: Sequence[Sequence[Item] | None], flat: list[Item]) -> list[Item]:
-    """The items; rows that share an id (translations, say) are told apart, because answers are compared within a row."""
+    """The items; rows that share an id (translations, say) are told apart, because answers are
+    compared within a row.
+    """
     seen = Counter(row_items[0].row for row_items in per_row if row_items)
     if len(seen) == sum(seen.values()):
         return flat
@@ -212,7 +228,9 @@ def _own_rows(per_row: Sequence[Sequence[Item] | None], flat: list[Item]) -> lis
 
 
 def _check_free(entry: Entry, columns: Iterable[str]) -> None:
-    """Raises: UserError if a column that the row has would be lost; one that is null is only waiting for its value."""
+    """Raises: UserError if a column that the row has would be lost; one that is null is only
+    waiting for its value.
+    """
     row = entry.row or {}
     if names := [repr(name) for name in columns if row.get(name) is not None]:
         raise UserError(
@@ -221,7 +239,9 @@ def _check_free(entry: Entry, columns: Iterable[str]) -> None:
 
 
 def _finite(found: Scores) -> Scores:
-    """The scores with None and the flag `not_finite` for NaN and infinities, should a scorer give them."""
+    """The scores with None and the flag `not_finite` for NaN and infinities, should a scorer give
+    them.
+    """
     bad = [v is not None and not math.isfinite(v) for v in found.values]
     columns = {
         name: [v if v is None or math.isfinite(v) else None for v in values]
@@ -252,7 +272,9 @@ def _told(found: Scores, name: str) -> dict[str, Sequence]:
 def _columns(
     row: Row, told: Mapping[str, Sequence], first: int, n: int, name: str = "score"
 ) -> dict[str, Any]:
-    """The new columns of a row whose answers are the items [first, first + n); `told` has a value per item under each name."""
+    """The new columns of a row whose answers are the items [first, first + n); `told` has a value
+    per item under each name.
+    """
     if row.shape == "one":
         return {column: values[first] for column, values in told.items()}
     out: dict[str, Any] = {}
@@ -283,7 +305,9 @@ def _counts(
     found: Scores,
     entries: Sequence[Entry],
 ) -> dict[str, Any]:
-    """`rows`, `answers`, `without a score`, `tokens`, every flag; the same by language; the first places without a score."""
+    """`rows`, `answers`, `without a score`, `tokens`, every flag; the same by language; the first
+    places without a score.
+    """
     marks = {"without a score": [v is None for v in found.values], **found.flags}
     languages: dict[str, Counter] = {}
     for code, n in Counter(item.language or "" for item in flat).items():

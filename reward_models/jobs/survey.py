@@ -1,8 +1,10 @@
-"""The first look at an input: every row is checked before a model is opened, and the input is cut into windows.
+"""The first look at an input: every row is checked before a model is opened, and the input is cut
+into windows.
 
-A window is a run of rows of one file, as many as `--window` says and at most WINDOW_BYTES: the unit of scoring, of resume and of
-sharing work. Where it begins and ends depends on the files alone. Its key is the digest of its place and content, so finished work is
-found again by what it was computed from.
+A window is a run of rows of one file, as many as `--window` says and at most WINDOW_BYTES: the unit
+of scoring, of resume and of sharing work. Where it begins and ends depends on the files alone. Its
+key is the digest of its place and content, so finished work is found again by what it was computed
+from.
 """
 
 import base64
@@ -24,7 +26,9 @@ NAMED = 10  # bad rows that an error shows
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One input file. `name` stands for it in row ids: its file name, with its number where two files share one."""
+    """One input file. `name` stands for it in row ids: its file name, with its number where two
+    files share one.
+    """
 
     path: Path
     name: str
@@ -43,8 +47,12 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Rows of file number `file`. JSONL: `size` bytes of it from byte `start`, beginning with line `first`. Tables: `size` rows from
-    row `start`. `rows` counts rows, not empty lines."""
+    """Rows of file number `file`.
+
+    JSONL: `size` bytes of it from byte `start`, beginning with line `first`. Tables: `size` rows
+        from
+    row `start`. `rows` counts rows, not empty lines.
+    """
 
     file: int
     start: int
@@ -55,7 +63,9 @@ class Window:
 
 
 class Entry(NamedTuple):
-    """Row or line `number` of a file; what is no row has the problem, and in JSONL the line, instead."""
+    """Row or line `number` of a file; what is no row has the problem, and in JSONL the line,
+    instead.
+    """
 
     source: Source
     number: int
@@ -123,10 +133,13 @@ def take(
     inputs: Sequence[Source], n_rows: int, check: Check, reject: Callable[[dict], None] | None = None,
     tick: Callable[[int], None] = lambda rows: None,
 ) -> Survey:  # fmt: skip
-    """Look at every row: `check(entry)` raises for a bad one; `tick` is told how many more rows were seen.
+    """Look at every row: `check(entry)` raises for a bad one; `tick` is told how many more rows
+    were seen.
 
-    Bad rows go to `reject` as `{where, reason, row (or line)}`; without it they are an error at the end.
-    Raises: UserError that names the first bad rows and counts the others; UserError for an input without a row.
+    Bad rows go to `reject` as `{where, reason, row (or line)}`; without it they are an error at the
+    end.
+    Raises: UserError that names the first bad rows and counts the others; UserError for an input
+        without a row.
     """
     found: list[dict] = []
     windows: list[Window] = []
@@ -193,7 +206,9 @@ def _problem(check: Check, entry: Entry) -> UserError | None:
 def _cut(
     number: int, source: Source, n_rows: int, digest: Any
 ) -> Iterator[tuple[Window, list[Entry]]]:
-    """The windows of a file and what is in each; `digest` gets the content of JSONL, `rows` is not counted yet."""
+    """The windows of a file and what is in each; `digest` gets the content of JSONL, `rows` is not
+    counted yet.
+    """
     return (
         _cut_table(number, source, n_rows)
         if files.is_table(source.path)
@@ -249,7 +264,9 @@ def _key(source: Source, first: int, content: bytes) -> str:
 
 
 def lines_of(window: Window, raw: bytes) -> list[tuple[int, bytes]]:
-    """(number, line) of every line of a window that is not empty, without the byte order marks that joined files have inside."""
+    """(number, line) of every line of a window that is not empty, without the byte order marks that
+    joined files have inside.
+    """
     lines = (
         (number, line.removeprefix(files.BOM))
         for number, line in enumerate(raw.split(b"\n"), window.first)
@@ -290,7 +307,10 @@ class Reader:
         return _of_lines(source, window, self.raw(window))
 
     def raw(self, window: Window) -> bytes:
-        """The bytes of a window of JSONL. Raises: UserError if they are no longer those of the survey."""
+        """The bytes of a window of JSONL.
+
+        Raises: UserError if they are no longer those of the survey.
+        """
         source = self._inputs[window.file]
         with files.whole_gzip(source.path):
             file = self._open(window)
@@ -301,7 +321,10 @@ class Reader:
         return raw
 
     def table(self, window: Window) -> Any:
-        """A window of Parquet as an Arrow table. Raises: UserError if the file is no longer that of the survey."""
+        """A window of Parquet as an Arrow table.
+
+        Raises: UserError if the file is no longer that of the survey.
+        """
         table = self._open(window).table(window.start, window.size)
         self._check_table(window)
         return table

@@ -1,7 +1,9 @@
-"""Puts questions with a few allowed answers to a model, and brings verdicts back: over token ids, or over a server's messages.
+"""Puts questions with a few allowed answers to a model, and brings verdicts back: over token ids,
+or over a server's messages.
 
-An engine that takes tokens gives verdicts that always parse: it says at most an explanation, and which allowed answer follows is
-computed from its probabilities (`choices`). A server is asked for JSON of a schema and what it says is read (`parsing`).
+An engine that takes tokens gives verdicts that always parse: it says at most an explanation, and
+which allowed answer follows is computed from its probabilities (`choices`). A server is asked for
+JSON of a schema and what it says is read (`parsing`).
 """
 
 import dataclasses
@@ -33,7 +35,9 @@ MARKUP = re.compile(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answers:
-    """The allowed answers (label -> its forms, the one that is asked for first), and what stands before one after an explanation."""
+    """The allowed answers (label -> its forms, the one that is asked for first), and what stands
+    before one after an explanation.
+    """
 
     forms: Mapping[str, tuple[str, ...]]
     lead: str
@@ -50,7 +54,10 @@ class Question:
 
 @dataclasses.dataclass
 class Verdict:
-    """`label` None: for the reason that is marked, or it did not parse. `probabilities` and `mass`: where the engine tells them."""
+    """`label` None: for the reason that is marked, or it did not parse.
+
+    `probabilities` and `mass`: where the engine tells them.
+    """
 
     label: str | None = None
     raw: str | None = None
@@ -68,7 +75,9 @@ class Asker(Protocol):
         """The verdicts of every question, one for each sample."""
 
     def write(self, questions: Sequence[Question], most: int) -> list[list[str]]:
-        """For every question the list of at most `most` questions that it asks to write; empty if it gets none."""
+        """For every question the list of at most `most` questions that it asks to write; empty if
+        it gets none.
+        """
 
     def close(self) -> None:
         """Give back memory, processes and connections."""
@@ -185,7 +194,10 @@ class Tokens:
         ]
 
     def _generate(self, jobs: Sequence[_Job], stop: bool) -> Iterable[tuple[_Job, Response]]:
-        """What the model says for each; `stop`: up to the verdict. One call for each set of answers, since they end differently."""
+        """What the model says for each; `stop`: up to the verdict.
+
+        One call for each set of answers, since they end differently.
+        """
         for answers in _in_order(job.question.answers for job in jobs):
             own = [job for job in jobs if job.question.answers is answers]
             stops = (*self._stops, answers.lead) if stop else self._stops
@@ -243,7 +255,10 @@ class Tokens:
 
 
 class Server:
-    """A judge behind a server that takes messages. What the server does with special tokens in them cannot be known: they are broken up."""
+    """A judge behind a server that takes messages.
+
+    What the server does with special tokens in them cannot be known: they are broken up.
+    """
 
     def __init__(self, settings: "Settings", opened: engine.Engine):
         self._settings, self._engine = settings, opened
@@ -326,7 +341,9 @@ def _read(response: Response, question: Question, settings: "Settings", verdict:
 def _first_token(
     top: Mapping[str, float], forms: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, float] | None, float | None]:
-    """(probabilities of the answers, their mass) from the likeliest first tokens; an answer not among them has the least."""
+    """(probabilities of the answers, their mass) from the likeliest first tokens; an answer not
+    among them has the least.
+    """
     masses = dict.fromkeys(forms, 0.0)
     for token, logprob in top.items():
         begun = parsing.begun(token, forms)

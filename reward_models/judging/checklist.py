@@ -1,8 +1,10 @@
-"""Scores of answers by a checklist, after Cook et al. 2024 (TICK): the share of a prompt's YES/NO questions that are answered YES.
+"""Scores of answers by a checklist, after Cook et al. 2024 (TICK): the share of a prompt's YES/NO
+questions that are answered YES.
 
-One checklist per prompt: the judge writes it, greedily, from the prompt in English where rows tell that (so all languages of a
-group share it), else from the prompt itself. A file keeps them: one JSON object per line, only ever appended to, under a lock, so
-that several processes share it and agree. A line `{"group_id": …, "questions": […]}` that a person puts there goes before all others.
+One checklist per prompt: the judge writes it, greedily, from the prompt in English where rows tell
+that (so all languages of a group share it), else from the prompt itself. A file keeps them: one
+JSON object per line, only ever appended to, under a lock, so that several processes share it and
+agree. A line `{"group_id": …, "questions": […]}` that a person puts there goes before all others.
 """
 
 import fcntl
@@ -103,7 +105,10 @@ class Checklist:
         return self._answers[code]
 
     def _checklists(self, items: Sequence[Item], codes: Sequence[str | None]) -> list[list[str]]:
-        """The checklist of every item; empty where there is none. Those that nobody has written yet are written now."""
+        """The checklist of every item; empty where there is none.
+
+        Those that nobody has written yet are written now.
+        """
         sources = [source(item, code) for item, code in zip(items, codes, strict=True)]
         keys = [self._key(s, code) for s, code in zip(sources, codes, strict=True)]
         missing: dict[str, Question] = {}
@@ -130,7 +135,9 @@ class Checklist:
         ]
 
     def _key(self, prompt: Item, code: str | None) -> str:
-        """What a checklist depends on, whoever writes it: the prompt, the language of its questions, how many, and criteria."""
+        """What a checklist depends on, whoever writes it: the prompt, the language of its
+        questions, how many, and criteria.
+        """
         told = [prompt.prompt, code, self._settings.max_questions, self._settings.criteria]
         return hashlib.sha256(
             json.dumps(told, ensure_ascii=False, sort_keys=True).encode()
@@ -138,7 +145,9 @@ class Checklist:
 
 
 def source(item: Item, code: str | None) -> Item:
-    """What an item's checklist is written from: its prompt in English, if the rubric is in English and the row tells it, else its own."""
+    """What an item's checklist is written from: its prompt in English, if the rubric is in English
+    and the row tells it, else its own.
+    """
     english = item.english_prompt if code == prompts.ENGLISH else None
     return Item(item.id, english or item.prompt, "")
 
@@ -182,7 +191,10 @@ class Kept:
             self._read(f.read())
 
     def _read(self, data: bytes) -> bytes:
-        """Take in lines, and give back what follows the last whole one. The first checklist for a key or group counts."""
+        """Take in lines, and give back what follows the last whole one.
+
+        The first checklist for a key or group counts.
+        """
         *whole, remainder = data.split(b"\n")
         self._read_to += len(data) - len(remainder)
         for line in filter(None, (*whole, remainder)):
@@ -195,7 +207,10 @@ class Kept:
 
 
 def _entry(line: bytes, where: str) -> dict | None:
-    """One line of the file; None if a killed process tore it. Raises: UserError for another line that is no checklist."""
+    """One line of the file; None if a killed process tore it.
+
+    Raises: UserError for another line that is no checklist.
+    """
     try:
         told = json.loads(line)
     except ValueError:

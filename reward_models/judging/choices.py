@@ -1,9 +1,12 @@
-"""Exact verdicts: how probable a model finds each of a few allowed answers. Pure: texts and token ids in, probabilities out.
+"""Exact verdicts: how probable a model finds each of a few allowed answers.
 
-An answer may be several tokens ("10") and have several forms ("Yes", "yes"), so the allowed answers make a tree of tokens. At each
-node the model's next-token probabilities are renormalised over the tokens that lead on, and a branch ends as soon as only one
-answer is left on it: the distribution of constrained decoding, computed instead of sampled. Where every answer begins
-with a token of its own this is softmax over the first token, forms of one answer summed.
+Pure: texts and token ids in, probabilities out.
+
+An answer may be several tokens ("10") and have several forms ("Yes", "yes"), so the allowed answers
+make a tree of tokens. At each node the model's next-token probabilities are renormalised over the
+tokens that lead on, and a branch ends as soon as only one answer is left on it: the distribution of
+constrained decoding, computed instead of sampled. Where every answer begins with a token of its own
+this is softmax over the first token, forms of one answer summed.
 """
 
 import dataclasses
@@ -30,7 +33,9 @@ class Node:
 
 
 class Weights(NamedTuple):
-    """`probabilities` sum to 1 (if exhaustive); `mass` is what the model itself gave the allowed first tokens together."""
+    """`probabilities` sum to 1 (if exhaustive); `mass` is what the model itself gave the allowed
+    first tokens together.
+    """
 
     probabilities: dict[str, float]
     mass: float
@@ -39,9 +44,11 @@ class Weights(NamedTuple):
 def tree(
     encode: Encode, lead: str, forms: Mapping[str, Sequence[str]], end: int | None
 ) -> tuple[list[int], Node]:
-    """(token ids of what all answers share, tree of the rest); each answer follows `lead` and is ended by `end`.
+    """(token ids of what all answers share, tree of the rest); each answer follows `lead` and is
+    ended by `end`.
 
-    The first form of an answer always counts; another one only if its first token belongs to no other answer.
+    The first form of an answer always counts; another one only if its first token belongs to no
+    other answer.
     Raises: UserError if two answers are the same to the tokenizer.
     """
     paths = {label: [encode(lead + form) for form in texts] for label, texts in forms.items()}
@@ -91,9 +98,11 @@ def weigh(
     next_logprobs: NextLogprobs,
     exhaustive: bool,
 ) -> list[Weights]:
-    """The probability of each answer after each context; none at all where the model gives no numbers (NaN).
+    """The probability of each answer after each context; none at all where the model gives no
+    numbers (NaN).
 
-    Without `exhaustive`, branches that cannot hold the most probable answer are not followed: their answers are left out.
+    Without `exhaustive`, branches that cannot hold the most probable answer are not followed: their
+    answers are left out.
     """
     found: list[dict[str, float]] = [{} for _ in contexts]
     masses = [0.0] * len(contexts)

@@ -141,7 +141,9 @@ def scores_of(
 
 
 def flags_of(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, list[bool]]:
-    """`unparsed`: some verdict about the item did not parse; the others: as said in `reward_models.families.judge`."""
+    """`unparsed`: some verdict about the item did not parse; the others: as said in
+    `reward_models.families.judge`.
+    """
     return {
         "unparsed": [
             any(v.label is None and not (v.too_long or v.not_finite) for v in own)
@@ -184,7 +186,9 @@ def tokens_of(verdicts: Sequence[Sequence[Verdict]]) -> int:
 
 
 def with_rubrics(scores: Scores, codes: Sequence[str | None], settings: "Settings") -> Scores:
-    """Adds the flag `no_rubric` where the rubric is in the row's language: nobody was asked about those rows."""
+    """Adds the flag `no_rubric` where the rubric is in the row's language: nobody was asked about
+    those rows.
+    """
     if settings.rubric == prompts.ROW:
         scores.flags["no_rubric"] = [code is None for code in codes]
     return scores

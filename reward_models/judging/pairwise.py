@@ -1,4 +1,7 @@
-"""Scores of answers by comparing those of one row, every pair in both orders. After Zheng et al. 2023 (MT-Bench), section 3.4."""
+"""Scores of answers by comparing those of one row, every pair in both orders.
+
+After Zheng et al. 2023 (MT-Bench), section 3.4.
+"""
 
 import dataclasses
 import json
@@ -24,7 +27,9 @@ WORTH = {A: 1.0, TIE: 0.5, B: 0.0}  # to the answer that was shown first
 
 
 class Comparison(NamedTuple):
-    """What one pair came to: the share that goes to answer `i`, and whether the two orders said different things."""
+    """What one pair came to: the share that goes to answer `i`, and whether the two orders said
+    different things.
+    """
 
     i: int
     j: int
@@ -52,7 +57,9 @@ class Pairwise:
         return self._within_rows(items, self._settings.against)
 
     def _against_references(self, items: Sequence[Item]) -> Scores:
-        """Each answer compared with the one that is stored as its row's reference; None without one."""
+        """Each answer compared with the one that is stored as its row's reference; None without
+        one.
+        """
         known = [place for place, item in enumerate(items) if item.reference is not None]
         both = [one for place in known for one in (_alone(items[place]), _stored(items[place]))]
         scores = self._within_rows(both, "all")
@@ -172,7 +179,10 @@ def _picked(scores: Scores, places: Sequence[int | None]) -> Scores:
 
 
 def pairs_of(items: Sequence[Item], against: str) -> Iterator[tuple[int, int]]:
-    """The pairs to compare: positions of answers to one prompt in one row. `first`: the row's first answer with each other one."""
+    """The pairs to compare: positions of answers to one prompt in one row.
+
+    `first`: the row's first answer with each other one.
+    """
     rows: dict[tuple[str | None, str], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
         rows[item.row or item.id, json.dumps(item.prompt, sort_keys=True)].append(i)
@@ -196,7 +206,9 @@ def _of(comparison: Comparison, item: int) -> float | None:
 
 
 def _told(comparisons: Sequence[Comparison], item: int, items: Sequence[Item]) -> str | None:
-    """JSON: against which answer, and what was said where this one was shown first and second; `A` is the one shown first."""
+    """JSON: against which answer, and what was said where this one was shown first and second; `A`
+    is the one shown first.
+    """
     told = []
     for c in comparisons:
         own, other = c.verdicts if c.i == item else c.verdicts[::-1]

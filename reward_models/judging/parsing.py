@@ -1,4 +1,6 @@
-"""The verdict that a free text or a JSON object gives, and the schemas that servers are asked to keep to. Pure."""
+"""The verdict that a free text or a JSON object gives, and the schemas that servers are asked to
+keep to. Pure.
+"""
 
 import json
 import re
@@ -27,13 +29,17 @@ SECOND = re.compile(r"\s*(?:[/|~〜–—-]|\b(?:or|to|and)\b)\s*")
 
 
 def verdict(text: str, forms: Mapping[str, Sequence[str]], lead: str) -> str | None:
-    """Which answer a text gives; None if it gives none. Digits of all scripts count, and the case of letters does not.
+    """Which answer a text gives; None if it gives none.
 
-    The whole text may be the answer. Otherwise the last statement counts, and gives None if it is not one of the answers. A
-    statement is a JSON object with the key `verdict`, or what follows `lead` ("Verdict: 7", "**verdict**：7"). A text without a
-    statement may give its answer in double brackets ("[[7]]"). Reasoning up to `</think>` is not read.
+    Digits of all scripts count, and the case of letters does not.
 
-    `7/10` is 7 where 10 is the highest number, and `7.0` is 7; `7.5`, `7-8` and `Yes/No` are no answers.
+    The whole text may be the answer. Otherwise the last statement counts, and gives None if it is
+    not one of the answers. A statement is a JSON object with the key `verdict`, or what follows
+    `lead` ("Verdict: 7", "**verdict**：7"). A text without a statement may give its answer in double
+    brackets ("[[7]]"). Reasoning up to `</think>` is not read.
+
+    `7/10` is 7 where 10 is the highest number, and `7.0` is 7; `7.5`, `7-8` and `Yes/No` are no
+    answers.
     """
     said = _after_reasoning(text)
     meant = {_plain(form): label for label, texts in forms.items() for form in texts}
@@ -64,7 +70,9 @@ def explanation(text: str, lead: str) -> str | None:
 
 
 def schema(forms: Mapping[str, Sequence[str]], reasoning: bool) -> dict[str, Any]:
-    """The JSON schema of a verdict: the explanation comes before it, so that the verdict can follow from it."""
+    """The JSON schema of a verdict: the explanation comes before it, so that the verdict can follow
+    from it.
+    """
     fields: dict[str, Any] = {"explanation": {"type": "string"}} if reasoning else {}
     fields["verdict"] = {"type": "string", "enum": [texts[0] for texts in forms.values()]}
     return {
@@ -88,7 +96,9 @@ def questions_schema(most: int, longest: int) -> dict[str, Any]:
 
 
 def questions(text: str, most: int) -> list[str]:
-    """The questions of a checklist, at most `most`: from JSON, else the lines of a text that ask something. Empty if there are none."""
+    """The questions of a checklist, at most `most`: from JSON, else the lines of a text that ask
+    something. Empty if there are none.
+    """
     opened = re.search(r'"questions"\s*:\s*\[', text)
     if opened:  # whole strings only: the text may be cut off within the last one
         lines = [whole_text(json.loads(s)) for s in JSON_STRING.findall(text, opened.end())]
@@ -107,7 +117,9 @@ def _after_reasoning(text: str) -> str:
 
 
 def _verdict_objects(text: str) -> list[tuple[int, int, dict]]:
-    """(start, end, content) of every JSON object in a text that has the key `verdict`, in their order."""
+    """(start, end, content) of every JSON object in a text that has the key `verdict`, in their
+    order.
+    """
     objects: list[tuple[int, int, dict]] = []
     end = 0
     for start in [found.start() for found in JSON_OBJECT.finditer(text)][-JSON_TRIES:]:
@@ -124,14 +136,18 @@ def _verdict_objects(text: str) -> list[tuple[int, int, dict]]:
 
 
 def _with_objects_told(text: str) -> str:
-    """The text with `"verdict": VALUE` in the place of each JSON object, so that its other fields are not searched."""
+    """The text with `"verdict": VALUE` in the place of each JSON object, so that its other fields
+    are not searched.
+    """
     for start, stop, content in reversed(_verdict_objects(text)):
         text = f'{text[:start]}"verdict": {content["verdict"]}{text[stop:]}'
     return text
 
 
 def _lead_pattern(lead: str) -> re.Pattern[str]:
-    """Finds `Verdict:` as people and models write it: `verdict :`, `**Verdict**：`, a heading; also the key of (broken) JSON."""
+    """Finds `Verdict:` as people and models write it: `verdict :`, `**Verdict**：`, a heading; also
+    the key of (broken) JSON.
+    """
     words = r"\s+".join(
         re.escape(word) for word in unicodedata.normalize("NFKC", lead).rstrip(" :").split()
     )
@@ -179,7 +195,9 @@ def _number(text: str, meant: Mapping[str, str], whole: bool) -> str | None:
 
 
 def _is_cased(character: str) -> bool:
-    """Whether a letter right after a number belongs to it ("7th"); a unit of measure in a script without case does not ("7分")."""
+    """Whether a letter right after a number belongs to it ("7th"); a unit of measure in a script
+    without case does not ("7分").
+    """
     return character == "_" or character.lower() != character.upper()
 
 
@@ -191,7 +209,9 @@ def _goes_on(rest: str) -> bool:
 
 
 def _normal(text: str) -> str:
-    """A text without decoration (LaTeX's boxes, tags, key caps), its characters in their plain forms."""
+    """A text without decoration (LaTeX's boxes, tags, key caps), its characters in their plain
+    forms.
+    """
     return ascii_digits(unicodedata.normalize("NFKC", DECORATION.sub("", text)))
 
 

@@ -1,11 +1,16 @@
-"""What a judge is asked: Jinja templates over phrases of a rubric language. Reads `reward_models/prompts/`, or a person's own template.
+"""What a judge is asked: Jinja templates over phrases of a rubric language.
 
-Templates run in Jinja's immutable sandbox. All text that is judged stands between markers that occur nowhere in it, so it cannot
-end its own block; the markers follow from the prompt alone, so that answers to one prompt share the beginning of their prompts.
+Reads `reward_models/prompts/`, or a person's own template.
 
-A template may use: `phrases` (of the rubric language), `fenced(title, text)`, `conversation` (messages of the prompt), `question` (its last
-message), `answer`, `answer_a`, `answer_b`, `reference`, `check`, `criteria`, `language` (the name of the answer's language),
-`low`, `high`, `max_questions`, `yes`, `no`, `verdict` (what precedes the verdict), `reasoning`, `ties`. It may extend `base.j2`.
+Templates run in Jinja's immutable sandbox. All text that is judged stands between markers that
+occur nowhere in it, so it cannot end its own block; the markers follow from the prompt alone, so
+that answers to one prompt share the beginning of their prompts.
+
+A template may use: `phrases` (of the rubric language), `fenced(title, text)`, `conversation`
+(messages of the prompt), `question` (its last message), `answer`, `answer_a`, `answer_b`,
+`reference`, `check`, `criteria`, `language` (the name of the answer's language), `low`, `high`,
+`max_questions`, `yes`, `no`, `verdict` (what precedes the verdict), `reasoning`, `ties`. It may
+extend `base.j2`.
 """
 
 import dataclasses
@@ -36,7 +41,10 @@ def rubric_languages() -> tuple[str, ...]:
 
 
 def rubric(told: str) -> str:
-    """`row`, or the code of the rubric language that a person named. Raises: UserError if there are no phrases in it."""
+    """`row`, or the code of the rubric language that a person named.
+
+    Raises: UserError if there are no phrases in it.
+    """
     if told == ROW:
         return ROW
     code = languages.normalise(told)
@@ -54,7 +62,9 @@ def phrases(code: str) -> Mapping[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """`rubric` is a code or `row`; `values` are what all prompts share: low, high, criteria, reasoning, ties, max_questions."""
+    """`rubric` is a code or `row`; `values` are what all prompts share: low, high, criteria,
+    reasoning, ties, max_questions.
+    """
 
     rubric: str
     values: Mapping[str, Any]
@@ -66,7 +76,10 @@ class Prompts:
         return item.language if item.language in rubric_languages() else None
 
     def text(self, template: jinja2.Template, item: Item, code: str, **given: str) -> str:
-        """The prompt. `given` are the texts to judge besides the conversation. Raises: UserError if the template fails."""
+        """The prompt. `given` are the texts to judge besides the conversation.
+
+        Raises: UserError if the template fails.
+        """
         told = {
             **self.values,
             **_names(item, code),
@@ -110,7 +123,10 @@ def _fence(prompt: Sequence[Mapping], others: Sequence[str]) -> Any:
 
 
 def template(name: str) -> jinja2.Template:
-    """A template that comes along (`scalar`), or a person's own (a path). Raises: UserError if it is not there or no Jinja."""
+    """A template that comes along (`scalar`), or a person's own (a path).
+
+    Raises: UserError if it is not there or no Jinja.
+    """
     environment = ImmutableSandboxedEnvironment(
         loader=jinja2.FileSystemLoader(FOLDER),
         undefined=jinja2.StrictUndefined,

@@ -1,4 +1,6 @@
-"""`cancel` and Ctrl-C at every moment of a run that has processes of its own: it ends, says so, and goes on later."""
+"""`cancel` and Ctrl-C at every moment of a run that has processes of its own: it ends, says so, and
+goes on later.
+"""
 
 import http.server
 import signal

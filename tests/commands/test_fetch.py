@@ -1,4 +1,6 @@
-"""`plan` lists what it needs of the hub, `fetch` brings it, and then everything works without network. Against a small local hub."""
+"""`plan` lists what it needs of the hub, `fetch` brings it, and then everything works without
+network. Against a small local hub.
+"""
 
 import json
 import os
@@ -24,7 +26,9 @@ steps:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """Repositories: org/tiny (with what must not be fetched), org/tokens, org/adapter on org/tiny, org/old without safetensors, org/rows."""
+    """Repositories: org/tiny (with what must not be fetched), org/tokens, org/adapter on org/tiny,
+    org/old without safetensors, org/rows.
+    """
     root = tmp_path_factory.mktemp("hub")
     tiny = root / "models" / "org" / "tiny"
     shutil.copytree(TINY, tiny)
@@ -62,7 +66,9 @@ def hub(tmp_path_factory):
 
 @pytest.fixture
 def at(hub, tmp_path):
-    """`at("plan", …)` is the command line with an empty cache of its own; `offline=True` without a hub."""
+    """`at("plan", …)` is the command line with an empty cache of its own; `offline=True` without a
+    hub.
+    """
     root, address, _ = hub
     (tmp_path / "conf" / "recipe").mkdir(parents=True)
     (tmp_path / "conf" / "recipe" / "mine.yaml").write_text(

@@ -64,7 +64,9 @@ def disk(root):
 
 @pytest.fixture
 def root(tmp_path):
-    """A kept artifact on a base that only its configuration names, one that nobody needs, and a begun one."""
+    """A kept artifact on a base that only its configuration names, one that nobody needs, and a
+    begun one.
+    """
     run_of(tmp_path, KEPT, BEGUN)
     kept = artifact(tmp_path, KEPT, model__weights=50_000)
     (kept / "config.yaml").write_text(

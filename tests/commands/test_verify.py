@@ -1,4 +1,6 @@
-"""`mlalign verify` finds what differs in artifacts, the shard cache, unfinished work and outside inputs, and names the mend."""
+"""`mlalign verify` finds what differs in artifacts, the shard cache, unfinished work and outside
+inputs, and names the mend.
+"""
 
 import os
 

@@ -1,4 +1,7 @@
-"""Each published shape with a tiny row of it, and what it says. The columns are those of the data sets' own cards."""
+"""Each published shape with a tiny row of it, and what it says.
+
+The columns are those of the data sets' own cards.
+"""
 
 import json
 

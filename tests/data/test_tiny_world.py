@@ -1,4 +1,6 @@
-"""The tiny world: rows are deterministic, parallel, leak-free and right; the embedded model can answer them."""
+"""The tiny world: rows are deterministic, parallel, leak-free and right; the embedded model can
+answer them.
+"""
 
 import dataclasses
 import itertools
@@ -33,7 +35,9 @@ def metadata(row):
 
 
 def recomputed(prompt: str, task: str) -> str:
-    """The right value, from the words of an English prompt (the items themselves are the same in all languages)."""
+    """The right value, from the words of an English prompt (the items themselves are the same in
+    all languages).
+    """
     digits = [int(digit) for digit in re.findall(r"\d", prompt)]
     match task:
         case "max" | "min":

@@ -39,7 +39,9 @@ def requests(tokenizer) -> list[Request]:
 
 @pytest.fixture(scope="session")
 def adapter_and_merged(tmp_path_factory) -> tuple[Model, Model]:
-    """A LoRA adapter on the tiny model whose weights say something else, and the same merged into a full model."""
+    """A LoRA adapter on the tiny model whose weights say something else, and the same merged into a
+    full model.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -14,7 +14,9 @@ from mlalign.models.templates import ChatTemplate
 
 @pytest.fixture
 def with_bos(tiny, tmp_path):
-    """The tiny tokenizer made to put a BOS before every text, as Llama's does, with a template that writes one too."""
+    """The tiny tokenizer made to put a BOS before every text, as Llama's does, with a template that
+    writes one too.
+    """
     from tokenizers import Tokenizer, processors
 
     shutil.copytree(tiny.path, tmp_path / "model")

@@ -1,4 +1,6 @@
-"""What judges need of engines: probabilities of next tokens, JSON of a schema, text that cannot write special tokens."""
+"""What judges need of engines: probabilities of next tokens, JSON of a schema, text that cannot
+write special tokens.
+"""
 
 import json
 

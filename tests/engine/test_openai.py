@@ -1,4 +1,6 @@
-"""The openai engine against a real vLLM server, and against plain HTTP servers that refuse, fail and vanish."""
+"""The openai engine against a real vLLM server, and against plain HTTP servers that refuse, fail
+and vanish.
+"""
 
 import contextlib
 import http.server
@@ -35,7 +37,8 @@ def ask(text: str, seed: int = 1) -> Request:
 
 @pytest.fixture
 def plain_server():
-    """A local HTTP server that gives the (status, body) pairs of a list, one per request; yields its address, that list and what it was sent.
+    """A local HTTP server that gives the (status, body) pairs of a list, one per request; yields
+    its address, that list and what it was sent.
 
     A body is JSON or bytes; that of DRIBBLE comes a space at a time and never ends.
     """

@@ -1,4 +1,6 @@
-"""`docs/adding-an-evaluation.md` does what it says: its files, written out as they stand, are an evaluation that runs."""
+"""`docs/adding-an-evaluation.md` does what it says: its files, written out as they stand, are an
+evaluation that runs.
+"""
 
 import re
 

@@ -1,4 +1,6 @@
-"""Evaluations of policies: MGSM, XCOPA and the Language Confusion Benchmark, on their own rows and forms."""
+"""Evaluations of policies: MGSM, XCOPA and the Language Confusion Benchmark, on their own rows and
+forms.
+"""
 
 import csv
 import json
@@ -22,7 +24,9 @@ LINES = {
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory, real_data):
-    """Eight real rows of MGSM and of XCOPA in two languages, and a small set of the form of the LCB."""
+    """Eight real rows of MGSM and of XCOPA in two languages, and a small set of the form of the
+    LCB.
+    """
     folder = tmp_path_factory.mktemp("policies")
     for code in ("en", "es"):
         lines = (

@@ -1,4 +1,6 @@
-"""Evaluations of reward models: RewardBench, RewardBench 2 and M-RewardBench on their published forms."""
+"""Evaluations of reward models: RewardBench, RewardBench 2 and M-RewardBench on their published
+forms.
+"""
 
 import math
 
@@ -78,7 +80,9 @@ def english(tmp_path_factory, model):
 
 
 def best_of_four() -> list[dict]:
-    """Rows of RewardBench 2: one right answer of four in five domains, and Ties with their references."""
+    """Rows of RewardBench 2: one right answer of four in five domains, and Ties with their
+    references.
+    """
     rows = []
     for number, domain in enumerate(d for d in rewardbench.DOMAINS[:-1] for _ in range(4)):
         wrong = [f"The sum is {number + k}{'.' * k}" for k in range(1, 4)]
@@ -144,7 +148,9 @@ def test_rewardbench_2_is_the_mean_of_best_of_four_and_ties(english):
 
 
 def ties_by_hand(prompts: list[dict[str, tuple]]) -> float:
-    """0.3 x accuracy on tied prompts and on references, 0.2 x both comparisons with the spread, 0.01 x the margin."""
+    """0.3 x accuracy on tied prompts and on references, 0.2 x both comparisons with the spread,
+    0.01 x the margin.
+    """
     means = dict.fromkeys(("ref", "tied", "preferred", "hard", "margin"), 0.0)
     for both in prompts:
         margins = {kind: min(right) - max(wrong) for kind, (right, wrong) in both.items()}

@@ -1,4 +1,7 @@
-"""Changes to valid inputs, as editors, other tools and hostile people make them. Everything follows from the generator that is given."""
+"""Changes to valid inputs, as editors, other tools and hostile people make them.
+
+Everything follows from the generator that is given.
+"""
 
 import copy
 import json
@@ -84,7 +87,9 @@ def _change(rng: random.Random, holder: Any, key: Any) -> None:
 
 
 def changed_bytes(rng: random.Random, data: bytes, most: int = 3) -> bytes:
-    """The bytes with up to `most` changes: flipped, cut, doubled, and pieces that readers stumble over."""
+    """The bytes with up to `most` changes: flipped, cut, doubled, and pieces that readers stumble
+    over.
+    """
     out = bytearray(data)
     for _ in range(rng.randint(1, most)):
         at = rng.randrange(len(out) + 1)

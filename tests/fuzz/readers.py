@@ -1,6 +1,9 @@
-"""The readers of what people and machines bring, each with valid inputs to change. A reader may raise UserError and nothing else.
+"""The readers of what people and machines bring, each with valid inputs to change.
 
-A reader is a function of (generator, empty folder): it writes or makes one changed input and reads it as the commands do.
+A reader may raise UserError and nothing else.
+
+A reader is a function of (generator, empty folder): it writes or makes one changed input and reads
+it as the commands do.
 """
 
 import contextlib

@@ -40,7 +40,9 @@ class Failure:
 
 
 def run(reader: str, seed: int, case: int, limit_s: float = LIMIT_S) -> Failure | None:
-    """What is wrong with how a reader takes the input that seed and case number make; None if it does well."""
+    """What is wrong with how a reader takes the input that seed and case number make; None if it
+    does well.
+    """
     rng = random.Random(f"{reader} {seed} {case}")
     quiet = io.StringIO()
     if reader not in _begun:  # the first case imports libraries, which takes longer than all others

@@ -30,6 +30,7 @@ def test_agreement_with_the_counterpart_by_hand():
     counterpart = np.array([0, 0, 0, 0, 0, -1])  # item 0 is the English one; the last has none
     columns = accuracy.agreement_columns(verdicts, counterpart)
     assert np.isnan(columns).all(1).tolist() == [True, False, False, False, True, True]
-    # rows: this item lower, tie, higher; columns: English lower, tie, higher, which is always higher here
+    # rows: this item lower, tie, higher; columns: English lower, tie, higher, which is always
+    #     higher here
     assert [int(c.argmax()) for c in columns[1:4]] == [8, 5, 2]
     assert accuracy.on_diagonal(columns[1:4]).tolist() == [[1, 1], [0, 1], [0, 1]]

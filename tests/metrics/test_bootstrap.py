@@ -30,7 +30,8 @@ def test_means_by_hand():
     assert estimate.languages == ["a", "b"]
     assert estimate.values.tolist() == pytest.approx([0.5, 2 / 3])
     assert (estimate.n, estimate.n_groups, estimate.total_groups) == ([1, 3], [1, 2], 2)
-    # each replicate draws g1,g1 | g1,g2 | g2,g2: language b is 1/2, 2/3 or 1; language a is missing where g2 is
+    # each replicate draws g1,g1 | g1,g2 | g2,g2: language b is 1/2, 2/3 or 1; language a is missing
+    # where g2 is
     by_b = estimate.replicates[:, 1]
     assert set(np.round(by_b, 6)) == {0.5, 0.666667, 1.0}
     assert np.array_equal(np.isnan(estimate.replicates[:, 0]), by_b == 0.5)

@@ -9,7 +9,8 @@ from reward_models.items import Item
 
 NAN = np.nan
 
-# language -> answers; languages whose script alone tells them apart, so that a line's language can be told by hand
+# language -> answers; languages whose script alone tells them apart, so that a line's language can
+# be told by hand
 THAI, GREEK, KOREAN = (
     "นี่คือประโยคภาษาไทย",
     "αυτή είναι μια ελληνική πρόταση εδώ",
@@ -26,7 +27,9 @@ def script(letter: str) -> str:
 
 
 def benchmark(language: str, texts: list[str]) -> tuple[float, float, float]:
-    """LPR, WPR and LCPR as `compute_metrics.py` of the benchmark has them, with scripts in the place of fastText and its word list."""
+    """LPR, WPR and LCPR as `compute_metrics.py` of the benchmark has them, with scripts in the
+    place of fastText and its word list.
+    """
     own = {"tha_Thai": "THAI", "ell_Grek": "GREEK"}[language]
     judged = line_errors = word_errors = 0
     for text in texts:
@@ -73,7 +76,8 @@ def test_rates_against_the_benchmark_computed_from_the_texts(language):
 
 
 def test_lcpr_by_hand():
-    # Thai: 3 of 4 answers pass by line, 2 of these 3 by word; an answer that does not pass by line has no say on words
+    # Thai: 3 of 4 answers pass by line, 2 of these 3 by word; an answer that does not pass by line
+    #     has no say on words
     lines, words = (
         np.array([[1.0, 1.0], [1.0, 0.0], [NAN, NAN]]),
         np.array([[1.0, 0.0], [1.0, 0.0], [1.0, NAN]]),
@@ -107,7 +111,9 @@ DETECTED = np.array([["swh", "eng_Latn", "swh", "fra"], ["fra", "swh", None, "sw
 
 
 def test_concept_and_language_by_hand():
-    """Six answers have both: right and in it 2, right elsewhere 2, wrong in it 1, wrong elsewhere 1."""
+    """Six answers have both: right and in it 2, right elsewhere 2, wrong in it 1, wrong elsewhere
+    1.
+    """
     shares = {
         name: float(ratios.ratio(c.sum(0)))
         for name, c in confusion.split_columns(RIGHT, ADHERING).items()

@@ -1,7 +1,8 @@
 """Intervals hold the truth 95 times in 100, on synthetic policies with a known one.
 
-Prompts come in groups (one item in every language). In a group all answers share a shift of quality, so they are not independent; an
-answer scores quality + PER_TOKEN * length, so that longer answers win. All numbers are standard deviations of quality.
+Prompts come in groups (one item in every language). In a group all answers share a shift of
+quality, so they are not independent; an answer scores quality + PER_TOKEN * length, so that longer
+answers win. All numbers are standard deviations of quality.
 """
 
 from collections import Counter
@@ -56,7 +57,9 @@ def covered(found: Estimate, truth: float, language: str) -> bool:
 
 
 def judged(rng: np.random.Generator, n_groups: int) -> np.ndarray:
-    """Verdicts right or wrong on items in one language and in English, as 2 x 2 tables: right in 0.8, agreeing by a shared difficulty."""
+    """Verdicts right or wrong on items in one language and in English, as 2 x 2 tables: right in
+    0.8, agreeing by a shared difficulty.
+    """
     easy = rng.random(n_groups) < 0.5
     p = np.where(easy, 0.95, 0.65)
     a, b = (rng.random(n_groups) < p for _ in range(2))
@@ -69,7 +72,9 @@ def kappa_truth() -> float:
 
 
 def length_controlled_truth() -> float:
-    """What `length_controlled` gives for infinitely many prompts: fitted to P(win) at each difference of length d ~ N(LONGER, 2 LENGTH^2)."""
+    """What `length_controlled` gives for infinitely many prompts: fitted to P(win) at each
+    difference of length d ~ N(LONGER, 2 LENGTH^2).
+    """
     deviation, noise = sqrt(2) * LENGTH, sqrt(2 + GROUP**2)
     d = LONGER + deviation * np.linspace(-5, 5, 4001)
     weight = np.exp(-0.5 * ((d - LONGER) / deviation) ** 2)
@@ -83,7 +88,9 @@ def length_controlled_truth() -> float:
 @pytest.mark.long
 @pytest.mark.parametrize("n_groups", [30, 100])
 def test_win_rates_cover(n_groups):
-    """Raw and length-controlled, of a language and of the average; the paired difference of two policies."""
+    """Raw and length-controlled, of a language and of the average; the paired difference of two
+    policies.
+    """
     lc_truth, times = length_controlled_truth(), Counter()
     worse = NormalDist().cdf(
         (ADVANTAGE - 0.2 + PER_TOKEN * LONGER) / NOISE_OF_SCORE
@@ -111,7 +118,9 @@ def test_win_rates_cover(n_groups):
 
 @pytest.mark.long
 def test_kappa_covers():
-    """Of 400 items; with 100, where few are wrong in both languages, it is 0.93, and with 30 only 0.86."""
+    """Of 400 items; with 100, where few are wrong in both languages, it is 0.93, and with 30 only
+    0.86.
+    """
     held, n = 0, 400
     group = [f"g{i:03}" for i in range(n)]
     for trial in range(TRIALS):

@@ -8,7 +8,10 @@ NAN = np.nan
 
 
 def test_byte_premium_and_content_by_hand():
-    """Hindi prompts take 30 and 50 bytes where English takes 10 and 10: a premium of 4. A native Hindi prompt has no English one."""
+    """Hindi prompts take 30 and 50 bytes where English takes 10 and 10: a premium of 4.
+
+    A native Hindi prompt has no English one.
+    """
     told = [("e1", "eng_Latn", "g1"), ("e2", "eng_Latn", "g2"), ("h1", "hin_Deva", "g1"), ("h2", "hin_Deva", "g2"), ("h3", "hin_Deva", "n1"),
             ("y1", "yor_Latn", "n2")]  # fmt: skip
     items = Items.of([(*t, "native") for t in told], np.array([10.0, 10, 30, 50, 99, 99]), {})

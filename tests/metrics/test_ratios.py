@@ -31,7 +31,8 @@ def test_ratio_and_nothing_over_nothing():
 
 
 def test_harmonic_mean_by_hand():
-    # 0.75 and 0.5 -> 2 * 0.375 / 1.25 = 0.6; the first 0 -> 0; the second not defined -> not defined
+    # 0.75 and 0.5 -> 2 * 0.375 / 1.25 = 0.6; the first 0 -> 0; the second not defined -> not
+    # defined
     sums = np.array([[3.0, 4, 1, 2], [0, 4, 0, 0], [4, 4, 0, 0], [2, 4, 0, 3]])
     assert ratios.harmonic(sums) == pytest.approx([0.6, 0.0, np.nan, 0.0], nan_ok=True)
 

@@ -25,7 +25,9 @@ def test_well_known_classes():
 
 
 def test_sizes_of_the_complete_classes():
-    """7, 18 and 19 languages; 28 and Filipino, which counts as Tagalog (table 1 of the paper: 7, 18, 28, 19)."""
+    """7, 18 and 19 languages; 28 and Filipino, which counts as Tagalog (table 1 of the paper: 7,
+    18, 28, 19).
+    """
     counts = Counter(tiers._classes().values())
     assert [counts[c] for c in "5432"] == [7, 18, 29, 19]
 

@@ -35,7 +35,9 @@ def test_equal_lengths_give_the_raw_win_rate():
 
 
 def test_a_win_rate_that_is_all_length_becomes_one_half():
-    """Longer wins 80 of 100, and we are longer in 3 of 4: raw 0.65, at equal length 0.5 by symmetry of the fit."""
+    """Longer wins 80 of 100, and we are longer in 3 of 4: raw 0.65, at equal length 0.5 by symmetry
+    of the fit.
+    """
     wins = [1] * 60 + [0] * 15 + [1] * 5 + [0] * 20
     differences = [10] * 75 + [-10] * 25
     # logit 0.8 = a + b x and logit 0.2 = a - b x, so a = 0
@@ -44,7 +46,9 @@ def test_a_win_rate_that_is_all_length_becomes_one_half():
 
 
 def test_golden_value_with_two_lengths():
-    """Two lengths d = 1 and 3 (std 1), wins 0.6 and 0.9: the line through both logits, read at x = 0."""
+    """Two lengths d = 1 and 3 (std 1), wins 0.6 and 0.9: the line through both logits, read at x =
+    0.
+    """
     wins, differences = [1] * 60 + [0] * 40 + [1] * 90 + [0] * 10, [1] * 100 + [3] * 100
     x1, x2, y1, y2 = np.tanh(1), np.tanh(3), np.log(0.6 / 0.4), np.log(0.9 / 0.1)
     a = y1 - x1 * (y2 - y1) / (x2 - x1)
@@ -74,7 +78,9 @@ def estimated(language, group, scores, lengths, n=40) -> bootstrap.Estimate:
 
 
 def test_estimate_weighs_prompts_equally_and_marks_empty_draws():
-    """In `a` one prompt of four pairs is won and one of a single pair lost; `b` stands in one group only."""
+    """In `a` one prompt of four pairs is won and one of a single pair lost; `b` stands in one group
+    only.
+    """
     ours = ([[1, 1], [0, NAN], [1, 1]], [[0, 0], [1, NAN], [0, 0]])
     found = estimated(["a", "a", "b"], ["g1", "g2", "g2"], ours, (np.ones((3, 2)), np.ones((3, 2))))
     assert found.languages == ["a", "b"]

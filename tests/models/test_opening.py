@@ -1,4 +1,6 @@
-"""What is opened is what its files say: no code of a repository, no weights missing or left out, broken files named."""
+"""What is opened is what its files say: no code of a repository, no weights missing or left out,
+broken files named.
+"""
 
 import ast
 import json
@@ -68,12 +70,14 @@ def score(path, **options):
     return reward_models.load(path, **options).score([QUESTION])[0]
 
 
-# ----------------------------------------------------------------------------------------------------- code is never run
+# -------------------------------------------------------------------------------- code is never run
 
 
 @pytest.mark.slow
 def test_nothing_else_opens_models():
-    """Every call of from_pretrained is in mlalign/models, and nowhere is trust_remote_code anything but False."""
+    """Every call of from_pretrained is in mlalign/models, and nowhere is trust_remote_code anything
+    but False.
+    """
     n_files = 0
     for path in sorted(
         [*(PROJECT / "mlalign").rglob("*.py"), *(PROJECT / "reward_models").rglob("*.py")]
@@ -102,7 +106,9 @@ def named_values(node):
 
 
 def with_own_code(path, what):
-    """Let a model directory need code of its own for `what`; returns the file that this code would make."""
+    """Let a model directory need code of its own for `what`; returns the file that this code would
+    make.
+    """
     marker = path / "RAN"
     bases = {
         "tokenizer": "PreTrainedTokenizerFast",
@@ -209,7 +215,7 @@ def test_steps_read_nothing_from_stdin(tmp_path, monkeypatch):
     assert local.run(tmp_path / "config.json", {}, tmp_path / "log", lambda: None) == 0
 
 
-# ------------------------------------------------------------------------------------------- a model is what its files say
+# -------------------------------------------------------------------- a model is what its files say
 
 
 @pytest.mark.parametrize(
@@ -292,7 +298,9 @@ def test_another_shape_than_the_configuration_says(rm):
 
 @pytest.mark.slow
 def test_a_new_head_stands_on_whole_models_only(causal, rm):
-    """The head of the stated class may be left out; nothing else may, and a causal model keeps its own."""
+    """The head of the stated class may be left out; nothing else may, and a causal model keeps its
+    own.
+    """
     assert modelling.load_full(Model(str(causal), ""), HEADS, seed=3).score.weight.shape == (1, 32)
     assert modelling.load_full(Model(str(rm), ""), HEADS).score.weight.shape == (1, 32)
     with pytest.raises(UserError, match=r"rm: holds no weights for lm_head.weight"):
@@ -310,7 +318,7 @@ def test_the_base_of_a_new_head_is_not_a_head_of_another_size(tmp_path):
         modelling.load_full(Model(str(path), ""), HEADS)
 
 
-# ---------------------------------------------------------------------------------------------------------------- adapters
+# ----------------------------------------------------------------------------------------- adapters
 
 
 def encoder_adapter(root, kind="bert", n_base_labels=None, **lora):
@@ -374,7 +382,7 @@ def test_an_adapter_that_is_cut_off_is_refused(tmp_path):
         score(path)
 
 
-# ------------------------------------------------------------------------------------------------------------ broken files
+# ------------------------------------------------------------------------------------- broken files
 
 
 def cut_off(path):
@@ -491,7 +499,7 @@ def test_pickled_weights_are_converted_by_the_command_that_the_message_gives(rm,
     assert score(rm) == score(saved)
 
 
-# ------------------------------------------------------------------------------------------------------------------ tokens
+# ------------------------------------------------------------------------------------------- tokens
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Rendering conversations: dates, what templates leave out, how turns end, and templates that break or never end.
+"""Rendering conversations: dates, what templates leave out, how turns end, and templates that break
+or never end.
 
 Kind -> the one place where it is decided:
     applying a chat template, its errors, named templates      mlalign.models.templates.ChatTemplate, text_of, install
@@ -65,7 +66,7 @@ def dialogue(*texts: str) -> list[dict]:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
-# ------------------------------------------------------------------------------------------------------ the only place
+# ----------------------------------------------------------------------------------- the only place
 
 
 APPLYING = ("apply_chat_template", "get_chat_template", "render_jinja_template")
@@ -73,7 +74,9 @@ APPLYING = ("apply_chat_template", "get_chat_template", "render_jinja_template")
 
 @pytest.mark.slow
 def test_templates_are_applied_in_one_place_only():
-    """Every other call of `apply_chat_template` or `get_chat_template` in the packages is one too many."""
+    """Every other call of `apply_chat_template` or `get_chat_template` in the packages is one too
+    many.
+    """
     calls = []
     files = [
         p for package in ("mlalign", "reward_models") for p in (PROJECT / package).rglob("*.py")
@@ -106,7 +109,7 @@ def test_texts_are_those_of_transformers(tokenizer, text):
         assert template.prompt(messages, "") == theirs
 
 
-# ---------------------------------------------------------------------------------------------------------------- dates
+# -------------------------------------------------------------------------------------------- dates
 
 
 @pytest.mark.parametrize("zone", ["Etc/GMT+12", "Pacific/Kiritimati"])
@@ -141,7 +144,7 @@ def test_a_date_or_options_that_cannot_be_used_are_named(tokenizer):
         ChatTemplate(tokenizer, {"tokenize": True})
 
 
-# ---------------------------------------------------------------------------------------------------- templates that break
+# ----------------------------------------------------------------------------- templates that break
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_named_templates_the_default_or_the_one_that_is_named(tokenizer):
         templates.install(tokenizer, "rags")
 
 
-# --------------------------------------------------------------------------------------------------------------- left out
+# ----------------------------------------------------------------------------------------- left out
 
 
 @pytest.mark.parametrize(
@@ -312,7 +315,7 @@ def test_tools_that_a_template_does_not_write_are_left_out(tokenizer):
     assert template.left_out(text, messages, "", tools) == NOTHING
 
 
-# ------------------------------------------------------------------------------------------------ ends of turns, reasoning
+# ------------------------------------------------------------------------- ends of turns, reasoning
 
 
 def ends(tokenizer, after: str) -> EndOfTurn:

@@ -16,7 +16,9 @@ FLOAT32, BFLOAT16, MIXED = ("float32", False), ("bfloat16", True), ("float32", T
 
 
 def kept_by_autograd(family, values, batch, dtype, autocast, targets):
-    """Bytes of all floating-point tensors that a forward pass of a classifier saves, parameters apart, each storage once."""
+    """Bytes of all floating-point tensors that a forward pass of a classifier saves, parameters
+    apart, each storage once.
+    """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     config = AutoConfig.for_model(family, **SHAPE, **values)
@@ -73,7 +75,9 @@ def test_what_autograd_keeps_is_what_is_counted(family, values, masked, numbers,
 
 
 def test_a_layer_by_hand():
-    """Llama, T = 10 tokens in two sequences of 5, float32: sizes 8 (hidden), 8 (queries), 4 (keys), 12 (MLP), 2 heads."""
+    """Llama, T = 10 tokens in two sequences of 5, float32: sizes 8 (hidden), 8 (queries), 4 (keys),
+    12 (MLP), 2 heads.
+    """
     llama = architecture.from_config(
         {"model_type": "llama", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
          "num_key_value_heads": 1, "max_position_embeddings": 16}

@@ -1,4 +1,6 @@
-"""Parameters counted from config.json are those of transformers' own models; cache and adapters by hand."""
+"""Parameters counted from config.json are those of transformers' own models; cache and adapters by
+hand.
+"""
 
 import json
 

@@ -157,7 +157,7 @@ def test_mistakes_in_a_device_are_told(mlalign):
     assert "scale.device.peak_tflops: must be above 0, got -1" in done.stderr
 
 
-# ---------------------------------------------------------------------------------------------------------------- mends
+# -------------------------------------------------------------------------------------------- mends
 
 
 def job(stage="sft", on_cpu=False, **values):
@@ -249,7 +249,7 @@ def test_what_a_configuration_becomes():
     )
 
 
-# ----------------------------------------------------------------------------------------------------- rows, times, files
+# ------------------------------------------------------------------------------- rows, times, files
 
 
 @pytest.mark.parametrize("n", [1, 200, 5000])

@@ -1,4 +1,6 @@
-"""Predicted peaks beside measured ones, on real training of 100 M parameters; all nine: `python benchmarks/memory.py`."""
+"""Predicted peaks beside measured ones, on real training of 100 M parameters; all nine:
+`python benchmarks/memory.py`.
+"""
 
 import importlib.util
 

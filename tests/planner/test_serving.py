@@ -18,7 +18,9 @@ def test_keys_and_values_of_a_token():
 
 
 def test_sliding_layers_keep_their_window():
-    """Gemma 3 4B: 5 of 34 layers see everything, 29 the last 1,024 tokens; 2 x 4 heads x 256 x 2 bytes for each."""
+    """Gemma 3 4B: 5 of 34 layers see everything, 29 the last 1,024 tokens; 2 x 4 heads x 256 x 2
+    bytes for each.
+    """
     gemma = architecture.from_config(GEMMA3_4B)
     assert serving.kv_of_sequence(gemma, 8192, 2) == 4096 * (5 * 8192 + 29 * 1024)
     assert serving.kv_of_sequence(gemma, 100, 2) == 4096 * 34 * 100
@@ -39,7 +41,9 @@ def engine(**values):
 
 
 def test_what_fits_beside_the_weights():
-    """0.9 x 24 GiB = 23.19 GB; 16.06 GB weights; trial run: 8192 tokens x (2 x 4096 + 3 x 14336) x 2 bytes = 0.84 GB; 1.07 GB a sequence."""
+    """0.9 x 24 GiB = 23.19 GB; 16.06 GB weights; trial run: 8192 tokens x (2 x 4096 + 3 x 14336) x
+    2 bytes = 0.84 GB; 1.07 GB a sequence.
+    """
     told = engine()
     assert told.fixed(LLAMA) == {
         "weights": 16_060_522_496,

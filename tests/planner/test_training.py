@@ -1,4 +1,6 @@
-"""Memory of training by hand: model states as in ZeRO's table, adapters, quantised bases, tiles of logits."""
+"""Memory of training by hand: model states as in ZeRO's table, adapters, quantised bases, tiles of
+logits.
+"""
 
 import pytest
 from planner_cases import LLAMA2_7B, LLAMA3_8B
@@ -23,7 +25,9 @@ JOB = Job(SEVEN, Batch(2, 128), weight_bytes=2, autocast=True)
     ],
 )
 def test_model_states_are_those_of_the_zero_paper(stage, weights, gradients, optimizer):
-    """Rajbhandari et al. 2020, figure 1: (2 + 2 + 12) bytes a parameter; each part divided from its stage on."""
+    """Rajbhandari et al. 2020, figure 1: (2 + 2 + 12) bytes a parameter; each part divided from its
+    stage on.
+    """
     found = training.states(JOB._replace(zero=Zero(stage), n_devices=8))
     assert found == {"weights": weights, "gradients": gradients, "optimizer": optimizer}
 
@@ -79,8 +83,11 @@ def test_frozen_embeddings_and_a_classifiers_head():
 
 
 def test_logits_are_made_in_tiles():
-    """2 x 127 scored tokens. On a GPU one tile of 32,768 columns in bfloat16; on the CPU in float32 it has the vocabulary's width, and
-    seven tensors and a mask beside it."""
+    """2 x 127 scored tokens.
+
+    On a GPU one tile of 32,768 columns in bfloat16; on the CPU in float32 it has the vocabulary's
+    width, and seven tensors and a mask beside it.
+    """
     assert training.moments(JOB)["loss"]["logits"] == 254 * 32768 * 2
     on_cpu = JOB._replace(weight_bytes=4, autocast=False, on_cpu=True)
     assert training.moments(on_cpu)["loss"]["logits"] == 254 * 32000 * (4 + 7 * 4 + 1)

@@ -1,4 +1,6 @@
-"""`docs/recipes.md` does what it says: the recipe at its head is the one that ships, and its own part works."""
+"""`docs/recipes.md` does what it says: the recipe at its head is the one that ships, and its own
+part works.
+"""
 
 import re
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""What recipes can say: small ones that must plan, and ones whose mistake must be told before anything runs."""
+"""What recipes can say: small ones that must plan, and ones whose mistake must be told before
+anything runs.
+"""
 
 import pytest
 import yaml
@@ -32,7 +34,7 @@ def errors_of(tmp_path, text, *arguments):
     return caught.value.messages
 
 
-# ----------------------------------------------------------------------------------------------------------- rounds, loops
+# ------------------------------------------------------------------------------------ rounds, loops
 
 
 def test_rounds_may_begin_with_a_model_from_outside(tmp_path):
@@ -169,7 +171,7 @@ def test_a_recipe_within_the_cap_on_rounds(tmp_path):
     assert not any(m.startswith("rounds") for m in errors_of(tmp_path, text, "max_rounds=25"))
 
 
-# --------------------------------------------------------------------------------------------------------- data, parameters
+# --------------------------------------------------------------------------------- data, parameters
 
 
 def test_a_data_set_may_have_roles_of_its_own(tmp_path):
@@ -232,7 +234,7 @@ def test_equal_steps_are_one(tmp_path):
     assert [(step.name, name) for step, name in planned.same] == [("again", "answers")]
 
 
-# --------------------------------------------------------------------------------------------------------------- measure
+# ------------------------------------------------------------------------------------------ measure
 
 
 def test_policies_are_measured_against_the_first(tmp_path):
@@ -252,7 +254,7 @@ def test_policies_are_measured_against_the_first(tmp_path):
     assert message.startswith("measure.policies: ") and "needs a name" in message
 
 
-# -------------------------------------------------------------------------------------------------------------- refused
+# ------------------------------------------------------------------------------------------ refused
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The page in real Chromium: hostile texts stay texts, nothing is fetched, tables and samples work by keyboard and pointer."""
+"""The page in real Chromium: hostile texts stay texts, nothing is fetched, tables and samples work
+by keyboard and pointer.
+"""
 
 import pytest
 from reporting_cases import HOSTILE, add_transfer, before_and_after
@@ -10,7 +12,9 @@ RTL = "مرحبا <b>بالعالم</b> 123."
 
 @pytest.fixture(scope="module")
 def page_of(browser):
-    """A function that opens a report at a width and in a colour scheme; what the page asked for or complained of is in `page.told`."""
+    """A function that opens a report at a width and in a colour scheme; what the page asked for or
+    complained of is in `page.told`.
+    """
     contexts = []
 
     def open_page(path, width=1280, scheme="light"):

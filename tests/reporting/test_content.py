@@ -1,4 +1,6 @@
-"""What the first screen and the sections say, from content made by hand; numbers, names and hidden characters."""
+"""What the first screen and the sections say, from content made by hand; numbers, names and hidden
+characters.
+"""
 
 import pytest
 
@@ -284,7 +286,9 @@ def test_hidden_characters_are_shown_and_those_that_scripts_need_stay():
 
 
 def test_a_change_is_the_paired_difference_with_its_own_interval():
-    """Over the items in which both have a value it may be another number than the difference of the averages."""
+    """Over the items in which both have a value it may be another number than the difference of the
+    averages.
+    """
     old, new = row("a", "avg", 0.92, half=0.03), row("b", "avg", 0.98, half=0.01)
     paired = row("b", "avg", 0.031, metric="accuracy_over_baseline", half=0.01)
     told = cells.changed_cell(old, new, paired, "accuracy", 3)

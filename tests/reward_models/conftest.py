@@ -30,7 +30,9 @@ def answers():
 
 @pytest.fixture
 def score(tmp_path, monkeypatch, capfd):
-    """The command with the family `length`, in `tmp_path`: `score("--input", …)` -> (exit status, stderr)."""
+    """The command with the family `length`, in `tmp_path`: `score("--input", …)` -> (exit status,
+    stderr).
+    """
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, family=("--family", "length"), output="scores.jsonl"):

@@ -1,4 +1,7 @@
-"""Is an answer in the language that was asked for? Short sentences of the tiny world and of XCOPA, and cases worked out by hand."""
+"""Is an answer in the language that was asked for?
+
+Short sentences of the tiny world and of XCOPA, and cases worked out by hand.
+"""
 
 import json
 import sys
@@ -244,7 +247,7 @@ def test_short_real_sentences(adherence, real_data, identifier, code, language):
     assert sum(adherence(texts, wrong_for, identifier).values) / len(texts) <= 0.03
 
 
-# -------------------------------------------------------------------------------------------------------- lines and words
+# ---------------------------------------------------------------------------------- lines and words
 
 CODE = (
     "运行下面的代码：\n```python\nprint('hello world, this is code')\n```\n然后你会看到结果，谢谢。"

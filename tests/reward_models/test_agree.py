@@ -1,4 +1,6 @@
-"""Agreement with gold preferences: counts, kappa and margins by hand, intervals against other computations, policies, and what obeys them."""
+"""Agreement with gold preferences: counts, kappa and margins by hand, intervals against other
+computations, policies, and what obeys them.
+"""
 
 import json
 import math
@@ -44,7 +46,8 @@ def test_counts_accuracy_and_kappa_by_hand():
         0.8,
     ]
     assert found["accuracy"] == round(5.5 / 8, 6)
-    # gold: 5 first, 3 second; scorer: first 3 + 1 = 4, second 2 + 1 = 3, tie 1. p_o = 5/8, p_e = (5*4 + 3*3) / 64
+    # gold: 5 first, 3 second; scorer: first 3 + 1 = 4, second 2 + 1 = 3, tie 1. p_o = 5/8, p_e =
+    #     (5*4 + 3*3) / 64
     observed, expected = 5 / 8, 29 / 64
     assert found["kappa"] == round((observed - expected) / (1 - expected), 6)
 
@@ -93,7 +96,9 @@ def test_interval_equals_the_normal_approximation_and_knows_no_order():
 
 @pytest.mark.slow
 def test_groups_are_drawn_whole():
-    """Eight copies of each of 50 items say no more than the 50: the interval is that of 50, not of 400."""
+    """Eight copies of each of 50 items say no more than the 50: the interval is that of 50, not of
+    400.
+    """
     draw = random.Random(2)
     fifty = [(float(draw.random() < 0.7), 0.5, draw.random() < 0.5) for _ in range(50)]
     alone = agreement.evidence(pairs_of(fifty), Rule(resamples=4000))
@@ -152,7 +157,7 @@ def test_margin_by_hand():
     assert agreement.margin_for(pairs_of([(-1.0, 0.0, True)]), 0.5) == (None, 0.0)
 
 
-# ----------------------------------------------------------------------------------------------------------------- policy
+# ------------------------------------------------------------------------------------------- policy
 
 
 def told(pairs=100, coverage=1.0, low=0.8):
@@ -217,7 +222,7 @@ def test_a_wrong_policy_is_told_completely():
     assert agreement.policy_problems([], "p", None)[0].startswith("p: expected {default")
 
 
-# ---------------------------------------------------------------------------------------------------------------- guarded
+# ------------------------------------------------------------------------------------------ guarded
 
 
 def item(i, language, row="r"):
@@ -320,7 +325,7 @@ def test_guarded_settings_are_checked_before_anything_is_opened(tmp_path):
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------- command
+# ------------------------------------------------------------------------------------------ command
 
 
 def write_rows(path, rows):

@@ -1,4 +1,6 @@
-"""Calibration: numbers by hand and by numpy, a map that keeps every order, and the command on a real tiny classifier."""
+"""Calibration: numbers by hand and by numpy, a map that keeps every order, and the command on a
+real tiny classifier.
+"""
 
 import dataclasses
 import json
@@ -182,7 +184,7 @@ def test_comparisons_across_languages_warn():
     assert "rm-score calibrate" in calibration.warning(["eng_Latn", "swh_Latn"], both, "quantile")
 
 
-# ---------------------------------------------------------------------------------------------------------------- command
+# ------------------------------------------------------------------------------------------ command
 
 
 @pytest.fixture

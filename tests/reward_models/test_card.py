@@ -1,4 +1,6 @@
-"""Cards: what is written can be read, what is wrong is named, and what the model's files say is in them."""
+"""Cards: what is written can be read, what is wrong is named, and what the model's files say is in
+them.
+"""
 
 import json
 import shutil

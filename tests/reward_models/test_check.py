@@ -1,4 +1,6 @@
-"""The preflight: what it says of models and rows that are sound, odd and hostile, and that it loads no weights to say it."""
+"""The preflight: what it says of models and rows that are sound, odd and hostile, and that it loads
+no weights to say it.
+"""
 
 import json
 import re
@@ -119,7 +121,10 @@ def test_the_sample_is_what_the_model_reads(check, model):
 
 @pytest.mark.slow
 def test_tokens_that_are_parts_of_characters_are_shown_as_characters(check, model):
-    """No byte-level names: the last token of a character shows it. This tokenizer knows no Thai or Tamil character."""
+    """No byte-level names: the last token of a character shows it.
+
+    This tokenizer knows no Thai or Tamil character.
+    """
     told = check(model, [pair("th", "สวัสดี"), pair("ta", "நான் 4")])[1]["samples"]
     for language, text in (("tha_Thai", "สวัสดี"), ("tam_Taml", "நான்4")):
         shown = [text for _, text in told[language]["tokens"]]

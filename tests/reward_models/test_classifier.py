@@ -1,4 +1,7 @@
-"""What the family `classifier` loads, what it refuses, what it says of its scores. That these do not vary: test_invariance.py."""
+"""What the family `classifier` loads, what it refuses, what it says of its scores.
+
+That these do not vary: test_invariance.py.
+"""
 
 import dataclasses
 import json
@@ -219,7 +222,9 @@ def with_statistics(classifier, path, mean, std):
 
 @pytest.mark.slow
 def test_statistics_of_scores_are_applied_or_told(classifier, answers, tmp_path, caplog):
-    """(r - mean) / std, as OpenRLHF computes with the numbers in config.json; unless that is decided, they are told."""
+    """(r - mean) / std, as OpenRLHF computes with the numbers in config.json; unless that is
+    decided, they are told.
+    """
     raw = scores(classifier, answers[:3])
     path = with_statistics(classifier, tmp_path / "normal", 2.0, 0.5)
     assert scores(path, answers[:3], normalise=True) == pytest.approx(
@@ -247,7 +252,9 @@ def test_statistics_that_cannot_be_applied(classifier, tmp_path, mean, std):
 
 @pytest.mark.slow
 def test_an_encoder_decoder_gets_a_row_at_a_time(answers, tmp_path):
-    """Its output is read at the last end token, and transformers takes no batch whose rows have different numbers of those."""
+    """Its output is read at the last end token, and transformers takes no batch whose rows have
+    different numbers of those.
+    """
     from transformers import MT5Config
 
     tokenizer = make_tokenizer()
@@ -331,7 +338,7 @@ def test_a_missing_vllm_is_named(classifier, monkeypatch):
         reward_models.load(classifier, backend="vllm")
 
 
-# ----------------------------------------------------------------------------------------------------------- the template
+# ------------------------------------------------------------------------------------- the template
 
 
 def with_template(path, template):

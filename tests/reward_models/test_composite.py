@@ -1,4 +1,6 @@
-"""Composites and ensembles: values worked out by hand, parts reported, nesting, every mistake with its full key."""
+"""Composites and ensembles: values worked out by hand, parts reported, nesting, every mistake with
+its full key.
+"""
 
 import random
 import statistics

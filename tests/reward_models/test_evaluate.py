@@ -1,4 +1,6 @@
-"""`rm-score evaluate`: every number against one worked out here, by hand or by plain loops; files, reruns and bad input."""
+"""`rm-score evaluate`: every number against one worked out here, by hand or by plain loops; files,
+reruns and bad input.
+"""
 
 import csv
 import io
@@ -67,7 +69,7 @@ def one(records, **where):
     return record
 
 
-# -------------------------------------------------------------------------------------------------------- numbers by hand
+# ---------------------------------------------------------------------------------- numbers by hand
 
 
 def test_accuracy_ties_and_margins_by_hand():
@@ -95,7 +97,9 @@ def test_accuracy_ties_and_margins_by_hand():
 
 
 def test_intervals_draw_items_with_all_their_translations():
-    """Two items, one right and one wrong in both languages: a draw is 0, 1/2 or 1 for all languages at once, so the gap is always 0."""
+    """Two items, one right and one wrong in both languages: a draw is 0, 1/2 or 1 for all languages
+    at once, so the gap is always 0.
+    """
     verdicts = [
         pair(lang, item, score, 0.5)
         for lang in ("eng_Latn", "swh_Latn")
@@ -124,7 +128,9 @@ def test_one_item_has_no_interval():
 
 
 def test_kappa_and_agreement_by_hand():
-    """English: chosen, chosen, rejected, tie; Swahili: chosen, rejected, rejected, tie and one item that English lacks."""
+    """English: chosen, chosen, rejected, tie; Swahili: chosen, rejected, rejected, tie and one item
+    that English lacks.
+    """
     english = [
         pair("eng_Latn", i, s, 0.0) for i, s in zip("abcd", (1.0, 1.0, -1.0, 0.0), strict=True)
     ]
@@ -154,7 +160,9 @@ def test_items_that_stand_twice_are_not_linked():
 
 
 def test_best_of_n_shares_the_highest_score():
-    """1 of 4 alone, 1 of 2 that share the highest, 0: accuracy 1/2; ties are wrong in the strict one."""
+    """1 of 4 alone, 1 of 2 that share the highest, 0: accuracy 1/2; ties are wrong in the strict
+    one.
+    """
     rows = [((3.0,), (1.0, 2.0, 0.0)), ((2.0,), (2.0, 1.0, 0.0)), ((1.0,), (2.0, 0.0, 0.0))]
     records = evaluation.evaluate(
         [Verdict("eng_Latn", str(i), str(i), "Math", "", *row) for i, row in enumerate(rows)], PLAN
@@ -176,11 +184,13 @@ def test_the_order_of_rows_changes_nothing():
     assert evaluation.evaluate(verdicts, PLAN) == evaluation.evaluate(shuffled, PLAN)
 
 
-# ---------------------------------------------------------------------------------------------------------- M-RewardBench
+# ------------------------------------------------------------------------------------ M-RewardBench
 
 
 def m_rewardbench(folder, languages):
-    """A file for each language, as the benchmark has them, a tenth of its size. The family `length` prefers what this draws.
+    """A file for each language, as the benchmark has them, a tenth of its size.
+
+    The family `length` prefers what this draws.
 
     Returns (language, subset, number) -> 1, 0 or -1: the chosen answer longer, as long, shorter.
     """
@@ -321,7 +331,7 @@ def test_rewardbench_2_with_ties(tmp_path, evaluate):
     )
 
 
-# ----------------------------------------------------------------------------------------------------- the command itself
+# ------------------------------------------------------------------------------- the command itself
 
 
 def preferences(language="eng_Latn", n=4):
@@ -415,7 +425,9 @@ def test_several_scorers_in_processes_of_their_own(tmp_path, evaluate, classifie
 
 
 def test_translations_of_an_item_are_scored_apart(tmp_path, evaluate):
-    """The same id in two languages is one item, but two rows: a scorer that draws by id must not see one."""
+    """The same id in two languages is one item, but two rows: a scorer that draws by id must not
+    see one.
+    """
     source = write(tmp_path / "rows.jsonl", preferences() + preferences("swh_Latn"))
     evaluate("--family", "random", "--input", source, "--output", tmp_path / "out")
     kept = [
@@ -640,7 +652,7 @@ def test_scores_that_are_none(tmp_path, evaluate, row):
     assert status == 2 and "s.jsonl:1: " in err
 
 
-# -------------------------------------------------------------------------------------------------------------- rendering
+# ---------------------------------------------------------------------------------------- rendering
 
 HOSTILE = (
     '=HYPERLINK("http://x")',
@@ -720,7 +732,7 @@ def test_help_imports_nothing_heavy():
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- real data
+# ---------------------------------------------------------------------------------------- real data
 
 
 @pytest.mark.data

@@ -139,7 +139,8 @@ def test_length_in_words_and_tokens(classifier):
     ]
 
 
-REPEATS = [  # text, share of 3-grams that occur more than once, distinct-3, units in the longest run
+# text, share of 3-grams that occur more than once, distinct-3, units in the longest run
+REPEATS = [
     ("a b c d e", 0.0, 1.0, 0),
     ("a b c a b c a b c", 1.0, 3 / 7, 9),
     ("x y z w x y z", 2 / 5, 4 / 5, 0),

@@ -1,4 +1,6 @@
-"""Implicit rewards against an independent computation row by row and against TRL; invariance; truncation; what is refused."""
+"""Implicit rewards against an independent computation row by row and against TRL; invariance;
+truncation; what is refused.
+"""
 
 import dataclasses
 import random
@@ -19,7 +21,9 @@ TOLERANCE = 1e-5  # absolute, of sums over all tokens of an answer
 
 @pytest.fixture(scope="module")
 def items():
-    """60 answers of the tiny world in several languages, each with the English version of its prompt."""
+    """60 answers of the tiny world in several languages, each with the English version of its
+    prompt.
+    """
     out = []
     for n, task in enumerate(tiny_world.TASKS * 2):
         item = tiny_world.pool(task, "train")[n][0]
@@ -90,7 +94,9 @@ def opened(policy, **told):
 
 
 def independent(path, item, prompt):
-    """sum log p over the answer and the end of turn, one row alone, plain transformers, no padding: (sum, number of tokens)."""
+    """sum log p over the answer and the end of turn, one row alone, plain transformers, no padding:
+    (sum, number of tokens).
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -168,12 +174,14 @@ def test_against_trl(items, policy, tmp_path):
         assert told[f"eval_rewards/{side}"] == pytest.approx(sum(values) / len(values), abs=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------------- invariance
+# --------------------------------------------------------------------------------------- invariance
 
 
 @pytest.fixture(scope="module")
 def alone(items, policy):
-    """The values at beta 1, sums of up to 100 tokens' log-ratios, each answer in a batch of its own, nothing reused."""
+    """The values at beta 1, sums of up to 100 tokens' log-ratios, each answer in a batch of its
+    own, nothing reused.
+    """
     found = opened(policy, **EXACT, device_batch_tokens=1, prefix_reuse=False)(items)
     assert (
         all(v is not None for v in found.values)
@@ -391,7 +399,9 @@ def test_what_is_refused(policy, classifier, tmp_path):
 
 @pytest.mark.slow
 def test_only_the_last_answer_counts_where_the_prompt_ends_with_an_assistant(tmp_path, policy):
-    """This template marks the last turn of an assistant, so the prompt alone is written otherwise than before the answer."""
+    """This template marks the last turn of an assistant, so the prompt alone is written otherwise
+    than before the answer.
+    """
     from transformers import AutoTokenizer
 
     template = (

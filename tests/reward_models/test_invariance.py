@@ -1,7 +1,9 @@
-"""The invariance contract of the family `classifier`: a score is a function of its conversation alone.
+"""The invariance contract of the family `classifier`: a score is a function of its conversation
+alone.
 
-Same score within 1e-5 in float32, and the same verdict wherever the margin exceeds that, whatever the batch size, the padding side
-and token, the order, the shards, prefix reuse, the backend, saving and loading, and merging an adapter.
+Same score within 1e-5 in float32, and the same verdict wherever the margin exceeds that, whatever
+the batch size, the padding side and token, the order, the shards, prefix reuse, the backend, saving
+and loading, and merging an adapter.
 """
 
 import json
@@ -32,7 +34,9 @@ def large_batches(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pairs():
-    """60 answers to 16 prompts: pairs and best-of-n, prompts from 3 to 100 tokens, answers from 1 to 90."""
+    """60 answers to 16 prompts: pairs and best-of-n, prompts from 3 to 100 tokens, answers from 1
+    to 90.
+    """
     draw, out = random.Random(0), []
     for i in range(16):
         prompt = [{"role": "user", "content": " ".join(draw.choices(TEXTS, k=1 + i % 5))}]
@@ -93,7 +97,9 @@ def agree(found, expected, items, tolerance=TOLERANCE):
 
 @pytest.mark.slow
 def test_the_rows_would_show_the_bug(classifier, pairs, expected, tmp_path):
-    """What people do (pad = eos, padded on the left or right, read at the last token that is no padding) changes these scores."""
+    """What people do (pad = eos, padded on the left or right, read at the last token that is no
+    padding) changes these scores.
+    """
     tokenizer = make_tokenizer(pad_token="<|end|>")
     model = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -204,7 +210,9 @@ def test_saved_and_loaded_again(classifier, pairs, expected, tmp_path):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    """A LoRA adapter with its own head on a causal base that has none, as TRL saves it; and the same merged by peft."""
+    """A LoRA adapter with its own head on a causal base that has none, as TRL saves it; and the
+    same merged by peft.
+    """
     return save_adapter(tmp_path_factory.mktemp("adapter"))
 
 
@@ -260,7 +268,9 @@ def test_adapter_merged_or_not(adapter, pairs):
 
 @pytest.mark.slow
 def test_bfloat16(classifier, pairs, expected):
-    """Rounding to 8 bits costs some hundredths of the spread; batches and reuse add no more than that."""
+    """Rounding to 8 bits costs some hundredths of the spread; batches and reuse add no more than
+    that.
+    """
     spread = torch.tensor(expected).std().item()
     runs = [
         scores(classifier, pairs, dtype="bfloat16", **o)

@@ -1,4 +1,6 @@
-"""The family `judge` on real parts: the tiny model as a (poor) judge over transformers and vLLM, and HTTP servers that answer by rule."""
+"""The family `judge` on real parts: the tiny model as a (poor) judge over transformers and vLLM,
+and HTTP servers that answer by rule.
+"""
 
 import http.server
 import json
@@ -70,7 +72,7 @@ def same(a: Sequence[float | None], b: Sequence[float | None], tolerance: float 
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------- numerics
+# ----------------------------------------------------------------------------------------- numerics
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +169,7 @@ def test_what_follows_an_explanation_is_read_after_the_words_that_lead_to_the_ve
         assert value == max(range(1, 6), key=lambda n: p[digits[n]])
 
 
-# --------------------------------------------------------------------------------------------------- parse rate, invariance
+# --------------------------------------------------------------------------- parse rate, invariance
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,9 @@ OVER_VLLM = [
 )
 @pytest.mark.long
 def test_vllm_gives_the_scores_of_transformers(items, settings, tolerance):
-    """A scale from 1 to 10 spreads the rounding of probabilities; those of yes_no agree within 1e-5."""
+    """A scale from 1 to 10 spreads the rounding of probabilities; those of yes_no agree within
+    1e-5.
+    """
     pytest.importorskip("vllm")
     expected = judge(**settings).score_items(items)
     over_vllm = judge(**settings, engine={"name": "vllm"})
@@ -275,7 +279,7 @@ def test_samples_are_averaged_and_come_again(items):
         assert len(set(explanation.split("\n\n"))) > 1
 
 
-# -------------------------------------------------------------------------------------------------------- what has no score
+# -------------------------------------------------------------------------------- what has no score
 
 
 @pytest.mark.slow
@@ -361,7 +365,7 @@ def test_a_model_that_is_not_there_is_named():
         judge(path="/no/such/judge")
 
 
-# ------------------------------------------------------------------------------------------------------------------ servers
+# ------------------------------------------------------------------------------------------ servers
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -373,7 +377,9 @@ Rule = Callable[[dict], object]
 
 @pytest.fixture
 def serve():
-    """Starts HTTP servers that answer each request by a rule: from the request's body to the text, or to the whole choice."""
+    """Starts HTTP servers that answer each request by a rule: from the request's body to the text,
+    or to the whole choice.
+    """
     started = []
 
     def start(rule: Rule) -> tuple[dict, list[dict]]:

@@ -1,4 +1,6 @@
-"""The judge's pure parts: trees of answers, what texts say, prompts and their markers, kept checklists; values worked out by hand."""
+"""The judge's pure parts: trees of answers, what texts say, prompts and their markers, kept
+checklists; values worked out by hand.
+"""
 
 import json
 import math
@@ -55,7 +57,7 @@ def known(probabilities: dict[str, dict[str, float]]):
     return logprobs, calls
 
 
-# ------------------------------------------------------------------------------------------------------------------ choices
+# ------------------------------------------------------------------------------------------ choices
 
 
 def test_an_answer_of_several_tokens_is_weighed_where_it_parts_from_the_others():
@@ -99,7 +101,7 @@ def test_no_numbers_no_answer():
         tree(lambda text: [0], "", {"A": ["A"], "B": ["B"]}, None)
 
 
-# ------------------------------------------------------------------------------------------------------------------ parsing
+# ------------------------------------------------------------------------------------------ parsing
 
 SCALE = on_scale("eng_Latn", 1, 10).forms
 TEXTS = [
@@ -244,7 +246,7 @@ def test_references_as_text(reference, text):
     assert reference_text(Item("a", PROMPT, "4", reference=reference)) == text
 
 
-# ------------------------------------------------------------------------------------------------------------------ prompts
+# ------------------------------------------------------------------------------------------ prompts
 
 
 def test_every_language_has_the_same_phrases_and_says_who_translated_them():
@@ -365,7 +367,7 @@ def test_a_template_of_ones_own_may_extend_the_base(tmp_path):
         prompts.template(str(tmp_path / "absent.j2"))
 
 
-# ----------------------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 MISTAKES = [
     ({"mode": "scaler"}, r"scorer\.mode: 'scaler' is not possible; did you mean 'scalar'"),
@@ -402,7 +404,7 @@ def test_mistakes_in_settings_are_told_without_a_model(settings, message):
     assert re.search(message, found[0]), found
 
 
-# --------------------------------------------------------------------------------------------------------------- checklists
+# --------------------------------------------------------------------------------------- checklists
 
 
 def test_a_checklist_is_written_from_the_english_prompt_if_the_rubric_is_english():

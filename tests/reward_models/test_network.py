@@ -1,4 +1,6 @@
-"""What a network is found to allow, and that rows are read alike in whole and continued; which beginnings are shared."""
+"""What a network is found to allow, and that rows are read alike in whole and continued; which
+beginnings are shared.
+"""
 
 import random
 from itertools import pairwise
@@ -33,7 +35,7 @@ def sequences(n=40, seed=0):
     )
 
 
-# ------------------------------------------------------------------------------------------------------ shared beginnings
+# -------------------------------------------------------------------------------- shared beginnings
 
 
 def test_groups_by_hand():
@@ -94,7 +96,7 @@ def test_chunks_hold_few_tokens():
     assert list(prefix.chunks(found, 40)) == [[found[1], found[2]], [found[0]]]
 
 
-# ------------------------------------------------------------------------------------------------------- what is allowed
+# ---------------------------------------------------------------------------------- what is allowed
 
 
 def test_a_decoder_is_causal_and_continues(classifier):
@@ -169,7 +171,9 @@ ITEMS = [
 
 @pytest.mark.slow
 def test_longrope_does_not_depend_on_longer_neighbours(tmp_path):
-    """Its frequencies change for the whole batch once a row is longer than the length it was trained on."""
+    """Its frequencies change for the whole batch once a row is longer than the length it was
+    trained on.
+    """
     rope = {
         "rope_type": "longrope",
         "short_factor": [1.0] * 4,

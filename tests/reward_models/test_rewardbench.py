@@ -10,7 +10,9 @@ CODE = ("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust")
 
 
 def test_weights_are_the_published_numbers_of_rows():
-    """2,985 rows in RewardBench; 296, 407, 736 and 1,430 in the sections of M-RewardBench (its table 1); math weighs as all code."""
+    """2,985 rows in RewardBench; 296, 407, 736 and 1,430 in the sections of M-RewardBench (its
+    table 1); math weighs as all code.
+    """
     for counts, sizes in (
         ("rewardbench", [358, 456, 740, 1431]),
         ("m_rewardbench", [296, 407, 736, 1430]),

@@ -1,4 +1,6 @@
-"""`rm-score score` in shards, killed, stopped and run again: the same bytes, nothing lost, nothing of another run."""
+"""`rm-score score` in shards, killed, stopped and run again: the same bytes, nothing lost, nothing
+of another run.
+"""
 
 import json
 import multiprocessing
@@ -19,7 +21,7 @@ from reward_models import files
 from reward_models.__main__ import main
 from reward_models.jobs import job, parallel, scoring, survey
 
-# --------------------------------------------------------------------------------------------------------- shards, windows
+# ---------------------------------------------------------------------------------- shards, windows
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
@@ -178,7 +180,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     assert child.returncode != 0 and time.monotonic() - began < 2 * parallel.GRACE_S
 
 
-# ------------------------------------------------------------------------------------------------- killed, and other runs'
+# -------------------------------------------------------------------------- killed, and other runs'
 
 
 def stopped_after(monkeypatch, n):
@@ -380,7 +382,9 @@ def test_a_model_with_other_weights_is_another_run(
 
 @pytest.fixture
 def forked(monkeypatch):
-    """`forked(argv)` starts the command in a process of its own that has everything imported: it is at work in a moment."""
+    """`forked(argv)` starts the command in a process of its own that has everything imported: it is
+    at work in a moment.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -419,7 +423,9 @@ def test_shards_that_end_together(tmp_path, forked):
 @pytest.mark.slow
 @pytest.mark.parametrize("n_kills", [5, pytest.param(20, marks=pytest.mark.long)])
 def test_kills(tmp_path, classifier, forked, n_kills):
-    """kill -9 at random moments, while one of three shards, or all of it, is at work: the file equals the unbroken one."""
+    """kill -9 at random moments, while one of three shards, or all of it, is at work: the file
+    equals the unbroken one.
+    """
     rows = [
         {
             "prompt": f"Which number is the largest: {i} {i % 7}?",
@@ -481,7 +487,7 @@ def test_kills(tmp_path, classifier, forked, n_kills):
     ]
 
 
-# ------------------------------------------------------------------------------------------- what is there is checked first
+# ------------------------------------------------------------------- what is there is checked first
 
 
 def parts(tmp_path):

@@ -1,4 +1,7 @@
-"""`rm-score score`: which rows it reads and what it writes. Most tests call the command within this process."""
+"""`rm-score score`: which rows it reads and what it writes.
+
+Most tests call the command within this process.
+"""
 
 import gzip
 import json
@@ -13,7 +16,7 @@ from score_cases import ROWS, process, read, write
 from reward_models.items import Scores
 from reward_models.jobs import scoring, survey
 
-# ------------------------------------------------------------------------------------------------------------ row shapes
+# --------------------------------------------------------------------------------------- row shapes
 
 
 def test_every_shape_of_row_in_one_file(score, tmp_path):
@@ -159,7 +162,9 @@ def test_columns_under_other_names_and_a_language_for_rows_that_name_none(score,
 
 
 def test_rows_that_share_an_id_are_not_compared():
-    """Translations under one id are rows of their own to a scorer that compares answers within a row."""
+    """Translations under one id are rows of their own to a scorer that compares answers within a
+    row.
+    """
     source = survey.Source(Path("rows.jsonl"), "rows.jsonl")
     entries = [
         survey.Entry(source, i, {"id": name, "prompt": "q", "responses": ["a", "b"]})
@@ -176,7 +181,7 @@ def test_rows_that_share_an_id_are_not_compared():
     assert seen == ["x#0", "x#0", "x#1", "x#1", "y", "y"]
 
 
-# --------------------------------------------------------------------------------------------------------- several inputs
+# ----------------------------------------------------------------------------------- several inputs
 
 
 def test_gzip_folder_glob_and_several_files_give_one_output(score, tmp_path):
@@ -214,7 +219,7 @@ def test_stdin_to_stdout(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.jsonl"]
 
 
-# ----------------------------------------------------------------------------------------------------------------- formats
+# ------------------------------------------------------------------------------------------ formats
 
 
 def test_parquet_keeps_its_schema(score, tmp_path):
@@ -329,7 +334,7 @@ def test_scores_may_all_be_null(score, tmp_path):
     assert pq.read_schema(tmp_path / "s.parquet").field("score").type == pa.float64()
 
 
-# ------------------------------------------------------------------------------------------------------------ installation
+# ------------------------------------------------------------------------------------- installation
 
 
 @pytest.mark.long
@@ -363,7 +368,7 @@ def test_scores_a_file_without_training_packages(tmp_path, classifier):
     )
 
 
-# --------------------------------------------------------------------------------------------------- arrays, tables, joined files
+# --------------------------------------------------------------------- arrays, tables, joined files
 
 
 def test_arrays_and_tables_are_read_like_lines(score, tmp_path):

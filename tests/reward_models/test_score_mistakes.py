@@ -1,4 +1,6 @@
-"""`rm-score score`: what a person is told of bad rows and full disks, of how far it is, and of what it did."""
+"""`rm-score score`: what a person is told of bad rows and full disks, of how far it is, and of what
+it did.
+"""
 
 import contextlib
 import json
@@ -16,7 +18,7 @@ import reward_models
 from reward_models.items import Scores
 from reward_models.jobs import scoring, survey
 
-# -------------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 BAD = [
@@ -254,7 +256,7 @@ def test_full_disk_keeps_what_is_finished(tmp_path):
     assert process(tmp_path, *told).returncode == 0 and len(read(tmp_path / "scores.jsonl")) == 200
 
 
-# --------------------------------------------------------------------------------------------------- progress, provenance
+# ----------------------------------------------------------------------------- progress, provenance
 
 
 @pytest.mark.long

@@ -1,4 +1,6 @@
-"""Translation metrics against the formulas of their papers written out here, and which references and tokenizers are taken."""
+"""Translation metrics against the formulas of their papers written out here, and which references
+and tokenizers are taken.
+"""
 
 import math
 import random
@@ -39,7 +41,9 @@ def chrf(hypothesis, reference, order=6, beta=2.0):
 
 
 def bleu(hypothesis, reference):
-    """Papineni et al. 2002 on tokens, orders up to 4 that the sentence has, zero counts halved in turn (exponential smoothing)."""
+    """Papineni et al. 2002 on tokens, orders up to 4 that the sentence has, zero counts halved in
+    turn (exponential smoothing).
+    """
     logs, smooth = [], 1.0
     for n in range(1, min(4, len(hypothesis)) + 1):
         a, b = (

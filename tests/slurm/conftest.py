@@ -1,6 +1,7 @@
 """A real Slurm for the tests that ask for it: a cluster of their own, made by `tests/slurm-up.sh`.
 
-Not installed: the tests are skipped with the reason, or fail under REQUIRE_SLURM=1. Installed but not starting: they fail.
+Not installed: the tests are skipped with the reason, or fail under REQUIRE_SLURM=1. Installed but
+not starting: they fail.
 """
 
 import contextlib
@@ -76,7 +77,9 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(**settings: object) -> Iterator[Cluster]:
-    """A cluster with settings of `slurm-up.sh`, without the prefix CLUSTER_ and in small letters; gone at the end."""
+    """A cluster with settings of `slurm-up.sh`, without the prefix CLUSTER_ and in small letters;
+    gone at the end.
+    """
     _need_slurm()
     base = tempfile.mkdtemp(
         prefix="slurm", dir="/tmp"
@@ -119,5 +122,7 @@ def slurm() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def make_cluster():
-    """`with make_cluster(nodes=1, accounts=1) as slurm:` for tests that need a cluster of another kind."""
+    """`with make_cluster(nodes=1, accounts=1) as slurm:` for tests that need a cluster of another
+    kind.
+    """
     return cluster

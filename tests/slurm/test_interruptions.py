@@ -1,4 +1,6 @@
-"""Jobs that are sent back to the queue, signalled and cancelled: the run ends equal to one that nothing has happened to."""
+"""Jobs that are sent back to the queue, signalled and cancelled: the run ends equal to one that
+nothing has happened to.
+"""
 
 import pytest
 from slurm_cases import Run, shards_done, steps_done, until

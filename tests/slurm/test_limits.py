@@ -1,4 +1,6 @@
-"""What a cluster takes of a submission: arrays of its size, and as many jobs as the queue has room for. The rest comes later."""
+"""What a cluster takes of a submission: arrays of its size, and as many jobs as the queue has room
+for. The rest comes later.
+"""
 
 import os
 import shutil

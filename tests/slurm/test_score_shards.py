@@ -1,4 +1,6 @@
-"""`rm-score score --shard slurm` in a real array: a task is killed, returns to the queue, and the file is that of an unbroken run."""
+"""`rm-score score --shard slurm` in a real array: a task is killed, returns to the queue, and the
+file is that of an unbroken run.
+"""
 
 import json
 import sys

@@ -105,7 +105,9 @@ def sft(tmp_path):
 
 
 def interrupted(slurm, tmp_path, job):
-    """Wait until the step of a job trains, give the notice of its end, and wait for its second start and its end; its log."""
+    """Wait until the step of a job trains, give the notice of its end, and wait for its second
+    start and its end; its log.
+    """
     begun = lambda: (
         list((tmp_path / "store").glob("*.partial/progress.json"))
         or slurm.job(job)["JobState"] == "FAILED"

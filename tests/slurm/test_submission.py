@@ -1,4 +1,6 @@
-"""Submitting to a real Slurm, and everything that can be wrong with it: one message that names the key and the mend."""
+"""Submitting to a real Slurm, and everything that can be wrong with it: one message that names the
+key and the mend.
+"""
 
 import contextlib
 import os

@@ -1,4 +1,6 @@
-"""A sweep as Slurm jobs: shared steps are one job, the variants' wait for it, and the last of them leaves the results."""
+"""A sweep as Slurm jobs: shared steps are one job, the variants' wait for it, and the last of them
+leaves the results.
+"""
 
 import json
 import re
@@ -90,7 +92,9 @@ def states(folder):
 
 @pytest.mark.long
 def test_the_jobs_leave_the_results(slurm, short):
-    """With nobody waiting: the last steps of a variant, and a step that failed, before which others had ended."""
+    """With nobody waiting: the last steps of a variant, and a step that failed, before which others
+    had ended.
+    """
     sweep = ("recipe=short", "-m", "name=s", "metric=reward_accuracy", "launcher=slurm")
     done = call(slurm, short, *sweep, "n=6,12")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -106,7 +110,9 @@ def test_the_jobs_leave_the_results(slurm, short):
 
 @pytest.mark.long
 def test_a_search_runs_its_trials_as_jobs(slurm, short):
-    """Two at a time, with the proposals and results of the local launcher; a trial that fails is explained and lost alone."""
+    """Two at a time, with the proposals and results of the local launcher; a trial that fails is
+    explained and lost alone.
+    """
     space = (
         "n=range(4,13,4)",
         "split=choice(eval,train)",
@@ -273,7 +279,9 @@ def test_a_step_of_one_variant_is_cancelled_alone(slurm, short):
 
 @pytest.mark.long
 def test_twelve_variants(slurm, tmp_path):
-    """Three betas and four source languages, as in tests/sweep, with the artifacts and the results of the local launcher."""
+    """Three betas and four source languages, as in tests/sweep, with the artifacts and the results
+    of the local launcher.
+    """
     there, here = Lean(tmp_path / "there"), Lean(tmp_path / "here")
     grid = (
         "beta=0.1,0.3,0.05",

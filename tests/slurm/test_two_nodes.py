@@ -1,4 +1,6 @@
-"""A training step over two nodes with ZeRO-2: srun, torchrun with a c10d rendezvous, DeepSpeed; the losses of one process."""
+"""A training step over two nodes with ZeRO-2: srun, torchrun with a c10d rendezvous, DeepSpeed; the
+losses of one process.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""SFT, reward and DPO as two ranks under torchrun, with ZeRO-2 and ZeRO-3: the losses and the weights of one process."""
+"""SFT, reward and DPO as two ranks under torchrun, with ZeRO-2 and ZeRO-3: the losses and the
+weights of one process.
+"""
 
 import json
 import os
@@ -24,8 +26,11 @@ LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 def step(
     root: Path, stage: str, source: Path, n_ranks: int, stop: bool = False, **config
 ) -> subprocess.CompletedProcess:
-    """Run a step in `root` the way `mlalign run` does, one without DeepSpeed in this process. With `stop` it is asked to stop from the
-    beginning, so it stops at step 1."""
+    """Run a step in `root` the way `mlalign run` does, one without DeepSpeed in this process.
+
+    With `stop` it is asked to stop from the
+    beginning, so it stops at step 1.
+    """
     partial = root / f"{stage}-test.partial"
     partial.mkdir(parents=True, exist_ok=True)
     inputs = {"model": {"path": str(TINY)}, "rows": {"path": str(source)}}
@@ -100,7 +105,8 @@ def test_two_ranks_give_the_losses_of_one_process(stage, zero, alone, tmp_path):
         load_file(expected[stage] / "model" / "model.safetensors"),
     )
     assert ours.keys() == theirs.keys()
-    # Adam divides by the gradient's size: where that is nearly 0, rounding decides a sign. So: close on average, and one step at most.
+    # Adam divides by the gradient's size: where that is nearly 0, rounding decides a sign. So:
+    # close on average, and one step at most.
     apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours])
     assert float(apart.mean()) < 1e-6 and float(apart.max()) < FAST["trainer"]["learning_rate"]
     manifest = store.read_json(path / "manifest.json")
@@ -113,8 +119,10 @@ def test_two_ranks_give_the_losses_of_one_process(stage, zero, alone, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "zero", "n_rows", "batch_size"),
     [
-        ("sft", None, 11, 8), ("reward", None, 11, 8), ("preference", None, 11, 8),  # the last step has 3 rows: 2 and 1
-        ("sft", "zero2", 9, 4), ("reward", "zero2", 9, 4), ("preference", "zero3", 9, 4),  # and here 1 row for two ranks
+        # the last step has 3 rows: 2 and 1
+        ("sft", None, 11, 8), ("reward", None, 11, 8), ("preference", None, 11, 8),
+        # and here 1 row for two ranks
+        ("sft", "zero2", 9, 4), ("reward", "zero2", 9, 4), ("preference", "zero3", 9, 4),
     ],
 )  # fmt: skip
 def test_two_ranks_train_on_the_same_rows_to_the_end_of_an_epoch(
@@ -181,7 +189,9 @@ assert load_inline("three", cpp_sources="int three() { return 3; }", functions=[
 
 @pytest.mark.long
 def test_what_a_killed_build_has_left_keeps_no_training_waiting(tmp_path):
-    """torch's lock file, in the shared place and in ours, and the claim of a builder that was killed."""
+    """torch's lock file, in the shared place and in ours, and the claim of a builder that was
+    killed.
+    """
     env = {
         **os.environ,
         "PYTHONPATH": str(PROJECT),

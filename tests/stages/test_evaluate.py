@@ -50,7 +50,9 @@ def common(language: str, i: int) -> dict:
 
 
 def write_answers(root: Path, name: str, world: dict) -> list[dict]:
-    """Candidates and their scores (`detected` among them is the language found); returns the two inputs."""
+    """Candidates and their scores (`detected` among them is the language found); returns the two
+    inputs.
+    """
     columns = sorted(
         {
             k
@@ -101,7 +103,9 @@ def write_answers(root: Path, name: str, world: dict) -> list[dict]:
 def write_preferences(
     root: Path, rewards: dict[str, dict[str, list[tuple[float, float]]]]
 ) -> list[dict]:
-    """One artifact of scores for each reward model, as `foreach` gives them: reward -> language -> (chosen, rejected)."""
+    """One artifact of scores for each reward model, as `foreach` gives them: reward -> language ->
+    (chosen, rejected).
+    """
     scored = []
     for source, by_language in rewards.items():
         for language, sides in by_language.items():
@@ -313,7 +317,7 @@ def test_answers_must_be_candidates(tmp_path):
         run(tmp_path, {"rows": [marks], "scores": [marks]})
 
 
-# ------------------------------------------------------------------------------- adherence, concept and language, confusion
+# ------------------------------------------------------- adherence, concept and language, confusion
 
 FULL = {"verifier": 1.0, "lid": 1.0, "lid.line_pass": 1.0, "lid.word_pass": 1.0}
 MIXED = {
@@ -393,7 +397,8 @@ def test_adherence_by_line_and_word_and_right_in_which_language(tmp_path):
     ]
     assert shares == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
     assert (thai["adherence_of_right"], thai["coco_cola"]) == (0.5, 0.5)
-    # the identifier does not know Swahili: that one answer is not in Latin script makes no adherence of 0
+    # the identifier does not know Swahili: that one answer is not in Latin script makes no
+    # adherence of 0
     assert ("adherence", "lid", "swh_Latn") not in table
     assert (
         "adherence (swh_Latn): values in column 'lid' for fewer than half of the answers"
@@ -432,7 +437,7 @@ def test_consistency_matrix(tmp_path):
     assert found["values"] == [[None, 0.5], [0.5, None]]
 
 
-# ------------------------------------------------------------------------------------------------------------- breakdown
+# ---------------------------------------------------------------------------------------- breakdown
 
 
 def broken_down(out: stage.Output) -> dict:
@@ -517,7 +522,9 @@ def test_a_key_that_tells_each_row_apart_is_no_kind(tmp_path):
 
 
 def test_reward_accuracy_by_kind_and_kappa_with_english(tmp_path):
-    """English is right, right, wrong, wrong; Swahili right, wrong, wrong, right: they agree on half, as chance would."""
+    """English is right, right, wrong, wrong; Swahili right, wrong, wrong, right: they agree on
+    half, as chance would.
+    """
     scored = write_preferences(
         tmp_path,
         {
@@ -565,11 +572,13 @@ def test_what_a_scorer_tells_besides_is_no_reward(tmp_path):
     assert {by for _, by, _ in table} == {"reward"}
 
 
-# ----------------------------------------------------------------------------------------------- differences of policies
+# -------------------------------------------------------------------------- differences of policies
 
 
 def policy(name: str, rights: dict[str, list[list[float]]]) -> dict:
-    """A world of answers that a verifier marks; the text is as long as the policy's name, so that policies differ in length."""
+    """A world of answers that a verifier marks; the text is as long as the policy's name, so that
+    policies differ in length.
+    """
     return {
         lang: [[(name, {"verifier": v}) for v in answers] for answers in prompts]
         for lang, prompts in rights.items()
@@ -604,7 +613,9 @@ def test_paired_differences_over_baseline_and_control(tmp_path, three):
 
 
 def test_the_interval_of_a_difference_is_of_pairs(tmp_path, three):
-    """Ours is right on all the control is, so what varies is only where they differ; against itself nothing does."""
+    """Ours is right on all the control is, so what varies is only where they differ; against itself
+    nothing does.
+    """
     itself = {**three, "control": three["rows"], "control_scores": three["scores"]}
     _, table = run(tmp_path, itself)
     for metric in (
@@ -618,7 +629,9 @@ def test_the_interval_of_a_difference_is_of_pairs(tmp_path, three):
 
 
 def test_several_seeds_are_one_sample(tmp_path):
-    """Two seeds of a policy and of its baseline, as `foreach` gives them: one column, each seed against its own baseline."""
+    """Two seeds of a policy and of its baseline, as `foreach` gives them: one column, each seed
+    against its own baseline.
+    """
     write_manifest(tmp_path)
     slots = {"rows": [], "scores": [], "baseline": [], "baseline_scores": []}
     for seed, (ours, theirs) in {

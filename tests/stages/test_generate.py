@@ -1,4 +1,6 @@
-"""The generate stage on the tiny model: rows, counts, shards, going on after a stop, and every refusal."""
+"""The generate stage on the tiny model: rows, counts, shards, going on after a stop, and every
+refusal.
+"""
 
 import http.server
 import json
@@ -147,7 +149,9 @@ def test_array_tasks_share_the_shards(source, tmp_path):
 
 @pytest.mark.slow
 def test_done_shards_need_neither_model_nor_engine(source, tmp_path):
-    """A second artifact of the same sampler links its shards: the model directory may be gone, so nothing was opened."""
+    """A second artifact of the same sampler links its shards: the model directory may be gone, so
+    nothing was opened.
+    """
     model = shutil.copytree(TINY, tmp_path / "model")
     first = generated(config(), source, tmp_path / "store", model=model)
     shutil.rmtree(model)
@@ -213,7 +217,9 @@ def test_the_system_prompt_names_the_language_asked_for(source, tmp_path):
 
 @pytest.mark.slow
 def test_reasoning_goes_to_its_own_column(source, tmp_path):
-    """The prompt ends with the opening tag and no answer closes it: all of it is reasoning, and the answer counts as empty."""
+    """The prompt ends with the opening tag and no answer closes it: all of it is reasoning, and the
+    answer counts as empty.
+    """
     template = (TINY / "chat_template.jinja").read_text() + "<think>"
     out = generated(
         config(split="eval", chat_template=template, reasoning_tags=["<think>", "</think>"]),
@@ -228,7 +234,10 @@ def test_reasoning_goes_to_its_own_column(source, tmp_path):
 
 @pytest.mark.slow
 def test_reasoning_tags_and_the_end_of_a_turn_are_the_template_s_own(source, tmp_path):
-    """The tags are not configured. The end token is another than the tokenizer's, and the model writes it at once."""
+    """The tags are not configured.
+
+    The end token is another than the tokenizer's, and the model writes it at once.
+    """
     template = (TINY / "chat_template.jinja").read_text() + "{# </think> #}<think>"
     out = generated(config(split="eval", chat_template=template), source, tmp_path / "store")
     assert all(

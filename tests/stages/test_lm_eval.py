@@ -1,4 +1,6 @@
-"""The bridge to lm-evaluation-harness: places of tasks, tables, and a real run on task files of one's own."""
+"""The bridge to lm-evaluation-harness: places of tasks, tables, and a real run on task files of
+one's own.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The preference stage on the tiny model: every loss, references, adapters, and the cache of reference log-probabilities."""
+"""The preference stage on the tiny model: every loss, references, adapters, and the cache of
+reference log-probabilities.
+"""
 
 import math
 
@@ -210,7 +212,8 @@ def test_pairs_that_truncation_makes_equal_are_dropped_and_counted(tmp_path):
 
 @pytest.mark.slow
 def test_an_adapter_that_changes_its_base_is_refused():
-    # its loss would not begin at ln 2, as the reference is a base without what the adapter begins with
+    # its loss would not begin at ln 2, as the reference is a base without what the adapter begins
+    # with
     found = problems(config("preference", peft={**LORA, "init_lora_weights": "pissa"}))
     assert (
         found

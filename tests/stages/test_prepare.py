@@ -58,7 +58,7 @@ def errors_of(run, **config):
     return error.value.messages
 
 
-# ------------------------------------------------------------------------------------------------------------ what is kept
+# ------------------------------------------------------------------------------------- what is kept
 
 
 def test_rows_are_dropped_and_counted_by_reason_and_language(tmp_path, run, capsys):
@@ -210,7 +210,7 @@ def test_max_rows_and_languages_of_a_source(tmp_path, run):
     assert out.tally.to_dict()["dropped"] == {"language_not_asked_for": {"eng_Latn": 5}}
 
 
-# -------------------------------------------------------------------------------------------------------- what is an error
+# --------------------------------------------------------------------------------- what is an error
 
 
 def test_mistakes_in_the_form_are_reported_together_with_place(tmp_path, run):
@@ -352,7 +352,7 @@ def test_only_preferences_can_be_flipped(run):
     ]
 
 
-# -------------------------------------------------------------------------------------------------------- shipped data sets
+# -------------------------------------------------------------------------------- shipped data sets
 
 
 @pytest.mark.parametrize("kind", ["demonstration", "preference", "prompt"])

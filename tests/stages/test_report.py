@@ -1,4 +1,6 @@
-"""The stage `report`, on artifacts that real steps made: the files beside the page (the page itself: tests/reporting)."""
+"""The stage `report`, on artifacts that real steps made: the files beside the page (the page
+itself: tests/reporting).
+"""
 
 import csv
 import json

@@ -1,4 +1,6 @@
-"""The reward stage on the tiny model: the new head, margins, long pairs, adapters that carry the head, and the card."""
+"""The reward stage on the tiny model: the new head, margins, long pairs, adapters that carry the
+head, and the card.
+"""
 
 import math
 import shutil

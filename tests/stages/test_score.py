@@ -1,4 +1,6 @@
-"""The score stage: candidates and preference rows through several scorers, end to end, resumed, reused, and refused."""
+"""The score stage: candidates and preference rows through several scorers, end to end, resumed,
+reused, and refused.
+"""
 
 import json
 import re
@@ -28,7 +30,9 @@ def prompt_row(language, i, split="eval"):
 
 @pytest.fixture
 def candidates(tmp_path):
-    """Two prompts in three languages, with a right answer, a wrong one, one in English and one without words."""
+    """Two prompts in three languages, with a right answer, a wrong one, one in English and one
+    without words.
+    """
     with rows.ShardWriter(tmp_path / "candidates", "candidates", shard_rows=1) as out:
         for language, sentence in LANGUAGES.items():
             for i in (7, 8):
@@ -299,7 +303,7 @@ def test_what_is_hashed():
     )
 
 
-# ---------------------------------------------------------------------------------------------------- models within scorers
+# ---------------------------------------------------------------------------- models within scorers
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +426,7 @@ def test_english_prompts_are_found_by_group(tmp_path, candidates, policies):
         assert row["score.implicit"] == pytest.approx(own[identifier]["score.implicit"], abs=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------- windows and judgements
+# --------------------------------------------------------------------------- windows and judgements
 
 
 @pytest.fixture
@@ -485,7 +489,10 @@ def test_windows_of_other_settings_are_not_taken(tmp_path, preferences_of_many, 
 
 
 def test_what_scorers_say_is_kept_as_judgements(tmp_path, preferences):
-    """`guarded` says who scored; verdicts of judges go the same way. They come from the shard cache with the scores."""
+    """`guarded` says who scored; verdicts of judges go the same way.
+
+    They come from the shard cache with the scores.
+    """
     told = {
         "family": "guarded",
         "name": "g",
@@ -506,7 +513,7 @@ def test_what_scorers_say_is_kept_as_judgements(tmp_path, preferences):
     assert rows.kind_of(first.path) == "scores"
 
 
-# ---------------------------------------------------------------------------------------------------------------- recipes
+# ------------------------------------------------------------------------------------------ recipes
 
 RECIPE = """
 params: {reference: null}

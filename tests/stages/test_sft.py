@@ -1,4 +1,6 @@
-"""The sft stage on the tiny model: what it writes, going on after a stop, adapters, batches, and every refusal."""
+"""The sft stage on the tiny model: what it writes, going on after a stop, adapters, batches, and
+every refusal.
+"""
 
 import json
 import shutil
@@ -365,7 +367,9 @@ def test_packages_follow_the_configuration():
 
 
 def ends_otherwise(folder: Path) -> Path:
-    """The tiny model with another end token, as a base model has: its template still ends turns with `<|end|>`."""
+    """The tiny model with another end token, as a base model has: its template still ends turns
+    with `<|end|>`.
+    """
     tokenizer, network = (
         AutoTokenizer.from_pretrained(TINY),
         AutoModelForCausalLM.from_pretrained(TINY),

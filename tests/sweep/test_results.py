@@ -20,7 +20,10 @@ SKILL = {("0.1", "en"): 0.8, ("0.1", "sw"): 0.6, ("0.3", "en"): 0.5, ("0.3", "sw
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A finished sweep of two keys; the variants answer the same 40 prompts in three languages. A fifth variant failed."""
+    """A finished sweep of two keys; the variants answer the same 40 prompts in three languages.
+
+    A fifth variant failed.
+    """
     root = tmp_path_factory.mktemp("swept")
     run, random_ = Run(root / "store"), random.Random(0)
     variants, steps = [], []

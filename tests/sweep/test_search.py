@@ -80,8 +80,11 @@ def opened(root, *argv, trials):
 
 
 def carried_out(root, n, *, parallel=1, broken=(), fails=()):
-    """All settings in their order, where accuracy is worked out from them. In batches that begin with a trial in `broken` a process dies: before
-    anything of it is told; trials in `fails` fail, once."""
+    """All settings in their order, where accuracy is worked out from them.
+
+    In batches that begin with a trial in `broken` a process dies: before
+    anything of it is told; trials in `fails` fail, once.
+    """
     root.mkdir()
     argv = (*SPACE, f"search.parallel={parallel}")
     found, left = opened(root, *argv, trials=n), {*broken}

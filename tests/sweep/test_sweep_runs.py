@@ -1,5 +1,6 @@
-"""A sweep of two betas and two source languages on real parts: every shared step once, one table and one page; failures of one
-variant leave the others alone."""
+"""A sweep of two betas and two source languages on real parts: every shared step once, one table
+and one page; failures of one variant leave the others alone.
+"""
 
 import csv
 import json
@@ -151,7 +152,10 @@ SEARCH = (
 
 @pytest.mark.long
 def test_a_search_goes_on_and_spares_a_bad_trial_its_later_rounds(swept):
-    """The rate of 0.1 ruins the model; halving keeps the better of two after the first round. The seed proposes the good one first."""
+    """The rate of 0.1 ruins the model; halving keeps the better of two after the first round.
+
+    The seed proposes the good one first.
+    """
     own = [*SEARCH, "search.seed=2", f"use.base={PROJECT / 'mlalign/data/tiny'}"]
     done = swept.call("run", *own, "search.trials=1")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,6 @@
-"""Trainer and LoRA arguments: what is refused before anything is loaded, which packages they need, and the libraries' own refusals."""
+"""Trainer and LoRA arguments: what is refused before anything is loaded, which packages they need,
+and the libraries' own refusals.
+"""
 
 import dataclasses
 import importlib

@@ -1,4 +1,6 @@
-"""The rows of each step: the same on any number of devices, each weighed once, the last step of an epoch included."""
+"""The rows of each step: the same on any number of devices, each weighed once, the last step of an
+epoch included.
+"""
 
 from types import SimpleNamespace
 

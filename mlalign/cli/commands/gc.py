@@ -4,8 +4,10 @@ nobody needs, and how much it takes.
 Without `delete=true` nothing is touched. What can go:
 
 - checkpoints of finished steps; of unfinished ones all but the newest `keep_checkpoints`
-- artifacts, begun or finished, that no run links to and no kept artifact stands on (give up a run: remove its folder in `runs/`)
-- what was put aside when a step was computed again (`….replaced`), and directories without a manifest
+- artifacts, begun or finished, that no run links to and no kept artifact stands on (give up a run:
+  remove its folder in `runs/`)
+- what was put aside when a step was computed again (`….replaced`), and directories without a
+  manifest
 - shards in the cache that no artifact links to any more
 
 A run whose plan or jobs cannot be read is named. What it may need cannot be known: until it is
@@ -36,7 +38,8 @@ from mlalign.running.slurm import jobs, queue
 
 NAME = re.compile(r"([a-z_]+-[0-9a-f]{16})((?:\.partial)?(?:\.replaced|\.deleting)?)")
 MENTION = re.compile(r"[a-z_]+-[0-9a-f]{16}")
-# Files of an artifact in which the names of others stand: its inputs, what it selected, the base of its adapter.
+# Files of an artifact in which the names of others stand: its inputs, what it selected, the base of
+# its adapter.
 TELLING = ("config.yaml", "selected.json", "model/adapter_config.json")
 DAY_S = 86400.0
 

@@ -1,4 +1,6 @@
-"""What a row is: the one place that decides it, for `rm-score` and `mlalign prepare` alike. Pure and light.
+"""What a row is: the one place that decides it, for `rm-score` and `mlalign prepare` alike.
+
+Pure and light.
 
 A record, as a file has it, goes through three modules:
 
@@ -6,7 +8,8 @@ A record, as a file has it, goes through three modules:
     messages   text, JSON in text, lists of messages, ShareGPT turns, transcripts -> messages
     reader     columns -> a `Row`: a shared prompt and its answers
 
-What cannot be read raises `Malformed` (the file is not what it should be) or `Dropped` (this row gives nothing; countable).
+What cannot be read raises `Malformed` (the file is not what it should be) or `Dropped` (this row
+gives nothing; countable).
 """
 
 from mlalign.core.conversations.messages import Dropped, Malformed
@@ -14,4 +17,6 @@ from mlalign.core.conversations.reader import Row, Shape, is_plain, named, read
 
 __all__ = ["VERSION", "Dropped", "Malformed", "Row", "Shape", "is_plain", "named", "read"]
 
-VERSION = 3  # of what rows are taken to say: scores of rows that an earlier one read are not taken for those of today
+# of what rows are taken to say: scores of rows that an earlier one read are not taken for those of
+# today
+VERSION = 3

@@ -1,7 +1,7 @@
 """From what stands in one column to messages `{role, content, …}`.
 
-A message keeps `role`, `content` and the keys of `CARRIED`, which only chat templates read. `content` is text; it is None only
-beside tool calls, where templates see the difference.
+A message keeps `role`, `content` and the keys of `CARRIED`, which only chat templates read.
+`content` is text; it is None only beside tool calls, where templates see the difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,8 @@ from mlalign.core import json_text
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-# Who speaks in ShareGPT's turns {from, value}. Messages {role, content} have roles of their own and get no such help.
+# Who speaks in ShareGPT's turns {from, value}. Messages {role, content} have roles of their own and
+# get no such help.
 SPEAKERS = {
     "human": "user",
     "user": "user",
@@ -39,7 +40,10 @@ class Malformed(ValueError):
 
 
 class Dropped(ValueError):
-    """A record of the right form that gives no row. `reason` is a word for the counts, the message says why."""
+    """A record of the right form that gives no row.
+
+    `reason` is a word for the counts, the message says why.
+    """
 
     def __init__(self, reason: str, why: str):
         super().__init__(why)
@@ -138,14 +142,16 @@ def transcript(text: str) -> list[dict]:
 
 
 def answered_transcript(text: str) -> list[dict]:
-    """A transcript whose last turn is the assistant's: that turn is a message of its own, even if nothing stands in it."""
+    """A transcript whose last turn is the assistant's: that turn is a message of its own, even if
+    nothing stands in it.
+    """
     before, _, last = text.rpartition(ASSISTANT)
     if not before or HUMAN in last:
         return transcript(text)
     return [*transcript(before), {"role": "assistant", "content": last.strip()}]
 
 
-# ----------------------------------------------------------------------------------------------------------- one message
+# -------------------------------------------------------------------------------------- one message
 
 
 def _message(turn: Any, name: str) -> dict:

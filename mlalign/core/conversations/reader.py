@@ -1,6 +1,7 @@
 """From the columns of a record to a `Row`: the one place that decides what a row is.
 
-An answer is one message of the assistant, and everything before it is the prompt. Columns, in the order in which they decide:
+An answer is one message of the assistant, and everything before it is the prompt. Columns, in the
+order in which they decide:
 
     chosen, rejected                  a pair; several answers on a side (RewardBench 2) make a row of several answers
     prompt, responses                 several answers
@@ -8,9 +9,10 @@ An answer is one message of the assistant, and everything before it is the promp
     messages or conversations         one answer, which is its last message
     prompt                            no answer
 
-A prompt may stand beside whole conversations: what both hold is taken once, whether the prompt is their beginning, their last
-turns, or lacks their system message. `messages` beside `chosen` and `rejected` repeats one of them and is not looked at.
-Text in `system` or `system_prompt` is the system message of a prompt that has none itself.
+A prompt may stand beside whole conversations: what both hold is taken once, whether the prompt is
+their beginning, their last turns, or lacks their system message. `messages` beside `chosen` and
+`rejected` repeats one of them and is not looked at. Text in `system` or `system_prompt` is the
+system message of a prompt that has none itself.
 """
 
 import dataclasses
@@ -65,7 +67,8 @@ class Row:
     tools: list | None = None
 
     def unstorable(self) -> str | None:
-        """The first thing in the row, besides roles and texts, that says something: `tool_calls`, `tools`, …; None if nothing does.
+        """The first thing in the row, besides roles and texts, that says something: `tool_calls`,
+        `tools`, …; None if nothing does.
 
         Names of speakers and ids of calls do not count.
         """
@@ -75,7 +78,9 @@ class Row:
 
 
 def is_plain(record: Mapping) -> bool:
-    """Whether a record is certainly one prompt and one response in plain text, seen at a glance: most are."""
+    """Whether a record is certainly one prompt and one response in plain text, seen at a glance:
+    most are.
+    """
     prompt, response = record.get("prompt"), record.get("response")
     if type(prompt) is not str or type(response) is not str:
         return False
@@ -83,7 +88,9 @@ def is_plain(record: Mapping) -> bool:
 
 
 def named(record: Mapping, columns: Mapping[str, Any]) -> dict:
-    """A record whose `columns` (our name -> value) a person has named: other columns with answers are not looked at beside them."""
+    """A record whose `columns` (our name -> value) a person has named: other columns with answers
+    are not looked at beside them.
+    """
     answers = (*WHOLE, *ONE, *SEVERAL, "chosen", "rejected")
     hidden = answers if any(name in columns for name in answers) else ()
     return {**{name: value for name, value in record.items() if name not in hidden}, **columns}
@@ -136,12 +143,14 @@ def _needs(record: Mapping) -> Malformed:
 
 
 def _there(record: Mapping, name: str) -> bool:
-    """Whether a column says something; text may be empty where it is an answer, and tables have no null."""
+    """Whether a column says something; text may be empty where it is an answer, and tables have no
+    null.
+    """
     value = record.get(name)
     return value is not None and not (name in WHOLE and value in ("", []))
 
 
-# ---------------------------------------------------------------------------------------------------------------- shapes
+# ------------------------------------------------------------------------------------------- shapes
 
 
 def _prompt_alone(record: Mapping) -> list[dict]:
@@ -222,7 +231,7 @@ def _answers(record: Mapping, values: Sequence[tuple[str, Any]]) -> tuple[list[d
     return prompts[0] if prompts else given, answers
 
 
-# --------------------------------------------------------------------------------------------------------------- columns
+# ------------------------------------------------------------------------------------------ columns
 
 
 def _prompt(record: Mapping) -> list[dict]:
@@ -303,11 +312,14 @@ def _tools(value: Any) -> list | None:
     return value
 
 
-# ------------------------------------------------------------------------------------------------- prompt and conversation
+# -------------------------------------------------------------------------- prompt and conversation
 
 
 def _answered(given: list[dict], value: Any, name: str) -> tuple[list[dict], dict]:
-    """(prompt, answer) of what stands in `prompt`, and `value` in the column of an answer. Raises: Dropped, Malformed."""
+    """(prompt, answer) of what stands in `prompt`, and `value` in the column of an answer.
+
+    Raises: Dropped, Malformed.
+    """
     value = _text_of(value)
     if value is None:
         raise Dropped("null_answer", f"`{name}` has an answer that is null")
@@ -341,7 +353,8 @@ def _joined(given: list[dict], turns: list[dict], name: str) -> tuple[list[dict]
 
 
 def _merged(given: list[dict], before: list[dict]) -> list[dict] | None:
-    """A prompt, and what stands before the answer in a conversation beside it, as one; None if they contradict each other.
+    """A prompt, and what stands before the answer in a conversation beside it, as one; None if they
+    contradict each other.
 
     What both hold is taken once, as the conversation has it:
 

@@ -1,4 +1,5 @@
-"""Published data sets by the columns that they have: a record in, the same record with the columns of `reader` out. Pure.
+"""Published data sets by the columns that they have: a record in, the same record with the columns
+of `reader` out. Pure.
 
     Alpaca                    instruction, input, output         -> prompt, response
     Alpaca, Orca with sides   instruction or question, chosen, rejected -> prompt, chosen, rejected
@@ -10,8 +11,8 @@
     Chatbot Arena             conversation_a, conversation_b, winner -> chosen, rejected
     OpenAI's preferences      input, preferred_output, …         -> prompt, chosen, rejected, tools
 
-What `reader` knows already (TRL's formats, HH-RLHF, ShareGPT, RewardBench, binarized UltraFeedback, KTO) stays as it is. A
-preference for neither answer is a `Dropped` row with the reason `tie`.
+What `reader` knows already (TRL's formats, HH-RLHF, ShareGPT, RewardBench, binarized UltraFeedback,
+KTO) stays as it is. A preference for neither answer is a `Dropped` row with the reason `tie`.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,8 @@ TIES = ("tie", "tie (bothbad)", "both_bad", "bothbad")
 
 
 def by_shape(record: Record) -> Record:
-    """The record with the columns that `reader` knows; one of no shape that is known here is returned as it is.
+    """The record with the columns that `reader` knows; one of no shape that is known here is
+    returned as it is.
 
     Raises: Malformed, Dropped.
     """
@@ -54,7 +56,9 @@ def _asked_sides(record: Record) -> dict:
 
 
 def _instruction(record: Record) -> list[dict]:
-    """Instruction and input as one turn of the user, after the system message and earlier turns that some sets have."""
+    """Instruction and input as one turn of the user, after the system message and earlier turns
+    that some sets have.
+    """
     asked = record["instruction"]
     if not isinstance(asked, str):
         raise Malformed(f"`instruction` must be text, got a {type(asked).__name__}")
@@ -130,7 +134,10 @@ def _shp(record: Record) -> dict:
 
 
 def _safe_rlhf(record: Record) -> dict:
-    """PKU-SafeRLHF: the more helpful response is chosen. For safety, name columns by `safer_response_id` beforehand."""
+    """PKU-SafeRLHF: the more helpful response is chosen.
+
+    For safety, name columns by `safer_response_id` beforehand.
+    """
     better = _one_of(record, "better_response_id", (0, 1))
     return _sides(record, f"response_{better}", f"response_{1 - better}")
 
@@ -232,7 +239,8 @@ def _whole_number(record: Record, name: str) -> int:
     return int(number)
 
 
-# The columns that make a shape, and what it becomes. Looked at in order; the first that fits is taken.
+# The columns that make a shape, and what it becomes. Looked at in order; the first that fits is
+# taken.
 SIDE_SHAPES: tuple[tuple[tuple[str, ...], Callable[[Record], dict]], ...] = (
     (("conversations",), _conversation_sides),
     (("instruction",), _instructed_sides),

@@ -1,4 +1,5 @@
-"""Answers to prompts as arrays, and how items find their counterparts: in another language, or of another policy.
+"""Answers to prompts as arrays, and how items find their counterparts: in another language, or of
+another policy.
 
 Shapes: I items (prompts, or preference rows), n answers each at most.
 """
@@ -41,7 +42,9 @@ class Items:
         return len(self.id)
 
     def occurrence(self) -> list[int]:
-        """How often each item's id came before: items that several policies (of several seeds, say) answered come several times."""
+        """How often each item's id came before: items that several policies (of several seeds, say)
+        answered come several times.
+        """
         out: list[int] = []
         seen: dict[str, int] = {}
         for identifier in self.id:
@@ -52,9 +55,11 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Up to n answers to each of I items; of a preference row they are the chosen and the rejected one.
+    """Up to n answers to each of I items; of a preference row they are the chosen and the rejected
+    one.
 
-    All arrays are I x n; nan (None in `detected`) where something is not known or an item has fewer answers.
+    All arrays are I x n; nan (None in `detected`) where something is not known or an item has fewer
+    answers.
     """
 
     items: Items
@@ -85,7 +90,8 @@ class Answers:
 
 
 def counterparts(items: Items, language: str) -> np.ndarray:
-    """For each item the index of the same item in `language`; -1 if there is none, or it cannot be told which of several it is.
+    """For each item the index of the same item in `language`; -1 if there is none, or it cannot be
+    told which of several it is.
 
     The same: equal group and, where rows say so, kind; the k-th occurrence belongs to the k-th.
     """
@@ -117,7 +123,8 @@ def pairs(ours: Items, theirs: Items) -> tuple[np.ndarray, np.ndarray]:
 def stored(answers: Answers, by: str) -> Answers:
     """The answers stored in the items' references, one for each, as those of a policy.
 
-    `by` compares with them: 1 won, 0.5 a tie, 0 lost. By that column they themselves are worth a tie.
+    `by` compares with them: 1 won, 0.5 a tie, 0 lost. By that column they themselves are worth a
+    tie.
     """
     n = len(answers.items)
     lengths = {unit: answers.lengths[f"stored.{unit}"][:, :1] for unit in ("characters", "bytes")}
@@ -128,7 +135,9 @@ def stored(answers: Answers, by: str) -> Answers:
 
 
 def padded(values: np.ndarray, sizes: np.ndarray, width: int) -> np.ndarray:
-    """A flat array of all answers, and how many each item has -> I x width, filled with nan (None for objects)."""
+    """A flat array of all answers, and how many each item has -> I x width, filled with nan (None
+    for objects).
+    """
     out = np.full(
         (len(sizes), width),
         None if values.dtype == object else np.nan,
@@ -139,7 +148,10 @@ def padded(values: np.ndarray, sizes: np.ndarray, width: int) -> np.ndarray:
 
 
 def joined(parts: Sequence[Answers]) -> Answers:
-    """Several sets of answers, one after another; a column that one lacks is nan there. `parts` is not empty."""
+    """Several sets of answers, one after another; a column that one lacks is nan there.
+
+    `parts` is not empty.
+    """
     width = max(p.detected.shape[1] for p in parts)
     items = Items.of(
         [row for p in parts for row in p.items.rows()],

@@ -1,4 +1,7 @@
-"""Arrow tables of candidates, preference rows' scores and metadata -> answers as arrays. No file is opened here."""
+"""Arrow tables of candidates, preference rows' scores and metadata -> answers as arrays.
+
+No file is opened here.
+"""
 
 import dataclasses
 import json
@@ -23,9 +26,11 @@ Metadata = Mapping[str, Mapping[str, str]]  # row id -> key -> value
 def of_candidates(
     table: pa.Table, marks: Marks, language_by: str, metadata: Metadata, keys: Sequence[str]
 ) -> tuple[Answers, np.ndarray]:
-    """The answers of candidates rows with their scores, and how many of each row have none in any table.
+    """The answers of candidates rows with their scores, and how many of each row have none in any
+    table.
 
-    `language_by` names the score whose table says in `response_lang_detected` what language an answer is in.
+    `language_by` names the score whose table says in `response_lang_detected` what language an
+    answer is in.
     """
     responses = _array(table, "responses")
     flat, sizes = responses.flatten(), _sizes(responses)
@@ -72,7 +77,9 @@ def with_stored(answers: Answers, table: pa.Table) -> Answers:
 
 
 def of_sides(marks: Marks, metadata: Metadata, keys: Sequence[str]) -> tuple[Answers, np.ndarray]:
-    """The scores of preference rows (I x 2: chosen, rejected), and for each row whether both sides have any."""
+    """The scores of preference rows (I x 2: chosen, rejected), and for each row whether both sides
+    have any.
+    """
     common = {row[0]: row for sides, _ in marks for row in _rows(sides)}
     place = {identifier: i for i, identifier in enumerate(common)}
     shape = (len(place), 2)

@@ -1,7 +1,8 @@
 """The metrics of answers, of reward models and of wins, as what each item adds to their sums.
 
-A measure is I x K numbers, one row for each item, and the function of their sums. In this form a metric, its breakdowns and the paired
-difference of two policies are all the same computation (`mlalign.methods.metrics.bootstrap`).
+A measure is I x K numbers, one row for each item, and the function of their sums. In this form a
+metric, its breakdowns and the paired difference of two policies are all the same computation
+(`mlalign.methods.metrics.bootstrap`).
 """
 
 import dataclasses
@@ -24,7 +25,10 @@ from mlalign.methods.metrics.bootstrap import Combine
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A metric by a score column. `needs` says what was missing where nothing is observed, in the languages that it `applies` to."""
+    """A metric by a score column.
+
+    `needs` says what was missing where nothing is observed, in the languages that it `applies` to.
+    """
 
     name: str
     by: str
@@ -39,8 +43,9 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The score columns that say whether an answer is right, right in any language, in the language asked for, and (their columns
-    `.line_pass`, …) its lines and words; and the one that selects."""
+    """The score columns that say whether an answer is right, right in any language, in the language
+    asked for, and (their columns `.line_pass`, …) its lines and words; and the one that selects.
+    """
 
     accuracy: str
     concept: str
@@ -187,7 +192,9 @@ def _lengths(answers: Answers, english: str) -> list[Measure]:
 
 
 def of_preferences(preferences: Answers, column: str, english: str) -> list[Measure]:
-    """What a reward model says of preference rows, and how its verdicts agree with its own on the English row of the same item."""
+    """What a reward model says of preference rows, and how its verdicts agree with its own on the
+    English row of the same item.
+    """
     verdicts = accuracy.verdict(preferences.score(column))
     cells = accuracy.agreement_columns(verdicts, counterparts(preferences.items, english))
     needs, parallel = (

@@ -1,4 +1,6 @@
-"""The tables of a run: every measure with its intervals, breakdowns, and paired differences of policies."""
+"""The tables of a run: every measure with its intervals, breakdowns, and paired differences of
+policies.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -39,7 +41,9 @@ class Tables:
         self.missing.setdefault(reason, []).append(name)
 
     def add(self, items: Items, measure: Measure) -> None:
-        """A measure of all items, by script and tier, and, for some, of each origin and each value of metadata."""
+        """A measure of all items, by script and tier, and, for some, of each origin and each value
+        of metadata.
+        """
         estimate = self._estimate(items, measure)
         missing = sorted(
             lang
@@ -102,7 +106,8 @@ class Tables:
         at: tuple[np.ndarray, np.ndarray],
         name: str,
     ) -> None:
-        """Our measure minus another policy's on the items that both have, paired; named `MEASURE_over_NAME`.
+        """Our measure minus another policy's on the items that both have, paired; named
+        `MEASURE_over_NAME`.
 
         at: the indices of these items among ours and among the other's (`answers.pairs`).
         """
@@ -137,7 +142,9 @@ class Tables:
 
 
 def add_best_of_k(tables: Tables, answers: Answers, by: Columns) -> None:
-    """Oracle and selected accuracy for k = 1, 2, 4, …, n in the breakdown (part `k`): unbiased, items with fewer answers left out."""
+    """Oracle and selected accuracy for k = 1, 2, 4, …, n in the breakdown (part `k`): unbiased,
+    items with fewer answers left out.
+    """
     right = answers.score(by.accuracy)
     selectors = {"oracle_accuracy": by.accuracy} | (
         {"selected_accuracy": by.select} if by.select else {}
@@ -173,7 +180,9 @@ def add_length_controlled(
 def add_length_controlled_difference(
     tables: Tables, ours: Answers, control: Answers, baseline: Answers, by: str, unit: str
 ) -> None:
-    """Our length-controlled win rate over the baseline minus the control's, on the items of all three."""
+    """Our length-controlled win rate over the baseline minus the control's, on the items of all
+    three.
+    """
     (i, j), (i_control, j_control) = (
         pairs(policy.items, baseline.items) for policy in (ours, control)
     )

@@ -29,7 +29,9 @@ WrongLanguage = Literal["never_chosen", "penalise", "off"]
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One candidate. `score` is what methods compare (normalised if the stage was asked to); `scores` holds every raw column."""
+    """One candidate. `score` is what methods compare (normalised if the stage was asked to);
+    `scores` holds every raw column.
+    """
 
     candidate_id: str
     text: str
@@ -46,7 +48,8 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """One item in all languages that have a candidate which can be used; they are in the order of their codes.
+    """One item in all languages that have a candidate which can be used; they are in the order of
+    their codes.
 
     `candidates`: language of the prompt -> its candidates, in the order in which they were sampled.
     `prompts` and `references` are those of each language, as the rows have them.
@@ -62,7 +65,8 @@ class Group:
 class Pair:
     """A preference: `margin` is the difference of what was compared.
 
-    `prompt_language`: of a pair across languages, the one whose prompt the row gets. None: the prompt
+    `prompt_language`: of a pair across languages, the one whose prompt the row gets. None: the
+        prompt
     that the chosen candidate answers.
     """
 
@@ -104,7 +108,8 @@ def takes_group(method: Method) -> bool:
 
 
 def makes(method: Method) -> str | None:
-    """The kind of rows that a method makes, by its annotation: preference for pairs, demonstration for candidates.
+    """The kind of rows that a method makes, by its annotation: preference for pairs, demonstration
+    for candidates.
 
     None where the annotation does not tell.
     """
@@ -118,7 +123,9 @@ def makes(method: Method) -> str | None:
 def accept(
     pairs: Sequence[Pair], min_margin: float, max_pairs: int | None
 ) -> tuple[list[Pair], Counter[str]]:
-    """The pairs worth training on, at most `max_pairs` in the method's order, and how many were dropped for which reason."""
+    """The pairs worth training on, at most `max_pairs` in the method's order, and how many were
+    dropped for which reason.
+    """
     kept: list[Pair] = []
     dropped: Counter[str] = Counter()
     for pair in pairs:
@@ -140,12 +147,16 @@ def _refusal(pair: Pair, min_margin: float) -> str | None:
 
 
 def penalise(scored: Sequence[Scored], penalty: float) -> list[Scored]:
-    """The candidates, with `penalty` taken from the score of each that is not known to be in the requested language."""
+    """The candidates, with `penalty` taken from the score of each that is not known to be in the
+    requested language.
+    """
     return [c if c.in_language else dataclasses.replace(c, score=c.score - penalty) for c in scored]
 
 
 def may_be_chosen(scored: Sequence[Scored], wrong_language: WrongLanguage) -> list[Scored]:
-    """Those that pass the gates on the chosen side and, under "never_chosen", are known to be in the requested language."""
+    """Those that pass the gates on the chosen side and, under "never_chosen", are known to be in
+    the requested language.
+    """
     return [
         c for c in scored if c.choosable and (wrong_language != "never_chosen" or c.in_language)
     ]

@@ -1,6 +1,7 @@
 """`best_of_n`: the highest scored candidate alone, as a demonstration.
 
-Best-of-n selection for supervised training (rejection-sampling fine-tuning: Touvron et al. 2023, "Llama 2", section 3.2.3).
+Best-of-n selection for supervised training (rejection-sampling fine-tuning: Touvron et al. 2023,
+"Llama 2", section 3.2.3).
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,10 @@ def best_of_n(
     wrong_language: WrongLanguage = "never_chosen",
     penalty: float = 100.0,
 ) -> list[Scored] | str:
-    """The candidate of the highest score; among equal scores the one sampled first. `wrong_language` as in `best_worst`."""
+    """The candidate of the highest score; among equal scores the one sampled first.
+
+    `wrong_language` as in `best_worst`.
+    """
     if wrong_language == "penalise":
         scored = penalise(scored, penalty)
     allowed = may_be_chosen(scored, wrong_language)

@@ -1,7 +1,8 @@
 """`best_worst`: the highest scored candidate against the lowest.
 
-The pairs of on-policy preference training (Dong et al. 2024, "RLHF Workflow", section 3; Yuan et al. 2024, "Self-Rewarding Language
-Models", section 2.3), with a rule for candidates in the wrong language, which a reward model trained in one language may prefer.
+The pairs of on-policy preference training (Dong et al. 2024, "RLHF Workflow", section 3; Yuan et
+al. 2024, "Self-Rewarding Language Models", section 2.3), with a rule for candidates in the wrong
+language, which a reward model trained in one language may prefer.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,10 @@ def best_worst(
 ) -> list[Pair] | str:
     """One pair of the highest and the lowest score; among equal scores the candidate sampled first.
 
-    `wrong_language`: "never_chosen" keeps candidates in another language (or one not known) from being chosen, they may still be
-    rejected; "penalise" takes `penalty` from their scores on both sides (and so from the margin); "off" ignores language.
+    `wrong_language`: "never_chosen" keeps candidates in another language (or one not known) from
+        being chosen, they may still be
+    rejected; "penalise" takes `penalty` from their scores on both sides (and so from the margin);
+    "off" ignores language.
     """
     if len(scored) < 2:
         return "fewer than two candidates"

@@ -1,6 +1,8 @@
-"""What generates text: `vllm`, `transformers`, or `openai` (any server that speaks the OpenAI protocol), behind one protocol.
+"""What generates text: `vllm`, `transformers`, or `openai` (any server that speaks the OpenAI
+protocol), behind one protocol.
 
-Light: an engine's package is imported only when the engine is opened. Which engine runs is what the configuration says; a
+Light: an engine's package is imported only when the engine is opened. Which engine runs is what the
+    configuration says; a
 missing package is an error that names it, never a change of engine.
 """
 
@@ -18,7 +20,8 @@ from mlalign.core.schema import HOW_ENGINE, arguments_for, build, how, verbatim,
 if TYPE_CHECKING:
     from mlalign.core.model import Model
 
-# The finish reason of a request that the engine refused because the prompt does not fit its context.
+# The finish reason of a request that the engine refused because the prompt does not fit its
+# context.
 PROMPT_TOO_LONG = "prompt_too_long"
 CUT = "\ufffd"  # what decoders write for bytes that are no whole character
 
@@ -105,7 +108,10 @@ class EngineConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """One answer to generate. Which of `prompt_token_ids` and `messages` is set is what the engine `takes`."""
+    """One answer to generate.
+
+    Which of `prompt_token_ids` and `messages` is set is what the engine `takes`.
+    """
 
     id: str
     seed: int
@@ -115,10 +121,13 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Response:
-    """`n_tokens` counts the end token too; None if a server does not say. `reasoning` is what a server split off itself.
+    """`n_tokens` counts the end token too; None if a server does not say.
+
+    `reasoning` is what a server split off itself.
 
     `cut_character`: the text ended within a character, which was trimmed.
-    `top_logprobs` (openai only, where `Sampling.top_logprobs` asks): the likeliest first tokens as text, with their log-probabilities.
+    `top_logprobs` (openai only, where `Sampling.top_logprobs` asks): the likeliest first tokens as
+    text, with their log-probabilities.
     """
 
     text: str
@@ -130,17 +139,21 @@ class Response:
 
 
 def trimmed(text: str) -> tuple[str, bool]:
-    """A text without the beginning of a character at its end (U+FFFD, where the tokens end within a character); whether it had one."""
+    """A text without the beginning of a character at its end (U+FFFD, where the tokens end within a
+    character); whether it had one.
+    """
     whole = text.rstrip(CUT)
     return whole, len(whole) < len(text)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Sampling parameters under vLLM's names; `temperature` 0 is greedy; `extra` goes to the engine as it is.
+    """Sampling parameters under vLLM's names; `temperature` 0 is greedy; `extra` goes to the engine
+    as it is.
 
-    `end_tokens` end an answer besides the model's own end tokens (engines of tokens only; no part of the text).
-    With `json_schema` the text can be nothing but JSON of that schema (cut off where `max_tokens` ends); a server may not obey.
+    `end_tokens` end an answer besides the model's own end tokens (engines of tokens only; no part
+    of the text). With `json_schema` the text can be nothing but JSON of that schema (cut off where
+    `max_tokens` ends); a server may not obey.
     """
 
     max_tokens: int
@@ -169,11 +182,16 @@ class TokenEngine(Engine, Protocol):
     def next_logprobs(
         self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """The log-probability of each of a request's `tokens` as its next one: the model's own, at temperature 1, nothing masked."""
+        """The log-probability of each of a request's `tokens` as its next one: the model's own, at
+        temperature 1, nothing masked.
+        """
 
 
 def configured(told: Mapping, key: str = "engine") -> EngineConfig:
-    """An engine's configuration from a plain mapping. Raises: UserError with every mistake, each naming the full key."""
+    """An engine's configuration from a plain mapping.
+
+    Raises: UserError with every mistake, each naming the full key.
+    """
     errors: list[str] = []
     config = build(EngineConfig, told, key, errors)
     errors += (
@@ -185,7 +203,10 @@ def configured(told: Mapping, key: str = "engine") -> EngineConfig:
 
 
 def missing(name: str, find: Callable[[str], Any] = importlib.util.find_spec) -> str | None:
-    """Which package the engine lacks and how to get it, as a message; None if it is there. Imports nothing."""
+    """Which package the engine lacks and how to get it, as a message; None if it is there.
+
+    Imports nothing.
+    """
     traits = ENGINES[name]
     if find(traits.package) is not None:
         return None
@@ -228,7 +249,9 @@ CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_
 
 
 def sampling_problems(name: str, extra: Mapping[str, Any], max_tokens: int) -> list[str]:
-    """What an engine would refuse of further sampling parameters, as messages that begin with the key."""
+    """What an engine would refuse of further sampling parameters, as messages that begin with the
+    key.
+    """
     found: list[str] = []
     if name != "vllm":
         return found
@@ -272,9 +295,11 @@ def open_engine(
 ) -> Engine:
     """Start the configured engine on a model (an adapter brings its base along).
 
-    `max_model_len` bounds prompt and answer together, in tokens; None is the model's own. Only `openai` does without `model`.
+    `max_model_len` bounds prompt and answer together, in tokens; None is the model's own. Only
+    `openai` does without `model`.
 
-    Raises: UserError if the engine's package is missing, or the engine refuses the model or its arguments.
+    Raises: UserError if the engine's package is missing, or the engine refuses the model or its
+        arguments.
     """
     if message := missing(config.name):
         raise UserError(message)

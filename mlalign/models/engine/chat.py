@@ -1,4 +1,7 @@
-"""From messages to a model's token ids, and from its text to reasoning and answer. Reads tokenizers; writes nothing."""
+"""From messages to a model's token ids, and from its text to reasoning and answer.
+
+Reads tokenizers; writes nothing.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +24,8 @@ def tokenizer_source(model: "Model") -> "Model":
 
 
 def read_template(value: str | None) -> str | None:
-    """A chat template given as a path, as Jinja text (which has braces), or as the name of one of the tokenizer's templates.
+    """A chat template given as a path, as Jinja text (which has braces), or as the name of one of
+    the tokenizer's templates.
 
     Raises: UserError if it is a path and there is no such file.
     """
@@ -38,7 +42,8 @@ def read_template(value: str | None) -> str | None:
 
 
 def load_tokenizer(model: "Model", chat_template: str | None = None) -> Any:
-    """The model's own tokenizer, with `chat_template` (Jinja text, or the name of one of several) in place of its own if given.
+    """The model's own tokenizer, with `chat_template` (Jinja text, or the name of one of several)
+    in place of its own if given.
 
     Raises: UserError if there is no tokenizer, or neither it nor the caller has a chat template.
     """
@@ -55,15 +60,19 @@ def load_tokenizer(model: "Model", chat_template: str | None = None) -> Any:
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered texts. Special tokens are those that the template wrote: none is added, so no BOS is doubled."""
+    """Token ids of rendered texts.
+
+    Special tokens are those that the template wrote: none is added, so no BOS is doubled.
+    """
     return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
 
 class Untrusted:
-    """Tokenises texts that nobody vouches for, so that none of them writes a special token (`<|im_end|>`).
+    """Tokenises texts that nobody vouches for, so that none of them writes a special token
+    (`<|im_end|>`).
 
-    Such text stays text: its characters are tokenised one by one, and nothing but the template starts or ends a turn. All other
-    texts get the ids of `token_ids`.
+    Such text stays text: its characters are tokenised one by one, and nothing but the template
+    starts or ends a turn. All other texts get the ids of `token_ids`.
     """
 
     def __init__(self, template: ChatTemplate):
@@ -72,7 +81,8 @@ class Untrusted:
         self._pattern = re.compile("|".join(map(re.escape, self._specials)) or r"(?!)")
 
     def prompt_ids(self, messages: Sequence[Mapping], place: str) -> tuple[list[int], bool]:
-        """Token ids that ask for the next turn, and whether a message tried to write a special token.
+        """Token ids that ask for the next turn, and whether a message tried to write a special
+        token.
 
         Raises: UserError naming `place` if the template refuses the messages.
         """
@@ -112,7 +122,8 @@ def _unused(text: str) -> str:
 def special_texts(tokenizer: Any) -> list[str]:
     """The texts that the tokenizer reads as a token with a meaning of its own, longest first.
 
-    These are its special tokens, and what else it added that its chat template writes (`<think>`), but for white space.
+    These are its special tokens, and what else it added that its chat template writes (`<think>`),
+    but for white space.
     """
     template = templates.text_of(tokenizer)
     added = tokenizer.added_tokens_decoder.values()
@@ -131,16 +142,20 @@ def stops_of(template: ChatTemplate) -> tuple[tuple[int, ...], tuple[str, ...]]:
 
 
 def context_length(model: "Model") -> int | None:
-    """How many tokens the model was built for, prompt and answer together; None if its configuration does not say."""
+    """How many tokens the model was built for, prompt and answer together; None if its
+    configuration does not say.
+    """
     base = model.base or model
     config = opening.configuration(base.path, base.revision).get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 
 def split_reasoning(text: str, tags: Sequence[str], opened: bool) -> tuple[str, str | None]:
-    """(answer, reasoning) of a text; `tags` is [opening, closing], or empty for models that do not reason.
+    """(answer, reasoning) of a text; `tags` is [opening, closing], or empty for models that do not
+    reason.
 
-    `opened`: the prompt itself ended with the opening tag. Reasoning that is never closed leaves the answer empty.
+    `opened`: the prompt itself ended with the opening tag. Reasoning that is never closed leaves
+        the answer empty.
     """
     if not tags:
         return text, None

@@ -1,7 +1,10 @@
-"""Any server that speaks the OpenAI chat protocol, through the `openai` client. The server renders the messages itself.
+"""Any server that speaks the OpenAI chat protocol, through the `openai` client.
 
-The key comes from the environment variable that `api_key_env` names and appears in no message. What a request leaves out
-(`top_k` and `min_p` at their neutral values, which OpenAI's own API refuses) the server decides. What replies say: `replies`.
+The server renders the messages itself.
+
+The key comes from the environment variable that `api_key_env` names and appears in no message. What
+a request leaves out (`top_k` and `min_p` at their neutral values, which OpenAI's own API refuses)
+the server decides. What replies say: `replies`.
 """
 
 import os
@@ -65,9 +68,11 @@ class OpenAI:
         )  # fmt: skip
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        """Raises: UserError if the server cannot be reached, refuses the key, the model or the parameters, or does not answer.
+        """Raises: UserError if the server cannot be reached, refuses the key, the model or the
+        parameters, or does not answer.
 
-        Stopped if the step was asked to stop, and the server has not answered all requests a while later.
+        Stopped if the step was asked to stop, and the server has not answered all requests a while
+        later.
         """
         return in_threads(
             lambda request: self._one(request, sampling), requests, self._config.concurrency
@@ -111,7 +116,9 @@ class OpenAI:
             ) from None
 
     def _limit(self, reply: Any) -> None:
-        """Bound the time and the size of a reply's body; the client itself bounds only the wait for each piece."""
+        """Bound the time and the size of a reply's body; the client itself bounds only the wait for
+        each piece.
+        """
         reply.stream = _bounded(reply.stream, self._config.timeout_s)
 
     def _refused(self, error: "APIError") -> str:
@@ -129,7 +136,9 @@ class OpenAI:
 
 
 def _bounded(stream: Any, seconds: float) -> Any:
-    """A body's stream that ends in an error after so many seconds, and after `replies.LARGEST` bytes."""
+    """A body's stream that ends in an error after so many seconds, and after `replies.LARGEST`
+    bytes.
+    """
     import httpx2
 
     class Bounded(httpx2.SyncByteStream):
@@ -152,8 +161,8 @@ def _bounded(stream: Any, seconds: float) -> Any:
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], n: int) -> list[Result]:
     """`work` on every item, at most `n` at a time; results in the order of the items.
 
-    Nothing waits for the threads once one has raised, this one was interrupted or the step was asked to stop: a server may never
-    answer. Raises: what `work` raised; Stopped.
+    Nothing waits for the threads once one has raised, this one was interrupted or the step was
+    asked to stop: a server may never answer. Raises: what `work` raised; Stopped.
     """
     futures = [Future[Result]() for _ in items]
     numbers, lock, over = iter(range(len(items))), threading.Lock(), threading.Event()
@@ -195,7 +204,10 @@ def _results(futures: Sequence[Future[Result]]) -> list[Result]:
 def body(
     request: Request, sampling: Sampling, args: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters of one request: those of the client, and those for the rest of the body. `args` wins; null leaves out."""
+    """The parameters of one request: those of the client, and those for the rest of the body.
+
+    `args` wins; null leaves out.
+    """
     values: dict[str, Any] = {
         "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": request.seed,
         "stop": list(sampling.stop) or None, "top_k": sampling.top_k if sampling.top_k > 0 else None, "min_p": sampling.min_p or None,

@@ -1,4 +1,6 @@
-"""What a server's reply says: the bytes of a chat completion as a `Response`, every oddity of servers and proxies judged here. Pure."""
+"""What a server's reply says: the bytes of a chat completion as a `Response`, every oddity of
+servers and proxies judged here. Pure.
+"""
 
 import json
 import math
@@ -20,8 +22,9 @@ class Unusable(Exception):
 def response(body: bytes, wants_logprobs: bool = False) -> Response:
     """The first choice of a reply.
 
-    No content (a refusal, a tool call) is an empty text. Half surrogates become U+FFFD, and secrets of ours that the server echoes
-    `***`. Raises: Unusable for what is no chat completion, and for one without the log-probabilities that were asked for.
+    No content (a refusal, a tool call) is an empty text. Half surrogates become U+FFFD, and secrets
+    of ours that the server echoes `***`. Raises: Unusable for what is no chat completion, and for
+    one without the log-probabilities that were asked for.
     """
     reply = _parsed(body)
     if reply.get("error"):
@@ -49,7 +52,9 @@ def response(body: bytes, wants_logprobs: bool = False) -> Response:
 
 
 def whole(text: str) -> str:
-    """The text with U+FFFD for half surrogates, which cannot be written, and without secrets of ours."""
+    """The text with U+FFFD for half surrogates, which cannot be written, and without secrets of
+    ours.
+    """
     joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return secrecy.redacted(joined)
 
@@ -99,7 +104,10 @@ def _n_tokens(usage: Any) -> int | None:
 
 
 def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
-    """The likeliest first tokens; None where the reply does not tell them. What is no number is left out."""
+    """The likeliest first tokens; None where the reply does not tell them.
+
+    What is no number is left out.
+    """
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     first = content[0] if isinstance(content, list) and content else None
     tops = first.get("top_logprobs") if isinstance(first, dict) else None
@@ -124,6 +132,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 def _bounded(logprob: float) -> float:
     """A log-probability that JSON and sums can hold: at most 0, at least LEAST.
 
-    Servers write -9999 or -Infinity for tokens that cannot come; an integer may be too large for a float.
+    Servers write -9999 or -Infinity for tokens that cannot come; an integer may be too large for a
+    float.
     """
     return float(min(max(logprob, LEAST), 0.0))

@@ -1,7 +1,8 @@
-"""`generate` of transformers, in batches ordered by length and padded on the left; adapters through peft.
+"""`generate` of transformers, in batches ordered by length and padded on the left; adapters through
+peft.
 
-A batch draws from one generator, seeded by its first request: the same shard gives the same text again, but a row's text
-depends on its neighbours. There is no guarantee per row.
+A batch draws from one generator, seeded by its first request: the same shard gives the same text
+again, but a row's text depends on its neighbours. There is no guarantee per row.
 """
 
 import json
@@ -125,7 +126,9 @@ class Transformers:
         return out[:, width:].tolist()
 
     def _generate(self, requests: Sequence[Request], options: dict[str, Any]) -> tuple[Any, int]:
-        """What `generate` gives for the requests padded on the left, and to which width they are padded."""
+        """What `generate` gives for the requests padded on the left, and to which width they are
+        padded.
+        """
         import torch
 
         prompts = [r.prompt_token_ids or [] for r in requests]
@@ -195,7 +198,9 @@ def _with_adapter(network: Any, path: str, base: str) -> Any:
 
 
 def batches(lengths: Sequence[int], max_tokens: int, budget: int) -> Iterator[list[int]]:
-    """Indices in batches, longest prompts first; a padded batch holds at most `budget` prompt and answer tokens, or one row."""
+    """Indices in batches, longest prompts first; a padded batch holds at most `budget` prompt and
+    answer tokens, or one row.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:
         size = max(1, budget // (lengths[order[0]] + max_tokens))

@@ -96,7 +96,10 @@ class VLLM:
 
 
 def _check(model: "Model") -> None:
-    """Look at the files that vLLM will open. Raises: UserError where it would serve another model than they say."""
+    """Look at the files that vLLM will open.
+
+    Raises: UserError where it would serve another model than they say.
+    """
     base, source = model.base or model, tokenizer_source(model)
     seen = opening.check_served(model.path, base.path if model.base else None, base.revision)
     opening.check_tokens(
@@ -110,7 +113,9 @@ def _check(model: "Model") -> None:
 def arguments(
     config: EngineConfig, model: "Model", max_model_len: int | None, on_cpu: bool
 ) -> dict[str, Any]:
-    """The arguments of `vllm.LLM`: what `config.args` says wins over what follows from the model and the device."""
+    """The arguments of `vllm.LLM`: what `config.args` says wins over what follows from the model
+    and the device.
+    """
     base, tokenizer = model.base or model, tokenizer_source(model)
     derived: dict[str, Any] = {
         "model": base.path, "revision": base.revision, "tokenizer": tokenizer.path, "tokenizer_revision": tokenizer.revision,
@@ -127,7 +132,8 @@ def arguments(
 
 
 def parameters(requests: Sequence[Request], sampling: Sampling) -> list[Any]:
-    """One SamplingParams per request: vLLM's own `n` would give sample i the seed `seed + i`, which neighbours share.
+    """One SamplingParams per request: vLLM's own `n` would give sample i the seed `seed + i`, which
+    neighbours share.
 
     Raises: UserError for values that vLLM refuses.
     """
@@ -167,7 +173,9 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _structured(schema: Mapping[str, Any] | None) -> Any:
-    """JSON of a schema as a grammar: given the schema itself, vLLM 0.32 lets white space go on for ever, whatever the request says."""
+    """JSON of a schema as a grammar: given the schema itself, vLLM 0.32 lets white space go on for
+    ever, whatever the request says.
+    """
     if schema is None:
         return None
     import xgrammar

@@ -1,1 +1,3 @@
-"""What the stages that train share: their configuration (light), their rows, the trainer's run, and the model card."""
+"""What the stages that train share: their configuration (light), their rows, the trainer's run, and
+the model card.
+"""

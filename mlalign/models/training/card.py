@@ -1,4 +1,7 @@
-"""The model card: what a model was made from and how to serve it. Pure text; names no place on this machine."""
+"""The model card: what a model was made from and how to serve it.
+
+Pure text; names no place on this machine.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +24,11 @@ SERVING = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells. `method` is a sentence, `made_from` the model that training began with; an adapter has a `rank` and
-    stands on `base`, which is `made_from` itself for full weights."""
+    """What a card tells.
+
+    `method` is a sentence, `made_from` the model that training began with; an adapter has a `rank`
+    and stands on `base`, which is `made_from` itself for full weights.
+    """
 
     name: str
     method: str
@@ -58,7 +64,9 @@ def gather(
 
 
 def shown(model: Model, store: Path) -> str:
-    """A model's name without this machine's paths: relative to the store, the directory's name, or the hub id."""
+    """A model's name without this machine's paths: relative to the store, the directory's name, or
+    the hub id.
+    """
     path = Path(model.path)
     if not path.is_dir():
         return model.path

@@ -1,4 +1,7 @@
-"""The configuration that every training stage has, and the arithmetic of batches. Light: imports nothing of torch."""
+"""The configuration that every training stage has, and the arithmetic of batches.
+
+Light: imports nothing of torch.
+"""
 
 import dataclasses
 import os
@@ -111,7 +114,8 @@ def packages(cfg: Any) -> list[str]:
 
 
 def identity(cfg: Any, digest: Callable[[Path], str]) -> dict[str, Any]:
-    """What a fingerprint needs beyond the configuration: the text of the chat template, not its place.
+    """What a fingerprint needs beyond the configuration: the text of the chat template, not its
+    place.
 
     Raises: UserError with every mistake that the types do not catch.
     """
@@ -179,7 +183,8 @@ def zero_stage(deepspeed: Mapping | None) -> int:
 
 
 def accumulation(batch_size: int, device_batch_size: int | None, n_devices: int) -> tuple[int, int]:
-    """(rows that a device takes at a time, how often it does so per step), so that all together make up `batch_size`.
+    """(rows that a device takes at a time, how often it does so per step), so that all together
+    make up `batch_size`.
 
     Raises: UserError with the nearest numbers that work.
     """

@@ -1,9 +1,12 @@
-"""Where DeepSpeed's operators are built, and by whom: by one process at a time, under a claim that dies with it.
+"""Where DeepSpeed's operators are built, and by whom: by one process at a time, under a claim that
+dies with it.
 
-DeepSpeed compiles operators at their first use, through torch, whose lock is a file that a killed process leaves behind; whoever
-comes later waits for it without end. Here the lock is a claim (`mlalign.core.claims`) with a limit to waiting, and the builds lie in a
-directory that only mlalign uses: `~/.cache/mlalign/torch_extensions/KEY`, or below TORCH_EXTENSIONS_DIR where that is set. KEY stands
-for all that a build depends on, so that machines with a common home do not take what another kind of machine has built.
+DeepSpeed compiles operators at their first use, through torch, whose lock is a file that a killed
+process leaves behind; whoever comes later waits for it without end. Here the lock is a claim
+(`mlalign.core.claims`) with a limit to waiting, and the builds lie in a directory that only mlalign
+uses: `~/.cache/mlalign/torch_extensions/KEY`, or below TORCH_EXTENSIONS_DIR where that is set. KEY
+stands for all that a build depends on, so that machines with a common home do not take what another
+kind of machine has built.
 """
 
 import contextlib
@@ -50,7 +53,8 @@ def build_alone() -> None:
 
 
 def leave_reducing_to_gloo() -> None:
-    """Without a GPU, keep DeepSpeed from compiling its own kernel for sums over the ranks of a machine.
+    """Without a GPU, keep DeepSpeed from compiling its own kernel for sums over the ranks of a
+    machine.
 
     Two minutes of compiler on a machine that may have none, for what gloo does as well.
     """
@@ -62,7 +66,9 @@ def leave_reducing_to_gloo() -> None:
 
 
 def _key() -> str:
-    """What a build depends on: versions, the processor (builds are made for the one at hand) and the GPU, the person."""
+    """What a build depends on: versions, the processor (builds are made for the one at hand) and
+    the GPU, the person.
+    """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed")]
     parts = [
@@ -94,7 +100,9 @@ def _processor() -> list[str]:
 
 
 class Baton:
-    """Stands in for torch's `FileBaton`: every process builds in its turn, and finds there what one before it has built."""
+    """Stands in for torch's `FileBaton`: every process builds in its turn, and finds there what one
+    before it has built.
+    """
 
     def __init__(self, lock_file_path: str, *_: Any, **__: Any):
         self._folder = Path(lock_file_path).parent

@@ -1,8 +1,10 @@
-"""One run of a TRL trainer: its arguments, checkpoints, stopping and going on, and the log of its losses.
+"""One run of a TRL trainer: its arguments, checkpoints, stopping and going on, and the log of its
+losses.
 
-Trainers keep their state under `checkpoints/trainer/checkpoint-STEP`. A checkpoint counts once every rank has written its part
-and the first rank has left the file `complete.json` in it, with the digests of its files; only then is the one before removed. A
-step that is killed while it saves goes on from the last complete one.
+Trainers keep their state under `checkpoints/trainer/checkpoint-STEP`. A checkpoint counts once
+every rank has written its part and the first rank has left the file `complete.json` in it, with the
+digests of its files; only then is the one before removed. A step that is killed while it saves goes
+on from the last complete one.
 """
 
 import json
@@ -40,9 +42,11 @@ N_LOG_POINTS = 50
 
 
 def arguments(kind: type, cfg: TrainConfig, trainer: Mapping, out: Output, **ours: Any) -> Any:
-    """The TRL configuration `kind` with a person's keys (`trainer`) and what the step decides (`ours`).
+    """The TRL configuration `kind` with a person's keys (`trainer`) and what the step decides
+    (`ours`).
 
-    Without a CUDA device: `use_cpu`, no bf16, no gradient checkpointing, unless the person says otherwise.
+    Without a CUDA device: `use_cpu`, no bf16, no gradient checkpointing, unless the person says
+    otherwise.
     Raises: UserError for values that TRL refuses, and for batches that do not divide.
     """
     device, steps = accumulation(cfg.batch_size, cfg.device_batch_size, n_devices())
@@ -83,9 +87,11 @@ def arguments(kind: type, cfg: TrainConfig, trainer: Mapping, out: Output, **our
 
 
 def _tracked(out: Output) -> dict[str, Any]:
-    """How trackers (`report_to`) name a step: its run is the project or the group, its step (with its round) the run in it.
+    """How trackers (`report_to`) name a step: its run is the project or the group, its step (with
+    its round) the run in it.
 
-    What TensorBoard writes goes to `runs/NAME/tensorboard/STEP`: it outlives the step. Environment variables that are set win.
+    What TensorBoard writes goes to `runs/NAME/tensorboard/STEP`: it outlives the step. Environment
+    variables that are set win.
     """
     if not out.run:
         return {}
@@ -112,7 +118,9 @@ def weights(
 
 
 def _deepspeed(config: Mapping | None) -> dict | None:
-    """A copy for DeepSpeed, which gathers the weights of ZeRO-3 when it saves; one process alone is made a group of one."""
+    """A copy for DeepSpeed, which gathers the weights of ZeRO-3 when it saves; one process alone is
+    made a group of one.
+    """
     if config is None:
         return None
     extensions.build_alone()
@@ -146,8 +154,8 @@ def trainer_of(
 ) -> Any:
     """A TRL trainer of this kind, with the batches of `WholeSteps`.
 
-    Raises: UserError for arguments that the trainer or peft refuses, for modules that the model lacks, and for fewer rows than a step
-    needs.
+    Raises: UserError for arguments that the trainer or peft refuses, for modules that the model
+        lacks, and for fewer rows than a step needs.
     """
     if args.dataloader_drop_last and len(data) < cfg.batch_size:
         raise UserError(
@@ -183,10 +191,12 @@ def _check_adapter(trainer: Any, peft: Mapping, modules: Collection[str]) -> Non
 
 
 def fit(trainer: Any, cfg: Any, out: Output) -> None:
-    """Train to the end, or go on from the last complete checkpoint; notes losses, steps and times for the manifest.
+    """Train to the end, or go on from the last complete checkpoint; notes losses, steps and times
+    for the manifest.
 
-    Writes `log_history.json` and `metrics.json`. Raises: Stopped once the state is saved, if the step was asked to stop; Diverged if a
-    loss, a gradient or a trained weight is no finite number; UserError for arguments that are refused before the first step.
+    Writes `log_history.json` and `metrics.json`. Raises: Stopped once the state is saved, if the
+    step was asked to stop; Diverged if a loss, a gradient or a trained weight is no finite number;
+    UserError for arguments that are refused before the first step.
     """
     folder = out.checkpoints / "trainer"
     begin = newest_checkpoint(folder, out.is_main, sharded=trainer.is_deepspeed_enabled)
@@ -217,14 +227,17 @@ def fit(trainer: Any, cfg: Any, out: Output) -> None:
 
 
 def leave_together(args: Any) -> None:
-    """Wait for all ranks, then close the process group: a rank that exits with it open can bring down one that still writes."""
+    """Wait for all ranks, then close the process group: a rank that exits with it open can bring
+    down one that still writes.
+    """
     args.distributed_state.wait_for_everyone()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def newest_checkpoint(folder: Path, is_main: bool, sharded: bool = False) -> Path | None:
-    """The newest checkpoint whose files are those that were saved; the first rank looks, and removes the others.
+    """The newest checkpoint whose files are those that were saved; the first rank looks, and
+    removes the others.
 
     Raises: UserError if it is sharded over another number of ranks than there are now.
     """
@@ -244,7 +257,10 @@ def newest_checkpoint(folder: Path, is_main: bool, sharded: bool = False) -> Pat
 
 
 def _newest_whole(folder: Path) -> str | None:
-    """The name of the newest checkpoint that can be trusted. Newer ones are removed: the trainer will write them again."""
+    """The name of the newest checkpoint that can be trusted.
+
+    Newer ones are removed: the trainer will write them again.
+    """
     for path in reversed(checkpoints.ordered(folder)):
         if (wrong := checkpoints.problem(path)) is None:
             return path.name
@@ -258,7 +274,9 @@ def _newest_whole(folder: Path) -> str | None:
 
 
 class _Watch(TrainerCallback):
-    """Tells progress, stops when asked (all ranks at the same step), ends training that diverged, and marks checkpoints as complete."""
+    """Tells progress, stops when asked (all ranks at the same step), ends training that diverged,
+    and marks checkpoints as complete.
+    """
 
     def __init__(self, out: Output, folder: Path, trainer: Any):
         self.out, self.folder, self.trainer = out, folder, trainer
@@ -274,7 +292,10 @@ class _Watch(TrainerCallback):
             self.stopped = control.should_save = control.should_training_stop = True
 
     def refuse(self, what: str | None) -> None:
-        """End training on all ranks if one of them found something that is no number. Raises: Diverged."""
+        """End training on all ranks if one of them found something that is no number.
+
+        Raises: Diverged.
+        """
         if _any_rank(what is not None, self.trainer.args.device):
             raise divergence.Diverged(
                 divergence.message(self.trainer, what or "a number of another device")

@@ -1,8 +1,8 @@
 """From rows to the data set that a TRL trainer takes.
 
-Reads a rows artifact; writes `checkpoints/train.parquet` with the columns that the trainer reads and `checkpoints/train.json`
-with what was kept and dropped. Both are made once: a continued run loads the same file through the same cache directory, so
-that TRL finds what it has computed before.
+Reads a rows artifact; writes `checkpoints/train.parquet` with the columns that the trainer reads
+and `checkpoints/train.json` with what was kept and dropped. Both are made once: a continued run
+loads the same file through the same cache directory, so that TRL finds what it has computed before.
 """
 
 import sys
@@ -57,9 +57,10 @@ class TrainSet(NamedTuple):
 class Examples(NamedTuple):
     """How rows become training examples.
 
-    `columns` names an entry of COLUMNS; `of_row` gives the examples of a row; `too_long` says what the trainer does with
-    sequences above `max_length`: drop them, or truncate them (and drop those whose prompt alone is too long). What is left of a
-    truncated sequence is its beginning, or its end (`keep_end`).
+    `columns` names an entry of COLUMNS; `of_row` gives the examples of a row; `too_long` says what
+    the trainer does with sequences above `max_length`: drop them, or truncate them (and drop those
+    whose prompt alone is too long). What is left of a truncated sequence is its beginning, or its
+    end (`keep_end`).
     """
 
     columns: str
@@ -88,7 +89,8 @@ def load(
     examples: Examples,
     ranks: Any,
 ) -> TrainSet:
-    """The training data set; the first rank makes it while the others wait (`ranks` is accelerate's PartialState).
+    """The training data set; the first rank makes it while the others wait (`ranks` is accelerate's
+    PartialState).
 
     Raises: UserError if a requested language is not there, or none of its examples is left.
     """
@@ -213,7 +215,9 @@ def _why_dropped(cfg: TrainConfig, tally: Tally, language: str) -> str:
 def _fitting(
     cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, tally: Tally
 ) -> list[tuple[dict, dict]]:
-    """(row, example) of one shard in order, without those that cannot be trained on; counted by reason and language."""
+    """(row, example) of one shard in order, without those that cannot be trained on; counted by
+    reason and language.
+    """
     pairs = [(row, example) for row in rows.read_shard(shard) for example in examples.of_row(row)]
     template = (
         None
@@ -245,7 +249,9 @@ def _fitting(
 def _drop_equal_halves(
     pairs: Sequence[tuple[dict, dict]], rendered: list[list[str]], tally: Tally
 ) -> None:
-    """Clear the texts of a pair that was taken apart if both halves are the same text: it would be called good and bad."""
+    """Clear the texts of a pair that was taken apart if both halves are the same text: it would be
+    called good and bad.
+    """
     for i in range(1, len(pairs)):
         (row, example), (other, _) = pairs[i], pairs[i - 1]
         if "label" in example and row is other and rendered[i] and rendered[i] == rendered[i - 1]:
@@ -271,10 +277,11 @@ def _measured(
 def _rendered(
     template: ChatTemplate | None, row: Mapping, example: Mapping, tally: Tally
 ) -> list[str]:
-    """The prompt as the model is asked, then the whole conversation with each answer; or the text of an example without messages.
+    """The prompt as the model is asked, then the whole conversation with each answer; or the text
+    of an example without messages.
 
-    Empty, with the reason counted, if the chat template makes it useless: an answer is left out whole, both answers are the same
-    text, or the answer would begin within the prompt.
+    Empty, with the reason counted, if the chat template makes it useless: an answer is left out
+    whole, both answers are the same text, or the answer would begin within the prompt.
     """
     if template is None:
         return [example["text"]]
@@ -307,7 +314,8 @@ def _useless(
     if len(whole) > len(set(whole)):
         return "sides_are_the_same_text"
     if not all(text.startswith(prompt) for text in whole):
-        # Trainers take the answer to begin where the two texts part. That may be in the generation prompt, but no earlier.
+        # Trainers take the answer to begin where the two texts part. That may be in the generation
+        # prompt, but no earlier.
         context = template.conversation(messages, place)
         if prompt.startswith(context) and not all(text.startswith(context) for text in whole):
             return "answer_begins_in_prompt"

@@ -1,9 +1,10 @@
 """The text of a step's batch script: a pure function of the step and the launcher's configuration.
 
-The batch shell begins the step on its frozen configuration, runs it in the background and waits. When Slurm gives notice of the
-time limit or of a preemption the shell leaves a STOP file; the step saves its state and ends with status 75. A step that is not
-done in time is ended, and loses the shard or the training step it was at. Then, and when a step fails,
-`mlalign.running.slurm.ended` decides: back to the queue, a further job, or an explanation.
+The batch shell begins the step on its frozen configuration, runs it in the background and waits.
+When Slurm gives notice of the time limit or of a preemption the shell leaves a STOP file; the step
+saves its state and ends with status 75. A step that is not done in time is ended, and loses the
+shard or the training step it was at. Then, and when a step fails, `mlalign.running.slurm.ended`
+decides: back to the queue, a further job, or an explanation.
 """
 
 import dataclasses
@@ -26,8 +27,11 @@ OPTIONS = {"nodes": "nodes", "cpus": "cpus-per-task", "memory": "mem", "time": "
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One step as a job. `folder` is the run's own for Slurm, `source` goes in front on PYTHONPATH. In a sweep nothing waits for the
-    `last` steps of a variant."""
+    """One step as a job.
+
+    `folder` is the run's own for Slurm, `source` goes in front on PYTHONPATH. In a sweep nothing
+    waits for the `last` steps of a variant.
+    """
 
     step: str
     run: str
@@ -96,7 +100,9 @@ def script(job: Job, cfg: Slurm) -> str:
 
 
 def options(job: Job, cfg: Slurm) -> list[str]:
-    """`--name=value` for every option of sbatch: ours, then what resources become, then those given verbatim."""
+    """`--name=value` for every option of sbatch: ours, then what resources become, then those given
+    verbatim.
+    """
     log = str(job.folder).replace("%", "%%") + "/" + job.log
     found: dict[str, Any] = {
         "job-name": file_name(f"{job.run}/{job.step}", "/"), "output": log, "open-mode": "append", "signal": f"B:USR1@{cfg.grace_s}",
@@ -127,8 +133,11 @@ def _time(value: str | None) -> str | None:
 
 
 def _ask(job: Job) -> list[str]:
-    """Before all else: what to do when a signal comes. USR1 comes from Slurm ahead of the time limit, TERM with the end; bash sees them
-    while it waits, and between two commands."""
+    """Before all else: what to do when a signal comes.
+
+    USR1 comes from Slurm ahead of the time limit, TERM with the end; bash sees them
+    while it waits, and between two commands.
+    """
     return [
         f"partial={shlex.quote(str(job.partial))}",
         'stop="$partial/parts/$SLURM_ARRAY_TASK_ID.STOP"'
@@ -182,7 +191,9 @@ def _names(job: Job, cfg: Slurm) -> list[str]:
 
 
 def _results(job: Job) -> str:
-    """Write the results of the sweep anew where a variant has come to its end: with its last steps, or because a step failed."""
+    """Write the results of the sweep anew where a variant has come to its end: with its last steps,
+    or because a step failed.
+    """
     run_dir = job.folder.parent
     results = (
         f"results name={shlex.quote(run_dir.name)} root={shlex.quote(str(run_dir.parent.parent))}"
@@ -210,7 +221,8 @@ status=$?
 [ -z "$asked" ] || ask
 """
 
-# A step that has not saved its state in time is ended, so that the job can go back to the queue before Slurm ends it.
+# A step that has not saved its state in time is ended, so that the job can go back to the queue
+# before Slurm ends it.
 WAIT = """\
 child=$!
 while wait "$child"; kill -0 "$child" 2>/dev/null; do
@@ -221,7 +233,8 @@ status=$?
 if [ -n "$timer" ] && ! kill "$timer" 2>/dev/null; then status=75; fi
 [ "$status" -eq 0 ] || end "$status\""""
 
-# The first node by name, or by the address that it is reached at where names do not resolve, and a port that is free there.
+# The first node by name, or by the address that it is reached at where names do not resolve, and a
+# port that is free there.
 RENDEZVOUS = """\
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 getent hosts "$head" >/dev/null || head=$(srun --nodes=1 --ntasks=1 --nodelist="$head" printenv SLURM_LAUNCH_NODE_IPADDR)
@@ -234,7 +247,9 @@ def _n_nodes(job: Job) -> int:
 
 
 def _command(job: Job, cfg: Slurm) -> str:
-    """srun of the step on the job's nodes; of torchrun with one rank a device where there are several."""
+    """srun of the step on the job's nodes; of torchrun with one rank a device where there are
+    several.
+    """
     nodes, devices = _n_nodes(job), (job.resources.get("devices") or 1) if job.distributed else 1
     srun = " ".join(
         [f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1", *map(_word, cfg.srun)]
@@ -251,7 +266,9 @@ def _command(job: Job, cfg: Slurm) -> str:
 
 
 def _word(text: str) -> str:
-    """A word of shell in which variables (`$SCRATCH/models`) stand for their values, and nothing else has a meaning."""
+    """A word of shell in which variables (`$SCRATCH/models`) stand for their values, and nothing
+    else has a meaning.
+    """
     return '"' + re.sub(r'(["\\`]|\$\()', r"\\\1", text) + '"' if "$" in text else shlex.quote(text)
 
 
@@ -282,6 +299,8 @@ def one_line(text: str) -> str:
 
 
 def file_name(text: str, besides: str = "") -> str:
-    """A name that is safe in paths, in job names and in Slurm's `%` patterns; unlike names stay unlike."""
+    """A name that is safe in paths, in job names and in Slurm's `%` patterns; unlike names stay
+    unlike.
+    """
     safe = re.sub(rf"[^\w.\-\[\],@+={besides}]", "_", text)
     return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,4 +1,7 @@
-"""Slurm's own commands as processes. Every call has a timeout: some of them wait for ever for a controller that is gone."""
+"""Slurm's own commands as processes.
+
+Every call has a timeout: some of them wait for ever for a controller that is gone.
+"""
 
 import os
 import re
@@ -30,10 +33,11 @@ class Refused(UserError):
 
 
 def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | None = None) -> str:
-    """What a command printed; without `env`, in this environment less the variables that filter or reshape what Slurm prints.
-    It is waited for `timeout_s` seconds (TIMEOUT_S by default).
+    """What a command printed; without `env`, in this environment less the variables that filter or
+    reshape what Slurm prints. It is waited for `timeout_s` seconds (TIMEOUT_S by default).
 
-    Raises: UserError if it is not there; Silent if it does not answer; Refused if it ended with an error.
+    Raises: UserError if it is not there; Silent if it does not answer; Refused if it ended with an
+        error.
     """
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     if env is None:
@@ -80,14 +84,19 @@ def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | N
 
 
 def sbatch(script: str, options: Sequence[str], extra: Sequence[str] = ()) -> str:
-    """Submit a script; returns the job's id. `options` are those that the script sets: the environment must not replace them."""
+    """Submit a script; returns the job's id.
+
+    `options` are those that the script sets: the environment must not replace them.
+    """
     return (
         call("sbatch", "--parsable", *extra, script, env=environment(options)).strip().split(";")[0]
     )
 
 
 def environment(options: Sequence[str]) -> dict[str, str]:
-    """This environment without what a surrounding job has set, and without defaults for options that the script sets."""
+    """This environment without what a surrounding job has set, and without defaults for options
+    that the script sets.
+    """
     inside = "SLURM_JOB_ID" in os.environ
     ours = {option.removeprefix("--").partition("=")[0] for option in options}
 
@@ -101,7 +110,9 @@ def environment(options: Sequence[str]) -> dict[str, str]:
 
 
 def tasks(job_id: str) -> list[dict[str, str]]:
-    """What the controller says of a job, or of each task of an array; nothing once it has forgotten it."""
+    """What the controller says of a job, or of each task of an array; nothing once it has forgotten
+    it.
+    """
     try:
         told = call("scontrol", "-o", "show", "job", job_id)
     except Refused:

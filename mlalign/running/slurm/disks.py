@@ -1,4 +1,6 @@
-"""Whether other machines can see a directory: file systems of this machine alone, told before anything is submitted."""
+"""Whether other machines can see a directory: file systems of this machine alone, told before
+anything is submitted.
+"""
 
 import re
 import socket
@@ -12,9 +14,11 @@ LOCAL_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def check(root: Path) -> None:
-    """Raises: UserError if the nodes of the cluster are other machines and `root` is on a disk of this one alone.
+    """Raises: UserError if the nodes of the cluster are other machines and `root` is on a disk of
+    this one alone.
 
-    A plain disk elsewhere may be exported to the nodes, which cannot be seen from here: then the job itself looks.
+    A plain disk elsewhere may be exported to the nodes, which cannot be seen from here: then the
+    job itself looks.
     """
     why = _local(root)
     if why is None:

@@ -1,8 +1,10 @@
-"""What becomes of a job whose step did not finish: `python -m mlalign.running.slurm.ended FROZEN STATUS …`, called by its batch shell.
+"""What becomes of a job whose step did not finish:
+`python -m mlalign.running.slurm.ended FROZEN STATUS …`, called by its batch shell.
 
-A step that saved its state goes on: its job returns to the queue, or, where a site forbids that, a further job continues it and those
-that wait for it are told to wait for that one too. A step that came no further in two such turns, and one that failed, leave
-`runs/NAME/slurm/STEP.failed.txt`. The exit status is the one that the job must end with.
+A step that saved its state goes on: its job returns to the queue, or, where a site forbids that, a
+further job continues it and those that wait for it are told to wait for that one too. A step that
+came no further in two such turns, and one that failed, leave `runs/NAME/slurm/STEP.failed.txt`. The
+exit status is the one that the job must end with.
 """
 
 import argparse
@@ -132,7 +134,10 @@ class _End:
         return further
 
     def fail(self, status: int, message: str) -> int:
-        """Leave the explanation, in the log too. While a submission is under way its end is awaited, so that it stays whole."""
+        """Leave the explanation, in the log too.
+
+        While a submission is under way its end is awaited, so that it stays whole.
+        """
         node, restarts = (
             os.environ.get("SLURMD_NODENAME", socket.gethostname()),
             int(os.environ.get("SLURM_RESTART_COUNT", "0")),
@@ -185,9 +190,11 @@ def waiting(folder: Path, job: str) -> list[str]:
 
 
 def explain_lost(folder: Path, entry: dict[str, Any]) -> str | None:
-    """Explain a job that Slurm ended before it could do so itself; None if there is nothing to explain.
+    """Explain a job that Slurm ended before it could do so itself; None if there is nothing to
+    explain.
 
-    `entry` is its line in jobs.jsonl; an explanation that the job has left since its submission stays.
+    `entry` is its line in jobs.jsonl; an explanation that the job has left since its submission
+    stays.
     """
     path = batch.failed_file(folder, entry["step"])
     if path.is_file() and path.stat().st_mtime >= entry["submitted"]:

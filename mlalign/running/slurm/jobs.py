@@ -1,4 +1,6 @@
-"""The jobs of a run: `runs/NAME/slurm/jobs.jsonl`, one line for each that was submitted, and which of them still wait or run."""
+"""The jobs of a run: `runs/NAME/slurm/jobs.jsonl`, one line for each that was submitted, and which
+of them still wait or run.
+"""
 
 import contextlib
 import dataclasses
@@ -20,7 +22,9 @@ NEVER = "DependencyNeverSatisfied"
 
 @dataclasses.dataclass(frozen=True)
 class Live:
-    """A job that waits or runs: what its line says, and the state, reason and nodes of each of its tasks in Slurm's words."""
+    """A job that waits or runs: what its line says, and the state, reason and nodes of each of its
+    tasks in Slurm's words.
+    """
 
     entry: dict[str, Any]
     tasks: list[tuple[str, str, str]]
@@ -31,8 +35,8 @@ class Live:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Every job that was submitted for a run, in that order; a line that is just being written is left out. `script` and `log` are
-    relative to the folder.
+    """Every job that was submitted for a run, in that order; a line that is just being written is
+    left out. `script` and `log` are relative to the folder.
 
     Raises: UserError naming an unreadable line.
     """
@@ -63,7 +67,9 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def current(recorded: Iterable[dict[str, Any]], step: str) -> list[dict[str, Any]]:
-    """The jobs of a step's last submission: the job, and those that go on for it or for one of its tasks."""
+    """The jobs of a step's last submission: the job, and those that go on for it or for one of its
+    tasks.
+    """
     mine = {str(job["job"]): job for job in recorded if job["step"] == step}
 
     def root(job: dict[str, Any]) -> str:
@@ -97,7 +103,9 @@ def append(folder: Path, entry: dict[str, Any]) -> None:
 
 
 def _queued(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[str, str, str]]]:
-    """Job id (of the whole array) -> (state, reason, nodes) of each task, for those of these jobs that wait or run."""
+    """Job id (of the whole array) -> (state, reason, nodes) of each task, for those of these jobs
+    that wait or run.
+    """
     found: dict[str, list[tuple[str, str, str]]] = {}
     ids = [entry["job"] for entry in entries]
     for task in queue.squeue(ids, commands.TIMEOUT_S) if ids else []:
@@ -107,8 +115,8 @@ def _queued(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[str, s
 
 
 def live(folder: Path) -> tuple[list[Live], list[str]]:
-    """The jobs of a run that wait or run for what is not there yet, in the order of submission; and the ids of those that wait for what can
-    no longer come.
+    """The jobs of a run that wait or run for what is not there yet, in the order of submission; and
+    the ids of those that wait for what can no longer come.
 
     Raises: UserError if Slurm does not answer.
     """

@@ -1,15 +1,19 @@
-"""What a cluster takes of one submission: the size of an array, and how many jobs a person may have in the queue."""
+"""What a cluster takes of one submission: the size of an array, and how many jobs a person may have
+in the queue.
+"""
 
 import re
 
 from mlalign.running.slurm import commands
 
-# Slurm's words where a person, an account or the cluster has as many jobs as may be; each task of an array counts as one.
+# Slurm's words where a person, an account or the cluster has as many jobs as may be; each task of
+# an array counts as one.
 FULL = re.compile(r"SubmitJob\w*Limit|MaxJobCount|temporarily unable to accept job", re.IGNORECASE)
 
 
 def array_size() -> int:
-    """How many tasks an array may have: MaxArraySize is one more than the highest index; 1 where there are no arrays.
+    """How many tasks an array may have: MaxArraySize is one more than the highest index; 1 where
+    there are no arrays.
 
     Raises: UserError if Slurm does not answer.
     """

@@ -1,4 +1,7 @@
-"""What a person is told of a job that ended badly: one screen, and the likely mend. Pure functions of what is known."""
+"""What a person is told of a job that ended badly: one screen, and the likely mend.
+
+Pure functions of what is known.
+"""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +9,8 @@ from collections.abc import Sequence
 LOG_LINES = 14
 WIDTH = 160
 
-# The first pattern that is found in the state, the message or the end of the log says what most likely helps.
+# The first pattern that is found in the state, the message or the end of the log says what most
+# likely helps.
 MENDS = (
     (r"CUDA out of memory|OutOfMemoryError.*CUDA|HIP out of memory|No available memory for the cache blocks",
      "a GPU's memory is full: lower device_batch_size, device_batch_tokens or engine.args.gpu_memory_utilization, or take deepspeed=zero3"),
@@ -44,7 +48,9 @@ def mend(told: str) -> str | None:
 def explanation(
     head: str, message: str, log: str, lines: Sequence[str], waiting: Sequence[str]
 ) -> str:
-    """One screen: what ended and how, what it said, what likely helps, the end of its log, and what was waiting for it."""
+    """One screen: what ended and how, what it said, what likely helps, the end of its log, and what
+    was waiting for it.
+    """
     tail = [clean(line)[:WIDTH] for line in lines if line.strip()][-LOG_LINES:]
     found = mend(f"{head} {message}") or mend("\n".join(tail))
     parts = [head]

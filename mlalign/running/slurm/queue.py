@@ -1,6 +1,8 @@
-"""What Slurm says of jobs: one `squeue` for all of them, and `sacct`, where accounting is on, for those that it has forgotten.
+"""What Slurm says of jobs: one `squeue` for all of them, and `sacct`, where accounting is on, for
+those that it has forgotten.
 
-Nothing is guessed: where Slurm has no commands here, or does not answer, the message of `Slurm.problem` says so.
+Nothing is guessed: where Slurm has no commands here, or does not answer, the message of
+`Slurm.problem` says so.
 """
 
 import dataclasses
@@ -79,8 +81,11 @@ ENDINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A job, or one task of an array, as Slurm tells of it. `array` is the id that sbatch printed; `ending` is `exit status 7`,
-    `signal 9` or empty."""
+    """A job, or one task of an array, as Slurm tells of it.
+
+    `array` is the id that sbatch printed; `ending` is `exit status 7`,
+    `signal 9` or empty.
+    """
 
     id: str
     array: str
@@ -128,7 +133,10 @@ class Slurm:
 
 
 def ask(ids: Iterable[str], forgotten: Iterable[str] | None = None) -> Slurm:
-    """What Slurm knows of these jobs. `forgotten` are those worth asking the accounting for (all, by default)."""
+    """What Slurm knows of these jobs.
+
+    `forgotten` are those worth asking the accounting for (all, by default).
+    """
     ids = sorted(set(ids), key=int)
     if not ids:
         return Slurm([])
@@ -149,7 +157,10 @@ def explained(reason: str) -> str:
 
 
 def squeue(ids: Sequence[str], timeout_s: float) -> list[Job]:
-    """The tasks of these jobs, of those that Slurm's controller still knows. Raises: UserError if it does not answer."""
+    """The tasks of these jobs, of those that Slurm's controller still knows.
+
+    Raises: UserError if it does not answer.
+    """
     layout = ",".join(f"{name}:{width}" for name, width in FIELDS.items())
     asked = (
         "--noheader",

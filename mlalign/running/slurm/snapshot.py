@@ -1,4 +1,6 @@
-"""What a submitted run is frozen on: a copy of the packages that its steps run, and a record of the environment."""
+"""What a submitted run is frozen on: a copy of the packages that its steps run, and a record of the
+environment.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -34,7 +36,9 @@ def sources() -> dict[str, Path]:
 
 
 def place(folder: Path) -> Path:
-    """Where the snapshot of the packages as they are now belongs: its name is a digest of their content."""
+    """Where the snapshot of the packages as they are now belongs: its name is a digest of their
+    content.
+    """
     return (
         folder
         / f"source-{store.fingerprint({name: store.sha256(path) for name, path in sources().items()})[:12]}"

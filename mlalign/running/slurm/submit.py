@@ -1,7 +1,8 @@
 """Submit the steps of a run as Slurm jobs that wait for each other, and freeze what they need.
 
-Writes `runs/NAME/slurm/`: `STEP.json` (the frozen step), `STEP.sbatch`, `jobs.jsonl`, `logs/`, `source-DIGEST/` (the packages),
-`environment.json`. If Slurm refuses one job, those submitted with it are cancelled.
+Writes `runs/NAME/slurm/`: `STEP.json` (the frozen step), `STEP.sbatch`, `jobs.jsonl`, `logs/`,
+`source-DIGEST/` (the packages), `environment.json`. If Slurm refuses one job, those submitted with
+it are cancelled.
 """
 
 import dataclasses
@@ -31,8 +32,11 @@ CAUSES = (
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step of a plan that may become a job. `sources`: step -> artifact of its inputs; `told`: its frozen configuration; `last`:
-    no other step of the plan reads it."""
+    """One step of a plan that may become a job.
+
+    `sources`: step -> artifact of its inputs; `told`: its frozen configuration; `last`:
+    no other step of the plan reads it.
+    """
 
     name: str
     artifact: str
@@ -48,7 +52,10 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where a run lives, and how its steps become jobs. `root`: the composed configuration, for naming keys in messages."""
+    """Where a run lives, and how its steps become jobs.
+
+    `root`: the composed configuration, for naming keys in messages.
+    """
 
     name: str
     directory: Path
@@ -80,9 +87,11 @@ def texts(run: Run, steps: Sequence[Step]) -> dict[str, str]:
 
 
 def refuse_queued(run: Run, artifacts: Sequence[str], *, anew: bool) -> list[jobs.Live]:
-    """The jobs of this run that wait or run; what waits for something that can no longer come is cancelled.
+    """The jobs of this run that wait or run; what waits for something that can no longer come is
+    cancelled.
 
-    Raises: UserError if there are jobs for steps as they no longer are, or any at all where steps are to be computed `anew`.
+    Raises: UserError if there are jobs for steps as they no longer are, or any at all where steps
+        are to be computed `anew`.
     """
     found, doomed = jobs.live(run.folder)
     commands.cancel(doomed)
@@ -109,7 +118,9 @@ def hint(run: Run) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Submitted:
-    """The steps that became jobs, and those that must wait until there is room in the queue, with Slurm's words for why."""
+    """The steps that became jobs, and those that must wait until there is room in the queue, with
+    Slurm's words for why.
+    """
 
     new: list[Step]
     left: list[Step] = dataclasses.field(default_factory=list)
@@ -119,9 +130,11 @@ class Submitted:
 def submit(
     run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Callable[[str], None]
 ) -> Submitted:
-    """Submit what is neither done nor queued, in the order of the plan, as far as the queue takes it.
+    """Submit what is neither done nor queued, in the order of the plan, as far as the queue takes
+    it.
 
-    An array that is larger than the cluster, or the queue, takes gets fewer tasks, each with more of the shards.
+    An array that is larger than the cluster, or the queue, takes gets fewer tasks, each with more
+    of the shards.
     Raises: UserError if an input will never be there, or if Slurm refuses a job.
     """
     waiting = {one.entry["artifact"] for one in queued}
@@ -193,7 +206,10 @@ def _submit_all(
     queued: Sequence[jobs.Live],
     say: Callable[[str], None],
 ) -> Submitted:
-    """Write and submit one job after the other; a refusal undoes the whole submission. A full queue only ends it."""
+    """Write and submit one job after the other; a refusal undoes the whole submission.
+
+    A full queue only ends it.
+    """
     ids: dict[str, list[str]] = {}
     for one in queued:
         ids.setdefault(one.entry["artifact"], []).append(one.entry["job"])
@@ -271,7 +287,9 @@ def _sbatch(
     *,
     shrink: bool,
 ) -> tuple[str, batch.Job]:
-    """Submit a step; returns the job's id, and the job. With `shrink` an array that the queue does not take gets fewer tasks.
+    """Submit a step; returns the job's id, and the job.
+
+    With `shrink` an array that the queue does not take gets fewer tasks.
 
     Raises: _Full if the queue takes no further job; UserError if Slurm refuses the job itself.
     """

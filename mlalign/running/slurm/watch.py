@@ -1,4 +1,6 @@
-"""Stay with a submitted run until it has ended: what each step does, from Slurm and from progress files."""
+"""Stay with a submitted run until it has ended: what each step does, from Slurm and from progress
+files.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +19,11 @@ OUTAGE_S = 3600  # so long a controller may be away
 def follow(
     run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Say every change until no job of the run is left; returns the artifacts that are not there then, each with what explains it, if
-    anything does.
+    """Say every change until no job of the run is left; returns the artifacts that are not there
+    then, each with what explains it, if anything does.
 
-    Ctrl-C ends the looking on, not the jobs. Raises: UserError if Slurm has not answered for an hour.
+    Ctrl-C ends the looking on, not the jobs. Raises: UserError if Slurm has not answered for an
+    hour.
     """
     shown, pause = (
         {step.name: "done" if _done(run, step) else "" for step in steps},
