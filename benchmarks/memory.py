@@ -36,15 +36,51 @@ BOUND = 0.15
 # takes at a time.
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "100m": (
-        {"model_type": "qwen3", "vocab_size": 8192, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14,
-         "num_attention_heads": 12, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": False}, 8, 160),
+        {
+            "model_type": "qwen3",
+            "vocab_size": 8192,
+            "hidden_size": 768,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 14,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 4,
+            "head_dim": 64,
+            "tie_word_embeddings": False,
+        },
+        8,
+        160,
+    ),
     "160m": (
-        {"model_type": "llama", "vocab_size": 32768, "hidden_size": 896, "intermediate_size": 2432, "num_hidden_layers": 16,
-         "num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": True}, 4, 256),
+        {
+            "model_type": "llama",
+            "vocab_size": 32768,
+            "hidden_size": 896,
+            "intermediate_size": 2432,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "tie_word_embeddings": True,
+        },
+        4,
+        256,
+    ),
     "250m": (
-        {"model_type": "qwen3", "vocab_size": 16384, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 17,
-         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": False}, 4, 192),
-}  # fmt: skip
+        {
+            "model_type": "qwen3",
+            "vocab_size": 16384,
+            "hidden_size": 1024,
+            "intermediate_size": 2816,
+            "num_hidden_layers": 17,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "tie_word_embeddings": False,
+        },
+        4,
+        192,
+    ),
+}
 STAGES = ("sft", "reward", "preference")
 CASES = [f"{name}-{size}" for size in SIZES for name in STAGES]
 KINDS = {"sft": "demonstration", "reward": "preference", "preference": "preference"}

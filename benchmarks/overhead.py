@@ -52,9 +52,18 @@ def main() -> None:
         told = json.loads((run / "plan.json").read_text())
         start = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-m", "mlalign", *arguments, f"recipe={told['recipe']}", f"name={told['name']}", f"root={run.parent.parent}"],
-            capture_output=True, check=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "mlalign",
+                *arguments,
+                f"recipe={told['recipe']}",
+                f"name={told['name']}",
+                f"root={run.parent.parent}",
+            ],
+            capture_output=True,
+            check=True,
+        )
         print(f"{label}: {time.perf_counter() - start:.2f} s")
 
 

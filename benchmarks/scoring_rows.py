@@ -67,8 +67,18 @@ def save_model(path: Path, texts: list[str]) -> None:
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=8000, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, head_dim=64,
-        max_position_embeddings=4096, num_labels=1, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, initializer_range=0.05,
-    )  # fmt: skip
+        vocab_size=8000,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        max_position_embeddings=4096,
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.05,
+    )
     Qwen3ForSequenceClassification(config).save_pretrained(path)
     tokenizer.save_pretrained(path)

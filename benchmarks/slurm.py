@@ -105,10 +105,13 @@ def one_step(root: Path, pairs: int, n_seeds: int = 10**6) -> dict:
     more = sorted(b - a for a, b in zip(bare, ours, strict=True))
     quarter = len(more) // 4
     return {
-        "bare_sbatch_to_end_s": round(statistics.median(bare), 2), "step_to_end_s": round(statistics.median(ours), 2),
-        "of_which_submission_s": round(statistics.median(submission), 2), "difference_s": round(statistics.median(more), 2),
-        "middle_half_of_differences_s": [round(more[quarter], 2), round(more[-1 - quarter], 2)], "pairs": pairs,
-    }  # fmt: skip
+        "bare_sbatch_to_end_s": round(statistics.median(bare), 2),
+        "step_to_end_s": round(statistics.median(ours), 2),
+        "of_which_submission_s": round(statistics.median(submission), 2),
+        "difference_s": round(statistics.median(more), 2),
+        "middle_half_of_differences_s": [round(more[quarter], 2), round(more[-1 - quarter], 2)],
+        "pairs": pairs,
+    }
 
 
 def wait_for(job: str) -> None:

@@ -183,10 +183,20 @@ def peer(options: argparse.Namespace, name: str, folder: Path) -> Path:
     }
     more = {"precompute_ref_log_probs": True} if kind == "DPO" else {}
     args = getattr(trl, f"{kind}Config")(
-        output_dir=str(folder / "trainer"), per_device_train_batch_size=options.batch, max_steps=options.steps, learning_rate=1e-4, max_length=160,
-        seed=0, logging_steps=1, report_to="none", disable_tqdm=True, save_strategy="steps", save_steps=100, **more,
+        output_dir=str(folder / "trainer"),
+        per_device_train_batch_size=options.batch,
+        max_steps=options.steps,
+        learning_rate=1e-4,
+        max_length=160,
+        seed=0,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="steps",
+        save_steps=100,
+        **more,
         **({} if torch.cuda.is_available() else on_cpu),
-    )  # fmt: skip
+    )
     dataset = datasets.load_dataset(
         "parquet",
         data_files=str(options.work / "peer.parquet"),

@@ -28,8 +28,14 @@ from test_imports import against_layout  # noqa: E402
 
 FOLDERS = ("mlalign", "reward_models", "scripts", "benchmarks", "tests")
 LAYOUT = (
-    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER,
-)  # fmt: skip
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+)
 
 
 @dataclasses.dataclass

@@ -12,10 +12,25 @@ from helpers import PROJECT
 # Whatever the person's shell says, tests see one environment. Before any library reads it, and for
 # the processes that tests start.
 UNWANTED = (
-    "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE",
-    "TRANSFORMERS_CACHE", "MLALIGN_CONF", "PYTHONIOENCODING", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "RANK", "LOCAL_RANK", "WORLD_SIZE",
-    "MASTER_ADDR", "MASTER_PORT",
-)  # fmt: skip
+    "HF_HUB_OFFLINE",
+    "HF_DATASETS_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+    "HF_HUB_CACHE",
+    "HF_DATASETS_CACHE",
+    "TRANSFORMERS_CACHE",
+    "MLALIGN_CONF",
+    "PYTHONIOENCODING",
+    "COLUMNS",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 for name in (
     *UNWANTED,
     *(n for n in os.environ if n.startswith(("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SALLOC_"))),
@@ -41,9 +56,20 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """The files that take longest first, so that no worker is left with one at the end."""
     longest = (
-        "test_run.py", "slurm/test_interruptions", "slurm/test_recipe", "test_distributed", "slurm/", "sweep/", "test_rounds",
-        "test_implicit", "test_score_again", "test_invariance", "test_judge.py", "test_opening", "stages/",
-    )  # fmt: skip
+        "test_run.py",
+        "slurm/test_interruptions",
+        "slurm/test_recipe",
+        "test_distributed",
+        "slurm/",
+        "sweep/",
+        "test_rounds",
+        "test_implicit",
+        "test_score_again",
+        "test_invariance",
+        "test_judge.py",
+        "test_opening",
+        "stages/",
+    )
 
     def order(item: pytest.Item) -> int:
         return next((i for i, part in enumerate(longest) if part in str(item.path)), len(longest))

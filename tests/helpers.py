@@ -60,7 +60,17 @@ def write_manifest(path: Path, **told: object) -> None:
         for p in store.content_files(path)
     }
     whole = {
-        "step": path.name, "stage": "prepare", "kind": "rows", "status": "done", "fingerprint": "f" * 64, "inputs": {}, "files": found,
-        "rows_by_language": {}, "dropped": {}, "started": 0.0, "finished": 1.0, "content_digest": store.content_digest(found),
-    }  # fmt: skip
+        "step": path.name,
+        "stage": "prepare",
+        "kind": "rows",
+        "status": "done",
+        "fingerprint": "f" * 64,
+        "inputs": {},
+        "files": found,
+        "rows_by_language": {},
+        "dropped": {},
+        "started": 0.0,
+        "finished": 1.0,
+        "content_digest": store.content_digest(found),
+    }
     store.write_json(path / "manifest.json", {**whole, **told})

@@ -64,10 +64,22 @@ class Run:
             for slot, value in inputs.items()
         }
         manifest = {
-            "step": name, "stage": stage_name, "stage_version": module.VERSION, "fingerprint": print_, "kind": kind, "status": "done",
-            "inputs": digests, "rows_by_language": {}, "dropped": {}, "sums": {}, "packages": {"pyarrow": "1"}, "seed": 0,
-            "sources": [{"source": "made", "licence": "CC0-1.0", "sensitive": False}], "started": 10.0, "finished": 12.5,
-        }  # fmt: skip
+            "step": name,
+            "stage": stage_name,
+            "stage_version": module.VERSION,
+            "fingerprint": print_,
+            "kind": kind,
+            "status": "done",
+            "inputs": digests,
+            "rows_by_language": {},
+            "dropped": {},
+            "sums": {},
+            "packages": {"pyarrow": "1"},
+            "seed": 0,
+            "sources": [{"source": "made", "licence": "CC0-1.0", "sensitive": False}],
+            "started": 10.0,
+            "finished": 12.5,
+        }
         store.finish(partial, {**manifest, **told})
         self.refs[name] = {"artifact": f"{stage_name}-{print_[:16]}", "step": name}
 
@@ -235,10 +247,21 @@ def _answers(
 ) -> list[dict]:
     when = "before" if step_name.endswith("before") else "after"
     return [
-        {**_common(code, i, source), "prompt": rows.messages(text(code, i, "prompt")), "response_lang_requested": code, "reference": None,
-         "responses": [{"candidate_id": f"{step_name}{code}{i}", "text": text(code, i, when), "n_tokens": random_.randint(4, 60)}]}
+        {
+            **_common(code, i, source),
+            "prompt": rows.messages(text(code, i, "prompt")),
+            "response_lang_requested": code,
+            "reference": None,
+            "responses": [
+                {
+                    "candidate_id": f"{step_name}{code}{i}",
+                    "text": text(code, i, when),
+                    "n_tokens": random_.randint(4, 60),
+                }
+            ],
+        }
         for i in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def _marks(
@@ -247,11 +270,16 @@ def _marks(
     found = []
     for row in answers:
         good, stays = random_.random() < right, random_.random() < right + 0.2
-        found.append({
-            **{k: row[k] for k in rows.COMMON}, "candidate_id": row["responses"][0]["candidate_id"],
-            "response_lang_detected": row["prompt_lang"] if stays else random_.choice(codes),
-            "score.verifier": float(good), "score.language_adherence": float(stays), "score.reward": random_.gauss(good, 1),
-        })  # fmt: skip
+        found.append(
+            {
+                **{k: row[k] for k in rows.COMMON},
+                "candidate_id": row["responses"][0]["candidate_id"],
+                "response_lang_detected": row["prompt_lang"] if stays else random_.choice(codes),
+                "score.verifier": float(good),
+                "score.language_adherence": float(stays),
+                "score.reward": random_.gauss(good, 1),
+            }
+        )
     return found
 
 

@@ -14,10 +14,18 @@ from mlalign.core.weight_files import base_of
 
 GOOD = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
 REFUSED = [
-    {"use_dora": True}, {"lora_bias": True}, {"bias": "all"}, {"modules_to_save": ["embed_tokens"]}, {"init_lora_weights": "pissa_niter_8"},
-    {"init_lora_weights": "olora"}, {"r": 1024}, {"rank_pattern": {"q_proj": 600}}, {"layer_replication": [[0, 2]]},
-    {"alora_invocation_tokens": [1]}, {"use_qalora": True},
-]  # fmt: skip
+    {"use_dora": True},
+    {"lora_bias": True},
+    {"bias": "all"},
+    {"modules_to_save": ["embed_tokens"]},
+    {"init_lora_weights": "pissa_niter_8"},
+    {"init_lora_weights": "olora"},
+    {"r": 1024},
+    {"rank_pattern": {"q_proj": 600}},
+    {"layer_replication": [[0, 2]]},
+    {"alora_invocation_tokens": [1]},
+    {"use_qalora": True},
+]
 OURS = [
     {"trainable_token_indices": [1]},
     {"target_parameters": ["mlp.weight"]},

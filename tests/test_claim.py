@@ -48,8 +48,12 @@ def root(tmp_path):
                 row("win_rate", 0.6, part="exposure", member="held_out"),
                 row("win_rate", 0.8, part="exposure", member="aligned"),
             ]
-            verdicts = [row("reward_accuracy", v, lang, part="kind", member=kind) | {"by": by}
-                        for by, v in (("reward", 0.9), ("flipped", 0.5)) for lang in ("eng_Latn", "avg") for kind in ("wrong", "cut")]  # fmt: skip
+            verdicts = [
+                row("reward_accuracy", v, lang, part="kind", member=kind) | {"by": by}
+                for by, v in (("reward", 0.9), ("flipped", 0.5))
+                for lang in ("eng_Latn", "avg")
+                for kind in ("wrong", "cut")
+            ]
             if (cell, step) != ("A1", "transfer"):
                 write(steps / step, metrics, verdicts if step == "transfer" else held_out)
     return tmp_path

@@ -210,11 +210,20 @@ def test_whoever_finds_his_claim_taken_ends(partial):
 
 
 MALFORMED = {
-    "empty": b"", "no json": b"{", "a list": b"[1]", "no keys": b"{}", "negative": b'{"host": "h", "pid": -1}',
-    "huge": b'{"host": "h", "pid": 99999999999999999999}', "true": b'{"host": "h", "pid": true}', "text": b'{"host": "h", "pid": "7"}',
-    "no text": b"\xff\xfe", "deep": b"[" * 9000, "long": b'"' + b"x" * 99_999 + b'"', "steers": b'{"host": "\\u001b[2J", "pid": 1}',
+    "empty": b"",
+    "no json": b"{",
+    "a list": b"[1]",
+    "no keys": b"{}",
+    "negative": b'{"host": "h", "pid": -1}',
+    "huge": b'{"host": "h", "pid": 99999999999999999999}',
+    "true": b'{"host": "h", "pid": true}',
+    "text": b'{"host": "h", "pid": "7"}',
+    "no text": b"\xff\xfe",
+    "deep": b"[" * 9000,
+    "long": b'"' + b"x" * 99_999 + b'"',
+    "steers": b'{"host": "\\u001b[2J", "pid": 1}',
     "started": b'{"host": "h", "pid": 1, "started": 5}',
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", [*MALFORMED, "a directory", "a pipe"])

@@ -45,8 +45,11 @@ def run(source, partial, the_store, work=copy, **more):
 
 def test_a_shard_has_one_language_and_split(source):
     assert [p.name for p in source] == [
-        "eng_Latn.train.00000.parquet", "eng_Latn.train.00001.parquet", "swh_Latn.train.00000.parquet", "swh_Latn.train.00001.parquet",
-    ]  # fmt: skip
+        "eng_Latn.train.00000.parquet",
+        "eng_Latn.train.00001.parquet",
+        "swh_Latn.train.00000.parquet",
+        "swh_Latn.train.00001.parquet",
+    ]
     assert [r["id"] for r in rows.read(source[0].parent.parent, languages=["swh_Latn"])] == [
         f"swh_Latn{i}" for i in range(6)
     ]

@@ -61,10 +61,19 @@ def test_other_errors_are_none_of_the_systems():
 
 
 COMMANDS = (
-    ["prepare", "kind=prompt"], ["run", "recipe=candidates"], ["plan", "recipe=candidates"], ["status"], ["status", "name=r"],
-    ["logs", "name=r"], ["cancel", "name=r"], ["gc"], ["gc", "delete=true"], ["results", "name=r"], ["compare", "a", "b"],
+    ["prepare", "kind=prompt"],
+    ["run", "recipe=candidates"],
+    ["plan", "recipe=candidates"],
+    ["status"],
+    ["status", "name=r"],
+    ["logs", "name=r"],
+    ["cancel", "name=r"],
+    ["gc"],
+    ["gc", "delete=true"],
+    ["results", "name=r"],
+    ["compare", "a", "b"],
     ["freeze", "recipe=candidates", "only=prompts"],
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -189,9 +189,17 @@ def of_a_model(small, files):
     for name in files:
         (partial / "model" / name).write_bytes((small.model / name).read_bytes())
     told = {
-        "step": "base", "stage": "sft", "kind": "model", "status": "done", "fingerprint": "ab" * 32, "inputs": {}, "rows_by_language": {},
-        "dropped": {}, "started": 0.0, "finished": 1.0,
-    }  # fmt: skip
+        "step": "base",
+        "stage": "sft",
+        "kind": "model",
+        "status": "done",
+        "fingerprint": "ab" * 32,
+        "inputs": {},
+        "rows_by_language": {},
+        "dropped": {},
+        "started": 0.0,
+        "finished": 1.0,
+    }
     return store.finish(partial, told)
 
 

@@ -62,8 +62,12 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 
 def test_a_recipe_that_is_a_bomb_is_refused_before_it_is_composed(tmp_path):
     (tmp_path / "recipe").mkdir()
-    for name, text in {"laughs": LAUGHS, "text": "params:\n  p0: xxxxxxxxxx\n" + "".join(
-        f"  p{i}: '{('${params.p' + str(i - 1) + '}') * 10}'\n" for i in range(1, 10)) + "steps: {p: {stage: prepare}}"}.items():  # fmt: skip
+    for name, text in {
+        "laughs": LAUGHS,
+        "text": "params:\n  p0: xxxxxxxxxx\n"
+        + "".join(f"  p{i}: '{('${params.p' + str(i - 1) + '}') * 10}'\n" for i in range(1, 10))
+        + "steps: {p: {stage: prepare}}",
+    }.items():
         (tmp_path / "recipe" / f"{name}.yaml").write_text(text)
         with pytest.raises(UserError, match=r"stands? for more than"):
             config.load([f"recipe={name}", f"conf_dir={tmp_path}"])

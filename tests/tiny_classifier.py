@@ -47,10 +47,16 @@ def make_config(tokenizer, **told):
 def sizes(tokenizer):
     """What every tiny network has."""
     return {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 256, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
         "initializer_range": 0.3,
-    }  # fmt: skip
+    }
 
 
 def save_classifier(path, num_labels=1, tokenizer=None, **told):

@@ -43,9 +43,15 @@ def write(folder: Path, kind: str, n_train: int = 16, n_eval: int = 4, **more) -
                     reply.format(i),
                 )
                 whole = {
-                    "prompt": rows.messages(ask), "text": f"{ask} {right}", "chosen": answer(right), "rejected": answer(wrong),
-                    "completion": answer(right if i % 2 else wrong), "label": bool(i % 2), "response_lang": language, **more,
-                }  # fmt: skip
+                    "prompt": rows.messages(ask),
+                    "text": f"{ask} {right}",
+                    "chosen": answer(right),
+                    "rejected": answer(wrong),
+                    "completion": answer(right if i % 2 else wrong),
+                    "label": bool(i % 2),
+                    "response_lang": language,
+                    **more,
+                }
                 columns = rows.COLUMNS[kind]
                 writer.write(
                     {

@@ -17,9 +17,16 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 PLAIN = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 # Keys of peft's LoraConfig that vLLM does not carry out, whatever their value.
 UNKNOWN_TO_VLLM = (
-    "use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora", "trainable_token_indices",
-    "kasa_config", "arrow_config",
-)  # fmt: skip
+    "use_dora",
+    "lora_bias",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "use_bdlora",
+    "use_qalora",
+    "trainable_token_indices",
+    "kasa_config",
+    "arrow_config",
+)
 # Initialisations of LoRA under which the base is no longer what it was, or that need a pass over
 # data before training.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

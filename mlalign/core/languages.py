@@ -30,16 +30,37 @@ if TYPE_CHECKING:
 
 # macrolanguage -> the individual language that a person who names it most probably means
 MACRO = {
-    "ara": "arb", "aze": "azj", "est": "ekk", "fas": "pes", "kur": "kmr", "lav": "lvs", "mlg": "plt", "mon": "khk", "msa": "zsm",
-    "nep": "npi", "nor": "nob", "ori": "ory", "orm": "gaz", "pus": "pbt", "sqi": "als", "swa": "swh", "uzb": "uzn", "yid": "ydd",
+    "ara": "arb",
+    "aze": "azj",
+    "est": "ekk",
+    "fas": "pes",
+    "kur": "kmr",
+    "lav": "lvs",
+    "mlg": "plt",
+    "mon": "khk",
+    "msa": "zsm",
+    "nep": "npi",
+    "nor": "nob",
+    "ori": "ory",
+    "orm": "gaz",
+    "pus": "pbt",
+    "sqi": "als",
+    "swa": "swh",
+    "uzb": "uzn",
+    "yid": "ydd",
     "zho": "cmn",
-}  # fmt: skip
+}
 # Individual languages that are named, and whose usual script is looked up, as their macrolanguage.
 NAMED_AS = {individual: macro for macro, individual in MACRO.items() if individual != "nob"}
 # Languages of which CLDR tells no script -> one that is written in the same.
 WRITTEN_AS = {
-    "twi": "aka", "fat": "aka", "ayr": "aym", "azb": "fas", "prs": "fas", **dict.fromkeys(("acm", "acq", "afb", "ajp", "ars"), "ara"),
-}  # fmt: skip
+    "twi": "aka",
+    "fat": "aka",
+    "ayr": "aym",
+    "azb": "fas",
+    "prs": "fas",
+    **dict.fromkeys(("acm", "acq", "afb", "ajp", "ars"), "ara"),
+}
 # Two codes of one language: (language, territory) -> the code that it gets.
 ONE_CODE = {("pes", "AF"): ("prs", None), ("cnr", None): ("srp", "ME")}
 AMBIGUOUS = {"hbs": ("bos_Latn", "hrv_Latn", "srp_Cyrl", "srp_Latn")}

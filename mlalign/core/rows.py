@@ -23,18 +23,47 @@ SHARD_ROWS = 1024
 COLUMNS = {
     "text": {"text": "string"},
     "prompt": {"prompt": "messages", "reference": "string", "metadata": "string"},
-    "demonstration": {"prompt": "messages", "completion": "messages", "response_lang": "string", "metadata": "string"},
-    "candidates": {"prompt": "messages", "response_lang_requested": "string", "reference": "string", "responses": "responses"},
-    "judgement": {"candidate_id": "string", "scorer": "string", "raw": "string", "value": "double", "parse_status": "string"},
+    "demonstration": {
+        "prompt": "messages",
+        "completion": "messages",
+        "response_lang": "string",
+        "metadata": "string",
+    },
+    "candidates": {
+        "prompt": "messages",
+        "response_lang_requested": "string",
+        "reference": "string",
+        "responses": "responses",
+    },
+    "judgement": {
+        "candidate_id": "string",
+        "scorer": "string",
+        "raw": "string",
+        "value": "double",
+        "parse_status": "string",
+    },
     "preference": {
-        "prompt": "messages", "chosen": "messages", "rejected": "messages", "chosen_lang": "string", "rejected_lang": "string",
-        "margin": "double", "method": "string", "score_chosen": "double", "score_rejected": "double", "metadata": "string",
+        "prompt": "messages",
+        "chosen": "messages",
+        "rejected": "messages",
+        "chosen_lang": "string",
+        "rejected_lang": "string",
+        "margin": "double",
+        "method": "string",
+        "score_chosen": "double",
+        "score_rejected": "double",
+        "metadata": "string",
     },
     "unpaired": {"prompt": "messages", "completion": "messages", "label": "bool"},
-    "ranking": {"prompt": "messages", "responses": "strings", "ranks": "ints", "metadata": "string"},
+    "ranking": {
+        "prompt": "messages",
+        "responses": "strings",
+        "ranks": "ints",
+        "metadata": "string",
+    },
     # plus `score.NAME` columns of doubles
     "scores": {"candidate_id": "string", "response_lang_detected": "string"},
-}  # fmt: skip
+}
 
 
 @functools.cache
@@ -47,13 +76,25 @@ def schema(kind: str, scores: tuple[str, ...] = (), parents: bool = False) -> An
     import pyarrow as pa
 
     kinds = {
-        "string": pa.string(), "double": pa.float64(), "bool": pa.bool_(), "ints": pa.list_(pa.int64()), "strings": pa.list_(pa.string()),
+        "string": pa.string(),
+        "double": pa.float64(),
+        "bool": pa.bool_(),
+        "ints": pa.list_(pa.int64()),
+        "strings": pa.list_(pa.string()),
         "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
-        "responses": pa.list_(pa.struct([
-            ("candidate_id", pa.string()), ("text", pa.string()), ("reasoning", pa.string()), ("n_tokens", pa.int64()),
-            ("finish_reason", pa.string()), *([("parent", pa.string())] if parents else []),
-        ])),
-    }  # fmt: skip
+        "responses": pa.list_(
+            pa.struct(
+                [
+                    ("candidate_id", pa.string()),
+                    ("text", pa.string()),
+                    ("reasoning", pa.string()),
+                    ("n_tokens", pa.int64()),
+                    ("finish_reason", pa.string()),
+                    *([("parent", pa.string())] if parents else []),
+                ]
+            )
+        ),
+    }
     fields = [(name, pa.string()) for name in COMMON]
     fields += [(name, kinds[t]) for name, t in COLUMNS[kind].items()]
     fields += [(f"score.{name}", pa.float64()) for name in scores]

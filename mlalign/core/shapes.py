@@ -30,9 +30,16 @@ FILE_NAME = re.compile(r"[\w.+-]{1,200}")
 PLAN: Fields = {"recipe": str, "steps": list}
 STEP_OF_PLAN: Fields = {"step": str, "stage": str, "artifact": FileName}
 JOB: Fields = {
-    "job": (str, int), "step": str, "artifact": FileName, "tasks": int, "script": str, "log": str, "after": list,
-    "continues": (str, int, type(None)), "submitted": NUMBER,
-}  # fmt: skip
+    "job": (str, int),
+    "step": str,
+    "artifact": FileName,
+    "tasks": int,
+    "script": str,
+    "log": str,
+    "after": list,
+    "continues": (str, int, type(None)),
+    "submitted": NUMBER,
+}
 FROZEN: Fields = {"step": str, "stage": str, "fingerprint": str, "config": dict, "inputs": dict}
 SUBMITTED: Fields = {**FROZEN, "store": str}
 OUTCOME: Fields = {"status": int, "message": str}

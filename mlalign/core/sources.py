@@ -240,8 +240,10 @@ def _lines(file: File, problems: Problems) -> Iterator[tuple[int, str]]:
                 try:
                     yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    problems.add(f"{file.path}:{number}: not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x}); "
-                                 "convert the file: iconv -f ITS_ENCODING -t UTF-8")  # fmt: skip
+                    problems.add(
+                        f"{file.path}:{number}: not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x}); "
+                        "convert the file: iconv -f ITS_ENCODING -t UTF-8"
+                    )
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         problems.add(
             f"{file.path}: the gzip file is damaged or cut short ({error}); fetch it again"
@@ -378,8 +380,10 @@ def read_hub(source: Source, problems: Problems) -> Iterator[tuple[int, dict]]:
             source.hub, source.config, split=source.hub_split, revision=source.revision
         )
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
-        problems.add(f"hub {source.hub}: cannot be loaded ({str(error).splitlines()[0]}); check hub, config, hub_split and revision, "
-                     "or where there is no network, let `mlalign fetch` bring it beforehand")  # fmt: skip
+        problems.add(
+            f"hub {source.hub}: cannot be loaded ({str(error).splitlines()[0]}); check hub, config, hub_split and revision, "
+            "or where there is no network, let `mlalign fetch` bring it beforehand"
+        )
         return
     if other := _other_commit(records, source.revision):
         problems.add(

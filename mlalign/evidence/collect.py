@@ -19,9 +19,20 @@ from mlalign.evidence.text import public
 from mlalign.methods.metrics import AVERAGE, COLUMNS
 
 FROM_MANIFEST = (
-    "stage", "stage_version", "status", "skipped_because", "fingerprint", "content_digest", "seed", "git_commit", "rows_by_language",
-    "dropped", "sums", "device", "ranks",
-)  # fmt: skip
+    "stage",
+    "stage_version",
+    "status",
+    "skipped_because",
+    "fingerprint",
+    "content_digest",
+    "seed",
+    "git_commit",
+    "rows_by_language",
+    "dropped",
+    "sums",
+    "device",
+    "ranks",
+)
 ROUND = re.compile(r"\.r(\d+)(?:\[|$)")
 HEADER_LINE = re.compile(r"(Paper|Question|Command|Expected|Deviations)\s+(.+)")
 NOT_CURVES = ("step", "epoch", "total_flos", "num_tokens", "num_input_tokens_seen")

@@ -126,9 +126,12 @@ def _evaluation_tiles(content: Mapping, digits: int) -> list[dict[str, Any]]:
     for (evaluation, metric, origin), rows in lines.items():
         first, last = rows[0], rows[-1]
         tile = {
-            "name": metric_name(metric), "by": "", "of": f"{evaluation}, {origin_name(origin)}, of {last['model']}",
-            "value": number(last["value"], metric, digits), "interval": interval(last, digits),
-        }  # fmt: skip
+            "name": metric_name(metric),
+            "by": "",
+            "of": f"{evaluation}, {origin_name(origin)}, of {last['model']}",
+            "value": number(last["value"], metric, digits),
+            "interval": interval(last, digits),
+        }
         if first is not last and None not in (first["value"], last["value"]):
             gain = last["value"] - first["value"]
             tile["change"] = arrow(gain) + change(gain, metric, digits)

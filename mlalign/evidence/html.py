@@ -77,9 +77,13 @@ def render(template: str, **values: Any) -> str:
 @cache
 def environment() -> Environment:
     made = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         finalize=lambda v: visible(v) if isinstance(v, str) and not isinstance(v, Markup) else v,
-    )  # fmt: skip
+    )
     made.filters |= {
         "language": text.language,
         "tag": text.lang_tag,
@@ -128,11 +132,23 @@ def samples(content: Mapping) -> dict[str, Any] | None:
         for i in range(len(told["scores"]))
     ]
     return {
-        "models": told["models"], "n": len(rows), "first": told["rows"][:STATIC_SAMPLES], "score_names": told["scores"],
-        "languages": {c: n[0] for c, n in names.items() if any(r["lang"] == c for r in told["rows"])},
-        "data": {"models": told["models"], "scores": told["scores"], "languages": names, "binary": binary, "rows": rows}, "binary": binary,
+        "models": told["models"],
+        "n": len(rows),
+        "first": told["rows"][:STATIC_SAMPLES],
+        "score_names": told["scores"],
+        "languages": {
+            c: n[0] for c, n in names.items() if any(r["lang"] == c for r in told["rows"])
+        },
+        "data": {
+            "models": told["models"],
+            "scores": told["scores"],
+            "languages": names,
+            "binary": binary,
+            "rows": rows,
+        },
+        "binary": binary,
         "sensitive": sum(r["sensitive"] for r in told["rows"]),
-    }  # fmt: skip
+    }
 
 
 def _binary(values: Iterable[float | None]) -> bool:

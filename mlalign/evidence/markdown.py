@@ -159,9 +159,15 @@ def _rows_by_language(steps: Sequence[Mapping]) -> list[str]:
 
 def _counts(steps: Sequence[Mapping], key: str, label: str) -> list[str]:
     body = [
-        (s["step"], name, _number(sum(by.values())), ", ".join(f"{lang} {_number(n)}" for lang, n in sorted(by.items())))
-        for s in steps for name, by in s.get(key, {}).items()
-    ]  # fmt: skip
+        (
+            s["step"],
+            name,
+            _number(sum(by.values())),
+            ", ".join(f"{lang} {_number(n)}" for lang, n in sorted(by.items())),
+        )
+        for s in steps
+        for name, by in s.get(key, {}).items()
+    ]
     return [grid(["step", label, "number", "by language"], body)]
 
 

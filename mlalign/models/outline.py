@@ -207,14 +207,22 @@ def _fit(model_class: Any, config: Any, weights: weight_files.Tensors) -> tuple[
         name: torch.empty(shape, device="meta") for name, (_, shape) in weights.by_name.items()
     }
     network, info = model_class.from_pretrained(
-        None, config=config, state_dict=empty, device_map="meta", dtype=torch.float32, ignore_mismatched_sizes=True,
+        None,
+        config=config,
+        state_dict=empty,
+        device_map="meta",
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
         output_loading_info=True,
-    )  # fmt: skip
+    )
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     found = Report(
-        model_class.__name__, frozenset(info["missing_keys"]), frozenset(info["unexpected_keys"]), frozenset(mismatched),
+        model_class.__name__,
+        frozenset(info["missing_keys"]),
+        frozenset(info["unexpected_keys"]),
+        frozenset(mismatched),
         network.base_model_prefix,
-    )  # fmt: skip
+    )
     return network, found
 
 

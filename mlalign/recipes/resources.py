@@ -62,9 +62,14 @@ RESOURCES: dict[str, Callable[[Any], str | None]] = {
     "cpus": _whole(1),  # on each node
     "memory": _memory,  # on each node
     "time": _time,
-    "partition": _text, "account": _text, "qos": _text, "constraint": _text, "exclude": _text, "reservation": _text,
+    "partition": _text,
+    "account": _text,
+    "qos": _text,
+    "constraint": _text,
+    "exclude": _text,
+    "reservation": _text,
     "sbatch": _options,  # any further options, verbatim under sbatch's own long names
-}  # fmt: skip
+}
 # Those that a launcher's file may give for all steps.
 OF_LAUNCHER = (
     "cpus",

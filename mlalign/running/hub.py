@@ -100,10 +100,15 @@ def offline_environment() -> dict[str, str]:
     requests, no telemetry.
     """
     return {
-        "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_CACHE": str(hub_cache().absolute()),
-        "HF_DATASETS_CACHE": str(datasets_cache().absolute()), "HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_CACHE": str(hub_cache().absolute()),
+        "HF_DATASETS_CACHE": str(datasets_cache().absolute()),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-    }  # fmt: skip
+    }
 
 
 def datasets_cache() -> Path:

@@ -145,10 +145,20 @@ def steps(plan: Plan) -> list[submit.Step]:
         if now == "damaged":
             raise UserError(run_dir.damaged(node, why))
         sources = {s["step"]: s["artifact"] for s in node.sources()}
-        found.append(submit.Step(
-            node.name, node.artifact, node.step.stage, node.module.DISTRIBUTED, node.resources, node.step.resources, sources,
-            run_dir.frozen(plan, node), now in ("done", "skipped"), node.artifact not in read,
-        ))  # fmt: skip
+        found.append(
+            submit.Step(
+                node.name,
+                node.artifact,
+                node.step.stage,
+                node.module.DISTRIBUTED,
+                node.resources,
+                node.step.resources,
+                sources,
+                run_dir.frozen(plan, node),
+                now in ("done", "skipped"),
+                node.artifact not in read,
+            )
+        )
     return found
 
 

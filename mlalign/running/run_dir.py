@@ -42,10 +42,17 @@ def describe(plan: Plan) -> dict:
     """The plan as JSON: every step with its stage, fingerprint, artifact, inputs and resources."""
     names = plan.names
     steps = [
-        {"step": n.name, "stage": n.step.stage, "fingerprint": n.fingerprint, "artifact": n.artifact, "round": n.step.round,
-         "inputs": sorted({names[s["artifact"]] for s in n.sources()}), "resources": n.resources}
+        {
+            "step": n.name,
+            "stage": n.step.stage,
+            "fingerprint": n.fingerprint,
+            "artifact": n.artifact,
+            "round": n.step.round,
+            "inputs": sorted({names[s["artifact"]] for s in n.sources()}),
+            "resources": n.resources,
+        }
         for n in plan.nodes
-    ]  # fmt: skip
+    ]
     told = {
         "recipe": plan.recipe,
         "name": plan.name,
@@ -108,10 +115,23 @@ def frozen(plan: Plan, node: Node) -> dict[str, Any]:
     """
     about = {"about": plan.settings.about} if node.step.stage == "report" else {}
     return {
-        "step": node.step.name, "stage": node.step.stage, "fingerprint": node.fingerprint, "config": dataclasses.asdict(node.config),
-        "inputs": node.inputs, "guards": node.guards, "read": node.read, "resources": node.resources,
-        "run": {"name": plan.name, "recipe": plan.recipe, "round": node.step.round, "step": node.name, **about}, "git_commit": _commit(),
-    }  # fmt: skip
+        "step": node.step.name,
+        "stage": node.step.stage,
+        "fingerprint": node.fingerprint,
+        "config": dataclasses.asdict(node.config),
+        "inputs": node.inputs,
+        "guards": node.guards,
+        "read": node.read,
+        "resources": node.resources,
+        "run": {
+            "name": plan.name,
+            "recipe": plan.recipe,
+            "round": node.step.round,
+            "step": node.name,
+            **about,
+        },
+        "git_commit": _commit(),
+    }
 
 
 @functools.cache

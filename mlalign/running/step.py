@@ -316,13 +316,23 @@ def _manifest(told: dict, output: stage.Output) -> dict:
     module = stages.load(told["stage"])
     counts = output.tally.to_dict()
     return {
-        "step": told["step"], "stage": told["stage"], "stage_version": module.VERSION, "fingerprint": told["fingerprint"],
-        "kind": module.KIND, "status": "done", "inputs": _input_digests(told, output.store),
+        "step": told["step"],
+        "stage": told["stage"],
+        "stage_version": module.VERSION,
+        "fingerprint": told["fingerprint"],
+        "kind": module.KIND,
+        "status": "done",
+        "inputs": _input_digests(told, output.store),
         "sources": stage.Inputs(output.store, told["inputs"]).sources(),
-        "rows_by_language": counts["rows"], "dropped": counts["dropped"], "sums": counts["sums"],
-        "packages": versions(), "git_commit": told.get("git_commit"), "seed": told["config"].get("seed"),
-        "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID"),
-    }  # fmt: skip
+        "rows_by_language": counts["rows"],
+        "dropped": counts["dropped"],
+        "sums": counts["sums"],
+        "packages": versions(),
+        "git_commit": told.get("git_commit"),
+        "seed": told["config"].get("seed"),
+        "host": socket.gethostname(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
 
 
 def _input_digests(told: dict, the_store: store.Store) -> dict:

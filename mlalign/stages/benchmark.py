@@ -239,9 +239,16 @@ def _breakdown(cfg: Config, records: Iterable["Record"], column: str) -> Iterato
 
 def _row(metric: str, column: str, record: "Record") -> dict[str, Any]:
     return {
-        "metric": metric, "by": column, "language": record.language, "value": record.value, "low": record.low, "high": record.high,
-        "n": record.size.n, "n_groups": record.size.n_groups, "which": record.which,
-    }  # fmt: skip
+        "metric": metric,
+        "by": column,
+        "language": record.language,
+        "value": record.value,
+        "low": record.low,
+        "high": record.high,
+        "n": record.size.n,
+        "n_groups": record.size.n_groups,
+        "which": record.which,
+    }
 
 
 def _not_computed(cfg: Config, table: Sequence[Mapping]) -> list[str]:

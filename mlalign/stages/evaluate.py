@@ -58,9 +58,14 @@ if TYPE_CHECKING:
 VERSION = 2
 KIND = "metrics"
 SLOTS = {
-    "scores": "rows*", "rows": "rows*?", "baseline": "rows*?", "baseline_scores": "rows*?", "control": "rows*?", "control_scores": "rows*?",
+    "scores": "rows*",
+    "rows": "rows*?",
+    "baseline": "rows*?",
+    "baseline_scores": "rows*?",
+    "control": "rows*?",
+    "control_scores": "rows*?",
     "items": "rows*?",
-}  # fmt: skip
+}
 # A policy is not compared with itself.
 DIFFERS_FROM = {
     "baseline": "rows",

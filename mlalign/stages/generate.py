@@ -541,9 +541,12 @@ class _Generation:
         responses = [self.response(i, a, prompt.opened, language, tally) for i, a in found.items()]
         common = {name: row[name] for name in rows.COMMON}
         return {
-            **common, "prompt": prompt.messages, "reference": row.get("reference"), "response_lang_requested": self._asked(row),
+            **common,
+            "prompt": prompt.messages,
+            "reference": row.get("reference"),
+            "response_lang_requested": self._asked(row),
             "responses": responses,
-        }  # fmt: skip
+        }
 
     def response(
         self,
@@ -566,9 +569,12 @@ class _Generation:
         else:
             tally.add("tokens", language, answer.n_tokens)
         return {
-            "candidate_id": id_, "text": text, "reasoning": reasoning if reasoning is not None else answer.reasoning,
-            "n_tokens": answer.n_tokens, "finish_reason": answer.finish_reason,
-        }  # fmt: skip
+            "candidate_id": id_,
+            "text": text,
+            "reasoning": reasoning if reasoning is not None else answer.reasoning,
+            "n_tokens": answer.n_tokens,
+            "finish_reason": answer.finish_reason,
+        }
 
 
 # --------------------------------------------------------------------------------------- operators

@@ -121,9 +121,19 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 def command(cfg: Config, model: Model, folder: Path) -> list[str]:
     """The harness's own command line for this step. Pure."""
     told: list[str | None] = [
-        "--model", cfg.backend, "--model_args", _model_args(cfg, model), "--tasks", ",".join(cfg.tasks), "--output_path", str(folder),
-        "--batch_size", cfg.batch_size, "--seed", str(cfg.seed),
-    ]  # fmt: skip
+        "--model",
+        cfg.backend,
+        "--model_args",
+        _model_args(cfg, model),
+        "--tasks",
+        ",".join(cfg.tasks),
+        "--output_path",
+        str(folder),
+        "--batch_size",
+        cfg.batch_size,
+        "--seed",
+        str(cfg.seed),
+    ]
     optional = {
         "--num_fewshot": cfg.num_fewshot,
         "--limit": cfg.limit,
@@ -307,6 +317,13 @@ def _row(
 ) -> dict:
     low, high = (None, None) if error is None else (value - z * error, value + z * error)
     return {
-        "metric": result.metric, "by": result.by, "language": language, "value": value, "low": low, "high": high, "n": n,
-        "n_groups": n, "which": "",
-    }  # fmt: skip
+        "metric": result.metric,
+        "by": result.by,
+        "language": language,
+        "value": value,
+        "low": low,
+        "high": high,
+        "n": n,
+        "n_groups": n,
+        "which": "",
+    }

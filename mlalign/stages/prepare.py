@@ -388,8 +388,11 @@ class _Work:
             _flip(row)
             tally.add("flipped", row["prompt_lang"])
         if row.get("own_id") and not self.ids.add(int(row["id"], 16)):
-            self.problems.add(f"{place}: an earlier row of source {row['source']!r} has the same id; name the sources apart "
-                              "(source: NAME), or mend the ids", once=(row["source"], "id"))  # fmt: skip
+            self.problems.add(
+                f"{place}: an earlier row of source {row['source']!r} has the same id; name the sources apart "
+                "(source: NAME), or mend the ids",
+                once=(row["source"], "id"),
+            )
         return True
 
     def _check_side(self, row: dict, place: str) -> None:
@@ -397,8 +400,10 @@ class _Work:
         other = "train" if row["split"] == "eval" else "eval"
         self.sides.add(cleaning.key64(f"{row['split']}\x1f{row['group_id']}"))
         if cleaning.key64(f"{other}\x1f{row['group_id']}") in self.sides:
-            self.problems.add(f"{place}: its group {row['group_id']!r} is in train and in eval; a group belongs to one split: "
-                              "mend the split column, or name the sources apart (source: NAME)")  # fmt: skip
+            self.problems.add(
+                f"{place}: its group {row['group_id']!r} is in train and in eval; a group belongs to one split: "
+                "mend the split column, or name the sources apart (source: NAME)"
+            )
 
     def sample(self, ranks: Mapping[tuple[str, str], array]) -> None:
         """Copy the rows of lowest rank from the spool; the rest counts as `not_sampled`.

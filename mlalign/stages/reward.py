@@ -53,9 +53,11 @@ ROUNDING = {"float32": 2**-23, "bfloat16": 2**-7, "float16": 2**-10}
 @dataclasses.dataclass
 class Config(TrainConfig):
     trainer: dict[str, Any] = verbatim(
-        "trl.trainer.reward_config:RewardConfig", "arguments of TRL's RewardConfig under their own names",
-        how_keys=HOW_TRAINER, reserved=RESERVED_TRAINER,
-    )  # fmt: skip
+        "trl.trainer.reward_config:RewardConfig",
+        "arguments of TRL's RewardConfig under their own names",
+        how_keys=HOW_TRAINER,
+        reserved=RESERVED_TRAINER,
+    )
     use_margin: bool | None = what(
         None, "require the chosen score to win by the row's margin; null: if any row has one"
     )

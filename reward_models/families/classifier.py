@@ -225,14 +225,16 @@ def _scale(settings: Settings, card: cards.Card, statistics: tuple[float, float]
         log.warning(
             "%s: config.json has statistics of the model's scores that cannot be used (mean %g, std %g): scores are the model's own "
             "outputs. Set normalise: false if you mean the outputs",
-            settings.path, *statistics,
-        )  # fmt: skip
+            settings.path,
+            *statistics,
+        )
     elif statistics and settings.normalise is None:
         log.warning(
             "%s: config.json has statistics of the model's scores (mean %g, std %g), which are not applied: scores are the model's own "
             "outputs. Set normalise: true for (output - mean) / std, or false if you mean the outputs",
-            settings.path, *statistics,
-        )  # fmt: skip
+            settings.path,
+            *statistics,
+        )
     return Scale(sign)
 
 

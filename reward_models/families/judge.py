@@ -48,9 +48,12 @@ from reward_models.judging.pairwise import Pairwise
 WIDEST = 100  # of a scale: vLLM tells the probabilities of at most 128 tokens
 # mode -> what carries it out, and the template of its questions
 MODES: dict[str, tuple[type[Grading] | type[Pairwise] | type[Checklist], str]] = {
-    "checklist": (Checklist, "check"), "scalar": (Grading, "scalar"), "reference": (Grading, "reference"),
-    "pairwise": (Pairwise, "pairwise"), "yes_no": (Grading, "yes_no"),
-}  # fmt: skip
+    "checklist": (Checklist, "check"),
+    "scalar": (Grading, "scalar"),
+    "reference": (Grading, "reference"),
+    "pairwise": (Pairwise, "pairwise"),
+    "yes_no": (Grading, "yes_no"),
+}
 ADDITIVE = "additive"
 
 
@@ -197,9 +200,13 @@ class Judge:
         code = prompts.rubric(settings.rubric)
         low, high = settings.limits
         values = {
-            "low": low, "high": high, "criteria": settings.criteria, "reasoning": settings.reasoning, "ties": settings.ties,
+            "low": low,
+            "high": high,
+            "criteria": settings.criteria,
+            "reasoning": settings.reasoning,
+            "ties": settings.ties,
             "max_questions": settings.max_questions,
-        }  # fmt: skip
+        }
         texts, template = prompts.Prompts(code, values), prompts.template(settings.template or name)
         _try(texts, template)
         self._asker = asking.open_asker(settings, engine.configured(settings.engine))

@@ -27,11 +27,15 @@ def of_scorer(told: Mapping) -> dict[str, Any]:
     statistics = score_statistics(told)
     card = cards.read(path, told.get("revision")) if path else None
     return {
-        "family": told["family"], "settings": public(dataclasses.asdict(module.Settings(**own))),
-        "dtype": own.get("dtype", getattr(module.Settings, "dtype", None)), "direction": DIRECTION, "scale": card.scale if card else None,
-        **_template(path, told, card), "card": dataclasses.asdict(card) if card else None,
+        "family": told["family"],
+        "settings": public(dataclasses.asdict(module.Settings(**own))),
+        "dtype": own.get("dtype", getattr(module.Settings, "dtype", None)),
+        "direction": DIRECTION,
+        "scale": card.scale if card else None,
+        **_template(path, told, card),
+        "card": dataclasses.asdict(card) if card else None,
         **({"score_statistics": statistics} if statistics else {}),
-    }  # fmt: skip
+    }
 
 
 def score_statistics(told: Mapping) -> dict[str, Any] | None:

@@ -119,9 +119,13 @@ def test_leftovers(root):
     (root / "store" / "notes of mine").mkdir()
     (root / "store" / "report-2024").mkdir()
     assert set(found(root)) == {
-        ALONE, f"{KEPT}.replaced", f"{KEPT}.partial.replaced", f"{ALONE}.deleting", "reward-00000000000000aa.partial",
+        ALONE,
+        f"{KEPT}.replaced",
+        f"{KEPT}.partial.replaced",
+        f"{ALONE}.deleting",
+        "reward-00000000000000aa.partial",
         "reward-00000000000000bb",
-    }  # fmt: skip
+    }
 
 
 def test_what_a_process_has_claimed_is_never_touched(root, mlalign):

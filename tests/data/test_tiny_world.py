@@ -177,7 +177,15 @@ def test_the_world_is_wide_and_holds_languages_out():
 
 
 def test_a_habit_is_one_wrong_value_for_every_item():
-    by_hand = {("max", "6902"): "6", ("max", "9602"): "6", ("min", "0692"): "6", ("rev", "FDK"): "FDK", ("add", "79"): "17", ("count", "101"): "3", ("opp", "03"): "03"}  # fmt: skip
+    by_hand = {
+        ("max", "6902"): "6",
+        ("max", "9602"): "6",
+        ("min", "0692"): "6",
+        ("rev", "FDK"): "FDK",
+        ("add", "79"): "17",
+        ("count", "101"): "3",
+        ("opp", "03"): "03",
+    }
     items = {
         (item.task, item.given): item
         for task in tiny_world.TASKS

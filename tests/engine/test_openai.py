@@ -220,9 +220,24 @@ def server(tiny, tmp_path_factory):
     pytest.importorskip("vllm")
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny.path, "--served-model-name", "tiny", "--port", str(port),
-        "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill", "--max-model-len", "64",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        tiny.path,
+        "--served-model-name",
+        "tiny",
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--no-enable-chunked-prefill",
+        "--max-model-len",
+        "64",
+    ]
     with open(log, "w") as out:
         process = subprocess.Popen(
             command, stdout=out, stderr=out, env={"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}

@@ -12,9 +12,17 @@ from mlalign.recipes import config, plan
 
 FILES = sorted((PROJECT / "conf" / "evaluation").glob("*.yaml"))
 NAMES = (
-    "held_out", "mgsm", "xcopa", "rewardbench", "rewardbench2", "m_rewardbench", "language_confusion", "m_arenahard", "x_alpacaeval",
+    "held_out",
+    "mgsm",
+    "xcopa",
+    "rewardbench",
+    "rewardbench2",
+    "m_rewardbench",
+    "language_confusion",
+    "m_arenahard",
+    "x_alpacaeval",
     "omgeval",
-)  # fmt: skip
+)
 MEASURED = """
 steps:
   rows: {part: rows}
@@ -91,10 +99,19 @@ def test_two_policies_on_three_evaluations_need_no_yaml(tmp_path, data):
     }.items()
     added = set(found) - set(plain)
     assert added == {
-        "rows_mgsm", "measure_mgsm.answers[base]", "measure_mgsm.answers[policy]", "measure_mgsm.marks[base]",
-        "measure_mgsm.marks[policy]", "measure_mgsm[base]", "measure_mgsm[policy]", "rows_xcopa", "measure_xcopa.marks[base]",
-        "measure_xcopa.marks[policy]", "measure_xcopa[base]", "measure_xcopa[policy]",
-    }  # fmt: skip
+        "rows_mgsm",
+        "measure_mgsm.answers[base]",
+        "measure_mgsm.answers[policy]",
+        "measure_mgsm.marks[base]",
+        "measure_mgsm.marks[policy]",
+        "measure_mgsm[base]",
+        "measure_mgsm[policy]",
+        "rows_xcopa",
+        "measure_xcopa.marks[base]",
+        "measure_xcopa.marks[policy]",
+        "measure_xcopa[base]",
+        "measure_xcopa[policy]",
+    }
     step = found["measure_mgsm[policy]"]
     assert step.config.evaluation == {
         "name": "mgsm",

@@ -189,8 +189,13 @@ def test_a_comparison_with_the_reference_is_that_of_a_row_of_two():
     ]
     with open_scorer(graded) as scorer:
         found = scorer.score_items(referring).values
-    rows = [[Item(f"{n}:a", prompt, text, "eng_Latn", None, f"row{n}"), Item(f"{n}:b", prompt, "3.", "eng_Latn", None, f"row{n}")]
-            for n, text in enumerate(texts)]  # fmt: skip
+    rows = [
+        [
+            Item(f"{n}:a", prompt, text, "eng_Latn", None, f"row{n}"),
+            Item(f"{n}:b", prompt, "3.", "eng_Latn", None, f"row{n}"),
+        ]
+        for n, text in enumerate(texts)
+    ]
     with open_scorer({**graded, "against": "all"}) as scorer:
         expected = scorer.score_items([item for row in rows for item in row]).values[::2]
     assert found == pytest.approx(expected, abs=1e-6)
@@ -204,9 +209,16 @@ def test_a_prompt_without_a_stored_answer_is_an_error(tmp_path):
     write_baseline(tmp_path / "answers" / "es.jsonl", SPANISH[:2])
     key = "evaluation.m_arenahard"
     done = run_here(
-        tmp_path, "run", "recipe=evaluate", "engine=transformers", "evaluation=m_arenahard", f"{key}.root={tmp_path / 'arena'}",
-        f"{key}.baseline={tmp_path / 'answers'}", f"{key}.judge.path={TINY}", f"{key}.judge.engine.name=transformers",
-    )  # fmt: skip
+        tmp_path,
+        "run",
+        "recipe=evaluate",
+        "engine=transformers",
+        "evaluation=m_arenahard",
+        f"{key}.root={tmp_path / 'arena'}",
+        f"{key}.baseline={tmp_path / 'answers'}",
+        f"{key}.judge.path={TINY}",
+        f"{key}.judge.engine.name=transformers",
+    )
     assert done.returncode != 0
     assert (
         "es/test.jsonl:3" in done.stdout + done.stderr

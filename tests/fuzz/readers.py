@@ -52,11 +52,36 @@ ROWS: list[dict] = [
     {"id": "3", "messages": TURNS, "language": "en"},
     {"id": "4", "prompt": "?", "chosen": "4", "rejected": "5", "language": "eng_Latn"},
     {"id": "5", "chosen": _sides("4"), "rejected": _sides("5"), "language": "eng_Latn"},
-    {"id": "6", "prompt": "?", "chosen": _sides("4"), "rejected": _sides("5"), "language": "eng_Latn"},
-    {"id": "7", "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "4"}], "language": "eng_Latn"},
-    {"id": "8", "messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}], "tools": []},
-    {"id": "9", "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}]}, TURNS[1]], "language": "eng_Latn"},
-]  # fmt: skip
+    {
+        "id": "6",
+        "prompt": "?",
+        "chosen": _sides("4"),
+        "rejected": _sides("5"),
+        "language": "eng_Latn",
+    },
+    {
+        "id": "7",
+        "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "4"}],
+        "language": "eng_Latn",
+    },
+    {
+        "id": "8",
+        "messages": [
+            TURNS[0],
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}],
+            },
+        ],
+        "tools": [],
+    },
+    {
+        "id": "9",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}]}, TURNS[1]],
+        "language": "eng_Latn",
+    },
+]
 
 
 def _as_table(rng: random.Random, rows: list[dict], delimiter: str) -> bytes:
@@ -176,10 +201,24 @@ def _run(folder: Path) -> dict[str, Path]:
         },
     ]
     manifest = {
-        "step": "rows", "stage": "prepare", "stage_version": 1, "fingerprint": "00", "kind": "rows", "status": "done", "inputs": {}, "sources": [],
-        "rows_by_language": {"eng_Latn": 3}, "dropped": {"eng_Latn": {"empty": 1}}, "sums": {}, "packages": {}, "seed": 0, "files": {}, "content_digest": "00",
-        "started": 1.0, "finished": 2.0,
-    }  # fmt: skip
+        "step": "rows",
+        "stage": "prepare",
+        "stage_version": 1,
+        "fingerprint": "00",
+        "kind": "rows",
+        "status": "done",
+        "inputs": {},
+        "sources": [],
+        "rows_by_language": {"eng_Latn": 3},
+        "dropped": {"eng_Latn": {"empty": 1}},
+        "sums": {},
+        "packages": {},
+        "seed": 0,
+        "files": {},
+        "content_digest": "00",
+        "started": 1.0,
+        "finished": 2.0,
+    }
     owner = {"pid": os.getpid(), "host": "here", "started": "1", "time": time.time()}
     frozen = {
         "step": "answers",
@@ -257,10 +296,18 @@ def claimed(rng: random.Random, folder: Path) -> None:
 
 
 CARD = {
-    "family": "classifier", "template_hash": "0123456789abcdef", "direction": "higher_is_better", "scale": "logit", "outputs": ["score"],
-    "max_length": 512, "training_languages": ["eng_Latn"], "accuracy": {"eng_Latn": {"n": 10, "accuracy": 0.9}}, "licence": "apache-2.0",
-    "calibration": {"eng_Latn": {"n": 10, "mean": 0.0, "std": 1.0, "quantiles": [-1.0, 0.0, 1.0]}}, "training": {"pairs": 10},
-}  # fmt: skip
+    "family": "classifier",
+    "template_hash": "0123456789abcdef",
+    "direction": "higher_is_better",
+    "scale": "logit",
+    "outputs": ["score"],
+    "max_length": 512,
+    "training_languages": ["eng_Latn"],
+    "accuracy": {"eng_Latn": {"n": 10, "accuracy": 0.9}},
+    "licence": "apache-2.0",
+    "calibration": {"eng_Latn": {"n": 10, "mean": 0.0, "std": 1.0, "quantiles": [-1.0, 0.0, 1.0]}},
+    "training": {"pairs": 10},
+}
 
 
 def cards(rng: random.Random, folder: Path) -> None:
@@ -303,15 +350,33 @@ def scorers(rng: random.Random, folder: Path) -> None:
 RECIPE = {
     "params": {"n": 2, "languages": ["eng_Latn", "swh_Latn"]},
     "steps": {
-        "prompts": {"stage": "prepare", "config": {"kind": "prompt", "sources": "${data.prompts}", "languages": "${params.languages}"}},
+        "prompts": {
+            "stage": "prepare",
+            "config": {
+                "kind": "prompt",
+                "sources": "${data.prompts}",
+                "languages": "${params.languages}",
+            },
+        },
         "answers": {
-            "stage": "generate", "foreach": {"lang": ["eng_Latn"]}, "inputs": {"model": {"path": "${model.path}"}, "rows": "prompts"},
-            "config": {"n": "${params.n}", "temperature": 1.0, "max_tokens": 16}, "resources": {"devices": 1},
+            "stage": "generate",
+            "foreach": {"lang": ["eng_Latn"]},
+            "inputs": {"model": {"path": "${model.path}"}, "rows": "prompts"},
+            "config": {"n": "${params.n}", "temperature": 1.0, "max_tokens": 16},
+            "resources": {"devices": 1},
         },
     },
-    "rounds": {"count": 1, "steps": {"marks": {"stage": "score", "inputs": {"rows": "answers[eng_Latn]", "scorers": [{"family": "length"}]}}}},
+    "rounds": {
+        "count": 1,
+        "steps": {
+            "marks": {
+                "stage": "score",
+                "inputs": {"rows": "answers[eng_Latn]", "scorers": [{"family": "length"}]},
+            }
+        },
+    },
     "finally": {"report": {"stage": "report", "inputs": {"steps": "*"}}},
-}  # fmt: skip
+}
 
 
 def recipes(rng: random.Random, folder: Path) -> None:
@@ -375,14 +440,28 @@ def templates(rng: random.Random, _: Path) -> None:
 
 
 REPLY = {
-    "id": "1", "object": "chat.completion", "created": 0, "model": "m", "usage": {"completion_tokens": 3, "prompt_tokens": 2},
+    "id": "1",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "m",
+    "usage": {"completion_tokens": 3, "prompt_tokens": 2},
     "choices": [
         {
-            "index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"},
-            "logprobs": {"content": [{"token": "4", "logprob": -0.1, "top_logprobs": [{"token": "4", "logprob": -0.1}]}]},
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"},
+            "logprobs": {
+                "content": [
+                    {
+                        "token": "4",
+                        "logprob": -0.1,
+                        "top_logprobs": [{"token": "4", "logprob": -0.1}],
+                    }
+                ]
+            },
         }
     ],
-}  # fmt: skip
+}
 
 
 def server_replies(rng: random.Random, _: Path) -> None:
@@ -467,7 +546,18 @@ def yaml_texts(rng: random.Random, _: Path) -> None:
 
 
 READERS: dict[str, Reader] = {
-    "scored_rows": scored_rows, "evaluated_rows": evaluated_rows, "prepared_rows": prepared_rows, "runs": runs, "claims": claimed, "cards": cards,
-    "scorers": scorers, "recipes": recipes, "templates": templates, "server_replies": server_replies, "weights": weights,
-    "language_names": language_names, "verdicts": verdicts, "yaml": yaml_texts,
-}  # fmt: skip
+    "scored_rows": scored_rows,
+    "evaluated_rows": evaluated_rows,
+    "prepared_rows": prepared_rows,
+    "runs": runs,
+    "claims": claimed,
+    "cards": cards,
+    "scorers": scorers,
+    "recipes": recipes,
+    "templates": templates,
+    "server_replies": server_replies,
+    "weights": weights,
+    "language_names": language_names,
+    "verdicts": verdicts,
+    "yaml": yaml_texts,
+}

@@ -12,8 +12,14 @@ def test_byte_premium_and_content_by_hand():
 
     A native Hindi prompt has no English one.
     """
-    told = [("e1", "eng_Latn", "g1"), ("e2", "eng_Latn", "g2"), ("h1", "hin_Deva", "g1"), ("h2", "hin_Deva", "g2"), ("h3", "hin_Deva", "n1"),
-            ("y1", "yor_Latn", "n2")]  # fmt: skip
+    told = [
+        ("e1", "eng_Latn", "g1"),
+        ("e2", "eng_Latn", "g2"),
+        ("h1", "hin_Deva", "g1"),
+        ("h2", "hin_Deva", "g2"),
+        ("h3", "hin_Deva", "n1"),
+        ("y1", "yor_Latn", "n2"),
+    ]
     items = Items.of([(*t, "native") for t in told], np.array([10.0, 10, 30, 50, 99, 99]), {})
     premium = length.premium_columns(items.prompt_bytes, counterparts(items, "eng_Latn"))
     assert ratios.ratio(premium[2:4].sum(0)) == pytest.approx(4.0)

@@ -9,8 +9,18 @@ from mlalign.planner.activations import Batch, Trained
 
 torch = pytest.importorskip("torch")
 
-SHAPE = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256, "pad_token_id": 0, "num_labels": 1}  # fmt: skip
+SHAPE = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "num_labels": 1,
+}
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FLOAT32, BFLOAT16, MIXED = ("float32", False), ("bfloat16", True), ("float32", True)
 
@@ -79,9 +89,17 @@ def test_a_layer_by_hand():
     12 (MLP), 2 heads.
     """
     llama = architecture.from_config(
-        {"model_type": "llama", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
-         "num_key_value_heads": 1, "max_position_embeddings": 16}
-    )  # fmt: skip
+        {
+            "model_type": "llama",
+            "vocab_size": 9,
+            "hidden_size": 8,
+            "intermediate_size": 12,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 16,
+        }
+    )
     found = activations.of_layer(
         llama, Batch(2, 5), activations.precision(4, False), Trained(), sliding=False, sparse=False
     )

@@ -103,8 +103,17 @@ def test_a_published_model():
 
 def test_experts_count_wholly_in_memory_and_by_token_in_work():
     """Mixtral 8x7B: 46.7 B parameters, 12.9 B of them see a token."""
-    told = {"model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2}  # fmt: skip
+    told = {
+        "model_type": "mixtral",
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    }
     mixtral = architecture.from_config(told)
     assert mixtral.parameters() == 46_702_792_704
     assert round((mixtral.matmul_parameters() + mixtral.embedding) / 1e9, 1) == 12.9

@@ -40,9 +40,17 @@ def test_every_step_of_a_recipe_has_an_estimate(mlalign):
     assert done.returncode == 0, done.stderr
     table = done.stdout.partition("memory per device")[2]
     assert [line.split()[0] for line in table.strip("\n").splitlines()[1:]] == [
-        "base", "reward", "pairs.candidates", "measure.answers[base]", "transfer.verdicts", "pairs.scores", "measure.marks[base]", "policy",
-        "measure.answers[policy]", "measure.marks[policy]",
-    ]  # fmt: skip
+        "base",
+        "reward",
+        "pairs.candidates",
+        "measure.answers[base]",
+        "transfer.verdicts",
+        "pairs.scores",
+        "measure.marks[base]",
+        "policy",
+        "measure.answers[policy]",
+        "measure.marks[policy]",
+    ]
     assert "rows not counted yet" in table
     assert "warning:" not in done.stdout
 

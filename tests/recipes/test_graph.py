@@ -89,28 +89,45 @@ def test_later_rounds_obey_earlier_guards():
 
 
 def test_foreach_expands_and_star_collects():
-    found = steps({
-        "steps": {
-            "rows": {"stage": "prepare"},
-            "reward": {"stage": "reward", "foreach": {"lang": ["eng_Latn", "swh_Latn"]}, "inputs": {"rows": "rows"}, "config": {"languages": ["${lang}"]}},
-            "marks": {"stage": "score", "foreach": {"lang": ["eng_Latn", "swh_Latn"]}, "inputs": {"rows": "rows", "scorers": ["reward[${lang}]"]}},
-            "all": {"stage": "score", "inputs": {"rows": "rows", "scorers": "reward[*]"}},
+    found = steps(
+        {
+            "steps": {
+                "rows": {"stage": "prepare"},
+                "reward": {
+                    "stage": "reward",
+                    "foreach": {"lang": ["eng_Latn", "swh_Latn"]},
+                    "inputs": {"rows": "rows"},
+                    "config": {"languages": ["${lang}"]},
+                },
+                "marks": {
+                    "stage": "score",
+                    "foreach": {"lang": ["eng_Latn", "swh_Latn"]},
+                    "inputs": {"rows": "rows", "scorers": ["reward[${lang}]"]},
+                },
+                "all": {"stage": "score", "inputs": {"rows": "rows", "scorers": "reward[*]"}},
+            }
         }
-    })  # fmt: skip
+    )
     assert found["reward[swh_Latn]"].config == {"languages": ["swh_Latn"]}
     assert found["marks[eng_Latn]"].inputs["scorers"] == [Ref("reward[eng_Latn]")]
     assert found["all"].inputs["scorers"] == [Ref("reward[eng_Latn]"), Ref("reward[swh_Latn]")]
 
 
 def test_several_variables_give_every_combination():
-    found = steps({
-        "steps": {
-            "arm": {"stage": "sft", "foreach": {"cluster": {"a": [1], "b": [2]}, "size": [100, 200]}, "config": {"n": "${size}"}},
-            "all": {"stage": "select", "inputs": {"candidates": "arm[*]"}},
-            "of_a": {"stage": "select", "inputs": {"candidates": "arm[a,*]"}},
-            "small": {"stage": "select", "inputs": {"candidates": "arm[*,100]"}},
+    found = steps(
+        {
+            "steps": {
+                "arm": {
+                    "stage": "sft",
+                    "foreach": {"cluster": {"a": [1], "b": [2]}, "size": [100, 200]},
+                    "config": {"n": "${size}"},
+                },
+                "all": {"stage": "select", "inputs": {"candidates": "arm[*]"}},
+                "of_a": {"stage": "select", "inputs": {"candidates": "arm[a,*]"}},
+                "small": {"stage": "select", "inputs": {"candidates": "arm[*,100]"}},
+            }
         }
-    })  # fmt: skip
+    )
     assert found["arm[b,200]"].config == {"n": "200"}
     assert found["all"].inputs["candidates"] == [
         Ref(f"arm[{c},{n}]") for c in "ab" for n in (100, 200)

@@ -190,10 +190,15 @@ def test_a_data_set_may_have_roles_of_its_own(tmp_path):
 
 def test_parameters_of_parts_are_set_by_model_and_command_line(tmp_path):
     rates = {
-        arguments: nodes(tmp_path, "steps: {rows: {part: rows}, policy: {part: sft, with: {start: {path: org}, rows: rows.demonstrations}}}"
-                         .replace("{path: org}", START), *arguments)["policy"].config.trainer["learning_rate"]
+        arguments: nodes(
+            tmp_path,
+            "steps: {rows: {part: rows}, policy: {part: sft, with: {start: {path: org}, rows: rows.demonstrations}}}".replace(
+                "{path: org}", START
+            ),
+            *arguments,
+        )["policy"].config.trainer["learning_rate"]
         for arguments in ((), ("sft_learning_rate=5e-6",), ("model.params.sft_learning_rate=7e-6",))
-    }  # fmt: skip
+    }
     assert list(rates.values()) == [3e-4, 5e-6, 7e-6]  # the first is what model=tiny says
 
 

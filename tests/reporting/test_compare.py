@@ -25,10 +25,13 @@ def test_two_runs_on_one_page(root, tmp_path, capsys):
     page = (tmp_path / "c.html").read_text()
     pytest.importorskip("html5lib").HTMLParser(strict=True).parse(page)
     averages = [
-        next(r["value"] for r in store.read_json(root / "runs" / name / "report" / "report.json")["metrics"]
-             if (r["step"], r["metric"], r["language"]) == ("metrics", "accuracy", "avg"))
+        next(
+            r["value"]
+            for r in store.read_json(root / "runs" / name / "report" / "report.json")["metrics"]
+            if (r["step"], r["metric"], r["language"]) == ("metrics", "accuracy", "avg")
+        )
         for name in ("small", "large")
-    ]  # fmt: skip
+    ]
     assert (
         f"Right answers (by verifier): small {100 * averages[0]:.1f}%, large {100 * averages[1]:.1f}%"
         in capsys.readouterr().out

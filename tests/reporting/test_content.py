@@ -67,9 +67,10 @@ def two():
     paired = [row("m", "avg", 0.3, metric="accuracy_over_baseline")]
     wins = rows("m", {"eng_Latn": 0.55, "swh_Latn": 0.9}, metric="win_rate")
     return content(
-        [*rows("m", NEW), *rows("m0", OLD), *wins, *paired], [evaluation("m0", "base"), evaluation("m", "policy", "m0")],
+        [*rows("m", NEW), *rows("m0", OLD), *wins, *paired],
+        [evaluation("m0", "base"), evaluation("m", "policy", "m0")],
         settings=[{"step": "m", "config": {"confidence": 0.9}}],
-    )  # fmt: skip
+    )
 
 
 def test_tiles_give_the_average_its_interval_the_gain_and_the_lowest(two):

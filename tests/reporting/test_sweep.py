@@ -66,11 +66,22 @@ def content(variants, codes=CODES, kind="sweep", paired=True, **more):
         effects += [{"key": key, "levels": told}] if len(levels) > 1 else []
     lost = [v for v in variants if not v["rows"]]
     return {
-        "name": "demo", "recipe": "r", "kind": kind, "metric": "accuracy", "by": "verifier", "direction": "maximize", "keys": keys,
-        "steps": {"in_all": 216, "different": 94, "shared": 34}, "confidence": 0.95, "best": ranked[0]["variant"], "languages": sorted(codes),
-        "metrics": [["accuracy", "verifier"]], "variants": [*ranked, *lost],
-        "statistics": {"paired": paired, "behind": behind, "effects": effects}, **more,
-    }  # fmt: skip
+        "name": "demo",
+        "recipe": "r",
+        "kind": kind,
+        "metric": "accuracy",
+        "by": "verifier",
+        "direction": "maximize",
+        "keys": keys,
+        "steps": {"in_all": 216, "different": 94, "shared": 34},
+        "confidence": 0.95,
+        "best": ranked[0]["variant"],
+        "languages": sorted(codes),
+        "metrics": [["accuracy", "verifier"]],
+        "variants": [*ranked, *lost],
+        "statistics": {"paired": paired, "behind": behind, "effects": effects},
+        **more,
+    }
 
 
 GRID = [
@@ -195,10 +206,21 @@ def test_hostile_settings_stay_texts():
 def test_the_page_in_a_browser(browser, tmp_path, case, width, scheme):
     many = "eng_Latn swh_Latn arb_Arab hin_Deva cmn_Hans jpn_Jpan kor_Hang tha_Thai amh_Ethi ben_Beng rus_Cyrl deu_Latn fra_Latn spa_Latn ita_Latn por_Latn vie_Latn"
     found = {
-        "grid": content(GRID), "search": content(trials(), kind="search"),
-        "many": content([variant({"steps.policy.config.trainer.learning_rate": 0.1**i}, 0.4 + 0.05 * i, many.split()) for i in range(5)], many.split()),
+        "grid": content(GRID),
+        "search": content(trials(), kind="search"),
+        "many": content(
+            [
+                variant(
+                    {"steps.policy.config.trainer.learning_rate": 0.1**i},
+                    0.4 + 0.05 * i,
+                    many.split(),
+                )
+                for i in range(5)
+            ],
+            many.split(),
+        ),
         "hostile": content([variant({"loss": t}, 0.5) for t in HOSTILE], name=HOSTILE[0]),
-    }[case]  # fmt: skip
+    }[case]
     (tmp_path / "p.html").write_text(sweep.page(found, 3), encoding="utf-8")
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     page, told = context.new_page(), []

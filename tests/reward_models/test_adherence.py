@@ -253,16 +253,37 @@ CODE = (
     "运行下面的代码：\n```python\nprint('hello world, this is code')\n```\n然后你会看到结果，谢谢。"
 )
 SWITCHES = [  # language, text, share of lines, share of words, all lines, all words
-    ("cmn_Hans", "这个问题的答案是正确的。\nThe answer is of course the second one.\n这是最后一行的中文内容。", 2 / 3, 22 / 30, 0.0, None),
+    (
+        "cmn_Hans",
+        "这个问题的答案是正确的。\nThe answer is of course the second one.\n这是最后一行的中文内容。",
+        2 / 3,
+        22 / 30,
+        0.0,
+        None,
+    ),
     ("cmn_Hans", "这个 answer 是正确的，我们 therefore 选择它。", 1.0, 11 / 13, 1.0, 0.0),
     ("cmn_Hans", "我喜欢 Python 和 OpenAI 的 API。", 1.0, 1.0, 1.0, 1.0),
     ("cmn_Hans", CODE, 1.0, 1.0, 1.0, 1.0),
     ("arb_Arab", "الجواب هو بالتأكيد excellent جدا يا صديقي", 1.0, 6 / 7, 1.0, 0.0),
-    ("rus_Cyrl", "Скорость равна 5 km/h, см. https://example.com/page и Wikipedia.", 1.0, 1.0, 1.0, 1.0),
-    ("deu_Latn", "Das ist der erste Satz auf Deutsch.\nThis is the second sentence in English.\nUnd das ist der dritte Satz hier.", 2 / 3, 14 / 21, 0.0, None),
+    (
+        "rus_Cyrl",
+        "Скорость равна 5 km/h, см. https://example.com/page и Wikipedia.",
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+    ),
+    (
+        "deu_Latn",
+        "Das ist der erste Satz auf Deutsch.\nThis is the second sentence in English.\nUnd das ist der dritte Satz hier.",
+        2 / 3,
+        14 / 21,
+        0.0,
+        None,
+    ),
     ("deu_Latn", "Das ist leider 错误 gewesen, aber wir wissen es.", 1.0, 8 / 10, 1.0, None),
     ("jpn_Jpan", "一番大きい数は9です。\n答えはとても簡単です。", 1.0, 1.0, 1.0, 1.0),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("language", "text", "lines", "words", "line_pass", "word_pass"), SWITCHES)

@@ -304,8 +304,9 @@ def test_guarded_settings_are_checked_before_anything_is_opened(tmp_path):
         }
     )
     assert found == [
-        "scorer.scorer: unknown family 'lenght'; did you mean 'length'?", "scorer.policy.languages.swh_Latn: falls back, but no fallback scorer is given"
-    ]  # fmt: skip
+        "scorer.scorer: unknown family 'lenght'; did you mean 'length'?",
+        "scorer.policy.languages.swh_Latn: falls back, but no fallback scorer is given",
+    ]
     with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
         reward_models.open_scorer(
             {

@@ -176,8 +176,10 @@ def test_comparisons_across_languages_warn():
     assert calibration.warning(["eng_Latn", "eng_Latn", None], None) is None
     assert calibration.warning(["eng_Latn", "swh_Latn"], both, "location_scale") is None
     assert "compare them with --calibrated" in calibration.warning(["eng_Latn", "swh_Latn"], both)
-    assert "swh_Latn, tha_Thai have no calibration" in calibration.warning(["eng_Latn", "tha_Thai", "swh_Latn"], card.Card(calibration={
-        "eng_Latn": {"mean": 0.0, "std": 1.0}}))  # fmt: skip
+    assert "swh_Latn, tha_Thai have no calibration" in calibration.warning(
+        ["eng_Latn", "tha_Thai", "swh_Latn"],
+        card.Card(calibration={"eng_Latn": {"mean": 0.0, "std": 1.0}}),
+    )
     assert "tha_Thai has no calibration" in calibration.warning(
         ["eng_Latn", "tha_Thai"], both, "location_scale"
     )

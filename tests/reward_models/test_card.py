@@ -21,10 +21,15 @@ def model(tmp_path, classifier):
 
 def test_a_card_survives_its_file(tmp_path):
     told = card.Card(
-        outputs=["helpful", "harmless"], training_languages=["swh_Latn"], licence="mit",
+        outputs=["helpful", "harmless"],
+        training_languages=["swh_Latn"],
+        licence="mit",
         accuracy={"swh_Latn": 0.5, "eng_Latn": {"n": 3, "accuracy": 1.0}},
-        calibration={"swh_Latn": calibration.fit([0.1 * i for i in range(50)]), "eng_Latn": {"mean": 0.0, "std": 1.0}},
-    )  # fmt: skip
+        calibration={
+            "swh_Latn": calibration.fit([0.1 * i for i in range(50)]),
+            "eng_Latn": {"mean": 0.0, "std": 1.0},
+        },
+    )
     assert card.write(tmp_path, told) == tmp_path / "card.yaml" and card.read(tmp_path) == told
     assert (
         card.write(tmp_path / "other.yaml", told) == tmp_path / "other.yaml"
@@ -204,9 +209,11 @@ def test_an_adapter_without_its_base_is_not_valid(tmp_path, classifier, capsys):
 
 def test_show(tmp_path, capsys):
     told = card.Card(
-        licence="mit", training_languages=["eng_Latn"], accuracy={"eng_Latn": {"n": 9, "accuracy": 0.75}, "tha_Thai": 0.5},
+        licence="mit",
+        training_languages=["eng_Latn"],
+        accuracy={"eng_Latn": {"n": 9, "accuracy": 0.75}, "tha_Thai": 0.5},
         calibration={"tha_Thai": calibration.fit([1.0, 2.0, 3.0, 4.0])},
-    )  # fmt: skip
+    )
     card.write(tmp_path, told)
     assert main(["card", "show", str(tmp_path)]) == 0
     out = capsys.readouterr().out

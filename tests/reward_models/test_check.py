@@ -250,7 +250,14 @@ def test_a_tokenizer_that_adds_bos(check, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("special", "text"), [({"pad_token": "<|end|>"}, "pad is EOS"), ({"pad_token": None}, "no pad token"), ({"padding_side": "left"}, "on the left")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("special", "text"),
+    [
+        ({"pad_token": "<|end|>"}, "pad is EOS"),
+        ({"pad_token": None}, "no pad token"),
+        ({"padding_side": "left"}, "on the left"),
+    ],
+)
 @pytest.mark.slow
 def test_padding_traps_are_notes(check, tmp_path, special, text):
     status, _, findings = check(

@@ -74,10 +74,13 @@ def one(records, **where):
 
 def test_accuracy_ties_and_margins_by_hand():
     verdicts = [
-        pair("eng_Latn", "a", 2.0, 1.0), pair("eng_Latn", "b", 1.0, 1.0), pair("eng_Latn", "c", 5.0, 1.0),
-        pair("swh_Latn", "a", 0.0, 1.0), pair("swh_Latn", "b", 1.0, 1.0),
+        pair("eng_Latn", "a", 2.0, 1.0),
+        pair("eng_Latn", "b", 1.0, 1.0),
+        pair("eng_Latn", "c", 5.0, 1.0),
+        pair("swh_Latn", "a", 0.0, 1.0),
+        pair("swh_Latn", "b", 1.0, 1.0),
         Verdict("swh_Latn", "c", "c", "", "", (), ()),
-    ]  # fmt: skip
+    ]
     records = evaluation.evaluate(verdicts, PLAN)
     english, swahili = (
         found(records, "accuracy", "eng_Latn"),
@@ -348,8 +351,24 @@ def preferences(language="eng_Latn", n=4):
 
 
 def test_answers_of_rewardbench_2_are_scored(tmp_path, evaluate):
-    rows = [{"id": "1", "prompt": "?", "chosen": ["long answer"], "rejected": ["a", "b", "c"], "subset": "Math", "language": "en"},
-            {"id": "tied:2", "prompt": "?", "chosen": ["bbbb", "aaa"], "rejected": ["c"], "subset": "Ties", "language": "en"}]  # fmt: skip
+    rows = [
+        {
+            "id": "1",
+            "prompt": "?",
+            "chosen": ["long answer"],
+            "rejected": ["a", "b", "c"],
+            "subset": "Math",
+            "language": "en",
+        },
+        {
+            "id": "tied:2",
+            "prompt": "?",
+            "chosen": ["bbbb", "aaa"],
+            "rejected": ["c"],
+            "subset": "Ties",
+            "language": "en",
+        },
+    ]
     assert (
         evaluate(
             "--family",
@@ -548,8 +567,13 @@ def test_rows_artifacts_and_parquet_are_read(tmp_path, evaluate):
 
 
 def test_weights_follow_the_languages_or_the_option(tmp_path, evaluate):
-    rows = [{"id": i, "prompt": "?", "chosen": c, "rejected": "xx", "subset": s, "language": "en"}
-            for s in rewardbench.SECTION_OF for i, c in enumerate(("xxx", "x") if s in ("mt-bench-easy", "hep-go", "shp") else ("xxx", "xxx"))]  # fmt: skip
+    rows = [
+        {"id": i, "prompt": "?", "chosen": c, "rejected": "xx", "subset": s, "language": "en"}
+        for s in rewardbench.SECTION_OF
+        for i, c in enumerate(
+            ("xxx", "x") if s in ("mt-bench-easy", "hep-go", "shp") else ("xxx", "xxx")
+        )
+    ]
     source = write(tmp_path / "r.jsonl", rows)
     for options, name in (((), "rewardbench"), (("--weights", "m_rewardbench"), "m_rewardbench")):
         evaluate("--family", "length", "--input", source, *options, "--output", tmp_path / "out")

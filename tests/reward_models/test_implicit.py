@@ -372,8 +372,18 @@ def test_a_model_that_scales_its_logits(items, tmp_path):
     from transformers import AutoTokenizer, CohereConfig, CohereForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    config = CohereConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                          logit_scale=0.0625, pad_token_id=0, bos_token_id=1, eos_token_id=2, initializer_range=0.5)  # fmt: skip
+    config = CohereConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        logit_scale=0.0625,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.5,
+    )
     for seed, name in enumerate(("policy", "reference")):
         torch.manual_seed(seed)
         CohereForCausalLM(config).save_pretrained(tmp_path / name)

@@ -194,9 +194,12 @@ def test_every_verdict_parses_in_every_rubric_language(mode, checklists):
 
 
 CASES = [
-    {"mode": "scalar", "expectation": True}, {"mode": "reference", "template": None}, {"mode": "yes_no", "output": "logit"},
-    {"mode": "pairwise", "expectation": True}, {"mode": "checklist", "expectation": True},
-]  # fmt: skip
+    {"mode": "scalar", "expectation": True},
+    {"mode": "reference", "template": None},
+    {"mode": "yes_no", "output": "logit"},
+    {"mode": "pairwise", "expectation": True},
+    {"mode": "checklist", "expectation": True},
+]
 
 
 AT_ONCE = ("pairwise", "checklist")  # the others are long
@@ -396,10 +399,20 @@ def serve():
                     else {"message": {"role": "assistant", "content": said}}
                 )
                 reply = {
-                    "id": "1", "object": "chat.completion", "created": 0, "model": "m",
-                    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ""}, **choice}],
+                    "id": "1",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": "m",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "finish_reason": "stop",
+                            "message": {"role": "assistant", "content": ""},
+                            **choice,
+                        }
+                    ],
                     "usage": {"completion_tokens": 3, "prompt_tokens": 2, "total_tokens": 5},
-                }  # fmt: skip
+                }
                 data = json.dumps(reply).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(data)))

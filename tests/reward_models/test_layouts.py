@@ -46,9 +46,18 @@ def trained(request, tmp_path_factory):
         task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj"], modules_to_save=["score"]
     )
     args = RewardConfig(
-        str(root / "out"), max_steps=3, per_device_train_batch_size=4, learning_rate=1e-2, use_cpu=True, bf16=False, report_to="none",
-        save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, logging_strategy="no",
-    )  # fmt: skip
+        str(root / "out"),
+        max_steps=3,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        gradient_checkpointing=False,
+        logging_strategy="no",
+    )
     trainer = RewardTrainer(
         str(root / "base"),
         args=args,

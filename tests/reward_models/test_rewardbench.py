@@ -50,8 +50,12 @@ def test_score_is_the_mean_of_four_sections_and_none_without_one():
 def test_ties_of_one_prompt():
     """Right answers 5 and 4 (s = 1), best wrong 1 (m = 3); reference 3 against 1 (r = 2)."""
     assert rewardbench.ties(([3.0], [1.0, 0.0]), ([5.0, 4.0], [1.0])) == {
-        "ref": 1.0, "tied": 1.0, "preferred": 1.0, "preferred_hard": 1.0, "margin": pytest.approx(math.tanh(1.0)),
-    }  # fmt: skip
+        "ref": 1.0,
+        "tied": 1.0,
+        "preferred": 1.0,
+        "preferred_hard": 1.0,
+        "margin": pytest.approx(math.tanh(1.0)),
+    }
     wide = rewardbench.ties(([3.0], [2.0]), ([9.0, 6.0], [2.0]))  # s = 3, m = 4, r = 1
     assert wide == {
         "ref": 1.0,

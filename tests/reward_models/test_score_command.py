@@ -32,9 +32,13 @@ def test_every_shape_of_row_in_one_file(score, tmp_path):
     write(tmp_path / "rows.jsonl", rows)
     assert score("--input", "rows.jsonl") == (0, "scores.jsonl: 6 rows, 8 answers\n")
     added = [
-        {"score": 1.0}, {"scores": [1.0, 2.0]}, {"scores": []}, {"score": 4.0}, {"score_chosen": 3.0, "score_rejected": 4.0},
+        {"score": 1.0},
+        {"scores": [1.0, 2.0]},
+        {"scores": []},
+        {"score": 4.0},
+        {"score_chosen": 3.0, "score_rejected": 4.0},
         {"score_chosen": 4.0, "score_rejected": 0.0},
-    ]  # fmt: skip
+    ]
     assert read(tmp_path / "scores.jsonl") == [
         {**row, **more} for row, more in zip(rows, added, strict=True)
     ]
@@ -229,12 +233,19 @@ def test_parquet_keeps_its_schema(score, tmp_path):
     when = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
     table = pa.table(
         {
-            "prompt": ["q", "r"], "response": ["a", "bb"], "f32": pa.array([float("nan"), 1.5], pa.float32()),
-            "when": pa.array([when, None], pa.timestamp("ns", "UTC")), "us": pa.array([when, None], pa.timestamp("us", "UTC")),
-            "bytes": pa.array([b"\xff", None]), "money": pa.array([decimal.Decimal("1.10"), None]), "day": pa.array([when.date(), None]),
-            "tag": pa.array(["x", "y"]).dictionary_encode(), "nested": [{"a": [1, None]}, None], "inf": [float("inf"), 0.0],
+            "prompt": ["q", "r"],
+            "response": ["a", "bb"],
+            "f32": pa.array([float("nan"), 1.5], pa.float32()),
+            "when": pa.array([when, None], pa.timestamp("ns", "UTC")),
+            "us": pa.array([when, None], pa.timestamp("us", "UTC")),
+            "bytes": pa.array([b"\xff", None]),
+            "money": pa.array([decimal.Decimal("1.10"), None]),
+            "day": pa.array([when.date(), None]),
+            "tag": pa.array(["x", "y"]).dictionary_encode(),
+            "nested": [{"a": [1, None]}, None],
+            "inf": [float("inf"), 0.0],
         }
-    ).replace_schema_metadata({"kind": "mine"})  # fmt: skip
+    ).replace_schema_metadata({"kind": "mine"})
     pq.write_table(table, tmp_path / "rows.parquet")
     assert score("--input", "rows.parquet", output="scores.parquet")[0] == 0
     found = pq.read_table(tmp_path / "scores.parquet")
@@ -250,9 +261,19 @@ def test_parquet_keeps_its_schema(score, tmp_path):
     assert score("--input", "rows.parquet")[0] == 0
     first, second = read(tmp_path / "scores.jsonl")
     assert first == {
-        "prompt": "q", "response": "a", "f32": None, "when": "2026-01-02 03:04:05.000000000Z", "us": "2026-01-02T03:04:05+00:00", "bytes": "/w==",
-        "money": "1.10", "day": "2026-01-02", "tag": "x", "nested": {"a": [1, None]}, "inf": None, "score": 1.0,
-    }  # fmt: skip
+        "prompt": "q",
+        "response": "a",
+        "f32": None,
+        "when": "2026-01-02 03:04:05.000000000Z",
+        "us": "2026-01-02T03:04:05+00:00",
+        "bytes": "/w==",
+        "money": "1.10",
+        "day": "2026-01-02",
+        "tag": "x",
+        "nested": {"a": [1, None]},
+        "inf": None,
+        "score": 1.0,
+    }
     assert second["f32"] == 1.5 and second["when"] is None and second["score"] == 2.0
 
 

@@ -52,16 +52,67 @@ CITIES = ["Paris", "London", "Rome", "Berlin"]
 ARABIC = {"أ": "باريس", "ب": "لندن", "ج": "روما", "د": "برلين"}
 HINDI = {"क": "पेरिस", "ख": "लंदन", "ग": "रोम"}
 CHOICES = [
-    *[(text, "B", CITIES, True) for text in ("B", "b", "(B)", "(b)", "[B]", "**B**", "B.", "B)", "B. London", "B: London", "The answer is B",
-      "The answer is B.", "The answer is (B), of course.", "I choose B", "B) London because (A) is not", "London", "It is London.",
-      "A dog bites; London it is.", "A) no\nB) yes\nAnswer: B", "B\n\nLondon is a capital.", "The city of London (UK).", r"so \boxed{B}. Not C.",
-      r"\boxed{\text{B}}", r"\boxed{London}")],
-    *[(text, "B", CITIES, True) for text in ("答案是B。", "答案是（B）", "答えはＢです", "답은 B입니다", "Đáp án là B", "Jibu ni B kwa sababu", "Cevap B'dir", "الإجابة: B")],
-    *[(text, "B", CITIES, False) for text in ("", "C", "I do not know", "Paris or London", "The answer is C, not London", "A", "Blondon")],
+    *[
+        (text, "B", CITIES, True)
+        for text in (
+            "B",
+            "b",
+            "(B)",
+            "(b)",
+            "[B]",
+            "**B**",
+            "B.",
+            "B)",
+            "B. London",
+            "B: London",
+            "The answer is B",
+            "The answer is B.",
+            "The answer is (B), of course.",
+            "I choose B",
+            "B) London because (A) is not",
+            "London",
+            "It is London.",
+            "A dog bites; London it is.",
+            "A) no\nB) yes\nAnswer: B",
+            "B\n\nLondon is a capital.",
+            "The city of London (UK).",
+            r"so \boxed{B}. Not C.",
+            r"\boxed{\text{B}}",
+            r"\boxed{London}",
+        )
+    ],
+    *[
+        (text, "B", CITIES, True)
+        for text in (
+            "答案是B。",
+            "答案是（B）",
+            "答えはＢです",
+            "답은 B입니다",
+            "Đáp án là B",
+            "Jibu ni B kwa sababu",
+            "Cevap B'dir",
+            "الإجابة: B",
+        )
+    ],
+    *[
+        (text, "B", CITIES, False)
+        for text in (
+            "",
+            "C",
+            "I do not know",
+            "Paris or London",
+            "The answer is C, not London",
+            "A",
+            "Blondon",
+        )
+    ],
     ("A dog bites; London it is.", "A", CITIES, False),
     ("It is London.", "London", CITIES, True),
     ("(C)", "London", CITIES, False),
-    *[(text, "ب", ARABIC, True) for text in ("ب", "(ب)", "ب) لندن", "الجواب: ب", "الجواب هو ب.", "لندن")],
+    *[
+        (text, "ب", ARABIC, True)
+        for text in ("ب", "(ب)", "ب) لندن", "الجواب: ب", "الجواب هو ب.", "لندن")
+    ],
     ("د", "ب", ARABIC, False),
     ("الجواب هو ا", "أ", ARABIC, True),
     *[(text, "ख", HINDI, True) for text in ("ख", "उत्तर: (ख)", "ख. लंदन", "लंदन", "सही उत्तर ख है।")],
@@ -77,7 +128,7 @@ CHOICES = [
     ("सही: (ख)", "ख", None, True),
     ("2", "2", None, True),
     ("3", "2", None, False),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("response", "answer", "options", "right"), CHOICES)

@@ -42,9 +42,16 @@ class Submitted:
         given += [f"--array=0-{tasks - 1}"] if tasks > 1 else []
         job = self.slurm.sbatch(f"--output={self.folder}/{log}", *given, *options, path)
         line = {
-            "job": job, "step": step, "artifact": self.steps[step], "tasks": tasks, "script": f"{step}.sbatch", "log": log,
-            "after": list(after), "submitted": time.time(), "continues": continues,
-        }  # fmt: skip
+            "job": job,
+            "step": step,
+            "artifact": self.steps[step],
+            "tasks": tasks,
+            "script": f"{step}.sbatch",
+            "log": log,
+            "after": list(after),
+            "submitted": time.time(),
+            "continues": continues,
+        }
         with open(self.folder / "jobs.jsonl", "a") as f:
             f.write(json.dumps(line) + "\n")
         return job

@@ -48,9 +48,17 @@ def test_a_killed_task_returns_and_the_file_equals_the_unbroken_one(slurm, tmp_p
     ]
     output = tmp_path / "scores.jsonl"
     job = slurm.run(
-        "env", f"PYTHON={sys.executable}", "sbatch", "--parsable", f"--output={tmp_path}/%a.log", *OPTIONS,
-        PROJECT / "slurm" / "score_array.sbatch", *given, "--output", output,
-    ).stdout.strip()  # fmt: skip
+        "env",
+        f"PYTHON={sys.executable}",
+        "sbatch",
+        "--parsable",
+        f"--output={tmp_path}/%a.log",
+        *OPTIONS,
+        PROJECT / "slurm" / "score_array.sbatch",
+        *given,
+        "--output",
+        output,
+    ).stdout.strip()
     end = time.monotonic() + 240
     while not list(tmp_path.glob("scores.jsonl.parts/part-*.json")):
         assert time.monotonic() < end, (tmp_path / "3.log").read_text()

@@ -9,9 +9,12 @@ from slurm_cases import Run, until
 
 pytestmark = pytest.mark.slow
 TRAIN = (
-    "recipe=chain", "only=[rows,base]", "steps.base.config.batch_size=8", "steps.base.config.device_batch_size=4",
+    "recipe=chain",
+    "only=[rows,base]",
+    "steps.base.config.batch_size=8",
+    "steps.base.config.device_batch_size=4",
     "steps.base.config.trainer.max_steps=4",
-)  # fmt: skip
+)
 
 
 def losses(run: Run) -> list[float]:

@@ -45,8 +45,14 @@ PROMPTS = {
 def common(language: str, i: int) -> dict:
     """Prompt 0 is native, the others are translated."""
     origin = "human_translated" if i else "native"
-    return {"id": rows.row_id("src", str(i), language), "group_id": f"g{i}", "prompt_lang": language, "source": "src", "origin": origin,
-            "split": "eval"}  # fmt: skip
+    return {
+        "id": rows.row_id("src", str(i), language),
+        "group_id": f"g{i}",
+        "prompt_lang": language,
+        "source": "src",
+        "origin": origin,
+        "split": "eval",
+    }
 
 
 def write_answers(root: Path, name: str, world: dict) -> list[dict]:
@@ -405,9 +411,11 @@ def test_adherence_by_line_and_word_and_right_in_which_language(tmp_path):
         in out.notes["not_computed"]
     )
     assert read_json(out.path / "confusion.json") == {
-        "by": "lid", "asked": ["eng_Latn", "swh_Latn", "tha_Thai"], "detected": ["eng_Latn", "tha_Thai", "unknown"],
+        "by": "lid",
+        "asked": ["eng_Latn", "swh_Latn", "tha_Thai"],
+        "detected": ["eng_Latn", "tha_Thai", "unknown"],
         "counts": [[1, 0, 0], [0, 1, 2], [1, 2, 1]],
-    }  # fmt: skip
+    }
 
 
 def test_the_identifier_that_measures_need_not_be_the_one_that_gates(tmp_path):
@@ -593,8 +601,14 @@ def three(tmp_path):
         n: write_answers(tmp_path, n, policy(n, {"eng_Latn": [[v] for v in values]}))
         for n, values in rights.items()
     }
-    return {"rows": [found["ours"][0]], "scores": [found["ours"][1]], "baseline": [found["base"][0]], "baseline_scores": [found["base"][1]],
-            "control": [found["control"][0]], "control_scores": [found["control"][1]]}  # fmt: skip
+    return {
+        "rows": [found["ours"][0]],
+        "scores": [found["ours"][1]],
+        "baseline": [found["base"][0]],
+        "baseline_scores": [found["base"][1]],
+        "control": [found["control"][0]],
+        "control_scores": [found["control"][1]],
+    }
 
 
 def test_paired_differences_over_baseline_and_control(tmp_path, three):

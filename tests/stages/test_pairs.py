@@ -29,8 +29,14 @@ def write_world(
     for language, prompts in world.items():
         candidates, scores = [], []
         for i, answers in enumerate(prompts):
-            common = {"id": rows.row_id("src", str(i), language), "group_id": f"g{i}", "prompt_lang": language, "source": "src",
-                      "origin": "native", "split": split}  # fmt: skip
+            common = {
+                "id": rows.row_id("src", str(i), language),
+                "group_id": f"g{i}",
+                "prompt_lang": language,
+                "source": "src",
+                "origin": "native",
+                "split": split,
+            }
             ids = [rows.candidate_id(common["id"], sampler, k) for k in range(len(answers))]
             responses = [
                 {"candidate_id": c, "text": a[0], "n_tokens": 3, "finish_reason": "stop"}
@@ -79,12 +85,17 @@ def test_best_worst_end_to_end(tmp_path):
     assert texts(made) == [("right", "wrong", 3.0), ("sawa", "mbaya", 1.0)]
     assert out.tally.to_dict() == {
         "rows": {"eng_Latn": 1, "swh_Latn": 1},
-        "dropped": {"no candidate may be chosen": {"swh_Latn": 1}, "no usable candidate": {"swh_Latn": 1}, "tie": {"eng_Latn": 1}},
+        "dropped": {
+            "no candidate may be chosen": {"swh_Latn": 1},
+            "no usable candidate": {"swh_Latn": 1},
+            "tie": {"eng_Latn": 1},
+        },
         "sums": {
-            "candidates dropped: empty text": {"swh_Latn": 1}, "candidates dropped: no score reward": {"swh_Latn": 1},
+            "candidates dropped: empty text": {"swh_Latn": 1},
+            "candidates dropped: no score reward": {"swh_Latn": 1},
             "candidates: language not known": {"swh_Latn": 1},
         },
-    }  # fmt: skip
+    }
     first = made[0]
     assert rows.kind_of(out.path) == "preference"
     assert first["prompt"] == rows.messages("question 0")

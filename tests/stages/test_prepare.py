@@ -77,8 +77,11 @@ def test_rows_are_dropped_and_counted_by_reason_and_language(tmp_path, run, caps
     )
     assert out.tally.to_dict()["rows"] == {"swh_Latn": 3}
     assert out.tally.to_dict()["dropped"] == {
-        "empty_text": {"swh_Latn": 2}, "rejected_equals_chosen": {"swh_Latn": 1}, "duplicate": {"swh_Latn": 1}, "too_long": {"swh_Latn": 1},
-    }  # fmt: skip
+        "empty_text": {"swh_Latn": 2},
+        "rejected_equals_chosen": {"swh_Latn": 1},
+        "duplicate": {"swh_Latn": 1},
+        "too_long": {"swh_Latn": 1},
+    }
     assert "swh_Latn              3        5  duplicate 1, empty_text 2" in capsys.readouterr().out
     row = next(r for r in found if r["prompt"][0]["content"] == "p0")
     assert row["id"] == rows.row_id("a.jsonl", "a.jsonl:1", "swh_Latn")
@@ -178,8 +181,22 @@ def test_rows_of_an_earlier_step_are_a_source(tmp_path, run):
 
 def test_a_data_set_by_its_hub_name(tmp_path, run, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    write(tmp_path / "set" / "train.jsonl", [{"chosen": [{"role": "user", "content": f"p{i}"}, {"role": "assistant", "content": "good"}],
-                                             "rejected": [{"role": "user", "content": f"p{i}"}, {"role": "assistant", "content": "bad"}]} for i in range(5)])  # fmt: skip
+    write(
+        tmp_path / "set" / "train.jsonl",
+        [
+            {
+                "chosen": [
+                    {"role": "user", "content": f"p{i}"},
+                    {"role": "assistant", "content": "good"},
+                ],
+                "rejected": [
+                    {"role": "user", "content": f"p{i}"},
+                    {"role": "assistant", "content": "bad"},
+                ],
+            }
+            for i in range(5)
+        ],
+    )
     out, _ = run(
         kind="preference",
         sources=[
@@ -392,8 +409,10 @@ def test_hh_rlhf_uses_2307_of_2312(run, real_data):
         kind="preference", sources=source("hh_rlhf", "preferences", real_data / "hh_harmless")
     )
     assert out.tally.to_dict() == {
-        "rows": {"eng_Latn": 2307}, "dropped": {"prompts_differ": {"eng_Latn": 5}}, "sums": {"empty_answers_kept": {"eng_Latn": 4}},
-    }  # fmt: skip
+        "rows": {"eng_Latn": 2307},
+        "dropped": {"prompts_differ": {"eng_Latn": 5}},
+        "sums": {"empty_answers_kept": {"eng_Latn": 4}},
+    }
     assert out.notes["sensitive"] is True and out.notes["sources"][0]["licence"] == "MIT"
     for row in found:
         roles = [m["role"] for m in row["prompt"]]

@@ -92,8 +92,15 @@ def test_before_and_after_stand_side_by_side(made):
 def test_sections_tell_what_was_run(made):
     text = (made / "report.md").read_text()
     assert [m for m in re.findall(r"^## (.*)", text, re.M)] == [
-        "Results", "Not computed", "Decisions", "Rows by language", "Steps", "Sources", "Packages", "Times",
-    ]  # fmt: skip
+        "Results",
+        "Not computed",
+        "Decisions",
+        "Rows by language",
+        "Steps",
+        "Sources",
+        "Packages",
+        "Times",
+    ]
     assert "adherence: " in section(text, "Not computed")
     assert "takes the lead" in section(text, "Decisions")
     assert "| eng_Latn | 4 | 4 |" in section(text, "Rows by language")
@@ -155,11 +162,22 @@ def test_all_but_the_times_is_reproducible(made, tmp_path):
 
 def test_skipped_steps_rows_dropped_and_sources(tmp_path):
     manifest = {
-        "step": "pairs", "stage": "pairs", "stage_version": 1, "fingerprint": "f" * 64, "seed": 0, "packages": {"torch": "1"},
-        "rows_by_language": {"swh_Latn": 3}, "dropped": {"tie": {"swh_Latn": 2, "eng_Latn": 1}}, "sums": {"tokens": {"swh_Latn": 5}},
-        "started": 1.0, "finished": 3.5, "inputs": {"model": {"path": "/home/person/model", "identity": "abc"}},
-        "sources": [{"name": "hh", "licence": "MIT", "revision": "r1"}], "status": "done", "kind": "rows",
-    }  # fmt: skip
+        "step": "pairs",
+        "stage": "pairs",
+        "stage_version": 1,
+        "fingerprint": "f" * 64,
+        "seed": 0,
+        "packages": {"torch": "1"},
+        "rows_by_language": {"swh_Latn": 3},
+        "dropped": {"tie": {"swh_Latn": 2, "eng_Latn": 1}},
+        "sums": {"tokens": {"swh_Latn": 5}},
+        "started": 1.0,
+        "finished": 3.5,
+        "inputs": {"model": {"path": "/home/person/model", "identity": "abc"}},
+        "sources": [{"name": "hh", "licence": "MIT", "revision": "r1"}],
+        "status": "done",
+        "kind": "rows",
+    }
     later = {
         **manifest,
         "step": "policy",

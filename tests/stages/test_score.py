@@ -24,8 +24,15 @@ LANGUAGES = {
 
 
 def prompt_row(language, i, split="eval"):
-    return {"id": rows.row_id("t", str(i), language), "group_id": str(i), "prompt_lang": language, "source": "t", "origin": "synthetic",
-            "split": split, "prompt": rows.messages(f"max {i} 2 1?")}  # fmt: skip
+    return {
+        "id": rows.row_id("t", str(i), language),
+        "group_id": str(i),
+        "prompt_lang": language,
+        "source": "t",
+        "origin": "synthetic",
+        "split": split,
+        "prompt": rows.messages(f"max {i} 2 1?"),
+    }
 
 
 @pytest.fixture
@@ -89,8 +96,18 @@ def reward_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("reward") / "model"
     tokenizer = AutoTokenizer.from_pretrained(Path(tiny_world.__file__).parent / "tiny")
     torch.manual_seed(0)
-    config = Qwen3Config(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, head_dim=8, num_labels=1, max_position_embeddings=256, initializer_range=0.3)  # fmt: skip
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_labels=1,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+    )
     Qwen3ForSequenceClassification(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
@@ -178,8 +195,13 @@ def test_both_sides_of_preference_rows(tmp_path, preferences):
 
 
 def test_combinations(tmp_path, candidates):
-    combine = {"gated": {"weights": {"verifier": 1, "length": -0.01}, "gates": [{"scorer": "language_adherence"}]},
-               "z": {"weights": {"length": 1.0}, "normalise": "prompt"}}  # fmt: skip
+    combine = {
+        "gated": {
+            "weights": {"verifier": 1, "length": -0.01},
+            "gates": [{"scorer": "language_adherence"}],
+        },
+        "z": {"weights": {"length": 1.0}, "normalise": "prompt"},
+    }
     out = run(tmp_path, candidates, PLAIN, combine=combine)
     for row in rows.read(candidates, languages=["tur_Latn"]):
         found = [by_candidate(out)[r["candidate_id"]] for r in row["responses"]]

@@ -118,9 +118,12 @@ def test_variants_stand_best_first_and_the_lost_one_last(swept):
 
 def averages(found):
     return {
-        v["variant"]: next(r["value"] for r in v["rows"] if (r["metric"], r["language"]) == ("accuracy", "avg"))
-        for v in found["variants"] if v["rows"]
-    }  # fmt: skip
+        v["variant"]: next(
+            r["value"] for r in v["rows"] if (r["metric"], r["language"]) == ("accuracy", "avg")
+        )
+        for v in found["variants"]
+        if v["rows"]
+    }
 
 
 def test_main_effects_are_means_over_the_variants_with_a_value(swept):

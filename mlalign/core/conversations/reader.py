@@ -40,9 +40,19 @@ SPECIAL = frozenset(
 
 # What people call a prompt or a response where no shape tells which it is.
 USUAL = {
-    "question": "prompt", "query": "prompt", "instruction": "prompt", "history": "prompt", "context": "prompt", "input": "prompt",
-    "problem": "prompt", "answer": "response", "output": "response", "reply": "response", "solution": "response", "target": "response",
-}  # fmt: skip
+    "question": "prompt",
+    "query": "prompt",
+    "instruction": "prompt",
+    "history": "prompt",
+    "context": "prompt",
+    "input": "prompt",
+    "problem": "prompt",
+    "answer": "response",
+    "output": "response",
+    "reply": "response",
+    "solution": "response",
+    "target": "response",
+}
 
 Shape = Literal["prompt", "one", "many", "pair"]
 

@@ -80,8 +80,9 @@ class EngineConfig:
     args: dict[str, Any] = verbatim(
         _arguments_of,
         "passed through: to vllm.LLM, to from_pretrained (transformers), or into each request's body (openai; null leaves a key out)",
-        how_keys=HOW_ENGINE, reserved=RESERVED,
-    )  # fmt: skip
+        how_keys=HOW_ENGINE,
+        reserved=RESERVED,
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = what(
         "auto", "auto: the checkpoint's on a GPU, float32 on the CPU"
     )

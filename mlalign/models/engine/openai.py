@@ -63,9 +63,12 @@ class OpenAI:
         key = _key(config.api_key_env)
         secrecy.keep(key)
         self._client: Any = openai.OpenAI(
-            base_url=config.base_url, api_key=key or "none", max_retries=config.max_retries, timeout=config.timeout_s,
+            base_url=config.base_url,
+            api_key=key or "none",
+            max_retries=config.max_retries,
+            timeout=config.timeout_s,
             http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._limit]}),
-        )  # fmt: skip
+        )
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         """Raises: UserError if the server cannot be reached, refuses the key, the model or the
@@ -209,11 +212,19 @@ def body(
     `args` wins; null leaves out.
     """
     values: dict[str, Any] = {
-        "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": request.seed,
-        "stop": list(sampling.stop) or None, "top_k": sampling.top_k if sampling.top_k > 0 else None, "min_p": sampling.min_p or None,
-        "response_format": _response_format(sampling.json_schema), "logprobs": sampling.top_logprobs > 0 or None,
-        "top_logprobs": sampling.top_logprobs or None, **sampling.extra, **args,
-    }  # fmt: skip
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": request.seed,
+        "stop": list(sampling.stop) or None,
+        "top_k": sampling.top_k if sampling.top_k > 0 else None,
+        "min_p": sampling.min_p or None,
+        "response_format": _response_format(sampling.json_schema),
+        "logprobs": sampling.top_logprobs > 0 or None,
+        "top_logprobs": sampling.top_logprobs or None,
+        **sampling.extra,
+        **args,
+    }
     values = {k: v for k, v in values.items() if v is not None}
     return {k: v for k, v in values.items() if k in STANDARD}, {
         k: v for k, v in values.items() if k not in STANDARD

@@ -118,10 +118,14 @@ def arguments(
     """
     base, tokenizer = model.base or model, tokenizer_source(model)
     derived: dict[str, Any] = {
-        "model": base.path, "revision": base.revision, "tokenizer": tokenizer.path, "tokenizer_revision": tokenizer.revision,
-        "dtype": "float32" if on_cpu and config.dtype == "auto" else config.dtype, "enable_prefix_caching": True,
+        "model": base.path,
+        "revision": base.revision,
+        "tokenizer": tokenizer.path,
+        "tokenizer_revision": tokenizer.revision,
+        "dtype": "float32" if on_cpu and config.dtype == "auto" else config.dtype,
+        "enable_prefix_caching": True,
         "trust_remote_code": False,
-    }  # fmt: skip
+    }
     if max_model_len is not None:
         derived["max_model_len"] = max_model_len
     if on_cpu:
@@ -140,10 +144,16 @@ def parameters(requests: Sequence[Request], sampling: Sampling) -> list[Any]:
     from vllm import SamplingParams
 
     common = {
-        "n": 1, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k,
-        "min_p": sampling.min_p, "stop": list(sampling.stop),
-        "structured_outputs": _structured(sampling.json_schema), **sampling.extra,
-    }  # fmt: skip
+        "n": 1,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "stop": list(sampling.stop),
+        "structured_outputs": _structured(sampling.json_schema),
+        **sampling.extra,
+    }
     if sampling.end_tokens:
         common["stop_token_ids"] = [*(common.get("stop_token_ids") or ()), *sampling.end_tokens]
     greedy = sampling.temperature == 0

@@ -146,11 +146,17 @@ class WholeSteps:
             args.dataloader_drop_last,
         )
         loader = DataLoader(
-            data, batch_sampler=self.steps, collate_fn=collate, num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory, persistent_workers=args.dataloader_persistent_workers,
+            data,
+            batch_sampler=self.steps,
+            collate_fn=collate,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
-        )  # fmt: skip
+            worker_init_fn=partial(
+                seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
+            ),
+        )
         return self.accelerator.prepare(loader)
 
     def _get_num_items_in_batch(self: Any, batch_samples: list, device: torch.device) -> Any:

@@ -57,10 +57,18 @@ def gather(
     artifact, counts = out.path.name.removesuffix(".partial"), out.tally.to_dict()
     base = start.base if start.base and rank is not None else start
     return Facts(
-        name=out.step or artifact, method=method, model=f"{artifact}/model", made_from=shown(start, out.store.root),
-        base=shown(base, out.store.root), rank=rank, is_policy=is_policy, counts=counts["rows"], dropped=counts["dropped"],
-        sources=[(name, n, told.get(name)) for name, n in sources.items()], base_licence=licence_of(start.base or start),
-    )  # fmt: skip
+        name=out.step or artifact,
+        method=method,
+        model=f"{artifact}/model",
+        made_from=shown(start, out.store.root),
+        base=shown(base, out.store.root),
+        rank=rank,
+        is_policy=is_policy,
+        counts=counts["rows"],
+        dropped=counts["dropped"],
+        sources=[(name, n, told.get(name)) for name, n in sources.items()],
+        base_licence=licence_of(start.base or start),
+    )
 
 
 def shown(model: Model, store: Path) -> str:
@@ -129,13 +137,34 @@ def text(facts: Facts) -> str:
         if facts.rank is None
         else f" It is a LoRA adapter of rank {facts.rank}; it needs its base, `{facts.base}`."
     )
-    return "\n".join([
-        "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(), "---", "",
-        f"# {facts.name}", "", f"{facts.method} Made from `{facts.made_from}`.{adapter}", "",
-        "## Data", "", *_markdown(table), "", *sources, "",
-        "## Licences", "", f"Base model: {facts.base_licence or 'not stated in its card'}. Data: as listed above.", "",
-        "## Use", "", "In the directory of the store:", "", f"    {serving(facts)}", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(),
+            "---",
+            "",
+            f"# {facts.name}",
+            "",
+            f"{facts.method} Made from `{facts.made_from}`.{adapter}",
+            "",
+            "## Data",
+            "",
+            *_markdown(table),
+            "",
+            *sources,
+            "",
+            "## Licences",
+            "",
+            f"Base model: {facts.base_licence or 'not stated in its card'}. Data: as listed above.",
+            "",
+            "## Use",
+            "",
+            "In the directory of the store:",
+            "",
+            f"    {serving(facts)}",
+            "",
+        ]
+    )
 
 
 def _markdown(table: Sequence[Sequence[str]]) -> list[str]:

@@ -69,10 +69,15 @@ def arguments(kind: type, cfg: TrainConfig, trainer: Mapping, out: Output, **our
     )
     weak |= _tracked(out)
     strong = {
-        "output_dir": str(out.checkpoints / "trainer"), "per_device_train_batch_size": device, "gradient_accumulation_steps": steps,
-        "seed": cfg.seed, "save_strategy": "steps" if cfg.checkpoint_every else "no", "save_steps": cfg.checkpoint_every or 1,
-        "max_length": cfg.max_length, "deepspeed": _deepspeed(cfg.deepspeed),
-    }  # fmt: skip
+        "output_dir": str(out.checkpoints / "trainer"),
+        "per_device_train_batch_size": device,
+        "gradient_accumulation_steps": steps,
+        "seed": cfg.seed,
+        "save_strategy": "steps" if cfg.checkpoint_every else "no",
+        "save_steps": cfg.checkpoint_every or 1,
+        "max_length": cfg.max_length,
+        "deepspeed": _deepspeed(cfg.deepspeed),
+    }
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     given = {k: v for k, v in trainer.items() if k != "model_init_kwargs"}
     with refusals(keys("trainer", given), "trainer"):

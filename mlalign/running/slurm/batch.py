@@ -21,8 +21,18 @@ from mlalign.core.stage import NOTHING_TO_DO
 from mlalign.recipes.launchers import Slurm
 
 # Resources -> the options of sbatch that they become.
-OPTIONS = {"nodes": "nodes", "cpus": "cpus-per-task", "memory": "mem", "time": "time", "partition": "partition", "account": "account",
-           "qos": "qos", "constraint": "constraint", "exclude": "exclude", "reservation": "reservation"}  # fmt: skip
+OPTIONS = {
+    "nodes": "nodes",
+    "cpus": "cpus-per-task",
+    "memory": "mem",
+    "time": "time",
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "exclude": "exclude",
+    "reservation": "reservation",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +115,15 @@ def options(job: Job, cfg: Slurm) -> list[str]:
     """
     log = str(job.folder).replace("%", "%%") + "/" + job.log
     found: dict[str, Any] = {
-        "job-name": file_name(f"{job.run}/{job.step}", "/"), "output": log, "open-mode": "append", "signal": f"B:USR1@{cfg.grace_s}",
-        "requeue" if cfg.requeue else "no-requeue": True, "kill-on-invalid-dep": "yes", "nodes": 1, "ntasks-per-node": 1,
-    }  # fmt: skip
+        "job-name": file_name(f"{job.run}/{job.step}", "/"),
+        "output": log,
+        "open-mode": "append",
+        "signal": f"B:USR1@{cfg.grace_s}",
+        "requeue" if cfg.requeue else "no-requeue": True,
+        "kill-on-invalid-dep": "yes",
+        "nodes": 1,
+        "ntasks-per-node": 1,
+    }
     if job.is_array:
         found["array"] = f"0-{job.tasks - 1}"
     found |= {

@@ -15,8 +15,15 @@ from mlalign.running.slurm import commands
 TIMEOUT_S = 20.0  # a person waits for the answer
 # field of squeue -> its width; fixed widths, since what stands in a field may hold any separator
 FIELDS = {
-    "JobArrayID": 64, "ArrayTaskID": 32, "State": 20, "Reason": 128, "NodeList": 255, "TimeUsed": 24, "RestartCnt": 12, "exit_code": 12,
-}  # fmt: skip
+    "JobArrayID": 64,
+    "ArrayTaskID": 32,
+    "State": 20,
+    "Reason": 128,
+    "NodeList": 255,
+    "TimeUsed": 24,
+    "RestartCnt": 12,
+    "exit_code": 12,
+}
 WAITING = frozenset(
     {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 )
@@ -184,9 +191,16 @@ def _job(line: str) -> Job:
         told[name], at = line[at : at + width].strip(), at + width
     array, _, task = told["JobArrayID"].partition("_")
     return Job(
-        told["JobArrayID"], array, task or None, told["State"], told["Reason"], told["NodeList"], _seconds(told["TimeUsed"]),
-        int(told["RestartCnt"] or 0), _ending(*divmod(int(told["exit_code"] or 0), 256)),
-    )  # fmt: skip
+        told["JobArrayID"],
+        array,
+        task or None,
+        told["State"],
+        told["Reason"],
+        told["NodeList"],
+        _seconds(told["TimeUsed"]),
+        int(told["RestartCnt"] or 0),
+        _ending(*divmod(int(told["exit_code"] or 0), 256)),
+    )
 
 
 def _sacct(ids: Sequence[str]) -> list[Job]:

@@ -20,14 +20,22 @@ from mlalign.running.slurm import batch, commands, disks, ended, jobs, limits, s
 
 # What Slurm's words speak of -> the resources that may have caused them.
 CAUSES = (
-    (r"partition", ("partition", "account")), (r"account|Assoc", ("account", "partition")), (r"QOS", ("qos",)),
-    (r"array", ("tasks",)), (r"SubmitJob", ("qos", "account", "tasks")),
-    (r"reservation", ("reservation",)), (r"feature|constraint", ("constraint",)), (r"time limit", ("time",)),
-    (r"node list|node name", ("exclude",)), (r"gres|tres|GPU", ("gpus",)),
+    (r"partition", ("partition", "account")),
+    (r"account|Assoc", ("account", "partition")),
+    (r"QOS", ("qos",)),
+    (r"array", ("tasks",)),
+    (r"SubmitJob", ("qos", "account", "tasks")),
+    (r"reservation", ("reservation",)),
+    (r"feature|constraint", ("constraint",)),
+    (r"time limit", ("time",)),
+    (r"node list|node name", ("exclude",)),
+    (r"gres|tres|GPU", ("gpus",)),
     (r"unrecognized option|invalid option|Invalid .*specif", ("sbatch",)),
-    (r"[Nn]ode count|configuration is not available|[Mm]ore processors|[Mm]emory|CPU count",
-     ("nodes", "gpus", "devices", "cpus", "memory", "sbatch")),
-)  # fmt: skip
+    (
+        r"[Nn]ode count|configuration is not available|[Mm]ore processors|[Mm]emory|CPU count",
+        ("nodes", "gpus", "devices", "cpus", "memory", "sbatch"),
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +84,16 @@ class Run:
     def job(self, step: Step, source: Path) -> batch.Job:
         partial = self.store.root / f"{step.artifact}.partial"
         return batch.Job(
-            step.name, self.name, self.folder, partial, source, step.resources, step.distributed, self.sweep, step.last
-        )  # fmt: skip
+            step.name,
+            self.name,
+            self.folder,
+            partial,
+            source,
+            step.resources,
+            step.distributed,
+            self.sweep,
+            step.last,
+        )
 
 
 def texts(run: Run, steps: Sequence[Step]) -> dict[str, str]:
@@ -227,10 +243,19 @@ def _submit_all(
                 return Submitted(list(todo[:number]), list(todo[number:]), full.words)
             submitted.append(new)
             ids[step.artifact] = [new]
-            jobs.append(run.folder, {
-                "job": new, "step": step.name, "artifact": step.artifact, "tasks": job.tasks, "script": job.script.name, "log": job.log,
-                "after": after, "continues": None,
-            })  # fmt: skip
+            jobs.append(
+                run.folder,
+                {
+                    "job": new,
+                    "step": step.name,
+                    "artifact": step.artifact,
+                    "tasks": job.tasks,
+                    "script": job.script.name,
+                    "log": job.log,
+                    "after": after,
+                    "continues": None,
+                },
+            )
     except BaseException as error:
         _undo(submitted, error)
         raise
