@@ -80,7 +80,8 @@ def compare(options: argparse.Namespace, work: Path) -> None:
         "the two sides gave different text"
     )
     print(
-        f"{records['ours'][0]['responses']} responses, {records['ours'][0]['tokens']} tokens; the same text on both sides"
+        f"{records['ours'][0]['responses']} responses, {records['ours'][0]['tokens']} tokens; the"
+        " same text on both sides"
     )
     print(pairs.told("generation", ours, peer, "tokens/s"))
     print(

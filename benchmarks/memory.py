@@ -84,7 +84,10 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
 STAGES = ("sft", "reward", "preference")
 CASES = [f"{name}-{size}" for size in SIZES for name in STAGES]
 KINDS = {"sft": "demonstration", "reward": "preference", "preference": "preference"}
-TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <eos> {% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <eos> {% endfor %}{% if"
+    " add_generation_prompt %}assistant {% endif %}"
+)
 
 
 def main() -> None:
@@ -99,12 +102,14 @@ def main() -> None:
         print(json.dumps(measured(options.measure, options.work, options.steps)))
         return
     print(
-        f"{'case':<17}{'parameters':>11}{'predicted':>11}{'measured':>10}{'ratio':>7}  highest moment"
+        f"{'case':<17}{'parameters':>11}{'predicted':>11}{'measured':>10}{'ratio':>7}  highest"
+        " moment"
     )
     ratios = [compare(case, options.steps, options.allocator) for case in options.cases.split(",")]
     worst = max(ratios, key=lambda r: abs(r - 1))
     print(
-        f"{'passes' if abs(worst - 1) <= BOUND else 'fails'}: the farthest of {len(ratios)} is {worst:.3f}"
+        f"{'passes' if abs(worst - 1) <= BOUND else 'fails'}: the farthest of {len(ratios)} is"
+        f" {worst:.3f}"
     )
     sys.exit(abs(worst - 1) > BOUND)
 
@@ -142,7 +147,8 @@ def compare(case: str, steps: int = 2, allocator: str = "kernel") -> float:
         "classifier" if case.startswith("reward") else "causal"
     )
     print(
-        f"{case:<17}{parameters / 1e6:>9.1f} M{tensors.total() / 1e6:>8.0f} MB{told['peak'] / 1e6:>7.0f} MB{ratio:>7.3f}  {moment}",
+        f"{case:<17}{parameters / 1e6:>9.1f} M{tensors.total() / 1e6:>8.0f}"
+        f" MB{told['peak'] / 1e6:>7.0f} MB{ratio:>7.3f}  {moment}",
         flush=True,
     )
     return ratio
@@ -183,7 +189,10 @@ def prepare(case: str, work: Path) -> None:
     """A random model with a tokenizer of numbered words, and rows whose longest sequence is exactly
     `max_length`.
     """
-    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import memory; memory.write_model({case!r}, {str(work)!r})"
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import memory;"
+        f" memory.write_model({case!r}, {str(work)!r})"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, stderr=subprocess.DEVNULL)
     name, size = case.split("-")
     _, n_rows, length = SIZES[size]

@@ -36,9 +36,14 @@ def main() -> None:
     for name, code in {
         "an empty interpreter": "pass",
         "mlalign.step imported": "import mlalign.step",
-        "mlalign.step and every stage": "from mlalign import stages\nimport mlalign.step\nfor n in stages.names(): stages.load(n)",
+        "mlalign.step and every stage": (
+            "from mlalign import stages\nimport mlalign.step\nfor n in stages.names():"
+            " stages.load(n)"
+        ),
         "torch": "import torch",
-        "trl and transformers (a training step)": "import torch; from trl import DPOConfig, DPOTrainer",
+        "trl and transformers (a training step)": (
+            "import torch; from trl import DPOConfig, DPOTrainer"
+        ),
         "vllm (a generating step)": "from vllm import LLM",
     }.items():
         start = time.perf_counter()

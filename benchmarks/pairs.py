@@ -42,6 +42,6 @@ def told(name: str, ours: Sequence[float], peer: Sequence[float], unit: str) -> 
     """`name: ours 1.23 s, peer 1.20 s, ratio 1.02 [1.00, 1.04] (5 pairs)`."""
     middle, low, high = ratio(ours, peer)
     return (
-        f"{name}: ours {statistics.median(ours):.4g} {unit}, peer {statistics.median(peer):.4g} {unit}, "
-        f"ratio {middle:.3f} [{low:.3f}, {high:.3f}] ({len(ours)} pairs)"
+        f"{name}: ours {statistics.median(ours):.4g} {unit}, peer {statistics.median(peer):.4g}"
+        f" {unit}, ratio {middle:.3f} [{low:.3f}, {high:.3f}] ({len(ours)} pairs)"
     )

@@ -83,7 +83,8 @@ def peer(folder: Path, n: int, pairs: int) -> None:
         )
         print(f"{name:<9} {n / seconds:>9.0f} rows/s {peak:>6.0f} MiB, kept {kept[name]}")
     print(
-        f"speed against datasets at {n} rows, {pairs} pairs: {statistics.median(ratios):.2f}x [{low:.2f}, {high:.2f}]"
+        f"speed against datasets at {n} rows, {pairs} pairs: {statistics.median(ratios):.2f}x"
+        f" [{low:.2f}, {high:.2f}]"
     )
 
 

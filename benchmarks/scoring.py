@@ -92,7 +92,8 @@ def compare(options: argparse.Namespace) -> None:
     names = [*options.ours, "loop", "pipeline"]
     sides = {name: Side(name, options) for name in names}
     print(
-        f"{facts['parameters'] / 1e6:.1f} M parameters without embeddings, {options.dtype}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
+        f"{facts['parameters'] / 1e6:.1f} M parameters without embeddings, {options.dtype},"
+        f" {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
     )
     print(
         "matrix peak:",
@@ -122,7 +123,8 @@ def report(
 ) -> bool:
     rows, tokens = facts[workload]["rows"], facts[workload]["tokens"]
     print(
-        f"\n{workload}: {rows} conversations, {tokens} tokens, {facts[workload]['read']} without beginnings that were read before"
+        f"\n{workload}: {rows} conversations, {tokens} tokens, {facts[workload]['read']} without"
+        " beginnings that were read before"
     )
     worst = max(
         abs(a - b)
@@ -137,7 +139,8 @@ def report(
         per_token, share = 2 * facts["parameters"], facts[workload]["read"] / tokens
         read = f", read {per_token * speed * share / peak:.0%}" if name == "transformers" else ""
         print(
-            f"  {name}: {speed * rows / tokens:.1f} rows/s, {speed:.0f} tokens/s, utilisation {per_token * speed / peak:.0%} (effective){read}"
+            f"  {name}: {speed * rows / tokens:.1f} rows/s, {speed:.0f} tokens/s, utilisation"
+            f" {per_token * speed / peak:.0%} (effective){read}"
         )
     reached = {}
     for name in options.ours:

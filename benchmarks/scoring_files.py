@@ -47,7 +47,8 @@ def main() -> None:
                 small, large = (score(place, sources[size], source, target) for size in (SMALL, n))
                 growth = large[1] / small[1] - 1
                 print(
-                    f"{source} -> {target}: peak {small[1]:.0f} MB at {SMALL:,} rows, {large[1]:.0f} MB at {n:,} ({growth:+.1%}); {n / large[0]:,.0f} rows/s"
+                    f"{source} -> {target}: peak {small[1]:.0f} MB at {SMALL:,} rows,"
+                    f" {large[1]:.0f} MB at {n:,} ({growth:+.1%}); {n / large[0]:,.0f} rows/s"
                 )
 
         ours, peer = interleaved(
@@ -59,7 +60,8 @@ def main() -> None:
         print(told(f"{n:,} rows of JSON lines", ours, peer, "s"))
         print(f"rows/s: ours {n / min(ours):,.0f}, peer {n / min(peer):,.0f}")
         print(
-            f"chat template and tokenizer of the tiny model: {tokenised(sources[SMALL]):,.0f} rows/s"
+            f"chat template and tokenizer of the tiny model: {tokenised(sources[SMALL]):,.0f}"
+            " rows/s"
         )
 
 

@@ -22,7 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import chaos_slurm
 
-ROWS = "{stage: prepare, config: {kind: prompt, sources: [{adapter: tiny_world, split: train, options: {n: 4}}], languages: [eng_Latn], seed: %d}}"
+ROWS = (
+    "{stage: prepare, config: {kind: prompt, sources: [{adapter: tiny_world, split: train, options:"
+    " {n: 4}}], languages: [eng_Latn], seed: %d}}"
+)
 
 
 def main() -> int:

@@ -35,7 +35,10 @@ def timed(work: Callable[[], object]) -> float:
 def middle(work: Callable[[], object]) -> str:
     """Median and range of several times, in milliseconds."""
     seconds = sorted(timed(work) for _ in range(REPEATS))
-    return f"{statistics.median(seconds) * 1e3:.2f} ms [{seconds[0] * 1e3:.2f}, {seconds[-1] * 1e3:.2f}]"
+    return (
+        f"{statistics.median(seconds) * 1e3:.2f} ms [{seconds[0] * 1e3:.2f},"
+        f" {seconds[-1] * 1e3:.2f}]"
+    )
 
 
 def of_a_model(folder: Path, n_bytes: int) -> None:
@@ -48,14 +51,16 @@ def of_a_model(folder: Path, n_bytes: int) -> None:
     seconds = [timed(lambda: Digests().path(model)) for _ in range(REPEATS)]
     rates = sorted(n_bytes / s / 1e9 for s in seconds)
     print(
-        f"hashing a model of {n_bytes / 1e6:.0f} MB: {statistics.median(rates):.2f} GB/s [{rates[0]:.2f}, {rates[-1]:.2f}]"
+        f"hashing a model of {n_bytes / 1e6:.0f} MB: {statistics.median(rates):.2f} GB/s"
+        f" [{rates[0]:.2f}, {rates[-1]:.2f}]"
     )
     first = Digests(folder)
     with first.recording() as files:
         first.path(model)
     first.save()
     print(
-        f"the same model, remembered by another process: {middle(lambda: Digests(folder).path(model))}"
+        "the same model, remembered by another process:"
+        f" {middle(lambda: Digests(folder).path(model))}"
     )
     watch = Watch(first, files)
     assert watch.untouched()
@@ -73,7 +78,8 @@ def of_a_run(run: Path) -> None:
     warm = sum(timed(Verification(told, the_store, known).check) for told in frozen)
     print(f"a run of {len(steps)} steps, {inside:.1f} s inside stages: verifying the inputs of all")
     print(
-        f"  with nothing remembered {cold:.3f} s ({cold / inside:.2%}), remembered {warm:.3f} s ({warm / inside:.2%})"
+        f"  with nothing remembered {cold:.3f} s ({cold / inside:.2%}), remembered {warm:.3f} s"
+        f" ({warm / inside:.2%})"
     )
 
 

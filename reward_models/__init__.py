@@ -105,7 +105,8 @@ def settings_of(path: str | Path, **options: Any) -> dict[str, Any]:
     told = card.read(path, options.get("revision"))
     if told and function.is_function(told.family):
         raise UserError(
-            f"{path}: its {card.FILE} names code ({told.family!r}), which is not run; give the family yourself"
+            f"{path}: its {card.FILE} names code ({told.family!r}), which is not run; give the"
+            " family yourself"
         )
     return {"family": told.family if told else "classifier", **options, "path": str(path)}
 

@@ -100,7 +100,8 @@ def write(path: Path, card: Card) -> Path:
     wrong = problems(dataclasses.asdict(card), str(file))
     if file.name == FILE and (file.absolute().parent.parent / "manifest.json").is_file():
         wrong.append(
-            f"{file}: lies in a finished artifact, whose files never change; give another place with --card FILE.yaml"
+            f"{file}: lies in a finished artifact, whose files never change; give another place"
+            " with --card FILE.yaml"
         )
     if wrong:
         raise UserError(*wrong)
@@ -109,7 +110,8 @@ def write(path: Path, card: Card) -> Path:
             temporary.write_text(text_of(card), encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{file}: cannot be written ({error.strerror}); give another place with --card FILE.yaml"
+            f"{file}: cannot be written ({error.strerror}); give another place with --card"
+            " FILE.yaml"
         ) from None
     return file
 
@@ -226,6 +228,7 @@ def _from_hub(path: str, revision: str | None) -> Path | None:
         )
     except OSError as error:
         raise UserError(
-            f"{path}: neither a directory here nor a hub id that can be reached ({str(error).splitlines()[0]})"
+            f"{path}: neither a directory here nor a hub id that can be reached"
+            f" ({str(error).splitlines()[0]})"
         ) from None
     return Path(found) if found else None

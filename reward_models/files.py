@@ -83,7 +83,8 @@ def _expand(text: str) -> list[Path]:
         )
         if not found:
             raise UserError(
-                f"{path}: a folder without files ending in {', '.join(STREAMED)}; name files of another kind one by one"
+                f"{path}: a folder without files ending in {', '.join(STREAMED)}; name files of"
+                " another kind one by one"
             )
         return found
     if any(c in text for c in "*?[") and not path.exists():

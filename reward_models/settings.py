@@ -12,8 +12,9 @@ from mlalign.core.errors import nearest
 # Settings that change speed, or where something runs or is kept, but no score: a run that was
 # killed for want of memory goes on with others, and a judge's checklists grow while it runs.
 NOT_CONTENT = frozenset(
-    "device_batch_tokens prefix_reuse checklists concurrency timeout_s max_retries base_url api_key_env "
-    "gpu_memory_utilization tensor_parallel_size pipeline_parallel_size max_num_seqs max_num_batched_tokens".split()
+    "device_batch_tokens prefix_reuse checklists concurrency timeout_s max_retries base_url"
+    " api_key_env gpu_memory_utilization tensor_parallel_size pipeline_parallel_size max_num_seqs"
+    " max_num_batched_tokens".split()
 )
 
 

@@ -26,8 +26,10 @@ UP = Path(__file__).parent.parent / "tests" / "slurm-up.sh"
 NODES = 2
 CLUSTER = {
     "CLUSTER_NODES": str(NODES),
-    "CLUSTER_EXTRA": "PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\n"
-    "PartitionName=urgent Nodes=ALL PriorityTier=9 MaxTime=INFINITE State=UP",
+    "CLUSTER_EXTRA": (
+        "PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\n"
+        "PartitionName=urgent Nodes=ALL PriorityTier=9 MaxTime=INFINITE State=UP"
+    ),
 }
 # Jobs share the machine's cores; the time limit of the first training step is shorter than its
 # work.
@@ -121,7 +123,8 @@ def survive(
         said.append(submit(run, root))
         problems += chaos.recomputed(root, finished)
         print(
-            f"trouble {number}: {trouble.__name__} of job {job}; steps finished so far: {len(finished)}",
+            f"trouble {number}: {trouble.__name__} of job {job}; steps finished so far:"
+            f" {len(finished)}",
             flush=True,
         )
     while going_on():

@@ -254,7 +254,9 @@ DROPPED = [
     ({"messages": [U, say("assistant", "", function_call={"name": "f"})]}, "has_function_call"),
     (
         {
-            "messages": '[{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "a"}]'
+            "messages": (
+                '[{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "a"}]'
+            )
         },
         "not_unicode",
     ),
@@ -263,7 +265,10 @@ DROPPED = [
 MALFORMED = [
     (
         {"history": "q"},
-        "needs prompt and response.*it has history; if `history` is the prompt, say so with --prompt-column history",
+        (
+            "needs prompt and response.*it has history; if `history` is the prompt, say so with"
+            " --prompt-column history"
+        ),
     ),
     (
         {"question": "q", "answer": "a"},

@@ -46,9 +46,13 @@ rounds:
   steps:
 """ + "\n".join(
     f"  {line}"
-    for line in OWN.strip("\n")
-    .replace('model: {path: "${model.path}"}, rows: pairs', "model: previous.policy, rows: pairs")
-    .split("\n")
+    for line in (
+        OWN.strip("\n")
+        .replace(
+            'model: {path: "${model.path}"}, rows: pairs', "model: previous.policy, rows: pairs"
+        )
+        .split("\n")
+    )
 )
 DATA = """
 root: null

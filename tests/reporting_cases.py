@@ -58,9 +58,9 @@ class Run:
         write(partial)
         (partial / "config.yaml").write_text(yaml.safe_dump({"config": {"seed": 0, "note": "a<b"}}))
         digests = {
-            slot: [self._digest(v) for v in value]
-            if isinstance(value, list)
-            else self._digest(value)
+            slot: (
+                [self._digest(v) for v in value] if isinstance(value, list) else self._digest(value)
+            )
             for slot, value in inputs.items()
         }
         manifest = {

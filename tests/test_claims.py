@@ -34,7 +34,10 @@ def test_a_living_owner_is_not_replaced(partial):
 
 
 def test_a_dead_owner_is_replaced(partial):
-    code = f"from pathlib import Path; from mlalign.core import claims; import os\nwith claims.claim(Path({str(partial)!r})): os._exit(9)"
+    code = (
+        "from pathlib import Path; from mlalign.core import claims; import os\nwith"
+        f" claims.claim(Path({str(partial)!r})): os._exit(9)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert (partial / "claims" / "step").exists()
     with claims.claim(partial):

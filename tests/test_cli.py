@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-TRAIN = "steps: {rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}, base: {stage: sft, inputs: {model: {path: '${model.path}'}, rows: rows}}}"
+TRAIN = (
+    "steps: {rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}, base:"
+    " {stage: sft, inputs: {model: {path: '${model.path}'}, rows: rows}}}"
+)
 
 
 def recipe(folder, text, name="mine"):
@@ -231,11 +234,19 @@ def test_a_mistake_that_many_steps_share_is_told_once_under_the_key_that_set_it(
         ("params: {n: 1}\nsteps: [", "configuration"),
         ("params: {n: 1}", "the recipe has no steps"),
         (
-            "steps: {rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}, marks: {stage: score, inputs: {rows: rows, scorers: [{model: x}]}}}",
+            (
+                "steps: {rows: {stage: prepare, config: {kind: prompt, sources:"
+                " '${data.prompts}'}}, marks: {stage: score, inputs: {rows: rows, scorers: [{model:"
+                " x}]}}}"
+            ),
             "give `family` (a scorer), or the name of a step",
         ),
         (
-            "steps: {rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}, marks: {stage: score, inputs: {rows: rows, scorers: [{family: lenth}]}}}",
+            (
+                "steps: {rows: {stage: prepare, config: {kind: prompt, sources:"
+                " '${data.prompts}'}}, marks: {stage: score, inputs: {rows: rows, scorers:"
+                " [{family: lenth}]}}}"
+            ),
             "did you mean 'length'",
         ),
         (TRAIN.replace("kind: prompt", "kind: prompt, languages: [no]"), "quote"),
@@ -277,7 +288,10 @@ def test_paths_with_spaces_and_quotes(mlalign, tmp_path):
 
 @pytest.mark.slow
 def test_help_and_errors_do_not_import_what_is_heavy():
-    code = "import sys; from mlalign.cli import main; main({}); print([m for m in ('torch', 'transformers', 'trl', 'vllm', 'datasets') if m in sys.modules])"
+    code = (
+        "import sys; from mlalign.cli import main; main({}); print([m for m in ('torch',"
+        " 'transformers', 'trl', 'vllm', 'datasets') if m in sys.modules])"
+    )
     for arguments in (
         ["--help"],
         ["plan", "recipe=reuse_your_rewards"],

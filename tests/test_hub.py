@@ -117,7 +117,8 @@ def test_an_adapter_here_on_a_base_there(planned, tmp_path):
 def test_a_model_is_here_when_all_its_shards_are(planned, tmp_path):
     made = planned({"answers": ANSWERS})
     assert hub.missing(made)[0].startswith(
-        f"answers: model org/model @{COMMIT[:12]} is not in the cache {tmp_path / 'hub'}; run mlalign fetch"
+        f"answers: model org/model @{COMMIT[:12]} is not in the cache {tmp_path / 'hub'}; run"
+        " mlalign fetch"
     )
     repository(tmp_path, "org/model", "config.json", "a.safetensors")
     assert hub.missing(made) == [] and "here    model org/model" in hub.summary(made)

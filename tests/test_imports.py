@@ -229,7 +229,10 @@ def run_python(code):
 def test_planning_imports_nothing_heavy():
     stages = [n for n in modules(mlalign) if n.startswith(("mlalign.stages", "mlalign.sweep"))]
     stages.remove("mlalign.sweep.proposals")  # Optuna's: for a search that begins
-    code = f"import sys, mlalign.cli, mlalign.recipes.plan, mlalign.running.run, mlalign.cli.show, {', '.join(stages)}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    code = (
+        "import sys, mlalign.cli, mlalign.recipes.plan, mlalign.running.run, mlalign.cli.show,"
+        f" {', '.join(stages)}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
     done = run_python(code)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 

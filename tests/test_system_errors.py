@@ -27,7 +27,10 @@ LONG = "n" * 300
         ),
         (
             OSError(errno.ESTALE, "x", "/a"),
-            "the file server has lost track of a file (Stale file handle): /a; see whether the disk",
+            (
+                "the file server has lost track of a file (Stale file handle): /a; see whether the"
+                " disk"
+            ),
         ),
         (PermissionError(errno.EACCES, "x", "/a"), "Permission denied: /a; see whose it is"),
         (
@@ -42,7 +45,8 @@ LONG = "n" * 300
         ),
         (
             RuntimeError(
-                "[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file data/0"
+                "[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file"
+                " data/0"
             ),
             "the disk could not be",
         ),
@@ -156,7 +160,11 @@ def test_a_root_of_another_person(tmp_path, command):
     for folder in (closed, *list(tmp_path.parents)[:3]):
         folder.chmod(0o755)
     tmp_path.chmod(0o755)
-    code = "import os, sys; from mlalign import cli; from mlalign.cli.commands import status, gc, cancel; cli.main(['prepare', 'kind=prompt', 'dry=true', 'root=/nowhere']); os.setgid(65534); os.setuid(65534); sys.exit(cli.main(sys.argv[1:]))"
+    code = (
+        "import os, sys; from mlalign import cli; from mlalign.cli.commands import status, gc,"
+        " cancel; cli.main(['prepare', 'kind=prompt', 'dry=true', 'root=/nowhere']);"
+        " os.setgid(65534); os.setuid(65534); sys.exit(cli.main(sys.argv[1:]))"
+    )
     words = [sys.executable, "-c", code, *command, f"root={closed}"]
     done = subprocess.run(words, cwd="/", text=True, capture_output=True, check=False, timeout=300)
     assert (

@@ -47,8 +47,8 @@ def test_say_shows_control_characters_and_hides_secrets(capsys, monkeypatch):
     )
     out = capsys.readouterr().out
     assert (
-        out
-        == "a⟨U+001B⟩[2J⟨U+001B⟩]0;owned⟨U+0007⟩b\nc⟨U+202E⟩d⟨U+0000⟩ http://***@host/?api_key=***&n=1 ***\n"
+        out == "a⟨U+001B⟩[2J⟨U+001B⟩]0;owned⟨U+0007⟩b\nc⟨U+202E⟩d⟨U+0000⟩"
+        " http://***@host/?api_key=***&n=1 ***\n"
     )
 
 

@@ -27,7 +27,8 @@ def test_dropped_rows_are_told_with_their_reason_and_mend():
     counted = tally({"eng_Latn": 1}, {"equal_sides": {"eng_Latn": 3}})
     (told,) = warning.of_tally("preference", counted)
     assert told.startswith(
-        "3 of 4 in eng_Latn rows were dropped (equal_sides); both sides become the same tokens: raise max_length"
+        "3 of 4 in eng_Latn rows were dropped (equal_sides); both sides become the same tokens:"
+        " raise max_length"
     )
     assert warning.of_tally("prepare", counted) == []
 

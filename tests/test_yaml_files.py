@@ -64,9 +64,11 @@ def test_a_recipe_that_is_a_bomb_is_refused_before_it_is_composed(tmp_path):
     (tmp_path / "recipe").mkdir()
     for name, text in {
         "laughs": LAUGHS,
-        "text": "params:\n  p0: xxxxxxxxxx\n"
-        + "".join(f"  p{i}: '{('${params.p' + str(i - 1) + '}') * 10}'\n" for i in range(1, 10))
-        + "steps: {p: {stage: prepare}}",
+        "text": (
+            "params:\n  p0: xxxxxxxxxx\n"
+            + "".join(f"  p{i}: '{('${params.p' + str(i - 1) + '}') * 10}'\n" for i in range(1, 10))
+            + "steps: {p: {stage: prepare}}"
+        ),
     }.items():
         (tmp_path / "recipe" / f"{name}.yaml").write_text(text)
         with pytest.raises(UserError, match=r"stands? for more than"):

@@ -1,8 +1,8 @@
 """A tiny random Qwen3 reward model with a tokenizer of its own."""
 
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{%"
+    " endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 TEXTS = [
     "The sum is 4.",

@@ -62,8 +62,8 @@ def served_rank(adapter: Path) -> int:
     told = read_object(adapter / CONFIG)
     if refused := refused_by_vllm(told):
         raise UserError(
-            f"{adapter / CONFIG}: vLLM serves no adapter with {', '.join(refused)}; merge it into its base first (peft's "
-            f"merge_and_unload), or generate with engine=transformers"
+            f"{adapter / CONFIG}: vLLM serves no adapter with {', '.join(refused)}; merge it into"
+            " its base first (peft's merge_and_unload), or generate with engine=transformers"
         )
     return next(r for r in RANKS if r >= rank(told))
 

@@ -138,7 +138,8 @@ def _take(path: Path) -> Owner:
             raise Taken(_taken(path, owner))
         _bury(path, owner)
     raise Taken(
-        f"{path.parent.parent.name}: other processes keep claiming this step; run the same command again later"
+        f"{path.parent.parent.name}: other processes keep claiming this step; run the same command"
+        " again later"
     )
 
 
@@ -171,8 +172,14 @@ def _job() -> dict:
 def _taken(path: Path, owner: Owner) -> str:
     partial = path.parent.parent
     if owner["broken"]:
-        return f"{path}: {owner['broken']}; if no process is working on {partial.name}, remove this file"
-    return f"{partial.name}: {named(owner)} is working on this step; wait for it, or stop it and run the same command again"
+        return (
+            f"{path}: {owner['broken']}; if no process is working on {partial.name}, remove this"
+            " file"
+        )
+    return (
+        f"{partial.name}: {named(owner)} is working on this step; wait for it, or stop it and run"
+        " the same command again"
+    )
 
 
 def named(owner: Owner) -> str:
@@ -221,7 +228,9 @@ def _owner(path: Path) -> Owner | None:
     except (OSError, UnicodeDecodeError) as error:
         return {
             **UNKNOWN,
-            "broken": f"this claim cannot be read ({getattr(error, 'strerror', None) or 'it is no text'})",
+            "broken": (
+                f"this claim cannot be read ({getattr(error, 'strerror', None) or 'it is no text'})"
+            ),
         }
     try:
         told = json.loads(text)

@@ -103,11 +103,17 @@ def system_problem(error: BaseException, where: object = None) -> str | None:
         if name is not None
     ]
     if number not in MENDS:
-        return f"{': '.join([os.strerror(number), *paths])}; mend that, then run the same command again: what is finished is kept"
+        return (
+            f"{': '.join([os.strerror(number), *paths])}; mend that, then run the same command"
+            " again: what is finished is kept"
+        )
 
     place = " and ".join(paths) or str(where or "")
     words = WORDS.get(number, os.strerror(number))
-    return f"{words}{f': {place}' if place else ''}; {MENDS[number]}, then run the same command again: what is finished is kept"
+    return (
+        f"{words}{f': {place}' if place else ''}; {MENDS[number]}, then run the same command again:"
+        " what is finished is kept"
+    )
 
 
 def _number(error: BaseException) -> int | None:

@@ -81,7 +81,8 @@ def hh_rlhf(record: Any, language: str = "eng_Latn") -> dict[str, Any]:
 def _last_turn(text: Any, name: str) -> tuple[str, str]:
     if not isinstance(text, str) or ASSISTANT not in text or HUMAN not in text:
         raise Malformed(
-            f"`{name}` is no transcript of \\n\\nHuman: and \\n\\nAssistant: turns: not in the form of HH-RLHF"
+            f"`{name}` is no transcript of \\n\\nHuman: and \\n\\nAssistant: turns: not in the form"
+            " of HH-RLHF"
         )
     prompt, _, answer = text.rpartition(ASSISTANT)
     return prompt, answer.strip()
@@ -98,7 +99,8 @@ def xcopa(record: Any, language: str) -> dict[str, Any]:
     choices = [_field(record, name) for name in ("choice1", "choice2")]
     if question not in questions or label not in (0, 1):
         raise Malformed(
-            f"`question` must be cause or effect and `label` 0 or 1, found {question!r} and {label!r}"
+            f"`question` must be cause or effect and `label` 0 or 1, found {question!r} and"
+            f" {label!r}"
         )
     sides = {
         "chosen": messages(choices[label], "assistant"),
@@ -138,7 +140,8 @@ def _by_file(path: Path) -> tuple[str, str]:
         return stem, languages.normalise(language)
     except UserError as error:
         raise UserError(
-            f"{path}: expected a name such as test.sw.jsonl, with the language before the ending: {error}"
+            f"{path}: expected a name such as test.sw.jsonl, with the language before the ending:"
+            f" {error}"
         ) from None
 
 

@@ -69,7 +69,8 @@ def _of_base(adapter: Path, digests: Digests, key: str, above: tuple[Path, ...])
     """The identity of the base that an adapter names."""
     if adapter.resolve() in above:
         raise UserError(
-            f"{key}: {adapter} names itself as its base; put the base model's path into its adapter_config.json"
+            f"{key}: {adapter} names itself as its base; put the base model's path into its"
+            " adapter_config.json"
         )
     base, key = weight_files.base_of(str(adapter)), f"{key} (the base of {adapter.name})"
     return of_external({"path": str(base)}, digests, key, (*above, adapter.resolve()))["identity"]
@@ -94,7 +95,8 @@ def check_kind(path: Path, kind: str, key: str) -> list[str]:
             []
             if (path / "rows").is_dir()
             else [
-                f"{key}: {path} is no rows artifact (no folder rows/); bring files in with `mlalign prepare`"
+                f"{key}: {path} is no rows artifact (no folder rows/); bring files in with `mlalign"
+                " prepare`"
             ]
         )
     return _check_model(path, key) if kind in ("model", "scorer") else []
@@ -105,7 +107,8 @@ def _check_model(path: Path, key: str) -> list[str]:
         return [f"{key}: {path} is no model directory (no config.json, no adapter_config.json)"]
     if not any((path / name).is_file() for name in TOKENIZER_FILES):
         return [
-            f"{key}: {path} has no tokenizer (tokenizer.json); save one there with AutoTokenizer's save_pretrained"
+            f"{key}: {path} has no tokenizer (tokenizer.json); save one there with AutoTokenizer's"
+            " save_pretrained"
         ]
     return []
 
@@ -177,6 +180,7 @@ def _ask_hub(repository: str, revision: str | None, key: str) -> str:
             response is not None and response.status_code < 500
         )  # it was asked, and has no such thing for us
         raise (UserError if refused else UnknownCommit)(
-            f"{key}: {repository!r} is no directory here, not in the hub cache, and the hub does not give it ({reason}); "
-            f"plan or `mlalign fetch` where there is network, name a local directory, or pin its commit with model.revision="
+            f"{key}: {repository!r} is no directory here, not in the hub cache, and the hub does"
+            f" not give it ({reason}); plan or `mlalign fetch` where there is network, name a local"
+            " directory, or pin its commit with model.revision="
         ) from None

@@ -45,7 +45,8 @@ def items(text: str) -> Iterator[tuple[int, Any]]:
             at = _skip(text, at + 1)
         elif text[at : at + 1] != "]":
             raise ValueError(
-                f"line {1 + text.count(chr(10), 0, at)}: expected a comma or ] after an item of the array"
+                f"line {1 + text.count(chr(10), 0, at)}: expected a comma or ] after an item of the"
+                " array"
             )
     if text[_skip(text, at + 1) :]:
         raise ValueError(

@@ -53,7 +53,8 @@ def problems(module: ModuleType, stage: str, cfg: Any, inputs: Inputs, key: str)
         for given in inputs.get(slot, ()):
             if given.rows is not None and given.rows not in kinds:
                 found.append(
-                    f"{key}.inputs.{slot}: {given.name} gives {given.rows} rows; {stage} reads {' or '.join(kinds)} rows here"
+                    f"{key}.inputs.{slot}: {given.name} gives {given.rows} rows; {stage} reads"
+                    f" {' or '.join(kinds)} rows here"
                 )
     if found or not hasattr(module, "misfits"):
         return found

@@ -113,15 +113,18 @@ def normalise(text: str) -> str:
     """
     if isinstance(text, bool):
         raise UserError(
-            f"language {text}: YAML reads a bare no, yes, on or off as true or false; quote it ('no'), or write nob_Latn"
+            f"language {text}: YAML reads a bare no, yes, on or off as true or false; quote it"
+            " ('no'), or write nob_Latn"
         )
     if not isinstance(text, str) or not text.strip():
         raise UserError(
-            f"language {text!r}: expected a code such as swh_Latn, sw or zh-TW, or a name such as Swahili"
+            f"language {text!r}: expected a code such as swh_Latn, sw or zh-TW, or a name such as"
+            " Swahili"
         )
     if len(text.strip()) > LONGEST:
         raise UserError(
-            f"language {text.strip()[:30]!r}…: too long for a code or a name; write a code such as swh_Latn"
+            f"language {text.strip()[:30]!r}…: too long for a code or a name; write a code such as"
+            " swh_Latn"
         )
     return _normalise(text)
 
@@ -131,7 +134,8 @@ def _normalise(text: str) -> str:
     word = text.strip()
     if word == "NaN":
         raise UserError(
-            "language 'NaN': a missing value; leave such rows out, or write the code of their language (Min Nan is nan_Hans)"
+            "language 'NaN': a missing value; leave such rows out, or write the code of their"
+            " language (Min Nan is nan_Hans)"
         )
     if word.casefold() in language_names.PROGRAMMING:
         tag = _from_tag(word)
@@ -175,7 +179,8 @@ def _from_tag(text: str) -> "Language | None":
         )
         spoken = _canonical(tag, text)
         raise UserError(
-            f"language {text!r}: a pair of languages? Write {own} or {other}; the {own} of {region} is {spoken}"
+            f"language {text!r}: a pair of languages? Write {own} or {other}; the {own} of {region}"
+            f" is {spoken}"
         )
     return tag
 
@@ -210,7 +215,8 @@ def _canonical(tag: "Language", text: str) -> str:
     code = tag.to_alpha3()
     if code in NO_LANGUAGE:
         raise UserError(
-            f"language {text!r}: names no single language; write one code for each, such as swh_Latn"
+            f"language {text!r}: names no single language; write one code for each, such as"
+            " swh_Latn"
         )
     if code in AMBIGUOUS:
         raise UserError(f"language {text!r}: ambiguous; write one of {', '.join(AMBIGUOUS[code])}")
@@ -220,11 +226,13 @@ def _canonical(tag: "Language", text: str) -> str:
     script_ = _script_of(code, tag.script, territory)
     if script_ is None:
         raise UserError(
-            f"language {text!r}: its usual script is not known; write it too, as in {code}_Latn or {code}_Arab"
+            f"language {text!r}: its usual script is not known; write it too, as in {code}_Latn or"
+            f" {code}_Arab"
         )
     if script_ in NO_SCRIPT:
         raise UserError(
-            f"language {text!r}: {script_} is no way of writing; write the script, as in {code}_Latn"
+            f"language {text!r}: {script_} is no way of writing; write the script, as in"
+            f" {code}_Latn"
         )
     implied = _likely(code, script_, None).territory
     return f"{code}_{script_}" + (f"_{territory}" if territory not in (None, implied) else "")
@@ -371,7 +379,8 @@ def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) ->
     for i, item in enumerate(items):
         if len(errors) >= MOST_ERRORS:
             errors.append(
-                f"languages: {len(items) - i} more were not looked at, after {MOST_ERRORS} mistakes in {len(items)} languages"
+                f"languages: {len(items) - i} more were not looked at, after {MOST_ERRORS} mistakes"
+                f" in {len(items)} languages"
             )
             break
         word = item.strip() if isinstance(item, str) else item
@@ -420,7 +429,8 @@ def sets(folder: Path, *, canonical: bool = False) -> dict[str, list[str]]:
     paths = sorted(Path(folder).glob("*.yaml"))
     if len(paths) > MOST_SETS:
         raise UserError(
-            f"{folder}: holds {len(paths):,} files of language sets, and at most {MOST_SETS:,} are read; move the others away"
+            f"{folder}: holds {len(paths):,} files of language sets, and at most {MOST_SETS:,} are"
+            " read; move the others away"
         )
     for path in paths:
         told = yaml_files.read(path)

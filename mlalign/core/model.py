@@ -46,7 +46,8 @@ def local_model(path: Path, identity: str) -> Model:
         return Model(str(path), identity, base=Model(base, base_identity, commit_of(base_identity)))
     if weight_files.base_of(base) is not None:
         raise UserError(
-            f"{path}: its base {base} is an adapter itself; merge that one into its base first, adapters never stack"
+            f"{path}: its base {base} is an adapter itself; merge that one into its base first,"
+            " adapters never stack"
         )
     return Model(str(path), identity, base=Model(base, base))
 

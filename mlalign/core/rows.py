@@ -175,7 +175,8 @@ def shards(
         from mlalign.core.errors import UserError
 
         raise UserError(
-            f"{path}: holds no rows (no folder {folder.name}/); give a rows artifact, or bring files in with `mlalign prepare`"
+            f"{path}: holds no rows (no folder {folder.name}/); give a rows artifact, or bring"
+            " files in with `mlalign prepare`"
         )
     found = sorted(
         p for p in folder.glob("*.parquet") if files is None or f"rows/{p.name}" in files

@@ -23,18 +23,21 @@ from mlalign.core.errors import nearest
 
 # Training arguments that do not change the trained weights beyond floating-point noise: not hashed.
 HOW_TRAINER = frozenset(
-    "output_dir run_name logging_dir logging_strategy logging_first_step logging_steps report_to disable_tqdm log_level "
-    "log_level_replica log_on_each_node log_completions save_strategy save_steps save_total_limit save_on_each_node "
-    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps gradient_checkpointing "
-    "gradient_checkpointing_kwargs activation_offloading dataloader_num_workers dataloader_pin_memory "
-    "dataloader_persistent_workers dataloader_prefetch_factor dataset_num_proc deepspeed fsdp fsdp_config "
-    "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_timeout use_cpu torch_compile torch_empty_cache_steps "
-    "skip_memory_metrics project trackio_space_id precompute_ref_batch_size".split()
+    "output_dir run_name logging_dir logging_strategy logging_first_step logging_steps report_to"
+    " disable_tqdm log_level log_level_replica log_on_each_node log_completions save_strategy"
+    " save_steps save_total_limit save_on_each_node per_device_train_batch_size"
+    " per_device_eval_batch_size gradient_accumulation_steps gradient_checkpointing"
+    " gradient_checkpointing_kwargs activation_offloading dataloader_num_workers"
+    " dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor"
+    " dataset_num_proc deepspeed fsdp fsdp_config ddp_find_unused_parameters ddp_bucket_cap_mb"
+    " ddp_timeout use_cpu torch_compile torch_empty_cache_steps skip_memory_metrics project"
+    " trackio_space_id precompute_ref_batch_size".split()
 )
 # Engine arguments that say how fast, not what: not hashed.
 HOW_ENGINE = frozenset(
-    "tensor_parallel_size pipeline_parallel_size data_parallel_size gpu_memory_utilization max_num_seqs "
-    "max_num_batched_tokens disable_log_stats enforce_eager swap_space enable_prefix_caching download_dir".split()
+    "tensor_parallel_size pipeline_parallel_size data_parallel_size gpu_memory_utilization"
+    " max_num_seqs max_num_batched_tokens disable_log_stats enforce_eager swap_space"
+    " enable_prefix_caching download_dir".split()
 )
 
 # What may stand in the annotation of another library's argument for its values to be checked.

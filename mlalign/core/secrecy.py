@@ -162,7 +162,8 @@ def _value_of(variable: str, default: str | None, key: str) -> str:
     value = os.environ.get(variable, default)
     if value is None:
         raise UserError(
-            f"{key}: the environment variable {variable} is not set here; export it, then run the same command again"
+            f"{key}: the environment variable {variable} is not set here; export it, then run the"
+            " same command again"
         )
     if not in_address(value):  # of an address only the login is secret
         keep(value)

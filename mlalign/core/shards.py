@@ -139,9 +139,11 @@ class _Shard:
         """Whether files are those of a marker, one and all."""
         recorded = self._recorded(told)
         return recorded.keys() == files.keys() and all(
-            not files[f].exists()
-            if digest is None
-            else files[f].is_file() and self._digests.file(files[f]) == digest
+            (
+                not files[f].exists()
+                if digest is None
+                else files[f].is_file() and self._digests.file(files[f]) == digest
+            )
             for f, digest in recorded.items()
         )
 
@@ -182,7 +184,8 @@ def tally_of(partial: Path, source: Path) -> Tally:
     told = read_marker(marker_of(partial, source))
     if told is None:
         raise UserError(
-            f"{marker_of(partial, source)}: is malformed; run the same command again, which computes this shard anew"
+            f"{marker_of(partial, source)}: is malformed; run the same command again, which"
+            " computes this shard anew"
         )
     return Tally(told)
 

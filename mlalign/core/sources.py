@@ -86,7 +86,8 @@ class Source:
     )
     answers: str | None = what(
         None,
-        "a file of {instruction, output}, with {lang} one for each language: the rows' references by prompt",
+        "a file of {instruction, output}, with {lang} one for each language: the rows' references"
+        " by prompt",
         added=True,
     )
 
@@ -241,8 +242,9 @@ def _lines(file: File, problems: Problems) -> Iterator[tuple[int, str]]:
                     yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     problems.add(
-                        f"{file.path}:{number}: not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x}); "
-                        "convert the file: iconv -f ITS_ENCODING -t UTF-8"
+                        f"{file.path}:{number}: not UTF-8 (byte {error.start + 1} of the line is"
+                        f" 0x{raw[error.start]:02x}); convert the file: iconv -f ITS_ENCODING -t"
+                        " UTF-8"
                     )
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         problems.add(
@@ -268,7 +270,8 @@ def _jsonl(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
         except ValueError as error:
             if line.strip() == "{":
                 problems.add(
-                    f"{file.path}:{number}: is one object over several lines; rows are an object a line, or an array [{{…}}, …]"
+                    f"{file.path}:{number}: is one object over several lines; rows are an object a"
+                    " line, or an array [{…}, …]"
                 )
                 return
             problems.add(
@@ -279,7 +282,8 @@ def _jsonl(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
             yield number, record
         else:
             problems.add(
-                f"{file.path}:{number}: expected an object {{…}}, found a {type(record).__name__}; one object a line, please"
+                f"{file.path}:{number}: expected an object {{…}}, found a {type(record).__name__};"
+                " one object a line, please"
             )
 
 
@@ -297,7 +301,8 @@ def _array(file: File, text: str, first: int, problems: Problems) -> Iterator[tu
                 yield number, record
             else:
                 problems.add(
-                    f"{file.path}:{number}: expected an object {{…}} in the array, found a {type(record).__name__}"
+                    f"{file.path}:{number}: expected an object {{…}} in the array, found a"
+                    f" {type(record).__name__}"
                 )
     except ValueError as error:
         problems.add(f"{file.path}: the JSON array is broken: {error}")
@@ -332,7 +337,8 @@ def _csv(file: File, problems: Problems) -> Iterator[tuple[int, list[str]]]:
             fields = next(reader, None)
         except csv.Error as error:
             problems.add(
-                f"{file.path}:{reader.line_num}: broken CSV ({error}); a quote inside a quoted field is written twice"
+                f"{file.path}:{reader.line_num}: broken CSV ({error}); a quote inside a quoted"
+                " field is written twice"
             )
             return
         if fields is None:
@@ -354,7 +360,8 @@ def _parquet(file: File, problems: Problems) -> Iterator[tuple[int, dict]]:
                     yield number, record
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         problems.add(
-            f"{file.path}: cannot be read as Parquet after row {number} ({str(error).splitlines()[0]}); fetch it again"
+            f"{file.path}: cannot be read as Parquet after row {number}"
+            f" ({str(error).splitlines()[0]}); fetch it again"
         )
 
 
@@ -381,13 +388,15 @@ def read_hub(source: Source, problems: Problems) -> Iterator[tuple[int, dict]]:
         )
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
         problems.add(
-            f"hub {source.hub}: cannot be loaded ({str(error).splitlines()[0]}); check hub, config, hub_split and revision, "
-            "or where there is no network, let `mlalign fetch` bring it beforehand"
+            f"hub {source.hub}: cannot be loaded ({str(error).splitlines()[0]}); check hub, config,"
+            " hub_split and revision, or where there is no network, let `mlalign fetch` bring it"
+            " beforehand"
         )
         return
     if other := _other_commit(records, source.revision):
         problems.add(
-            f"hub {source.hub}: without network only commit {other} can be had, not {source.revision}; let `mlalign fetch` bring it"
+            f"hub {source.hub}: without network only commit {other} can be had, not"
+            f" {source.revision}; let `mlalign fetch` bring it"
         )
         return
     yield from enumerate(records, 1)

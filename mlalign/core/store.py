@@ -216,7 +216,8 @@ def finish(
         if name not in files or files[name]["sha256"] != digest
     ]:
         raise UserError(
-            f"{partial / wrong[0]}: is not what was written there; run the same command again, which computes it anew"
+            f"{partial / wrong[0]}: is not what was written there; run the same command again,"
+            " which computes it anew"
         )
     digest = content_digest(files)
     write_json(
@@ -246,8 +247,8 @@ def read_manifest(artifact: Path) -> dict:
     manifest = read_json(path)
     if problem := _malformed(manifest):
         raise UserError(
-            f"{path}: is no manifest of an artifact ({problem}); compute the step that wrote it again with force=STEP, or, if it is "
-            "not mlalign's, give the file another name"
+            f"{path}: is no manifest of an artifact ({problem}); compute the step that wrote it"
+            " again with force=STEP, or, if it is not mlalign's, give the file another name"
         )
     return manifest
 

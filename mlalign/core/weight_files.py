@@ -75,7 +75,8 @@ def find(
         file = _from_hub(path, name, revision, required)
     if file is None and required:
         raise UserError(
-            f"{path}: has no {name}; save the whole model there with save_pretrained, or fetch it again"
+            f"{path}: has no {name}; save the whole model there with save_pretrained, or fetch it"
+            " again"
         )
     return file
 
@@ -108,7 +109,8 @@ def read_object(file: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise UserError(
-            f"{file}: holds a JSON {type(value).__name__} where an object {{…}} belongs; fetch it again or mend it"
+            f"{file}: holds a JSON {type(value).__name__} where an object {{…}} belongs; fetch it"
+            " again or mend it"
         )
     return value
 
@@ -125,14 +127,16 @@ def base_of(path: str, revision: str | None = None) -> str | None:
     named = read_object(file).get("base_model_name_or_path")
     if not isinstance(named, str) or not named.strip():
         raise UserError(
-            f"{file}: base_model_name_or_path is {named!r}; write the directory or the hub id of the adapter's base there"
+            f"{file}: base_model_name_or_path is {named!r}; write the directory or the hub id of"
+            " the adapter's base there"
         )
     for place in (Path(path) / named, Path(named).expanduser()):
         if not place.is_dir():
             continue
         if place.resolve() == Path(path).resolve():
             raise UserError(
-                f"{file}: base_model_name_or_path names the adapter itself; name the full model that it was trained on"
+                f"{file}: base_model_name_or_path names the adapter itself; name the full model"
+                " that it was trained on"
             )
         return str(place.resolve())
     if named.startswith(("/", ".", "~")) or named.count("/") > 1:
@@ -183,7 +187,8 @@ def _of_index(path: str, index: Path, revision: str | None) -> list[Path]:
     )
     if outside:
         raise UserError(
-            f"{index}: names {outside[0]}, which lies outside the model's folder; put the whole model into one folder"
+            f"{index}: names {outside[0]}, which lies outside the model's folder; put the whole"
+            " model into one folder"
         )
     files = {name: find(path, name, revision) for name in sorted(set(names.values()))}
     lost = [name for name, file in files.items() if file is None]
@@ -198,12 +203,19 @@ def _without_safetensors(path: str, kind: str) -> str:
     folder = Path(path)
     if not folder.is_dir():
         return (
-            f"{path}: has no {SINGLE[kind]}, and pickled weights are never opened; "
-            f"`hf download {path} --local-dir DIR`, name DIR, and the message then gives the command that converts them"
+            f"{path}: has no {SINGLE[kind]}, and pickled weights are never opened; `hf download"
+            f" {path} --local-dir DIR`, name DIR, and the message then gives the command that"
+            " converts them"
         )
     if not list(folder.glob(PICKLES[kind])):
-        return f"{path}: has no weights ({SINGLE[kind]}); save the whole model there with save_pretrained, or fetch it again"
-    return f"{path}: has pickled weights ({PICKLES[kind]}), which are never opened; convert them, then go on:\n  {conversion(folder, kind)}"
+        return (
+            f"{path}: has no weights ({SINGLE[kind]}); save the whole model there with"
+            " save_pretrained, or fetch it again"
+        )
+    return (
+        f"{path}: has pickled weights ({PICKLES[kind]}), which are never opened; convert them, then"
+        f" go on:\n  {conversion(folder, kind)}"
+    )
 
 
 def conversion(folder: Path, kind: str) -> str:
@@ -212,9 +224,10 @@ def conversion(folder: Path, kind: str) -> str:
     """
     source, target = folder.absolute() / PICKLES[kind], folder.absolute() / SINGLE[kind]
     code = (
-        "import glob, sys, torch; from safetensors.torch import save_file; "
-        "w = {k: v for f in sorted(glob.glob(sys.argv[1])) for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}; "
-        "save_file({k: v.clone().contiguous() for k, v in w.items()}, sys.argv[2], {'format': 'pt'})"
+        "import glob, sys, torch; from safetensors.torch import save_file; w = {k: v for f in"
+        " sorted(glob.glob(sys.argv[1])) for k, v in torch.load(f, map_location='cpu',"
+        " weights_only=True).items()}; save_file({k: v.clone().contiguous() for k, v in w.items()},"
+        " sys.argv[2], {'format': 'pt'})"
     )
     return f'python -c "{code}" {_quoted(source)} {_quoted(target)}'
 
@@ -240,8 +253,9 @@ def _tensors_once(index: Path, files: Iterable[Path]) -> Tensors:
         for name, told in header(file).items():
             if name in holder:
                 raise UserError(
-                    f"{index}: two of its files hold {name} ({holder[name].name} and {file.name}), and nobody can know which is "
-                    "the model's; save or fetch it again into an empty folder"
+                    f"{index}: two of its files hold {name} ({holder[name].name} and {file.name}),"
+                    " and nobody can know which is the model's; save or fetch it again into an"
+                    " empty folder"
                 )
             holder[name], by_name[name] = file, told
     return Tensors(by_name)

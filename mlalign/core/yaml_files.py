@@ -55,7 +55,8 @@ def text_of(file: Path) -> str:
     try:
         if (size := file.stat().st_size) > LARGEST:
             raise UserError(
-                f"{file}: {size:,} bytes, and at most {LARGEST:,} are read as YAML; is it another kind of file?"
+                f"{file}: {size:,} bytes, and at most {LARGEST:,} are read as YAML; is it another"
+                " kind of file?"
             )
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -78,7 +79,8 @@ def check(text: str, where: object) -> None:
             if isinstance(event, yaml.AliasEvent):
                 if any(anchor == event.anchor for anchor, _ in open_):
                     raise UserError(
-                        f"{where}: line {_line(event)}: *{event.anchor} stands within itself; write the value out"
+                        f"{where}: line {_line(event)}: *{event.anchor} stands within itself; write"
+                        " the value out"
                     )
                 count += sizes.get(event.anchor or "", 1)
             elif isinstance(event, yaml.ScalarEvent):
@@ -89,7 +91,8 @@ def check(text: str, where: object) -> None:
                     and event.implicit[0]
                 ):
                     raise UserError(
-                        f"{where}: line {_line(event)}: a number of {len(event.value):,} digits; at most {DIGITS:,}"
+                        f"{where}: line {_line(event)}: a number of {len(event.value):,} digits; at"
+                        f" most {DIGITS:,}"
                     )
                 if event.anchor:
                     sizes[event.anchor] = 1
@@ -102,11 +105,13 @@ def check(text: str, where: object) -> None:
                     sizes[anchor] = count - before
             if len(open_) > DEEPEST:
                 raise UserError(
-                    f"{where}: line {_line(event)}: nested more than {DEEPEST} deep; make it flatter"
+                    f"{where}: line {_line(event)}: nested more than {DEEPEST} deep; make it"
+                    " flatter"
                 )
             if count > MOST:
                 raise UserError(
-                    f"{where}: line {_line(event)}: stands for more than {MOST:,} values, aliases expanded; make it smaller"
+                    f"{where}: line {_line(event)}: stands for more than {MOST:,} values, aliases"
+                    " expanded; make it smaller"
                 )
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: cannot be read as YAML ({_first_line(error)})") from None

@@ -136,7 +136,10 @@ def _missing(record: Record, where: str | int, name: str) -> str:
     if not isinstance(record, dict):
         return f"only {len(record)} columns, but `{name}` is column {where} (counted from 0)"
     wanted = f"no column {str(where)!r}" + (f" (for `{name}`)" if where != name else "")
-    return f"{wanted}; it has {', '.join(map(str, record))}{nearest(str(where), record)}; name it with columns: {{{name}: THEIRS}}"
+    return (
+        f"{wanted}; it has {', '.join(map(str, record))}{nearest(str(where), record)}; name it with"
+        f" columns: {{{name}: THEIRS}}"
+    )
 
 
 def _read(view: Mapping, want: conversations.Shape) -> conversations.Row:
@@ -177,7 +180,8 @@ def _preference(view: Mapping) -> Row:
     if read.n_chosen is not None:
         several = "rejected" if len(read.answers) > read.n_chosen + 1 else "chosen"
         raise Malformed(
-            f"`{several}` holds several answers, and a preference has one; name one with columns: {{{several}: {several}.0}}"
+            f"`{several}` holds several answers, and a preference has one; name one with columns:"
+            f" {{{several}: {several}.0}}"
         )
     if read.shape != "pair":
         raise Malformed(f"needs chosen and rejected; it has {', '.join(map(str, view))}")

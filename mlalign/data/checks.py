@@ -30,13 +30,19 @@ def mistakes(source: Source, kind: str, wanted: list[str] | None) -> Iterator[st
         yield from _tiny_world(source)
         return
     if source.path is not None and (source.path.startswith("None/") or source.path == "None"):
-        yield f"path: data.root: missing; set data.root=FOLDER, the folder that holds {source.path.removeprefix('None/')}"
+        yield (
+            "path: data.root: missing; set data.root=FOLDER, the folder that holds"
+            f" {source.path.removeprefix('None/')}"
+        )
         return
     if (source.path is None) == (source.hub is None):
         yield "path: give either path (files) or hub (a data set on the hub)"
         return
     if source.hub and not source.revision and not Path(source.hub).exists():
-        yield f"revision: missing; pin {source.hub} to a commit or tag, so that the same command gives the same rows"
+        yield (
+            f"revision: missing; pin {source.hub} to a commit or tag, so that the same command"
+            " gives the same rows"
+        )
     if source.weight <= 0:
         yield f"weight: must be above 0, got {source.weight}"
     yield from _columns(source, kind)
@@ -87,7 +93,10 @@ def _language(source: Source) -> Iterator[str]:
         or "{lang}" in (source.path or "")
     )
     if not known:
-        yield "language: missing; set it (eng_Latn), name a column (columns: {language: …}), or put {lang} into the path"
+        yield (
+            "language: missing; set it (eng_Latn), name a column (columns: {language: …}), or put"
+            " {lang} into the path"
+        )
     for key, values in (
         ("language", [source.language] if source.language else []),
         ("languages", source.languages or []),

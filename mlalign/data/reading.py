@@ -45,7 +45,8 @@ class Reading:
         name = (name_of(source, file.name), file.name, file.language)
         if name in self.names:
             self.problems.add(
-                f"{file.path}: read twice, or named like another file of source {name[0]!r}; name the sources apart (source: NAME)"
+                f"{file.path}: read twice, or named like another file of source {name[0]!r}; name"
+                " the sources apart (source: NAME)"
             )
         self.names.add(name)
 

@@ -31,7 +31,10 @@ def read(path: str, language: str | None, problems: Problems) -> dict[str, str]:
             )
             answer = record.get("output")
             if prompt is None or not isinstance(answer, str):
-                message = f"{file.place(number)}: stored answers need instruction (or prompt) and output, both texts"
+                message = (
+                    f"{file.place(number)}: stored answers need instruction (or prompt) and output,"
+                    " both texts"
+                )
                 problems.add(message, once=file.path)
                 continue
             answers[cleaning.normalised(prompt)] = answer

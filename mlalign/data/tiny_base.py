@@ -49,12 +49,12 @@ REMARK_FIRST_WEIGHT = 4.0
 PRE_TOKENS = r" ?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]|\s+"
 # A system message is part of the prompt's text: the user turn that follows continues it.
 CHAT_TEMPLATE = (
-    "{%- for message in messages -%}{%- if message['role'] == 'assistant' -%}"
-    "{{- '<|assistant|>' -}}{%- generation -%}{{- message['content'] + '<|end|>' -}}{%- endgeneration -%}"
-    "{%- elif message['role'] == 'system' -%}{{- '<|user|>' + message['content'] + ' ' -}}"
-    "{%- elif loop.previtem is defined and loop.previtem['role'] == 'system' -%}{{- message['content'] -}}"
-    "{%- else -%}{{- '<|user|>' + message['content'] -}}{%- endif -%}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+    "{%- for message in messages -%}{%- if message['role'] == 'assistant' -%}{{- '<|assistant|>'"
+    " -}}{%- generation -%}{{- message['content'] + '<|end|>' -}}{%- endgeneration -%}{%- elif"
+    " message['role'] == 'system' -%}{{- '<|user|>' + message['content'] + ' ' -}}{%- elif"
+    " loop.previtem is defined and loop.previtem['role'] == 'system' -%}{{- message['content']"
+    " -}}{%- else -%}{{- '<|user|>' + message['content'] -}}{%- endif -%}{%- endfor -%}{%- if"
+    " add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
 
 
@@ -283,7 +283,8 @@ def train(
         if (step + 1) % PRINT_EVERY == 0:
             means.append(sum(losses[-PRINT_EVERY:]) / PRINT_EVERY)
             print(
-                f"{seed_text} step {step + 1}  loss {means[-1]:.4f}  {time.monotonic() - started:.0f} s",
+                f"{seed_text} step {step + 1}  loss {means[-1]:.4f} "
+                f" {time.monotonic() - started:.0f} s",
                 flush=True,
             )
     return means

@@ -282,7 +282,10 @@ def verdict(content: Mapping) -> str:
 
 def _transferred(ranked: Sequence[tuple[str, Mapping]]) -> str:
     above = sum(r["low"] is not None and r["low"] > 0.5 for _, r in ranked)
-    return f"{above} of {len(ranked)} reward models are above chance on average: the whole interval lies above 50%."
+    return (
+        f"{above} of {len(ranked)} reward models are above chance on average: the whole interval"
+        " lies above 50%."
+    )
 
 
 def _by_languages(content: Mapping) -> str:
@@ -305,7 +308,10 @@ def _by_languages(content: Mapping) -> str:
 def _against(rows: Mapping[str, Mapping], line: float, model: str, wins: str) -> str:
     each = [r for lang, r in rows.items() if is_language(lang) and r["low"] is not None]
     above, below = sum(r["low"] > line for r in each), sum(r["high"] < line for r in each)
-    told = f"“{model}” {wins} in {above} of {len(each)} languages: the whole interval lies above {line:.0%}."
+    told = (
+        f"“{model}” {wins} in {above} of {len(each)} languages: the whole interval lies above"
+        f" {line:.0%}."
+    )
     told += f" It lies below in {below}." if below else ""
     return (
         told + (f" {len(each) - above - below} are undecided." if len(each) > above + below else "")
@@ -323,7 +329,10 @@ def _moved(before: Mapping[str, Mapping], after: Mapping[str, Mapping], metric: 
     up = sum(after[x]["value"] > before[x]["value"] for x in shared)
     down = [language(x) for x in shared if after[x]["value"] < before[x]["value"]]
     named = f": {', '.join(down)}" if 0 < len(down) <= 5 else ""
-    return f"{metric_name(metric)}: higher than before in {up} of {len(shared)} languages, lower in {len(down)}{named}."
+    return (
+        f"{metric_name(metric)}: higher than before in {up} of {len(shared)} languages, lower in"
+        f" {len(down)}{named}."
+    )
 
 
 def picture(content: Mapping, digits: int) -> dict[str, Any] | None:
@@ -361,7 +370,10 @@ def _drawn(
 ) -> dict[str, Any]:
     draw = figures.ranks_plot if len(rows) > MANY else figures.languages_plot
     low, high = min(rows, key=lambda r: r["after"][0]), max(rows, key=lambda r: r["after"][0])
-    ends = f"from {low['label']} {number(low['after'][0], metric, digits)} to {high['label']} {number(high['after'][0], metric, digits)}"
+    ends = (
+        f"from {low['label']} {number(low['after'][0], metric, digits)} to {high['label']}"
+        f" {number(high['after'][0], metric, digits)}"
+    )
     at = reference(metric)
     drawn = draw(rows, f"{name}, {ends}", axis(metric, digits), at)
     line = "" if at is None else f"dashed line: {number(at, metric, 2)}"

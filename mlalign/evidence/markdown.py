@@ -144,7 +144,10 @@ def _matrix(matrix: Mapping, digits: int) -> str:
 
 
 def _decision(decision: Mapping) -> str:
-    verdict = f"{cell(decision['step'])}: {cell(decision['selected'])} was selected; the loop {'stops' if decision['stop'] else 'goes on'}."
+    verdict = (
+        f"{cell(decision['step'])}: {cell(decision['selected'])} was selected; the loop"
+        f" {'stops' if decision['stop'] else 'goes on'}."
+    )
     return f"{verdict}\n\n" + grid(
         ["candidate", "decision"], [(c["candidate"], c["decision"]) for c in decision["candidates"]]
     )

@@ -121,8 +121,9 @@ def fit_vocabulary(network: Any, tokenizer: PreTrainedTokenizerBase, frozen: boo
         return
     if frozen:
         raise UserError(
-            f"the tokenizer has no padding token of its own and the model no spare row for one ({n_rows} rows); set "
-            f"tokenizer.pad_token to a token that texts never use and save it with the model, or train full weights (peft=null)"
+            "the tokenizer has no padding token of its own and the model no spare row for one"
+            f" ({n_rows} rows); set tokenizer.pad_token to a token that texts never use and save it"
+            " with the model, or train full weights (peft=null)"
         )
     network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
@@ -148,9 +149,10 @@ def open_for_training(
         return load_merged(model, weights, seed), None
     _check_same_shape(Path(model.path), peft)
     with whole_weights(weights) if weights.task == "classifier" else contextlib.nullcontext():
-        return _with_adapter(
-            load_full(model.base, weights, seed), model, weights, trainable=True
-        ), None
+        return (
+            _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=True),
+            None,
+        )
 
 
 def load_merged(model: Model, weights: Weights, seed: int = 0) -> Any:
@@ -233,8 +235,9 @@ def _check_same_shape(path: Path, peft: Mapping) -> None:
     told = weight_files.read_object(path / adapters.CONFIG)
     if not adapters.is_plain(told):
         raise UserError(
-            f"{path / adapters.CONFIG}: init_lora_weights is {told['init_lora_weights']}, with which the adapter changes its base; "
-            f"training does not go on in it: make it a full model first (peft=null trains full weights)"
+            f"{path / adapters.CONFIG}: init_lora_weights is {told['init_lora_weights']}, with"
+            " which the adapter changes its base; training does not go on in it: make it a full"
+            " model first (peft=null trains full weights)"
         )
     differing = [
         f"{key}={told.get(key)}, not {peft[key]}"
@@ -243,8 +246,9 @@ def _check_same_shape(path: Path, peft: Mapping) -> None:
     ]
     if differing:
         raise UserError(
-            f"peft: training goes on in the adapter {path}, which has {', '.join(differing)}; adapters never stack: "
-            f"set the same values, or make it a full model first (peft=null trains full weights)"
+            f"peft: training goes on in the adapter {path}, which has {', '.join(differing)};"
+            " adapters never stack: set the same values, or make it a full model first (peft=null"
+            " trains full weights)"
         )
 
 
@@ -253,7 +257,8 @@ def _quantization(kind: str) -> Any:
 
     if not torch.cuda.is_available():
         raise UserError(
-            f"quantization: {kind} needs a CUDA GPU, and this machine shows none; set quantization=null"
+            f"quantization: {kind} needs a CUDA GPU, and this machine shows none; set"
+            " quantization=null"
         )
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -375,10 +380,14 @@ def make_generation_savable(network: Any) -> str | None:
     place = f"{network.name_or_path}: generation_config.json"
     if reason := _refuses(config):
         raise UserError(
-            f"{place} cannot be saved with a model that is trained from it ({reason}); mend it there"
+            f"{place} cannot be saved with a model that is trained from it ({reason}); mend it"
+            " there"
         )
     told = ", ".join(f"{name}={value}" for name, value in unset.items())
-    return f"{place} sets {told}, which mean nothing without do_sample or num_beams; they are left out of the trained model's"
+    return (
+        f"{place} sets {told}, which mean nothing without do_sample or num_beams; they are left out"
+        " of the trained model's"
+    )
 
 
 def _refuses(config: Any) -> str | None:
@@ -457,9 +466,11 @@ def save(trainer: Any, path: Path) -> None:
         write_json(
             adapter,
             {
-                k: sorted(v)
-                if k in ("target_modules", "modules_to_save") and isinstance(v, list)
-                else v
+                k: (
+                    sorted(v)
+                    if k in ("target_modules", "modules_to_save") and isinstance(v, list)
+                    else v
+                )
                 for k, v in told.items()
             },
         )

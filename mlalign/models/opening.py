@@ -60,26 +60,30 @@ def _check_configuration(file: Path, values: Mapping[str, Any]) -> None:
     kind, own = values.get("model_type"), values.get("auto_map")
     if not isinstance(kind, str):
         raise UserError(
-            f"{file}: has no model_type, so nobody can know what the model is; fetch it again or save it with transformers"
+            f"{file}: has no model_type, so nobody can know what the model is; fetch it again or"
+            " save it with transformers"
         )
     if kind not in CONFIG_MAPPING:
         code = (
             f" ({own['AutoConfig']})" if isinstance(own, Mapping) and own.get("AutoConfig") else ""
         )
         raise UserError(
-            f"{file}: transformers knows no model_type {kind!r}: the configuration needs its own code{code}, and {NEVER_RUN}; "
-            "take a model that transformers knows, or a newer transformers if that knows it"
+            f"{file}: transformers knows no model_type {kind!r}: the configuration needs its own"
+            f" code{code}, and {NEVER_RUN}; take a model that transformers knows, or a newer"
+            " transformers if that knows it"
         )
     names = values.get("architectures")
     if names is not None and not (
         isinstance(names, list) and all(isinstance(name, str) for name in names)
     ):
         raise UserError(
-            f"{file}: architectures must be a list of names, not {names!r}; fetch it again or mend it"
+            f"{file}: architectures must be a list of names, not {names!r}; fetch it again or"
+            " mend it"
         )
     for key, kernel in _kernels(values):
         raise UserError(
-            f"{file}: {key} names code on the hub ({kernel}), and {NEVER_RUN}; remove the key from a copy"
+            f"{file}: {key} names code on the hub ({kernel}), and {NEVER_RUN}; remove the key from"
+            " a copy"
         )
 
 
@@ -111,7 +115,8 @@ def tokenizer(path: str, revision: str | None = None) -> Any:
     """
     if not has_tokenizer(path, revision):
         raise UserError(
-            f"{path}: has no tokenizer (tokenizer.json); save the model's own there with AutoTokenizer's save_pretrained"
+            f"{path}: has no tokenizer (tokenizer.json); save the model's own there with"
+            " AutoTokenizer's save_pretrained"
         )
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         file = find(path, name, revision)
@@ -119,8 +124,9 @@ def tokenizer(path: str, revision: str | None = None) -> Any:
         if own:
             classes = own.get("AutoTokenizer", own) if isinstance(own, Mapping) else own
             raise UserError(
-                f"{file}: the tokenizer needs its own code ({_first(classes)}), and {NEVER_RUN}; take a model with a tokenizer of "
-                "transformers, or save one as tokenizer.json that gives the same tokens"
+                f"{file}: the tokenizer needs its own code ({_first(classes)}), and {NEVER_RUN};"
+                " take a model with a tokenizer of transformers, or save one as tokenizer.json"
+                " that gives the same tokens"
             )
     _check_beside(path, revision)
     with reading(f"{path}: no tokenizer can be loaded from it", "; save the model's own there"):
@@ -166,9 +172,10 @@ def check_tokens(tokens: Any, n_rows: int, path: str, *, padding_is_read: bool =
     if beyond:
         number, token = beyond[0]
         raise UserError(
-            f"{path}: the tokenizer has tokens that the model has no embeddings for ({token!r} is number {number}, the embeddings have "
-            f"{n_rows} rows): it is not this model's. Put the model's own tokenizer there, or save the model once more after "
-            f"resize_token_embeddings({len(tokens)}), and train the new rows"
+            f"{path}: the tokenizer has tokens that the model has no embeddings for ({token!r} is"
+            f" number {number}, the embeddings have {n_rows} rows): it is not this model's. Put the"
+            " model's own tokenizer there, or save the model once more after"
+            f" resize_token_embeddings({len(tokens)}), and train the new rows"
         )
 
 
@@ -230,7 +237,8 @@ def network(
         loaded, info = auto.from_pretrained(path, **{**options, **ours})
     if lost := sorted(set(info["missing_keys"]) - seen.lacking):
         raise UserError(
-            f"{path}: holds no weights for {report.some(lost)}: newly initialised weights score nothing; fetch it again"
+            f"{path}: holds no weights for {report.some(lost)}: newly initialised weights score"
+            " nothing; fetch it again"
         )
     return loaded, seen.lacking
 
@@ -252,8 +260,9 @@ def _check_quantisation(path: str, revision: str | None) -> None:
         return
     if method is not None and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         raise UserError(
-            f"{file}: quantization_config has quant_method {method!r}, which transformers does not know, so it cannot know what the "
-            "weights mean; take the model that was not quantised, or one that transformers can read"
+            f"{file}: quantization_config has quant_method {method!r}, which transformers does not"
+            " know, so it cannot know what the weights mean; take the model that was not"
+            " quantised, or one that transformers can read"
         )
 
 
@@ -306,7 +315,8 @@ def adapter(path: str, revision: str | None = None) -> Adapter:
         config = PeftConfig.from_pretrained(path, revision=revision)
         if config.is_prompt_learning:
             raise UserError(
-                f"{path}: is no LoRA adapter but a learned prompt ({config.peft_type}), which cannot be merged"
+                f"{path}: is no LoRA adapter but a learned prompt ({config.peft_type}), which"
+                " cannot be merged"
             )
         weights = load_peft_weights(path, device="cpu", revision=revision)
     return Adapter(path, seen.shapes, config, weights)
@@ -331,13 +341,15 @@ def attach(
         fit: Any = set_peft_model_state_dict(adapted, adapter.weights)
     if fit.unexpected_keys:
         raise UserError(
-            f"{adapter.path}: its adapter does not fit {base}: no place for {report.some(fit.unexpected_keys)}"
+            f"{adapter.path}: its adapter does not fit {base}: no place for"
+            f" {report.some(fit.unexpected_keys)}"
         )
     if lost := [
         name for name in fit.missing_keys if "lora_" in name or ".modules_to_save." in name
     ]:
         raise UserError(
-            f"{adapter.path}: its file lacks {report.some(lost)}, which {ADAPTER} says it has; fetch or save it again"
+            f"{adapter.path}: its file lacks {report.some(lost)}, which {ADAPTER} says it has;"
+            " fetch or save it again"
         )
     return adapted
 

@@ -162,7 +162,8 @@ def _class_and_config(path: str, config: Any, task: Task, stated: list[str]) -> 
         )  # a model of texts and pictures, which vLLM serves
     else:
         raise UserError(
-            f"{path}: no {KINDS[task]} can be loaded from it (transformers has none of model_type {config.model_type!r})"
+            f"{path}: no {KINDS[task]} can be loaded from it (transformers has none of model_type"
+            f" {config.model_type!r})"
         )
     if (
         config.sub_configs.get("text_config") is not None
@@ -194,8 +195,10 @@ def _check_numbers(path: str, weights: weight_files.Tensors) -> None:
     )
     if whole := [name for name in whole if not report.COMPUTED.search(name)]:
         raise UserError(
-            f"{path}: its weights {report.some(whole)} are whole numbers ({weights.by_name[whole[0]][0]}), as quantised ones are, and "
-            "config.json has no quantization_config that says how to read them; take the model that was not quantised"
+            f"{path}: its weights {report.some(whole)} are whole numbers"
+            f" ({weights.by_name[whole[0]][0]}), as quantised ones are, and config.json has no"
+            " quantization_config that says how to read them; take the model that was not"
+            " quantised"
         )
 
 
@@ -286,5 +289,6 @@ def _check_generation(path: str, revision: str | None) -> None:
             type(n) is int for n in (value if isinstance(value, list) else [value or 0])
         ):
             raise UserError(
-                f"{file}: {key} must be a token's number or a list of them, not {value!r}; mend it or remove the file"
+                f"{file}: {key} must be a token's number or a list of them, not {value!r}; mend it"
+                " or remove the file"
             )

@@ -54,8 +54,10 @@ def custom_class(path: str, stated: Stated, loaded: str, files: Iterable[str] = 
         return None
     code = ", ".join(files)
     return (
-        f"{path}/config.json: the model is a {stated.names[0]}, which is no class of transformers: it needs its own code"
-        f"{f' ({code})' if code else ''}, and {NEVER_RUN}. Take a model of a stock class; if {loaded} is what it really is, write "
+        f"{path}/config.json: the model is a {stated.names[0]}, which is no class of transformers:"
+        " it needs its own code"
+        f"{f' ({code})' if code else ''}, and {NEVER_RUN}. Take a model of a stock class; if"
+        f" {loaded} is what it really is, write "
         f'"architectures": ["{loaded}"] into a copy of config.json'
     )
 
@@ -78,14 +80,15 @@ def problem(
     missing = sorted(report.missing - set(lacking))
     if missing:
         return (
-            f"{adapter or path}: holds no weights for {some(missing)}{_instead(report)}: newly initialised weights score nothing; "
-            f"{_complete(report, missing, path if adapter else None)}"
+            f"{adapter or path}: holds no weights for {some(missing)}{_instead(report)}: newly"
+            " initialised weights score nothing;"
+            f" {_complete(report, missing, path if adapter else None)}"
         )
     mismatched = sorted(report.mismatched - set(lacking))
     if mismatched:
         return (
-            f"{path}: config.json says another shape of {some(mismatched)} than the weights have: the two do not belong together; "
-            "fetch both again"
+            f"{path}: config.json says another shape of {some(mismatched)} than the weights have:"
+            " the two do not belong together; fetch both again"
         )
     if not lacking and (message := _another_class(path, report, stated)):
         return message
@@ -96,8 +99,9 @@ def problem(
     )
     if unused:
         return (
-            f"{path}: its weights hold {some(unused)}, which {report.loaded} does not use: what the model does with them would be left "
-            "out. Take a model whose class has them, or remove weights that its authors do not use either"
+            f"{path}: its weights hold {some(unused)}, which {report.loaded} does not use: what the"
+            " model does with them would be left out. Take a model whose class has them, or remove"
+            " weights that its authors do not use either"
         )
     return None
 
@@ -108,12 +112,15 @@ def _another_class(path: str, report: Report, stated: Stated) -> str | None:
         return None
     if any(name.endswith(TOKENS) for name in stated.names):
         return (
-            f"{path}/config.json: the model is a {stated.names[0]}, which gives values to single tokens (as process reward models do to "
-            "steps), not one to an answer; it cannot be used here"
+            f"{path}/config.json: the model is a {stated.names[0]}, which gives values to single"
+            " tokens (as process reward models do to steps), not one to an answer; it cannot be"
+            " used here"
         )
     return (
-        f"{path}/config.json: the model is a {', '.join(stated.names)}, and here it would be a {report.loaded}; take a model that was "
-        f'saved as one. If that is what it really is, write "architectures": ["{report.loaded}"] into a copy of config.json'
+        f"{path}/config.json: the model is a {', '.join(stated.names)}, and here it would be a"
+        f" {report.loaded}; take a model that was "
+        f'saved as one. If that is what it really is, write "architectures": ["{report.loaded}"]'
+        " into a copy of config.json"
     )
 
 
@@ -134,7 +141,10 @@ def _complete(report: Report, missing: Iterable[str], base: str | None) -> str:
     if base is None:
         return f"give a model that was saved whole as a sequence classifier ({report.loaded})"
     modules = sorted({name.removeprefix(f"{report.prefix}.").split(".")[0] for name in missing})
-    return f"its base {base} has none either; save the adapter with its whole head: modules_to_save={modules}"
+    return (
+        f"its base {base} has none either; save the adapter with its whole head:"
+        f" modules_to_save={modules}"
+    )
 
 
 def some(names: Iterable[str], most: int = 4) -> str:

@@ -22,8 +22,9 @@ DATE = "2024-07-26"
 
 # Arguments of `apply_chat_template` that are not variables of templates.
 RESERVED = frozenset(
-    "messages conversation add_generation_prompt continue_final_message tokenize return_dict return_tensors "
-    "return_assistant_tokens_mask padding truncation max_length tokenizer_kwargs strftime_now".split()
+    "messages conversation add_generation_prompt continue_final_message tokenize return_dict"
+    " return_tensors return_assistant_tokens_mask padding truncation max_length tokenizer_kwargs"
+    " strftime_now".split()
 )
 TOOL_USE = "tool_use"  # the named template that transformers takes for conversations with tools
 TURN = "end of this turn"  # an assistant's text, to see what the template writes after it
@@ -227,7 +228,8 @@ def text_of(tokenizer: Any, tools: Sequence | None = None) -> str:
     if "default" not in templates:
         names = ", ".join(sorted(templates))
         raise UserError(
-            f"{name}: its tokenizer has several chat templates and none is called default; set chat_template to one of {names}"
+            f"{name}: its tokenizer has several chat templates and none is called default; set"
+            f" chat_template to one of {names}"
         )
     return templates["default"]
 

@@ -18,8 +18,9 @@ def problems(nodes: Mapping[str, Any]) -> list[str]:
                 refused = refused_by_vllm(peft)
                 if refused:
                     found.append(
-                        f"steps.{node.step.template}.inputs.{slot}: vLLM serves no adapter with {', '.join(refused)} ({place}); train "
-                        f"another adapter or full weights, or generate with engine=transformers"
+                        f"steps.{node.step.template}.inputs.{slot}: vLLM serves no adapter with"
+                        f" {', '.join(refused)} ({place}); train another adapter or full weights,"
+                        " or generate with engine=transformers"
                     )
     return list(dict.fromkeys(found))
 

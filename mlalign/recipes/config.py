@@ -163,7 +163,10 @@ class Settings:
         for name in INTERPOLATION.findall(value):
             group, _, role = name.partition(".")
             if group == "data" and role and role not in self.root["data"]:
-                return f"means nothing: data={self.choices.get('data', 'tiny_world')} has no role {role!r}{nearest(role, roles)}"
+                return (
+                    f"means nothing: data={self.choices.get('data', 'tiny_world')} has no role"
+                    f" {role!r}{nearest(role, roles)}"
+                )
         return None
 
 
@@ -279,7 +282,8 @@ def _evaluations(
         if values or names != evaluations.DEFAULT:
             mend = "run recipe=evaluate model=PATH, or give the recipe a section `measure`"
             errors.append(
-                f"evaluation: the recipe has no section `measure`, whose policies it would be asked of; {mend}"
+                "evaluation: the recipe has no section `measure`, whose policies it would be asked"
+                f" of; {mend}"
             )
         return []
     request = evaluations.Request(names, values, languages)
@@ -368,7 +372,8 @@ def _parse(argv: Sequence[str], errors: list[str]) -> list[Override]:
             continue
         if override.is_sweep_override():
             errors.append(
-                f"{text}: several values at once make a sweep; add -m for one, give one value, or [a,b] for a list"
+                f"{text}: several values at once make a sweep; add -m for one, give one value, or"
+                " [a,b] for a list"
             )
             continue
         parsed.append(
@@ -392,7 +397,8 @@ def _check_hydra() -> None:
     """
     if importlib.util.find_spec("hydra") is None:
         raise UserError(
-            "the package 'hydra-core' is not installed; recipes need it: pip install 'mlalign[train]'"
+            "the package 'hydra-core' is not installed; recipes need it: pip install"
+            " 'mlalign[train]'"
         )
 
 
@@ -407,7 +413,8 @@ def by_grammar(text: str, errors: list[str]) -> Any:
     key = text.partition("=")[0][:100]
     if len(text) > LONGEST_VALUE:
         errors.append(
-            f"{key}: a value of {len(text):,} characters, at most {LONGEST_VALUE:,}; write it into a file of conf_dir="
+            f"{key}: a value of {len(text):,} characters, at most {LONGEST_VALUE:,}; write it into"
+            " a file of conf_dir="
         )
         return None
     if re.search(r"\d{1000}", text):
@@ -423,7 +430,8 @@ def by_grammar(text: str, errors: list[str]) -> Any:
         return OverridesParser.create().parse_override(_quoted(text))
     except HydraException as error:
         errors.append(
-            f"{text}: {str(error).splitlines()[0]}; quote a value with special characters: key='\"a=b\"'"
+            f"{text}: {str(error).splitlines()[0]}; quote a value with special characters:"
+            " key='\"a=b\"'"
         )
         return None
 
@@ -620,7 +628,8 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
             and rest[1] not in params
         ):
             errors.append(
-                f"{'.'.join(override.key)}: the recipe has no such parameter{nearest(rest[1], params)}"
+                f"{'.'.join(override.key)}: the recipe has no such"
+                f" parameter{nearest(rest[1], params)}"
             )
         elif head in GROUPS and rest and head != "recipe":
             _set(settings.root[head], rest, override.value, override, errors)
@@ -650,13 +659,15 @@ def _apply_step(
         section, *path = path
     if section not in ("config", "resources", "inputs") or not path:
         errors.append(
-            f"steps.{name}.{section}: unknown key{nearest(section, ['config.KEY', 'resources.KEY', 'inputs.SLOT'])}"
+            f"steps.{name}.{section}: unknown"
+            f" key{nearest(section, ['config.KEY', 'resources.KEY', 'inputs.SLOT'])}"
         )
         return
     given = steps[name].setdefault(section, {})
     if isinstance(given, str):
         errors.append(
-            f"{'.'.join(override.key)}: the recipe takes the whole {section} from {given}; set it there"
+            f"{'.'.join(override.key)}: the recipe takes the whole {section} from {given}; set it"
+            " there"
         )
         return
     _set(given, path, override.value, override, errors)
@@ -699,7 +710,8 @@ def _check_interpolations(root: Mapping[str, Any]) -> None:
     for key in texts:
         if length(key, ()) > LONGEST_RESOLVED:
             raise UserError(
-                f"{key}: its interpolations stand for more than {LONGEST_RESOLVED:,} characters; write it shorter"
+                f"{key}: its interpolations stand for more than {LONGEST_RESOLVED:,} characters;"
+                " write it shorter"
             )
 
 
@@ -744,7 +756,8 @@ def _check_groups(settings: Settings, errors: list[str]) -> None:
         if secrecy.VARIABLE.search(str(name)):
             mend = "leave it out and export it in the shell that submits: Slurm passes that on"
             errors.append(
-                f"launcher.environment.{name}: would stand in the script of every job for all to read; {mend}"
+                f"launcher.environment.{name}: would stand in the script of every job for all to"
+                f" read; {mend}"
             )
     engines = options("engine", settings.folders)
     staged = (

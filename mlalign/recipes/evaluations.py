@@ -211,7 +211,8 @@ class _Reading:
             if path[0] not in self.seen:
                 key = ".".join(["evaluation", *path])
                 self.errors.append(
-                    f"{key}: {path[0]!r} is not asked for{nearest(path[0], self.seen)}; say evaluation={path[0]}"
+                    f"{key}: {path[0]!r} is not asked for{nearest(path[0], self.seen)}; say"
+                    f" evaluation={path[0]}"
                 )
 
     def checked(self, name: str, content: Mapping) -> Evaluation | None:

@@ -125,8 +125,8 @@ def _count(recipe: Mapping, resolve: Resolve, max_rounds: int, errors: list[str]
         return 0
     if count > max_rounds:
         errors.append(
-            f"rounds.count: {count} rounds, and max_rounds={max_rounds} stops a slip of the pen from queueing "
-            f"weeks of work; set max_rounds={count} if you mean it"
+            f"rounds.count: {count} rounds, and max_rounds={max_rounds} stops a slip of the pen"
+            f" from queueing weeks of work; set max_rounds={count} if you mean it"
         )
         return 0
     return count
@@ -152,7 +152,8 @@ def _expanded(
     combinations = list(itertools.islice(itertools.product(*lists.values()), MAX_FOREACH + 1))
     if len(combinations) > MAX_FOREACH:
         errors.append(
-            f"{key}.foreach: more than {MAX_FOREACH:,} combinations; take fewer values, or several runs"
+            f"{key}.foreach: more than {MAX_FOREACH:,} combinations; take fewer values, or several"
+            " runs"
         )
         return
 
@@ -199,7 +200,8 @@ def _loops(
             return None
         if len(values) > MAX_FOREACH:
             errors.append(
-                f"{key}.{variable}: {len(values):,} values, at most {MAX_FOREACH:,}; take fewer, or several runs"
+                f"{key}.{variable}: {len(values):,} values, at most {MAX_FOREACH:,}; take fewer, or"
+                " several runs"
             )
             return None
         texts = [str(value) for value in values]
@@ -209,7 +211,8 @@ def _loops(
         for text in texts:
             if not IN_A_NAME.fullmatch(text):
                 errors.append(
-                    f"{key}.{variable}: {text!r} cannot be part of a step's name; leave out commas and brackets"
+                    f"{key}.{variable}: {text!r} cannot be part of a step's name; leave out commas"
+                    " and brackets"
                 )
                 return None
         lists[variable] = values

@@ -40,7 +40,8 @@ class Slurm:
     resources: dict[str, Any] = how({}, "stage -> resources of its steps, over those of the scale")
     requeue: bool = how(
         True,
-        "an interrupted job goes back to the queue; false, where a site forbids that: a new job goes on in its place",
+        "an interrupted job goes back to the queue; false, where a site forbids that: a new job"
+        " goes on in its place",
     )
     grace_s: int = how(
         120, "seconds that a step has to save its state before the time limit or a preemption"
@@ -57,7 +58,8 @@ class Slurm:
     offline: bool = how(True, "steps read models and data from the hub's local cache only")
     source: Literal["snapshot", "commit"] = how(
         "snapshot",
-        "what queued steps run: a copy of the packages as they are, or the same only if the checkout has no uncommitted change",
+        "what queued steps run: a copy of the packages as they are, or the same only if the"
+        " checkout has no uncommitted change",
     )
 
 
@@ -74,7 +76,8 @@ def build(given: Mapping[str, Any], errors: list[str] | None = None) -> Any:
     kind = KINDS.get(str(given.get("name")))
     if kind is None:
         found.append(
-            f"launcher.name: there is no launcher {given.get('name')!r}{nearest(str(given.get('name')), KINDS)}"
+            "launcher.name: there is no launcher"
+            f" {given.get('name')!r}{nearest(str(given.get('name')), KINDS)}"
         )
     built = schema.build(kind, given, "launcher", found) if kind else None
     if isinstance(built, Slurm):

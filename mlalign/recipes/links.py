@@ -121,7 +121,8 @@ class Linker:
         refs = self._refs(model["step"], step, key)
         if len(refs) != 1 and len(self.errors) == before:
             self.errors.append(
-                f"{key}: {model['step']!r} names {len(refs) or 'no'} steps here, and a setting takes one model"
+                f"{key}: {model['step']!r} names {len(refs) or 'no'} steps here, and a setting"
+                " takes one model"
             )
         if len(refs) != 1:
             return {**model, "step": ""}
@@ -146,7 +147,10 @@ class Linker:
             return f"; that part gives no step of its own name, but {', '.join(inner)}"
         values = [name for name in self.steps if name.startswith(f"{item}[")]
         if values:
-            return f"; it has one for each value of its `foreach`: {', '.join(values[:6])}, or all: {item}[*]"
+            return (
+                f"; it has one for each value of its `foreach`: {', '.join(values[:6])}, or all:"
+                f" {item}[*]"
+            )
         return nearest(item, [*outline.templates(self.recipe), *self.steps])
 
     def _of_round(

@@ -59,7 +59,8 @@ class _Expansion:
         if self.of_round:
             for name in self.of_round.policies.keys() - (self.rounds.get("init") or {}).keys():
                 errors.append(
-                    f"rounds.measure.policies: {name} is nothing that `init` names, and there is nothing to compare it with"
+                    f"rounds.measure.policies: {name} is nothing that `init` names, and there is"
+                    " nothing to compare it with"
                 )
 
     def _section(self, owner: Mapping, key: str) -> Section | None:
@@ -103,8 +104,8 @@ class _Expansion:
                 self.final[f"measure{suffix}"] = _rows_call(evaluation, section.reward_models)
                 return
         self.errors.append(
-            f"evaluation: {evaluation.name} is for reward models, and `{sections[0].key}` names none; "
-            f"add reward_models: [STEP] there, or leave this evaluation out"
+            f"evaluation: {evaluation.name} is for reward models, and `{sections[0].key}` names"
+            " none; add reward_models: [STEP] there, or leave this evaluation out"
         )
 
     def _add_rounds(self, evaluation: Evaluation, section: Section, suffix: str) -> None:

@@ -97,7 +97,8 @@ def _check_step(name: Any, body: Any, errors: list[str]) -> None:
     key = f"steps.{name}"
     if not isinstance(name, str) or not NAME.fullmatch(name):
         errors.append(
-            f"{key}: a step's name is text made of letters, digits and underscores (YAML reads a bare `no` as false: quote it)"
+            f"{key}: a step's name is text made of letters, digits and underscores (YAML reads a"
+            " bare `no` as false: quote it)"
         )
     elif name in RESERVED_STEPS:
         errors.append(f"{key}: {name!r} means another round; give the step another name")
@@ -114,7 +115,8 @@ def _check_step(name: Any, body: Any, errors: list[str]) -> None:
         if name_ in ("stage", "part"):
             if not isinstance(value, str) or "${" in value:
                 errors.append(
-                    f"{key}.{name_}: the name of a {name_}, got {value!r}; it cannot depend on a parameter"
+                    f"{key}.{name_}: the name of a {name_}, got {value!r}; it cannot depend on a"
+                    " parameter"
                 )
         elif (
             name_ in (*STAGE_KEYS, *PART_KEYS)

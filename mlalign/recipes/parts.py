@@ -197,7 +197,8 @@ def _called(name: str, prefix: str, body: Mapping, library: Library, depth: int)
     key = f"steps.{name}"
     if depth > DEEPEST:
         library.errors.append(
-            f"{key}.part: parts within parts more than {DEEPEST} deep; does {body['part']!r} use itself?"
+            f"{key}.part: parts within parts more than {DEEPEST} deep; does {body['part']!r} use"
+            " itself?"
         )
         return {}
     part = library.get(body["part"], f"{key}.part")
@@ -252,7 +253,8 @@ class _Call:
             both = self.foreach.keys() & (body.get("foreach") or {}).keys()
             for variable in sorted(both):
                 self.library.errors.append(
-                    f"{key}.foreach.{variable}: the part {self.part.name!r} uses this name itself; rename yours"
+                    f"{key}.foreach.{variable}: the part {self.part.name!r} uses this name itself;"
+                    " rename yours"
                 )
             foreach = {**self.foreach, **self.in_config(body.get("foreach") or {})}
             if "part" in body:

@@ -113,11 +113,13 @@ class Plan:
         told = store.read_json(self.run_dir / "plan.json", {"recipe": str})
         if (other := told["recipe"]) != self.recipe:
             raise UserError(
-                f"name: {self.run_dir} belongs to recipe {other!r}, not {self.recipe!r}; give this run another name="
+                f"name: {self.run_dir} belongs to recipe {other!r}, not {self.recipe!r}; give this"
+                " run another name="
             )
         if (kind := told.get("kind", "run")) != self.kind:
             raise UserError(
-                f"name: {self.run_dir} belongs to a {kind}, and this is a {self.kind}; give it another name="
+                f"name: {self.run_dir} belongs to a {kind}, and this is a {self.kind}; give it"
+                " another name="
             )
 
     @property
@@ -472,7 +474,8 @@ class _Planner:
         for slot in (*step.inputs, *step.broken):
             if slot not in module.SLOTS:
                 self.errors.append(
-                    f"{key}.inputs.{slot}: {step.stage} has no such input{nearest(slot, module.SLOTS)}"
+                    f"{key}.inputs.{slot}: {step.stage} has no such"
+                    f" input{nearest(slot, module.SLOTS)}"
                 )
         for slot, kind in module.SLOTS.items():
             value = step.inputs.get(slot)
@@ -558,7 +561,8 @@ class _Planner:
             value = {"revision": model["revision"], **value}
         if kind == "rows" and not os.path.isdir(Path(value["path"]).expanduser()):
             self.errors.append(
-                f"{key}: {value['path']} is no rows artifact; bring files in with `mlalign prepare`, or name a step's directory"
+                f"{key}: {value['path']} is no rows artifact; bring files in with `mlalign"
+                " prepare`, or name a step's directory"
             )
             return None
         try:
@@ -694,7 +698,10 @@ def _missing_packages(module: ModuleType, cfg: Any, key: str) -> list[str]:
 
 
 INSTALL = {
-    "vllm": "pip install 'mlalign[vllm]' (on a GPU machine), `make install` (CPU), or choose engine=transformers",
+    "vllm": (
+        "pip install 'mlalign[vllm]' (on a GPU machine), `make install` (CPU), or choose"
+        " engine=transformers"
+    ),
     "openai": "pip install openai, or choose another engine",
     "bitsandbytes": "pip install bitsandbytes, or leave out `quantization`",
     "deepspeed": "pip install 'mlalign[train]', or leave out deepspeed=",

@@ -29,7 +29,10 @@ def _time(value: Any) -> str | None:
     if isinstance(value, str) and TIME.fullmatch(value):
         return None
     hint = "; YAML reads a bare 12:00:00 as a number: quote it" if isinstance(value, int) else ""
-    return f"expected hours:minutes:seconds in quotes ('12:00:00', '2-00:00:00', '90 min'), got {value!r}{hint}"
+    return (
+        "expected hours:minutes:seconds in quotes ('12:00:00', '2-00:00:00', '90 min'), got"
+        f" {value!r}{hint}"
+    )
 
 
 def _memory(value: Any) -> str | None:
@@ -42,7 +45,10 @@ def _memory(value: Any) -> str | None:
 
 def _options(value: Any) -> str | None:
     if not isinstance(value, Mapping):
-        return f"expected a mapping of sbatch's long options, such as {{mail-type: END}}, got {value!r}"
+        return (
+            "expected a mapping of sbatch's long options, such as {mail-type: END}, got"
+            f" {value!r}"
+        )
     wrong = [
         k
         for k, v in value.items()

@@ -89,7 +89,8 @@ def missing(plan: Plan) -> list[str]:
     nobody knows, are left out.
     """
     return [
-        f"{', '.join(steps)}: {need} is not in the cache {hub_cache()}; run mlalign fetch with the same arguments where there is network"
+        f"{', '.join(steps)}: {need} is not in the cache {hub_cache()}; run mlalign fetch with the"
+        " same arguments where there is network"
         for need, steps in needed(plan).items()
         if need.kind != "lm-eval tasks" and not here(need)
     ]

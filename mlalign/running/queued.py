@@ -175,8 +175,14 @@ def _told(sent: Sent) -> str:
     before = len(sent.steps) - len(sent.new) - len(sent.left)
     reused = f"; {before} done or queued before" if before else ""
     where = sent.run.words
-    hint = f"watch: mlalign status {where} | mlalign logs {where} step=STEP | end: mlalign cancel {where}"
-    submitted = f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(sent.new)} jobs submitted{reused}; {hint}"
+    hint = (
+        f"watch: mlalign status {where} | mlalign logs {where} step=STEP | end: mlalign cancel"
+        f" {where}"
+    )
+    submitted = (
+        f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(sent.new)} jobs"
+        f" submitted{reused}; {hint}"
+    )
     if not sent.left:
         return submitted
     names = ", ".join(step.name for step in sent.left)
@@ -184,8 +190,11 @@ def _told(sent: Sent) -> str:
         "they are submitted when these have ended"
         if sent.run.cfg.wait
         else (
-            "run the same command again when these have ended, or with launcher.wait=true, which does it by itself; or choose another "
-            "launcher.qos or launcher.account"
+            "run the same command again when these have ended, or with launcher.wait=true, which"
+            " does it by itself; or choose another launcher.qos or launcher.account"
         )
     )
-    return f"{submitted}\n\nthe queue takes no more jobs now ({sent.why}), so {names} could not be submitted: {again}"
+    return (
+        f"{submitted}\n\nthe queue takes no more jobs now ({sent.why}), so {names} could not be"
+        f" submitted: {again}"
+    )

@@ -144,7 +144,10 @@ def _imports(node: Node) -> list[str]:
 def _variants_lost(plan: Plan, failed: Collection[str]) -> str:
     names = {n.name for n in plan.nodes if n.artifact in failed}
     lost = [v.label for v in plan.variants if names & set(v.steps.values())]
-    return f"{len(lost)} of {len(plan.variants)} variants failed: {'; '.join(lost)}; the same command tries them again"
+    return (
+        f"{len(lost)} of {len(plan.variants)} variants failed: {'; '.join(lost)}; the same command"
+        " tries them again"
+    )
 
 
 def _step(plan: Plan, node: Node, display: Display, number: str) -> int:
@@ -185,7 +188,8 @@ def _execute(plan: Plan, node: Node, display: Display, number: str) -> int:
     told = store.read_json(outcome, shapes.OUTCOME) if outcome.is_file() else {}
     status = told.get("status", status)
     display.end(
-        f"{number} {node.name}: {'stopped' if status == stage.STOPPED else 'failed'} after {seconds:.1f} s"
+        f"{number} {node.name}: {'stopped' if status == stage.STOPPED else 'failed'} after"
+        f" {seconds:.1f} s"
     )
     if status == stage.STOPPED:
         saved = (

@@ -178,4 +178,7 @@ def publish_report(plan: Plan, *, coming: bool = False) -> None:
 
 def damaged(node: Node, why: str) -> str:
     """What a person is told of an artifact that has lost files."""
-    return f"{node.name}: {why}; put the file back, or compute the step again with force={node.step.template}"
+    return (
+        f"{node.name}: {why}; put the file back, or compute the step again with"
+        f" force={node.step.template}"
+    )

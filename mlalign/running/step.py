@@ -216,7 +216,8 @@ def _digests(told: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
         if not (path / store.MANIFEST).is_file():
             name = source["step"]
             raise UserError(
-                f"{told['step']}: its input {name} is not there yet; run without only=, or with from={name}"
+                f"{told['step']}: its input {name} is not there yet; run without only=, or with"
+                f" from={name}"
             )
         found[source["step"]] = store.read_manifest(path)["content_digest"]
     return found

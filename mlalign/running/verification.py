@@ -93,14 +93,20 @@ class Verification:
             f"put the file back, or {other or f'compute it again with force={name}'}",
         )
         if wanted not in (None, manifest["content_digest"]):
-            yield f"its input {name} ({path}) has other content than when this step was planned; run the same command again"
+            yield (
+                f"its input {name} ({path}) has other content than when this step was planned; run"
+                " the same command again"
+            )
         if wrong := store.damage(path, manifest, self._digests):
             yield f"its input {name}: {wrong}; {mend}"
             return
         if extra := [
             p for p in store.strays(path, manifest) if p.relative_to(path).parts[0] == "model"
         ]:
-            yield f"its input {name}: {extra[0]} is no part of it and would be read with the model; move the file elsewhere"
+            yield (
+                f"its input {name}: {extra[0]} is no part of it and would be read with the model;"
+                " move the file elsewhere"
+            )
         yield from self._chosen(path)
         yield from self._base(path, manifest, name)
 
@@ -130,7 +136,10 @@ class Verification:
         ]
         yield from self._artifact(artifact, found["step"])
         if wanted and found["content_digest"] != wanted[0]:
-            yield f"its input {name}: its base {artifact} has other content than in its training; compute it again with force={name}"
+            yield (
+                f"its input {name}: its base {artifact} has other content than in its training;"
+                f" compute it again with force={name}"
+            )
 
     # ------------------------------------------------------------------------------------ elsewhere
 
@@ -146,7 +155,10 @@ class Verification:
             )
         elif wanted is not None and ON_THE_HUB.fullmatch(wanted):
             if path.is_dir():
-                yield f"{path} is a folder here now, and the plan took it from the hub; move the folder, or run the same command again"
+                yield (
+                    f"{path} is a folder here now, and the plan took it from the hub; move the"
+                    " folder, or run the same command again"
+                )
             yield from self._snapshot(wanted)
         elif (path / store.MANIFEST).is_file():
             yield from self._artifact(
@@ -179,7 +191,10 @@ class Verification:
         now = module.identity(cfg, self._digests.path)
         for name, wanted in told["config"].items():
             if store.fingerprint({name: now.get(name)}) != wanted:
-                yield f"config.{name}: its files are no longer those of the plan (one more, or one less); {AGAIN}"
+                yield (
+                    f"config.{name}: its files are no longer those of the plan (one more, or one"
+                    f" less); {AGAIN}"
+                )
 
     def _changed_below(self, folder: Path) -> list[str]:
         """Which files below a folder are not those of the plan, or are new."""

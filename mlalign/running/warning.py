@@ -47,7 +47,10 @@ DROPPING = (*TRAINING, "generate", "prepare")
 # Preparing drops rows for many good reasons; this is none.
 OF_SOURCES = ("empty_text",)
 MENDS = {
-    "equal_sides": "both sides become the same tokens: raise max_length, or look at what the chat template leaves out",
+    "equal_sides": (
+        "both sides become the same tokens: raise max_length, or look at what the chat template"
+        " leaves out"
+    ),
     "empty_text": "look at the source's columns",
     "over_length": "raise max_length",
     "prompt_too_long": "raise max_prompt_tokens or engine.args.max_model_len, or lower max_tokens",

@@ -257,5 +257,6 @@ def _not_computed(cfg: Config, table: Sequence[Mapping]) -> list[str]:
     if score not in METRICS[cfg.benchmark] or any(row["metric"] == score for row in table):
         return []
     return [
-        f"{score}: the rows do not cover all of its sections; see the breakdown for those that they have"
+        f"{score}: the rows do not cover all of its sections; see the breakdown for those that they"
+        " have"
     ]

@@ -81,27 +81,32 @@ DISTRIBUTED = False
 class Config:
     win_by: str = what(
         "verifier",
-        "score column that decides wins over the baseline; not a reward model that the policy was trained on",
+        "score column that decides wins over the baseline; not a reward model that the policy was"
+        " trained on",
     )
     accuracy_by: str = what("verifier", "score column that says whether an answer is right")
     concept_by: str = what(
         "",
-        "score column that says whether an answer is right in whatever language it is; empty: accuracy_by",
+        "score column that says whether an answer is right in whatever language it is; empty:"
+        " accuracy_by",
     )
     adherence_by: str = what(
         "language_adherence",
-        "score column that says whether an answer is in the requested language; not the one that gated training pairs",
+        "score column that says whether an answer is in the requested language; not the one that"
+        " gated training pairs",
     )
     words_by: str = what(
         "",
-        "language_adherence score with `level: line` or `word`, for rates by line and word; empty: adherence_by",
+        "language_adherence score with `level: line` or `word`, for rates by line and word; empty:"
+        " adherence_by",
     )
     length_by: Literal["tokens", "characters", "bytes"] = what(
         "characters", "unit of length for the length-controlled win rate"
     )
     reward_by: list[str] = what(
         [],
-        "score columns tested on preference rows; none named: each scorer's value but accuracy and adherence",
+        "score columns tested on preference rows; none named: each scorer's value but accuracy and"
+        " adherence",
     )
     select_by: str = what("", "score column that selects among the candidates (selected_accuracy)")
     parts: list[str] = what(
@@ -121,7 +126,8 @@ class Config:
     )
     stored_by: str = what(
         "",
-        "score column that compares answers with the stored one in `reference`: 1 won, 0.5 a tie, 0 lost",
+        "score column that compares answers with the stored one in `reference`: 1 won, 0.5 a tie, 0"
+        " lost",
         added=True,
     )
     evaluation: dict[str, Any] = what(
@@ -161,7 +167,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     }
     if ours is None and preferences is None:
         raise UserError(
-            f"{out.step or 'evaluate'}: no rows of split {cfg.split!r} in the languages asked for; see `split` and `languages`"
+            f"{out.step or 'evaluate'}: no rows of split {cfg.split!r} in the languages asked for;"
+            " see `split` and `languages`"
         )
     _check(cfg, ours, preferences, others)
     everything = [a for a in (ours, preferences, *others.values()) if a is not None]

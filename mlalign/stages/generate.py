@@ -101,7 +101,8 @@ class Config:
     )
     chat_template: str | None = what(
         None,
-        "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the tokenizer's own",
+        "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the"
+        " tokenizer's own",
     )
     chat_template_kwargs: dict[str, Any] = what(
         {}, "passed to the chat template, such as {enable_thinking: false}"
@@ -109,7 +110,8 @@ class Config:
     date: str = what(DATE, "what a chat template that writes the date writes")
     reasoning_tags: list[str] | None = what(
         None,
-        "opening and closing tag; what stands between them goes to the column `reasoning`; null: the chat template's own; []: none",
+        "opening and closing tag; what stands between them goes to the column `reasoning`; null:"
+        " the chat template's own; []: none",
     )
     seed: int = what(
         0, "mixed into the sampler's fingerprint, and so into every candidate's own seed"
@@ -176,7 +178,8 @@ def problems(cfg: Config) -> list[str]:
         found.append(f"temperature: must be 0 (greedy) or more, got {cfg.temperature}")
     elif cfg.temperature == 0 and cfg.n > 1:
         found.append(
-            f"n: greedy decoding (temperature=0) gives {cfg.n} times the same answer; set n=1, or a temperature above 0"
+            f"n: greedy decoding (temperature=0) gives {cfg.n} times the same answer; set n=1, or a"
+            " temperature above 0"
         )
     if not 0 < cfg.top_p <= 1:
         found.append(f"top_p: must be above 0 and at most 1, got {cfg.top_p}")
@@ -193,7 +196,8 @@ def problems(cfg: Config) -> list[str]:
             if getattr(cfg, name) is not None
         ]
         found += [
-            f"{name}: engine={cfg.engine.name} sends messages, and the server renders them; leave this out"
+            f"{name}: engine={cfg.engine.name} sends messages, and the server renders them; leave"
+            " this out"
             for name in own
         ]
     return found
@@ -296,7 +300,8 @@ def _check_rows(path: Path, sources: Sequence[Path], cfg: Config) -> None:
         raise UserError(f"{path}: holds {kind} rows; {reader} reads {', '.join(_reads(cfg))} rows")
     if not sources:
         raise UserError(
-            f"{path}: holds no rows of split {cfg.split!r}; set split to another one, or to null for all rows"
+            f"{path}: holds no rows of split {cfg.split!r}; set split to another one, or to null"
+            " for all rows"
         )
 
 
@@ -423,7 +428,8 @@ class _Generation:
         bound = min((b for b in (context, wanted) if b is not None), default=None)
         if bound is not None and bound <= self.cfg.max_tokens:
             raise UserError(
-                f"max_tokens: {self.cfg.max_tokens} leaves no room for a prompt in a context of {bound} tokens; lower it"
+                f"max_tokens: {self.cfg.max_tokens} leaves no room for a prompt in a context of"
+                f" {bound} tokens; lower it"
             )
         return bound
 

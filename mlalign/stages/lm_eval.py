@@ -180,8 +180,8 @@ def _harness(cfg: Config, argv: Sequence[str], out: Output) -> None:
     if status:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
         raise UserError(
-            f"lm_eval ended with status {status} on tasks {', '.join(cfg.tasks)}; the end of its log:\n"
-            + "\n".join(lines)
+            f"lm_eval ended with status {status} on tasks {', '.join(cfg.tasks)}; the end of its"
+            " log:\n" + "\n".join(lines)
         )
 
 

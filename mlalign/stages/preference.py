@@ -107,7 +107,8 @@ class Config(TrainConfig):
     )
     beta: float = what(
         0.1,
-        "strength of the tie to the reference; ORPO: weight of the odds ratio; CPO and SimPO: scale of the rewards",
+        "strength of the tie to the reference; ORPO: weight of the odds ratio; CPO and SimPO: scale"
+        " of the rewards",
     )
     trainer: dict[str, Any] = verbatim(
         _config_source,
@@ -152,7 +153,8 @@ def problems(cfg: Config) -> list[str]:
         )
     if method.name == "KTO" and cfg.device_batch_size is None:
         found.append(
-            f"device_batch_size: {cfg.loss} estimates its KL term from the rows a device takes at a time, so it has to be set"
+            f"device_batch_size: {cfg.loss} estimates its KL term from the rows a device takes at a"
+            " time, so it has to be set"
         )
     return found
 
@@ -238,7 +240,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     )
     if method.name == "KTO" and args.per_device_train_batch_size < 2:
         raise UserError(
-            "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its KL term from mismatched pairs"
+            "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its"
+            " KL term from mismatched pairs"
         )
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
     template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
@@ -308,7 +311,8 @@ def _columns(method: Method, source: Path) -> str:
     if kind == "unpaired" and method.name == "KTO":
         return "unpaired"
     raise UserError(
-        f"{source}: holds {kind} rows; preference trains on preference rows (loss=kto on unpaired rows too)"
+        f"{source}: holds {kind} rows; preference trains on preference rows (loss=kto on unpaired"
+        " rows too)"
     )
 
 

@@ -99,7 +99,8 @@ class Config:
     )
     flip_frac: float = what(
         0.0,
-        "share of training preferences whose sides are swapped, at random: a control of what labels tell",
+        "share of training preferences whose sides are swapped, at random: a control of what labels"
+        " tell",
     )
     max_chars: int | None = what(
         None, "drop rows whose prompt and longer answer have more characters than this"
@@ -187,7 +188,8 @@ def mistakes(cfg: Config) -> list[str]:
     found = []
     if cfg.sources is None:
         found.append(
-            f"sources: null; the chosen data set names no {cfg.kind} rows: choose another data=, or give some of your own"
+            f"sources: null; the chosen data set names no {cfg.kind} rows: choose another data=, or"
+            " give some of your own"
         )
     if not 0 <= cfg.eval_frac <= 1:
         found.append(f"eval_frac: a share between 0 and 1, got {cfg.eval_frac}")
@@ -389,8 +391,8 @@ class _Work:
             tally.add("flipped", row["prompt_lang"])
         if row.get("own_id") and not self.ids.add(int(row["id"], 16)):
             self.problems.add(
-                f"{place}: an earlier row of source {row['source']!r} has the same id; name the sources apart "
-                "(source: NAME), or mend the ids",
+                f"{place}: an earlier row of source {row['source']!r} has the same id; name the"
+                " sources apart (source: NAME), or mend the ids",
                 once=(row["source"], "id"),
             )
         return True
@@ -401,8 +403,8 @@ class _Work:
         self.sides.add(cleaning.key64(f"{row['split']}\x1f{row['group_id']}"))
         if cleaning.key64(f"{other}\x1f{row['group_id']}") in self.sides:
             self.problems.add(
-                f"{place}: its group {row['group_id']!r} is in train and in eval; a group belongs to one split: "
-                "mend the split column, or name the sources apart (source: NAME)"
+                f"{place}: its group {row['group_id']!r} is in train and in eval; a group belongs"
+                " to one split: mend the split column, or name the sources apart (source: NAME)"
             )
 
     def sample(self, ranks: Mapping[tuple[str, str], array]) -> None:
@@ -466,7 +468,8 @@ class _Work:
                 )
         if not errors and not +tally.rows:
             errors.append(
-                f"sources: no {self.cfg.kind} row is left: {tally.to_dict()['dropped'] or 'they are empty'}"
+                f"sources: no {self.cfg.kind} row is left:"
+                f" {tally.to_dict()['dropped'] or 'they are empty'}"
             )
         if errors:
             raise UserError(*errors)

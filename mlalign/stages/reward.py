@@ -40,7 +40,10 @@ SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = None
 DISTRIBUTED = True
 
-METHOD = "A reward model: one score per conversation, trained on preference pairs with the Bradley-Terry loss (TRL's RewardTrainer)."
+METHOD = (
+    "A reward model: one score per conversation, trained on preference pairs with the Bradley-Terry"
+    " loss (TRL's RewardTrainer)."
+)
 N_CHECKED = 32
 LARGEST = 2.0**127  # margins are trained with in float32
 # How far a score may move by saving and loading, by the dtype of the weights: float noise, nothing
@@ -141,7 +144,8 @@ def _uses_margin(cfg: Config, source: Path, out: Output) -> bool:
     used = cfg.use_margin if cfg.use_margin is not None else n_margins > 0
     if used and (n := sum(not abs(margin) <= LARGEST for margin in margins)):
         raise UserError(
-            f"use_margin: {n} rows of {source} have a margin that is no finite number; mend them in its source, or set use_margin=false"
+            f"use_margin: {n} rows of {source} have a margin that is no finite number; mend them in"
+            " its source, or set use_margin=false"
         )
     out.note(margin={"used": used, "rows_with_margin": n_margins})
     return used
@@ -186,8 +190,9 @@ def _reopened(
     )
     if not moved <= noise and cfg.quantization is None:
         raise UserError(
-            f"{folder}: saved and loaded again, the model scores up to {moved:.2g} differently ({dtype}; float noise is at most "
-            f"{noise:.2g}): it is not published; its weights or its chat template did not survive saving"
+            f"{folder}: saved and loaded again, the model scores up to {moved:.2g} differently"
+            f" ({dtype}; float noise is at most {noise:.2g}): it is not published; its weights or"
+            " its chat template did not survive saving"
         )
     return scorer
 
@@ -223,9 +228,11 @@ def _write_card(
         max_length=cfg.max_length,
         date=cfg.date if templates.ChatTemplate(tokenizer).writes_date else None,
         training_languages=sorted(out.tally.rows),
-        accuracy={x: {"n": m["n"], "accuracy": m["accuracy"]} for x, m in measured.items()}
-        if split == "eval"
-        else {},
+        accuracy=(
+            {x: {"n": m["n"], "accuracy": m["accuracy"]} for x, m in measured.items()}
+            if split == "eval"
+            else {}
+        ),
         calibration={x: {"mean": m["mean"], "std": m["std"]} for x, m in measured.items()},
         licence=facts.base_licence,
         training={"measured_on": split, "base_model": facts.base},
@@ -252,7 +259,8 @@ def _measured(scorer: reward_models.Scorer, pairs: Sequence[Mapping]) -> dict[st
     scores = [score for score in found if score is not None]
     if len(scores) < len(found):
         raise UserError(
-            "the trained model gives scores that are no numbers: training diverged; lower trainer.learning_rate"
+            "the trained model gives scores that are no numbers: training diverged; lower"
+            " trainer.learning_rate"
         )
     won = [chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
     numbers = {

@@ -66,7 +66,8 @@ class Config:
     seed: int = what(0, "for scorers that draw at random")
     date: str | None = what(
         None,
-        "what scorers' chat templates that write the date write; null: what the card says, else a fixed day",
+        "what scorers' chat templates that write the date write; null: what the card says, else a"
+        " fixed day",
     )
     device_batch_tokens: int = how(16384, "padded tokens that a model sees at once")
     window_rows: int = how(256, "rows that are scored before the next look at whether to stop")
@@ -437,7 +438,8 @@ def _items_of(path: Path) -> Callable[[Mapping], list[Item]]:
     kind = rows.kind_of(path)
     if kind not in ITEMS:
         raise UserError(
-            f"{path}: holds {kind} rows, and `score` takes {' or '.join(ITEMS)}; make candidates of prompts with `generate`"
+            f"{path}: holds {kind} rows, and `score` takes {' or '.join(ITEMS)}; make candidates of"
+            " prompts with `generate`"
         )
     return ITEMS[kind]
 

@@ -65,7 +65,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     evidence = [_evidence(cfg, artifact) for artifact in inputs.artifacts("evidence")]
     if not candidates or len(evidence) > len(candidates):
         raise UserError(
-            f"{out.step or 'select'}: {len(evidence)} metrics for {len(candidates)} candidates; give each its own"
+            f"{out.step or 'select'}: {len(evidence)} metrics for {len(candidates)} candidates;"
+            " give each its own"
         )
     known: list[Evidence | None] = [*[None] * (len(candidates) - len(evidence)), *evidence]
     leader, decisions = decide(known, cfg.min_gain, cfg.max_drop_worst)
@@ -135,7 +136,8 @@ def _evidence(cfg: Config, artifact: Artifact) -> Evidence:
         )
     if len(columns := {r["by"] for r in rows}) > 1:
         raise UserError(
-            f"by: {name} has {cfg.metric} for several score columns, choose one{nearest('', columns)}"
+            f"by: {name} has {cfg.metric} for several score columns, choose"
+            f" one{nearest('', columns)}"
         )
     values = {r["language"]: r["value"] for r in rows}
     wanted = cfg.languages or [lang for lang in values if lang not in SUMMARIES]

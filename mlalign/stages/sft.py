@@ -32,7 +32,10 @@ SHARDED = None
 DISTRIBUTED = True
 
 METHODS = {
-    "demonstration": "Supervised fine-tuning on demonstrations, with the loss on the completions (TRL's SFTTrainer).",
+    "demonstration": (
+        "Supervised fine-tuning on demonstrations, with the loss on the completions (TRL's"
+        " SFTTrainer)."
+    ),
     "text": "Language modelling on plain text (TRL's SFTTrainer).",
 }
 

@@ -21,7 +21,10 @@ def add_scorer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="model directory or hub id")
     parser.add_argument(
         "--family",
-        help=f"what scores, where the model's card does not say: {', '.join(reward_models.FAMILIES)}, or module:function",
+        help=(
+            "what scores, where the model's card does not say:"
+            f" {', '.join(reward_models.FAMILIES)}, or module:function"
+        ),
     )
     parser.add_argument(
         "--scorer",

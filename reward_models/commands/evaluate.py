@@ -49,7 +49,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--family",
-        help=f"what scores, where no model says: {', '.join(reward_models.FAMILIES)}, or module:function",
+        help=(
+            f"what scores, where no model says: {', '.join(reward_models.FAMILIES)}, or"
+            " module:function"
+        ),
     )
     parser.add_argument(
         "--input",
@@ -68,7 +71,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--anchor", default="eng_Latn", help="language that the others are compared with"
     )
-    weights = "weights of RewardBench's subsets; if not given, rewardbench for English alone, else m_rewardbench"
+    weights = (
+        "weights of RewardBench's subsets; if not given, rewardbench for English alone, else"
+        " m_rewardbench"
+    )
     parser.add_argument("--weights", choices=tuple(rewardbench.COUNTS), help=weights)
     parser.add_argument("--replicates", type=_positive, default=1000, help="draws of the bootstrap")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
@@ -103,7 +109,8 @@ def _check(options: argparse.Namespace, scorers: dict[str, Any], ready: dict[str
     ]
     if not scorers and not ready:
         wrong.append(
-            "name what scores: --model PATH_OR_HUB_ID, --family NAME or --scorer FILE.yaml; or what is scored: --scores FILE"
+            "name what scores: --model PATH_OR_HUB_ID, --family NAME or --scorer FILE.yaml; or what"
+            " is scored: --scores FILE"
         )
     elif scorers and not options.input:
         wrong.append("--input is missing: the rows to score")
@@ -228,7 +235,8 @@ def _report(
     ] + warnings
     if UNKNOWN in rows:
         notes.append(
-            f"{rows[UNKNOWN]} rows name no language and stand under {UNKNOWN}; if all are in one, say so with --language CODE"
+            f"{rows[UNKNOWN]} rows name no language and stand under {UNKNOWN}; if all are in one,"
+            " say so with --language CODE"
         )
     if unknown := [s for s in rewardbench.unknown(subsets) if _in_no_section(s, verdicts)]:
         notes.append(
@@ -236,7 +244,8 @@ def _report(
         )
     if plan.anchor not in rows:
         notes.append(
-            f"no rows in {plan.anchor}: no gap to it, no agreement with it (another language can take its place: --anchor CODE)"
+            f"no rows in {plan.anchor}: no gap to it, no agreement with it (another language can"
+            " take its place: --anchor CODE)"
         )
     if (
         len({tuple(sorted(Counter(v.language for v in own).items())) for own in verdicts.values()})

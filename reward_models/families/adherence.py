@@ -97,9 +97,11 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
             {
                 "confidence": [f.confidence if f else None for f in told],
                 "script_share": [
-                    code_switch.script_share(item.response, item.language)
-                    if item.language
-                    else None
+                    (
+                        code_switch.script_share(item.response, item.language)
+                        if item.language
+                        else None
+                    )
                     for item in items
                 ],
             },
@@ -158,9 +160,11 @@ def _inside(
     ]
     told = iter([v if isinstance(v, float) else None for v in verdicts(flat)])
     return [
-        code_switch.switches(text, item.language, [next(told) for _ in own])
-        if item.language
-        else None
+        (
+            code_switch.switches(text, item.language, [next(told) for _ in own])
+            if item.language
+            else None
+        )
         for item, text, own in zip(items, texts, lines, strict=True)
     ]
 

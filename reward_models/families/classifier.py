@@ -190,7 +190,8 @@ def _check_rows(items: Sequence[Item], encoded: Sequence[encoding.Encoded], n_ro
     for item, text in zip(items, encoded, strict=True):
         if max(text.ids) >= n_rows:
             raise UserError(
-                f"{item.id}: holds token number {max(text.ids)}, and the model has embeddings for {n_rows} tokens"
+                f"{item.id}: holds token number {max(text.ids)}, and the model has embeddings for"
+                f" {n_rows} tokens"
             )
 
 
@@ -201,8 +202,8 @@ def _check_ends(items: Sequence[Item], encoded: Sequence[encoding.Encoded], end:
     for item, text in zip(items, encoded, strict=True):
         if end not in text.ids:
             raise UserError(
-                f"{item.id}: the chat template writes no end token (number {end}), and the model reads its output there; "
-                "put the template of its training back"
+                f"{item.id}: the chat template writes no end token (number {end}), and the model"
+                " reads its output there; put the template of its training back"
             )
 
 
@@ -217,21 +218,24 @@ def _scale(settings: Settings, card: cards.Card, statistics: tuple[float, float]
     if settings.normalise and not (statistics and usable):
         found = f"mean {statistics[0]}, std {statistics[1]}" if statistics else "none"
         raise UserError(
-            f"{settings.path}: normalise needs mean and std (above 0) in config.json; there: {found}; set normalise: false"
+            f"{settings.path}: normalise needs mean and std (above 0) in config.json; there:"
+            f" {found}; set normalise: false"
         )
     if settings.normalise and statistics:
         return Scale(sign, *statistics)
     if statistics and not usable and settings.normalise is None:
         log.warning(
-            "%s: config.json has statistics of the model's scores that cannot be used (mean %g, std %g): scores are the model's own "
-            "outputs. Set normalise: false if you mean the outputs",
+            "%s: config.json has statistics of the model's scores that cannot be used (mean %g, std"
+            " %g): scores are the model's own outputs. Set normalise: false if you mean the"
+            " outputs",
             settings.path,
             *statistics,
         )
     elif statistics and settings.normalise is None:
         log.warning(
-            "%s: config.json has statistics of the model's scores (mean %g, std %g), which are not applied: scores are the model's own "
-            "outputs. Set normalise: true for (output - mean) / std, or false if you mean the outputs",
+            "%s: config.json has statistics of the model's scores (mean %g, std %g), which are not"
+            " applied: scores are the model's own outputs. Set normalise: true for (output - mean)"
+            " / std, or false if you mean the outputs",
             settings.path,
             *statistics,
         )
@@ -298,7 +302,8 @@ def _vllm(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
     merged = loading.network(settings.path, settings.revision, settings.base, settings.dtype, {})
     if loading.is_quantised(merged.config):
         raise UserError(
-            f"{settings.path}: its base was saved quantised, and vLLM gets adapters merged: choose backend: transformers"
+            f"{settings.path}: its base was saved quantised, and vLLM gets adapters merged: choose"
+            " backend: transformers"
         )
     return merged, lambda length: pooling.of_network(
         merged, settings.path, length, loading.is_decoder(merged), told

@@ -135,7 +135,8 @@ def _check_unmixed(items: Sequence[Item], chosen: Sequence[str]) -> None:
         prompt = (item.row, *(message["content"] for message in item.prompt))
         if item.row is not None and by_prompt.setdefault(prompt, policy) != policy:
             raise UserError(
-                f"{item.row}: answers to its prompt are in several languages, which have different scorers; give rows ids of their own"
+                f"{item.row}: answers to its prompt are in several languages, which have different"
+                " scorers; give rows ids of their own"
             )
 
 

@@ -90,7 +90,8 @@ class Settings:
         path = Path(values["path"]).expanduser()
         if values.get("reference") is None and path.is_dir() and not (path / ADAPTER).is_file():
             return [
-                f"{key}.reference: missing; {path} is a whole model, so name the model that its training began with"
+                f"{key}.reference: missing; {path} is a whole model, so name the model that its"
+                " training began with"
             ]
         return []
 
@@ -243,7 +244,8 @@ def encode(item: Item, prompt: Sequence[Mapping], template: ChatTemplate) -> Enc
     same = common(before, ids)
     if same >= len(ids):
         raise UserError(
-            f"{item.id}: the policy's chat template writes nothing for this answer, not even an end of turn"
+            f"{item.id}: the policy's chat template writes nothing for this answer, not even an end"
+            " of turn"
         )
     return Encoded(ids, max(same, 1), left_out=missing)
 
@@ -293,7 +295,8 @@ def _reference(settings: Settings, policy: Model) -> Model | None:
     if settings.reference is None:
         if policy.base is None:
             raise UserError(
-                f"{settings.path}: is a whole model, so `reference` must name the model that its training began with"
+                f"{settings.path}: is a whole model, so `reference` must name the model that its"
+                " training began with"
             )
         return None
     model = causal.find(settings.reference, settings.reference_revision)
@@ -312,8 +315,9 @@ def _check_same_tokens(tokenizer: Any, policy: Model, reference: Model | None) -
     differing = next((t for t, i in theirs.items() if ours.get(t, i) != i), None)
     if differing is not None:
         raise UserError(
-            f"{reference.path}: its tokenizer numbers {differing!r} otherwise than that of {policy.path}: "
-            "the log-probabilities of the two cannot be compared; give the model that the policy's training began with"
+            f"{reference.path}: its tokenizer numbers {differing!r} otherwise than that of"
+            f" {policy.path}: the log-probabilities of the two cannot be compared; give the model"
+            " that the policy's training began with"
         )
 
 

@@ -152,7 +152,8 @@ def _scale(values: Mapping[str, Any]) -> list[str]:
         []
         if whole
         else [
-            f"scale: expected [lowest, highest], whole numbers from 0 on and at most {WIDEST} apart, got {scale}"
+            f"scale: expected [lowest, highest], whole numbers from 0 on and at most {WIDEST}"
+            f" apart, got {scale}"
         ]
     )
 
@@ -171,21 +172,25 @@ def _combination(s: Settings) -> list[str]:
         and (s.template != ADDITIVE or s.mode != "scalar")
     ):
         found.append(
-            f"template: {s.template!r} is not possible{nearest(s.template, [ADDITIVE])} (with mode: scalar); a file of yours ends in .j2"
+            f"template: {s.template!r} is not possible{nearest(s.template, [ADDITIVE])} (with mode:"
+            " scalar); a file of yours ends in .j2"
         )
     if s.samples > 1 and not (s.reasoning and s.temperature > 0):
         found.append(
-            "samples: more than 1 needs reasoning: true and a temperature above 0; the exact mean without reasoning is expectation: true"
+            "samples: more than 1 needs reasoning: true and a temperature above 0; the exact mean"
+            " without reasoning is expectation: true"
         )
     if s.expectation and not (s.takes_tokens and s.structured):
         found.append(
-            "expectation: needs engine.name vllm or transformers and structured: true: servers do not tell the probabilities of answers"
+            "expectation: needs engine.name vllm or transformers and structured: true: servers do"
+            " not tell the probabilities of answers"
         )
     if s.mode == "yes_no" and not s.structured:
         found.append("structured: mode yes_no reads probabilities, not text; leave it true")
     if s.mode == "yes_no" and s.reasoning and not s.takes_tokens:
         found.append(
-            "reasoning: mode yes_no reads the first token of a server's answer; set reasoning: false, or another mode"
+            "reasoning: mode yes_no reads the first token of a server's answer; set reasoning:"
+            " false, or another mode"
         )
     if s.path is None and s.takes_tokens:
         found.append("path: missing; give the judge's model directory or hub id")

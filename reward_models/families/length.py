@@ -30,7 +30,8 @@ class Settings:
         if tokens == (values.get("path") is not None):
             return []
         return [
-            f"{key}.path: {'missing; name the directory of a tokenizer' if tokens else 'only unit: tokens has a tokenizer'}"
+            f"{key}.path:"
+            f" {'missing; name the directory of a tokenizer' if tokens else 'only unit: tokens has a tokenizer'}"
         ]
 
 

@@ -40,7 +40,8 @@ def _calibrated(
     card = calibration.card_of(None, told)
     if card is None:
         raise UserError(
-            f"{scorer.name}: {told['path']} has no card with a calibration; measure it: rm-score calibrate"
+            f"{scorer.name}: {told['path']} has no card with a calibration; measure it: rm-score"
+            " calibrate"
         )
     return calibration.calibrated(scorer, card, method, told.get("output"))
 

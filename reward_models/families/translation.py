@@ -85,7 +85,8 @@ def _sacrebleu(settings: Settings) -> Metric:
         return lambda item, texts: chrf.sentence_score(item.response, texts).score
     if settings.tokenize is not None and settings.tokenize not in _TOKENIZERS:
         raise UserError(
-            f"translation.tokenize: sacrebleu has no {settings.tokenize!r}{nearest(settings.tokenize, _TOKENIZERS)}"
+            "translation.tokenize: sacrebleu has no"
+            f" {settings.tokenize!r}{nearest(settings.tokenize, _TOKENIZERS)}"
         )
     opened: dict[str, Any] = {}
 

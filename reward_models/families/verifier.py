@@ -90,12 +90,14 @@ def _reference(item: Item) -> tuple[str, str, Any] | None:
         ) from None
     if match not in (*MATCHES, CHOICE):
         raise UserError(
-            f"{item.id}: unknown match {match!r} in its reference{nearest(match, (*MATCHES, CHOICE))}"
+            f"{item.id}: unknown match {match!r} in its"
+            f" reference{nearest(match, (*MATCHES, CHOICE))}"
         )
     if match == "numeric" and not readings(answer):
         raise UserError(f"{item.id}: its reference is to be matched as a number but holds none")
     if match == CHOICE and choices.right_label(answer, choices.options_of(options)) is None:
         raise UserError(
-            f"{item.id}: the answer {answer!r} of its reference is neither the label nor the text of one of its options"
+            f"{item.id}: the answer {answer!r} of its reference is neither the label nor the text"
+            " of one of its options"
         )
     return answer, match, options

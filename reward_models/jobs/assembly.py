@@ -140,7 +140,8 @@ def _input_schema(inputs: Sequence[Source]) -> Any:
             )
         except pa.ArrowException as error:
             raise UserError(
-                f"{source.path}: its columns do not fit those of {inputs[0].path} ({error}); score them apart"
+                f"{source.path}: its columns do not fit those of {inputs[0].path} ({error}); score"
+                " them apart"
             ) from None
     return schema
 

@@ -67,8 +67,9 @@ class Identity:
             names = dict.fromkeys([*self._files, *files])
             changed = [name for name in names if self._files.get(name) != files.get(name)]
             raise UserError(
-                f"{changed[0] if changed else self._told.get('path')}: was changed while it was in use; what was scored since is not "
-                "kept. Put it back and run the same command again, or score with what is there now to another --output"
+                f"{changed[0] if changed else self._told.get('path')}: was changed while it was in"
+                " use; what was scored since is not kept. Put it back and run the same command"
+                " again, or score with what is there now to another --output"
             )
         self._watch = Watch(KNOWN, files)
 

@@ -57,7 +57,8 @@ class Lines:
             lines = f.read(self.size)
         if digest_of_lines(self.key, self.counts, lines) != self.sha256:
             raise UserError(
-                f"{self.path}: is not what was written there; run the same command again, which scores these rows anew"
+                f"{self.path}: is not what was written there; run the same command again, which"
+                " scores these rows anew"
             )
         return lines
 
@@ -114,7 +115,8 @@ class Job:
         if not self.output.exists():
             if self.provenance.is_file() and "identity" not in _read(self.provenance):
                 raise UserError(
-                    f"{self.provenance}: exists already, and this run would write there; remove it or choose another --output"
+                    f"{self.provenance}: exists already, and this run would write there; remove it"
+                    " or choose another --output"
                 )
             return None
         mend = "remove it or choose another --output"
@@ -156,7 +158,8 @@ class Job:
         strange = self.folder.exists() and not (self.folder / "run.json").exists()
         if strange and any(not p.name.startswith(".") for p in self.folder.iterdir()):
             raise UserError(
-                f"{self.folder}: holds other things, and this run would work there; move them or choose another --output"
+                f"{self.folder}: holds other things, and this run would work there; move them or"
+                " choose another --output"
             )
         different = differences(told["identity"], self.identity) if told else []
         if not different:
@@ -190,7 +193,10 @@ class Job:
             if not kept:
                 self.throw_away()
                 self.folder.mkdir(parents=True, exist_ok=True)
-            message = f"the input was changed since: {kept:,} of {len(self.done()):,} finished windows still stand in it and are kept"
+            message = (
+                f"the input was changed since: {kept:,} of {len(self.done()):,} finished windows"
+                " still stand in it and are kept"
+            )
         run = {"identity": self.identity, "survey": survey.to_dict()}
         files.write_json(self.folder / "run.json", {**run, "sha256": digest(run)})
         return message
@@ -227,7 +233,8 @@ class Job:
         }
         if wrong := sum(lines is None for lines in found.values()):
             _say(
-                f"{marker.with_suffix('.jsonl')}: {wrong} of {len(found)} windows are not what was written there; scored again"
+                f"{marker.with_suffix('.jsonl')}: {wrong} of {len(found)} windows are not what was"
+                " written there; scored again"
             )
         return {key: lines for key, lines in found.items() if lines}
 

@@ -99,8 +99,9 @@ def _device(i: int, n: int) -> dict[str, str]:
     gpus = torch.cuda.device_count()
     if not gpus:
         return {
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")
-            or str(max(1, len(os.sched_getaffinity(0)) // n))
+            "OMP_NUM_THREADS": (
+                os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // n))
+            )
         }
     if gpus < n:
         raise UserError(f"--devices {n}: this machine shows {gpus} GPUs")

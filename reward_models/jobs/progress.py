@@ -70,7 +70,10 @@ class Progress:
         """`scores.jsonl: 1,200 of 4,000 rows, 40 rows/s, 12.3k tokens/s, 01:10 left`."""
         rate = (self.done - self._first) / seconds
         parts = [
-            f"{self.title}: {self.done:,}{'' if self.total is None else f' of {self.total:,}'} rows",
+            (
+                f"{self.title}: {self.done:,}{'' if self.total is None else f' of {self.total:,}'}"
+                " rows"
+            ),
             f"{_short(rate)} rows/s",
         ]
         parts += [f"{_short(self._tokens / seconds)} tokens/s"] if self._tokens else []

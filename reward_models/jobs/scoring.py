@@ -234,7 +234,8 @@ def _check_free(entry: Entry, columns: Iterable[str]) -> None:
     row = entry.row or {}
     if names := [repr(name) for name in columns if row.get(name) is not None]:
         raise UserError(
-            f"{entry.where}: has a column {', '.join(names)} already, which would be lost; call the new ones otherwise with --column NAME"
+            f"{entry.where}: has a column {', '.join(names)} already, which would be lost; call the"
+            " new ones otherwise with --column NAME"
         )
 
 
@@ -283,9 +284,11 @@ def _columns(
         out.update(
             zip(
                 names,
-                values[first : first + n]
-                if row.shape == "pair"
-                else [list(values[first : first + n])],
+                (
+                    values[first : first + n]
+                    if row.shape == "pair"
+                    else [list(values[first : first + n])]
+                ),
                 strict=True,
             )
         )

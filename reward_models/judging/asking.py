@@ -372,5 +372,6 @@ def _tokenizer(settings: "Settings", model: Model) -> Any:
     except (OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{settings.path}: no judge can be loaded from it ({first}); give a model directory or hub id"
+            f"{settings.path}: no judge can be loaded from it ({first}); give a model directory or"
+            " hub id"
         ) from None

@@ -229,7 +229,8 @@ def _entry(line: bytes, where: str) -> dict | None:
     ):
         begun = line[:60].decode("utf-8", "replace")
         raise UserError(
-            f'{where}: expected lines {{"group_id": "…", "questions": ["…?"]}}, found one that begins with {begun!r}'
+            f'{where}: expected lines {{"group_id": "…", "questions": ["…?"]}}, found one that'
+            f" begins with {begun!r}"
         )
     return told
 

@@ -86,7 +86,8 @@ def _check(node: Node, forms: Mapping[str, Sequence[str]]) -> None:
     if not node.children and len(node.labels) > 1:
         same = ", ".join(repr(forms[label][0]) for label in sorted(node.labels))
         raise UserError(
-            f"the judge's tokenizer cannot tell the answers {same} apart; use another rubric language or scale"
+            f"the judge's tokenizer cannot tell the answers {same} apart; use another rubric"
+            " language or scale"
         )
     for child in node.children.values():
         _check(child, forms)

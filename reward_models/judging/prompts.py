@@ -50,7 +50,8 @@ def rubric(told: str) -> str:
     code = languages.normalise(told)
     if code not in rubric_languages():
         raise UserError(
-            f"rubric: there are no phrases in {told}{nearest(code, [*rubric_languages(), ROW])}; or give a `template` of your own"
+            f"rubric: there are no phrases in {told}{nearest(code, [*rubric_languages(), ROW])}; or"
+            " give a `template` of your own"
         )
     return code
 
@@ -144,7 +145,8 @@ def template(name: str) -> jinja2.Template:
         return made
     except jinja2.TemplateNotFound as error:
         raise UserError(
-            f"template: there is none named {error}{nearest(name, built_in())}; a file of yours ends in .j2"
+            f"template: there is none named {error}{nearest(name, built_in())}; a file of yours"
+            " ends in .j2"
         ) from None
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"{name}:{error.lineno}: {error.message}") from None

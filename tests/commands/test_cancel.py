@@ -27,8 +27,11 @@ steps:
     inputs: {model: {path: "${model.path}"}, rows: prompts}
     config: {n: 2, max_tokens: 12}
 """
-ANSWER = b'{"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [{"index": 0, "finish_reason": "stop", \
-"message": {"role": "assistant", "content": "five"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}'
+ANSWER = (
+    b'{"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [{"index": 0,'
+    b' "finish_reason": "stop", "message": {"role": "assistant", "content": "five"}}], "usage":'
+    b' {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}'
+)
 
 
 class Server(http.server.ThreadingHTTPServer):

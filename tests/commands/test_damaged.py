@@ -27,7 +27,10 @@ DAMAGES = {
     "jobs: a list": ("slurm/jobs.jsonl", "[]\n", "jobs.jsonl, line 1: holds a list"),
     "jobs: no number": (
         "slurm/jobs.jsonl",
-        '{"job": "x", "step": "a", "artifact": "sft-1", "tasks": 1, "script": "a", "log": "b", "submitted": 0}\n',
+        (
+            '{"job": "x", "step": "a", "artifact": "sft-1", "tasks": 1, "script": "a", "log": "b",'
+            ' "submitted": 0}\n'
+        ),
         "line 1: 'x' is no number of a job",
     ),
     "jobs: no text": ("slurm/jobs.jsonl", b"\xff\n", "jobs.jsonl: is no text"),

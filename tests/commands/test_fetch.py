@@ -84,7 +84,10 @@ def at(hub, tmp_path):
             "HF_HUB_DISABLE_XET": "1",
         }
         if offline:
-            code = "from mlalign.running.hub import offline_environment as e; print(*(f'{k}={v}' for k, v in e().items()), sep='\\n')"
+            code = (
+                "from mlalign.running.hub import offline_environment as e; print(*(f'{k}={v}' for"
+                " k, v in e().items()), sep='\\n')"
+            )
             told = subprocess.run(
                 [sys.executable, "-c", code], env=env, text=True, capture_output=True, check=True
             ).stdout
@@ -150,7 +153,11 @@ def test_fetched_once_then_all_works_offline(at, hub):
     assert plan.returncode == 0 and "missing" not in plan.stdout.split("hub (cache")[1], plan.stdout
     run = at("run", "only=rows", offline=True)
     assert run.returncode == 0 and "40 rows" in run.stdout, run.stdout + run.stderr
-    code = "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; print(M.from_pretrained('org/tiny').num_parameters(), T.from_pretrained('org/tokens')('a'))"
+    code = (
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T;"
+        " print(M.from_pretrained('org/tiny').num_parameters(),"
+        " T.from_pretrained('org/tokens')('a'))"
+    )
     opened = subprocess.run(
         [sys.executable, "-c", code],
         env=at.environment(offline=True),

@@ -8,7 +8,10 @@ import time
 
 import pytest
 
-CLAIM = "import sys, time; from pathlib import Path; from mlalign.core import claims; c = claims.claim(Path(sys.argv[1])); c.__enter__(); print('mine', flush=True); time.sleep(60)"
+CLAIM = (
+    "import sys, time; from pathlib import Path; from mlalign.core import claims; c ="
+    " claims.claim(Path(sys.argv[1])); c.__enter__(); print('mine', flush=True); time.sleep(60)"
+)
 
 
 @pytest.fixture
@@ -100,7 +103,10 @@ def test_logs_cannot_steer_the_terminal(mlalign, partial):
 @pytest.mark.slow
 def test_follow_ends_with_the_step(mlalign, partial, owner, monkeypatch):
     monkeypatch.setattr("mlalign.cli.commands.logs.ASK_S", 0.5)
-    code = f"import os, time; time.sleep(1.5); f = open({str(partial / 'logs' / 'step.log')!r}, 'a'); f.write('end\\n'); f.close(); os.kill({owner.pid}, 9)"
+    code = (
+        f"import os, time; time.sleep(1.5); f = open({str(partial / 'logs' / 'step.log')!r}, 'a');"
+        f" f.write('end\\n'); f.close(); os.kill({owner.pid}, 9)"
+    )
     writer = subprocess.Popen([sys.executable, "-c", code])
     reaper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"])
     told = mlalign("logs", "name=mine", "follow=true").stdout

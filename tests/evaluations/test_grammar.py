@@ -211,12 +211,18 @@ def test_only_the_languages_that_are_asked_for(tmp_path, data):
         (["evaluation=3"], "evaluation: expected a name or a list of names, got 3"),
         (
             ["evaluation=mgsm"],
-            "evaluation mgsm: root: missing; set it to the folder with the published files: evaluation.mgsm.root=PATH",
+            (
+                "evaluation mgsm: root: missing; set it to the folder with the published files:"
+                " evaluation.mgsm.root=PATH"
+            ),
         ),
         (
             ["evaluation=rewardbench2"],
-            "evaluation rewardbench2: root: missing; set it to the folder with the published files: evaluation.rewardbench2.root=PATH, "
-            "or evaluation.rewardbench2.revision to a commit of allenai/reward-bench-2 on the hub",
+            (
+                "evaluation rewardbench2: root: missing; set it to the folder with the published"
+                " files: evaluation.rewardbench2.root=PATH, or evaluation.rewardbench2.revision to"
+                " a commit of allenai/reward-bench-2 on the hub"
+            ),
         ),
         (
             ["evaluation=mgsm", "evaluation.xcopa.root=x"],
@@ -272,7 +278,8 @@ def test_reward_models_must_be_named(tmp_path):
     root = f"evaluation.rewardbench.root={tmp_path / 'rb'}"
     (message,) = errors_of(tmp_path, "evaluation=rewardbench", root, recipe=MEASURED)
     assert message.startswith(
-        "evaluation: rewardbench is for reward models, and `measure` names none; add reward_models: [STEP]"
+        "evaluation: rewardbench is for reward models, and `measure` names none; add reward_models:"
+        " [STEP]"
     )
     found = nodes(tmp_path, "recipe=reuse_your_rewards", "evaluation=[held_out,rewardbench]", root)
     assert found["measure_rewardbench.marks[reward]"].inputs["scorers"][0]["step"] == "reward"

@@ -29,7 +29,10 @@ def run(tmp_path_factory):
     for code, rows in ROWS.items():
         lines = "".join(f"{question}\t{answer}\n" for question, answer in rows)
         (folder / f"mgsm_{code}.tsv").write_text(lines, encoding="utf-8")
-    prompts = "data.prompts=[{adapter: tiny_world, split: eval, options: {n: 3, seed: 0}, languages: [eng_Latn, spa_Latn]}]"
+    prompts = (
+        "data.prompts=[{adapter: tiny_world, split: eval, options: {n: 3, seed: 0}, languages:"
+        " [eng_Latn, spa_Latn]}]"
+    )
     own = folder / "conf" / "evaluation" / "easy.yaml"
     own.parent.mkdir(parents=True)
     own.write_text(EASY, encoding="utf-8")

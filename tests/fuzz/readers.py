@@ -421,8 +421,9 @@ def recipes(rng: random.Random, folder: Path) -> None:
 
 
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    "<|{{ message['role'] }}|>\n{{ message.content | trim }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'system' %}{{"
+    " raise_exception('no system') }}{% endif %}<|{{ message['role'] }}|>\n{{ message.content |"
+    " trim }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
 

@@ -44,7 +44,10 @@ def test_formatting_comments_and_docstrings_do_not_count(folder):
     before = digest("own_rule:best")
     write(
         folder,
-        own_rule='"""A module."""\n# why\n\ndef best(scored,\n         *, k: int = 1):\n    return (scored[:k])\n',
+        own_rule=(
+            '"""A module."""\n# why\n\ndef best(scored,\n         *, k: int = 1):\n    return'
+            " (scored[:k])\n"
+        ),
     )
     assert digest("own_rule:best") == before
     write(folder, own_rule=PLAIN.replace("k: int = 1", "k: int = 2"))
@@ -63,7 +66,9 @@ def test_a_text_that_is_no_docstring_counts(folder):
 def test_modules_of_the_same_package_count_directly_or_not(folder):
     package = {
         "own_pkg/__init__": "",
-        "own_pkg/rule": "from own_pkg.near import near\n\ndef best(scored):\n    return near(scored)\n",
+        "own_pkg/rule": (
+            "from own_pkg.near import near\n\ndef best(scored):\n    return near(scored)\n"
+        ),
         "own_pkg/near": "from . import far\n\ndef near(scored):\n    return far.far(scored)\n",
         "own_pkg/far": "import json\n\ndef far(scored):\n    return scored\n",
         "own_pkg/other": "VALUE = 1\n",
@@ -139,8 +144,9 @@ def test_an_error_in_a_method_names_the_place_and_the_line(folder):
 
 def test_options_are_evaluated_alone_so_that_other_types_need_not_be_there(folder):
     text = (
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor\n\n"
-        'def best(logps: "Tensor", *, scale: "float" = 1.0, beta: float = 0.1) -> "Tensor":\n    return logps\n'
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor\n\ndef"
+        ' best(logps: "Tensor", *, scale: "float" = 1.0, beta: float = 0.1) -> "Tensor":\n   '
+        " return logps\n"
     )
     write(folder, own_lazy=text)
     method = methods.load(PAIRING, "own_lazy:best")

@@ -25,7 +25,10 @@ from mlalign.models import modelling, opening
 from reward_models.__main__ import main
 
 QUESTION = {"prompt": "How much is 2 + 2?", "response": "The sum is 4."}
-OWN_CODE = "open({marker!r}, 'w').close()\nfrom transformers import {base}\n\n\nclass Own({base}):\n    pass\n"
+OWN_CODE = (
+    "open({marker!r}, 'w').close()\nfrom transformers import {base}\n\n\nclass Own({base}):\n   "
+    " pass\n"
+)
 WEIGHTS = modelling.Weights("causal", "float32")
 HEADS = modelling.Weights("classifier", "float32")
 

@@ -25,22 +25,27 @@ from mlalign.models.leftout import NOTHING, LeftOut
 from mlalign.models.templates import ChatTemplate, EndOfTurn
 
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
-PLAIN = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+PLAIN = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}{% if"
+    " add_generation_prompt %}<assistant>{% endif %}"
+)
 CUTS = PLAIN.replace(
     "m['content']",
     "m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']",
 )
 # As Qwen3 writes a last turn: an empty block of reasoning where the answer has none.
 WRITES_EMPTY = (
-    "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\\n' -}}{%- set c = m.content -%}"
-    "{%- if m.role == 'assistant' -%}{%- set r = '' -%}{%- if '</think>' in c -%}"
-    "{%- set r = c.split('</think>')[0].split('<think>')[-1].strip('\\n') -%}{%- set c = c.split('</think>')[-1].lstrip('\\n') -%}"
-    "{%- endif -%}{%- if loop.last -%}{{- '<think>\\n' + r + '\\n</think>\\n\\n' -}}{%- endif -%}{%- endif -%}"
-    "{{- c + '<|im_end|>\\n' -}}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+    "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\\n' -}}{%- set c = m.content -%}{%-"
+    " if m.role == 'assistant' -%}{%- set r = '' -%}{%- if '</think>' in c -%}{%- set r ="
+    " c.split('</think>')[0].split('<think>')[-1].strip('\\n') -%}{%- set c ="
+    " c.split('</think>')[-1].lstrip('\\n') -%}{%- endif -%}{%- if loop.last -%}{{- '<think>\\n' +"
+    " r + '\\n</think>\\n\\n' -}}{%- endif -%}{%- endif -%}{{- c + '<|im_end|>\\n' -}}{%- endfor"
+    " -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 LLAMA_DATE = (
-    "{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set date_string = strftime_now('%d %b %Y') %}"
-    "{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{%- endif %}Today Date: {{ date_string }}"
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set date_string ="
+    " strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{%-"
+    " endif %}Today Date: {{ date_string }}"
 )
 
 
@@ -160,7 +165,10 @@ def test_a_date_or_options_that_cannot_be_used_are_named(tokenizer):
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ [1, 2] | random }}", "at random"),
         (
-            "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = 1 %}{% endfor %}{% endfor %}",
+            (
+                "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = 1 %}{% endfor"
+                " %}{% endfor %}"
+            ),
             "more than 1,000,000 times",
         ),
         (
@@ -168,11 +176,17 @@ def test_a_date_or_options_that_cannot_be_used_are_named(tokenizer):
             "more than 1,000,000 times",
         ),
         (
-            "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+            (
+                "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{%"
+                " endfor %}"
+            ),
             "characters",
         ),
         (
-            "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            (
+                "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{%"
+                " endfor %}"
+            ),
             "characters",
         ),
         ("{{ 'x' * 10 ** 11 }}", "characters"),

@@ -17,9 +17,11 @@ def candidate(name: str, score: float, in_language: bool | None = True, **more) 
 def names(made: list[Pair] | list[Scored] | str):
     assert not isinstance(made, str), made
     return [
-        (m.chosen.candidate_id, m.rejected.candidate_id, m.margin)
-        if isinstance(m, Pair)
-        else m.candidate_id
+        (
+            (m.chosen.candidate_id, m.rejected.candidate_id, m.margin)
+            if isinstance(m, Pair)
+            else m.candidate_id
+        )
         for m in made
     ]
 

@@ -122,7 +122,8 @@ def test_steps_with_the_same_warning_share_it(mlalign, qwen):
     warned = [line for line in done.stdout.splitlines() if line.startswith("warning:")]
     assert len(warned) == 1
     assert warned[0].startswith(
-        "warning: transfer.verdicts, pairs.scores, measure.marks[base], measure.marks[policy]: needs 30.9 GiB"
+        "warning: transfer.verdicts, pairs.scores, measure.marks[base], measure.marks[policy]:"
+        " needs 30.9 GiB"
     )
     assert warned[0].endswith("set steps.STEP.config.dtype=bfloat16")
 
@@ -224,9 +225,11 @@ def test_a_change_is_told_as_arguments():
         "peft": mends.LORA,
         "trainer.gradient_checkpointing": True,
     }
-    assert mends.as_arguments(keys) == (
-        "steps.STEP.config.deepspeed=zero3 steps.STEP.resources.devices=4 "
-        "steps.STEP.config.peft={r:16,target_modules:all-linear} steps.STEP.config.trainer.gradient_checkpointing=true"
+    assert (
+        mends.as_arguments(keys)
+        == "steps.STEP.config.deepspeed=zero3 steps.STEP.resources.devices=4"
+        " steps.STEP.config.peft={r:16,target_modules:all-linear}"
+        " steps.STEP.config.trainer.gradient_checkpointing=true"
     )
 
 

@@ -103,7 +103,10 @@ def test_parts_of_parts_and_steps_that_a_part_passes_on(library):
 
 
 def test_a_text_that_happens_to_name_a_step_stays_a_text_in_a_configuration(library):
-    part = "takes: {}\nsteps:\n  best_worst: {stage: sft}\n  inner: {part: own_pairs, with: {policy: best_worst, prompts: best_worst, method: best_worst}}\n"
+    part = (
+        "takes: {}\nsteps:\n  best_worst: {stage: sft}\n  inner: {part: own_pairs, with: {policy:"
+        " best_worst, prompts: best_worst, method: best_worst}}\n"
+    )
     steps = expanded({"steps": {"a": {"part": "both", "with": {}}}}, library(both=part))
     assert steps["a.inner"]["config"] == {"method": "best_worst"}
     assert steps["a.inner.candidates"]["inputs"] == {

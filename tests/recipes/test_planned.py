@@ -14,8 +14,14 @@ PREFERENCES = (
     '  preferences: {stage: prepare, config: {kind: preference, sources: "${data.preferences}"}}\n'
 )
 PROMPTS = '  prompts: {stage: prepare, config: {kind: prompt, sources: "${data.prompts}"}}\n'
-ANSWERS = f"  answers: {{stage: generate, inputs: {{model: {START}, rows: prompts}}, config: {{split: train, n: 2}}}}\n"
-MARKS = "  marks: {stage: score, inputs: {rows: answers, scorers: [{family: length}, {family: language_adherence}]}}\n"
+ANSWERS = (
+    f"  answers: {{stage: generate, inputs: {{model: {START}, rows: prompts}}, config: {{split:"
+    " train, n: 2}}\n"
+)
+MARKS = (
+    "  marks: {stage: score, inputs: {rows: answers, scorers: [{family: length}, {family:"
+    " language_adherence}]}}\n"
+)
 SCORED = "steps:\n" + PROMPTS + ANSWERS + MARKS
 
 
@@ -163,7 +169,10 @@ rounds:
 
 
 def test_a_recipe_within_the_cap_on_rounds(tmp_path):
-    text = 'params: {n: 25}\nsteps: {a: {stage: prepare}}\nrounds: {count: "${params.n}", steps: {b: {stage: prepare}}}'
+    text = (
+        'params: {n: 25}\nsteps: {a: {stage: prepare}}\nrounds: {count: "${params.n}", steps: {b:'
+        " {stage: prepare}}}"
+    )
     (message,) = [m for m in errors_of(tmp_path, text) if m.startswith("rounds")]
     assert message.startswith("rounds.count: 25 rounds, and max_rounds=20 ") and message.endswith(
         "set max_rounds=25 if you mean it"
@@ -179,24 +188,29 @@ def test_a_data_set_may_have_roles_of_its_own(tmp_path):
     source = "{adapter: tiny_world, split: train, options: {n: 4}}"
     (tmp_path / "conf" / "data" / "mine.yaml").write_text(f"languages: tiny\njudging: [{source}]\n")
     arguments = ("data=mine", f"conf_dir={tmp_path / 'conf'}")
-    text = 'steps: {judging: {stage: prepare, config: {kind: demonstration, sources: "${data.judging}"}}}'
+    text = (
+        "steps: {judging: {stage: prepare, config: {kind: demonstration, sources:"
+        ' "${data.judging}"}}}'
+    )
     assert nodes(tmp_path, text, *arguments)["judging"].config.sources
     (message,) = errors_of(tmp_path, text.replace("data.judging", "data.judgin"), *arguments)
     assert (
         message
-        == "steps.judging.config.sources: ${data.judgin} means nothing: data=mine has no role 'judgin'; did you mean 'judging'?"
+        == "steps.judging.config.sources: ${data.judgin} means nothing: data=mine has no role"
+        " 'judgin'; did you mean 'judging'?"
     )
 
 
 def test_parameters_of_parts_are_set_by_model_and_command_line(tmp_path):
     rates = {
-        arguments: nodes(
-            tmp_path,
-            "steps: {rows: {part: rows}, policy: {part: sft, with: {start: {path: org}, rows: rows.demonstrations}}}".replace(
-                "{path: org}", START
-            ),
-            *arguments,
-        )["policy"].config.trainer["learning_rate"]
+        arguments: (
+            nodes(
+                tmp_path,
+                "steps: {rows: {part: rows}, policy: {part: sft, with: {start: {path: org}, rows:"
+                " rows.demonstrations}}}".replace("{path: org}", START),
+                *arguments,
+            )["policy"].config.trainer["learning_rate"]
+        )
         for arguments in ((), ("sft_learning_rate=5e-6",), ("model.params.sft_learning_rate=7e-6",))
     }
     assert list(rates.values()) == [3e-4, 5e-6, 7e-6]  # the first is what model=tiny says
@@ -215,7 +229,10 @@ def test_what_a_recipe_changes_at_scale_tiny(tmp_path):
 
 
 def test_steps_of_parts_are_named_on_the_command_line(tmp_path):
-    text = f"steps: {{rows: {{part: rows}}, pairs: {{part: own_pairs, with: {{policy: {START}, prompts: rows.prompts, scorers: [{{family: length}}]}}}}}}"
+    text = (
+        f"steps: {{rows: {{part: rows}}, pairs: {{part: own_pairs, with: {{policy: {START},"
+        " prompts: rows.prompts, scorers: [{family: length}]}}}"
+    )
     found = nodes(
         tmp_path, text, "steps.pairs.candidates.config.n=3", "steps.pairs.config.min_margin=0.5"
     )
@@ -243,8 +260,14 @@ def test_equal_steps_are_one(tmp_path):
 
 
 def test_policies_are_measured_against_the_first(tmp_path):
-    text = f"steps: {{rows: {{part: rows}}, policy: {{part: sft, with: {{start: {START}, rows: rows.demonstrations}}}}}}\n"
-    text += "measure: {policies: [{path: '${model.path}', name: start}, policy], prompts: rows.prompts, n_eval: 2}"
+    text = (
+        f"steps: {{rows: {{part: rows}}, policy: {{part: sft, with: {{start: {START}, rows:"
+        " rows.demonstrations}}}\n"
+    )
+    text += (
+        "measure: {policies: [{path: '${model.path}', name: start}, policy], prompts: rows.prompts,"
+        " n_eval: 2}"
+    )
     found = nodes(tmp_path, text)
     assert {
         "measure[start]",
@@ -322,7 +345,10 @@ def test_rows_from_outside_say_their_kind(tmp_path):
 
 
 def test_what_a_recipe_gives_to_a_part_is_not_the_command_lines(tmp_path):
-    text = f"steps: {{rows: {{part: rows}}, pairs: {{part: own_pairs, with: {{policy: {START}, prompts: rows.prompts, scorers: [{{family: length}}], n: 3}}}}}}"
+    text = (
+        f"steps: {{rows: {{part: rows}}, pairs: {{part: own_pairs, with: {{policy: {START},"
+        " prompts: rows.prompts, scorers: [{family: length}], n: 3}}}"
+    )
     assert nodes(tmp_path, text, "temperature=0.5")["pairs.candidates"].config.temperature == 0.5
     (message,) = errors_of(tmp_path, text, "n=5")
     assert message.startswith("n: unknown key")

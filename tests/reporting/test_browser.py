@@ -105,7 +105,8 @@ def test_hostile_texts_do_not_break_the_page(page_of, hostile):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator("section").count() == page.locator("nav a").count() == 10
         cards = page.evaluate(
-            "[...document.querySelectorAll('.sample')].map(c => [c.scrollHeight, c.clientHeight, c.getBoundingClientRect().height])"
+            "[...document.querySelectorAll('.sample')].map(c => [c.scrollHeight, c.clientHeight,"
+            " c.getBoundingClientRect().height])"
         )
         assert all(
             scroll <= client + 1 for scroll, client, _ in cards

@@ -33,8 +33,8 @@ def test_two_runs_on_one_page(root, tmp_path, capsys):
         for name in ("small", "large")
     ]
     assert (
-        f"Right answers (by verifier): small {100 * averages[0]:.1f}%, large {100 * averages[1]:.1f}%"
-        in capsys.readouterr().out
+        f"Right answers (by verifier): small {100 * averages[0]:.1f}%, large"
+        f" {100 * averages[1]:.1f}%" in capsys.readouterr().out
     )
     difference = f"{100 * (averages[1] - averages[0]):+.1f} pp".replace("-", "−")
     assert difference in page

@@ -98,8 +98,8 @@ def test_the_summary_tells_the_best_and_who_is_not_told_apart():
         == "0.3 Arabic 55.0% (52.0% to 58.0%) English 55.0% done".split()
     )
     assert (
-        "Best by Right answers (by verifier): beta 0.3, source_language Arabic, 55.0% (52.0% to 58.0%)."
-        in told
+        "Best by Right answers (by verifier): beta 0.3, source_language Arabic, 55.0% (52.0% to"
+        " 58.0%)." in told
     )
     assert told.endswith("5 of 5 others are not told apart from it.")
     assert sweep.summary(content(GRID, paired=False), 3).endswith(
@@ -204,7 +204,10 @@ def test_hostile_settings_stay_texts():
 )
 @pytest.mark.slow
 def test_the_page_in_a_browser(browser, tmp_path, case, width, scheme):
-    many = "eng_Latn swh_Latn arb_Arab hin_Deva cmn_Hans jpn_Jpan kor_Hang tha_Thai amh_Ethi ben_Beng rus_Cyrl deu_Latn fra_Latn spa_Latn ita_Latn por_Latn vie_Latn"
+    many = (
+        "eng_Latn swh_Latn arb_Arab hin_Deva cmn_Hans jpn_Jpan kor_Hang tha_Thai amh_Ethi ben_Beng"
+        " rus_Cyrl deu_Latn fra_Latn spa_Latn ita_Latn por_Latn vie_Latn"
+    )
     found = {
         "grid": content(GRID),
         "search": content(trials(), kind="search"),

@@ -275,7 +275,10 @@ SWITCHES = [  # language, text, share of lines, share of words, all lines, all w
     ),
     (
         "deu_Latn",
-        "Das ist der erste Satz auf Deutsch.\nThis is the second sentence in English.\nUnd das ist der dritte Satz hier.",
+        (
+            "Das ist der erste Satz auf Deutsch.\nThis is the second sentence in English.\nUnd das"
+            " ist der dritte Satz hier."
+        ),
         2 / 3,
         14 / 21,
         0.0,

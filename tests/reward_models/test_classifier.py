@@ -155,7 +155,9 @@ def test_an_answer_that_is_too_long_keeps_its_end_and_is_never_cut_to_nothing(cl
     assert encode(3).ids == [tokenizer.bos_token_id, answer[-1], tokenizer.eos_token_id]
     with pytest.raises(
         UserError,
-        match="x: max_length 2 leaves no token of the answer, after which the chat template writes 1",
+        match=(
+            "x: max_length 2 leaves no token of the answer, after which the chat template writes 1"
+        ),
     ):
         encode(2)
 
@@ -393,7 +395,10 @@ def test_what_the_template_leaves_out_is_flagged_and_an_answer_left_out_whole_ha
 
 @pytest.mark.slow
 def test_tools_and_the_answer_s_other_keys_go_to_the_template(tmp_path):
-    template = "{{ tools | tojson }}{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}{{ eos_token }}{% endfor %}"
+    template = (
+        "{{ tools | tojson }}{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}{{"
+        " eos_token }}{% endfor %}"
+    )
     path = with_template(tmp_path / "keys", template)
     told = {
         "answer_extra": {"reasoning_content": "because"},

@@ -747,7 +747,10 @@ def test_heat_map_colours_say_which_side_of_chance():
 
 @pytest.mark.slow
 def test_help_imports_nothing_heavy():
-    code = "import sys\nfrom reward_models import __main__\n__main__._parser()\nprint([m for m in ('numpy', 'torch', 'pyarrow') if m in sys.modules])"
+    code = (
+        "import sys\nfrom reward_models import __main__\n__main__._parser()\nprint([m for m in"
+        " ('numpy', 'torch', 'pyarrow') if m in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], text=True, capture_output=True, check=True

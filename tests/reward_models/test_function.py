@@ -98,7 +98,10 @@ def test_it_stands_in_another_scorer():
         ({"family": "own_scorer:shouting", "weight": "x"}, r"scorer\.weight: expected float"),
         (
             {"family": "own_scorer:typo"},
-            r"scorer\.family: own_scorer:typo takes 'respons', which is no attribute of an item; did you mean 'response'",
+            (
+                r"scorer\.family: own_scorer:typo takes 'respons', which is no attribute of an"
+                r" item; did you mean 'response'"
+            ),
         ),
     ],
 )

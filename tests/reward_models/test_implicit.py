@@ -415,8 +415,9 @@ def test_only_the_last_answer_counts_where_the_prompt_ends_with_an_assistant(tmp
     from transformers import AutoTokenizer
 
     template = (
-        "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' and loop.last %}<think></think>{% endif %}"
-        "{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+        "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' and loop.last"
+        " %}<think></think>{% endif %}{{ m['content'] }}<|end|>{% endfor %}{% if"
+        " add_generation_prompt %}<|assistant|>{% endif %}"
     )
     score = opened(policy, reference=str(TINY), chat_template=template)
     talk = [

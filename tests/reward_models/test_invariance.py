@@ -237,9 +237,11 @@ def save_adapter(root, **told):
             if "lora_B" in name:
                 weight.normal_(std=0.3)
     for path in (root / "adapter", root / "merged"):
-        model.save_pretrained(
-            path
-        ) if path.name == "adapter" else model.merge_and_unload().save_pretrained(path)
+        (
+            model.save_pretrained(path)
+            if path.name == "adapter"
+            else model.merge_and_unload().save_pretrained(path)
+        )
         tokenizer.save_pretrained(path)
     return root
 

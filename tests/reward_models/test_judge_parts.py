@@ -124,7 +124,10 @@ TEXTS = [
     ("An empty {} is fine.\nVerdict: 8", "8"),
     ('It says {"verdict": 3} itself.\nVerdict: 8', "8"),
     (
-        'Verdict: 3, or as JSON:\n{"verdict": "8", "explanation": "Its own Verdict: 2 does not count."}',
+        (
+            'Verdict: 3, or as JSON:\n{"verdict": "8", "explanation": "Its own Verdict: 2 does not'
+            ' count."}'
+        ),
         "8",
     ),
     ('{"result": {"verdict": 8}}', "8"),
@@ -357,7 +360,8 @@ def test_a_bad_template_is_named_before_any_model_is_opened(tmp_path, text, mess
 
 def test_a_template_of_ones_own_may_extend_the_base(tmp_path):
     (tmp_path / "mine.j2").write_text(
-        "{% extends 'base.j2' %}{% block ask %}Grade in {{ language }}: {{ low }}-{{ high }}{% endblock %}"
+        "{% extends 'base.j2' %}{% block ask %}Grade in {{ language }}: {{ low }}-{{ high }}{%"
+        " endblock %}"
     )
     text = prompts.Prompts("eng_Latn", VALUES).text(
         prompts.template(str(tmp_path / "mine.j2")), ITEM, "eng_Latn", **GIVEN
@@ -418,7 +422,8 @@ def test_a_checklist_is_written_from_the_english_prompt_if_the_rubric_is_english
 def test_what_was_kept_first_stands_and_a_torn_line_is_no_line(tmp_path):
     path = tmp_path / "kept.jsonl"
     path.write_bytes(
-        b'{"group_id": 7, "questions": ["Ist es gut?"]}\n{"key": "k1", "questions": ["One?"]}\n{"key": "k2", "quest'
+        b'{"group_id": 7, "questions": ["Ist es gut?"]}\n{"key": "k1", "questions":'
+        b' ["One?"]}\n{"key": "k2", "quest'
     )
     one, other = Kept(path), Kept(path)
     assert (one.find("7", "k1"), one.find("8", "k1"), one.find(None, "k2")) == (

@@ -28,9 +28,10 @@ def by_hand(text: str) -> tuple[float, int]:
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
         logps = network(torch.tensor([ids])).logits[0].log_softmax(-1)
-    return sum(float(logps[place - 1, ids[place]]) for place in range(begin, len(ids))), len(
-        ids
-    ) - begin
+    return (
+        sum(float(logps[place - 1, ids[place]]) for place in range(begin, len(ids))),
+        len(ids) - begin,
+    )
 
 
 @pytest.mark.slow

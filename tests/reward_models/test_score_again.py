@@ -135,7 +135,8 @@ def test_a_process_that_dies_is_told_and_the_others_finish(tmp_path):
     broken = tmp_path / "site" / "sitecustomize.py"
     broken.parent.mkdir()
     broken.write_text(
-        "import sys, os, signal\nif '0/2' in sys.argv:\n    print('out of luck', file=sys.stderr, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import sys, os, signal\nif '0/2' in sys.argv:\n    print('out of luck', file=sys.stderr,"
+        " flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     told = (
         "--family",
@@ -166,7 +167,10 @@ def test_a_process_that_dies_is_told_and_the_others_finish(tmp_path):
 
 @pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tmp_path):
-    code = "from reward_models.jobs import parallel\nimport time\nparallel.end_with_parent()\nprint('ready', flush=True)\ntime.sleep(60)"
+    code = (
+        "from reward_models.jobs import parallel\nimport"
+        " time\nparallel.end_with_parent()\nprint('ready', flush=True)\ntime.sleep(60)"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -510,16 +514,20 @@ def under_other_keys(one, other):
 
 
 DAMAGES = {
-    "lines cut": lambda one, other: one.with_suffix(".jsonl").write_bytes(
-        one.with_suffix(".jsonl").read_bytes()[:-9]
+    "lines cut": (
+        lambda one, other: one.with_suffix(".jsonl").write_bytes(
+            one.with_suffix(".jsonl").read_bytes()[:-9]
+        )
     ),
     "no lines": lambda one, other: one.with_suffix(".jsonl").write_bytes(b""),
     "lines gone": lambda one, other: one.with_suffix(".jsonl").unlink(),
     "lines of another part": lambda one, other: swapped(
         one.with_suffix(".jsonl"), other.with_suffix(".jsonl")
     ),
-    "a score of one's own": lambda one, other: one.with_suffix(".jsonl").write_text(
-        one.with_suffix(".jsonl").read_text().replace('"score": ', '"score": 1')
+    "a score of one's own": (
+        lambda one, other: one.with_suffix(".jsonl").write_text(
+            one.with_suffix(".jsonl").read_text().replace('"score": ', '"score": 1')
+        )
     ),
     "scores under other rows' keys": under_other_keys,
     "marker cut": lambda one, other: one.write_text(one.read_text()[:-20]),

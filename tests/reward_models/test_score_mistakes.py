@@ -79,7 +79,10 @@ def test_bad_rows_are_named_before_anything_starts_or_put_aside(
     assert pq.read_table(tmp_path / "s.parquet")["score"].to_pylist() == [1.0, 1.0]
 
 
-REFUSING = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+REFUSING = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}{%"
+    " endif %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+)
 
 
 @pytest.mark.slow

@@ -146,7 +146,10 @@ def test_what_is_refused():
 
 
 def test_a_missing_package_is_named():
-    code = "import sys; sys.modules['sacrebleu'] = None; import reward_models; reward_models.open_scorer({'family': 'translation'})"
+    code = (
+        "import sys; sys.modules['sacrebleu'] = None; import reward_models;"
+        " reward_models.open_scorer({'family': 'translation'})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], text=True, capture_output=True, timeout=120, check=False
     )

@@ -146,7 +146,10 @@ def test_the_row_brings_the_options():
     assert verifier.score(rows) == [1.0, 0.0, 0.0, None]
     with pytest.raises(
         UserError,
-        match="the answer 'E' of its reference is neither the label nor the text of one of its options",
+        match=(
+            "the answer 'E' of its reference is neither the label nor the text of one of its"
+            " options"
+        ),
     ):
         verifier.score(
             [{"prompt": "?", "response": "E", "reference": {**reference, "answer": "E"}}]

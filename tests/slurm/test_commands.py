@@ -262,7 +262,10 @@ def test_cancel_asks_what_runs_and_cancels_what_waits(mlalign, submitted, slurm)
     assert done.stdout.splitlines() == [
         f"first: job {first}: asked to save its state and end",
         f"next: job {waits}: cancelled",
-        f"array: job {array}: 1 waiting tasks cancelled, 2 running tasks asked to save their state and end",
+        (
+            f"array: job {array}: 1 waiting tasks cancelled, 2 running tasks asked to save their"
+            " state and end"
+        ),
     ]
     until(lambda: not slurm.queue())
     assert "saved" in (run.folder / "logs" / f"first-{first}.log").read_text()

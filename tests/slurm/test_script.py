@@ -164,7 +164,10 @@ def test_resources_are_checked_with_the_step_that_asks():
         "steps.a.resources.nodes: this stage runs as one process, got 2",
         "steps.a.resources.tasks: this stage does not work in shards, got 3",
         "steps.a.resources.gpu: unknown key; did you mean 'gpus'?",
-        "steps.a.resources.time: expected hours:minutes:seconds in quotes ('12:00:00', '2-00:00:00', '90 min'), got 43200; YAML reads a bare 12:00:00 as a number: quote it",
+        (
+            "steps.a.resources.time: expected hours:minutes:seconds in quotes ('12:00:00',"
+            " '2-00:00:00', '90 min'), got 43200; YAML reads a bare 12:00:00 as a number: quote it"
+        ),
         "steps.a.resources.devices: expected a whole number from 1, got True",
     ]
 

@@ -144,8 +144,8 @@ def test_an_input_that_will_never_be_there(run):
     done = run.call("run", "recipe=chain", "launcher=slurm", "only=base")
     assert done.returncode == 1
     assert (
-        "base: its input rows is neither there nor in the queue; run without only=, or with from=rows"
-        in done.stderr
+        "base: its input rows is neither there nor in the queue; run without only=, or with"
+        " from=rows" in done.stderr
     )
 
 

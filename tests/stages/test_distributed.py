@@ -220,7 +220,10 @@ def test_what_a_killed_build_has_left_keeps_no_training_waiting(tmp_path):
     shared = tmp_path / ".cache" / "torch_extensions" / "py311_cpu" / folder.name
     shared.mkdir(parents=True)
     (shared / "lock").touch()
-    code = "import os, sys; from pathlib import Path; from mlalign.core import claims\nwith claims.claim(Path(sys.argv[1]), 'build'): os._exit(9)"
+    code = (
+        "import os, sys; from pathlib import Path; from mlalign.core import claims\nwith"
+        " claims.claim(Path(sys.argv[1]), 'build'): os._exit(9)"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code, folder], env=env, check=False, timeout=120

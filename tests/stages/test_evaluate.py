@@ -188,10 +188,12 @@ def test_what_lacks_its_columns_is_said_with_the_reason(tmp_path):
         == "adherence: values in column 'language_adherence' for fewer than half of the answers"
     )
     assert said[1].startswith(
-        "line_share, word_share, line_pass, word_pass, lcpr: no value in the columns of 'language_adherence' on lines"
+        "line_share, word_share, line_pass, word_pass, lcpr: no value in the columns of"
+        " 'language_adherence' on lines"
     )
     assert said[2].startswith(
-        "right_in_language, right_elsewhere, wrong_in_language, wrong_elsewhere, adherence_of_right, coco_cola: no answer"
+        "right_in_language, right_elsewhere, wrong_in_language, wrong_elsewhere,"
+        " adherence_of_right, coco_cola: no answer"
     )
     assert said[3:] == [
         "breakdown by kind, quality, task, exposure: no `items` with metadata are given"

@@ -74,9 +74,11 @@ def write_task(folder: Path, name: str, items: list[tuple[str, list[str], int]])
     ]
     (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (folder / f"{name}.yaml").write_text(
-        f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder / name}.jsonl}}}}\ntest_split: test\n"
-        "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: '{{choices}}'\ndoc_to_target: '{{gold}}'\n"
-        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n",
+        f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test:"
+        f" {folder / name}.jsonl}}}}\ntest_split: test\noutput_type: multiple_choice\ndoc_to_text:"
+        " '{{q}}'\ndoc_to_choice: '{{choices}}'\ndoc_to_target:"
+        " '{{gold}}'\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better:"
+        " true}]\n",
         encoding="utf-8",
     )
 

@@ -243,5 +243,6 @@ def test_plan_counts_scores_and_candidates():
     }
     cfg = schema.build(pairs.Config, {})
     assert kinds.problems(pairs, "pairs", cfg, given, "steps.p") == [
-        "steps.p.inputs.scores: 1 scores for 2 candidates; give the scores of each step in `rows`, in the same order"
+        "steps.p.inputs.scores: 1 scores for 2 candidates; give the scores of each step in `rows`,"
+        " in the same order"
     ]

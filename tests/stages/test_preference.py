@@ -204,7 +204,10 @@ def test_pairs_that_truncation_makes_equal_are_dropped_and_counted(tmp_path):
     }
     with pytest.raises(
         UserError,
-        match=r"swh_Latn: no row .* chosen and a rejected answer that the chat template makes the same text",
+        match=(
+            r"swh_Latn: no row .* chosen and a rejected answer that the chat template makes the"
+            r" same text"
+        ),
     ):
         rows.write_shard(path, "preference", [{**row, "rejected": row["chosen"]} for row in found])
         train("preference", source, tmp_path / "none", max_length=14, trainer={"max_steps": 1})

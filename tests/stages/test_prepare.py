@@ -233,7 +233,8 @@ def test_max_rows_and_languages_of_a_source(tmp_path, run):
 def test_mistakes_in_the_form_are_reported_together_with_place(tmp_path, run):
     a = tmp_path / "a.jsonl"
     a.write_bytes(
-        b'{"prompt": "p", "lang": "en"}\n{"prompt": \n{"prompt": "caf\xe9", "lang": "en"}\n{"prompt": "p", "lang": "Swaili"}\n'
+        b'{"prompt": "p", "lang": "en"}\n{"prompt": \n{"prompt": "caf\xe9", "lang":'
+        b' "en"}\n{"prompt": "p", "lang": "Swaili"}\n'
     )
     b = write(tmp_path / "b.jsonl", [{"question": "p", "lang": "en"}] * 30)
     found = errors_of(

@@ -84,7 +84,8 @@ def test_before_and_after_stand_side_by_side(made):
     table = section((made / "report.md").read_text(), "Results")
     line = next(x for x in table.splitlines() if x.startswith("| eng_Latn"))
     assert re.fullmatch(
-        r"\| eng_Latn \| 0\.250 \(0\.\d+ to 0\.\d+\) \| 0\.750 \(0\.\d+ to \d\.\d+\) \| \+0\.500 \|",
+        r"\| eng_Latn \| 0\.250 \(0\.\d+ to 0\.\d+\) \| 0\.750 \(0\.\d+ to \d\.\d+\) \|"
+        r" \+0\.500 \|",
         line,
     )
 

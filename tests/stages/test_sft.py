@@ -401,7 +401,10 @@ def test_the_saved_model_ends_where_the_template_ends_a_turn(demonstrations, tmp
 
 @pytest.mark.slow
 def test_a_template_that_ends_the_last_answer_with_nothing_is_warned_of(demonstrations, tmp_path):
-    between = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if not loop.last %}{{ eos_token }}{% endif %}{% endfor %}"
+    between = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if not loop.last %}{{ eos_token"
+        " }}{% endif %}{% endfor %}"
+    )
     template = between + "{% if add_generation_prompt %}{{ eos_token }}<|assistant|>{% endif %}"
     out = train(
         "sft", demonstrations, tmp_path / "out", chat_template=template, trainer={"max_steps": 1}

@@ -135,7 +135,8 @@ def own(tmp_path):
 
 def test_a_preset_of_ones_own_is_refined_on_the_command_line(own):
     argv = own(
-        "grid: {size: 'small,large', beta: '1,2'}\nsets: {size: {small: [n=2], large: [n=8, temperature=0.7]}}\nmetric: accuracy"
+        "grid: {size: 'small,large', beta: '1,2'}\nsets: {size: {small: [n=2], large: [n=8,"
+        " temperature=0.7]}}\nmetric: accuracy"
     )
     asked = grid.read([*argv, "beta=3,4", "size=large"])
     assert {a.key: [v.overrides for v in a.values] for a in asked.axes} == {

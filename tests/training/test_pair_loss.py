@@ -224,7 +224,10 @@ def test_a_row_without_a_column_is_named(tmp_path):
     [
         (
             "scalar",
-            r"loss own_losses:scalar: .*gave torch.Size\(\[\]\), and not one loss for each of 2 pairs",
+            (
+                r"loss own_losses:scalar: .*gave torch.Size\(\[\]\), and not one loss for each of 2"
+                r" pairs"
+            ),
         ),
         ("fails", r"loss own_losses:fails: .*own_losses\.py:\d+: "),
     ],
@@ -244,7 +247,10 @@ def test_a_loss_that_gives_something_else_is_named(name, message):
         ),
         (
             {"loss": "own_losses:typo"},
-            "loss: own_losses:typo reads 'margn', which no preference row has; did you mean 'margin'",
+            (
+                "loss: own_losses:typo reads 'margn', which no preference row has; did you mean"
+                " 'margin'"
+            ),
         ),
         (
             {"loss": "arpo", "loss_args": {"nl": 1}},

@@ -11,12 +11,13 @@ from mlalign.models.engine import chat
 from mlalign.models.training import trainset
 
 CUTS = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'].split('</think>')[-1] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'].split('</think>')[-1] }}<|end|>{%"
+    " endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 MARKS_LAST = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' and loop.last %}<think></think>{% endif %}"
-    "{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' and loop.last"
+    " %}<think></think>{% endif %}{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt"
+    " %}<|assistant|>{% endif %}"
 )
 
 
@@ -89,6 +90,9 @@ def test_answers_that_would_begin_within_the_prompt_are_dropped_and_counted(tmp_
 def test_a_template_that_fails_names_the_row(tmp_path):
     with pytest.raises(
         UserError,
-        match=r"row \w+ \(eng_Latn\): the chat template of .* refuses this conversation: ZeroDivisionError",
+        match=(
+            r"row \w+ \(eng_Latn\): the chat template of .* refuses this conversation:"
+            r" ZeroDivisionError"
+        ),
     ):
         kept(tmp_path, "preference", "{{ 1 / 0 }}", PAIRS)

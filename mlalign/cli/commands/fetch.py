@@ -123,7 +123,8 @@ def _same_commit(need: Need, found: str) -> str:
     """Raises: UserError if a branch has moved on since the plan was made."""
     if need.commit and found and found != need.commit:
         raise UserError(
-            f"{need.id}: {need.revision or 'main'} became {found[:12]} just now; run the same command again"
+            f"{need.id}: {need.revision or 'main'} became {found[:12]} just now; run the same"
+            " command again"
         )
     return found or need.commit or ""
 
@@ -232,11 +233,13 @@ def _told(need: Need, errors: list[str]) -> Iterator[None]:
         errors.extend(error.messages)
     except GatedRepoError:
         errors.append(
-            f"{need}: is gated; accept its terms on its page on the hub, then log in here (hf auth login)"
+            f"{need}: is gated; accept its terms on its page on the hub, then log in here (hf auth"
+            " login)"
         )
     except RepositoryNotFoundError:
         errors.append(
-            f"{need}: the hub has no such repository, or hides it; check the name, or log in here (hf auth login)"
+            f"{need}: the hub has no such repository, or hides it; check the name, or log in here"
+            " (hf auth login)"
         )
     except RevisionNotFoundError:
         errors.append(
@@ -244,7 +247,8 @@ def _told(need: Need, errors: list[str]) -> Iterator[None]:
         )
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, KeyError, ImportError) as error:
         errors.append(
-            f"{need}: cannot be fetched ({_first(error)}); this needs a machine that reaches the hub"
+            f"{need}: cannot be fetched ({_first(error)}); this needs a machine that reaches"
+            " the hub"
         )
 
 

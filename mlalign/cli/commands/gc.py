@@ -177,9 +177,11 @@ def _of_entry(path: Path, needed: set[str], queued: set[str], keep: int) -> Iter
         yield Item(
             path,
             "put aside",
-            "its step was computed again"
-            if path.name.endswith(".replaced")
-            else "its deletion was cut short",
+            (
+                "its step was computed again"
+                if path.name.endswith(".replaced")
+                else "its deletion was cut short"
+            ),
         )
     elif match[1] not in needed:
         yield Item(

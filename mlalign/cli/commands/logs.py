@@ -160,7 +160,7 @@ def _follow(path: Path, at: int, is_over: Callable[[], bool]) -> None:
 
 
 def _is_over(root: Path, name: str, step: str) -> bool:
-    ((found,), _) = look(root, [name])
+    (found,), _ = look(root, [name])
     if found.problem:
         raise UserError(found.problem)
     return not any(s.step == step and s.state in standing.MOVING for s in found.steps)

@@ -88,7 +88,8 @@ def _of_text(text: str, role: str, name: str) -> list[dict]:
         return conversation(turns, role, name)
     if turns is None and _looks_like_python(text):
         raise Malformed(
-            f"`{name}`: is the text of a Python list of messages, not JSON; write the column with json.dumps, or the rows as JSONL"
+            f"`{name}`: is the text of a Python list of messages, not JSON; write the column with"
+            " json.dumps, or the rows as JSONL"
         )
     return [{"role": role, "content": text}]
 
@@ -164,7 +165,8 @@ def _message(turn: Any, name: str) -> dict:
         return {"role": turn["role"], "content": turn["content"]}  # most are like this
     if isinstance(turn, str):
         raise Malformed(
-            f"`{name}`: is a list of texts; several answers stand in `responses`, messages are {{role, content}}"
+            f"`{name}`: is a list of texts; several answers stand in `responses`, messages are"
+            " {role, content}"
         )
     if not isinstance(turn, Mapping):
         raise Malformed(
@@ -189,7 +191,8 @@ def _message(turn: Any, name: str) -> dict:
         message["tool_calls"] = parsed(message["tool_calls"])
     if "tool_calls" in message and not isinstance(message["tool_calls"], Sequence):
         raise Malformed(
-            f"`{name}`: `tool_calls` of a message must be a list of calls, got {_kind(turn['tool_calls'])}"
+            f"`{name}`: `tool_calls` of a message must be a list of calls, got"
+            f" {_kind(turn['tool_calls'])}"
         )
     message["content"] = _text(content, message, name)
     return message
@@ -205,7 +208,8 @@ def _role(turn: Mapping, name: str) -> str:
         return str(role)
     if "role" not in turn:
         raise Malformed(
-            f"`{name}`: has a message without `role`; it has {', '.join(map(str, turn)) or 'nothing'}"
+            f"`{name}`: has a message without `role`; it has"
+            f" {', '.join(map(str, turn)) or 'nothing'}"
         )
     ours = SPEAKERS.get(role.lower()) if isinstance(role, str) else None
     mend = f"; call it {ours!r}" if ours else ""
@@ -219,7 +223,8 @@ def _speaker(speaker: Any, name: str) -> str:
     if speaker == "function_call":
         raise Dropped(
             "has_tool_calls",
-            f"`{name}`: has a turn from function_call; write tool calls as messages with `tool_calls`",
+            f"`{name}`: has a turn from function_call; write tool calls as messages with"
+            " `tool_calls`",
         )
     raise Malformed(
         f"`{name}`: a turn is from {_short(speaker)}, which is none of {', '.join(SPEAKERS)}"
@@ -256,7 +261,8 @@ def _part(part: Any, name: str) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
     raise Dropped(
         "has_content_parts",
-        f"`{name}`: content is a list of parts, and one is {_short(kind)}: only parts {{type: text, text}} are read",
+        f"`{name}`: content is a list of parts, and one is {_short(kind)}: only parts {{type: text,"
+        " text} are read",
     )
 
 

@@ -147,7 +147,8 @@ def _needs(record: Mapping) -> Malformed:
         if theirs in record and ours not in record:
             stored = "completion" if ours == "response" else ours
             mends.append(
-                f"; if `{theirs}` is the {ours}, say so with --{ours}-column {theirs}, or columns: {{{stored}: {theirs}}}"
+                f"; if `{theirs}` is the {ours}, say so with --{ours}-column {theirs}, or columns:"
+                f" {{{stored}: {theirs}}}"
             )
     return Malformed(f"needs {NEEDED}; it has {has}{''.join(mends)}")
 
@@ -236,7 +237,8 @@ def _answers(record: Mapping, values: Sequence[tuple[str, Any]]) -> tuple[list[d
     if not all(_same(prompt, prompts[0]) for prompt in prompts):
         raise Dropped(
             "prompts_differ",
-            f"the conversations of {' and '.join(f'`{n}`' for n in names)} differ before their last message",
+            f"the conversations of {' and '.join(f'`{n}`' for n in names)} differ before their last"
+            " message",
         )
     return prompts[0] if prompts else given, answers
 
@@ -253,7 +255,8 @@ def _turns(record: Mapping, name: str) -> list[dict]:
     turns = conversation(record[name], "user", name)
     if isinstance(record[name], str) and len(turns) == 1 and turns[0]["content"] == record[name]:
         raise Malformed(
-            f"`{name}`: expected a list of messages {{role, content}}, got text that is no JSON of one"
+            f"`{name}`: expected a list of messages {{role, content}}, got text that is no JSON"
+            " of one"
         )
     if not turns:
         raise Dropped("no_messages", f"`{name}` is empty")
@@ -346,18 +349,21 @@ def _joined(given: list[dict], turns: list[dict], name: str) -> tuple[list[dict]
     if answer["role"] != "assistant":
         raise Dropped(
             f"ends_with_{answer['role']}",
-            f"`{name}`: a conversation has a prompt and ends with an assistant's message; this one ends with the {answer['role']}'s",
+            f"`{name}`: a conversation has a prompt and ends with an assistant's message; this one"
+            f" ends with the {answer['role']}'s",
         )
     prompt = _merged(given, before)
     if prompt is None:
         raise Dropped(
             "prompt_not_in_conversation",
-            f"`prompt` is neither the beginning nor the end of what comes before the answer in `{name}`",
+            "`prompt` is neither the beginning nor the end of what comes before the answer in"
+            f" `{name}`",
         )
     if not prompt:
         raise Dropped(
             "no_prompt",
-            f"`{name}`: a conversation has a prompt and ends with an assistant's message; this one has no prompt",
+            f"`{name}`: a conversation has a prompt and ends with an assistant's message; this one"
+            " has no prompt",
         )
     return prompt, answer
 

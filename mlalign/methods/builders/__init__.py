@@ -42,7 +42,8 @@ def load(name: str, key: str = "builder") -> Builder:
     if len(methods.inputs(builder)) != 1 or not _reads(builder) or not _makes(builder):
         sample = "(group: Group[Demonstration], *, …) -> list[Demonstration] | str"
         raise UserError(
-            f"{key}: {name} does not say what it reads and makes; write it as `def {builder.__name__}{sample}`"
+            f"{key}: {name} does not say what it reads and makes; write it as `def"
+            f" {builder.__name__}{sample}`"
         )
     return builder
 

@@ -103,7 +103,10 @@ def _inside(answers: Answers, by: str) -> list[Measure]:
     names = ("line_share", "word_share", "line_pass", "word_pass")
     parts = {p: np.where(known, answers.score(f"{by}.{p}"), np.nan) for p in names}
     lines, words = parts["line_pass"], parts["word_pass"]
-    inside = f"no value in the columns of {by!r} on lines and words; score with `level: word`, by an identifier that knows the language"
+    inside = (
+        f"no value in the columns of {by!r} on lines and words; score with `level: word`, by an"
+        " identifier that knows the language"
+    )
     lcpr = confusion.lcpr_columns(answers.items.language, lines, words)
     return [
         Measure("line_share", by, accuracy.mean_columns(parts["line_share"]), needs=inside),
@@ -199,7 +202,10 @@ def of_preferences(preferences: Answers, column: str, english: str) -> list[Meas
     cells = accuracy.agreement_columns(verdicts, counterparts(preferences.items, english))
     needs, parallel = (
         f"no value in column {column!r}",
-        f"no row with values of {column!r} in {english} and in another language of the same group_id",
+        (
+            f"no row with values of {column!r} in {english} and in another language of the same"
+            " group_id"
+        ),
     )
     return [
         Measure(

@@ -79,7 +79,8 @@ class EngineConfig:
     )
     args: dict[str, Any] = verbatim(
         _arguments_of,
-        "passed through: to vllm.LLM, to from_pretrained (transformers), or into each request's body (openai; null leaves a key out)",
+        "passed through: to vllm.LLM, to from_pretrained (transformers), or into each request's"
+        " body (openai; null leaves a key out)",
         how_keys=HOW_ENGINE,
         reserved=RESERVED,
     )
@@ -103,7 +104,8 @@ class EngineConfig:
     timeout_s: float = how(600.0, "openai: seconds to wait for one answer")
     max_retries: int = how(
         5,
-        "openai: tries again after 429, 5xx, timeouts and lost connections, waiting longer each time",
+        "openai: tries again after 429, 5xx, timeouts and lost connections, waiting longer each"
+        " time",
     )
 
 
@@ -211,7 +213,10 @@ def missing(name: str, find: Callable[[str], Any] = importlib.util.find_spec) ->
     traits = ENGINES[name]
     if find(traits.package) is not None:
         return None
-    return f"engine={name} needs the package {traits.package!r}, which is not installed: {traits.install}, or choose another engine"
+    return (
+        f"engine={name} needs the package {traits.package!r}, which is not installed:"
+        f" {traits.install}, or choose another engine"
+    )
 
 
 def problems(config: EngineConfig) -> list[str]:
@@ -229,11 +234,13 @@ def problems(config: EngineConfig) -> list[str]:
     ):
         address = secrecy.hidden(config.base_url)
         found.append(
-            f"engine.base_url: expected an address such as http://localhost:8000/v1, got {address!r}"
+            "engine.base_url: expected an address such as http://localhost:8000/v1, got"
+            f" {address!r}"
         )
     if config.api_key_env is not None and not config.api_key_env.isidentifier():
         found.append(
-            "engine.api_key_env: not the name of an environment variable (the key itself stays out of configurations)"
+            "engine.api_key_env: not the name of an environment variable (the key itself stays out"
+            " of configurations)"
         )
     for name in ("batch_tokens", "concurrency", "timeout_s"):
         if getattr(config, name) <= 0:

@@ -52,8 +52,9 @@ def load_tokenizer(model: "Model", chat_template: str | None = None) -> Any:
     templates.install(tokenizer, chat_template)
     if not tokenizer.chat_template:
         raise UserError(
-            f"{source.path}: its tokenizer has no chat template and none is configured; set chat_template=FILE.jinja on the step, "
-            f"or model.chat_template=FILE.jinja for all steps"
+            f"{source.path}: its tokenizer has no chat template and none is configured; set"
+            " chat_template=FILE.jinja on the step, or model.chat_template=FILE.jinja for all"
+            " steps"
         )
     templates.text_of(tokenizer)
     return tokenizer

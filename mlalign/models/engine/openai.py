@@ -38,8 +38,8 @@ POLL_S = 0.2
 PATIENCE_S = 5.0  # a step that was asked to stop waits so long for a shard's last answers
 # Parameters that are the client's own; all others travel in the body.
 STANDARD = frozenset(
-    "max_tokens max_completion_tokens temperature top_p stop seed presence_penalty frequency_penalty logit_bias response_format logprobs "
-    "top_logprobs".split()
+    "max_tokens max_completion_tokens temperature top_p stop seed presence_penalty"
+    " frequency_penalty logit_bias response_format logprobs top_logprobs".split()
 )
 GO_ON = "then run the same command again; finished shards are kept"
 
@@ -106,7 +106,10 @@ class OpenAI:
             ) from None
         except openai.APIConnectionError as error:  # timeouts too
             cause = type(error.__cause__ or error).__name__
-            tries = f"{cause}, {self._config.max_retries + 1} tries of up to {self._config.timeout_s:g} s"
+            tries = (
+                f"{cause}, {self._config.max_retries + 1} tries of up to"
+                f" {self._config.timeout_s:g} s"
+            )
             raise UserError(
                 f"{self._place} does not answer ({tries}): see that the server runs, {GO_ON}"
             ) from None
@@ -115,7 +118,8 @@ class OpenAI:
                 "see that engine.base_url is the address of a chat server (it usually ends in /v1)"
             )
             raise UserError(
-                f"{self._place} sends no usable answer from {self._model!r}: {reason}; {mend}, {GO_ON}"
+                f"{self._place} sends no usable answer from {self._model!r}: {reason}; {mend},"
+                f" {GO_ON}"
             ) from None
 
     def _limit(self, reply: Any) -> None:

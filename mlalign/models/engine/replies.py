@@ -41,7 +41,8 @@ def response(body: bytes, wants_logprobs: bool = False) -> Response:
     top = _top_logprobs(choice.get("logprobs"))
     if wants_logprobs and text and top is None:
         raise Unusable(
-            "no `logprobs` though they were asked for; choose a server that gives them, or a mode that reads text"
+            "no `logprobs` though they were asked for; choose a server that gives them, or a mode"
+            " that reads text"
         )
     reason = choice.get("finish_reason")
     reasoning = message.get("reasoning_content") or message.get("reasoning")

@@ -151,7 +151,8 @@ class Transformers:
             return None
         if importlib.util.find_spec("xgrammar") is None:
             raise UserError(
-                "engine=transformers writes JSON of a schema with the package 'xgrammar': pip install xgrammar"
+                "engine=transformers writes JSON of a schema with the package 'xgrammar': pip"
+                " install xgrammar"
             )
         import xgrammar
 
@@ -192,7 +193,8 @@ def _with_adapter(network: Any, path: str, base: str) -> Any:
 
     if importlib.util.find_spec("peft") is None:
         raise UserError(
-            f"{path} is an adapter, which engine=transformers loads with the package 'peft': pip install peft"
+            f"{path} is an adapter, which engine=transformers loads with the package 'peft': pip"
+            " install peft"
         )
     return opening.attach(network, opening.adapter(path), base)
 

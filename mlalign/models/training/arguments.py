@@ -103,7 +103,8 @@ def _of_ranges(trainer: Mapping[str, Any]) -> list[str]:
             found.append(f"trainer.label_smoothing: must be from 0 to below 0.5, got {value}")
         elif name == "max_steps" and value == 0:
             found.append(
-                "trainer.max_steps: 0 steps train nothing; give 1 or more, or -1 to go by num_train_epochs"
+                "trainer.max_steps: 0 steps train nothing; give 1 or more, or -1 to go by"
+                " num_train_epochs"
             )
     return found
 
@@ -124,7 +125,8 @@ def _of_trainer(trainer: Mapping[str, Any]) -> list[str]:
         found.append("trainer.fp16: bf16 is on too; choose one of the two")
     if trainer.get("train_sampling_strategy") == "batch_rebalance":
         found.append(
-            "trainer.train_sampling_strategy: batch_rebalance fills the last step with rows of the epoch's beginning; leave it out"
+            "trainer.train_sampling_strategy: batch_rebalance fills the last step with rows of the"
+            " epoch's beginning; leave it out"
         )
     return found
 
@@ -141,7 +143,8 @@ def _of_peft(peft: Mapping[str, Any]) -> list[str]:
         for key in ("layers_to_transform", "layers_pattern"):
             if peft.get(key) is not None:
                 found.append(
-                    f"peft.{key}: needs target_modules as a list, such as [q_proj, v_proj], not {peft['target_modules']!r}"
+                    f"peft.{key}: needs target_modules as a list, such as [q_proj, v_proj], not"
+                    f" {peft['target_modules']!r}"
                 )
     why = adapters.not_of_its_base(peft)
     return found + ([f"peft.{why}"] if why else [])

@@ -16,7 +16,9 @@ from mlalign.core.stage import Inputs, Output
 
 SERVING = {
     "policy": "vllm serve {model}",
-    "policy adapter": "vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}={model}",
+    "policy adapter": (
+        "vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}={model}"
+    ),
     "classifier": "vllm serve {model} --runner pooling",
     "classifier adapter": "python -m reward_models score {model}",
 }

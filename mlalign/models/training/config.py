@@ -18,7 +18,9 @@ from mlalign.models.training import arguments
 # Keys of a TRL configuration that a person sets elsewhere, with where.
 RESERVED_TRAINER = {
     "output_dir": "mlalign keeps checkpoints with the step",
-    "gradient_accumulation_steps": "follows from batch_size, device_batch_size and the number of devices",
+    "gradient_accumulation_steps": (
+        "follows from batch_size, device_batch_size and the number of devices"
+    ),
     "per_device_train_batch_size": "set device_batch_size on the step",
     "per_device_eval_batch_size": "set device_batch_size on the step",
     "seed": "set seed on the step",
@@ -40,7 +42,9 @@ RESERVED_TRAINER = {
     "chat_template_path": "set chat_template on the step",
     "eos_token": "the tokenizer's own",
     "pad_token": "the tokenizer's own",
-    "accelerator_config": "which rows a device takes follows from batch_size and the number of devices",
+    "accelerator_config": (
+        "which rows a device takes follows from batch_size and the number of devices"
+    ),
     "auto_find_batch_size": "set device_batch_size on the step",
     "ignore_data_skip": "a continued run goes on with the rows that it had not seen",
     "logging_nan_inf_filter": "a loss that is no number ends the step",
@@ -76,7 +80,8 @@ class TrainConfig:
     )
     chat_template: str | None = what(
         None,
-        "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the tokenizer's own",
+        "a file of Jinja text, the text, or the name of one of the tokenizer's templates; null: the"
+        " tokenizer's own",
     )
     chat_template_kwargs: dict[str, Any] = what(
         {}, "passed to the chat template, such as {enable_thinking: false}"
@@ -141,13 +146,15 @@ def problems(cfg: Any) -> list[str]:
         found.append(f"checkpoint_every: must be 0 (off) or more, got {cfg.checkpoint_every}")
     if cfg.quantization and cfg.peft is None:
         found.append(
-            f"quantization: {cfg.quantization} weights cannot be trained themselves; set peft, such as {{r: 16}}, or leave this out"
+            f"quantization: {cfg.quantization} weights cannot be trained themselves; set peft, such"
+            " as {r: 16}, or leave this out"
         )
     if wrong := _of_deepspeed(cfg.deepspeed):
         return [*found, *wrong]
     if cfg.quantization and zero_stage(cfg.deepspeed) == 3:
         found.append(
-            "quantization: ZeRO-3 cannot shard quantized weights; take zero2, or leave one of the two out"
+            "quantization: ZeRO-3 cannot shard quantized weights; take zero2, or leave one of the"
+            " two out"
         )
     return found + arguments.problems(cfg.trainer, cfg.peft)
 
@@ -167,7 +174,8 @@ def _of_deepspeed(deepspeed: Mapping | None) -> list[str]:
     for key in ("offload_optimizer", "offload_param"):
         if not isinstance(zero.get(key) or {}, Mapping):
             found.append(
-                f"deepspeed.zero_optimization.{key}: expected a mapping such as {{device: cpu}}, got {zero[key]!r}"
+                f"deepspeed.zero_optimization.{key}: expected a mapping such as {{device: cpu}},"
+                f" got {zero[key]!r}"
             )
     for key in ("reduce_bucket_size", "stage3_max_live_parameters"):
         if not isinstance(zero.get(key, 0), int | float) and zero[key] != "auto":
@@ -201,8 +209,9 @@ def accumulation(batch_size: int, device_batch_size: int | None, n_devices: int)
         [f"device_batch_size={' or '.join(map(str, fitting))}"] if fitting else []
     )
     raise UserError(
-        f"batch_size: {batch_size} rows cannot be shared out over {n_devices} device{'s' if n_devices > 1 else ''} taking {device} rows "
-        f"at a time; set {', or '.join(mends)}"
+        f"batch_size: {batch_size} rows cannot be shared out over {n_devices}"
+        f" device{'s' if n_devices > 1 else ''} taking {device} rows at a time; set"
+        f" {', or '.join(mends)}"
     )
 
 

@@ -43,7 +43,10 @@ def message(trainer: Any, what: str) -> str:
     loss = _loss(trainer)
     norm = _number(trainer.grad_norm)
     numbers = f"loss {_text(loss)}, gradient norm {_text(norm)}, learning rate {trainer.rate:.3g}"
-    return f"training diverged: {what} is no finite number at step {step} ({numbers}); nothing of it is kept. {_mend(trainer, what)}"
+    return (
+        f"training diverged: {what} is no finite number at step {step} ({numbers}); nothing of it"
+        f" is kept. {_mend(trainer, what)}"
+    )
 
 
 def _mend(trainer: Any, what: str) -> str:
@@ -54,9 +57,15 @@ def _mend(trainer: Any, what: str) -> str:
             if args.fp16 or trainer.model.dtype == torch.float16
             else ""
         )
-        return f"No weight had been changed yet: look at the model's own weights, at beta and at other arguments of the loss{half}"
+        return (
+            "No weight had been changed yet: look at the model's own weights, at beta and at other"
+            f" arguments of the loss{half}"
+        )
     clipped = "" if args.max_grad_norm else ", or clip gradients with trainer.max_grad_norm=1.0"
-    return f"Lower trainer.learning_rate (now {args.learning_rate:g}), or warm it up with trainer.warmup_steps{clipped}"
+    return (
+        f"Lower trainer.learning_rate (now {args.learning_rate:g}), or warm it up with"
+        f" trainer.warmup_steps{clipped}"
+    )
 
 
 def _loss(trainer: Any) -> float | None:

@@ -46,7 +46,8 @@ def build_alone() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"deepspeed: its operators need a place to be built in, set {VARIABLE}: {system_problem(error)}"
+            f"deepspeed: its operators need a place to be built in, set {VARIABLE}:"
+            f" {system_problem(error)}"
         ) from None
     os.environ[VARIABLE] = str(folder)
     cpp_extension.FileBaton = Baton  # type: ignore[assignment, misc]

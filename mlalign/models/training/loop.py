@@ -164,8 +164,8 @@ def trainer_of(
     """
     if args.dataloader_drop_last and len(data) < cfg.batch_size:
         raise UserError(
-            f"trainer.dataloader_drop_last: leaves nothing to train on, as the {len(data)} rows are fewer than "
-            f"batch_size={cfg.batch_size}; leave it out, or lower batch_size"
+            f"trainer.dataloader_drop_last: leaves nothing to train on, as the {len(data)} rows are"
+            f" fewer than batch_size={cfg.batch_size}; leave it out, or lower batch_size"
         )
     whole = type(f"Whole{kind.__name__}", (batches.WholeSteps, kind), {})
     modules = [name for name, _ in network.named_modules()]
@@ -255,8 +255,8 @@ def newest_checkpoint(folder: Path, is_main: bool, sharded: bool = False) -> Pat
     ranks = read_json(checkpoint / checkpoints.COMPLETE)["ranks"]
     if sharded and ranks != n_devices():
         raise UserError(
-            f"{checkpoint}: DeepSpeed saved it from {ranks} devices, and now there are {n_devices()}; go on with devices={ranks}, or "
-            f"start this step again with force=STEP"
+            f"{checkpoint}: DeepSpeed saved it from {ranks} devices, and now there are"
+            f" {n_devices()}; go on with devices={ranks}, or start this step again with force=STEP"
         )
     return checkpoint
 
@@ -270,7 +270,8 @@ def _newest_whole(folder: Path) -> str | None:
         if (wrong := checkpoints.problem(path)) is None:
             return path.name
         say(
-            f"{path}: {wrong}; it is left out, and training goes on from an older one or begins anew",
+            f"{path}: {wrong}; it is left out, and training goes on from an older one or begins"
+            " anew",
             file=sys.stderr,
             flush=True,
         )

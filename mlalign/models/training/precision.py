@@ -29,13 +29,15 @@ def lost_updates(cfg: Any, learning_rate: float, stored: str, bf16: bool) -> str
         return None
     if cfg.peft is not None and cfg.quantization is not None:
         return (
-            f"adapters on a quantized base are trained in bfloat16, in which most updates are lost at learning_rate={learning_rate:g}; "
-            f"raise trainer.learning_rate (2e-4 is usual for QLoRA), or leave out quantization"
+            "adapters on a quantized base are trained in bfloat16, in which most updates are lost"
+            f" at learning_rate={learning_rate:g}; raise trainer.learning_rate (2e-4 is usual for"
+            " QLoRA), or leave out quantization"
         )
     if cfg.peft is None and dtype == "bfloat16":
         return (
-            f"bfloat16 weights are trained without a float32 copy, so that most updates are lost at learning_rate={learning_rate:g}; "
-            f"set dtype=float32 (trainer.bf16=true keeps the arithmetic in bfloat16), or deepspeed=zero2, which keeps a float32 copy"
+            "bfloat16 weights are trained without a float32 copy, so that most updates are lost at"
+            f" learning_rate={learning_rate:g}; set dtype=float32 (trainer.bf16=true keeps the"
+            " arithmetic in bfloat16), or deepspeed=zero2, which keeps a float32 copy"
         )
     return None
 

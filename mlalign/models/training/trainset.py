@@ -41,9 +41,16 @@ COLUMNS = {
 SIDES = ("completion", "chosen", "rejected")
 # Why the chat template makes an example useless, as a message tells it.
 DROPPED = {
-    "answer_left_out": "have an answer that the chat template leaves out whole; set another one with chat_template=",
-    "sides_are_the_same_text": "have a chosen and a rejected answer that the chat template makes the same text",
-    "answer_begins_in_prompt": "have a prompt that the chat template writes otherwise once an answer follows",
+    "answer_left_out": (
+        "have an answer that the chat template leaves out whole; set another one with"
+        " chat_template="
+    ),
+    "sides_are_the_same_text": (
+        "have a chosen and a rejected answer that the chat template makes the same text"
+    ),
+    "answer_begins_in_prompt": (
+        "have a prompt that the chat template writes otherwise once an answer follows"
+    ),
 }
 
 
@@ -179,11 +186,13 @@ def _check_present(cfg: TrainConfig, source: Path, found: Sequence[Path]) -> Non
         place = f"languages: {source} has no {cfg.split} rows"
         raise UserError(
             *(
-                f"{place} whose prompt is in {language}{nearest(language, every)}"
-                for language in absent
+                (
+                    f"{place} whose prompt is in {language}{nearest(language, every)}"
+                    for language in absent
+                )
+                if absent
+                else [place]
             )
-            if absent
-            else [place]
         )
 
 
@@ -203,7 +212,9 @@ def _why_dropped(cfg: TrainConfig, tally: Tally, language: str) -> str:
     counts = {reason: by[language] for reason, by in tally.dropped.items() if by[language]}
     reasons = {
         "over_length": f"are longer than max_length={cfg.max_length} tokens; raise it",
-        "equal_sides": f"have the same first tokens on both sides; raise max_length={cfg.max_length}",
+        "equal_sides": (
+            f"have the same first tokens on both sides; raise max_length={cfg.max_length}"
+        ),
         **DROPPED,
     }
     total = sum(counts.values())

@@ -89,12 +89,18 @@ def script(job: Job, cfg: Slurm) -> str:
     parts = [
         "#!/bin/bash",
         *(f"#SBATCH {option}" for option in options(job, cfg)),
-        f"# Step {one_line(job.step)} of run {one_line(job.run)}. By hand: sbatch {shlex.quote(one_line(str(job.script)))}",
+        (
+            f"# Step {one_line(job.step)} of run {one_line(job.run)}. By hand: sbatch"
+            f" {shlex.quote(one_line(str(job.script)))}"
+        ),
         "",
         *_ask(job),
         *_environment(job, cfg),
         *cfg.preamble,
-        f"export PYTHONPATH={shlex.quote(str(job.source))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        (
+            f"export PYTHONPATH={shlex.quote(str(job.source))}${{PYTHONPATH:+:$PYTHONPATH}}"
+            " PYTHONSAFEPATH=1"
+        ),
         "",
         *_names(job, cfg),
         "",
@@ -156,9 +162,11 @@ def _ask(job: Job) -> list[str]:
     """
     return [
         f"partial={shlex.quote(str(job.partial))}",
-        'stop="$partial/parts/$SLURM_ARRAY_TASK_ID.STOP"'
-        if job.is_array
-        else 'stop="$partial/STOP"',
+        (
+            'stop="$partial/parts/$SLURM_ARRAY_TASK_ID.STOP"'
+            if job.is_array
+            else 'stop="$partial/STOP"'
+        ),
         "asked='' timer=''",
         'ask() { asked=1; touch -- "$stop" 2>/dev/null; }',
         "trap ask USR1 TERM",
@@ -278,7 +286,10 @@ def _command(job: Job, cfg: Slurm) -> str:
         if nodes > 1
         else "--standalone"
     )
-    return f'{srun} "${{python[@]}}" -m torch.distributed.run --nnodes={nodes} --nproc_per_node={devices} {meeting} {step}'
+    return (
+        f'{srun} "${{python[@]}}" -m torch.distributed.run --nnodes={nodes}'
+        f" --nproc_per_node={devices} {meeting} {step}"
+    )
 
 
 def _word(text: str) -> str:

@@ -58,7 +58,8 @@ def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | N
         )
     except FileNotFoundError:
         raise UserError(
-            f"Slurm's `{words[0]}` is not on the PATH of this machine; log in to one of the cluster, or choose launcher=local"
+            f"Slurm's `{words[0]}` is not on the PATH of this machine; log in to one of the"
+            " cluster, or choose launcher=local"
         ) from None
     except subprocess.TimeoutExpired as late:
         said = late.stderr or b""
@@ -70,8 +71,8 @@ def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | N
                 words[0], words_said.strip().splitlines()[-1].removeprefix("sbatch: error: ")
             ) from None
         raise Silent(
-            f"Slurm does not answer: `{words[0]}` said nothing for {timeout_s:g} s; see whether its controller is up (scontrol ping), then "
-            f"run the same command again"
+            f"Slurm does not answer: `{words[0]}` said nothing for {timeout_s:g} s; see whether its"
+            " controller is up (scontrol ping), then run the same command again"
         ) from None
     if done.returncode:
         told = [

@@ -27,8 +27,9 @@ def check(root: Path) -> None:
     if others := sorted(nodes - {socket.gethostname().partition(".")[0]}):
         shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
         raise UserError(
-            f"root: {root} is {why}, which the nodes of the cluster ({shown}) do not see; set root= to a directory that they share "
-            f"(your home or project directory, on NFS, Lustre, GPFS …)"
+            f"root: {root} is {why}, which the nodes of the cluster ({shown}) do not see; set root="
+            " to a directory that they share (your home or project directory, on NFS, Lustre,"
+            " GPFS …)"
         )
 
 

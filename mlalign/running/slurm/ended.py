@@ -143,7 +143,10 @@ class _End:
             int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         )
         again = f", in its turn {restarts + 1}" if restarts else ""
-        head = f"{self.told['run']['step']} ended with status {status}: job {self.job} on {node}{again}"
+        head = (
+            f"{self.told['run']['step']} ended with status {status}: job {self.job} on"
+            f" {node}{again}"
+        )
         text = mends.explanation(
             head,
             message,
@@ -218,7 +221,10 @@ def explain_lost(folder: Path, entry: dict[str, Any]) -> str | None:
         else ""
     )
     where = f" on {told['NodeList']}" if told.get("NodeList", "(null)") != "(null)" else ""
-    head = f"{entry['step']}: Slurm ended job {entry['job']}{where}: {state}, status {told['ExitCode']}"
+    head = (
+        f"{entry['step']}: Slurm ended job {entry['job']}{where}: {state}, status"
+        f" {told['ExitCode']}"
+    )
     text = mends.explanation(head, "", str(log), tail(log), waiting(folder, entry["job"]))
     path.write_text(text, encoding="utf-8")
     return text

@@ -162,8 +162,8 @@ def alone(folder: Path, patience_s: float = 0) -> Iterator[None]:
             stack.enter_context(claims.claim_in_turn(folder, "submit", patience_s))
         except claims.Taken:
             raise UserError(
-                f"name: another process is submitting run {folder.parent.name!r} at this moment; wait until it has ended, then see "
-                f"`mlalign status`"
+                f"name: another process is submitting run {folder.parent.name!r} at this moment;"
+                " wait until it has ended, then see `mlalign status`"
             ) from None
         yield
 

@@ -13,11 +13,20 @@ WIDTH = 160
 # likely helps.
 MENDS = (
     (
-        r"CUDA out of memory|OutOfMemoryError.*CUDA|HIP out of memory|No available memory for the cache blocks",
-        "a GPU's memory is full: lower device_batch_size, device_batch_tokens or engine.args.gpu_memory_utilization, or take deepspeed=zero3",
+        (
+            r"CUDA out of memory|OutOfMemoryError.*CUDA|HIP out of memory|No available memory for"
+            r" the cache blocks"
+        ),
+        (
+            "a GPU's memory is full: lower device_batch_size, device_batch_tokens or"
+            " engine.args.gpu_memory_utilization, or take deepspeed=zero3"
+        ),
     ),
     (
-        r"OUT_OF_MEMORY|oom.kill|Out Of Memory|MemoryError|not enough memory|[Cc]annot allocate memory",
+        (
+            r"OUT_OF_MEMORY|oom.kill|Out Of Memory|MemoryError|not enough memory|[Cc]annot allocate"
+            r" memory"
+        ),
         "the node's memory that the job asked for is full: raise resources.memory of this step",
     ),
     (
@@ -26,29 +35,53 @@ MENDS = (
     ),
     (
         r"TIMEOUT|DUE TO TIME LIMIT|made no progress",
-        "the time limit leaves no room for one unit of work and for saving: raise resources.time of this step, or launcher.grace_s, or "
-        "lower checkpoint_every or the rows per shard",
+        (
+            "the time limit leaves no room for one unit of work and for saving: raise"
+            " resources.time of this step, or launcher.grace_s, or lower checkpoint_every or the"
+            " rows per shard"
+        ),
     ),
     (
         r"LocalEntryNotFound|OfflineModeIsEnabled|offline mode|outgoing traffic has been disabled",
-        "a file of the hub is not in the local cache, and jobs run offline: `mlalign fetch` brings it, or set launcher.offline=false",
+        (
+            "a file of the hub is not in the local cache, and jobs run offline: `mlalign fetch`"
+            " brings it, or set launcher.offline=false"
+        ),
     ),
     (
-        r"NCCL|ProcessGroup|TCPStore|[Rr]endezvous|DistNetworkError|Connection (refused|reset|timed out)",
-        "the processes could not talk to each other: see above which node failed first; name the network interface in launcher.environment "
-        "(NCCL_SOCKET_IFNAME), or leave a faulty node out with resources.exclude",
+        (
+            r"NCCL|ProcessGroup|TCPStore|[Rr]endezvous|DistNetworkError|Connection"
+            r" (refused|reset|timed out)"
+        ),
+        (
+            "the processes could not talk to each other: see above which node failed first; name"
+            " the network interface in launcher.environment (NCCL_SOCKET_IFNAME), or leave a faulty"
+            " node out with resources.exclude"
+        ),
     ),
     (
         r"does not see .*root=|\b0:53\b",
         "the node does not see the run's directory: root= must lie on a disk that the nodes share",
     ),
     (
-        r"ModuleNotFoundError|No module named|command not found|No such file or directory: '\S*python|Exec format error",
-        "the job's environment lacks something: see launcher.preamble, launcher.python and launcher.prefix",
+        (
+            r"ModuleNotFoundError|No module named|command not found|No such file or directory:"
+            r" '\S*python|Exec format error"
+        ),
+        (
+            "the job's environment lacks something: see launcher.preamble, launcher.python and"
+            " launcher.prefix"
+        ),
     ),
     (
-        r"no CUDA-capable device|CUDA driver|No CUDA GPUs|Torch not compiled with CUDA|Found no NVIDIA driver",
-        "there is no GPU in the job: give resources.gpus and a partition that has GPUs, and check the preamble's CUDA module",
+        (
+            r"no CUDA-capable device|CUDA driver|No CUDA GPUs|Torch not compiled with CUDA|Found no"
+            r" NVIDIA driver"
+        ),
+        (
+            "there is no GPU in the job: give resources.gpus and a partition that has GPUs, and"
+            " check the preamble's CUDA module"
+        ),
     ),
     (
         r"FileNotFoundError|[Nn]o such file or directory|there is no file",
@@ -56,7 +89,10 @@ MENDS = (
     ),
     (
         r"BadConstraints",
-        "no node has what this step asks for: see its resources (nodes, gpus, cpus, memory, constraint)",
+        (
+            "no node has what this step asks for: see its resources (nodes, gpus, cpus, memory,"
+            " constraint)"
+        ),
     ),
     (
         r"NODE_FAIL|BOOT_FAIL",
@@ -64,7 +100,10 @@ MENDS = (
     ),
     (
         r"CANCELLED|PREEMPTED|COMPLETING",
-        "it was ended from outside (scancel, or a preemption without a requeue): run the same command again",
+        (
+            "it was ended from outside (scancel, or a preemption without a requeue): run the same"
+            " command again"
+        ),
     ),
     (
         r"status 13[79]|status -9|signal 9|Killed|:9\b",

@@ -45,7 +45,10 @@ HELD = "is held: scontrol release JOB lets it go"
 REASONS = {
     "Priority": "other jobs come first",
     "Resources": "waits for nodes to become free",
-    "DependencyNeverSatisfied": "what it waits for has failed, so it can never start; mend that, then run the same command again",
+    "DependencyNeverSatisfied": (
+        "what it waits for has failed, so it can never start; mend that, then run the same command"
+        " again"
+    ),
     "Dependency": "waits for the steps before it",
     "BeginTime": "may not start before a set time (a requeued job waits up to two minutes)",
     "JobArrayTaskLimit": "as many tasks of the array run as may at a time",

@@ -74,12 +74,14 @@ def _check_clean() -> None:
             ) from None
         if done.returncode:
             raise UserError(
-                f"launcher.source: {home} is no checkout, so there is no commit; set launcher.source=snapshot"
+                f"launcher.source: {home} is no checkout, so there is no commit; set"
+                " launcher.source=snapshot"
             )
         if done.stdout.strip():
             changed = ", ".join(line[3:] for line in done.stdout.splitlines()[:5])
             raise UserError(
-                f"launcher.source: uncommitted changes in {home} ({changed}); commit them, or set launcher.source=snapshot"
+                f"launcher.source: uncommitted changes in {home} ({changed}); commit them, or set"
+                " launcher.source=snapshot"
             )
 
 

@@ -182,7 +182,8 @@ def _within_arrays(steps: Sequence[Step], say: Callable[[str], None]) -> list[St
         asked = step.resources.get("tasks") or 1
         if asked > most:
             say(
-                f"{step.name}: {asked} tasks are more than an array may have here (MaxArraySize): {most} take more of the shards each"
+                f"{step.name}: {asked} tasks are more than an array may have here (MaxArraySize):"
+                f" {most} take more of the shards each"
             )
         found.append(_with_tasks(step, min(asked, most)))
     return found
@@ -206,7 +207,8 @@ def _last(entries: Sequence[dict], steps: Sequence[Step]) -> list[dict]:
 def _check_inputs(run: Run, todo: Sequence[Step], waiting: set[str]) -> None:
     coming = {step.artifact for step in todo} | waiting
     wrong = [
-        f"{step.name}: its input {name} is neither there nor in the queue; run without only=, or with from={name}"
+        f"{step.name}: its input {name} is neither there nor in the queue; run without only=, or"
+        f" with from={name}"
         for step in todo
         for name, artifact in step.sources.items()
         if artifact not in coming and not (run.store.root / artifact / "manifest.json").is_file()
@@ -268,9 +270,15 @@ def _undo(submitted: Sequence[str], error: BaseException) -> None:
         return
     try:
         commands.cancel(submitted)
-        told = f"the {len(submitted)} jobs submitted before it were cancelled ({submitted[0]} to {submitted[-1]})"
+        told = (
+            f"the {len(submitted)} jobs submitted before it were cancelled ({submitted[0]} to"
+            f" {submitted[-1]})"
+        )
     except UserError as second:
-        told = f"jobs {', '.join(submitted)} were submitted before it and could not be cancelled ({second}): scancel {' '.join(submitted)}"
+        told = (
+            f"jobs {', '.join(submitted)} were submitted before it and could not be cancelled"
+            f" ({second}): scancel {' '.join(submitted)}"
+        )
     if isinstance(error, UserError):
         error.messages.append(told)
     else:
@@ -335,7 +343,8 @@ def _sbatch(
             continue
         if tasks < asked:
             say(
-                f"{step.name}: the queue does not take {asked} tasks at a time: {tasks} take more of the shards each"
+                f"{step.name}: the queue does not take {asked} tasks at a time: {tasks} take more"
+                " of the shards each"
             )
         return new, job
 
@@ -354,5 +363,8 @@ def _refused(run: Run, step: Step, words: str) -> UserError:
     ]
     mend = f"; see {', '.join(keys)}" if keys else ""
     if limits.is_full(words):
-        mend = f"; wait until other jobs have ended, or choose another launcher.qos or launcher.account{mend}"
+        mend = (
+            "; wait until other jobs have ended, or choose another launcher.qos or"
+            f" launcher.account{mend}"
+        )
     return UserError(f"{step.name}: Slurm refused the job: {words}{mend}")
