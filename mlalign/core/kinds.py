@@ -3,13 +3,13 @@ columns.
 
 A stage may declare
 
-    accepts(cfg) -> dict[str, tuple[str, ...]]        input slot -> the kinds of rows that it reads
-    gives(cfg, inputs) -> Gives                       what the step will write
-    misfits(cfg, inputs) -> list[str]                 what cannot work with these inputs, each with its key
-                                                      (of the configuration, or `inputs.SLOT`)
+    accepts(cfg) -> dict[str, tuple[str, ...]]    input slot -> the kinds of rows that it reads
+    gives(cfg, inputs) -> Gives                   what the step will write
+    misfits(cfg, inputs) -> list[str]             what cannot work with these inputs, each with its
+                                                  key (of the configuration, or `inputs.SLOT`)
     rows_to_come(cfg, n_read, split, languages) -> Count | None
-                                                      the most rows of a split and languages that it
-                                                      will write, where the slot `rows` holds `n_read`
+                                                  the most rows of a split and languages that it
+                                                  will write if its slot `rows` has `n_read` of them
 
 where `inputs` holds what is known of each slot. A plan refuses what is certainly wrong, and leaves
 what it cannot know to the step.

@@ -1,5 +1,5 @@
-"""What a person must hear of a finished step before its results: counts of it that its stage declares
-as alarming (`ALARMS`).
+"""What a person must hear of a finished step before its results: the counts that its stage calls
+alarming (`ALARMS`).
 
 The manifest keeps these warnings under `warnings`, together with those of the stage itself
 (`Output.warn`); run, status and report show them first.
@@ -51,7 +51,7 @@ def _rows_read(tally: Tally, languages: Mapping[str, float]) -> dict[str, int]:
 def _above_half(
     counts: Mapping[str, float], total: Mapping[str, float], says: str, mend: str
 ) -> list[str]:
-    """One warning that names the languages in which more than half are counted, if there are any."""
+    """One warning, of the languages in which more than half are counted; none if there are none."""
     most = {language: n for language, n in sorted(counts.items()) if n > total.get(language, 0) / 2}
     if not most:
         return []
