@@ -34,8 +34,8 @@
   results  name=SWEEP [metric=NAME]    the table and the page of a sweep so far
   compare  RUN RUN … [output=DIR]      several runs on one page
   recipes | languages | doctor         what there is; what this machine has
-  STAGE    key=value …                 one stage alone: prepare sft reward generate score pairs
-                                       preference select evaluate lm_eval report
+  STAGE    key=value …                 one stage alone:
+                                       {stages}
 
 Scoring a file with a reward model: python -m reward_models --help
 """
@@ -45,6 +45,7 @@ import gc
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     status: int = getattr(show, command)(_pairs(arguments))
     return status
 
+
+HELP_INDENT = 39  # where explanations begin in the text above
 
 # Modules of `mlalign.cli.commands` that take `key=value` pairs, and those that take a plan.
 COMMANDS = ("status", "logs", "cancel", "gc", "verify")
@@ -258,7 +261,11 @@ def _pairs(arguments: list[str]) -> dict[str, str]:
 
 def _help(command: str, stages: list[str]) -> str:
     if command not in stages:
-        return (__doc__ or "").strip()
+        indent = " " * HELP_INDENT
+        names = textwrap.fill(
+            " ".join(stages), 100, initial_indent=indent, subsequent_indent=indent
+        )
+        return (__doc__ or "").strip().replace("{stages}", names.strip())
     from mlalign.cli import show
 
     return show.stage_help(command)
