@@ -162,7 +162,7 @@ def _has_opened_a_gpu() -> bool:
 
 
 def _serve(connection: socket.socket) -> dict | None:
-    """Fork for each request; in a child the request, in the server None when nobody is left to ask."""
+    """Fork for each request. Returns the request in a child, None in the server when it is over."""
     woken, waker = socket.socketpair()
     for end in (woken, waker):
         end.setblocking(False)

@@ -31,49 +31,47 @@ SACREBLEU = ("flores101", "flores200", "spm", "spBLEU-1K")
 
 
 def needed(plan: Plan) -> dict[Need, list[str]]:
-    """Everything on the hub that the steps of a plan open -> the steps that do, in the order of the
-    plan.
-    """
-    found: dict[Need, list[str]] = {}
+    """Everything on the hub that steps of a plan open -> those steps, in the order of the plan."""
+    steps_of: dict[Need, list[str]] = {}
     for node in plan.nodes:
-        for need in dict.fromkeys(_of_node(node)):
-            found.setdefault(need, []).append(node.name)
-    return found
+        for need in dict.fromkeys(_needs_of(node)):
+            steps_of.setdefault(need, []).append(node.name)
+    return steps_of
 
 
 def summary(plan: Plan) -> str:
-    """A line for each hub id that the plan needs, with whether it is here; nothing if it needs
-    none.
-    """
-    lines = [
-        f"  {'here   ' if here(need) else 'missing'} {need}, for {', '.join(steps)}"
-        for need, steps in needed(plan).items()
-    ]
+    """A line for each hub id that the plan needs: whether it is here. Empty if it needs none."""
+    lines = []
+    is_complete = True
+    for need, steps in needed(plan).items():
+        is_here = here(need)
+        is_complete = is_complete and is_here
+        lines.append(f"  {'here   ' if is_here else 'missing'} {need}, for {', '.join(steps)}")
     if not lines:
         return ""
-    mend = (
-        ["  (mlalign fetch with the same arguments brings what is missing)"]
-        if any("missing " in line for line in lines)
-        else []
-    )
-    return "\n".join([f"hub (cache {hub_cache()}):", *lines, *mend])
+    if not is_complete:
+        lines.append("  (mlalign fetch with the same arguments brings what is missing)")
+    return "\n".join([f"hub (cache {hub_cache()}):", *lines])
 
 
 def missing(plan: Plan) -> list[str]:
-    """A message for each hub id that a job without network would not find; lm-eval tasks, of which
-    nobody knows, are left out.
+    """A message for each hub id that a job without network would not find.
+
+    Tasks of lm-eval are left out: nobody knows whether their data sets are here.
     """
-    return [
-        f"{', '.join(steps)}: {need} is not in the cache {hub_cache()}; run mlalign fetch with the"
-        " same arguments where there is network"
-        for need, steps in needed(plan).items()
-        if need.kind != "lm-eval tasks" and not here(need)
-    ]
+    messages = []
+    for need, steps in needed(plan).items():
+        if need.kind != "lm-eval tasks" and not here(need):
+            problem = f"{need} is not in the cache {hub_cache()}"
+            mend = "run mlalign fetch with the same arguments where there is network"
+            messages.append(f"{', '.join(steps)}: {problem}; {mend}")
+    return messages
 
 
 def offline_environment() -> dict[str, str]:
-    """What a job on a node without network has in its environment: the caches by absolute path, no
-    requests, no telemetry.
+    """The environment of a job on a node without network.
+
+    It has the caches by absolute path, and allows neither requests nor telemetry.
     """
     return {
         "HF_HUB_OFFLINE": "1",
@@ -96,32 +94,30 @@ def datasets_cache() -> Path:
 # ----------------------------------------------------------------------------------- what is needed
 
 
-def _of_node(node: Node) -> Iterator[Need]:
+def _needs_of(node: Node) -> Iterator[Need]:
     served = getattr(getattr(node.config, "engine", None), "name", None) == "openai"
     for slot, value in node.inputs.items():
         if not (served and slot == "model"):
-            yield from _in(value)
+            yield from _needs_in(value)
     if hasattr(node.module, "downloads"):
         yield from node.module.downloads(node.config)
 
 
-def _in(value: Any) -> Iterator[Need]:
-    """Hub ids in a slot: models with the commit that the plan found, also those in the settings of
-    a scorer.
-    """
+def _needs_in(value: Any) -> Iterator[Need]:
+    """What a slot needs: models at the commit that the plan found, also those that scorers name."""
     if isinstance(value, list):
         for item in value:
-            yield from _in(item)
+            yield from _needs_in(item)
     elif isinstance(value, Mapping) and not _is_served(value):
         kind: Kind = "tokenizer" if value.get("family") == "length" else "model"
         if value.get("family") == "translation" and value.get("tokenize") in SACREBLEU:
             yield Need("sacrebleu tokenizer", value["tokenize"])
-        for id_, commit in _identities(value.get("identity")):
-            yield Need(
-                kind, id_, commit, value.get("revision") if value.get("path") == id_ else None
-            )
+        for hub_id, commit in _identities(value.get("identity")):
+            revision = value.get("revision") if value.get("path") == hub_id else None
+            yield Need(kind, hub_id, commit, revision)
         for key, item in value.items():
-            yield from _in(item) if key != "identity" else ()
+            if key != "identity":
+                yield from _needs_in(item)
 
 
 def _is_served(settings: Mapping) -> bool:
@@ -131,33 +127,33 @@ def _is_served(settings: Mapping) -> bool:
 
 
 def _identities(value: Any) -> Iterator[tuple[str, str | None]]:
-    """(hub id, commit) of an identity as `identity.of_external` gives it: text, or of an adapter
-    itself and its base.
+    """(hub id, commit) of an identity as `identity.of_external` gives it.
+
+    That is text, or a list for an adapter and its base. The commit is None if it is unknown.
     """
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, list):
+    if isinstance(value, list):
+        for item in value:
             yield from _identities(item)
-        elif isinstance(item, str) and (match := HUB_IDENTITY.fullmatch(item)):
-            yield match[1], None if match[2] == UNKNOWN else match[2]
+        return
+    match = HUB_IDENTITY.fullmatch(value) if isinstance(value, str) else None
+    if match:
+        yield match[1], None if match[2] == UNKNOWN else match[2]
 
 
 # ------------------------------------------------------------------------------------- what is here
 
 
 def here(need: Need) -> bool:
-    """Whether the local caches hold it, as far as that shows without asking anyone (of lm-eval
-    tasks it does not).
+    """Whether the local caches hold it, as far as that shows without asking anyone.
+
+    For lm-eval tasks it does not show.
     """
     match need.kind:
         case "lm-eval tasks":
             return False
         case "sacrebleu tokenizer":
-            return any(
-                Path(os.environ.get("SACREBLEU", "~/.sacrebleu"))
-                .expanduser()
-                .joinpath("models")
-                .glob("*spm*")
-            )
+            home = Path(os.environ.get("SACREBLEU", "~/.sacrebleu")).expanduser()
+            return any((home / "models").glob("*spm*"))
         case "data set":
             return _data_set_is_here(need)
     folder = snapshot(need)
@@ -177,9 +173,7 @@ def snapshot(need: Need, kind: Literal["models", "datasets"] = "models") -> Path
 
 
 def _referred(repository: Path, revision: str) -> str:
-    """The commit that a branch or tag stands for in the cache; what is not known there is a commit
-    itself.
-    """
+    """The commit that a branch or tag stands for in the cache; others are commits themselves."""
     ref = repository / "refs" / revision
     return ref.read_text().strip() if ref.is_file() else revision
 
@@ -193,17 +187,15 @@ def _has_weights(folder: Path) -> bool:
         return False
     for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
         if index.is_file():
-            return all(
-                (folder / name).is_file()
-                for name in set(json.loads(index.read_text())["weight_map"].values())
-            )
-    return any(p.is_file() for ending in ("safetensors", "bin") for p in folder.glob(f"*.{ending}"))
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+            return all((folder / name).is_file() for name in shards)
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    return any(path.is_file() for path in weights)
 
 
 def _data_set_is_here(need: Need) -> bool:
     """Prepared data sets lie in `ORG___NAME/CONFIG/VERSION/COMMIT`."""
     folder = datasets_cache() / need.id.replace("/", "___")
     repository = hub_cache() / f"datasets--{need.id.replace('/', '--')}"
-    return any(
-        p.is_dir() for p in folder.glob(f"*/*/{_referred(repository, need.revision or 'main')}")
-    )
+    commit = _referred(repository, need.revision or "main")
+    return any(path.is_dir() for path in folder.glob(f"*/*/{commit}"))

@@ -22,15 +22,9 @@ def argv(config: Path, resources: Mapping) -> list[str]:
     devices = int(resources.get("devices", 1))
     if devices == 1:
         return [sys.executable, "-m", "mlalign.step", str(config)]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        str(devices),
-    ]
-    return [*torchrun, "-m", "mlalign.step", str(config)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    ranks = ["--nproc_per_node", str(devices)]
+    return [*torchrun, *ranks, "-m", "mlalign.step", str(config)]
 
 
 def run(
@@ -42,7 +36,7 @@ def run(
 
     On SIGINT or SIGTERM (of Ctrl-C, or `mlalign cancel`) the step is asked to stop (a STOP file: it
     saves its state) and killed only after GRACE_S seconds, or at once where it was asked for that.
-    It then goes on from its last checkpoint or shard, and the status is STOPPED too.
+    It can then go on from its last checkpoint or shard, and the status is STOPPED too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -57,7 +51,7 @@ def run(
                     step.kill()
             time.sleep(POLL_S)
         if stop.asked:
-            step.kill()  # what it has started itself, and left behind
+            step.kill()  # processes that it started and left behind
     return STOPPED if stop.asked and status else status
 
 
@@ -95,22 +89,20 @@ class _Cold:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        pass
+        """Nothing: only a forked step has a pipe to close."""
 
 
 def environment(resources: Mapping) -> dict[str, str]:
-    """The environment of a step: this one's, quiet libraries, and the cores shared out over its
-    ranks.
-    """
+    """The environment of a step: this one's, with quiet libraries and its ranks' share of cores."""
     env = {
         **processes.python_environment(),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
     devices = int(resources.get("devices", 1))
-    threads = resources.get("threads") or (
-        max(1, (os.cpu_count() or 1) // devices) if devices > 1 else None
-    )
+    threads = resources.get("threads")
+    if not threads and devices > 1:
+        threads = max(1, (os.cpu_count() or 1) // devices)
     if threads:
         env.setdefault("OMP_NUM_THREADS", str(threads))
     return env
@@ -120,7 +112,9 @@ class _StopOnSignal:
     """While a step runs, SIGINT and SIGTERM write its STOP file instead of ending this process."""
 
     def __init__(self, stop: Path):
-        self.stop, self.asked, self._touched = stop, 0.0, 0.0
+        self.stop = stop
+        self.asked = 0.0
+        self._touched = 0.0
 
     def __enter__(self) -> "_StopOnSignal":
         self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -136,12 +130,9 @@ class _StopOnSignal:
         self.insist(0)
 
     def insist(self, every_s: float = 2.0) -> None:
-        """Touch the STOP file: a step that was only just beginning takes one that is there already
-        for an old one.
-        """
+        """Touch the STOP file again and again, since a step that is just beginning removes it."""
         if time.monotonic() - self._touched >= every_s:
             self._touched = time.monotonic()
-            with contextlib.suppress(
-                OSError
-            ):  # the artifact was renamed in this moment: the step is done
+            # If the artifact is renamed at this moment, the step is done.
+            with contextlib.suppress(OSError):
                 self.stop.touch()

@@ -19,10 +19,10 @@ from mlalign.running.state import state
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """A submission: the run in the queue, the steps asked for, those of them that became jobs now,
-    and the jobs that were there before.
+    """A submission: the run in the queue, and the steps asked for.
 
-    `left`: the steps for which the queue had no room, `why` in Slurm's words.
+    `new`: those that became jobs now. `before`: the jobs that were there already. `left`: the
+    steps for which the queue had no room, `why` in Slurm's words.
     """
 
     run: submit.Run
@@ -47,7 +47,7 @@ def carry_out(plan: Plan, launcher: launchers.Slurm, display: Display) -> int:
         display.line(there)
     else:
         run_dir.publish_report(plan, coming=True)
-        display.line(_told(sent))
+        display.line(_summary(sent))
     if not (launcher.wait and (sent.new or sent.before)):
         return stage.STOPPED if sent.left else 0
     lost = to_the_end(plan, launcher, sent, display)
@@ -68,24 +68,26 @@ def send(
     anew: Collection[str] = (),
     go_on: bool = False,
 ) -> Sent:
-    """Submit those of these steps that are neither done nor queued; what is to be computed `anew`
-    is put aside before. With `go_on` an earlier `mlalign cancel` is over.
+    """Submit those of these steps that are neither done nor queued.
+
+    What is to be computed `anew` is put aside before. With `go_on` an earlier `mlalign cancel` is
+    over.
 
     Raises: UserError as `submit.submit` and `submit.refuse_queued` do, and for a damaged artifact.
     """
     queue = of_plan(plan, launcher)
     with jobs.alone(queue.folder):
-        found = steps(plan)
+        every_step = steps(plan)
         before = submit.refuse_queued(queue, [n.artifact for n in plan.nodes], anew=bool(anew))
         run_dir.open_run(plan)
         if go_on:
             jobs.go_on(queue.folder)
-        if all(step.done for step in found):
+        if all(step.done for step in every_step):
             (plan.run_dir / "forced.json").unlink(missing_ok=True)
         if anew:
             run_dir.force(plan, anew)
-            found = steps(plan)
-        wanted = [step for step in found if step.name in names]
+            every_step = steps(plan)
+        wanted = [step for step in every_step if step.name in names]
         submitted = submit.submit(queue, wanted, before, display.line)
         return Sent(queue, wanted, submitted.new, before, submitted.left, submitted.why)
 
@@ -93,44 +95,41 @@ def send(
 def to_the_end(
     plan: Plan, launcher: launchers.Slurm, sent: Sent, display: Display
 ) -> dict[str, str]:
-    """`follow` a submission, and submit what the queue had no room for when its jobs have ended;
-    returns what is not there then.
+    """`follow` a submission, then submit what the queue had no room for, until all has ended.
+
+    Returns the artifacts that are not there then, with the reason.
     """
     while True:
         lost = follow(sent, display)
         if lost or not sent.left or jobs.cancelled(sent.run.folder):
             return lost | {step.artifact: "" for step in sent.left}
-        display.line(
-            f"there is room in the queue again for {', '.join(step.name for step in sent.left)}"
-        )
-        sent = send(plan, launcher, {step.name for step in sent.left}, display)
+        names = [step.name for step in sent.left]
+        display.line(f"there is room in the queue again for {', '.join(names)}")
+        sent = send(plan, launcher, set(names), display)
 
 
 def follow(sent: Sent, display: Display) -> dict[str, str]:
-    """`watch.follow`, with a word to those who leave it by Ctrl-C; the display hears of what
-    failed.
-    """
+    """`watch.follow`, with a message on Ctrl-C; the display is told of what failed."""
     run_process.current.follows = True
     try:
         left = {step.artifact for step in sent.left}
-        lost = watch.follow(
-            sent.run, [step for step in sent.steps if step.artifact not in left], display.line
-        )
+        submitted = [step for step in sent.steps if step.artifact not in left]
+        lost = watch.follow(sent.run, submitted, display.line)
         run_process.current.follows = False
     except KeyboardInterrupt:
         display.line(f"\nno longer watching; the jobs go on: {submit.hint(sent.run)}")
         raise
-    for artifact in (a for a, why in lost.items() if why):
-        display.failed(artifact)
+    for artifact, why in lost.items():
+        if why:
+            display.failed(artifact)
     return lost
 
 
 def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:
     """Where the plan's run lives, and how its steps become jobs."""
     if launcher.offline:
-        launcher = dataclasses.replace(
-            launcher, environment=hub.offline_environment() | launcher.environment
-        )
+        environment = hub.offline_environment() | launcher.environment
+        launcher = dataclasses.replace(launcher, environment=environment)
     return submit.Run(
         plan.name, plan.run_dir, plan.store, launcher, plan.settings.root, bool(plan.variants)
     )
@@ -138,63 +137,53 @@ def of_plan(plan: Plan, launcher: launchers.Slurm) -> submit.Run:
 
 def steps(plan: Plan) -> list[submit.Step]:
     """The steps of a plan as a submission needs them. Raises: UserError for a damaged artifact."""
-    found = []
     read = {source["artifact"] for node in plan.nodes for source in node.sources()}
+    plan_steps = []
     for node in plan.nodes:
-        now, why = state(node, plan.store)
-        if now == "damaged":
+        standing, why = state(node, plan.store)
+        if standing == "damaged":
             raise UserError(run_dir.damaged(node, why))
-        sources = {s["step"]: s["artifact"] for s in node.sources()}
-        found.append(
-            submit.Step(
-                node.name,
-                node.artifact,
-                node.step.stage,
-                node.module.DISTRIBUTED,
-                node.resources,
-                node.step.resources,
-                sources,
-                run_dir.frozen(plan, node),
-                now in ("done", "skipped"),
-                node.artifact not in read,
-            )
+        step = submit.Step(
+            name=node.name,
+            artifact=node.artifact,
+            stage=node.step.stage,
+            distributed=node.module.DISTRIBUTED,
+            resources=node.resources,
+            asked=node.step.resources,
+            sources={source["step"]: source["artifact"] for source in node.sources()},
+            frozen_step=run_dir.frozen(plan, node),
+            done=standing in ("done", "skipped"),
+            last=node.artifact not in read,
         )
-    return found
+        plan_steps.append(step)
+    return plan_steps
 
 
-def _told(sent: Sent) -> str:
+def _summary(sent: Sent) -> str:
     """What was submitted, as a table, and how to watch it."""
     if not sent.new and not sent.left:
         return f"all {len(sent.steps)} steps are done, nothing to submit"
-    last = {entry["artifact"]: entry for entry in jobs.read(sent.run.folder)}
-    rows = [
-        [s.name, e["job"], e["tasks"], ",".join(e["after"]) or "-"]
-        for s in sent.new
-        for e in (last[s.artifact],)
-    ]
+    last_job = {entry["artifact"]: entry for entry in jobs.read(sent.run.folder)}
+    rows = []
+    for step in sent.new:
+        entry = last_job[step.artifact]
+        rows.append([step.name, entry["job"], entry["tasks"], ",".join(entry["after"]) or "-"])
+
     before = len(sent.steps) - len(sent.new) - len(sent.left)
     reused = f"; {before} done or queued before" if before else ""
-    where = sent.run.words
-    hint = (
-        f"watch: mlalign status {where} | mlalign logs {where} step=STEP | end: mlalign cancel"
-        f" {where}"
-    )
-    submitted = (
-        f"{table(rows, ['step', 'job', 'tasks', 'after'])}\n\n{len(sent.new)} jobs"
-        f" submitted{reused}; {hint}"
-    )
+    run = sent.run.words
+    hint = f"watch: mlalign status {run} | mlalign logs {run} step=STEP | end: mlalign cancel {run}"
+    jobs_table = table(rows, ["step", "job", "tasks", "after"])
+    submitted = f"{jobs_table}\n\n{len(sent.new)} jobs submitted{reused}; {hint}"
     if not sent.left:
         return submitted
+
     names = ", ".join(step.name for step in sent.left)
     again = (
-        "they are submitted when these have ended"
-        if sent.run.cfg.wait
-        else (
-            "run the same command again when these have ended, or with launcher.wait=true, which"
-            " does it by itself; or choose another launcher.qos or launcher.account"
-        )
+        "run the same command again when these have ended, or with launcher.wait=true, which does"
+        " it by itself; or choose another launcher.qos or launcher.account"
     )
-    return (
-        f"{submitted}\n\nthe queue takes no more jobs now ({sent.why}), so {names} could not be"
-        f" submitted: {again}"
-    )
+    if sent.run.cfg.wait:
+        again = "they are submitted when these have ended"
+    full = f"the queue takes no more jobs now ({sent.why}), so {names} could not be submitted"
+    return f"{submitted}\n\n{full}: {again}"

@@ -36,9 +36,8 @@ from mlalign.running import state, warning
 from mlalign.running.slurm import jobs
 from mlalign.running.verification import Verification
 
-PATIENCE_S = (
-    claims.STALE_S + 2 * claims.HEARTBEAT_S
-)  # after it the claim of a process on a node that went away counts as dead
+# After this long, the claim of a process on a lost node is stale.
+PATIENCE_S = claims.STALE_S + 2 * claims.HEARTBEAT_S
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
@@ -58,8 +57,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _part(options: argparse.Namespace) -> tuple[int, int]:
-    index, n = (int(x) for x in options.part.split("/"))
-    return index, n
+    index, n_parts = options.part.split("/")
+    return int(index), int(n_parts)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,118 +74,111 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _ended(partial, part, 2, f"error: {error}")
     except stage.Stopped:
-        return _ended(
-            partial,
-            part,
-            stage.STOPPED,
-            "stopped on request; run the same command again to continue",
-        )
+        message = "stopped on request; run the same command again to continue"
+        return _ended(partial, part, stage.STOPPED, message)
     except Exception as error:
-        if (problem := system_problem(error, partial)) is None:
+        problem = system_problem(error, partial)
+        if problem is None:
             raise
         return _ended(partial, part, 2, f"error: {problem}")
     return 0
 
 
 def _ended(partial: Path, part: tuple[int, int], status: int, message: str) -> int:
-    """Say why a step ended, also in `outcome.json`: torchrun keeps the exit status of its ranks to
-    itself.
-    """
+    """Say why a step ended, also in `outcome.json`: torchrun hides the exit status of its ranks."""
     message = secrecy.hidden(message)
     say(message, file=sys.stderr)
     if partial == Path():  # nobody knows where the step works
         return status
     with contextlib.suppress(OSError):  # a full disk
-        told = {"status": status, "message": message.removeprefix("error: ")}
-        store.write_json(stage.own_file(partial, part, "outcome.json"), told)
+        outcome = {"status": status, "message": message.removeprefix("error: ")}
+        store.write_json(stage.own_file(partial, part, "outcome.json"), outcome)
     return status
 
 
 def partial_of(frozen: Path) -> Path:
     """Where a frozen step works."""
-    told = store.read_json(frozen, shapes.SUBMITTED)
-    return store.Store(Path(told["store"])).partial(told["stage"], told["fingerprint"])
+    frozen_step = store.read_json(frozen, shapes.SUBMITTED)
+    return store.Store(Path(frozen_step["store"])).partial(
+        frozen_step["stage"], frozen_step["fingerprint"]
+    )
 
 
 def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
-    """Begin a step that was frozen to run later; tasks of an array that start together begin it
-    once.
+    """Begin a step that was frozen to run later; tasks of an array that start together do so once.
 
-    What another process still holds is waited for: a job that was requeued may find its former
+    A claim that another process still holds is waited for, since a requeued job may meet its former
     self. Returns 0, or NOTHING_TO_DO if the artifact is complete. Raises: UserError as `begin`
     does.
     """
-    told = {"guards": [], **store.read_json(frozen, shapes.SUBMITTED)}
-    the_store = store.Store(Path(told.pop("store")))
-    told.pop("slurm", None)
-    partial = the_store.partial(told["stage"], told["fingerprint"])
+    frozen_step = {"guards": [], **store.read_json(frozen, shapes.SUBMITTED)}
+    the_store = store.Store(Path(frozen_step.pop("store")))
+    frozen_step.pop("slurm", None)
+    partial = the_store.partial(frozen_step["stage"], frozen_step["fingerprint"])
+
+    name_in_run = frozen_step.get("run", frozen_step)["step"]
 
     def give_up() -> None:
-        """A cancelled job waits for nobody: its shell gets the signal only when this process has
-        ended.
-        """
-        if jobs.cancelled(frozen.parent, told["run"]["step"] if "run" in told else told["step"]):
+        """Stop waiting if the job is cancelled: its shell gets the signal once this process ends."""
+        if jobs.cancelled(frozen.parent, name_in_run):
             raise stage.Stopped
 
-    with claims.claim_in_turn(
-        the_store.root / ".begin" / partial.name, patience_s=600, give_up=give_up
-    ):
-        now, why = state.of_frozen(told, the_store)
-        if now in ("done", "skipped"):
-            say(f"{told['step']}: is there already, nothing to do")
+    turn = the_store.root / ".begin" / partial.name
+    with claims.claim_in_turn(turn, patience_s=600, give_up=give_up):
+        standing, why = state.of_frozen(frozen_step, the_store)
+        if standing in ("done", "skipped"):
+            say(f"{frozen_step['step']}: is there already, nothing to do")
             return stage.NOTHING_TO_DO
-        if now == "damaged":
-            raise UserError(
-                f"{told['step']}: {why}; put the file back, or compute the step again with force="
-            )
-        if now == "stale":
-            retire(the_store, told["stage"], told["fingerprint"])
-        begin(the_store, told, part, PATIENCE_S, give_up)
+        if standing == "damaged":
+            mend = "put the file back, or compute the step again with force="
+            raise UserError(f"{frozen_step['step']}: {why}; {mend}")
+        if standing == "stale":
+            retire(the_store, frozen_step["stage"], frozen_step["fingerprint"])
+        begin(the_store, frozen_step, part, PATIENCE_S, give_up)
     return 0
 
 
-def retire(the_store: store.Store, stage_: str, print_: str) -> None:
+def retire(the_store: store.Store, stage_name: str, fingerprint: str) -> None:
     """Put a step's artifact aside, and its shards out of the cache.
 
     Raises: UserError if a process is working on it.
     """
-    partial = the_store.partial(stage_, print_)
+    partial = the_store.partial(stage_name, fingerprint)
     claims.refuse_owned(partial)
-    for artifact in (the_store.path(stage_, print_), partial):
+    for artifact in (the_store.path(stage_name, fingerprint), partial):
         shards.forget(artifact, the_store)
-    the_store.retire(stage_, print_)
+    the_store.retire(stage_name, fingerprint)
 
 
 def begin(
     the_store: store.Store,
-    told: Mapping[str, Any],
+    frozen_step: Mapping[str, Any],
     part: tuple[int, int] = (0, 1),
     patience_s: float = 0,
     give_up: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Make the partial artifact of a step, with its configuration and the digests of its inputs;
-    returns its directory.
+    """Make a step's partial artifact, with its configuration and the digests of its inputs.
 
-    Another process that is working on the step is waited for up to `patience_s` seconds; other
-    tasks of the same array may be.
-    Raises: UserError for an input that is not there, and for a step that another process is working
-        on.
+    Returns its directory. Another process that works on the step is waited for, up to `patience_s`
+    seconds; other tasks of the same array may work on it.
+
+    Raises: UserError if an input is not there, or another process still works on the step.
     """
-    partial = the_store.partial(told["stage"], told["fingerprint"])
+    partial = the_store.partial(frozen_step["stage"], frozen_step["fingerprint"])
     claims.refuse_owned(partial, "." if part[1] == 1 else "part-", patience_s, give_up)
-    told = {**told, "input_digests": _digests(told, the_store)}
-    before = partial / "config.yaml"
-    if before.is_file() and _digests_of(before) != told["input_digests"]:
+    frozen_step = {**frozen_step, "input_digests": _digests(frozen_step, the_store)}
+    config = partial / "config.yaml"
+    if config.is_file() and _digests_of(config) != frozen_step["input_digests"]:
         claims.refuse_owned(partial, patience_s=patience_s, give_up=give_up)
         store.put_aside(partial)  # begun on other content of its inputs
+
     partial.mkdir(parents=True, exist_ok=True)
-    for left in ("STOP", "outcome.json"):
-        stage.own_file(partial, part, left).unlink(missing_ok=True)
+    for leftover in ("STOP", "outcome.json"):
+        stage.own_file(partial, part, leftover).unlink(missing_ok=True)
     temporary = partial / f"config.yaml.{os.getpid()}.tmp"
-    temporary.write_text(
-        yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
-    temporary.replace(before)
+    text = yaml.safe_dump(frozen_step, sort_keys=False, allow_unicode=True)
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(config)
     return partial
 
 
@@ -195,225 +187,225 @@ def read_config(config: Path) -> dict[str, Any]:
 
     Raises: UserError if it is not whole, FileNotFoundError if it is gone.
     """
-    return shapes.read_yaml(
-        config, shapes.FROZEN, "run the command of its run again: it writes the file anew"
-    )
+    mend = "run the command of its run again: it writes the file anew"
+    return shapes.read_yaml(config, shapes.FROZEN, mend)
 
 
 def _digests_of(config: Path) -> dict | None:
-    """The digests of the inputs that a step was begun on; None if its configuration cannot be read."""
+    """The digests of the inputs that a step was begun on; None if that cannot be read."""
     try:
         return read_config(config).get("input_digests")
     except UserError:
         return None
 
 
-def _digests(told: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
+def _digests(frozen_step: Mapping[str, Any], the_store: store.Store) -> dict[str, str]:
     """Step -> content digest, for every artifact that a step reads or is guarded by."""
-    found = {}
-    for source in state.sources(told):
+    digests = {}
+    for source in state.sources(frozen_step):
+        name = source["step"]
         path = the_store.root / source["artifact"]
         if not (path / store.MANIFEST).is_file():
-            name = source["step"]
-            raise UserError(
-                f"{told['step']}: its input {name} is not there yet; run without only=, or with"
-                f" from={name}"
-            )
-        found[source["step"]] = store.read_manifest(path)["content_digest"]
-    return found
+            mend = f"run without only=, or with from={name}"
+            raise UserError(f"{frozen_step['step']}: its input {name} is not there yet; {mend}")
+        digests[name] = store.read_manifest(path)["content_digest"]
+    return digests
 
 
 def execute(config: Path, part: tuple[int, int] = (0, 1)) -> Path | None:
-    """Run the step described by `config`; returns the finished artifact, None where another task or
-    rank publishes it.
+    """Run the step described by `config`.
+
+    Returns the finished artifact, None where another task or rank publishes it.
     """
     if part[1] > 1:
         return _execute_part(config, part)
-    partial, told = config.parent, read_config(config)
+    partial = config.parent
+    frozen_step = read_config(config)
     the_store = store.Store(partial.parent)
     if not stage.Output(partial, the_store).is_main:
-        _run(told, partial, the_store, part)
+        _run(frozen_step, partial, the_store, part)
         return None
     with claims.claim(partial):
-        return _publish(told, _run(told, partial, the_store, part))
+        return _publish(frozen_step, _run(frozen_step, partial, the_store, part))
 
 
 def _execute_part(config: Path, part: tuple[int, int]) -> Path | None:
-    """Work through a task's share of the shards; None where another task publishes, perhaps while
-    this one is still at it.
+    """Work through a task's share of the shards.
+
+    Returns None where another task publishes, perhaps while this one is still at work.
     """
     partial = config.parent
+    final = partial.with_name(partial.name.removesuffix(".partial"))
     try:
-        told = read_config(config)
+        frozen_step = read_config(config)
         with claims.claim(partial, f"part-{part[0]}"):
-            output = _run(told, partial, store.Store(partial.parent), part)
+            output = _run(frozen_step, partial, store.Store(partial.parent), part)
     except FileNotFoundError:
-        if not (
-            partial.with_name(partial.name.removesuffix(".partial")) / "manifest.json"
-        ).is_file():
+        is_published = (final / store.MANIFEST).is_file()
+        if not is_published:
             raise
         return None
-    return _publish_if_last(told, output)
+    return _publish_if_last(frozen_step, output)
 
 
-def _run(told: dict, partial: Path, the_store: store.Store, part: tuple[int, int]) -> stage.Output:
-    module = stages.load(told["stage"])
-    key = f"steps.{told['step']}.config"
-    # The engine puts in its own secrets when it is opened.
-    settings = {
-        k: v if k == "engine" else secrecy.resolve(v, f"{key}.{k}")
-        for k, v in told["config"].items()
-    }
+def _run(
+    frozen_step: dict, partial: Path, the_store: store.Store, part: tuple[int, int]
+) -> stage.Output:
+    module = stages.load(frozen_step["stage"])
+    key = f"steps.{frozen_step['step']}.config"
+    settings = dict(frozen_step["config"])
+    for name, value in settings.items():
+        if name != "engine":  # it puts in its own secrets when it is opened
+            settings[name] = secrecy.resolve(value, f"{key}.{name}")
     cfg = schema.build(module.Config, settings, key=key)
-    output = stage.Output(partial, the_store, told["step"], part, told.get("run"))
+    output = stage.Output(partial, the_store, frozen_step["step"], part, frozen_step.get("run"))
     output.notes["started"] = time.time()
-    inputs = Verification(told, the_store)
+    inputs = Verification(frozen_step, the_store)
     if output.is_main:
         inputs.check()
         output.check_inputs = inputs.still
-    if reason := skip_reason(told, the_store):
-        return _skip(told, output, reason)
-    module.run(cfg, stage.Inputs(the_store, told["inputs"]), output)
+    reason = skip_reason(frozen_step, the_store)
+    if reason:
+        return _skip(frozen_step, output, reason)
+    module.run(cfg, stage.Inputs(the_store, frozen_step["inputs"]), output)
     if output.is_main:
         inputs.check()
     return output
 
 
-def skip_reason(told: dict, the_store: store.Store) -> str | None:
+def skip_reason(frozen_step: dict, the_store: store.Store) -> str | None:
     """Why a step of a loop has nothing to do: a guard of an earlier round said stop."""
-    for guard in told.get("guards", []):
+    for guard in frozen_step.get("guards", []):
         path = the_store.root / guard["artifact"]
-        if (
-            store.read_manifest(path)["status"] == "skipped"
-            or store.read_json(path / "selected.json")["stop"]
-        ):
+        is_skipped = store.read_manifest(path)["status"] == "skipped"
+        if is_skipped or store.read_json(path / "selected.json")["stop"]:
             return f"{guard['step']} said stop"
     return None
 
 
-def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
-    """An artifact without content; a skipped guard passes on what the last working guard selected."""
-    if hasattr(stages.load(told["stage"]), "CHOOSES"):
-        last = output.store.root / told["guards"][-1]["artifact"]
+def _skip(frozen_step: dict, output: stage.Output, reason: str) -> stage.Output:
+    """An artifact without content; a skipped guard passes on what the last guard selected."""
+    module = stages.load(frozen_step["stage"])
+    if hasattr(module, "CHOOSES"):
+        last = output.store.root / frozen_step["guards"][-1]["artifact"]
         shutil.copyfile(last / "selected.json", output.path / "selected.json")
     output.note(status="skipped", skipped_because=reason)
     return output
 
 
-def _publish(told: dict, output: stage.Output) -> Path:
+def _publish(frozen_step: dict, output: stage.Output) -> Path:
     (output.path / "STOP").unlink(missing_ok=True)
-    module = stages.load(told["stage"])
+    module = stages.load(frozen_step["stage"])
     of_counts = warning.of_tally(getattr(module, "ALARMS", ()), output.tally)
     warnings = [*output.notes.pop("warnings", []), *of_counts]
-    notes = {**output.notes, **({"warnings": warnings} if warnings else {})}
-    manifest = {**_manifest(told, output), **notes, "finished": time.time()}
-    sharded = module.SHARDED and manifest["status"] != "skipped"
-    made, closed = (shards.recorded(output.path), shards.FOLDERS) if sharded else ({}, ())
-    final = store.finish(output.path, manifest, made, closed)
-    for needed_until_now in ("checkpoints", "parts"):
-        shutil.rmtree(final / needed_until_now, ignore_errors=True)
+    if warnings:
+        output.note(warnings=warnings)
+    manifest = {**_manifest(frozen_step, output), **output.notes, "finished": time.time()}
+
+    if module.SHARDED and manifest["status"] != "skipped":
+        final = store.finish(output.path, manifest, shards.recorded(output.path), shards.FOLDERS)
+    else:
+        final = store.finish(output.path, manifest)
+    for folder in ("checkpoints", "parts"):
+        shutil.rmtree(final / folder, ignore_errors=True)
     return final
 
 
-def _manifest(told: dict, output: stage.Output) -> dict:
-    module = stages.load(told["stage"])
+def _manifest(frozen_step: dict, output: stage.Output) -> dict:
+    module = stages.load(frozen_step["stage"])
     counts = output.tally.to_dict()
     return {
-        "step": told["step"],
-        "stage": told["stage"],
+        "step": frozen_step["step"],
+        "stage": frozen_step["stage"],
         "stage_version": module.VERSION,
-        "fingerprint": told["fingerprint"],
+        "fingerprint": frozen_step["fingerprint"],
         "kind": module.KIND,
         "status": "done",
-        "inputs": _input_digests(told, output.store),
-        "sources": stage.Inputs(output.store, told["inputs"]).sources(),
+        "inputs": _input_digests(frozen_step, output.store),
+        "sources": stage.Inputs(output.store, frozen_step["inputs"]).sources(),
         "rows_by_language": counts["rows"],
         "dropped": counts["dropped"],
         "sums": counts["sums"],
         "packages": versions(),
-        "git_commit": told.get("git_commit"),
-        "seed": told["config"].get("seed"),
+        "git_commit": frozen_step.get("git_commit"),
+        "seed": frozen_step["config"].get("seed"),
         "host": socket.gethostname(),
         "job": os.environ.get("SLURM_JOB_ID"),
     }
 
 
-def _input_digests(told: dict, the_store: store.Store) -> dict:
-    """slot -> what stood in it: fingerprint and content digest of an artifact, identity of
-    something external.
-    """
+def _input_digests(frozen_step: dict, the_store: store.Store) -> dict[str, Any]:
+    """slot -> what was in it: fingerprint and content digest of an artifact, else its identity."""
+    slots = dict(frozen_step["inputs"])
+    if frozen_step.get("guards"):
+        slots["guards"] = frozen_step["guards"]
 
-    def one(value: dict) -> dict:
-        if "artifact" not in value:
-            own = {
-                k: value[k]
-                for k in ("path", "family", "revision", "identity")
-                if isinstance(value.get(k), str | list)
-            }
-            inner = [one(m) for v in value.values() for m in models_in(v)]
-            return {**own, **({"models": inner} if inner else {})}
+    digests: dict[str, Any] = {}
+    for slot, value in slots.items():
+        if isinstance(value, list) and value:
+            digests[slot] = [_recorded(item, the_store) for item in value]
+        elif value:
+            digests[slot] = _recorded(value, the_store)
+    return digests
+
+
+def _recorded(value: dict, the_store: store.Store) -> dict[str, Any]:
+    """What the manifest says of one input."""
+    if "artifact" in value:
         manifest = store.read_manifest(the_store.root / value["artifact"])
         return {
             "step": value["step"],
             "fingerprint": manifest["fingerprint"],
             "content_digest": manifest["content_digest"],
         }
+    recorded: dict[str, Any] = {}
+    for key in ("path", "family", "revision", "identity"):
+        if isinstance(value.get(key), str | list):
+            recorded[key] = value[key]
+    inner = [model for setting in value.values() for model in models_in(setting)]
+    if inner:
+        recorded["models"] = [_recorded(model, the_store) for model in inner]
+    return recorded
 
-    slots = {**told["inputs"], **({"guards": told["guards"]} if told.get("guards") else {})}
-    return {
-        slot: [one(v) for v in value] if isinstance(value, list) else one(value)
-        for slot, value in slots.items()
-        if value
-    }
 
-
-def _publish_if_last(told: dict, output: stage.Output) -> Path | None:
+def _publish_if_last(frozen_step: dict, output: stage.Output) -> Path | None:
     """After an array task: publish if no shard is pending.
 
-    Two tasks that end together are told apart by a claim.
+    Of two tasks that end together, the one that gets the claim publishes.
     """
-    module = stages.load(told["stage"])
-    skipped = output.notes.get("status") == "skipped"
-    sources = (
-        []
-        if skipped
-        else rows.shards(
-            stage.Inputs(output.store, told["inputs"]).rows(module.SHARDED),
-            told["config"].get("split"),
-        )
-    )
+    module = stages.load(frozen_step["stage"])
+    sources = []
+    if output.notes.get("status") != "skipped":
+        source = stage.Inputs(output.store, frozen_step["inputs"]).rows(module.SHARDED)
+        sources = rows.shards(source, frozen_step["config"].get("split"))
     if shards.pending(sources, output.path):
         return None
     final = output.path.with_name(output.path.name.removesuffix(".partial"))
     try:
         with claims.claim(output.path, "publish"):
-            if not (final / "manifest.json").is_file():
+            if not (final / store.MANIFEST).is_file():
                 output.tally = shards.total(sources, output.path)
-                return _publish(told, output)
+                return _publish(frozen_step, output)
     except claims.Taken:
         return None
-    with contextlib.suppress(
-        OSError
-    ):  # another task has published: what stands here now is the folder of our own claim
+    # Another task has published, so all that stands here is the folder of our own claim.
+    with contextlib.suppress(OSError):
         (output.path / "claims").rmdir()
         output.path.rmdir()
     return None
 
 
 def _end_when_asked(argv: list[str]) -> None:
-    """Look for a STOP from the first moment on; only a process of its own may be ended so."""
+    """Look for a STOP from the first moment on; only a step's own process may be ended so."""
     options = _options(argv)
     if options.begin:
         return
-    partial, part = options.config.resolve().parent, _part(options)
+    partial = options.config.resolve().parent
+    part = _part(options)
 
     def end() -> None:
-        _ended(
-            partial,
-            part,
-            stage.STOPPED,
-            "stopped on request, with nothing to save yet; run the same command again to continue",
-        )
+        message = "stopped on request, with nothing to save yet; run the same command again to"
+        _ended(partial, part, stage.STOPPED, f"{message} continue")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(stage.STOPPED)
@@ -425,9 +417,8 @@ def process(argv: list[str]) -> int:
     """Be the process of a step, from its command line to its exit status."""
     _end_when_asked(argv)
     status = main(argv)
-    if (
-        os.environ.get("RANK", "0") != "0"
-    ):  # native threads of the libraries can crash at exit; torchrun would then end the first rank too
+    # Native threads of libraries can crash at exit, and torchrun would then end the first rank too.
+    if os.environ.get("RANK", "0") != "0":
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

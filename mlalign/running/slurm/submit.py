@@ -42,8 +42,8 @@ CAUSES = (
 class Step:
     """One step of a plan that may become a job.
 
-    `sources`: step -> artifact of its inputs; `told`: its frozen configuration; `last`:
-    no other step of the plan reads it.
+    `sources`: step -> artifact of its inputs; `frozen_step`: its frozen
+    configuration; `last`: no other step of the plan reads it.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Step:
     resources: Mapping[str, Any]
     asked: Mapping[str, Any]
     sources: Mapping[str, str]
-    told: Mapping[str, Any]
+    frozen_step: Mapping[str, Any]
     done: bool
     last: bool
 
@@ -194,7 +194,7 @@ def _with_tasks(step: Step, n: int) -> Step:
         return step
     resources_ = {**step.resources, "tasks": n}
     return dataclasses.replace(
-        step, resources=resources_, told={**step.told, "resources": resources_}
+        step, resources=resources_, frozen_step={**step.frozen_step, "resources": resources_}
     )
 
 
@@ -299,7 +299,7 @@ def _write(run: Run, step: Step, job: batch.Job) -> None:
     for left in (*of_run, *of_step, *of_tasks):  # of an earlier attempt
         left.unlink(missing_ok=True)
     how = {"requeue": run.cfg.requeue, "options": batch.options(job, run.cfg)}
-    store.write_json(job.frozen, {**step.told, "store": str(run.store.root), "slurm": how})
+    store.write_json(job.frozen, {**step.frozen_step, "store": str(run.store.root), "slurm": how})
     job.script.write_text(batch.script(job, run.cfg), encoding="utf-8")
 
 
