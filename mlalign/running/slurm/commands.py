@@ -33,19 +33,16 @@ class Refused(UserError):
 
 
 def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | None = None) -> str:
-    """What a command printed; without `env`, in this environment less the variables that filter or
-    reshape what Slurm prints. It is waited for `timeout_s` seconds (TIMEOUT_S by default).
+    """What a command printed, within `timeout_s` seconds (TIMEOUT_S by default).
 
-    Raises: UserError if it is not there; Silent if it does not answer; Refused if it ended with an
-        error.
+    Without `env` it runs in this environment, less the variables that filter or reshape what Slurm
+    prints.
+
+    Raises: UserError if there is no such command; Silent if it does not answer; Refused if it ends
+        with an error.
     """
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
-    if env is None:
-        env = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))
-        } | {"LC_ALL": "C"}
+    env = _plain_environment() if env is None else env
     try:
         done = subprocess.run(
             words,
@@ -62,26 +59,26 @@ def call(*words: str, env: Mapping[str, str] | None = None, timeout_s: float | N
             " cluster, or choose launcher=local"
         ) from None
     except subprocess.TimeoutExpired as late:
-        said = late.stderr or b""
-        words_said = said.decode(errors="replace") if isinstance(said, bytes) else said
-        if (
-            "temporarily unable to accept job" in words_said
-        ):  # sbatch tries again by itself, for minutes
-            raise Refused(
-                words[0], words_said.strip().splitlines()[-1].removeprefix("sbatch: error: ")
-            ) from None
+        stderr = late.stderr or b""
+        words_said = stderr.decode(errors="replace") if isinstance(stderr, bytes) else stderr
+        if "temporarily unable to accept job" in words_said:  # sbatch tries again, for minutes
+            last_line = words_said.strip().splitlines()[-1]
+            raise Refused(words[0], last_line.removeprefix("sbatch: error: ")) from None
         raise Silent(
             f"Slurm does not answer: `{words[0]}` said nothing for {timeout_s:g} s; see whether its"
             " controller is up (scontrol ping), then run the same command again"
         ) from None
     if done.returncode:
-        told = [
-            line.removeprefix(f"{words[0]}: ").removeprefix("error: ")
-            for line in done.stderr.splitlines()
-            if line.strip()
-        ]
-        raise Refused(words[0], "; ".join(told) or f"status {done.returncode}")
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        said = [line.removeprefix(f"{words[0]}: ").removeprefix("error: ") for line in lines]
+        raise Refused(words[0], "; ".join(said) or f"status {done.returncode}")
     return done.stdout
+
+
+def _plain_environment() -> dict[str, str]:
+    reshaping = ("SQUEUE_", "SACCT_", "SCANCEL_")
+    plain = {name: v for name, v in os.environ.items() if not name.startswith(reshaping)}
+    return plain | {"LC_ALL": "C"}
 
 
 def sbatch(script: str, options: Sequence[str], extra: Sequence[str] = ()) -> str:
@@ -89,15 +86,12 @@ def sbatch(script: str, options: Sequence[str], extra: Sequence[str] = ()) -> st
 
     `options` are those that the script sets: the environment must not replace them.
     """
-    return (
-        call("sbatch", "--parsable", *extra, script, env=environment(options)).strip().split(";")[0]
-    )
+    printed = call("sbatch", "--parsable", *extra, script, env=environment(options))
+    return printed.strip().split(";")[0]
 
 
 def environment(options: Sequence[str]) -> dict[str, str]:
-    """This environment without what a surrounding job has set, and without defaults for options
-    that the script sets.
-    """
+    """This environment without what a surrounding job has set, and without the script's options."""
     inside = "SLURM_JOB_ID" in os.environ
     ours = {option.removeprefix("--").partition("=")[0] for option in options}
 
@@ -111,14 +105,14 @@ def environment(options: Sequence[str]) -> dict[str, str]:
 
 
 def tasks(job_id: str) -> list[dict[str, str]]:
-    """What the controller says of a job, or of each task of an array; nothing once it has forgotten
-    it.
-    """
+    """What the controller says of each task of a job; nothing once it has forgotten the job."""
     try:
-        told = call("scontrol", "-o", "show", "job", job_id)
+        printed = call("scontrol", "-o", "show", "job", job_id)
     except Refused:
         return []
-    return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in told.splitlines() if line.strip()]
+    return [
+        dict(re.findall(r"(\S+?)=(\S*)", line)) for line in printed.splitlines() if line.strip()
+    ]
 
 
 def job(job_id: str) -> dict[str, str]:

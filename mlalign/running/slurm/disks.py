@@ -1,6 +1,4 @@
-"""Whether other machines can see a directory: file systems of this machine alone, told before
-anything is submitted.
-"""
+"""Whether the nodes of a cluster can see a directory, asked before anything is submitted."""
 
 import re
 import socket
@@ -14,18 +12,19 @@ LOCAL_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def check(root: Path) -> None:
-    """Raises: UserError if the nodes of the cluster are other machines and `root` is on a disk of
-    this one alone.
+    """Refuse a `root` on a disk of this machine alone, if the nodes are other machines.
 
-    A plain disk elsewhere may be exported to the nodes, which cannot be seen from here: then the
-    job itself looks.
+    Whether another plain disk is exported to the nodes cannot be seen from here; the job itself
+    looks. Raises: UserError.
     """
     why = _local(root)
     if why is None:
         return
     nodes = set(re.findall(r"NodeHostName=(\S+)", commands.call("scontrol", "-o", "show", "nodes")))
-    if others := sorted(nodes - {socket.gethostname().partition(".")[0]}):
-        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+    others = sorted(nodes - {socket.gethostname().partition(".")[0]})
+    if others:
+        more = ", …" if len(others) > 3 else ""
+        shown = ", ".join(others[:3]) + more
         raise UserError(
             f"root: {root} is {why}, which the nodes of the cluster ({shown}) do not see; set root="
             " to a directory that they share (your home or project directory, on NFS, Lustre,"
@@ -35,8 +34,9 @@ def check(root: Path) -> None:
 
 def _local(root: Path) -> str | None:
     path = root.resolve()
-    if place := next((p for p in LOCAL_PLACES if path.is_relative_to(p)), None):
-        return f"below {place}"
+    for place in LOCAL_PLACES:
+        if path.is_relative_to(place):
+            return f"below {place}"
     kind = _type(path)
     return f"on a disk of type {kind} of this machine" if kind in LOCAL_TYPES else None
 
@@ -46,10 +46,10 @@ def _type(path: Path) -> str:
     mounts = Path("/proc/self/mountinfo")
     if not mounts.is_file():
         return "unknown"
-    found = ("", "unknown")
+    longest, kind = "", "unknown"
     for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
         left, _, right = line.partition(" - ")
-        point = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), left.split()[4])
-        if path.is_relative_to(point) and len(point) >= len(found[0]):
-            found = (point, right.split()[0])
-    return found[1]
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), left.split()[4])
+        if path.is_relative_to(point) and len(point) >= len(longest):
+            longest, kind = point, right.split()[0]
+    return kind

@@ -22,8 +22,10 @@ NEVER = "DependencyNeverSatisfied"
 
 @dataclasses.dataclass(frozen=True)
 class Live:
-    """A job that waits or runs: what its line says, and the state, reason and nodes of each of its
-    tasks in Slurm's words.
+    """A job that waits or runs.
+
+    `entry` is its line in the file; `tasks` has the state, reason and nodes of each task, in
+    Slurm's words.
     """
 
     entry: dict[str, Any]
@@ -35,15 +37,16 @@ class Live:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Every job that was submitted for a run, in that order; a line that is just being written is
-    left out. `script` and `log` are relative to the folder.
+    """Every job that was submitted for a run, in that order.
+
+    A line that is just being written is left out. `script` and `log` are relative to the folder.
 
     Raises: UserError naming an unreadable line.
     """
     path = folder / FILE
     if not path.is_file():
         return []
-    found = []
+    entries = []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except UnicodeDecodeError:
@@ -62,14 +65,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
             wrong = f"{entry['job']!r} is no number of a job"
         if wrong:
             raise UserError(f"{path}, line {number}: {wrong}; remove the line")
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def current(recorded: Iterable[dict[str, Any]], step: str) -> list[dict[str, Any]]:
-    """The jobs of a step's last submission: the job, and those that go on for it or for one of its
-    tasks.
-    """
+    """The jobs of a step's last submission: the job, and those that continue it or its tasks."""
     mine = {str(job["job"]): job for job in recorded if job["step"] == step}
 
     def root(job: dict[str, Any]) -> str:
@@ -103,45 +104,46 @@ def append(folder: Path, entry: dict[str, Any]) -> None:
 
 
 def _queued(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[str, str, str]]]:
-    """Job id (of the whole array) -> (state, reason, nodes) of each task, for those of these jobs
-    that wait or run.
-    """
-    found: dict[str, list[tuple[str, str, str]]] = {}
+    """Job id (of the whole array) -> (state, reason, nodes) of its tasks, if it waits or runs."""
     ids = [entry["job"] for entry in entries]
-    for task in queue.squeue(ids, commands.TIMEOUT_S) if ids else []:
+    if not ids:
+        return {}
+    tasks_of: dict[str, list[tuple[str, str, str]]] = {}
+    for task in queue.squeue(ids, commands.TIMEOUT_S):
         if task.active:
-            found.setdefault(task.array, []).append((task.state, task.reason, task.nodes))
-    return found
+            tasks_of.setdefault(task.array, []).append((task.state, task.reason, task.nodes))
+    return tasks_of
 
 
 def live(folder: Path) -> tuple[list[Live], list[str]]:
-    """The jobs of a run that wait or run for what is not there yet, in the order of submission; and
-    the ids of those that wait for what can no longer come.
+    """The jobs of a run that wait or run for what is not there yet, in the order of submission.
+
+    Beside them come the ids of those that wait for what can no longer come.
 
     Raises: UserError if Slurm does not answer.
     """
     entries = read(folder)
-    queued = _queued(e for e in entries if not _there(folder, e["artifact"]))
-    found = {e["job"]: Live(e, queued[e["job"]]) for e in entries if e["job"] in queued}
-    found = {
-        job: one
-        for job, one in found.items()
-        if not all(reason == NEVER for _, reason, _ in one.tasks)
-    }
-    for job, one in list(found.items()):  # what a job waits for was submitted before it
-        if one.waits and any(
-            _lost(folder, entries, found, before) for before in one.entry["after"]
-        ):
-            del found[job]
-    return list(found.values()), [job for job in queued if job not in found]
+    queued = _queued(entry for entry in entries if not _there(folder, entry["artifact"]))
+    alive: dict[str, Live] = {}
+    for entry in entries:
+        tasks = queued.get(entry["job"])
+        if tasks and not all(reason == NEVER for _, reason, _ in tasks):
+            alive[entry["job"]] = Live(entry, tasks)
+
+    # What a job waits for was submitted before it, so one pass finds all that cannot start.
+    for job, waiting in list(alive.items()):
+        after = waiting.entry["after"]
+        if waiting.waits and any(_lost(folder, entries, alive, before) for before in after):
+            del alive[job]
+    return list(alive.values()), [job for job in queued if job not in alive]
 
 
 def _lost(
-    folder: Path, entries: Sequence[dict[str, Any]], found: Mapping[str, Live], job: str
+    folder: Path, entries: Sequence[dict[str, Any]], alive: Mapping[str, Live], job: str
 ) -> bool:
-    """Whether a job neither waits nor runs nor is gone on with, and its artifact is not there."""
-    artifact = next((e["artifact"] for e in entries if e["job"] == job), None)
-    if artifact is None or any(job in chain(entries, other) for other in found):
+    """Whether a job is gone, no other continues it, and its artifact is not there."""
+    artifact = next((entry["artifact"] for entry in entries if entry["job"] == job), None)
+    if artifact is None or any(job in chain(entries, other) for other in alive):
         return False
     return not _there(folder, artifact)
 
@@ -170,9 +172,9 @@ def alone(folder: Path, patience_s: float = 0) -> Iterator[None]:
 
 def chain(entries: Sequence[dict[str, Any]], job: str) -> set[str]:
     """The jobs that a job goes on for: itself and those that it continues, back to the first."""
-    by_id, found = {e["job"]: e for e in entries}, {job}
-    while (before := by_id.get(job, {}).get("continues")) and (
-        job := before.partition("_")[0]
-    ) not in found:
-        found.add(job)
-    return found
+    continued_by = {entry["job"]: entry["continues"] for entry in entries}
+    links: set[str] = set()
+    while job and job not in links:
+        links.add(job)
+        job = (continued_by.get(job) or "").partition("_")[0]
+    return links

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from mlalign.core import store
 from mlalign.core.errors import UserError
@@ -21,28 +22,22 @@ IGNORED = ("__pycache__", "conf")
 
 def sources() -> dict[str, Path]:
     """File below the snapshot -> file here, in a fixed order."""
-    found = {}
+    files = {}
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         assert spec is not None and spec.submodule_search_locations, package
         home = Path(spec.submodule_search_locations[0])
-        files = (
-            p
-            for p in home.rglob("*")
-            if p.is_file() and not set(p.relative_to(home).parts) & set(IGNORED)
-        )
-        found.update({f"{package}/{p.relative_to(home)}": p for p in files})
-    return dict(sorted(found.items()))
+        for path in home.rglob("*"):
+            below = path.relative_to(home)
+            if path.is_file() and not set(below.parts) & set(IGNORED):
+                files[f"{package}/{below}"] = path
+    return dict(sorted(files.items()))
 
 
 def place(folder: Path) -> Path:
-    """Where the snapshot of the packages as they are now belongs: its name is a digest of their
-    content.
-    """
-    return (
-        folder
-        / f"source-{store.fingerprint({name: store.sha256(path) for name, path in sources().items()})[:12]}"
-    )
+    """Where a snapshot of the packages belongs; its name is a digest of their content now."""
+    digests = {name: store.sha256(path) for name, path in sources().items()}
+    return folder / f"source-{store.fingerprint(digests)[:12]}"
 
 
 def take(folder: Path, clean: bool) -> Path:
@@ -88,12 +83,11 @@ def _check_clean() -> None:
 def record(folder: Path) -> None:
     """Write `environment.json`: interpreter, machine and the version of every installed package."""
     packages = {d.name: d.version for d in importlib.metadata.distributions()}
-    told = {
+    environment: dict[str, Any] = {
         "python": sys.version,
         "executable": sys.executable,
         "platform": platform.platform(),
         "host": socket.gethostname(),
     }
-    store.write_json(
-        folder / "environment.json", {**told, "packages": dict(sorted(packages.items()))}
-    )
+    environment["packages"] = dict(sorted(packages.items()))
+    store.write_json(folder / "environment.json", environment)

@@ -9,26 +9,23 @@ from pathlib import Path
 from mlalign.core.progress import describe
 from mlalign.running.slurm import commands, ended, jobs, submit
 
-EVERY_S = (
-    1,
-    30,
-)  # the controller is asked this often at first, and when nothing has changed for long
-OUTAGE_S = 3600  # so long a controller may be away
+# How often the controller is asked: at first, and when nothing has changed for long.
+EVERY_S = (1, 30)
+OUTAGE_S = 3600  # how long a controller may be away
 
 
 def follow(
     run: submit.Run, steps: Sequence[submit.Step], say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Say every change until no job of the run is left; returns the artifacts that are not there
-    then, each with what explains it, if anything does.
+    """Say every change until no job of the run is left.
 
-    Ctrl-C ends the looking on, not the jobs. Raises: UserError if Slurm has not answered for an
-    hour.
+    Returns the artifacts that are not there then, each with its explanation, or "" without one.
+    Ctrl-C ends the watching, not the jobs.
+
+    Raises: UserError if Slurm has not answered for an hour.
     """
-    shown, pause = (
-        {step.name: "done" if _done(run, step) else "" for step in steps},
-        float(EVERY_S[0]),
-    )
+    shown = {step.name: "done" if _done(run, step) else "" for step in steps}
+    pause = float(EVERY_S[0])
     while True:
         alive = _live(run.folder, say)
         now = {step.name: _stand(run, step, alive) for step in steps}
@@ -40,28 +37,31 @@ def follow(
             break
         pause = EVERY_S[0] if changed else min(pause * 1.3, EVERY_S[1])
         time.sleep(pause)
-    last = {entry["artifact"]: entry for entry in jobs.read(run.folder)}
-    missing = [step.artifact for step in steps if not _done(run, step)]
-    return {
-        a: (ended.explain_lost(run.folder, last[a]) or "") if a in last else "" for a in missing
-    }
+
+    last_job = {entry["artifact"]: entry for entry in jobs.read(run.folder)}
+    lost = {}
+    for step in steps:
+        if not _done(run, step):
+            entry = last_job.get(step.artifact)
+            why = ended.explain_lost(run.folder, entry) if entry else None
+            lost[step.artifact] = why or ""
+    return lost
 
 
 def _live(folder: Path, say: Callable[[str], None]) -> list[jobs.Live]:
     """The jobs that wait or run; an outage of the controller is waited for."""
     since = time.monotonic()
-    told = False
+    is_said = False
     while True:
         try:
             return jobs.live(folder)[0]
         except commands.Silent as silent:
             if time.monotonic() - since > OUTAGE_S:
                 raise
-            if not told:
-                say(
-                    f"{time.strftime('%H:%M:%S')} {silent.messages[0].partition(';')[0]}; asking on"
-                )
-            told = True
+            if not is_said:
+                problem = silent.messages[0].partition(";")[0]
+                say(f"{time.strftime('%H:%M:%S')} {problem}; asking on")
+            is_said = True
         time.sleep(EVERY_S[1])
 
 
@@ -77,8 +77,9 @@ def _stand(run: submit.Run, step: submit.Step, alive: Sequence[jobs.Live]) -> st
     tasks = [task for one in mine for task in one.tasks]
     running = sorted({nodes for state, _, nodes in tasks if state in ("RUNNING", "COMPLETING")})
     if running:
-        told = describe(run.store.root / f"{step.artifact}.partial")
-        return f"running on {', '.join(running)}" + (f", {told}" if told else "")
+        progress = describe(run.store.root / f"{step.artifact}.partial")
+        how_far = f", {progress}" if progress else ""
+        return f"running on {', '.join(running)}{how_far}"
     if tasks:
         reasons = sorted({reason for _, reason, _ in tasks} - {"None"})
         return f"waits ({', '.join(reasons)})" if reasons else "waits"
