@@ -119,7 +119,7 @@ def begin_frozen(frozen: Path, part: tuple[int, int]) -> int:
     name_in_run = frozen_step.get("run", frozen_step)["step"]
 
     def give_up() -> None:
-        """Stop waiting if the job is cancelled; its shell gets the signal once this process ends."""
+        """Stop waiting if the job is cancelled: its shell gets the signal after this process."""
         if jobs.cancelled(frozen.parent, name_in_run):
             raise stage.Stopped
 

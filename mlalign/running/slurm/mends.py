@@ -1,6 +1,6 @@
-"""What a person is told of a job that ended badly: one screen, and the likely mend.
+"""The explanation of a job that ended badly: one screen, with what most likely helps.
 
-Pure functions of what is known.
+These are pure functions.
 """
 
 import re
@@ -112,43 +112,40 @@ MENDS = (
 )
 
 
-def mend(told: str) -> str | None:
-    """What most likely helps against what is told; None if nothing is known of it."""
-    return next((text for pattern, text in MENDS if re.search(pattern, told)), None)
+def mend(text: str) -> str | None:
+    """What most likely helps against what a text says; None if nothing is known of it."""
+    for pattern, advice in MENDS:
+        if re.search(pattern, text):
+            return advice
+    return None
 
 
 def explanation(
     head: str, message: str, log: str, lines: Sequence[str], waiting: Sequence[str]
 ) -> str:
-    """One screen: what ended and how, what it said, what likely helps, the end of its log, and what
-    was waiting for it.
+    """One screen about a job that ended badly.
+
+    It has what ended and how (`head`), what it said, what likely helps, the end of its log (the
+    last of `lines`), and the steps that were `waiting` for it.
     """
     tail = [clean(line)[:WIDTH] for line in lines if line.strip()][-LOG_LINES:]
-    found = mend(f"{head} {message}") or mend("\n".join(tail))
     parts = [head]
     parts += [f"it said: {clean(line)[: 3 * WIDTH]}" for line in message.splitlines()[:4]]
-    parts += [f"likely: {found}"] if found else []
-    parts += (
-        [f"the end of {log}:", *(f"  {line}" for line in tail)]
-        if tail
-        else [f"its log {log} is empty or was never written"]
-    )
-    parts += (
-        [f"cancelled with it: {', '.join(waiting[:12])}{', …' if len(waiting) > 12 else ''}"]
-        if waiting
-        else []
-    )
-    return (
-        "\n".join(
-            [
-                *parts,
-                "finished steps and saved state are kept: mend it and run the same command again",
-            ]
-        )
-        + "\n"
-    )
+    likely = mend(f"{head} {message}") or mend("\n".join(tail))
+    if likely:
+        parts.append(f"likely: {likely}")
+    if tail:
+        parts += [f"the end of {log}:", *(f"  {line}" for line in tail)]
+    else:
+        parts.append(f"its log {log} is empty or was never written")
+    if waiting:
+        more = ", …" if len(waiting) > 12 else ""
+        parts.append(f"cancelled with it: {', '.join(waiting[:12])}{more}")
+    parts.append("finished steps and saved state are kept: mend it and run the same command again")
+    return "\n".join(parts) + "\n"
 
 
 def clean(text: str) -> str:
     """Text of a log without control characters, tabs as spaces."""
-    return "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in text)
+    plain = text.replace("\t", " ")
+    return "".join(c if c.isprintable() else "?" for c in plain)

@@ -13,7 +13,7 @@ from mlalign.core.errors import UserError
 from mlalign.running.slurm import commands
 
 TIMEOUT_S = 20.0  # a person waits for the answer
-# field of squeue -> its width; fixed widths, since what stands in a field may hold any separator
+# field of squeue -> its width; widths are fixed, since the text of a field may hold any separator
 FIELDS = {
     "JobArrayID": 64,
     "ArrayTaskID": 32,
@@ -91,10 +91,9 @@ ENDINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A job, or one task of an array, as Slurm tells of it.
+    """A job, or one task of an array, as Slurm describes it.
 
-    `array` is the id that sbatch printed; `ending` is `exit status 7`,
-    `signal 9` or empty.
+    `array` is the id that sbatch printed; `ending` is `exit status 7`, `signal 9` or empty.
     """
 
     id: str
@@ -114,15 +113,12 @@ class Job:
     @property
     def why(self) -> str:
         """Why it waits, or how it ended: Slurm's word, and what that means."""
-        if self.state in RUNNING:
-            return ""
         if self.state in WAITING:
             return explained(self.reason)
-        if self.state == "COMPLETED":
+        if self.state in RUNNING or self.state == "COMPLETED":
             return ""
-        return ENDINGS.get(self.state, self.state.lower()) + (
-            f" ({self.ending})" if self.ending else ""
-        )
+        meaning = ENDINGS.get(self.state, self.state.lower())
+        return f"{meaning} ({self.ending})" if self.ending else meaning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +131,9 @@ class Slurm:
     def of(self, recorded: Iterable[Mapping[str, Any]]) -> list[Job]:
         """All tasks of these jobs, without those in whose place a further job goes on."""
         recorded = list(recorded)
-        ids, replaced = (
-            {str(job["job"]) for job in recorded},
-            {str(job["continues"]) for job in recorded},
-        )
-        return [j for j in self.jobs if j.array in ids and j.id not in replaced]
+        ids = {str(job["job"]) for job in recorded}
+        replaced = {str(job["continues"]) for job in recorded}
+        return [job for job in self.jobs if job.array in ids and job.id not in replaced]
 
 
 def ask(ids: Iterable[str], forgotten: Iterable[str] | None = None) -> Slurm:
@@ -155,15 +149,20 @@ def ask(ids: Iterable[str], forgotten: Iterable[str] | None = None) -> Slurm:
     except UserError as error:
         return Slurm([], str(error))
     known = {job.array for job in jobs}
-    lost = sorted((set(ids) if forgotten is None else set(forgotten)) - known, key=int)
-    return Slurm([*jobs, *(_sacct(lost) if lost else [])])
+    worth_asking = set(ids) if forgotten is None else set(forgotten)
+    lost = sorted(worth_asking - known, key=int)
+    if lost:
+        jobs += _sacct(lost)
+    return Slurm(jobs)
 
 
 def explained(reason: str) -> str:
     """`Priority: other jobs come first`; a reason that is not known stays as it is."""
     plain = reason.replace(" ", "_")
-    told = next((text for name, text in REASONS.items() if plain.startswith(name)), "")
-    return f"{reason}: {told}" if told else "" if reason in ("None", "") else reason
+    for beginning, meaning in REASONS.items():
+        if plain.startswith(beginning):
+            return f"{reason}: {meaning}"
+    return "" if reason == "None" else reason
 
 
 def squeue(ids: Sequence[str], timeout_s: float) -> list[Job]:
@@ -172,84 +171,81 @@ def squeue(ids: Sequence[str], timeout_s: float) -> list[Job]:
     Raises: UserError if it does not answer.
     """
     layout = ",".join(f"{name}:{width}" for name, width in FIELDS.items())
-    asked = (
-        "--noheader",
-        "--array",
-        "--states=all",
-        f"--jobs={','.join(ids)}",
-        f"--Format={layout}",
-    )
+    options = ["--noheader", "--array", "--states=all"]
+    options += [f"--jobs={','.join(ids)}", f"--Format={layout}"]
     try:
-        told = commands.call("squeue", *asked, timeout_s=timeout_s)
+        printed = commands.call("squeue", *options, timeout_s=timeout_s)
     except commands.Refused as refused:
-        if "Invalid job id" in refused.words:  # the only one asked for, forgotten
+        if "Invalid job id" in refused.words:  # the only job asked for is forgotten
             return []
         raise commands.Silent(f"Slurm does not answer: {refused.words}") from None
-    return [_job(line) for line in told.splitlines() if line.strip()]
+    return [_job(line) for line in printed.splitlines() if line.strip()]
 
 
 def _job(line: str) -> Job:
-    told, at = {}, 0
+    fields = {}
+    begin = 0
     for name, width in FIELDS.items():
-        told[name], at = line[at : at + width].strip(), at + width
-    array, _, task = told["JobArrayID"].partition("_")
+        fields[name] = line[begin : begin + width].strip()
+        begin += width
+    array, _, task = fields["JobArrayID"].partition("_")
+    status, signal = divmod(int(fields["exit_code"] or 0), 256)
     return Job(
-        told["JobArrayID"],
-        array,
-        task or None,
-        told["State"],
-        told["Reason"],
-        told["NodeList"],
-        _seconds(told["TimeUsed"]),
-        int(told["RestartCnt"] or 0),
-        _ending(*divmod(int(told["exit_code"] or 0), 256)),
+        id=fields["JobArrayID"],
+        array=array,
+        task=task or None,
+        state=fields["State"],
+        reason=fields["Reason"],
+        nodes=fields["NodeList"],
+        elapsed_s=_seconds(fields["TimeUsed"]),
+        restarts=int(fields["RestartCnt"] or 0),
+        ending=_ending(status, signal),
     )
 
 
 def _sacct(ids: Sequence[str]) -> list[Job]:
     """Jobs from the accounting; none where there is no accounting."""
-    columns = "JobID,State,NodeList,ElapsedRaw,ExitCode,Reason"
+    options = ["--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}"]
+    options.append("--format=JobID,State,NodeList,ElapsedRaw,ExitCode,Reason")
     try:
-        asked = (
-            "--noheader",
-            "--parsable2",
-            "--allocations",
-            f"--jobs={','.join(ids)}",
-            f"--format={columns}",
-        )
-        told = commands.call("sacct", *asked, timeout_s=TIMEOUT_S)
+        printed = commands.call("sacct", *options, timeout_s=TIMEOUT_S)
     except UserError:
         return []
-    found = []
-    for line in told.splitlines():
-        id_, state, nodes, elapsed, code, reason = line.split("|", 5)
-        array, _, task = id_.partition("_")
-        found.append(
-            Job(
-                id_,
-                array,
-                task or None,
-                state.split()[0],
-                reason,
-                nodes.replace("None assigned", ""),
-                float(elapsed or 0),
-                0,
-                _ending(*map(int, code.split(":"))),
-            )
-        )
-    return found
+    return [_accounted(line) for line in printed.splitlines()]
 
 
-def _ending(status: int, number: int) -> str:
+def _accounted(line: str) -> Job:
+    job_id, state, nodes, elapsed, code, reason = line.split("|", 5)
+    array, _, task = job_id.partition("_")
+    status, signal = map(int, code.split(":"))
+    return Job(
+        id=job_id,
+        array=array,
+        task=task or None,
+        state=state.split()[0],
+        reason=reason,
+        nodes=nodes.replace("None assigned", ""),
+        elapsed_s=float(elapsed or 0),
+        restarts=0,
+        ending=_ending(status, signal),
+    )
+
+
+def _ending(status: int, signal: int) -> str:
     """What a job's shell ended with: its exit status, or the number of a signal."""
-    return f"signal {number & 127}" if number else f"exit status {status}" if status else ""
+    if signal:
+        return f"signal {signal & 127}"
+    return f"exit status {status}" if status else ""
 
 
 def _seconds(clock: str) -> float:
     """Seconds of Slurm's `1-02:03:04`, `2:03`; 0 for what is no time."""
     days, _, rest = clock.rpartition("-")
     try:
-        parts = [int(p) for p in rest.split(":")]
+        parts = [int(part) for part in rest.split(":")]
     except ValueError:
         return 0.0
-    return float(sum(n * 60**i for i, n in enumerate(reversed(parts))) + int(days or 0) * 86400)
+    seconds = 0
+    for part in parts:
+        seconds = seconds * 60 + part
+    return float(seconds + int(days or 0) * 86400)

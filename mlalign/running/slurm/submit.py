@@ -82,17 +82,16 @@ class Run:
         return shlex.join([f"name={self.name}", f"root={self.store.root.parent}"])
 
     def job(self, step: Step, source: Path) -> batch.Job:
-        partial = self.store.root / f"{step.artifact}.partial"
         return batch.Job(
-            step.name,
-            self.name,
-            self.folder,
-            partial,
-            source,
-            step.resources,
-            step.distributed,
-            self.sweep,
-            step.last,
+            step=step.name,
+            run=self.name,
+            folder=self.folder,
+            partial=self.store.root / f"{step.artifact}.partial",
+            source=source,
+            resources=step.resources,
+            distributed=step.distributed,
+            sweep=self.sweep,
+            last=step.last,
         )
 
 
@@ -103,28 +102,25 @@ def texts(run: Run, steps: Sequence[Step]) -> dict[str, str]:
 
 
 def refuse_queued(run: Run, artifacts: Sequence[str], *, anew: bool) -> list[jobs.Live]:
-    """The jobs of this run that wait or run; what waits for something that can no longer come is
-    cancelled.
+    """The jobs of this run that wait or run.
+
+    Those that wait for something that can no longer come are cancelled.
 
     Raises: UserError if there are jobs for steps as they no longer are, or any at all where steps
         are to be computed `anew`.
     """
-    found, doomed = jobs.live(run.folder)
+    live, doomed = jobs.live(run.folder)
     commands.cancel(doomed)
-    other = [one for one in found if anew or one.entry["artifact"] not in artifacts]
-    if other:
-        shown = ", ".join(f"{one.entry['step']} (job {one.entry['job']})" for one in other[:5]) + (
-            ", …" if len(other) > 5 else ""
-        )
-        why = (
-            "force= and from= begin when the queue is empty"
-            if anew
-            else "they were submitted with other settings"
-        )
-        raise UserError(
-            f"name: run {run.name!r} has jobs in the queue: {shown}; {why}: {hint(run)}"
-        )
-    return found
+    in_the_way = [job for job in live if anew or job.entry["artifact"] not in artifacts]
+    if in_the_way:
+        names = [f"{job.entry['step']} (job {job.entry['job']})" for job in in_the_way[:5]]
+        more = ", …" if len(in_the_way) > 5 else ""
+        why = "they were submitted with other settings"
+        if anew:
+            why = "force= and from= begin when the queue is empty"
+        problem = f"run {run.name!r} has jobs in the queue: {', '.join(names)}{more}"
+        raise UserError(f"name: {problem}; {why}: {hint(run)}")
+    return live
 
 
 def hint(run: Run) -> str:
@@ -134,8 +130,9 @@ def hint(run: Run) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Submitted:
-    """The steps that became jobs, and those that must wait until there is room in the queue, with
-    Slurm's words for why.
+    """The steps that became jobs, and those `left` until there is room in the queue.
+
+    `why`: Slurm's words for that.
     """
 
     new: list[Step]
@@ -146,14 +143,14 @@ class Submitted:
 def submit(
     run: Run, steps: Sequence[Step], queued: Sequence[jobs.Live], say: Callable[[str], None]
 ) -> Submitted:
-    """Submit what is neither done nor queued, in the order of the plan, as far as the queue takes
-    it.
+    """Submit what is neither done nor queued, in the order of the plan, until the queue is full.
 
-    An array that is larger than the cluster, or the queue, takes gets fewer tasks, each with more
-    of the shards.
+    An array that is too large for the cluster or the queue gets fewer tasks, each with more of the
+    shards.
+
     Raises: UserError if an input will never be there, or if Slurm refuses a job.
     """
-    waiting = {one.entry["artifact"] for one in queued}
+    waiting = {job.entry["artifact"] for job in queued}
     todo: list[Step] = []
     for step in steps:
         ready = step.done and not any(other.artifact in step.sources.values() for other in todo)
@@ -163,9 +160,11 @@ def submit(
         return Submitted([])
     _check_inputs(run, todo, waiting)
     disks.check(run.store.root.parent)
-    before = jobs.read(run.folder)
-    for told in filter(None, (ended.explain_lost(run.folder, e) for e in _last(before, todo))):
-        say(f"of the attempt before: {told}")
+    for entry in _last(jobs.read(run.folder), todo):
+        explanation = ended.explain_lost(run.folder, entry)
+        if explanation:
+            say(f"of the attempt before: {explanation}")
+
     (run.folder / "logs").mkdir(parents=True, exist_ok=True)
     source = snapshot.take(run.folder, clean=run.cfg.source == "commit")
     snapshot.record(run.folder)
@@ -177,44 +176,41 @@ def _within_arrays(steps: Sequence[Step], say: Callable[[str], None]) -> list[St
     if all((step.resources.get("tasks") or 1) == 1 for step in steps):
         return list(steps)
     most = limits.array_size()
-    found = []
+    within = []
     for step in steps:
         asked = step.resources.get("tasks") or 1
         if asked > most:
-            say(
-                f"{step.name}: {asked} tasks are more than an array may have here (MaxArraySize):"
-                f" {most} take more of the shards each"
-            )
-        found.append(_with_tasks(step, min(asked, most)))
-    return found
+            problem = f"{asked} tasks are more than an array may have here (MaxArraySize)"
+            say(f"{step.name}: {problem}: {most} take more of the shards each")
+        within.append(_with_tasks(step, min(asked, most)))
+    return within
 
 
-def _with_tasks(step: Step, n: int) -> Step:
-    if n == (step.resources.get("tasks") or 1):
+def _with_tasks(step: Step, n_tasks: int) -> Step:
+    if n_tasks == (step.resources.get("tasks") or 1):
         return step
-    resources_ = {**step.resources, "tasks": n}
-    return dataclasses.replace(
-        step, resources=resources_, frozen_step={**step.frozen_step, "resources": resources_}
-    )
+    changed = {**step.resources, "tasks": n_tasks}
+    frozen_step = {**step.frozen_step, "resources": changed}
+    return dataclasses.replace(step, resources=changed, frozen_step=frozen_step)
 
 
 def _last(entries: Sequence[dict], steps: Sequence[Step]) -> list[dict]:
     """The last job of each of these steps."""
-    last = {e["artifact"]: e for e in entries}
+    last = {entry["artifact"]: entry for entry in entries}
     return [last[step.artifact] for step in steps if step.artifact in last]
 
 
 def _check_inputs(run: Run, todo: Sequence[Step], waiting: set[str]) -> None:
     coming = {step.artifact for step in todo} | waiting
-    wrong = [
-        f"{step.name}: its input {name} is neither there nor in the queue; run without only=, or"
-        f" with from={name}"
-        for step in todo
-        for name, artifact in step.sources.items()
-        if artifact not in coming and not (run.store.root / artifact / "manifest.json").is_file()
-    ]
-    if wrong:
-        raise UserError(*wrong)
+    errors = []
+    for step in todo:
+        for name, artifact in step.sources.items():
+            is_there = (run.store.root / artifact / store.MANIFEST).is_file()
+            if not is_there and artifact not in coming:
+                problem = f"{step.name}: its input {name} is neither there nor in the queue"
+                errors.append(f"{problem}; run without only=, or with from={name}")
+    if errors:
+        raise UserError(*errors)
 
 
 def _submit_all(
@@ -224,19 +220,20 @@ def _submit_all(
     queued: Sequence[jobs.Live],
     say: Callable[[str], None],
 ) -> Submitted:
-    """Write and submit one job after the other; a refusal undoes the whole submission.
+    """Write and submit one job after the other.
 
-    A full queue only ends it.
+    A refusal undoes the whole submission; a full queue only ends it.
     """
-    ids: dict[str, list[str]] = {}
-    for one in queued:
-        ids.setdefault(one.entry["artifact"], []).append(one.entry["job"])
+    ids: dict[str, list[str]] = {}  # artifact -> the jobs that make it
+    for live in queued:
+        ids.setdefault(live.entry["artifact"], []).append(live.entry["job"])
     submitted: list[str] = []
     try:
         for number, step in enumerate(todo):
-            after = sorted(
-                {i for artifact in step.sources.values() for i in ids.get(artifact, [])}, key=int
-            )
+            awaited: set[str] = set()
+            for artifact in step.sources.values():
+                awaited.update(ids.get(artifact, []))
+            after = sorted(awaited, key=int)
             try:
                 new, job = _sbatch(run, step, source, after, say, shrink=not ids)
             except _Full as full:
@@ -245,19 +242,17 @@ def _submit_all(
                 return Submitted(list(todo[:number]), list(todo[number:]), full.words)
             submitted.append(new)
             ids[step.artifact] = [new]
-            jobs.append(
-                run.folder,
-                {
-                    "job": new,
-                    "step": step.name,
-                    "artifact": step.artifact,
-                    "tasks": job.tasks,
-                    "script": job.script.name,
-                    "log": job.log,
-                    "after": after,
-                    "continues": None,
-                },
-            )
+            entry = {
+                "job": new,
+                "step": step.name,
+                "artifact": step.artifact,
+                "tasks": job.tasks,
+                "script": job.script.name,
+                "log": job.log,
+                "after": after,
+                "continues": None,
+            }
+            jobs.append(run.folder, entry)
     except BaseException as error:
         _undo(submitted, error)
         raise
@@ -270,34 +265,29 @@ def _undo(submitted: Sequence[str], error: BaseException) -> None:
         return
     try:
         commands.cancel(submitted)
-        told = (
-            f"the {len(submitted)} jobs submitted before it were cancelled ({submitted[0]} to"
-            f" {submitted[-1]})"
-        )
+        span = f"{submitted[0]} to {submitted[-1]}"
+        message = f"the {len(submitted)} jobs submitted before it were cancelled ({span})"
     except UserError as second:
-        told = (
-            f"jobs {', '.join(submitted)} were submitted before it and could not be cancelled"
-            f" ({second}): scancel {' '.join(submitted)}"
-        )
+        problem = f"were submitted before it and could not be cancelled ({second})"
+        message = f"jobs {', '.join(submitted)} {problem}: scancel {' '.join(submitted)}"
     if isinstance(error, UserError):
-        error.messages.append(told)
+        error.messages.append(message)
     else:
-        error.add_note(told)
+        error.add_note(message)
 
 
 def _write(run: Run, step: Step, job: batch.Job) -> None:
     """Freeze a step: its configuration and its script."""
-    of_run, of_step = (
-        (run.folder / f"{job.file}.cancelled", job.failed),
-        (job.partial / "STOP", job.partial / "outcome.json"),
-    )
-    of_tasks = (
-        path
-        for pattern in ("*.turns.json", "*.outcome.json")
-        for path in (job.partial / "parts").glob(pattern)
-    )
-    for left in (*of_run, *of_step, *of_tasks):  # of an earlier attempt
-        left.unlink(missing_ok=True)
+    leftovers = [
+        run.folder / f"{job.file}.cancelled",
+        job.failed,
+        job.partial / "STOP",
+        job.partial / "outcome.json",
+        *(job.partial / "parts").glob("*.turns.json"),
+        *(job.partial / "parts").glob("*.outcome.json"),
+    ]
+    for leftover in leftovers:  # of an earlier attempt
+        leftover.unlink(missing_ok=True)
     how = {"requeue": run.cfg.requeue, "options": batch.options(job, run.cfg)}
     store.write_json(job.frozen, {**step.frozen_step, "store": str(run.store.root), "slurm": how})
     job.script.write_text(batch.script(job, run.cfg), encoding="utf-8")
@@ -342,29 +332,25 @@ def _sbatch(
             tasks = max(1, tasks // 2)
             continue
         if tasks < asked:
-            say(
-                f"{step.name}: the queue does not take {asked} tasks at a time: {tasks} take more"
-                " of the shards each"
-            )
+            problem = f"the queue does not take {asked} tasks at a time"
+            say(f"{step.name}: {problem}: {tasks} take more of the shards each")
         return new, job
 
 
 def _refused(run: Run, step: Step, words: str) -> UserError:
     """Slurm's words, with the keys that most likely have to do with them."""
-    causes = [name for pattern, names in CAUSES if re.search(pattern, words) for name in names]
-    told = {
-        name: resources.set_by(name, run.root, step.stage, step.name, step.asked)
-        for name in dict.fromkeys(causes)
-    }
-    keys = [
-        f"{key} ({step.resources[name]})"
-        for name, key in told.items()
-        if key and step.resources.get(name)
-    ]
+    causes: list[str] = []
+    for pattern, names in CAUSES:
+        if re.search(pattern, words):
+            causes += names
+    keys = []
+    for name in dict.fromkeys(causes):
+        key = resources.set_by(name, run.root, step.stage, step.name, step.asked)
+        if key and step.resources.get(name):
+            keys.append(f"{key} ({step.resources[name]})")
+
     mend = f"; see {', '.join(keys)}" if keys else ""
     if limits.is_full(words):
-        mend = (
-            "; wait until other jobs have ended, or choose another launcher.qos or"
-            f" launcher.account{mend}"
-        )
+        wait = "wait until other jobs have ended, or choose another launcher.qos or"
+        mend = f"; {wait} launcher.account{mend}"
     return UserError(f"{step.name}: Slurm refused the job: {words}{mend}")
