@@ -1,9 +1,9 @@
 """The text of a step's batch script: a pure function of the step and the launcher's configuration.
 
 The batch shell begins the step on its frozen configuration, runs it in the background and waits.
-When Slurm gives notice of the time limit or of a preemption the shell leaves a STOP file; the step
-saves its state and ends with status 75. A step that is not done in time is ended, and loses the
-shard or the training step it was at. Then, and when a step fails, `mlalign.running.slurm.ended`
+When Slurm announces the time limit or a preemption, the shell writes a STOP file; the step saves
+its state and ends with status 75. A step that does not end in time is killed, and loses the shard
+or the training step it was at. Then, and when a step fails, `mlalign.running.slurm.ended`
 decides: back to the queue, a further job, or an explanation.
 """
 
@@ -75,7 +75,7 @@ class Job:
 
     @property
     def failed(self) -> Path:
-        """Where the explanation of a bad end stands."""
+        """The file that explains a bad end."""
         return failed_file(self.folder, self.step)
 
     @property
@@ -116,11 +116,12 @@ def script(job: Job, cfg: Slurm) -> str:
 
 
 def options(job: Job, cfg: Slurm) -> list[str]:
-    """`--name=value` for every option of sbatch: ours, then what resources become, then those given
-    verbatim.
+    """`--name=value` for every option of sbatch.
+
+    Ours come first, then those that resources become, then those that are given verbatim.
     """
     log = str(job.folder).replace("%", "%%") + "/" + job.log
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "job-name": file_name(f"{job.run}/{job.step}", "/"),
         "output": log,
         "open-mode": "append",
@@ -131,42 +132,44 @@ def options(job: Job, cfg: Slurm) -> list[str]:
         "ntasks-per-node": 1,
     }
     if job.is_array:
-        found["array"] = f"0-{job.tasks - 1}"
-    found |= {
-        OPTIONS[name]: _time(value) if name == "time" else value
-        for name, value in job.resources.items()
-        if name in OPTIONS
-    }
-    if gpus := job.resources.get("gpus"):
-        found["gpus-per-node"] = job.resources.get("devices", 1) if job.distributed else gpus
-    found |= job.resources.get("sbatch") or {}
-    return [
-        f"--{name}" if value is True else f"--{name}={_quoted(value)}"
-        for name, value in found.items()
-        if value not in (None, False)
-    ]
+        values["array"] = f"0-{job.tasks - 1}"
+    for name, value in job.resources.items():
+        if name in OPTIONS:
+            values[OPTIONS[name]] = _time(value) if name == "time" else value
+    gpus = job.resources.get("gpus")
+    if gpus:
+        devices = job.resources.get("devices", 1)
+        values["gpus-per-node"] = devices if job.distributed else gpus
+    values |= job.resources.get("sbatch") or {}
+
+    options = []
+    for name, value in values.items():
+        if value is True:
+            options.append(f"--{name}")
+        elif value not in (None, False):
+            options.append(f"--{name}={_quoted(value)}")
+    return options
 
 
 def _time(value: str | None) -> str | None:
     """`90 min` and `3 h` in the form that sbatch takes."""
-    if value is None or not (worded := re.fullmatch(r"(\d+) ?(min|h)", value)):
+    in_words = re.fullmatch(r"(\d+) ?(min|h)", value) if value is not None else None
+    if in_words is None:
         return value
-    return f"{int(worded[1]) * (60 if worded[2] == 'h' else 1)}"
+    minutes = 60 if in_words[2] == "h" else 1
+    return f"{int(in_words[1]) * minutes}"
 
 
 def _ask(job: Job) -> list[str]:
-    """Before all else: what to do when a signal comes.
+    """What to do when a signal comes; this is first in the script.
 
-    USR1 comes from Slurm ahead of the time limit, TERM with the end; bash sees them
-    while it waits, and between two commands.
+    Slurm sends USR1 ahead of the time limit, and TERM at the end. Bash handles them while it waits,
+    and between two commands.
     """
+    stop = "parts/$SLURM_ARRAY_TASK_ID.STOP" if job.is_array else "STOP"
     return [
         f"partial={shlex.quote(str(job.partial))}",
-        (
-            'stop="$partial/parts/$SLURM_ARRAY_TASK_ID.STOP"'
-            if job.is_array
-            else 'stop="$partial/STOP"'
-        ),
+        f'stop="$partial/{stop}"',
         "asked='' timer=''",
         'ask() { asked=1; touch -- "$stop" 2>/dev/null; }',
         "trap ask USR1 TERM",
@@ -175,34 +178,34 @@ def _ask(job: Job) -> list[str]:
 
 
 def _environment(job: Job, cfg: Slurm) -> list[str]:
-    devices = job.resources.get("devices") or 1
-    threads = job.resources.get("threads") or (
-        max(1, job.resources["cpus"] // devices) if job.resources.get("cpus") else None
-    )
-    ours = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"} | (
-        {"HF_HUB_OFFLINE": "1"} if cfg.offline else {}
-    )
-    lines = [f"export {name}={_word(value)}" for name, value in (ours | cfg.environment).items()]
-    lines += [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}"] if threads else []
-    return lines + (
-        ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"] if job.resources.get("cpus") else []
-    )
+    cpus = job.resources.get("cpus")
+    threads = job.resources.get("threads")
+    if not threads and cpus:
+        devices = job.resources.get("devices") or 1
+        threads = max(1, cpus // devices)
+
+    variables = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    if cfg.offline:
+        variables["HF_HUB_OFFLINE"] = "1"
+    variables |= cfg.environment
+    lines = [f"export {name}={_word(value)}" for name, value in variables.items()]
+    if threads:
+        lines.append(f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}")
+    if cpus:
+        lines.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")
+    return lines
 
 
 def _names(job: Job, cfg: Slurm) -> list[str]:
     """What the rest of the script calls by name."""
     python = " ".join(map(_word, [*cfg.prefix, cfg.python or sys.executable]))
-    outside = (
-        " ".join(["srun --overlap --nodes=1 --ntasks=1", *map(_word, cfg.srun), ""])
-        if cfg.srun
-        else ""
-    )
-    index = "$SLURM_ARRAY_TASK_ID"
-    own = (
-        f"part={index}/{job.tasks} job={'${SLURM_ARRAY_JOB_ID}_'}{index}"
-        if job.is_array
-        else "part=0/1 job=$SLURM_JOB_ID"
-    )
+    outside = ""
+    if cfg.srun:
+        outside = " ".join(["srun --overlap --nodes=1 --ntasks=1", *map(_word, cfg.srun), ""])
+    own = "part=0/1 job=$SLURM_JOB_ID"
+    if job.is_array:
+        index = "$SLURM_ARRAY_TASK_ID"
+        own = f"part={index}/{job.tasks} job=${{SLURM_ARRAY_JOB_ID}}_{index}"
     return [
         f"frozen={shlex.quote(str(job.frozen))}",
         f"failed={shlex.quote(str(job.failed))}",
@@ -215,27 +218,26 @@ def _names(job: Job, cfg: Slurm) -> list[str]:
 
 
 def _results(job: Job) -> str:
-    """Write the results of the sweep anew where a variant has come to its end: with its last steps,
-    or because a step failed.
-    """
+    """Write the sweep's results anew when a variant ends: with its last steps, or by a failure."""
     run_dir = job.folder.parent
-    results = (
-        f"results name={shlex.quote(run_dir.name)} root={shlex.quote(str(run_dir.parent.parent))}"
-    )
+    root = run_dir.parent.parent
+    results = f"results name={shlex.quote(run_dir.name)} root={shlex.quote(str(root))}"
     when = "results" if job.last else "'[ \"$?\" -eq 0 ] || results'"
-    return (
-        f"""results() {{ "${{helper[@]}}" -m mlalign {results} >/dev/null; }}\ntrap {when} EXIT"""
-    )
+    function = f"""results() {{ "${{helper[@]}}" -m mlalign {results} >/dev/null; }}"""
+    return f"{function}\ntrap {when} EXIT"
 
 
+# A backslash at the end of a line joins it with the next one in Python, not in the script.
 SEES = """\
 if ! [ -r "$frozen" ]; then
-  echo "error: node $(hostname) does not see $frozen: root= must lie on a disk that the nodes share" >&2
+  echo "error: node $(hostname) does not see $frozen: root= must lie on a disk\
+ that the nodes share" >&2
   exit 78
 fi"""
 
 BEGIN = f"""\
-end() {{ "${{helper[@]}}" -m mlalign.running.slurm.ended "$frozen" "$1" --part "$part" --job "$job" --log "$log"; exit; }}
+end() {{ "${{helper[@]}}" -m mlalign.running.slurm.ended "$frozen" "$1" --part "$part" --job "$job"\
+ --log "$log"; exit; }}
 
 grep -qs "job $job on " "$failed" && rm -f -- "$failed"
 "${{helper[@]}}" -m mlalign.step --begin "$frozen" --part "$part"
@@ -257,12 +259,13 @@ status=$?
 if [ -n "$timer" ] && ! kill "$timer" 2>/dev/null; then status=75; fi
 [ "$status" -eq 0 ] || end "$status\""""
 
-# The first node by name, or by the address that it is reached at where names do not resolve, and a
-# port that is free there.
+# The first node, by its name or, where names do not resolve, its address; and a free port there.
 RENDEZVOUS = """\
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-getent hosts "$head" >/dev/null || head=$(srun --nodes=1 --ntasks=1 --nodelist="$head" printenv SLURM_LAUNCH_NODE_IPADDR)
-port=$("${helper[@]}" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+getent hosts "$head" >/dev/null || head=$(srun --nodes=1 --ntasks=1 --nodelist="$head" printenv\
+ SLURM_LAUNCH_NODE_IPADDR)
+port=$("${helper[@]}" -c 'import socket; s = socket.socket(); s.bind(("", 0));\
+ print(s.getsockname()[1])')
 """
 
 
@@ -271,32 +274,28 @@ def _n_nodes(job: Job) -> int:
 
 
 def _command(job: Job, cfg: Slurm) -> str:
-    """srun of the step on the job's nodes; of torchrun with one rank a device where there are
-    several.
-    """
-    nodes, devices = _n_nodes(job), (job.resources.get("devices") or 1) if job.distributed else 1
-    srun = " ".join(
-        [f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1", *map(_word, cfg.srun)]
-    )
+    """The command of the step under srun; with several ranks, that of torchrun on each node."""
+    nodes = _n_nodes(job)
+    devices = (job.resources.get("devices") or 1) if job.distributed else 1
+    start = f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1"
+    srun = " ".join([start, *map(_word, cfg.srun)])
     step = '-m mlalign.step "$partial/config.yaml"'
     if nodes * devices == 1:
         return f'{srun} "${{python[@]}}" {step} --part "$part"'
-    meeting = (
-        '--rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$head:$port"'
-        if nodes > 1
-        else "--standalone"
-    )
-    return (
-        f'{srun} "${{python[@]}}" -m torch.distributed.run --nnodes={nodes}'
-        f" --nproc_per_node={devices} {meeting} {step}"
-    )
+
+    meeting = "--standalone"
+    if nodes > 1:
+        meeting = '--rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$head:$port"'
+    torchrun = f"-m torch.distributed.run --nnodes={nodes} --nproc_per_node={devices} {meeting}"
+    return f'{srun} "${{python[@]}}" {torchrun} {step}'
 
 
 def _word(text: str) -> str:
-    """A word of shell in which variables (`$SCRATCH/models`) stand for their values, and nothing
-    else has a meaning.
-    """
-    return '"' + re.sub(r'(["\\`]|\$\()', r"\\\1", text) + '"' if "$" in text else shlex.quote(text)
+    """A word of shell in which variables (`$SCRATCH/models`) are the only thing with a meaning."""
+    if "$" not in text:
+        return shlex.quote(text)
+    escaped = re.sub(r'(["\\`]|\$\()', r"\\\1", text)
+    return f'"{escaped}"'
 
 
 def _quoted(value: Any) -> str:
