@@ -9,20 +9,23 @@ from mlalign.core.weight_files import read_object
 
 
 def problems(nodes: Mapping[str, Any]) -> list[str]:
-    """What steps of a plan would give vLLM although it cannot serve it, as messages that name both
-    steps; `nodes`: name -> Node."""
-    found = []
+    """A message for each adapter that a step would give vLLM although vLLM cannot serve it.
+
+    It names both steps. `nodes`: name -> Node.
+    """
+    messages = []
     for node in nodes.values():
         for slot, value in _given_to_vllm(node):
             for place, peft in _adapters(value, nodes):
                 refused = refused_by_vllm(peft)
                 if refused:
-                    found.append(
-                        f"steps.{node.step.template}.inputs.{slot}: vLLM serves no adapter with"
-                        f" {', '.join(refused)} ({place}); train another adapter or full weights,"
-                        " or generate with engine=transformers"
+                    problem = f"vLLM serves no adapter with {', '.join(refused)} ({place})"
+                    mend = (
+                        "train another adapter or full weights, or generate with"
+                        " engine=transformers"
                     )
-    return list(dict.fromkeys(found))
+                    messages.append(f"steps.{node.step.template}.inputs.{slot}: {problem}; {mend}")
+    return list(dict.fromkeys(messages))
 
 
 def _given_to_vllm(node: Any) -> Iterator[tuple[str, Any]]:
@@ -31,23 +34,21 @@ def _given_to_vllm(node: Any) -> Iterator[tuple[str, Any]]:
     if getattr(engine, "name", None) == "vllm" or getattr(node.config, "backend", None) == "vllm":
         yield "model", node.inputs.get("model")
     for scorer in node.inputs.get("scorers") or []:
-        if (
-            scorer.get("family") == "judge"
-            and (scorer.get("engine") or {}).get("name", "vllm") == "vllm"
-        ):
+        engine_name = (scorer.get("engine") or {}).get("name", "vllm")
+        if scorer.get("family") == "judge" and engine_name == "vllm":
             yield "scorers", scorer.get("path")
 
 
 def _adapters(value: Any, nodes: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Where the adapters that an input can stand for are configured, and how; nothing for full
-    models."""
+    """The adapters that an input can stand for: where each is configured, and how."""
     if isinstance(value, str):
         value = {"path": value}
     if not isinstance(value, Mapping):
         return
     if "artifact" not in value:
         folder = Path(str(value.get("path"))).expanduser()
-        folder = folder / "model" if (folder / "model" / CONFIG).is_file() else folder
+        if (folder / "model" / CONFIG).is_file():
+            folder = folder / "model"
         if (folder / CONFIG).is_file():
             yield str(folder / CONFIG), read_object(folder / CONFIG)
         return
@@ -57,7 +58,7 @@ def _adapters(value: Any, nodes: Mapping[str, Any]) -> Iterator[tuple[str, Mappi
         for candidate in candidates if isinstance(candidates, list) else [candidates]:
             yield from _adapters(candidate, nodes)
     elif getattr(node.config, "peft", None) is not None:
-        began = list(
-            _adapters(node.inputs.get("model"), nodes)
-        )  # training goes on in an adapter, whose own settings stay
-        yield from began or [(f"steps.{node.step.template}.config.peft", node.config.peft)]
+        # Training that starts from an adapter goes on in it, with the adapter's own settings.
+        started_from = list(_adapters(node.inputs.get("model"), nodes))
+        own = (f"steps.{node.step.template}.config.peft", node.config.peft)
+        yield from started_from or [own]

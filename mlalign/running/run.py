@@ -75,12 +75,12 @@ def run_some(
 def check(plan: Plan) -> None:
     """Raises: UserError with all that keeps the steps from running where they are to run."""
     launcher = _launcher(plan)
-    on_slurm = isinstance(launcher, launchers.Slurm)
-    problems = []
-    # Nobody sees from here what is installed in an environment of the nodes' own.
-    if not (on_slurm and (launcher.python or launcher.prefix or launcher.srun)):
-        problems += plan.problems()
-    if on_slurm and launcher.offline:
+    # What is installed in an environment of the nodes' own cannot be seen from here.
+    is_elsewhere = isinstance(launcher, launchers.Slurm) and bool(
+        launcher.python or launcher.prefix or launcher.srun
+    )
+    problems = [] if is_elsewhere else plan.problems()
+    if isinstance(launcher, launchers.Slurm) and launcher.offline:
         problems += hub.missing(plan)
     if problems:
         raise UserError(*problems)

@@ -2,10 +2,10 @@
 steps, while a step hangs.
 
 It claims `runs/NAME/claims/run-ID`. A file `.run-ID.stop` beside that asks it to stop:
-`{"now": …, "artifacts": […] or null}`, with artifacts only if it is at one of them. A thread looks
-for that file and sends this process SIGTERM, so that being asked, Ctrl-C and SIGTERM are one thing:
-a step that runs is asked to save its state (`running.local`), and at any other moment the run just
-ends.
+`{"now": …, "artifacts": […] or null}`, with artifacts only if it works on one of them. A thread
+looks for that file and sends this process SIGTERM, so a request, Ctrl-C and SIGTERM have the same
+effect: a running step is asked to save its state (`running.local`), and at any other moment the run
+just ends.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ PREFIX = "run-"
 class Running:
     """What a run's process knows of itself.
 
-    `artifact`: of the step it is at; `follows`: it only watches Slurm jobs.
+    `artifact`: that of the step it runs. `follows`: it only watches Slurm jobs. `asked`: whether it
+    was asked to stop, and `now`: at once.
     """
 
     def __init__(self) -> None:
@@ -43,13 +44,13 @@ current = Running()
 def registered(run_dir: Path | None, process: Running) -> Iterator[None]:
     """Be a run's process: `cancel` finds it, and SIGTERM ends it as Ctrl-C does.
 
-    Where the run's directory is not known or cannot be written, only the latter.
+    If the run's directory is unknown or cannot be written, only the latter holds.
     """
     global current  # noqa: PLW0603  # there is one run in a process
-    before, current = current, process
-    handlers = {
-        number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = current
+    current = process
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, _interrupt) for number in signals}
     made = [] if run_dir is None else _missing(run_dir / "claims")
     try:
         with contextlib.ExitStack() as stack:
@@ -73,7 +74,8 @@ def _missing(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _claimed(run_dir: Path) -> Iterator[None]:
-    name, ended = f"{PREFIX}{uuid.uuid4().hex[:12]}", threading.Event()
+    name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
+    ended = threading.Event()
     request = _request(run_dir, name)
     with claims.claim(run_dir, name):
         thread = threading.Thread(target=_watch, args=(request, current, ended), daemon=True)
@@ -102,13 +104,14 @@ def _watch(request: Path, running: Running, ended: threading.Event) -> None:
     while not ended.wait(POLL_S):
         if not request.exists():
             continue
-        with contextlib.suppress(UserError, OSError):  # taken back in this moment
+        with contextlib.suppress(UserError, OSError):  # the request was taken back at this moment
             asked = store.read_json(request, {"artifacts": (list, type(None))})
-            meant = asked["artifacts"] is None or running.artifact in asked["artifacts"]
-            if not meant or running.follows:  # of jobs in the queue `cancel` takes care itself
+            is_meant = asked["artifacts"] is None or running.artifact in asked["artifacts"]
+            if not is_meant or running.follows:  # `cancel` itself ends the jobs in the queue
                 request.unlink(missing_ok=True)
             elif not running.asked or (asked["now"] and not running.now):
-                running.asked, running.now = True, asked["now"]
+                running.asked = True
+                running.now = asked["now"]
                 signal.pthread_kill(main, signal.SIGTERM)
 
 
@@ -126,28 +129,25 @@ def ask(run_dir: Path, owner: claims.Owner, *, now: bool, artifacts: Sequence[st
 
 
 def has_refused(run_dir: Path, owner: claims.Owner) -> bool:
-    """Whether a process that was asked a while ago goes on: it is at none of the artifacts that it
-    was asked about.
-    """
+    """Whether a process that was asked a while ago goes on, since it works on other artifacts."""
     refused = not _request(run_dir, owner["claim"]).exists()
     return refused and owner["claim"] in {other["claim"] for other in processes(run_dir)}
 
 
 def directory(arguments: Sequence[str]) -> Path | None:
-    """The directory of the run that these arguments mean, before anything is planned; None where
-    they do not tell.
+    """The directory of the run that these arguments mean, before anything is planned.
+
+    None if they do not say.
     """
-    given = {}
+    values = {}
     for argument in arguments:
         key = argument.partition("=")[0]
         if key in ("root", "name", "recipe"):
             override = config.by_grammar(argument, [])
-            given[key] = (
-                None
-                if override is None or override.is_sweep_override()
-                else config.plain(override.value())
-            )
-    name = str(given.get("name") or given.get("recipe") or "")
+            values[key] = None
+            if override is not None and not override.is_sweep_override():
+                values[key] = config.plain(override.value())
+    name = str(values.get("name") or values.get("recipe") or "")
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         return None
-    return Path(str(given.get("root") or ".")).expanduser().absolute() / "runs" / name
+    return Path(str(values.get("root") or ".")).expanduser().absolute() / "runs" / name

@@ -1,8 +1,9 @@
-"""Whether small updates reach the weights: bfloat16 holds 8 significant bits, and an update below
-half a step of them is lost.
+"""Whether small updates reach the weights: bfloat16 has 8 significant bits, and an update of less
+than half a step is lost.
 
-Adam moves a weight by about the learning rate. A weight of 0.02 (the usual scale) is held in steps
-of 1.2e-4, so that at 5e-7 almost nothing moves. Who keeps a float32 copy of what is trained:
+Adam moves a weight by about the learning rate. Around a weight of 0.02 (the usual scale), numbers
+in bfloat16 are 1.2e-4 apart, so at a rate of 5e-7 almost nothing moves. These keep a float32 copy
+of what is trained:
 
     dtype=float32               the weights themselves; trainer.bf16 concerns the arithmetic only
     bfloat16 LoRA               adapters are float32 on any base but a quantised one
@@ -19,8 +20,10 @@ SMALL = 1e-4
 
 
 def lost_updates(cfg: Any, learning_rate: float, stored: str, bf16: bool) -> str | None:
-    """A warning if training would change next to nothing; None otherwise. `stored`: the dtype of
-    the weights, where cfg says auto."""
+    """A warning if training would change next to nothing; None otherwise.
+
+    `stored`: the dtype of the weights where the configuration says auto.
+    """
     dtype = stored if cfg.dtype == "auto" else cfg.dtype
     copied = cfg.deepspeed is not None and (zero_stage(cfg.deepspeed) > 0 or bf16)
     if not 0 < learning_rate <= SMALL or copied:

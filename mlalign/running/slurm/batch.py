@@ -308,11 +308,10 @@ def _quoted(value: Any) -> str:
         raise UserError(
             f"{text!r}: sbatch cannot take control characters; choose another root= or name="
         )
-    return (
-        '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
-        if re.search(r"[^\w@%+=:,./\[\]-]", text)
-        else text
-    )
+    if not re.search(r"[^\w@%+=:,./\[\]-]", text):
+        return text
+    escaped = re.sub(r'(["\\])', r"\\\1", text)
+    return f'"{escaped}"'
 
 
 def failed_file(folder: Path, step: str) -> Path:
@@ -325,8 +324,9 @@ def one_line(text: str) -> str:
 
 
 def file_name(text: str, besides: str = "") -> str:
-    """A name that is safe in paths, in job names and in Slurm's `%` patterns; unlike names stay
-    unlike.
-    """
+    """A name that is safe in paths, job names and Slurm's `%` patterns; different names stay so."""
     safe = re.sub(rf"[^\w.\-\[\],@+={besides}]", "_", text)
-    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    if safe == text:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{safe}-{digest[:6]}"
