@@ -58,8 +58,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 1 a person's mistake or a failed step, 75
-    stopped on request."""
+    """Entry point; returns the exit status.
+
+    0: done; 1: a person's mistake or a failed step; 75: stopped on request.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments else "--help"
     prepare()

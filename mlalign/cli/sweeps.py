@@ -85,8 +85,7 @@ KEYS = ("name", "root", "metric", "direction")
 
 
 def show_results(argv: Sequence[str]) -> int:
-    """The command `mlalign results name=SWEEP [metric=NAME]`: a sweep's results so far, by any
-    metric."""
+    """The command `mlalign results name=SWEEP [metric=NAME]`: results so far, by any metric."""
     arguments = _arguments(argv)
     root = commands.root_of(arguments)
     name = arguments.get("name", "")

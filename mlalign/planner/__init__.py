@@ -1,2 +1,1 @@
-"""What a step will need: memory by named tensors, time by operations. Arithmetic without heavy
-imports."""
+"""What a step will need: memory by named tensors, time by operations. Imports nothing heavy."""

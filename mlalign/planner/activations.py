@@ -16,8 +16,7 @@ from mlalign.planner.architecture import Architecture
 
 
 class Precision(NamedTuple):
-    """Bytes of a stored weight, of a number in a matrix product (`compute`), and of the residual
-    stream.
+    """Bytes of a stored weight, of a number in a product (`compute`), and of the residual stream.
 
     Plain float32: 4, 4, 4. bfloat16 weights: 2, 2, 2. float32 weights under autocast: 4, 2, 4; then
     every linear layer casts its input to a copy of its own, and the cast weights are kept too.
@@ -38,8 +37,10 @@ def precision(weight_bytes: int, autocast: bool) -> Precision:
 
 
 class Batch(NamedTuple):
-    """Sequences on a device at a time. `masked`: they differ in length, so attention gets a
-    mask."""
+    """Sequences on a device at a time.
+
+    `masked`: they differ in length, so attention gets a mask.
+    """
 
     sequences: int
     length: int
@@ -51,8 +52,10 @@ class Batch(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What is trained: all weights, or LoRA matrices of `rank` on `targets` (`lora_bytes` a
-    number)."""
+    """What is trained: all weights, or LoRA matrices of `rank` on `targets`.
+
+    `lora_bytes`: bytes of a number in those matrices.
+    """
 
     rank: int = 0
     targets: frozenset[str] = frozenset()
@@ -120,8 +123,7 @@ def _inputs(
     trained: Trained,
     names: tuple[str, ...],
 ) -> int:
-    """The input that several linear layers share, or each one's cast copy; frozen layers keep
-    none."""
+    """The shared input of linear layers, or the cast copy of each; frozen layers keep none."""
     size = a.linears()[names[0]][0]
     if trained.full:
         n_copies = len(names) if p.casts else 1
@@ -132,8 +134,7 @@ def _inputs(
 
 
 def _copies(p: Precision, trained: Trained) -> bool:
-    """Whether peft casts each adapter's input: if the adapter's dtype is not that of the
-    products."""
+    """Whether peft casts each adapter's input: if its dtype is not that of the products."""
     return trained.lora_bytes != p.compute
 
 
@@ -168,8 +169,10 @@ def _mlp(a: Architecture, t: int, p: Precision, trained: Trained) -> int:
 
 
 def _experts(a: Architecture, t: int, p: Precision) -> int:
-    """For each token and expert: input, gate, other factor, activation, product, output; the
-    router's softmax."""
+    """For each token and expert: input, gate, other factor, activation, product and output.
+
+    The router's softmax comes on top.
+    """
     each = 4 * a.expert_size + 2 * a.hidden_size
     return t * a.experts_per_token * each * p.compute + 4 * t * a.n_experts
 
@@ -190,8 +193,10 @@ def of_model(a: Architecture, batch: Batch, p: Precision, trained: Trained) -> C
 
 
 def checkpointed(a: Architecture, batch: Batch, p: Precision) -> int:
-    """With gradient checkpointing a layer keeps only its input (Chen et al. 2016); layers share
-    masks."""
+    """With gradient checkpointing a layer keeps only its input (Chen et al. 2016).
+
+    Layers share masks.
+    """
     mask = batch.sequences * batch.length**2 if batch.masked or a.n_sliding else 0
     return a.n_layers * batch.tokens * a.hidden_size * p.stream + mask
 
@@ -206,8 +211,7 @@ def largest_layer(a: Architecture, batch: Batch, p: Precision, trained: Trained)
 
 
 def _kinds(a: Architecture) -> list[tuple[bool, bool, int]]:
-    """(sliding, sparse, number of such layers). Sizes do not depend on how the two kinds
-    coincide."""
+    """(sliding, sparse, number of such layers); how the two kinds coincide changes no size."""
     if a.n_sparse in (0, a.n_layers):
         sparse = bool(a.n_sparse)
         return [(True, sparse, a.n_sliding), (False, sparse, a.n_layers - a.n_sliding)]

@@ -47,8 +47,10 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class Architecture(NamedTuple):
-    """A decoder. Experts (`n_experts`, `experts_per_token`, `expert_size`) are in `n_sparse`
-    layers."""
+    """A decoder.
+
+    `n_sparse` of its layers have experts: `n_experts`, `experts_per_token`, `expert_size`.
+    """
 
     family: str
     vocab_size: int
@@ -89,8 +91,7 @@ class Architecture(NamedTuple):
         return self.vocab_size * self.hidden_size
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of the linear layers of one dense layer, by their names in
-        transformers."""
+        """(inputs, outputs) of the linear layers of a dense layer, by transformers' names."""
         h, q, kv, f = self.hidden_size, self.q_size, self.kv_size, self.intermediate_size
         return {
             "q_proj": (h, q),
@@ -103,8 +104,10 @@ class Architecture(NamedTuple):
         }
 
     def adaptable(self) -> dict[str, tuple[int, int]]:
-        """The linear layers that LoRA can adapt; experts are one 3-D tensor, which peft leaves
-        alone."""
+        """The linear layers that LoRA can adapt.
+
+        Experts are one 3-D tensor, which peft leaves alone.
+        """
         linears = self.linears()
         return {name: linears[name] for name in ATTENTION} if self.n_sparse else linears
 
@@ -147,8 +150,10 @@ class Architecture(NamedTuple):
         return 0 if self.tied else self.embedding
 
     def parameters(self, task: str = "causal") -> int:
-        """All parameters, tied ones once; equal to what transformers counts on the model
-        (tested)."""
+        """All parameters, tied ones once.
+
+        This equals what transformers counts on the model (tested).
+        """
         return self.embedding + self.layers() + self.hidden_size + self.head(task)
 
     def layer_parameters(self) -> int:
@@ -161,8 +166,10 @@ class Architecture(NamedTuple):
         return self.n_layers * self.lora_of_layer(rank, targets)
 
     def lora_of_layer(self, rank: int, targets: frozenset[str]) -> int:
-        """Matrices A (rank x inputs) and B (outputs x rank) (Hu et al. 2021, section 4.1) of one
-        layer."""
+        """Matrices A (rank x inputs) and B (outputs x rank) of one layer.
+
+        Source: Hu et al. 2021, section 4.1.
+        """
         shapes = [shape for name, shape in self.adaptable().items() if name in targets]
         return rank * sum(inputs + outputs for inputs, outputs in shapes)
 
@@ -188,8 +195,10 @@ def from_config(config: Mapping[str, Any]) -> Architecture | None:
 
 
 def _architecture(family: str, c: Mapping[str, Any], config: Mapping[str, Any]) -> Architecture:
-    """From the decoder's values with defaults (`c`), and the whole file, which wins for ties and
-    dtype."""
+    """From the decoder's values with defaults (`c`).
+
+    For ties and dtype the whole file wins.
+    """
     traits = FAMILIES[family]
     heads = c["num_attention_heads"]
     bias = bool(c.get("attention_bias", False))
@@ -235,8 +244,7 @@ def _experts(c: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _sliding(family: str, c: Mapping[str, Any]) -> tuple[int | None, int]:
-    """(window, number of layers that have one), by `layer_types`, or by the rule for older
-    files."""
+    """(window, number of layers with one), by `layer_types` or the rule for older files."""
     n, window = c["num_hidden_layers"], c.get("sliding_window")
     if not window:
         return None, 0
@@ -265,8 +273,7 @@ def defaults(family: str) -> dict[str, Any]:
 
 
 def _literal(text: str) -> Any:
-    """The value of a literal or of a product of integers such as `1024 * 8`; None for anything
-    else."""
+    """The value of a literal or of a product of integers such as `1024 * 8`; else None."""
     if re.fullmatch(r"[\d_ ]+(\*[\d_ ]+)+", text):
         return math.prod(int(factor) for factor in text.split("*"))
     try:

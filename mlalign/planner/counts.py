@@ -15,8 +15,10 @@ from mlalign.core.kinds import Count
 
 
 def of_artifact(path: Path, split: str | None, languages: list[str] | None) -> Count | None:
-    """The rows of a finished rows artifact in one split and some languages (None: all); None
-    without any."""
+    """The rows of a finished artifact in one split and some languages (None: all).
+
+    None if it has none.
+    """
     if not (path / "rows").is_dir():
         return None
     shards = rows.shards(path, split, languages)

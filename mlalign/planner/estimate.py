@@ -188,8 +188,7 @@ class _Planner:
         estimate.needs(tensors, "generation")
 
     def _engine_bytes(self, engine: Any, a: Architecture) -> int:
-        """Bytes of a number; an engine chooses float32 on the CPU, and at most two bytes on a
-        GPU."""
+        """Bytes of a number: engines choose float32 on the CPU, and at most two bytes on a GPU."""
         automatic = 4 if self.on_cpu else min(BYTES.get(a.dtype, 4), 2)
         return BYTES.get(engine.dtype, automatic)
 
@@ -207,8 +206,7 @@ class _Planner:
         )
 
     def _vllm(self, a: Architecture, engine: Engine, estimate: Estimate) -> None:
-        """vLLM takes its share whatever the model is: what counts is how many sequences the rest
-        holds."""
+        """vLLM takes its share whatever the model, so count how many sequences the rest holds."""
         sequence = Counter({"keys and values": engine.sequence(a)})
         note = f"one sequence of {engine.max_model_len:,} tokens"
         needed = estimate.needs(engine.fixed(a) + sequence, note)

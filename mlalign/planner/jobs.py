@@ -1,5 +1,4 @@
-"""From a training step's configuration to a `Job`: what TRL, transformers and mlalign make of
-it."""
+"""From a training step's configuration to a `Job`, as TRL, transformers and mlalign read it."""
 
 from typing import Any, Literal
 
@@ -72,8 +71,7 @@ def _trained(cfg: Any, a: Architecture) -> Trained:
 
 
 def targets(peft: Any, a: Architecture) -> frozenset[str]:
-    """The linear layers that LoRA adapts; peft's default for these families is queries and
-    values."""
+    """The linear layers that LoRA adapts; by peft's default queries and values."""
     modules = peft.get("target_modules")
     if modules is None:
         modules = ["q_proj", "v_proj"]

@@ -75,8 +75,7 @@ def of_training(cfg: Any, job: training.Job, deepspeed: Mapping[str, Any]) -> It
 
 
 def _sharding(job: training.Job, deepspeed: Mapping[str, Any]) -> list[str]:
-    """DeepSpeed configurations that leave less on a device: higher stages, then those that
-    offload."""
+    """DeepSpeed configurations that leave less on a device: higher stages, then offloading."""
     if job.on_cpu:
         return []
     current = job.zero or training.Zero(0)

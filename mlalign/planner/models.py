@@ -1,5 +1,4 @@
-"""Which decoder a step of a plan will open: its own files, or before they exist those it is trained
-from."""
+"""Which decoder a step will open: its own files, or those it is trained from."""
 
 import json
 import math
@@ -94,8 +93,7 @@ def local_folder(value: Mapping[str, Any]) -> Path | None:
 
 
 def _other_bytes(folder: Path, a: Architecture) -> int:
-    """Bytes of weights that are not the decoder's (a vision tower), by what the safetensors files
-    say."""
+    """Bytes of weights beyond the decoder (a vision tower), by the safetensors files."""
     size = BYTES.get(a.dtype, 4)
     return max(0, stored_parameters(folder, size) - a.parameters()) * size
 

@@ -1,5 +1,4 @@
-"""Memory of a model that generates or scores: weights, keys and values, the widest part of a
-forward pass."""
+"""Memory of a model that generates or scores: weights, keys and values, widest activations."""
 
 from collections import Counter
 from typing import NamedTuple

@@ -96,8 +96,7 @@ class Times:
         return seconds, f"{answers.text()} answers, as {earlier['step']} took"
 
     def _is_alike(self, node: Any, earlier: Mapping[str, Any]) -> bool:
-        """Whether the earlier step did anything, with models of the same size or the same
-        families."""
+        """Whether the earlier step did anything, with models of the same size or families."""
         if not counts.of_manifest(earlier):
             return False
         if _work_of(node) == "scoring":
@@ -139,8 +138,10 @@ class Times:
     # --------------------------------------------------------------------------------- rows
 
     def trained_rows(self, node: Any) -> Count | None:
-        """Rows that a training step goes through, epochs included; `max_steps` decides where it is
-        set."""
+        """Rows that a training step goes through, epochs included.
+
+        `max_steps` decides where it is set.
+        """
         cfg = node.config
         max_steps = cfg.trainer.get("max_steps", -1)
         if max_steps > 0:

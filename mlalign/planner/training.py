@@ -234,8 +234,7 @@ def _scored(job: Job) -> int:
 
 
 def _loss(job: Job) -> Counter[str]:
-    """The backward pass of the loss: hidden states, logits and what is made of them, float32
-    gradients."""
+    """The backward pass of the loss: hidden states, logits, what is made of them, and gradients."""
     a, n, compute = job.architecture, _scored(job), job.precision.compute
     if job.loss == "classifier":
         return Counter({"hidden states": job.batch.tokens * a.hidden_size * compute})
@@ -294,8 +293,7 @@ def _last_layer(job: Job) -> Counter[str]:
 
 
 def _embedding_gradient(job: Job) -> Counter[str]:
-    """Tied embeddings briefly hold two gradients: the output's, and the input's before it is
-    added."""
+    """Tied embeddings briefly hold two gradients: the output's, and the input's to be added."""
     a = job.architecture
     if not (job.trained.full and a.tied) or job.loss == "classifier" or job.freeze_embeddings:
         return Counter()
@@ -303,8 +301,7 @@ def _embedding_gradient(job: Job) -> Counter[str]:
 
 
 def _update(job: Job) -> Counter[str]:
-    """DeepSpeed's float32 copy of its gradients for the optimizer; fused AdamW needs nothing
-    more."""
+    """DeepSpeed's float32 copy of its gradients for the optimizer; fused AdamW needs none."""
     if job.zero is None or job.zero.offload_optimizer or not job.autocast:
         return Counter()
     n_shards = job.n_devices if job.zero.stage else 1

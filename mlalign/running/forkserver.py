@@ -132,8 +132,9 @@ class ForkServer:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Import, then fork a step for each request until the other end is closed; a child returns its
-    step's status.
+    """Import, then fork a step for each request until the other end is closed.
+
+    A child returns its step's status.
     """
     connection = socket.socket(fileno=int(argv[0]))
     is_warm = _imported(argv[1:]) and not _has_opened_a_gpu()
@@ -217,9 +218,7 @@ def _write(pipe: int, number: int) -> None:
 
 
 def _run(request: Mapping, is_warm: bool) -> int:
-    """Be the process of a step: as `python -m mlalign.step` in a session of its own, its output in
-    the log.
-    """
+    """Be `python -m mlalign.step` of a step, in a session of its own, with output to the log."""
     os.setsid()
     for name, value in request["variables"].items():
         os.environ.pop(name, None)
@@ -257,9 +256,7 @@ def expect(modules: Sequence[str]) -> None:
 
 
 def server(environment: Mapping[str, str]) -> ForkServer | None:
-    """The fork server of this process, started where steps are expected that need it; None if none
-    are.
-    """
+    """The fork server of this process, started if steps are expected that need it; else None."""
     global _server  # noqa: PLW0603  # there is one in a process
     if _server is None and _expected:
         _server = ForkServer(_expected, environment)

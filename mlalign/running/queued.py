@@ -1,6 +1,4 @@
-"""A plan as Slurm jobs: which steps become jobs, their submission, and staying with them until they
-have ended.
-"""
+"""A plan as Slurm jobs: which steps become jobs, their submission, and watching them end."""
 
 import dataclasses
 import sys

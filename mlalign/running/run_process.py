@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlalign.core import claims, store
 from mlalign.core.errors import UserError
@@ -139,7 +140,7 @@ def directory(arguments: Sequence[str]) -> Path | None:
 
     None if they do not say.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for argument in arguments:
         key = argument.partition("=")[0]
         if key in ("root", "name", "recipe"):

@@ -1,5 +1,4 @@
-"""The variants of a sweep while it runs: what each has, what it waits for, and its result once it
-is there."""
+"""The variants of a sweep while it runs: what each has, what it waits for, and its result."""
 
 import shutil
 import time

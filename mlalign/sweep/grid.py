@@ -41,8 +41,10 @@ class Value:
 
 @dataclasses.dataclass
 class Axis:
-    """A swept key: its values, and in a search the `space` they come from (Hydra's own
-    `Override`)."""
+    """A swept key: its values, and in a search the `space` they come from.
+
+    That is Hydra's own `Override`.
+    """
 
     key: str
     values: list[Value]
@@ -212,8 +214,10 @@ def _axis(
     folders: list[Path],
     errors: list[str],
 ) -> Axis | None:
-    """An argument as a swept key; None where it has one value and the preset has no `sets` for
-    it."""
+    """An argument as a swept key.
+
+    None if it has one value and the preset has no `sets` for it.
+    """
     sets = (preset.get("sets") or {}).get(key)
     if key in config.STEP_LISTS or "=" not in text:
         return None

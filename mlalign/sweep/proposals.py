@@ -110,8 +110,7 @@ class Proposals:
         self._study.enqueue_trial(trial.params, user_attrs={PARAMS: trial.params})
 
     def tell(self, trial: Trial, value: float | None = None) -> None:
-        """Record the outcome of a trial: a value, or by its state that it was pruned or has
-        failed."""
+        """Record the outcome of a trial: a value, or the state: pruned or failed."""
         if trial.state == "running" and (value is None or math.isnan(value)):
             trial.state, trial.why = "failed", "the metric is not a number"
         if trial.state == "failed":
@@ -164,8 +163,10 @@ class Proposals:
     # -------------------------------------------------- what was before
 
     def _recall(self) -> None:
-        """The trials in the journal. All attempts at one setting are one trial: done if any of them
-        was."""
+        """The trials in the journal.
+
+        All attempts at one setting are one trial, which is done if any of them was.
+        """
         attempts_at: dict[tuple, list[FrozenTrial]] = {}
         for attempt in self._study.get_trials():
             params = attempt.params or attempt.user_attrs.get(PARAMS, {})

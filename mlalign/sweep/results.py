@@ -62,8 +62,10 @@ def outcome(
     variant: Mapping[str, Any],
     artifacts: Mapping[str, str],
 ) -> Outcome:
-    """`variant`: an entry of `variants` in plan.json; `artifacts`: name of a step -> its
-    artifact."""
+    """What came out of a variant, an entry of `variants` in plan.json.
+
+    `artifacts`: name of a step -> its artifact.
+    """
     artifact_of = {step: artifacts[name] for step, name in variant["steps"].items()}
     rows, evaluations = measured(the_store, artifact_of)
     state, why = _state(run_dir, the_store, variant, artifacts)
@@ -130,10 +132,10 @@ def _state(
 
 
 def check_metric(metric: str | None, direction: str | None, *, any_metric: bool = False) -> None:
-    """Before anything runs: refuse a metric that no evaluation gives, or that is neither good nor
-    bad.
+    """Refuse a metric that no evaluation gives, or that is neither good nor bad.
 
-    `any_metric`: a step has metrics whose names nobody knows before it runs.
+    This happens before anything runs. `any_metric`: a step has metrics whose names nobody knows
+    before it runs.
     """
     if metric is None:
         return

@@ -193,8 +193,10 @@ class Search:
         return one
 
     def _failed(self, going: list[_Running], nodes: list[Node], failed: runner.Failed) -> None:
-        """Note the trials that failed. Raises: UserError where every other trial would fail like
-        them."""
+        """Note the trials that failed.
+
+        Raises: UserError where every other trial would fail in the same way.
+        """
         for node in nodes:
             if node.artifact not in failed:
                 continue
@@ -215,8 +217,7 @@ class Search:
         number: int,
         last: bool,
     ) -> None:
-        """Report each trial's result of a round; before the last round, ask the pruner about
-        each."""
+        """Report each trial's result of a round; before the last one, ask the pruner about each."""
         in_round = [node for node in nodes if node.step.round == number]
         reached = []
         for one in going:

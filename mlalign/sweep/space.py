@@ -1,5 +1,4 @@
-"""The values that a search may propose for a key: Hydra's grammar as Optuna's distributions, and
-back."""
+"""The values that a search may propose: Hydra's grammar as Optuna's distributions, and back."""
 
 from typing import Any
 
@@ -31,8 +30,10 @@ def distribution(axis: Axis) -> Any:
 
 
 def value(axis: Axis, proposed: Any) -> Value:
-    """A proposal as a value of the key; numbers inside an interval are rounded to what a person
-    types."""
+    """A proposal as a value of the key.
+
+    Numbers inside an interval are rounded to what a person would type.
+    """
     if isinstance(proposed, str):
         return next(v for v in axis.values if str(v.shown) == proposed)
     if isinstance(proposed, float) and axis.is_interval:

@@ -1,6 +1,4 @@
-"""The jobs of a run: `runs/NAME/slurm/jobs.jsonl`, one line for each that was submitted, and which
-of them still wait or run.
-"""
+"""The jobs of a run: one line of `runs/NAME/slurm/jobs.jsonl` for each, and which still live."""
 
 import contextlib
 import dataclasses

@@ -1,6 +1,4 @@
-"""What a submitted run is frozen on: a copy of the packages that its steps run, and a record of the
-environment.
-"""
+"""What a submitted run keeps: a copy of the packages, and a record of the environment."""
 
 import importlib.metadata
 import importlib.util

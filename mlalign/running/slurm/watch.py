@@ -1,6 +1,4 @@
-"""Stay with a submitted run until it has ended: what each step does, from Slurm and from progress
-files.
-"""
+"""Watch a submitted run to its end: what each step does, by Slurm and by progress files."""
 
 import time
 from collections.abc import Callable, Sequence
