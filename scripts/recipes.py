@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-from mlalign.recipes.config import conf_home, options
+from mlalign.recipes.conf_files import conf_home, options
 
 # What keeps a recipe to minutes on two cores; the demo runs reuse_your_rewards in full.
 # Reward models in several languages need preferences in each.

@@ -9,7 +9,7 @@ import pytest
 from helpers import PROJECT
 
 from mlalign.core.errors import UserError
-from mlalign.recipes import config, plan
+from mlalign.recipes import conf_files, config, plan
 
 CONF = PROJECT / "conf"
 COMMIT = "0" * 40
@@ -24,7 +24,7 @@ def prints(planned):
 
 
 def names(group):
-    return sorted(config.options(group, [CONF]))
+    return sorted(conf_files.options(group, [CONF]))
 
 
 def test_the_number_of_shipped_files_is_known():

@@ -243,7 +243,7 @@ def _value_of(key: str, arguments: list[str], default: str) -> str:
 
 def _full(argument: str, step: str, fields: set[str], slots: dict[str, str]) -> str:
     """An argument with the full key of the step's setting or input, if it is one."""
-    from mlalign.recipes.config import GROUPS, VALUES
+    from mlalign.recipes.command_line import GROUPS, VALUES
 
     key, equals, value = argument.partition("=")
     head, dot, _ = key.partition(".")

@@ -19,8 +19,9 @@ from mlalign.core import store, yaml_files
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say, table
 from mlalign.planner import estimate
-from mlalign.recipes import config, launchers
-from mlalign.recipes.plan import Node, Plan
+from mlalign.recipes import conf_files, launchers
+from mlalign.recipes.node import Node
+from mlalign.recipes.plan import Plan
 from mlalign.running import hub, local
 from mlalign.running.slurm import submit
 from mlalign.running.state import state
@@ -173,7 +174,7 @@ def recipes(arguments: Mapping[str, str]) -> int:
     known(arguments, ("conf_dir",))
     folders = _folders(arguments)
     families: dict[str, list[list[str]]] = {}
-    for name, path in config.options("recipe", folders).items():
+    for name, path in conf_files.options("recipe", folders).items():
         family = "recipes" if path.parent.name == "recipe" else path.parent.name
         families.setdefault(family, []).append([name, _question(path)])
     # Recipes without a family come first.
@@ -181,7 +182,7 @@ def recipes(arguments: Mapping[str, str]) -> int:
         say(f"{family}\n{_indented(rows)}\n")
     say("evaluations (evaluation=NAME: docs/adding-an-evaluation.md)")
     say(f"{_indented(_evaluations(folders))}\n")
-    parts = config.options("part", folders)
+    parts = conf_files.options("part", folders)
     say("parts (for recipes of your own: docs/recipes.md)")
     say(_indented([[name, _first_comment(path)] for name, path in parts.items()]))
     return 0
@@ -190,7 +191,7 @@ def recipes(arguments: Mapping[str, str]) -> int:
 def _evaluations(folders: list[Path]) -> list[list[str]]:
     """Every evaluation with the origin of its texts and what it asks."""
     rows = []
-    for name, path in config.options("evaluation", folders).items():
+    for name, path in conf_files.options("evaluation", folders).items():
         content = yaml_files.read(path)
         about = content.get("about") if isinstance(content, Mapping) else None
         known_about = about if isinstance(about, Mapping) else {}
@@ -213,7 +214,7 @@ def _question(path: Path) -> str:
 
 def _folders(arguments: Mapping[str, str]) -> list[Path]:
     errors: list[str] = []
-    folders = config.search_path(arguments.get("conf_dir"), errors)
+    folders = conf_files.search_path(arguments.get("conf_dir"), errors)
     if errors:
         raise UserError(*errors)
     return folders
@@ -227,7 +228,7 @@ def _first_comment(path: Path) -> str:
 def languages(arguments: Mapping[str, str]) -> int:
     """The language sets; with `set=NAME` (or any language) its members with names and scripts."""
     known(arguments, ("set", "conf_dir"))
-    sets = config.language_sets(_folders(arguments))
+    sets = conf_files.language_sets(_folders(arguments))
     if "set" not in arguments:
         rows = [[name, len(members), ", ".join(members)] for name, members in sorted(sets.items())]
         say(table(rows, ["set", "n", "languages"]))

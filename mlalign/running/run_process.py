@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mlalign.core import claims, store
 from mlalign.core.errors import UserError
-from mlalign.recipes import config
+from mlalign.recipes import command_line
 
 POLL_S = 0.2
 PREFIX = "run-"
@@ -141,11 +141,11 @@ def directory(arguments: Sequence[str]) -> Path | None:
     for argument in arguments:
         key = argument.partition("=")[0]
         if key in ("root", "name", "recipe"):
-            override = config.by_grammar(argument, [])
+            override = command_line.by_grammar(argument, [])
             given[key] = (
                 None
                 if override is None or override.is_sweep_override()
-                else config.plain(override.value())
+                else command_line.plain(override.value())
             )
     name = str(given.get("name") or given.get("recipe") or "")
     if not name or name in (".", "..") or "/" in name or "\0" in name:

@@ -9,7 +9,7 @@ import yaml
 from evaluation_cases import evaluate, value
 from helpers import PROJECT, run_here
 
-from mlalign.recipes import config
+from mlalign.recipes import conf_files
 
 TEXT = (PROJECT / "docs/adding-an-evaluation.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
@@ -48,7 +48,7 @@ def test_every_command_of_the_example_is_one_that_plans(folder):
 
 def test_the_table_is_what_the_files_say():
     table = re.findall(r"^\| `(\w+)` \| .* \| (\w+) \| ([^|]*) \| ([^|]*) \|$", TEXT, re.MULTILINE)
-    files = config.options("evaluation", [config.conf_home()])
+    files = conf_files.options("evaluation", [conf_files.conf_home()])
     assert {name for name, *_ in table} | {
         "language_confusion_monolingual",
         "language_confusion_crosslingual",

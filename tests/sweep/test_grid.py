@@ -35,7 +35,7 @@ def test_a_value_is_written_so_that_it_is_read_again():
     texts = [
         o for _, overrides in axes("name_='a=b',\"it's\",[x,y],null")["name_"] for o in overrides
     ]
-    assert [grid.config.by_grammar(t, []).value() for t in texts] == [
+    assert [grid.command_line.by_grammar(t, []).value() for t in texts] == [
         "a=b",
         "it's",
         ["x", "y"],

@@ -4,7 +4,7 @@ import pytest
 from helpers import PROJECT
 
 from mlalign.core.errors import UserError
-from mlalign.recipes import config, plan
+from mlalign.recipes import conf_files, config, plan
 from mlalign.running import run_dir
 from mlalign.sweep import grid, united
 
@@ -216,7 +216,7 @@ def test_the_command_shows_the_united_plan(mlalign):
     assert mlalign("prepare", "kind=preference", "seed=1,2", "-m", "dry=true").returncode == 0
 
 
-@pytest.mark.parametrize("preset", sorted(config.options("sweep", [PROJECT / "conf"])))
+@pytest.mark.parametrize("preset", sorted(conf_files.options("sweep", [PROJECT / "conf"])))
 @pytest.mark.slow
 def test_every_preset_is_planned(tmp_path, preset):
     from mlalign.sweep.search import Search

@@ -10,7 +10,8 @@ import sys
 
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say
-from mlalign.recipes.plan import Plan, groups_of
+from mlalign.recipes.plan import Plan
+from mlalign.recipes.selection import groups_of
 from mlalign.running import run_dir, step
 from mlalign.running.state import state
 
