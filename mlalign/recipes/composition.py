@@ -99,7 +99,7 @@ def _first(n: int, values: Any) -> list:
 
 
 def _of_round(values: Any, *, _root_: Any) -> Any:
-    """`${of_round:${params.betas}}`: this round's element of a list, or the last if it is shorter."""
+    """`${of_round:${params.betas}}`: this round's element of a list, else its last."""
     number = _root_.get("round")
     if number is None:
         raise ValueError("of_round has a meaning only inside `rounds`")

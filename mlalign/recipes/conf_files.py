@@ -84,7 +84,7 @@ def texts(folder: str, folders: Sequence[Path], key: str, errors: list[str]) -> 
 def deepspeed_config(
     name: str, folders: Iterable[Path], key: str, errors: list[str]
 ) -> dict | None:
-    """The content of `deepspeed/NAME.yaml` on the search path; None, with a message, if it fails."""
+    """The content of `deepspeed/NAME.yaml`; None, with a message, if it cannot be read."""
     files = options("deepspeed", folders)
     if name not in files:
         errors.append(f"{key}: there is no DeepSpeed configuration {name!r}{nearest(name, files)}")

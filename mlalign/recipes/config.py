@@ -198,7 +198,7 @@ def _evaluations(
 
 
 def _set_params(root: dict, typed: Sequence[Override]) -> None:
-    """Set `model.params.NAME` and `data.params.NAME` early: recipe and parts take them from there."""
+    """Set `model.params.NAME` and `data.params.NAME`, before recipe and parts read them."""
     for override in typed:
         group, *path = override.key
         if group in ("data", "model") and len(path) == 2 and path[0] == "params":

@@ -21,7 +21,8 @@ class Node:
     resources: dict[str, Any]
     fingerprint: str
     missing: list[str]  # messages about packages that are not installed
-    # What the plan read outside the store: `files` (path -> SHA-256), `config` (key -> fingerprint).
+    # What the plan read outside the store: `files` (path -> SHA-256) and `config` (key ->
+    # fingerprint).
     read: dict[str, Any]
     # Of a sweep: the settings that not all variants share, such as `beta=0.05`.
     variant: str = ""

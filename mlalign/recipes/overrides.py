@@ -94,7 +94,7 @@ def _apply_to_step(
 
 
 def _longest_step(words: Sequence[str], steps: Mapping[str, dict]) -> str | None:
-    """The step that some words begin with: `pairs.candidates` if there is one, rather than `pairs`."""
+    """The step that some words begin with: `pairs.candidates` rather than `pairs`."""
     for length in range(len(words), 0, -1):
         name = ".".join(words[:length])
         if name in steps:

@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def names(self) -> dict[str, str]:
-        """Artifact -> what its step is called here; in a sweep this differs from `Node.sources()`."""
+        """Artifact -> the name of its step; in a sweep this differs from `Node.sources()`."""
         return {node.artifact: node.name for node in self.nodes}
 
     def provisional(self) -> set[str]:
