@@ -162,5 +162,6 @@ def _texts(value: Any, key: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            texts |= _texts(inner, f"{key}.{name}" if key else str(name))
+            inner_key = f"{key}.{name}" if key else str(name)
+            texts |= _texts(inner, inner_key)
     return texts

@@ -64,12 +64,17 @@ class Step:
     @property
     def scope(self) -> dict[str, Any]:
         """What `${…}` may refer to beside groups and parameters: loop variables and the round."""
-        return self.binding if self.round is None else {**self.binding, "round": self.round}
+        if self.round is None:
+            return self.binding
+        return {**self.binding, "round": self.round}
 
     def items(self) -> Iterator[Any]:
         """Every input, those in lists one by one."""
         for value in self.inputs.values():
-            yield from value if isinstance(value, list) else [value]
+            if isinstance(value, list):
+                yield from value
+            else:
+                yield value
 
     def needs(self) -> Iterator[str]:
         """The names of the steps without which this one cannot run: inputs and guards."""
@@ -165,30 +170,45 @@ def _expanded(
         )
         return
 
-    # What the caller of a part gave differs between `inputs` and the rest (`substitution.Value`).
-    passed = body.get("passed") or {}
     for values in combinations:
         binding = dict(zip(lists, values, strict=True))
-        scope = {**binding, **of_round}
-        config_scope = {**scope, **(passed.get("config") or {})}
-        inputs_scope = {**scope, **(passed.get("inputs") or {})}
+        name = name_of(template, number, list(values))
+        yield _step(name, template, body, binding, of_round, resolve, errors)
 
-        n_before = len(errors)
-        inputs = resolve(body.get("inputs") or {}, inputs_scope, f"{key}.inputs", errors)
-        config = resolve(body.get("config") or {}, config_scope, f"{key}.config", errors)
-        resources = resolve(body.get("resources") or {}, config_scope, f"{key}.resources", errors)
-        yield Step(
-            name=name_of(template, number, list(values)),
-            template=template,
-            stage=str(body["stage"]),
-            inputs=dict(inputs or {}),
-            config=dict(config or {}),
-            resources=dict(resources or {}),
-            binding=binding,
-            round=number,
-            inner=bool(body.get("inner")),
-            unresolved=len(errors) > n_before,
-        )
+
+def _step(
+    name: str,
+    template: str,
+    body: Mapping,
+    binding: dict[str, Any],
+    of_round: dict[str, int],
+    resolve: Resolve,
+    errors: list[str],
+) -> Step:
+    """A step with the interpolations in it resolved for one combination of loop values."""
+    scope = {**binding, **of_round}
+    # What the caller of a part gave differs between `inputs` and the rest (`substitution.Value`).
+    passed = body.get("passed") or {}
+    config_scope = {**scope, **(passed.get("config") or {})}
+    inputs_scope = {**scope, **(passed.get("inputs") or {})}
+
+    n_before = len(errors)
+    key = f"steps.{template}"
+    inputs = resolve(body.get("inputs") or {}, inputs_scope, f"{key}.inputs", errors)
+    config = resolve(body.get("config") or {}, config_scope, f"{key}.config", errors)
+    resources = resolve(body.get("resources") or {}, config_scope, f"{key}.resources", errors)
+    return Step(
+        name=name,
+        template=template,
+        stage=str(body["stage"]),
+        inputs=dict(inputs or {}),
+        config=dict(config or {}),
+        resources=dict(resources or {}),
+        binding=binding,
+        round=of_round.get("round"),
+        inner=bool(body.get("inner")),
+        unresolved=len(errors) > n_before,
+    )
 
 
 def _loops(
@@ -231,7 +251,9 @@ def _without_unread(steps: Mapping[str, Step]) -> dict[str, Step]:
     """The steps without those inner steps of parts that no step needs."""
     kept = dict(steps)
     while True:
-        needed = {name for step in kept.values() for name in step.needs()}
+        needed: set[str] = set()
+        for step in kept.values():
+            needed.update(step.needs())
         unread = [name for name, step in kept.items() if step.inner and name not in needed]
         if not unread:
             break

@@ -116,10 +116,12 @@ def _check_step(name: Any, body: Any, errors: list[str]) -> None:
     if not isinstance(body, Mapping):
         errors.append(f"{key}: expected a mapping with a `stage` or a `part`, got {body!r}")
         return
-    is_part = "part" in body and "stage" not in body
-    check_keys(body, PART_KEYS if is_part else STAGE_KEYS, f"{key}.", errors)
-    if not is_part and "stage" not in body:
-        errors.append(f"{key}.stage: missing; name the stage, or the part, that does this step")
+    if "part" in body and "stage" not in body:
+        check_keys(body, PART_KEYS, f"{key}.", errors)
+    else:
+        check_keys(body, STAGE_KEYS, f"{key}.", errors)
+        if "stage" not in body:
+            errors.append(f"{key}.stage: missing; name the stage, or the part, that does this step")
     for setting, value in body.items():
         if setting in ("stage", "part"):
             _check_name(f"{key}.{setting}", setting, value, errors)
