@@ -1,7 +1,7 @@
 """Means over answers, and verdicts of reward models on preference rows.
 
-Arrays are I x n as in `mlalign.methods.metrics.answers`. Functions called `…_columns` return the I
-x K numbers that are summed over items before a ratio is taken; nan where nothing is observed.
+Arrays are I x n as in `mlalign.methods.metrics.answers`. Functions called `…_columns` return the
+I x K numbers that are summed over items before a ratio is taken; nan where nothing is observed.
 """
 
 import numpy as np
@@ -35,7 +35,8 @@ def verdict(scores: np.ndarray) -> np.ndarray:
 
     I x 2 (chosen, rejected) -> I.
     """
-    chosen, rejected = scores[:, 0], scores[:, 1]
+    chosen = scores[:, 0]
+    rejected = scores[:, 1]
     value = np.where(chosen > rejected, 1.0, np.where(chosen == rejected, 0.5, 0.0))
     return np.where(np.isnan(chosen) | np.isnan(rejected), np.nan, value)
 
@@ -59,7 +60,6 @@ def agreement_columns(verdicts: np.ndarray, counterpart: np.ndarray) -> np.ndarr
 
 
 def on_diagonal(columns: np.ndarray) -> np.ndarray:
-    """m x m tables of counts: how many are on the diagonal, and how many in all. I x m*m -> I x
-    2."""
+    """Of m x m tables of counts: how many are on the diagonal, and in all. I x m*m -> I x 2."""
     m = round(columns.shape[1] ** 0.5)
     return np.stack([columns[:, :: m + 1].sum(1), columns.sum(1)], 1)

@@ -1,5 +1,4 @@
-"""Best of k: the answer that a score would pick among k samples, and what a perfect selector would
-pick.
+"""Best of k: the answer that a score picks among k samples, and that a perfect selector picks.
 
 Unbiased for every k <= n: the mean over all subsets of k of an item's n answers, without listing
 them. For values of 0 and 1 the oracle is pass@k, 1 - C(n - c, k) / C(n, k) (Chen et al. 2021,
@@ -12,8 +11,9 @@ import numpy as np
 
 
 def selected(scores: np.ndarray, values: np.ndarray, k: int | None = None) -> np.ndarray:
-    """The expected value of the answer with the highest score among k random ones; ties share
-    equally.
+    """The expected value of the answer with the highest score among k random ones.
+
+    Equal scores share their chance equally.
 
     scores, values: I x n; answers that lack either do not take part. k: None for all of an item's
     answers. Returns I; nan where an item has fewer than k answers.
@@ -24,7 +24,9 @@ def selected(scores: np.ndarray, values: np.ndarray, k: int | None = None) -> np
     known = ~(np.isnan(scores) | np.isnan(values))
     # Answers that do not take part come first.
     order = np.argsort(np.where(known, scores, -np.inf), axis=1, kind="stable")
-    score, value, known = (np.take_along_axis(a, order, axis=1) for a in (scores, values, known))
+    score = np.take_along_axis(scores, order, axis=1)
+    value = np.take_along_axis(values, order, axis=1)
+    known = np.take_along_axis(known, order, axis=1)
     n_items, n = scores.shape
     m = known.sum(1, keepdims=True)
     rank = np.where(known, np.arange(n) - (n - m) + 1, 0)
@@ -41,8 +43,10 @@ def selected(scores: np.ndarray, values: np.ndarray, k: int | None = None) -> np
 
 
 def _tie_blocks(score: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the block of equal scores that an answer is in begins and ends. I x n sorted -> 2 of I
-    x n."""
+    """Where the block of equal scores that an answer is in begins and ends.
+
+    score, known: I x n, sorted. Returns two arrays of I x n.
+    """
     n = score.shape[1]
     starts = np.ones_like(known)
     starts[:, 1:] = (score[:, 1:] != score[:, :-1]) | ~known[:, :-1]

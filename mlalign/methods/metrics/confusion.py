@@ -4,9 +4,9 @@ Rates of the Language Confusion Benchmark (Marchisio et al. 2024, "Understanding
 Language Confusion in LLMs", section 3.3; for-ai/language-confusion, compute_metrics.py), over
 answers that have a line long enough to be identified:
 
-    line_pass (LPR)   share without a line in another language word_pass (WPR)   among those, share
-    without a foreign word; undefined for languages in Latin script lcpr              harmonic mean
-    of the two; undefined where WPR is
+    line_pass (LPR)   share without a line in another language
+    word_pass (WPR)   among those, share without a foreign word; undefined in Latin script
+    lcpr              harmonic mean of the two; undefined where WPR is
 
 The scorer `reward_models/code_switch.py` decides which lines and words are foreign.
 
@@ -44,8 +44,9 @@ def where_known(
     alone would make a share of 0.
     """
     n_known = (~np.isnan(verdicts)).sum(1)
+    n_unknown = present.sum(1) - n_known
     balance: Counter[str] = Counter()
-    for code, item_balance in zip(language, (2 * n_known - present.sum(1)).tolist(), strict=True):
+    for code, item_balance in zip(language, (n_known - n_unknown).tolist(), strict=True):
         balance[code] += item_balance
     keep = np.array([balance[code] >= 0 for code in language], bool)
     return np.where(keep[:, None], verdicts, np.nan)
@@ -84,10 +85,9 @@ def lcpr_columns(
 
 
 def split_columns(right: np.ndarray, in_language: np.ndarray) -> dict[str, np.ndarray]:
-    """Shares of answers right or wrong, in the requested language or elsewhere. Each I x 2 for
-    `ratio`.
+    """Shares of answers that are right or wrong, in the requested language or elsewhere.
 
-    The four shares add up to 1.
+    Each is I x 2 for `ratio`. The four shares add up to 1.
     """
     wrong = 1 - right
     elsewhere = 1 - in_language
@@ -135,5 +135,7 @@ def matrix(language: Sequence[str], detected: np.ndarray, present: np.ndarray) -
     rows = sorted({requested for requested, _ in counts})
     # The requested languages first, in the order of the rows, and `unknown` last.
     columns = sorted({code for _, code in counts}, key=lambda c: (c == UNKNOWN, c not in rows, c))
-    table = [[counts[requested, code] for code in columns] for requested in rows]
+    table = []
+    for requested in rows:
+        table.append([counts[requested, code] for code in columns])
     return {"asked": rows, "detected": columns, "counts": table}

@@ -1,9 +1,11 @@
 """Cross-lingual consistency: is a policy right, and wrong, on the same items in all languages?
 
 Agreement on translations of one item (which MuBench reports beside accuracy): let p and q be the
-shares of right answers to an item in two languages. One answer from each agrees with probability p
-q + (1 - p)(1 - q). Two languages of high accuracy agree often by chance; Cohen's kappa corrects for
-that.
+shares of right answers to an item in two languages. One answer from each agrees with probability
+
+    p q + (1 - p)(1 - q)
+
+Two languages of high accuracy often agree by chance; Cohen's kappa corrects for that.
 """
 
 from collections import defaultdict
@@ -30,10 +32,13 @@ def table_columns(right: np.ndarray, counterpart: np.ndarray) -> np.ndarray:
 
 
 def all_columns(items: Items, right: np.ndarray) -> np.ndarray:
-    """Agreement of each item with the same item in every other language. I x 2: sum, number of
-    pairs."""
+    """Agreement of each item with the same item in every other language.
+
+    I x 2: the sum of the agreements, and the number of pairs.
+    """
     others = _in_other_languages(items, right)
-    right_elsewhere, n_elsewhere = others[:, 0], others[:, 1]
+    right_elsewhere = others[:, 0]
+    n_elsewhere = others[:, 1]
     agree = right * right_elsewhere + (1 - right) * (n_elsewhere - right_elsewhere)
 
     has_pair = ~np.isnan(right) & (n_elsewhere > 0)
@@ -41,8 +46,7 @@ def all_columns(items: Items, right: np.ndarray) -> np.ndarray:
 
 
 def _in_other_languages(items: Items, right: np.ndarray) -> np.ndarray:
-    """I x 2: the sum of `right` over an item's group in other languages, and its number of items
-    there."""
+    """Of an item's group in other languages: the sum of `right`, and the number of items. I x 2"""
     group_sums: dict[tuple, np.ndarray] = defaultdict(lambda: np.zeros(2))
     language_sums: dict[tuple, np.ndarray] = defaultdict(lambda: np.zeros(2))
     groups = list(zip(items.group, items.occurrence(), strict=True))
@@ -64,8 +68,7 @@ def matrix(
     right: np.ndarray,
     confidence: float,
 ) -> dict[str, Any]:
-    """Agreement of every pair of languages over the groups that both have; None without such a
-    group.
+    """Agreement of every pair of languages over the groups that both have; None if there are none.
 
     Intervals are mean -+ t * s / sqrt(n) over groups, cut to [0, 1], and None for fewer than two
     groups. There is no bootstrap: for the 4,950 pairs of 100 languages it takes minutes.
@@ -103,8 +106,10 @@ def _by_group(
     group: Sequence[str],
     right: np.ndarray,
 ) -> tuple[list[str], np.ndarray]:
-    """The languages, and the mean of each group in each of them (groups x languages, nan for
-    none)."""
+    """The languages, and the mean of each group in each of them.
+
+    The means are groups x languages, nan where a group has nothing in a language.
+    """
     known = np.flatnonzero(~np.isnan(right))
     languages = sorted({language[i] for i in known})
     row_of = {name: row for row, name in enumerate(sorted(set(group)))}
@@ -122,6 +127,10 @@ def _by_group(
 def _listed(table: np.ndarray) -> list[list[float | None]]:
     """Nested lists; nan and the diagonal become None."""
     rows: list[list[float | None]] = []
-    for i, row in enumerate(table.tolist()):
-        rows.append([None if i == j or np.isnan(v) else round(v, 6) for j, v in enumerate(row)])
+    for i, values in enumerate(table.tolist()):
+        row: list[float | None] = []
+        for j, value in enumerate(values):
+            shown = None if i == j or np.isnan(value) else round(value, 6)
+            row.append(shown)
+        rows.append(row)
     return rows

@@ -18,8 +18,10 @@ def _two_ratios(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def harmonic(sums: np.ndarray) -> np.ndarray:
-    """The harmonic mean of s0 / s1 and s2 / s3; 0 where the first is 0, even if the second is
-    undefined."""
+    """The harmonic mean of s0 / s1 and s2 / s3.
+
+    It is 0 where the first ratio is 0, even if the second is undefined.
+    """
     a, b = _two_ratios(sums)
     return np.where(a == 0, 0.0, _divided(2 * a * b, a + b))
 

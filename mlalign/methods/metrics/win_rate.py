@@ -32,9 +32,11 @@ def outcomes(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
     ours: I x n; theirs: I x m. Returns I x n*m, ours in the outer loop.
     """
-    a, b = ours[:, :, None], theirs[:, None, :]
+    a = ours[:, :, None]
+    b = theirs[:, None, :]
     wins = np.where(a > b, 1.0, np.where(a == b, 0.5, 0.0))
-    return np.where(np.isnan(a) | np.isnan(b), np.nan, wins).reshape(len(ours), -1)
+    is_missing = np.isnan(a) | np.isnan(b)
+    return np.where(is_missing, np.nan, wins).reshape(len(ours), -1)
 
 
 def raw(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -58,7 +60,8 @@ def length_controlled(wins: np.ndarray, totals: np.ndarray, x: np.ndarray) -> np
     wins, totals: F x K, the weight of the wins and of all pairs at each of the K values `x`.
     Returns F.
     """
-    a, b = np.zeros(len(wins)), np.zeros(len(wins))
+    a = np.zeros(len(wins))
+    b = np.zeros(len(wins))
     for _ in range(MAX_STEPS):
         p = _sigmoid(a[:, None] + b[:, None] * x)  # F x K
         residual = wins - totals * p
@@ -97,30 +100,21 @@ def length_controlled_estimate(
     scores, lengths: ours (I x n) and the baseline's (I x m). A pair needs both scores and both
     lengths.
     """
-    seen = np.flatnonzero(_have_a_pair(scores, lengths))
-    cluster_count = draws.weights.shape[1]
     items_of: dict[str, list[int]] = {}
-    for i in seen.tolist():
+    for i in np.flatnonzero(_have_a_pair(scores, lengths)).tolist():
         items_of.setdefault(language[i], []).append(i)
     languages = sorted(items_of)
 
     values = np.empty(len(languages))
     replicates = np.empty((len(draws.weights), len(languages)))
-    groups_of = []
+    groups_of: list[set[int]] = []
     for place, code in enumerate(languages):
         items = items_of[code]
         groups = np.array([draws.number[group[i]] for i in items])
         groups_of.append(set(groups.tolist()))
-        wins, totals, x = _cells(
-            [s[items] for s in scores],
-            [d[items] for d in lengths],
-            groups % cluster_count,
-            cluster_count,
+        values[place], replicates[:, place] = _of_language(
+            [side[items] for side in scores], [side[items] for side in lengths], groups, draws
         )
-        values[place] = length_controlled(wins.sum(0)[None], totals.sum(0)[None], x)[0]
-        drawn = draws.weights @ totals  # B x K
-        fitted = length_controlled(draws.weights @ wins, drawn, x)
-        replicates[:, place] = np.where(drawn.sum(1) == 0, np.nan, fitted)
 
     return Estimate(
         languages=languages,
@@ -132,9 +126,25 @@ def length_controlled_estimate(
     )
 
 
+def _of_language(
+    scores: Sequence[np.ndarray],
+    lengths: Sequence[np.ndarray],
+    groups: np.ndarray,
+    draws: Draws,
+) -> tuple[float, np.ndarray]:
+    """The value and its B replicates for the items of one language; groups: I numbers."""
+    n_clusters = draws.weights.shape[1]
+    wins, totals, x = _cells(scores, lengths, groups % n_clusters, n_clusters)
+    value = length_controlled(wins.sum(0)[None], totals.sum(0)[None], x)[0]
+    drawn = draws.weights @ totals  # B x K
+    fitted = length_controlled(draws.weights @ wins, drawn, x)
+    return value, np.where(drawn.sum(1) == 0, np.nan, fitted)
+
+
 def _have_a_pair(scores: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> np.ndarray:
     """Whether each item has an answer with score and length on both sides. Returns I."""
-    ours, theirs = (~np.isnan(s + d) for s, d in zip(scores, lengths, strict=True))
+    ours = ~np.isnan(scores[0] + lengths[0])
+    theirs = ~np.isnan(scores[1] + lengths[1])
     return ours.any(1) & theirs.any(1)
 
 
@@ -144,8 +154,10 @@ def _cells(
     cluster: np.ndarray,
     n_clusters: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weight of the wins and of all pairs, by cluster and rounded tanh (C x K each), and the K
-    values."""
+    """The weight of the wins and of all pairs, by cluster and rounded tanh, and the K values of it.
+
+    cluster: I. Both weights are C x K.
+    """
     wins = outcomes(*scores)
     difference = (lengths[0][:, :, None] - lengths[1][:, None, :]).reshape(wins.shape)
     known = ~np.isnan(wins + difference)
