@@ -1,8 +1,8 @@
 """What operators and builders make, and what builders read: rows without their ids and groups.
 
 Each class is a kind of row; its fields are columns of that row. `prompt`, `completion`, `chosen`
-and `rejected` are messages: `[{"role": …, "content": …}, …]`. Languages that are left open are
-those of the row or the item that something is made from.
+and `rejected` are messages: `[{"role": …, "content": …}, …]`. A language that is left open is that
+of the row or the item that something is made from.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """A judge's words on a candidate, and the number in them (None where there is none)."""
+    """A judge's words on a candidate, and the number in them (None if there is none)."""
 
     kind: ClassVar[str] = "judgement"
     raw: str

@@ -6,11 +6,11 @@
 
 A loss takes what its positional parameters name, in any order. B is the number of pairs:
 
-    policy_chosen_logps         B: sum of the log-probabilities (nats) of the tokens of the chosen
-    policy_rejected_logps       answer given the prompt, of the rejected one; with gradient
+    policy_chosen_logps         B: the log-probability (nats) of the chosen answer given the
+    policy_rejected_logps       prompt, summed over its tokens, and of the rejected; with gradient
     reference_chosen_logps      B: the same under the reference
     reference_rejected_logps
-    chosen_lengths              B: how many tokens these sums are over
+    chosen_lengths              B: how many tokens are summed over
     rejected_lengths
     any other name              that column of the preference row: B numbers (`margin`), or a list
                                 of B texts (`prompt_lang`)
@@ -19,7 +19,7 @@ It returns B losses, whose mean is trained on. A loss that names no `reference_â
 a reference. Parameters after `*` are its options (`loss_args`), but for `beta` and
 `label_smoothing`, which are the step's `beta` and `trainer.label_smoothing`.
 
-`plan` imports the file: keep `import torch` inside of the function. How losses are found, checked
+`plan` imports the file: keep `import torch` inside the function. How losses are found, checked
 and hashed: `mlalign.methods`.
 """
 
@@ -48,7 +48,7 @@ def names() -> list[str]:
 
 
 def is_name(name: str) -> bool:
-    """Whether this names a loss of this kind, and not one of TRL's."""
+    """Whether this names one of these losses, rather than one of TRL's."""
     return ":" in name or name in names()
 
 
@@ -74,7 +74,7 @@ def options(loss: methods.Method, given: Mapping[str, Any]) -> dict[str, Any]:
 def apply(name: str, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     """The losses of B pairs. `given` has what a loss can take, `settings` its options.
 
-    Raises: UserError if the loss fails or gives something else.
+    Raises: UserError if the loss fails, or returns anything but B numbers.
     """
     loss = load(name)
     arguments = [given[parameter] for parameter in methods.inputs(loss)]
@@ -95,14 +95,15 @@ def problems(name: str, args: Mapping[str, Any]) -> list[str]:
     except UserError as error:
         return error.messages
     readable = _readable()
-    found = []
+    messages = []
     for column in columns(loss):
         if column not in readable:
             hint = nearest(column, [*GIVEN, *readable])
-            found.append(f"loss: {name} reads {column!r}, which no preference row has{hint}")
-    return found
+            messages.append(f"loss: {name} reads {column!r}, which no preference row has{hint}")
+    return messages
 
 
 def _readable() -> list[str]:
+    """The columns of preference rows that a loss may read."""
     own = [name for name, kind in rows.COLUMNS["preference"].items() if kind in OF_ROWS]
     return [*rows.COMMON, *own]

@@ -1,4 +1,4 @@
-"""Operators: what asks a model several things about one row, and makes rows of what it answers.
+"""Operators: they ask a model several things about one row, and make rows of its answers.
 
 An operator is a generator function in a file of its own. It yields requests and receives the texts:
 
