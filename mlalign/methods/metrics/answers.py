@@ -78,7 +78,9 @@ class Answers:
 
     def score(self, column: str) -> np.ndarray:
         """I x n; a column that nobody wrote is nan everywhere."""
-        return self.scores.get(column, np.full(self.detected.shape, np.nan))
+        if column in self.scores:
+            return self.scores[column]
+        return np.full(self.detected.shape, np.nan)
 
     @property
     def present(self) -> np.ndarray:
@@ -117,6 +119,7 @@ def counterparts(items: Items, language: str) -> np.ndarray:
 
 
 def _keys(items: Items) -> list[tuple]:
+    """(group, occurrence, kind) of each item."""
     kinds = items.parts.get("kind", [""] * len(items))
     return list(zip(items.group, items.occurrence(), kinds, strict=True))
 
@@ -139,10 +142,16 @@ def stored(answers: Answers, by: str) -> Answers:
     The column `by` compares with them: 1 won, 0.5 a tie, 0 lost. So they themselves have 0.5 there.
     """
     shape = (len(answers.items), 1)
-    lengths = {unit: answers.lengths[f"stored.{unit}"][:, :1] for unit in ("characters", "bytes")}
-    lengths["tokens"] = np.full(shape, np.nan)
-    ties = np.full(shape, 0.5)
-    return Answers(answers.items, {by: ties}, lengths, np.full(shape, None, object))
+    lengths = {"tokens": np.full(shape, np.nan)}
+    for unit in ("characters", "bytes"):
+        every_answer = answers.lengths[f"stored.{unit}"]
+        lengths[unit] = every_answer[:, :1]
+    return Answers(
+        items=answers.items,
+        scores={by: np.full(shape, 0.5)},
+        lengths=lengths,
+        detected=np.full(shape, None, object),
+    )
 
 
 def padded(values: np.ndarray, sizes: np.ndarray, width: int) -> np.ndarray:
@@ -157,7 +166,8 @@ def padded(values: np.ndarray, sizes: np.ndarray, width: int) -> np.ndarray:
         rows = np.full(shape, None, object)
     else:
         rows = np.full(shape, np.nan)
-    rows[np.arange(width) < sizes[:, None]] = values
+    is_answer = np.arange(width) < sizes[:, None]
+    rows[is_answer] = values
     return rows
 
 
@@ -167,14 +177,22 @@ def joined(parts: Sequence[Answers]) -> Answers:
     `parts` is not empty.
     """
     width = max(part.detected.shape[1] for part in parts)
+
+    def stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([_widened(array, width) for array in arrays])
+
     scores = {}
     for name in _keys_of_all([part.scores for part in parts]):
-        scores[name] = _stacked([part.score(name) for part in parts], width)
+        scores[name] = stacked([part.score(name) for part in parts])
     lengths = {}
     for name in parts[0].lengths:
-        lengths[name] = _stacked([part.lengths[name] for part in parts], width)
-    detected = _stacked([part.detected for part in parts], width)
-    return Answers(_joined_items([part.items for part in parts]), scores, lengths, detected)
+        lengths[name] = stacked([part.lengths[name] for part in parts])
+    return Answers(
+        items=_joined_items([part.items for part in parts]),
+        scores=scores,
+        lengths=lengths,
+        detected=stacked([part.detected for part in parts]),
+    )
 
 
 def _joined_items(parts: Sequence[Items]) -> Items:
@@ -198,11 +216,8 @@ def _keys_of_all(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(keys)
 
 
-def _stacked(arrays: Sequence[np.ndarray], width: int) -> np.ndarray:
-    """Arrays of I_k x n_k, one below another, filled up to `width` columns."""
-    fill: Any = None if arrays[0].dtype == object else np.nan
-    widened = []
-    for array in arrays:
-        missing = width - array.shape[1]
-        widened.append(np.pad(array, ((0, 0), (0, missing)), constant_values=fill))
-    return np.concatenate(widened)
+def _widened(array: np.ndarray, width: int) -> np.ndarray:
+    """I x width: an array of I x n with further columns of nan (None for objects)."""
+    fill: Any = None if array.dtype == object else np.nan
+    n_missing = width - array.shape[1]
+    return np.pad(array, ((0, 0), (0, n_missing)), constant_values=fill)

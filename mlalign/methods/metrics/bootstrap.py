@@ -62,8 +62,12 @@ def draw(groups: Iterable[str], n: int, seed: int) -> Draws:
     number = {group: i for i, group in enumerate(sorted(set(groups)))}
     size = min(len(number), MAX_CLUSTERS)
     rng = np.random.default_rng(seed)
-    counts = [np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(n)]
-    return Draws(number, np.stack(counts).astype(np.float64))
+    counts = []
+    for _ in range(n):
+        drawn = rng.integers(0, size, size)
+        counts.append(np.bincount(drawn, minlength=size))
+    weights = np.stack(counts).astype(np.float64)
+    return Draws(number, weights)
 
 
 def estimate(observed: Observed, draws: Draws, combine: Combine = ratio) -> Estimate:
@@ -71,30 +75,36 @@ def estimate(observed: Observed, draws: Draws, combine: Combine = ratio) -> Esti
 
     Languages are sorted; those that were never observed are left out.
     """
-    seen = np.flatnonzero(~np.isnan(observed.columns).any(axis=1))
+    is_missing = np.isnan(observed.columns).any(axis=1)
+    seen = np.flatnonzero(~is_missing)
     columns = observed.columns[seen]
-    languages = sorted({observed.language[i] for i in seen})
+    codes = [observed.language[i] for i in seen]
+    groups = [observed.group[i] for i in seen]
+    languages = sorted(set(codes))
     place = {code: i for i, code in enumerate(languages)}
-    language = np.array([place[observed.language[i]] for i in seen], np.int64)
-    group = np.array([draws.number[observed.group[i]] for i in seen], np.int64)
+    language = np.array([place[code] for code in codes], np.int64)
+    group = np.array([draws.number[name] for name in groups], np.int64)
 
     n_clusters = draws.weights.shape[1]
     n_languages = len(languages)
     n_columns = columns.shape[1]
-    cell = group % n_clusters * n_languages + language
+    cluster = group % n_clusters
+    cell = cluster * n_languages + language
     sums = np.empty((n_clusters * n_languages, n_columns))
     for k in range(n_columns):
         sums[:, k] = np.bincount(cell, columns[:, k], len(sums))
     sums = sums.reshape(n_clusters, n_languages, n_columns)
     drawn = draws.weights @ sums.reshape(n_clusters, -1)  # B x L*K
+    drawn = drawn.reshape(-1, n_languages, n_columns)
 
+    n = np.bincount(language, minlength=n_languages)
     in_group = np.unique(group * n_languages + language)
     n_groups = np.bincount(in_group % n_languages, minlength=n_languages)
     return Estimate(
         languages=languages,
         values=combine(sums.sum(axis=0)),
-        replicates=combine(drawn.reshape(-1, n_languages, n_columns)),
-        n=np.bincount(language, minlength=n_languages).tolist(),
+        replicates=combine(drawn),
+        n=n.tolist(),
         n_groups=n_groups.tolist(),
         total_groups=len(np.unique(group)),
     )
@@ -133,17 +143,20 @@ def interval(
     Should Know About the Bootstrap", the expanded percentile interval).
     """
     known = np.sort(replicates[~np.isnan(replicates)])
-    if n_groups < 2 or not len(known):
+    n_known = len(known)
+    if n_groups < 2 or n_known == 0:
         return None
     t = t_quantile((1 - confidence) / 2, n_groups - 1)
-    tail = NormalDist().cdf(math.sqrt(n_groups / (n_groups - 1)) * t)
+    widening = math.sqrt(n_groups / (n_groups - 1))
+    tail = NormalDist().cdf(widening * t)
 
     # The k-th of B sorted replicates has k / (B + 1) below it.
-    places = (len(known) + 1) * np.array([tail, 1 - tail]) - 1
-    places = np.clip(places, 0, len(known) - 1)
+    places = (n_known + 1) * np.array([tail, 1 - tail]) - 1
+    places = np.clip(places, 0, n_known - 1)
     below = places.astype(int)
-    above = np.minimum(below + 1, len(known) - 1)
-    low, high = known[below] + (places - below) * (known[above] - known[below])
+    above = np.minimum(below + 1, n_known - 1)
+    step = known[above] - known[below]
+    low, high = known[below] + (places - below) * step
     return float(low), float(high)
 
 

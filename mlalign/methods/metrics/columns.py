@@ -43,18 +43,27 @@ def of_candidates(
         is_scored |= places >= 0
         for column, name in names.items():
             # Place -1 is the nan behind the column.
-            numbers = np.append(_numbers(_array(scores, column)), np.nan)[places]
+            column_values = _numbers(_array(scores, column))
+            numbers = np.append(column_values, np.nan)[places]
             before = values.get(name, np.nan)
             values[name] = np.where(np.isnan(numbers), before, numbers)
         if language_by in names.values():
-            codes = np.array([*scores["response_lang_detected"].to_pylist(), None], object)
-            detected = np.where(places >= 0, codes[places], detected)
+            codes = scores["response_lang_detected"].to_pylist()
+            by_place = np.array([*codes, None], object)
+            detected = np.where(places >= 0, by_place[places], detected)
 
-    items = _items(_rows(table), _prompt_bytes(_array(table, "prompt")), metadata, keys)
-    by_score = {name: padded(array, sizes, width) for name, array in values.items()}
-    lengths = {name: padded(array, sizes, width) for name, array in _lengths(flat).items()}
-    n_unscored = (padded(is_scored.astype(float), sizes, width) == 0).sum(1)
-    return Answers(items, by_score, lengths, padded(detected, sizes, width)), n_unscored
+    def by_item(array: np.ndarray) -> np.ndarray:
+        return padded(array, sizes, width)
+
+    prompt_bytes = _prompt_bytes(_array(table, "prompt"))
+    answers = Answers(
+        items=_items(_rows(table), prompt_bytes, metadata, keys),
+        scores={name: by_item(array) for name, array in values.items()},
+        lengths={name: by_item(array) for name, array in _lengths(flat).items()},
+        detected=by_item(detected),
+    )
+    is_unscored = by_item(is_scored.astype(float)) == 0
+    return answers, is_unscored.sum(axis=1)
 
 
 def _places(flat: pa.StructArray, scores: pa.Table) -> np.ndarray:
@@ -80,12 +89,12 @@ def with_stored(answers: Answers, table: pa.Table) -> Answers:
             characters.append(float(len(text)))
             in_bytes.append(float(len(text.encode())))
 
+    lengths = dict(answers.lengths)
     shape = answers.detected.shape
-    stored = {
-        "stored.characters": np.broadcast_to(np.array(characters)[:, None], shape),
-        "stored.bytes": np.broadcast_to(np.array(in_bytes)[:, None], shape),
-    }
-    return dataclasses.replace(answers, lengths={**answers.lengths, **stored})
+    for unit, values in {"characters": characters, "bytes": in_bytes}.items():
+        column = np.array(values)[:, None]
+        lengths[f"stored.{unit}"] = np.broadcast_to(column, shape)
+    return dataclasses.replace(answers, lengths=lengths)
 
 
 def of_sides(marks: Marks, metadata: Metadata, keys: Sequence[str]) -> tuple[Answers, np.ndarray]:
@@ -103,17 +112,19 @@ def of_sides(marks: Marks, metadata: Metadata, keys: Sequence[str]) -> tuple[Ans
 
     is_scored = np.zeros(shape, bool)
     for table, names in marks:
-        row = np.array([place_of[identifier] for identifier in table["id"].to_pylist()], np.int64)
-        side = np.array([_side(name) for name in table["candidate_id"].to_pylist()], np.int64)
-        is_scored[row, side] = True
+        row = [place_of[identifier] for identifier in table["id"].to_pylist()]
+        side = [_side(identifier) for identifier in table["candidate_id"].to_pylist()]
+        cells = (np.array(row, np.int64), np.array(side, np.int64))
+        is_scored[cells] = True
         for column, name in names.items():
             numbers = _numbers(_array(table, column))
-            before = scores[name][row, side]
-            scores[name][row, side] = np.where(np.isnan(numbers), before, numbers)
+            before = scores[name][cells]
+            scores[name][cells] = np.where(np.isnan(numbers), before, numbers)
 
-    items = _items(list(rows.values()), np.full(len(rows), np.nan), metadata, keys)
-    answers = Answers(items, scores, {}, np.full(shape, None, object))
-    return answers, np.asarray(is_scored.all(1))
+    prompt_bytes = np.full(len(rows), np.nan)
+    items = _items(list(rows.values()), prompt_bytes, metadata, keys)
+    detected = np.full(shape, None, object)
+    return Answers(items, scores, {}, detected), np.asarray(is_scored.all(axis=1))
 
 
 def _side(candidate_id: str) -> int:
@@ -168,11 +179,13 @@ def _lengths(flat: pa.StructArray) -> dict[str, np.ndarray]:
 
 def _prompt_bytes(prompts: pa.ListArray) -> np.ndarray:
     """UTF-8 bytes of what the user says in each of N conversations."""
+    n = len(prompts)
     messages = prompts.flatten()
-    n_bytes = _numbers(pc.binary_length(pc.fill_null(messages.field("content"), "")))
+    content = pc.fill_null(messages.field("content"), "")
+    n_bytes = _numbers(pc.binary_length(content))
     is_user = _numbers(pc.equal(messages.field("role"), "user"))
-    conversation = np.repeat(np.arange(len(prompts)), _sizes(prompts))
-    return np.bincount(conversation, n_bytes * is_user, len(prompts))
+    conversation = np.repeat(np.arange(n), _sizes(prompts))
+    return np.bincount(conversation, n_bytes * is_user, n)
 
 
 def _array(table: pa.Table, column: str) -> Any:
@@ -181,9 +194,11 @@ def _array(table: pa.Table, column: str) -> Any:
 
 def _sizes(lists: pa.ListArray) -> np.ndarray:
     """The length of each list; 0 for null."""
-    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0)).astype(np.int64)
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    return np.asarray(lengths).astype(np.int64)
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
     """Numbers or truth values as floats; null becomes nan."""
-    return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    floats = values.cast(pa.float64())
+    return np.asarray(floats.to_numpy(zero_copy_only=False), np.float64)

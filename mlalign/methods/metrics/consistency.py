@@ -26,7 +26,12 @@ def table_columns(right: np.ndarray, counterpart: np.ndarray) -> np.ndarray:
     """
     p = right
     q = np.where(counterpart < 0, np.nan, right[counterpart])
-    cells = np.stack([p * q, p * (1 - q), (1 - p) * q, (1 - p) * (1 - q)], 1)
+    both_right = p * q
+    only_item = p * (1 - q)
+    only_counterpart = (1 - p) * q
+    both_wrong = (1 - p) * (1 - q)
+    cells = np.stack([both_right, only_item, only_counterpart, both_wrong], axis=1)
+
     is_itself = counterpart == np.arange(len(right))
     return np.where(is_itself[:, None], np.nan, cells)
 
@@ -39,10 +44,12 @@ def all_columns(items: Items, right: np.ndarray) -> np.ndarray:
     others = _in_other_languages(items, right)
     right_elsewhere = others[:, 0]
     n_elsewhere = others[:, 1]
-    agree = right * right_elsewhere + (1 - right) * (n_elsewhere - right_elsewhere)
+    wrong_elsewhere = n_elsewhere - right_elsewhere
+    agreement = right * right_elsewhere + (1 - right) * wrong_elsewhere
 
+    columns = np.stack([agreement, n_elsewhere], axis=1)
     has_pair = ~np.isnan(right) & (n_elsewhere > 0)
-    return np.where(has_pair[:, None], np.stack([agree, n_elsewhere], 1), np.nan)
+    return np.where(has_pair[:, None], columns, np.nan)
 
 
 def _in_other_languages(items: Items, right: np.ndarray) -> np.ndarray:
@@ -52,13 +59,17 @@ def _in_other_languages(items: Items, right: np.ndarray) -> np.ndarray:
     groups = list(zip(items.group, items.occurrence(), strict=True))
     known = np.flatnonzero(~np.isnan(right))
     for i in known:
+        group = groups[i]
+        language = items.language[i]
         counted = np.array([right[i], 1.0])
-        group_sums[groups[i]] += counted
-        language_sums[*groups[i], items.language[i]] += counted
+        group_sums[group] += counted
+        language_sums[*group, language] += counted
 
     others = np.zeros((len(right), 2))
     for i in known:
-        others[i] = group_sums[groups[i]] - language_sums[*groups[i], items.language[i]]
+        group = groups[i]
+        language = items.language[i]
+        others[i] = group_sums[group] - language_sums[*group, language]
     return others
 
 
@@ -77,27 +88,33 @@ def matrix(
     known = ~np.isnan(shares)
     p = np.nan_to_num(shares)
     q = np.where(known, 1 - shares, 0.0)
+    pq = p * q
     n = known.T.astype(float) @ known
     with np.errstate(divide="ignore", invalid="ignore"):
+        # Of the agreement a = p_i p_j + q_i q_j in languages i and j: its mean over groups, the
+        # mean of a^2, and s / sqrt(n) with s^2 = n / (n - 1) (mean of a^2 - mean^2).
         mean = (p.T @ p + q.T @ q) / n
-        square = ((p**2).T @ p**2 + 2 * (p * q).T @ (p * q) + (q**2).T @ q**2) / n
-        deviation = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1))
+        square = ((p**2).T @ p**2 + 2 * pq.T @ pq + (q**2).T @ q**2) / n
+        variance = np.maximum(square - mean**2, 0)
+        error = np.sqrt(variance / (n - 1))
 
-    margin = _t_quantiles(n, 0.5 + confidence / 2) * deviation
+    margin = _t_quantiles(n, 0.5 + confidence / 2) * error
+    low = np.maximum(mean - margin, 0)
+    high = np.minimum(mean + margin, 1)
     return {
         "languages": languages,
         "values": _listed(mean),
-        "low": _listed(np.maximum(mean - margin, 0)),
-        "high": _listed(np.minimum(mean + margin, 1)),
+        "low": _listed(low),
+        "high": _listed(high),
         "n_groups": n.astype(int).tolist(),
     }
 
 
 def _t_quantiles(n: np.ndarray, p: float) -> np.ndarray:
-    """The p-quantile of Student's t for each sample size in `n`; nan for fewer than two."""
+    """The p-quantile of Student's t for each sample size in `n` (L x L); nan below two."""
     quantiles = np.full(n.shape, np.nan)
-    for place in zip(*np.nonzero(n > 1), strict=True):
-        quantiles[place] = t_quantile(p, int(n[place]) - 1)
+    for i, j in np.argwhere(n > 1):
+        quantiles[i, j] = t_quantile(p, int(n[i, j]) - 1)
     return quantiles
 
 
@@ -114,13 +131,15 @@ def _by_group(
     languages = sorted({language[i] for i in known})
     row_of = {name: row for row, name in enumerate(sorted(set(group)))}
     column_of = {name: column for column, name in enumerate(languages)}
-    cells = ([row_of[group[i]] for i in known], [column_of[language[i]] for i in known])
+    rows = [row_of[group[i]] for i in known]
+    columns = [column_of[language[i]] for i in known]
 
     sums = np.zeros((len(row_of), len(languages)))
     counts = np.zeros_like(sums)
-    np.add.at(sums, cells, right[known])
-    np.add.at(counts, cells, 1)
-    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    np.add.at(sums, (rows, columns), right[known])
+    np.add.at(counts, (rows, columns), 1)
+    means = np.full_like(sums, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
     return languages, means
 
 

@@ -119,8 +119,9 @@ class Tables:
             self.miss(difference_name, f"no item with values of both policies ({measure.needs})")
             return
 
-        language = [ours.language[k] for k in i[both]]
-        group = [ours.group[k] for k in i[both]]
+        places = i[both]
+        language = [ours.language[place] for place in places]
+        group = [ours.group[place] for place in places]
         our_estimate = self._estimate_of(language, group, ours_there[both], measure)
         other_estimate = self._estimate_of(language, group, others_there[both], measure)
         self.add_estimate(
