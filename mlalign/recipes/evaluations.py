@@ -33,7 +33,10 @@ from mlalign.core.sources import Source
 
 DEFAULT = "held_out"
 OWN = re.compile(r"\$\{evaluation\.(\w+)\}")
-ANSWERS, CHOICES, REWARDS = "answers", "choices", "reward models"
+# What an evaluation measures.
+ANSWERS = "answers"
+CHOICES = "choices"
+REWARDS = "reward models"
 # What is measured -> the stage that makes its tables.
 TABLES = {ANSWERS: "evaluate", CHOICES: "benchmark", REWARDS: "benchmark"}
 # What can be referred to as `${evaluation.NAME}` -> what to do where it is missing.

@@ -131,21 +131,19 @@ class Planner:
         return dataclasses.replace(known, name=name or known.name)
 
     def _node(self, draft: _Draft) -> Node:
-        step, module = draft.step, draft.module
-        guards = [self.inputs.of_step(guard) for guard in step.guards]
-        of_key = {
-            name: store.fingerprint({name: value}) for name, value in draft.own_identity.items()
-        }
+        config_prints = {}
+        for name, value in draft.own_identity.items():
+            config_prints[name] = store.fingerprint({name: value})
         return Node(
-            step=step,
-            module=module,
+            step=draft.step,
+            module=draft.module,
             config=draft.config,
             inputs=draft.inputs,
-            guards=guards,
+            guards=[self.inputs.of_step(guard) for guard in draft.step.guards],
             resources=self._resources(draft),
             fingerprint=self._fingerprint(draft),
-            missing=packages.missing(module, draft.config, draft.key),
-            read={"files": draft.files, "config": of_key},
+            missing=packages.missing(draft.module, draft.config, draft.key),
+            read={"files": draft.files, "config": config_prints},
         )
 
     def _fingerprint(self, draft: _Draft) -> str:

@@ -42,10 +42,8 @@ def of_candidates(
         places = _places(flat, scores)
         is_scored |= places >= 0
         for column, name in names.items():
-            # Place -1 is the nan behind the column.
-            column_values = _numbers(_array(scores, column))
-            numbers = np.append(column_values, np.nan)[places]
             before = values.get(name, np.nan)
+            numbers = _numbers_at(places, scores, column)
             values[name] = np.where(np.isnan(numbers), before, numbers)
         if language_by in names.values():
             codes = scores["response_lang_detected"].to_pylist()
@@ -64,6 +62,13 @@ def of_candidates(
     )
     is_unscored = by_item(is_scored.astype(float)) == 0
     return answers, is_unscored.sum(axis=1)
+
+
+def _numbers_at(places: np.ndarray, scores: pa.Table, column: str) -> np.ndarray:
+    """The numbers of a column at some places; nan at place -1."""
+    numbers = _numbers(_array(scores, column))
+    with_nan = np.append(numbers, np.nan)
+    return with_nan[places]
 
 
 def _places(flat: pa.StructArray, scores: pa.Table) -> np.ndarray:
