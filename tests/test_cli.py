@@ -139,7 +139,7 @@ def test_every_stage_has_help(mlalign, stage):
         ),
         (
             ["plan", "recipe=iterative_dpo", "rounds=99"],
-            "rounds.count: 99 rounds, and max_rounds=20",
+            "rounds.count: 99 rounds are more than max_rounds=20",
         ),
         (
             ["plan", "recipe=reuse_your_rewards", "deepspeed=zero9"],
@@ -165,11 +165,11 @@ def test_every_stage_has_help(mlalign, stage):
             ["plan", "recipe=candidates", "scale.engine_args.vlm.x=1"],
             "scale.engine_args.vlm: unknown; did you mean 'vllm'",
         ),
-        (["plan", "recipe=candidates", "data.prompts.0.path=x"], "prompts is no mapping"),
-        (["plan", "recipe=candidates", "steps.candidates.config.n.x=1"], "n is no mapping"),
+        (["plan", "recipe=candidates", "data.prompts.0.path=x"], "prompts is not a mapping"),
+        (["plan", "recipe=candidates", "steps.candidates.config.n.x=1"], "n is not a mapping"),
         (
             ["plan", "recipe=candidates", "use.rows.prompts=rows.jsonl"],
-            "is no rows artifact; bring files in with `mlalign prepare`",
+            "is not a rows artifact; bring files in with `mlalign prepare`",
         ),
         (["recipes", "bogus=1"], "bogus: unknown key"),
         (["status", "name=none"], "there is no run 'none'"),

@@ -1,7 +1,7 @@
 """Composing the chosen files: Hydra reads and merges them, and interpolations stay unresolved."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def _check_files(choices: Mapping[str, str], folders: Sequence[Path]) -> None:
 def _register_resolvers() -> None:
     from omegaconf import OmegaConf
 
-    resolvers = {
+    resolvers: dict[str, Callable[..., Any]] = {
         "package": _package,
         "first": _first,
         "oc.env": _environment,

@@ -52,7 +52,7 @@ def options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
             if group == "recipe":
                 name = path.stem
             if name in own:
-                raise UserError(f"recipe: {own[name]} and {path} have one name; rename one")
+                raise UserError(f"recipe: {own[name]} and {path} have the same name; rename one")
             own[name] = path
         files = {**own, **files}
     return files

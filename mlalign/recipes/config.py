@@ -39,9 +39,7 @@ def load(
     check_hydra()
     errors: list[str] = []
     typed = parse(argv, errors)
-    controls = {
-        override.key[0]: override.value for override in typed if override.key[0] in CONTROLS
-    }
+    controls = _controls(typed)
     folders = search_path(controls.pop("conf_dir", None), errors)
     choices = _choices(typed, folders, errors, needs_recipe=recipe is None)
     if any(message.startswith(("recipe:", "conf_dir:")) for message in errors):
@@ -62,6 +60,15 @@ def load(
     composition.check_interpolations(settings.root)
     _carry_secrets(settings)
     return settings
+
+
+def _controls(typed: Sequence[Override]) -> dict[str, Any]:
+    """The values that control the command and are no part of the configuration."""
+    controls = {}
+    for override in typed:
+        if override.key[0] in CONTROLS:
+            controls[override.key[0]] = override.value
+    return controls
 
 
 def _choices(
@@ -188,8 +195,8 @@ def _evaluations(
         if changes or names != evaluations.DEFAULT:
             mend = "run recipe=evaluate model=PATH, or give the recipe a section `measure`"
             errors.append(
-                "evaluation: the recipe has no section `measure`, whose policies it would be asked"
-                f" of; {mend}"
+                "evaluation: the recipe has no section `measure`, so there are no policies to"
+                f" evaluate; {mend}"
             )
         return []
     request = evaluations.Request(names, changes, languages)

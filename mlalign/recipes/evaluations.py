@@ -326,7 +326,7 @@ def _check_held_out(evaluation: Evaluation, errors: list[str]) -> None:
         if getattr(evaluation, key):
             mend = "write a file of another name; without `rows` it asks the same prompts"
             errors.append(
-                f"{key}: the recipe's section `measure` says this of held-out rows; {mend}"
+                f"{key}: the recipe's section `measure` sets this for held-out rows; {mend}"
             )
 
 

@@ -134,12 +134,12 @@ def _count(recipe: Mapping, resolve: Resolve, max_rounds: int, errors: list[str]
         return 0
     count = resolve(rounds.get("count", 0), {}, "rounds.count", errors)
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        errors.append(f"rounds.count: {count!r} is not possible; a whole number, 0 or more")
+        errors.append(f"rounds.count: expected a whole number from 0, got {count!r}")
         return 0
     if count > max_rounds:
         errors.append(
-            f"rounds.count: {count} rounds, and max_rounds={max_rounds} stops a slip of the pen"
-            f" from queueing weeks of work; set max_rounds={count} if you mean it"
+            f"rounds.count: {count} rounds are more than max_rounds={max_rounds}, which keeps a"
+            f" typing error from queueing weeks of work; set max_rounds={count} if you mean it"
         )
         return 0
     return count

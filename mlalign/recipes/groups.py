@@ -69,8 +69,8 @@ def _check_environment(launcher: Mapping[str, Any], errors: list[str]) -> None:
         if secrecy.VARIABLE.search(str(name)):
             mend = "leave it out and export it in the shell that submits: Slurm passes that on"
             errors.append(
-                f"launcher.environment.{name}: would stand in the script of every job for all to"
-                f" read; {mend}"
+                f"launcher.environment.{name}: everybody could read it in the script of every job;"
+                f" {mend}"
             )
 
 

@@ -87,7 +87,7 @@ class Inputs:
     def of_step(self, name: str) -> dict:
         """The artifact of a planned step, as an input."""
         node = self.nodes[name]
-        artifact = {"step": name, "artifact": node.artifact}
+        artifact: dict[str, Any] = {"step": name, "artifact": node.artifact}
         if node.step.binding:
             artifact["binding"] = node.step.binding
         return artifact
@@ -149,8 +149,8 @@ class Inputs:
             value = {"revision": model["revision"], **value}
         if kind == "rows" and not os.path.isdir(Path(path).expanduser()):
             self.errors.append(
-                f"{key}: {path} is no rows artifact; bring files in with `mlalign prepare`, or name"
-                " a step's directory"
+                f"{key}: {path} is not a rows artifact; bring files in with `mlalign prepare`, or"
+                " name a step's directory"
             )
             return None
 

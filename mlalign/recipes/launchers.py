@@ -104,5 +104,5 @@ def _problems(cfg: Slurm) -> list[str]:
             messages.append(f"launcher.preamble[{number}]: one line each")
     for name in cfg.environment:
         if not name.isidentifier():
-            messages.append(f"launcher.environment.{name}: no name of a variable")
+            messages.append(f"launcher.environment.{name}: not a variable's name")
     return messages

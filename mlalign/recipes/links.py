@@ -147,7 +147,7 @@ class Linker:
         """What a name that means no step may have meant."""
         inner = [name for name in self.steps if name.startswith(f"{item}.")]
         if inner:
-            return f"; that part gives no step of its own name, but {', '.join(inner)}"
+            return f"; the part gives no step of its own name, only {', '.join(inner)}"
         values = [name for name in self.steps if name.startswith(f"{item}[")]
         if values:
             some = ", ".join(values[:6])

@@ -65,8 +65,8 @@ class _Expansion:
         for name in section.policies:
             if name not in initial:
                 self.errors.append(
-                    f"rounds.measure.policies: {name} is nothing that `init` names, and there is"
-                    " nothing to compare it with"
+                    f"rounds.measure.policies: `init` does not name {name}, so there is nothing to"
+                    " compare it with"
                 )
 
     def _section(self, owner: Mapping, key: str) -> Section | None:

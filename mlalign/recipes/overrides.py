@@ -117,7 +117,7 @@ def _set(tree: dict, path: Sequence[str], override: Override, errors: list[str])
     for key in path[:-1]:
         inner = tree.get(key) or {}
         if not isinstance(inner, Mapping):
-            errors.append(f"{override.dotted}: {key} is no mapping, it has no keys; set it whole")
+            errors.append(f"{override.dotted}: {key} is not a mapping; set it as a whole")
             return
         tree[key] = dict(inner)
         tree = tree[key]

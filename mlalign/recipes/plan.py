@@ -155,7 +155,7 @@ def build(settings: Settings, *, to_look_at: bool = False) -> Plan:
 def _max_rounds(settings: Settings, errors: list[str]) -> int:
     value = settings.root["max_rounds"]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        errors.append(f"max_rounds: a whole number from 1, got {value!r}")
+        errors.append(f"max_rounds: expected a whole number from 1, got {value!r}")
         return 1
     return value
 

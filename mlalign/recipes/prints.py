@@ -36,7 +36,7 @@ class Prints:
     def _of_input(self, value: Mapping, is_named: bool) -> Any:
         if "artifact" not in value:
             return self._of_external(value)
-        print_ = {"fingerprint": self.nodes[value["step"]].fingerprint}
+        print_: dict[str, Any] = {"fingerprint": self.nodes[value["step"]].fingerprint}
         if is_named:
             print_["step"] = value.get("name") or value["step"]
             print_["binding"] = value.get("binding")

@@ -49,7 +49,7 @@ def _options(value: Any) -> str | None:
         return f"expected {sample}, got {value!r}"
     for name, text in value.items():
         if not OPTION.fullmatch(str(name)) or not str(text).isprintable():
-            return f"{name!r} is no long option of sbatch on one line"
+            return f"{name!r} is not a long option of sbatch with a value on one line"
     return None
 
 

@@ -250,7 +250,7 @@ def test_only_the_languages_that_are_asked_for(tmp_path, data):
         ),
         (
             ["evaluation.held_out.ask.temperature=0"],
-            "evaluation held_out: ask: the recipe's section `measure` says this of held-out rows;",
+            "evaluation held_out: ask: the recipe's section `measure` sets this for held-out rows;",
         ),
         (
             ["evaluation.held_out.about.origin=foreign"],

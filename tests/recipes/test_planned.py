@@ -174,9 +174,9 @@ def test_a_recipe_within_the_cap_on_rounds(tmp_path):
         " {stage: prepare}}}"
     )
     (message,) = [m for m in errors_of(tmp_path, text) if m.startswith("rounds")]
-    assert message.startswith("rounds.count: 25 rounds, and max_rounds=20 ") and message.endswith(
-        "set max_rounds=25 if you mean it"
-    )
+    assert message.startswith(
+        "rounds.count: 25 rounds are more than max_rounds=20,"
+    ) and message.endswith("set max_rounds=25 if you mean it")
     assert not any(m.startswith("rounds") for m in errors_of(tmp_path, text, "max_rounds=25"))
 
 

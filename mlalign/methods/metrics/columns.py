@@ -117,9 +117,9 @@ def of_sides(marks: Marks, metadata: Metadata, keys: Sequence[str]) -> tuple[Ans
 
     is_scored = np.zeros(shape, bool)
     for table, names in marks:
-        row = [place_of[identifier] for identifier in table["id"].to_pylist()]
-        side = [_side(identifier) for identifier in table["candidate_id"].to_pylist()]
-        cells = (np.array(row, np.int64), np.array(side, np.int64))
+        places = [place_of[identifier] for identifier in table["id"].to_pylist()]
+        sides = [_side(identifier) for identifier in table["candidate_id"].to_pylist()]
+        cells = (np.array(places, np.int64), np.array(sides, np.int64))
         is_scored[cells] = True
         for column, name in names.items():
             numbers = _numbers(_array(table, column))

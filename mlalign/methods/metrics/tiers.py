@@ -17,7 +17,7 @@ UNKNOWN = "unclassified"
 def _classes() -> dict[str, str]:
     path = Path(__file__).with_name("resource_tiers.yaml")
     tiers = yaml.safe_load(path.read_text(encoding="utf-8"))
-    classes = {}
+    classes: dict[str, str] = {}
     for number, languages in tiers.items():
         classes |= dict.fromkeys(languages, str(number))
     return classes
