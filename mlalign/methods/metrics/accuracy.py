@@ -6,15 +6,15 @@ I x K numbers that are summed over items before a ratio is taken; nan where noth
 
 import numpy as np
 
+from mlalign.methods.metrics.ratios import divided
+
 
 def mean(values: np.ndarray) -> np.ndarray:
     """The mean of each item's known values; nan without any. I x n -> I."""
     is_known = ~np.isnan(values)
     n_known = is_known.sum(axis=1)
     sums = np.nansum(values, axis=1)
-    means = np.full(len(values), np.nan)
-    np.divide(sums, n_known, out=means, where=n_known > 0)
-    return means
+    return divided(sums, n_known)
 
 
 def mean_columns(values: np.ndarray) -> np.ndarray:
@@ -28,6 +28,11 @@ def mean_columns(values: np.ndarray) -> np.ndarray:
     return np.stack([values, weights], axis=1)
 
 
+def kept(columns: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """The columns of the items to keep (I, bool), nan for the others. I x K -> I x K."""
+    return np.where(keep[:, None], columns, np.nan)
+
+
 def sum_columns(*values: np.ndarray) -> np.ndarray:
     """Sums over the answers for which all of the K arrays (I x n) have a value. I x K."""
     is_missing = np.isnan(np.stack(values))
@@ -39,7 +44,7 @@ def sum_columns(*values: np.ndarray) -> np.ndarray:
 
     has_any = has_all.any(axis=1)
     columns = np.stack(sums, axis=1)
-    return np.where(has_any[:, None], columns, np.nan)
+    return kept(columns, has_any)
 
 
 def verdict(scores: np.ndarray) -> np.ndarray:
@@ -79,7 +84,7 @@ def agreement_columns(verdicts: np.ndarray, counterpart: np.ndarray) -> np.ndarr
     column = 2 * of_counterpart
     cell = np.where(is_counted, 3 * row + column, 0).astype(int)
     tables = np.eye(9)[cell]
-    return np.where(is_counted[:, None], tables, np.nan)
+    return kept(tables, is_counted)
 
 
 def on_diagonal(columns: np.ndarray) -> np.ndarray:

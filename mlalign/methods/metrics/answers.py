@@ -128,12 +128,14 @@ def pairs(ours: Items, theirs: Items) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the items that both have, the k-th occurrence of an id with the k-th."""
     their_keys = zip(theirs.id, theirs.occurrence(), strict=True)
     place_of = {key: j for j, key in enumerate(their_keys)}
-    places = []
-    for i, key in enumerate(zip(ours.id, ours.occurrence(), strict=True)):
+    our_keys = zip(ours.id, ours.occurrence(), strict=True)
+    i_ours = []
+    j_theirs = []
+    for i, key in enumerate(our_keys):
         if key in place_of:
-            places.append((i, place_of[key]))
-    both = np.array(places, np.int64).reshape(-1, 2)
-    return both[:, 0], both[:, 1]
+            i_ours.append(i)
+            j_theirs.append(place_of[key])
+    return np.array(i_ours, np.int64), np.array(j_theirs, np.int64)
 
 
 def stored(answers: Answers, by: str) -> Answers:

@@ -9,6 +9,8 @@ from math import comb
 
 import numpy as np
 
+from mlalign.methods.metrics.ratios import divided
+
 
 def selected(scores: np.ndarray, values: np.ndarray, k: int | None = None) -> np.ndarray:
     """The expected value of the answer with the highest score among k random ones.
@@ -28,7 +30,7 @@ def selected(scores: np.ndarray, values: np.ndarray, k: int | None = None) -> np
     score = np.take_along_axis(scores, order, axis=1)
     value = np.take_along_axis(values, order, axis=1)
     known = np.take_along_axis(known, order, axis=1)
-    n_items, n = scores.shape
+    n = scores.shape[1]
     m = known.sum(axis=1, keepdims=True)
     n_before = n - m
     rank = np.where(known, np.arange(n) - n_before + 1, 0)
@@ -45,10 +47,8 @@ def selected(scores: np.ndarray, values: np.ndarray, k: int | None = None) -> np
     counted = np.where(known, value, 0.0)
     best = np.where(known, weight * counted, 0.0).sum(axis=1)
     n_in_item = m[:, 0]
-    total = subsets[n_in_item, n_in_item]
-    expected = np.full(n_items, np.nan)
-    np.divide(best, total, out=expected, where=total > 0)
-    return expected
+    n_subsets = subsets[n_in_item, n_in_item]
+    return divided(best, n_subsets)
 
 
 def _tie_blocks(score: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from mlalign.core import languages
-from mlalign.methods.metrics.accuracy import sum_columns
+from mlalign.methods.metrics.accuracy import kept, sum_columns
 
 # In the place of a language: there was nothing to identify, or the identifier does not know it.
 UNKNOWN = "unknown"
@@ -50,7 +50,7 @@ def where_known(
     for code, item_surplus in zip(language, surplus, strict=True):
         balance[code] += item_surplus
     is_known = np.array([balance[code] >= 0 for code in language], bool)
-    return np.where(is_known[:, None], verdicts, np.nan)
+    return kept(verdicts, is_known)
 
 
 def line_columns(line_pass: np.ndarray) -> np.ndarray:
@@ -84,11 +84,9 @@ def lcpr_columns(
     words = word_columns(line_pass, word_pass)
     may_have_words = np.array([has_words(code) for code in language], bool)
     has_lines = ~np.isnan(lines[:, 0])
-    is_defined = may_have_words & has_lines
-
     columns = np.concatenate([lines, words], axis=1)
     columns = np.nan_to_num(columns)
-    return np.where(is_defined[:, None], columns, np.nan)
+    return kept(columns, may_have_words & has_lines)
 
 
 def split_columns(right: np.ndarray, in_language: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,7 +127,7 @@ def coco_cola_columns(
     # A_l / (A_l + A_en)
     columns = sum_columns(right_in_language, right_in_language + right_in_english)
     is_foreign = np.array([code != english for code in language], bool)
-    return np.where(is_foreign[:, None], columns, np.nan)
+    return kept(columns, is_foreign)
 
 
 def matrix(language: Sequence[str], detected: np.ndarray, present: np.ndarray) -> dict[str, Any]:

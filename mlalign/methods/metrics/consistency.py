@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from mlalign.methods.metrics.accuracy import kept
 from mlalign.methods.metrics.answers import Items
 from mlalign.methods.metrics.bootstrap import t_quantile
+from mlalign.methods.metrics.ratios import divided
 
 
 def table_columns(right: np.ndarray, counterpart: np.ndarray) -> np.ndarray:
@@ -33,7 +35,7 @@ def table_columns(right: np.ndarray, counterpart: np.ndarray) -> np.ndarray:
     cells = np.stack([both_right, only_item, only_counterpart, both_wrong], axis=1)
 
     is_itself = counterpart == np.arange(len(right))
-    return np.where(is_itself[:, None], np.nan, cells)
+    return kept(cells, ~is_itself)
 
 
 def all_columns(items: Items, right: np.ndarray) -> np.ndarray:
@@ -49,7 +51,7 @@ def all_columns(items: Items, right: np.ndarray) -> np.ndarray:
 
     columns = np.stack([agreement, n_elsewhere], axis=1)
     has_pair = ~np.isnan(right) & (n_elsewhere > 0)
-    return np.where(has_pair[:, None], columns, np.nan)
+    return kept(columns, has_pair)
 
 
 def _in_other_languages(items: Items, right: np.ndarray) -> np.ndarray:
@@ -138,9 +140,7 @@ def _by_group(
     counts = np.zeros_like(sums)
     np.add.at(sums, (rows, columns), right[known])
     np.add.at(counts, (rows, columns), 1)
-    means = np.full_like(sums, np.nan)
-    np.divide(sums, counts, out=means, where=counts > 0)
-    return languages, means
+    return languages, divided(sums, counts)
 
 
 def _listed(table: np.ndarray) -> list[list[float | None]]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlalign.methods.metrics.accuracy import sum_columns
+from mlalign.methods.metrics.accuracy import kept, sum_columns
 
 
 def premium_columns(prompt_bytes: np.ndarray, counterpart: np.ndarray) -> np.ndarray:
@@ -23,7 +23,7 @@ def premium_columns(prompt_bytes: np.ndarray, counterpart: np.ndarray) -> np.nda
     in_english = np.where(counterpart < 0, np.nan, prompt_bytes[counterpart])
     columns = np.stack([prompt_bytes, in_english], axis=1)
     lacks_one = np.isnan(columns).any(axis=1)
-    return np.where(lacks_one[:, None], np.nan, columns)
+    return kept(columns, ~lacks_one)
 
 
 def content_columns(
@@ -46,5 +46,4 @@ def content_columns(
     columns = np.concatenate([sums, premium], axis=1)
     # A prompt without a counterpart adds nothing to the premium.
     columns = np.nan_to_num(columns)
-    is_counted = is_measurable & has_answer
-    return np.where(is_counted[:, None], columns, np.nan)
+    return kept(columns, is_measurable & has_answer)

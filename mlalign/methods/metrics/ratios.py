@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def _divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a / b; nan where b is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient = a / b
@@ -12,13 +12,13 @@ def _divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def ratio(sums: np.ndarray) -> np.ndarray:
     """s0 / s1: a mean, if s1 counts what s0 adds up."""
-    return _divided(sums[..., 0], sums[..., 1])
+    return divided(sums[..., 0], sums[..., 1])
 
 
 def _two_ratios(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """s0 / s1 and s2 / s3."""
     first = ratio(sums)
-    second = _divided(sums[..., 2], sums[..., 3])
+    second = divided(sums[..., 2], sums[..., 3])
     return first, second
 
 
@@ -28,14 +28,14 @@ def harmonic(sums: np.ndarray) -> np.ndarray:
     It is 0 where the first ratio is 0, even if the second is undefined.
     """
     a, b = _two_ratios(sums)
-    mean = _divided(2 * a * b, a + b)
+    mean = divided(2 * a * b, a + b)
     return np.where(a == 0, 0.0, mean)
 
 
 def ratio_of_ratios(sums: np.ndarray) -> np.ndarray:
     """(s0 / s1) / (s2 / s3)."""
     numerator, denominator = _two_ratios(sums)
-    return _divided(numerator, denominator)
+    return divided(numerator, denominator)
 
 
 def kappa(sums: np.ndarray) -> np.ndarray:
@@ -50,12 +50,12 @@ def kappa(sums: np.ndarray) -> np.ndarray:
 
     # p_o = sum_i n_ii / n
     on_diagonal = np.trace(table, axis1=-2, axis2=-1)
-    observed = _divided(on_diagonal, total)
+    observed = divided(on_diagonal, total)
 
     # p_e = sum_i n_i. n_.i / n^2
     rows = table.sum(axis=-1)
     columns = table.sum(axis=-2)
-    expected = _divided((rows * columns).sum(axis=-1), total**2)
+    expected = divided((rows * columns).sum(axis=-1), total**2)
 
-    value = _divided(observed - expected, 1 - expected)
+    value = divided(observed - expected, 1 - expected)
     return np.where(expected > 1 - 1e-12, np.nan, value)

@@ -31,7 +31,10 @@ class Tables:
     @property
     def not_computed(self) -> list[str]:
         """What could not be computed, and why."""
-        return [f"{', '.join(names)}: {reason}" for reason, names in self.missing.items()]
+        lines = []
+        for reason, names in self.missing.items():
+            lines.append(f"{', '.join(names)}: {reason}")
+        return lines
 
     def miss(self, name: str, reason: str) -> None:
         """Note that something could not be computed."""
@@ -51,10 +54,14 @@ class Tables:
         if missing:
             self.miss(f"{measure.name} ({' '.join(missing)})", measure.needs)
         self.add_estimate(
-            measure.name, measure.by, estimate, higher_is_better=measure.higher_is_better
+            measure.name,
+            measure.by,
+            estimate,
+            higher_is_better=measure.higher_is_better,
         )
         if measure.broken_down:
-            for part, members in {"origin": items.origin, **items.parts}.items():
+            parts = {"origin": items.origin, **items.parts}
+            for part, members in parts.items():
                 self._add_members(items, measure, part, members)
 
     def _add_members(
@@ -89,7 +96,7 @@ class Tables:
         self, items: Items, measure: Measure, part: str, name: str, among: np.ndarray
     ) -> None:
         """A measure of some items only (`among`: I, bool), in the breakdown."""
-        columns = np.where(among[:, None], measure.columns, np.nan)
+        columns = accuracy.kept(measure.columns, among)
         estimate = self._estimate(items, dataclasses.replace(measure, columns=columns))
         if estimate is not None:
             self.breakdown += table.member(
@@ -113,8 +120,8 @@ class Tables:
         i, j = at
         ours_there = measure.columns[i]
         others_there = other.columns[j]
-        has_both = ~(np.isnan(ours_there).any(1) | np.isnan(others_there).any(1))
-        both = np.flatnonzero(has_both)
+        is_missing = np.isnan(np.concatenate([ours_there, others_there], axis=1))
+        both = np.flatnonzero(~is_missing.any(axis=1))
         if not len(both):
             self.miss(difference_name, f"no item with values of both policies ({measure.needs})")
             return
@@ -132,7 +139,8 @@ class Tables:
         )
 
     def _estimate(self, items: Items, measure: Measure) -> Estimate | None:
-        if np.isnan(measure.columns).any(1).all():
+        is_missing = np.isnan(measure.columns).any(axis=1)
+        if is_missing.all():
             return None
         return self._estimate_of(items.language, items.group, measure.columns, measure)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mlalign.methods.metrics.bootstrap import Draws, Estimate
+from mlalign.methods.metrics.ratios import divided
 
 RIDGE = 0.01  # in units of prompts: keeps the fit finite when one side always wins
 MAX_STEPS = 50
@@ -41,13 +42,13 @@ def outcomes(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 def raw(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """The share of wins of each prompt; nan where no pair has both scores. I x n, I x m -> I."""
-    shares = np.full(len(ours), np.nan)
+    shares = np.empty(len(ours))
     n_pairs = ours.shape[1] * theirs.shape[1]
     for chunk in _chunks(len(ours), n_pairs):
         wins = outcomes(ours[chunk], theirs[chunk])
         n_known = (~np.isnan(wins)).sum(axis=1)
         n_wins = np.nansum(wins, axis=1)
-        np.divide(n_wins, n_known, out=shares[chunk], where=n_known > 0)
+        shares[chunk] = divided(n_wins, n_known)
     return shares
 
 
