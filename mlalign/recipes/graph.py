@@ -220,8 +220,8 @@ def _loops(
     if len(errors) > n_before:
         return None
     lists: dict[str, list] = {}
-    for variable, given in resolved.items():
-        values = list(given) if isinstance(given, Mapping) else given
+    for variable, content in resolved.items():
+        values = list(content) if isinstance(content, Mapping) else content
         problem = _problem_of_values(values)
         if problem is not None:
             errors.append(f"{key}.{variable}: {problem}")

@@ -95,11 +95,11 @@ class Inputs:
     def _of_reference(self, ref: Ref, kind: str, key: str) -> dict | None:
         if ref.step not in self.nodes:
             return None  # its own mistakes are reported
-        given = self.nodes[ref.step].module.KIND
+        given_kind = self.nodes[ref.step].module.KIND
         fitting = KIND_OF_SLOT.get(kind)
-        if fitting is not None and given not in fitting:
+        if fitting is not None and given_kind not in fitting:
             needed = " or ".join(fitting)
-            self.errors.append(f"{key}: {ref.step} gives {given}, but this needs {needed}")
+            self.errors.append(f"{key}: {ref.step} gives {given_kind}, but this needs {needed}")
             return None
         artifact = self.of_step(ref.step)
         return artifact if ref.name is None else {**artifact, "name": ref.name}

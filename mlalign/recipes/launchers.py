@@ -91,11 +91,11 @@ def build(content: Mapping[str, Any], errors: list[str] | None = None) -> Any:
 
 def _problems(cfg: Slurm) -> list[str]:
     """What is wrong with values that have the right type."""
-    given = {}
+    limits = {}
     for name in resources.OF_LAUNCHER:
         if getattr(cfg, name) is not None:
-            given[name] = getattr(cfg, name)
-    messages = resources.problems(given, "launcher", distributed=True, sharded=True)
+            limits[name] = getattr(cfg, name)
+    messages = resources.problems(limits, "launcher", distributed=True, sharded=True)
 
     if cfg.grace_s < 10:
         messages.append(f"launcher.grace_s: must be at least 10 seconds, got {cfg.grace_s}")

@@ -141,8 +141,8 @@ class _Expansion:
             compared["baseline_scores"] = f"{baseline}.marks[{first}]"
         elif section.key == "measure":
             compared["first"] = first
-        given = {**compared, **_given(evaluation, section), "policies": section.policies}
-        return {"part": "measure", "with": given}
+        parameters = {**compared, **_parameters(evaluation, section), "policies": section.policies}
+        return {"part": "measure", "with": parameters}
 
     def result(self) -> dict[str, Any]:
         """The recipe with the added steps, and without the sections they stand for."""
@@ -171,13 +171,13 @@ def _without(mapping: Mapping, *names: str) -> dict[str, Any]:
     return {name: value for name, value in mapping.items() if name not in names}
 
 
-def _named(given: Any, key: str, errors: list[str]) -> dict[str, Any]:
+def _named(models: Any, key: str, errors: list[str]) -> dict[str, Any]:
     """Policies or reward models by name."""
-    if not isinstance(given, list) or not given:
-        errors.append(f"{key}: expected a list of steps, or of {{path, name}}, got {given!r}")
+    if not isinstance(models, list) or not models:
+        errors.append(f"{key}: expected a list of steps, or of {{path, name}}, got {models!r}")
         return {}
     named: dict[str, Any] = {}
-    for model in given:
+    for model in models:
         value: Any = model
         label = model
         if isinstance(model, Mapping):
@@ -194,7 +194,7 @@ def _named(given: Any, key: str, errors: list[str]) -> dict[str, Any]:
     return named
 
 
-def _given(evaluation: Evaluation, section: Section) -> dict[str, Any]:
+def _parameters(evaluation: Evaluation, section: Section) -> dict[str, Any]:
     """What the part `measure` gets beside the policies."""
     if evaluation.rows is None and evaluation.name == DEFAULT:
         return section.rest
@@ -213,12 +213,12 @@ def _given(evaluation: Evaluation, section: Section) -> dict[str, Any]:
 
 def _rows_call(evaluation: Evaluation, scorers: Mapping[str, Any]) -> dict[str, Any]:
     """The call of the part that scores answers which are there already."""
-    given = {
+    parameters = {
         "policies": dict(scorers),
         "prompts": f"rows_{evaluation.name}",
         "measured": {**evaluation.metrics, "evaluation": evaluation.label},
     }
-    return {"part": "measure_rows", "with": given}
+    return {"part": "measure_rows", "with": parameters}
 
 
 def _likelihood(policy: Any, evaluation: Evaluation) -> dict[str, Any] | None:

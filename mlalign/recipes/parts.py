@@ -211,8 +211,8 @@ def _called(name: str, prefix: str, body: Mapping, library: Library, depth: int)
     part = library.get(body["part"], f"{key}.part")
     if part is None:
         return {}
-    given = body.get("with") or {}
-    takes = _taken(part, given, key, library)
+    arguments = body.get("with") or {}
+    takes = _taken(part, arguments, key, library)
     if takes is None:
         return {}
     call = _Call(name, prefix, part, takes, dict(body.get("foreach") or {}), library, depth)
@@ -220,22 +220,22 @@ def _called(name: str, prefix: str, body: Mapping, library: Library, depth: int)
     # All are computed from what was there before.
     defaults = {}
     for take in part.takes:
-        if take not in given:
+        if take not in arguments:
             defaults[take] = call.passed_on(takes[take].in_config)
     takes |= defaults
     return call.steps()
 
 
-def _taken(part: Part, given: Mapping, key: str, library: Library) -> dict[str, Value] | None:
+def _taken(part: Part, arguments: Mapping, key: str, library: Library) -> dict[str, Value] | None:
     """The parameters of a call; None, with messages, if something is wrong with them.
 
     What the caller gives comes first, then what model and data say, then the part's default.
     """
     n_before = len(library.errors)
-    outline.check_keys(given, list(part.takes), f"{key}.with.", library.errors)
+    outline.check_keys(arguments, list(part.takes), f"{key}.with.", library.errors)
     takes: dict[str, Value] = {}
     for name, default in part.takes.items():
-        value = given[name] if name in given else library.default(name, default)
+        value = arguments[name] if name in arguments else library.default(name, default)
         if not isinstance(value, Value):
             value = Value(value, value)
         if value.in_config == REQUIRED:
@@ -279,10 +279,10 @@ class _Call:
         if "part" not in body:
             return {name: self._step(body, foreach, key)}
 
-        given = {}
+        arguments = {}
         for take, value in (body.get("with") or {}).items():
-            given[take] = self.passed_on(value)
-        call = {**body, "with": given, "foreach": foreach}
+            arguments[take] = self.passed_on(value)
+        call = {**body, "with": arguments, "foreach": foreach}
         return _called(name, f"{self.prefix}.{inner}", call, self.library, self.depth + 1)
 
     def _step(self, body: Mapping, foreach: Mapping, key: str) -> dict[str, Any]:
@@ -309,12 +309,12 @@ class _Call:
 
     def _inputs(self, inputs: Mapping, key: str) -> dict[str, Any]:
         """The inputs of a step, without those that are not given, such as an optional baseline."""
-        given = {}
+        inputs_given = {}
         for slot, value in inputs.items():
             in_inputs = self._in_inputs(value, f"{key}.{slot}")
             if in_inputs is not None:
-                given[slot] = in_inputs
-        return given
+                inputs_given[slot] = in_inputs
+        return inputs_given
 
     def _outer_name(self, inner: str) -> str:
         return self.name if inner == self.part.gives else f"{self.prefix}.{inner}"

@@ -167,10 +167,10 @@ def _resolver(settings: Settings) -> Resolve:
         resolved = settings.resolve(value, binding, key, errors)
         if not key.endswith(".foreach") or not isinstance(resolved, Mapping):
             return resolved
-        given = resolved.get("lang")
-        if not isinstance(given, list):
+        typed_languages = resolved.get("lang")
+        if not isinstance(typed_languages, list):
             return resolved
-        codes = resolve_languages(given, settings, f"{key}.lang", errors)
+        codes = resolve_languages(typed_languages, settings, f"{key}.lang", errors)
         return {**resolved, "lang": codes or []}
 
     return resolve

@@ -162,7 +162,7 @@ class Planner:
 
     def _resources(self, draft: _Draft) -> dict[str, Any]:
         root = self.settings.root
-        layers = [given for _, given in resources.layers(root, draft.step.stage)]
+        layers = [layer for _, layer in resources.layers(root, draft.step.stage)]
         wanted = merged(*layers, draft.step.resources)
         is_distributed = draft.module.DISTRIBUTED
         if is_distributed and root["devices"] is not None:

@@ -87,10 +87,10 @@ OF_LAUNCHER = (
 )
 
 
-def problems(given: Mapping[str, Any], key: str, *, distributed: bool, sharded: bool) -> list[str]:
+def problems(wanted: Mapping[str, Any], key: str, *, distributed: bool, sharded: bool) -> list[str]:
     """What is wrong with the resources of a step; messages begin with `key`."""
     messages = []
-    for name, value in given.items():
+    for name, value in wanted.items():
         wrong = _problem(name, value, distributed=distributed, sharded=sharded)
         if wrong is not None:
             messages.append(f"{key}.{name}: {wrong}")
