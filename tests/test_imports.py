@@ -146,6 +146,7 @@ def below(module: str, parents: tuple[str, ...]) -> bool:
 KNOWN = sources(PROJECT)
 
 
+@pytest.mark.slow
 def test_imports_point_one_way():
     assert against_layout() == []
 
