@@ -1,5 +1,7 @@
 """`plan` on one screen, and the list of recipes."""
 
+import pytest
+
 
 @pytest.mark.slow
 def test_a_plan_is_a_tree_by_part_with_totals(mlalign):

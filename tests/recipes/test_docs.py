@@ -5,6 +5,7 @@ part works.
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from mlalign.recipes import config, plan

@@ -543,11 +543,13 @@ def test_a_judge_that_answers_prose_is_counted_and_its_words_are_kept(serve, ite
 
 @pytest.mark.slow
 def test_a_comparison_that_did_not_parse_in_one_order_does_not_count(serve):
-    rule = lambda body: (
-        "Well."
-        if shown(body, "answer A") == "x" and shown(body, "answer B") == "yy"
-        else verdict("A")
-    )  # noqa: E731
+    def rule(body):
+        return (
+            "Well."
+            if shown(body, "answer A") == "x" and shown(body, "answer B") == "yy"
+            else verdict("A")
+        )
+
     some = [item(0, k, response=text) for k, text in enumerate(["x", "yy", "zzz"])]
     found = over(serve(rule)[0], some, mode="pairwise")
     assert found.values == [0.5, 0.5, 0.5]
