@@ -67,7 +67,7 @@ def run(reader: str, seed: int, case: int, limit_s: float = LIMIT_S) -> Failure 
                 case,
                 f"took more than {limit_s:g} s\n{traceback.format_exc()[-3000:]}",
             )
-        except Exception:  # any other exception is what is looked for
+        except Exception:  # noqa: BLE001  # any other exception is what is looked for
             return Failure(reader, seed, case, traceback.format_exc()[-3000:])
     return None
 

@@ -214,7 +214,7 @@ def test_steps_read_nothing_from_stdin(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "argv", lambda *_: [sys.executable, "-c", code])
     read, write = __import__("os").pipe()
     __import__("os").write(write, b"y\n")
-    monkeypatch.setattr(sys, "stdin", open(read))
+    monkeypatch.setattr(sys, "stdin", open(read))  # noqa: SIM115
     assert local.run(tmp_path / "config.json", {}, tmp_path / "log", lambda: None) == 0
 
 
