@@ -10,6 +10,7 @@ import pytest
 import training_cases as cases
 from planner_cases import QWEN3_8B
 
+from mlalign import stages
 from mlalign.planner import architecture, counts, estimate, mends, models, training, work
 from mlalign.planner.jobs import training_job
 from mlalign.recipes import config, plan
@@ -183,8 +184,9 @@ def job(stage="sft", on_cpu=False, **values):
         **{"batch_size": 64, "max_length": 2048, "dtype": "bfloat16", "trainer": {}, **values},
     )
     a = architecture.from_config(QWEN3_8B)
+    objective = stages.load(stage).objective
     return cfg, lambda cfg, devices=1: training_job(
-        stage, cfg, a, devices=devices, on_cpu=on_cpu, reference=False
+        objective(cfg), cfg, a, devices=devices, on_cpu=on_cpu, reference=False
     )
 
 

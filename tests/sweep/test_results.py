@@ -230,7 +230,7 @@ def test_an_unknown_metric_names_the_nearest(swept):
         results.check_metric("tokens", None)
     with pytest.raises(UserError, match="did you mean 'win_rate'"):
         results.check_metric("winrate", None)
-    results.check_metric("acc,none", None, harness=True)
+    results.check_metric("acc,none", None, any_metric=True)
     results.check_metric("accuracy_over_baseline", None)
     assert results.choose("m:b", [("m", "a"), ("m", "b")]) == ("m", "b")
     with pytest.raises(UserError, match="several score columns have m; allowed: m:a, m:b"):
