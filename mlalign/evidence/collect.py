@@ -280,7 +280,11 @@ def of_one_evaluation(content: Mapping) -> list[dict[str, Any]]:
     return by_name.get("") or next(iter(by_name.values()), [])
 
 
-def _averages_of(step: Step, metric: str, origin: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _averages_of(
+    step: Step,
+    metric: str,
+    origin: str,
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(origin, row of the average) of a metric: one, or one for each origin that the rows have."""
     by_origin = []
     for row in _beside(step, "breakdown").get("rows", []):

@@ -166,7 +166,12 @@ def _by_languages(content: Mapping) -> str:
     return ""
 
 
-def _against(rows: Mapping[str, Mapping], line: float, model: str, wins: str) -> str:
+def _against(
+    rows: Mapping[str, Mapping],
+    line: float,
+    model: str,
+    wins: str,
+) -> str:
     """In how many languages the whole interval lies above the line, and below it."""
     n, n_above, n_below = 0, 0, 0
     for code, row in rows.items():
@@ -186,7 +191,11 @@ def _against(rows: Mapping[str, Mapping], line: float, model: str, wins: str) ->
     return text
 
 
-def _moved(before: Mapping[str, Mapping], after: Mapping[str, Mapping], metric: str) -> str:
+def _moved(
+    before: Mapping[str, Mapping],
+    after: Mapping[str, Mapping],
+    metric: str,
+) -> str:
     """In how many languages the value is higher than before, and lower."""
     n_shared, n_higher = 0, 0
     lower = []

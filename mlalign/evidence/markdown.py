@@ -132,7 +132,11 @@ def _interval(row: Mapping | None, digits: int) -> str | None:
     return text
 
 
-def _change(first: Mapping | None, last: Mapping | None, digits: int) -> str | None:
+def _change(
+    first: Mapping | None,
+    last: Mapping | None,
+    digits: int,
+) -> str | None:
     if first is None or last is None or None in (first["value"], last["value"]):
         return None
     return f"{last['value'] - first['value']:+.{digits}f}"

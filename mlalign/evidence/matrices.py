@@ -28,7 +28,12 @@ def transfer(content: Mapping, digits: int) -> Section | None:
     return {"matrices": matrices}
 
 
-def _matrix(content: Mapping, matrix: Mapping, index: int, digits: int) -> dict[str, Any]:
+def _matrix(
+    content: Mapping,
+    matrix: Mapping,
+    index: int,
+    digits: int,
+) -> dict[str, Any]:
     metric = matrix["metric"]
     values, sources, targets = matrix["values"], matrix["sources"], matrix["targets"]
     shown: dict[str, Any] = {
@@ -64,7 +69,10 @@ def _one_source(content: Mapping, matrix: Mapping, digits: int) -> Any:
 
 
 def _known(values: Matrix) -> list[float]:
-    return [value for row in values for value in row if value is not None]
+    known: list[float] = []
+    for row in values:
+        known += [value for value in row if value is not None]
+    return known
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
@@ -93,17 +101,22 @@ def heat(
     if len(targets) <= SMALL_MATRIX:
         shown["cells"] = []
         for source, row, row_shades in zip(sources, values, shades, strict=True):
-            texts = ["" if value is None else number(value, metric, digits) for value in row]
-            pairs = zip(texts, row_shades, strict=True)
-            shown["cells"].append((source, [cell(text, shade=shade) for text, shade in pairs]))
+            cells = []
+            for value, shade in zip(row, row_shades, strict=True):
+                text = "" if value is None else number(value, metric, digits)
+                cells.append(cell(text, shade=shade))
+            shown["cells"].append((source, cells))
         return shown
 
     size = f"{len(sources)} by {len(targets)}"
     extent = f"from {number(low, metric, digits)} to {number(high, metric, digits)}"
     title = f"{metric_name(metric)}: {size}, {extent}"
     shown["heat"] = figures.heat(shades, title, name)
-    rows, columns = [language(s) for s in sources], [language(t) for t in targets]
-    shown["data"] = {"rows": rows, "columns": columns, "values": values}
+    shown["data"] = {
+        "rows": list(map(language, sources)),
+        "columns": list(map(language, targets)),
+        "values": values,
+    }
     shown["id"] = name
     return shown
 
@@ -127,7 +140,11 @@ def _means(
     return tabled(["language", "mean as source", "mean as target"], rows)
 
 
-def _mean(values: Sequence[float | None], metric: str, digits: int) -> dict[str, Any]:
+def _mean(
+    values: Sequence[float | None],
+    metric: str,
+    digits: int,
+) -> dict[str, Any]:
     known = _known([values])
     if not known:
         return cell("")
@@ -143,7 +160,9 @@ def consistency(content: Mapping, digits: int) -> Section | None:
     several = [entry for entry in content["consistency"] if len(entry["languages"]) > 1]
     shown = _first_and_last(several)
     values = [_without_diagonal(entry["values"]) for entry in shown]
-    known = [value for matrix in values for value in _known(matrix)]
+    known: list[float] = []
+    for matrix in values:
+        known += _known(matrix)
     if not known:
         return None
 
@@ -177,7 +196,8 @@ def confusion(content: Mapping, digits: int) -> Section | None:
     rows = []
     for code in codes:
         right = [_right(entry, code) for entry in entries]
-        rows.append([lang_cell(code), *right, cell(_others(entries[-1], code))])
+        others = _others(entries[-1], code)
+        rows.append([lang_cell(code), *right, cell(others)])
     columns = [f"answered in it: {name}" for name in names]
     head = ["asked for", *columns, f"most frequent others: {names[-1]}"]
 
@@ -215,7 +235,8 @@ def _right(entry: Mapping, code: str) -> dict[str, Any]:
 
 
 def _others(entry: Mapping, code: str) -> str:
-    others = [(share, other) for other, share in _shares(entry, code).items() if other != code]
+    shares = _shares(entry, code)
+    others = [(share, other) for other, share in shares.items() if other != code]
     largest = sorted(others, reverse=True)[:3]
     return ", ".join(f"{language(other)} {share:.1%}" for share, other in largest)
 

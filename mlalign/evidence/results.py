@@ -87,7 +87,12 @@ def evaluations(content: Mapping, digits: int) -> Section | None:
     return {"table": table} if table else None
 
 
-def _averages(content: Mapping, key: Key, all_tables: Tables, digits: int) -> list[dict] | None:
+def _averages(
+    content: Mapping,
+    key: Key,
+    all_tables: Tables,
+    digits: int,
+) -> list[dict] | None:
     """The line of a metric among the averages; None without an average."""
     table = all_tables[key]
     before, after = headline.before_and_after(content, table)
@@ -247,7 +252,11 @@ def _round_labels(content: Mapping, in_rounds: Sequence[Mapping]) -> dict[str, s
     return labels
 
 
-def _round_plots(content: Mapping, labels: Mapping[str, str], digits: int) -> list[dict[str, Any]]:
+def _round_plots(
+    content: Mapping,
+    labels: Mapping[str, str],
+    digits: int,
+) -> list[dict[str, Any]]:
     """A plot for each leading metric that two rounds have, or a round and the start."""
     plots = []
     for key, rows in headline.averages(content, headline.leading(content)).items():

@@ -85,7 +85,8 @@ def recipe(content: Mapping, digits: int) -> Section | None:
         duration = "skipped" if node["skipped"] else seconds(node["seconds"])
         picture = figures.meter(node["seconds"] / longest)
         time = cell(duration, node["seconds"], picture=picture)
-        rows.append([label, node["stage"], ", ".join(node["inputs"]), time, node["rows"]])
+        inputs = ", ".join(node["inputs"])
+        rows.append([label, node["stage"], inputs, time, node["rows"]])
 
     total = sum(time["seconds"] for time in content["times"])
     table = tabled(["step", "stage", "uses", "time", "rows"], rows)
@@ -135,8 +136,9 @@ def dropped(content: Mapping, digits: int) -> Section | None:
             share_cell = cell(f"{share:.1%}", share, picture=figures.meter(share))
             by_reason.append([name, reason, n, share_cell, cell(_most(counts))])
             by_language += [[name, reason, lang_cell(c), n] for c, n in counts.items()]
-        for what, counts in step.get("sums", {}).items():
-            sums.append([name, what, sum(counts.values()), cell(_most(counts))])
+        for counted, counts in step.get("sums", {}).items():
+            n = sum(counts.values())
+            sums.append([name, counted, n, cell(_most(counts))])
 
     head = ["step", "reason", "rows", "share of the step's rows", "most in"]
     section = {
@@ -172,7 +174,9 @@ def provenance(content: Mapping, digits: int) -> Section:
     sources = content["sources"]
     unlicensed = {str(source.get("source")) for source in sources if not source.get("licence")}
     commits = {step["git_commit"] for step in content["steps"] if step.get("git_commit")}
-    configs = [{"step": s["step"], "yaml": _yaml(s["config"])} for s in content["settings"]]
+    configs = []
+    for settings in content["settings"]:
+        configs.append({"step": settings["step"], "yaml": _yaml(settings["config"])})
     return {
         "sources": _sources(content),
         "unlicensed": sorted(unlicensed),
@@ -189,7 +193,10 @@ def _sources(content: Mapping) -> dict[str, Any] | None:
     keys: dict[str, None] = {}
     for source in content["sources"]:
         keys |= {key: None for key, value in source.items() if value is not None}
-    rows = [[cell(_yes_or_no(source.get(key))) for key in keys] for source in content["sources"]]
+    rows = []
+    for source in content["sources"]:
+        values = [_yes_or_no(source.get(key)) for key in keys]
+        rows.append(list(map(cell, values)))
     return tabled(list(keys), rows)
 
 
@@ -197,8 +204,8 @@ def _external(content: Mapping) -> dict[str, Any] | None:
     """Models and data from outside the run, with the steps that read them."""
     steps: dict[tuple, list[str]] = {}
     for source in content["external"]:
-        what = source.get("path") or source.get("family")
-        key = (what, source["slot"], source.get("revision"), source.get("identity"))
+        place = source.get("path") or source.get("family")
+        key = (place, source["slot"], source.get("revision"), source.get("identity"))
         steps.setdefault(key, []).append(source["step"])
     rows = [[*key, ", ".join(names)] for key, names in steps.items()]
     return tabled(["what", "input", "revision", "identity", "steps"], rows)

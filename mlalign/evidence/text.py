@@ -90,7 +90,11 @@ def is_share(metric: str) -> bool:
     return key in METRICS and METRICS[key][1]
 
 
-def number(value: float | None, metric: str = "", digits: int = 3) -> str:
+def number(
+    value: float | None,
+    metric: str = "",
+    digits: int = 3,
+) -> str:
     """A measured value with `digits` decimals, gains signed.
 
     Shares of known metrics are in percent, with two decimals fewer.
@@ -106,7 +110,11 @@ def number(value: float | None, metric: str = "", digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def change(value: float | None, metric: str = "", digits: int = 3) -> str:
+def change(
+    value: float | None,
+    metric: str = "",
+    digits: int = 3,
+) -> str:
     """A difference with its sign; of shares in percentage points."""
     if value is None:
         return MISSING
