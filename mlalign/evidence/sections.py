@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mlalign.evidence import figures
+from mlalign.evidence import curves, figures
 from mlalign.evidence.cells import cell, lang_cell, tabled
 from mlalign.evidence.text import count, language, seconds
 
@@ -61,11 +61,11 @@ def training(content: Mapping, digits: int) -> Section | None:
         return None
 
     first, rest = [], []
-    for curves in content["curves"]:
-        step = curves["step"]
+    for logged in content["curves"]:
+        step = logged["step"]
         others = {}
-        for name, points in curves["series"].items():
-            others[name] = figures.curve(points, f"{name} of {step}")
+        for name, points in logged["series"].items():
+            others[name] = curves.curve(points, f"{name} of {step}")
         first += [(step, name, others.pop(name)) for name in FIRST_CURVES if name in others]
         if others:
             rest.append((step, others))

@@ -6,7 +6,7 @@ Pure functions of the content that `mlalign.sweep.results` collects.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlalign.evidence import figures, headline, matrices
+from mlalign.evidence import curves, figures, headline, matrices
 from mlalign.evidence.cells import cell, lang_cell, tabled, value_cell
 from mlalign.evidence.text import change, language, metric_name, number
 from mlalign.methods.metrics import AVERAGE, WORST
@@ -280,7 +280,7 @@ def _cloud(content: Mapping, key: str, digits: int) -> Any:
     points = [_point(variant, content, variant["values"][key]) for variant in measured(content)]
     title = f"{metric_name(metric)} by {key}, a point for each variant"
     log = _is_log([x for x, _, _ in points])
-    return figures.scatter(points, title, headline.axis(metric, digits), log=log)
+    return curves.scatter(points, title, headline.axis(metric, digits), log=log)
 
 
 def _point(
@@ -332,4 +332,4 @@ def history(content: Mapping, digits: int) -> Any:
     title = f"{metric_name(content['metric'])} by trial"
     axis = headline.axis(content["metric"], digits)
     better = min if content["direction"] == "minimize" else max
-    return figures.scatter(points, title, axis, best=better, log=False)
+    return curves.scatter(points, title, axis, best=better, log=False)
