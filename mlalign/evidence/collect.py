@@ -111,7 +111,7 @@ def gather(steps: Steps, run: Mapping[str, Any]) -> dict[str, Any]:
         "external": _external(steps),
         "packages": _packages(steps),
         **_logs(steps),
-        "times": [{"step": name, **_times(step.manifest)} for name, step in steps.items()],
+        "times": [_times(step) for step in steps.values()],
     }
     return public(content)
 
@@ -176,7 +176,8 @@ def _notes(steps: Steps, key: str) -> list[dict[str, str]]:
     """The messages under one key of the manifests."""
     notes = []
     for name, step in steps.items():
-        notes += [{"step": name, "what": text} for text in step.manifest.get(key) or []]
+        for text in step.manifest.get(key) or []:
+            notes.append({"step": name, "what": text})
     return notes
 
 
@@ -185,7 +186,8 @@ def about(run: Mapping[str, Any]) -> dict[str, str]:
 
     `title`, and the lines that begin with Paper, Question, Expected and so on.
     """
-    lines = [line.strip("# ").rstrip() for line in run.get("about", "").splitlines()]
+    text = run.get("about", "")
+    lines = [line.strip("# ").rstrip() for line in text.splitlines()]
     header = {"title": lines[0] if lines else ""}
     header |= dict.fromkeys(("paper", "question", "expected", "deviations"), "")
     for line in lines:
@@ -215,7 +217,10 @@ def evaluations(steps: Steps) -> list[dict[str, Any]]:
             }
             entries.append(entry)
 
-    by_answers = {tuple(e["answers"]): e["step"] for e in entries if e["answers"]}
+    by_answers: dict[tuple[str, ...], str] = {}
+    for entry in entries:
+        if entry["answers"]:
+            by_answers[tuple(entry["answers"])] = entry["step"]
     for entry in entries:
         entry["baseline"] = by_answers.get(tuple(entry["baseline"]))
     baselines = {entry["baseline"] for entry in entries}
@@ -303,7 +308,8 @@ def _averages_of(
 
 def _model_of(step: Step) -> str:
     """What is measured: the policy or reward model that the step is for, and the round."""
-    name = ", ".join(map(str, step.artifact.binding.values())) or step.name
+    binding = step.artifact.binding.values()
+    name = ", ".join(map(str, binding)) or step.name
     return name if step.round is None else f"{name}, round {step.round}"
 
 
@@ -366,9 +372,14 @@ def _external(steps: Steps) -> list[dict[str, Any]]:
     return external
 
 
-def _times(manifest: Mapping[str, Any]) -> dict[str, float]:
-    started, finished = manifest["started"], manifest["finished"]
-    return {"started": started, "finished": finished, "seconds": round(finished - started, 1)}
+def _times(step: Step) -> dict[str, Any]:
+    started, finished = step.manifest["started"], step.manifest["finished"]
+    return {
+        "step": step.name,
+        "started": started,
+        "finished": finished,
+        "seconds": round(finished - started, 1),
+    }
 
 
 def _settings(step: Step) -> dict[str, Any]:
@@ -393,8 +404,12 @@ def _curves(step: Step) -> dict[str, Any] | None:
         for name, value in entry.items():
             is_number = isinstance(value, int | float) and math.isfinite(value)
             if is_number and name not in NOT_CURVES:
-                series.setdefault(name, []).append((entry.get("step", number), value))
-    curves = {name: _thinned(points) for name, points in series.items() if len(points) > 1}
+                point = (entry.get("step", number), value)
+                series.setdefault(name, []).append(point)
+    curves = {}
+    for name, points in series.items():
+        if len(points) > 1:
+            curves[name] = _thinned(points)
     return {"step": step.name, "series": curves}
 
 
@@ -415,4 +430,4 @@ def _packages(steps: Steps) -> dict[str, str]:
     for step in steps.values():
         for name, version in step.manifest["packages"].items():
             versions.setdefault(name, set()).add(version)
-    return {name: ", ".join(sorted(of_package)) for name, of_package in sorted(versions.items())}
+    return {name: ", ".join(sorted(versions[name])) for name in sorted(versions)}

@@ -37,11 +37,17 @@ def reference(metric: str) -> float | None:
 
 def tables(content: Mapping) -> dict[Key, Table]:
     """(metric, by) -> its rows by step and language, the steps of baselines first."""
-    order = {entry["step"]: place for place, entry in enumerate(content["evaluations"])}
+    steps = [entry["step"] for entry in content["evaluations"]]
+
+    def order(row: Mapping) -> int:
+        return steps.index(row["step"]) if row["step"] in steps else len(steps)
+
     all_tables: dict[Key, Table] = {}
-    for row in sorted(content["metrics"], key=lambda row: order.get(row["step"], len(order))):
-        table = all_tables.setdefault((row["metric"], by_of(content, row)), {})
-        table.setdefault(row["step"], {})[row["language"]] = row
+    for row in sorted(content["metrics"], key=order):
+        key = (row["metric"], by_of(content, row))
+        table = all_tables.setdefault(key, {})
+        of_step = table.setdefault(row["step"], {})
+        of_step[row["language"]] = row
     return all_tables
 
 
@@ -65,7 +71,8 @@ def before_and_after(content: Mapping, table: Table) -> tuple[str | None, str]:
     after = steps[-1]
     if content["decisions"]:
         selected = content["decisions"][-1]["selected"]
-        of_selected = [step for step in steps if entries.get(step, {}).get("model") == selected]
+        models = {step: entry["model"] for step, entry in entries.items()}
+        of_selected = [step for step in steps if models.get(step) == selected]
         after = of_selected[0] if of_selected else after
 
     baseline = entries.get(after, {}).get("baseline")
@@ -135,12 +142,13 @@ def asked(content: Mapping) -> str:
     for entry in content["external"]:
         if entry["slot"] == "model" and entry.get("path"):
             models.append(str(entry["path"]))
-    data = [str(source["source"]) for source in content["sources"] if source.get("source")]
-    codes = {row["language"] for row in content["metrics"] if is_language(row["language"])}
+    data = [str(source.get("source") or "") for source in content["sources"]]
+    codes = {row["language"] for row in content["metrics"]}
+    n_languages = sum(map(is_language, codes))
     parts = {
         "model": ", ".join(dict.fromkeys(models)),
-        "data": ", ".join(dict.fromkeys(data)),
-        "languages": str(len(codes) or ""),
+        "data": ", ".join(dict.fromkeys(filter(None, data))),
+        "languages": str(n_languages or ""),
     }
     return " · ".join(f"{name}: {value}" for name, value in parts.items() if value)
 
@@ -171,7 +179,8 @@ def interval(row: Mapping, digits: int) -> str:
     """`95% interval`: the bounds of a row as text, empty without bounds."""
     if row["low"] is None or row["high"] is None:
         return ""
-    texts = [number(row[bound], row["metric"], digits) for bound in ("low", "high")]
+    metric = row["metric"]
+    texts = [number(row[bound], metric, digits) for bound in ("low", "high")]
     return " to ".join(text.removesuffix(" pp") for text in texts)
 
 
@@ -205,6 +214,8 @@ def averages(content: Mapping, keys: Sequence[Key]) -> dict[Key, dict[str, Mappi
     all_tables = tables(content)
     averages: dict[Key, dict[str, Mapping]] = {}
     for key in keys:
-        table = all_tables.get(key, {})
-        averages[key] = {step: rows[AVERAGE] for step, rows in table.items() if AVERAGE in rows}
+        averages[key] = {}
+        for step, rows in all_tables.get(key, {}).items():
+            if AVERAGE in rows:
+                averages[key][step] = rows[AVERAGE]
     return averages

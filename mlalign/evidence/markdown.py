@@ -42,7 +42,9 @@ def page(content: Mapping[str, Any], title: str, digits: int) -> str:
 
 def cell(value: Any) -> str:
     """Any value as harmless text on one line: no markup, no link, no end of a table cell."""
-    text = html.escape(" ".join(HIDDEN.sub("", str(value)).split()), quote=False)
+    visible = HIDDEN.sub("", str(value))
+    one_line = " ".join(visible.split())
+    text = html.escape(one_line, quote=False)
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text).replace("://", "&#58;//")
 
@@ -60,7 +62,10 @@ def grid(header: Sequence[Any], body: Sequence[Sequence[Any]]) -> str:
 
 def _table(entries: Sequence[Mapping], keys: Mapping[str, str]) -> str:
     """One line for each entry; `keys` are heading -> key of the entry."""
-    return grid(list(keys), [[entry[key] for key in keys.values()] for entry in entries])
+    body = []
+    for entry in entries:
+        body.append([entry[key] for key in keys.values()])
+    return grid(list(keys), body)
 
 
 def _evaluations(headlines: Sequence[Mapping], digits: int) -> str:
@@ -105,7 +110,8 @@ def _by_language(rows: Sequence[Mapping], digits: int) -> str:
     body = []
     for code in [*summaries, *sorted(codes - set(SUMMARIES))]:
         own = [row_at.get((code, step)) for step in steps]
-        line = [code, *(_interval(row, digits) for row in own)]
+        line: list[Any] = [code]
+        line += [_interval(row, digits) for row in own]
         if len(steps) > 1:
             line.append(_change(own[0], own[-1], digits))
         body.append(line)
@@ -117,7 +123,8 @@ def _by_column(columns: Mapping[str, Sequence[Mapping]], digits: int) -> str:
     for column, rows in columns.items():
         last_step = rows[-1]["step"]
         last = {row["language"]: row for row in rows if row["step"] == last_step}
-        body.append([column, *(_interval(last.get(code), digits) for code in SUMMARIES)])
+        values = [_interval(last.get(code), digits) for code in SUMMARIES]
+        body.append([column, *values])
     return grid(["score column", *SUMMARIES], body)
 
 
@@ -155,7 +162,8 @@ def _decision(decision: Mapping) -> str:
     selected = f"{cell(decision['step'])}: {cell(decision['selected'])} was selected"
     loop = "the loop stops" if decision["stop"] else "the loop goes on"
     keys = {"candidate": "candidate", "decision": "decision"}
-    return f"{selected}; {loop}.\n\n{_table(decision['candidates'], keys)}"
+    table = _table(decision["candidates"], keys)
+    return f"{selected}; {loop}.\n\n{table}"
 
 
 def _rows_by_language(steps: Sequence[Mapping]) -> str:
@@ -163,8 +171,10 @@ def _rows_by_language(steps: Sequence[Mapping]) -> str:
     languages = {code for step in counted for code in step["rows_by_language"]}
     body = []
     for code in sorted(languages):
-        body.append([code, *(step["rows_by_language"].get(code, 0) for step in counted)])
-    return grid(["language", *(step["step"] for step in counted)], body)
+        counts = [step["rows_by_language"].get(code, 0) for step in counted]
+        body.append([code, *counts])
+    names = [step["step"] for step in counted]
+    return grid(["language", *names], body)
 
 
 def _counts(steps: Sequence[Mapping], key: str, label: str) -> str:
@@ -185,9 +195,14 @@ def _steps(steps: Sequence[Mapping]) -> list[str]:
     body = []
     commits = set()
     for step in steps:
-        stage = f"{step['stage']} v{step['stage_version']}"
-        status = step.get("skipped_because") or step["status"]
-        body.append([step["step"], stage, status, step["fingerprint"][:16], step.get("seed")])
+        line = [
+            step["step"],
+            f"{step['stage']} v{step['stage_version']}",
+            step.get("skipped_because") or step["status"],
+            step["fingerprint"][:16],
+            step.get("seed"),
+        ]
+        body.append(line)
         if step.get("git_commit"):
             commits.add(step["git_commit"])
     table = grid(["step", "stage", "status", "fingerprint", "seed"], body)
@@ -198,13 +213,21 @@ def _steps(steps: Sequence[Mapping]) -> list[str]:
 
 def _sources(sources: Sequence[Mapping]) -> str:
     keys = list(dict.fromkeys(key for source in sources for key in source))
-    return grid(keys, [[source.get(key) for key in keys] for source in sources])
+    body = []
+    for source in sources:
+        body.append([source.get(key) for key in keys])
+    return grid(keys, body)
 
 
 def _external(external: Sequence[Mapping]) -> str:
     body = []
     for entry in external:
-        place = entry.get("path") or entry.get("family")
-        line = [entry["step"], entry["slot"], place, entry.get("revision"), entry.get("identity")]
+        line = [
+            entry["step"],
+            entry["slot"],
+            entry.get("path") or entry.get("family"),
+            entry.get("revision"),
+            entry.get("identity"),
+        ]
         body.append(line)
     return grid(["step", "input", "from outside", "revision", "identity"], body)

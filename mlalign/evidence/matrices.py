@@ -24,7 +24,9 @@ def transfer(content: Mapping, digits: int) -> Section | None:
     """
     if not content["matrices"]:
         return None
-    matrices = [_matrix(content, m, i, digits) for i, m in enumerate(content["matrices"])]
+    matrices = []
+    for index, matrix in enumerate(content["matrices"]):
+        matrices.append(_matrix(content, matrix, index, digits))
     return {"matrices": matrices}
 
 
@@ -47,7 +49,8 @@ def _matrix(
         return {**shown, "plot": plot, "source": sources[0]}
 
     name = f"matrix-{index}"
-    shown |= heat(values, sources, targets, metric, name, digits, _spread(_known(values)))
+    spread = _spread(_known(values))
+    shown |= heat(values, sources, targets, metric, name, digits, spread)
     shown["means"] = _means(values, sources, targets, metric, digits)
     return shown
 
@@ -96,7 +99,9 @@ def heat(
     low, high = spread
     legend = figures.legend_numbers(low, high, power, metric, digits)
     shown: dict[str, Any] = {"legend": legend, "rows": sources, "columns": targets}
-    shades = [[figures.shade(value, low, high, power) for value in row] for row in values]
+    shades = []
+    for row in values:
+        shades.append([figures.shade(value, low, high, power) for value in row])
 
     if len(targets) <= SMALL_MATRIX:
         shown["cells"] = []
@@ -129,8 +134,9 @@ def _means(
     digits: int,
 ) -> dict[str, Any] | None:
     """The mean of each language's row and of its column."""
+    columns = zip(*values, strict=True)
     of_source = dict(zip(sources, values, strict=True))
-    of_target = dict(zip(targets, zip(*values, strict=True), strict=True))
+    of_target = dict(zip(targets, columns, strict=True))
 
     rows = []
     for code in dict.fromkeys([*sources, *targets]):
@@ -170,7 +176,8 @@ def consistency(content: Mapping, digits: int) -> Section | None:
     for i, (entry, matrix) in enumerate(zip(shown, values, strict=True)):
         codes, name = entry["languages"], f"consistency-{i}"
         drawn = heat(matrix, codes, codes, "consistency", name, digits, _spread(known))
-        matrices.append({"model": headline.label_of(content, entry["step"]), **drawn})
+        model = headline.label_of(content, entry["step"])
+        matrices.append({"model": model, **drawn})
     return {"matrices": matrices}
 
 

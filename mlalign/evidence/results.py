@@ -81,8 +81,13 @@ def evaluations(content: Mapping, digits: int) -> Section | None:
 
     rows: list[list[Any]] = []
     for (evaluation, origin, metric), by_model in lines.items():
-        names = [cell(evaluation, evaluation), headline.origin_name(origin), metric_name(metric)]
-        rows.append([*names, *(value_cell(by_model.get(model), digits) for model in models)])
+        line = [
+            cell(evaluation, evaluation),
+            headline.origin_name(origin),
+            metric_name(metric),
+        ]
+        line += [value_cell(by_model.get(model), digits) for model in models]
+        rows.append(line)
     table = tabled(["evaluation", "texts", "metric", *models], rows)
     return {"table": table} if table else None
 
@@ -100,7 +105,7 @@ def _averages(
     new = table[after].get(AVERAGE)
     if new is None:
         return None
-    gain = all_tables.get(headline.gain_of(key), {}).get(after, {}).get(AVERAGE)
+    gain = _gains(key, all_tables, after).get(AVERAGE)
     name = metric_name(*key)
     return [
         cell(name, name),
@@ -109,6 +114,12 @@ def _averages(
         changed_cell(old, new, gain, key[0], digits),
         value_cell(table[after].get(WORST), digits),
     ]
+
+
+def _gains(key: Key, all_tables: Tables, step: str) -> Mapping[str, Mapping]:
+    """language -> row of the paired difference to the baseline that belongs to a metric."""
+    table = all_tables.get(headline.gain_of(key), {})
+    return table.get(step, {})
 
 
 def _by_language(
@@ -122,30 +133,33 @@ def _by_language(
     """Languages down, models across, then the change and a picture of each line."""
     metric, table = key[0], all_tables[key]
     before, after = headline.before_and_after(content, table)
-    gains = all_tables.get(headline.gain_of(key), {}).get(after, {})
+    gains = _gains(key, all_tables, after)
     spread = _spread(table)
 
     def line(code: str) -> list[dict]:
         old = table[before].get(code) if before else None
         new = table[after].get(code)
-        cells = [lang_cell(code), *(value_cell(rows.get(code), digits) for rows in table.values())]
+        cells = [lang_cell(code)]
+        cells += [value_cell(rows.get(code), digits) for rows in table.values()]
         if before:
             gain = None if code in (WORST, GAP) else gains.get(code)
             cells.append(changed_cell(old, new, gain, metric, digits))
         if pictures:
-            cells.append(cell("", picture=_picture(code, old, new, metric, spread)))
+            picture = _picture(code, old, new, metric, spread)
+            cells.append(cell("", picture=picture))
         return cells
 
-    head = ["language", *(headline.label_of(content, step) for step in table)]
+    head = ["language"]
+    head += [headline.label_of(content, step) for step in table]
     if before:
         head.append("change")
     if pictures:
         head.append(_span(metric, spread, digits))
 
-    codes = list(dict.fromkeys(code for rows in table.values() for code in rows))
+    codes = {code for rows in table.values() for code in rows}
     summaries = [code for code in SUMMARIES if code in codes]
     languages = sorted(filter(is_language, codes), key=language)
-    groups = sorted(set(codes) - set(summaries) - set(languages))
+    groups = sorted(codes - set(summaries) - set(languages))
     lines = [line(code) for code in languages]
     top = [line(code) for code in summaries + groups]
     return {"name": metric_name(*key), "table": tabled(head, lines, top)}
@@ -192,7 +206,8 @@ def _by_column(
     for key in keys:
         table, column = all_tables[key], key[1]
         _, after = headline.before_and_after(content, table)
-        values = [value_cell(table[after].get(code), digits) for code in (AVERAGE, WORST, GAP)]
+        rows = table[after]
+        values = [value_cell(rows.get(code), digits) for code in (AVERAGE, WORST, GAP)]
         lines.append([cell(column, column), *values])
     head = ["score column", "average", "lowest", "gap to English"]
     return {"name": metric_name(keys[0][0]), "table": tabled(head, lines)}
@@ -212,14 +227,15 @@ def breakdown(content: Mapping, digits: int) -> Section | None:
     for part, lines in parts.items():
         measured = {step for by_step in lines.values() for step in by_step}
         used = [step for step in dict.fromkeys(steps) if step in measured]
-        head = ["metric", part, *(headline.label_of(content, step) for step in used)]
+        labels = [headline.label_of(content, step) for step in used]
         rows = []
         for (metric, by, member), by_step in lines.items():
             name = metric_name(metric, by)
             member_cell = cell(member, int(member) if member.isdecimal() else member)
             values = [value_cell(by_step.get(step), digits) for step in used]
             rows.append([cell(name, name), member_cell, *values])
-        tables.append({"name": part, "table": tabled(head, rows)})
+        table = tabled(["metric", part, *labels], rows)
+        tables.append({"name": part, "table": table})
     return {"tables": tables} if tables else None
 
 
@@ -259,7 +275,8 @@ def _round_plots(
 ) -> list[dict[str, Any]]:
     """A plot for each leading metric that two rounds have, or a round and the start."""
     plots = []
-    for key, rows in headline.averages(content, headline.leading(content)).items():
+    averages = headline.averages(content, headline.leading(content))
+    for key, rows in averages.items():
         lines = []
         for step, label in labels.items():
             if step in rows:
@@ -267,6 +284,7 @@ def _round_plots(
                 lines.append({"label": label, "before": None, "after": interval})
         if len(lines) > 1:
             title = f"{metric_name(*key)}, average over languages, by round"
-            svg = figures.languages_plot(lines, title, headline.axis(key[0], digits))
+            axis = headline.axis(key[0], digits)
+            svg = figures.languages_plot(lines, title, axis)
             plots.append({"name": metric_name(key[0]), "svg": svg})
     return plots

@@ -135,7 +135,8 @@ def dropped(content: Mapping, digits: int) -> Section | None:
             share = n / max(n + _n_rows(step), 1)
             share_cell = cell(f"{share:.1%}", share, picture=figures.meter(share))
             by_reason.append([name, reason, n, share_cell, cell(_most(counts))])
-            by_language += [[name, reason, lang_cell(c), n] for c, n in counts.items()]
+            for code, n_rows in counts.items():
+                by_language.append([name, reason, lang_cell(code), n_rows])
         for counted, counts in step.get("sums", {}).items():
             n = sum(counts.values())
             sums.append([name, counted, n, cell(_most(counts))])
@@ -172,18 +173,18 @@ def _most(counts: Mapping[str, float]) -> str:
 def provenance(content: Mapping, digits: int) -> Section:
     """Data with licences, models, versions, seeds, fingerprints, and each step's configuration."""
     sources = content["sources"]
-    unlicensed = {str(source.get("source")) for source in sources if not source.get("licence")}
-    commits = {step["git_commit"] for step in content["steps"] if step.get("git_commit")}
+    unlicensed = [source for source in sources if not source.get("licence")]
+    commits = {step.get("git_commit") for step in content["steps"]}
     configs = []
     for settings in content["settings"]:
         configs.append({"step": settings["step"], "yaml": _yaml(settings["config"])})
     return {
         "sources": _sources(content),
-        "unlicensed": sorted(unlicensed),
+        "unlicensed": sorted({str(source.get("source")) for source in unlicensed}),
         "external": _external(content),
         "steps": _steps(content),
         "packages": tabled(["package", "version"], list(content["packages"].items())),
-        "commits": sorted(commits),
+        "commits": sorted(filter(None, commits)),
         "not_computed": content["not_computed"],
         "settings": configs,
     }
@@ -207,7 +208,9 @@ def _external(content: Mapping) -> dict[str, Any] | None:
         place = source.get("path") or source.get("family")
         key = (place, source["slot"], source.get("revision"), source.get("identity"))
         steps.setdefault(key, []).append(source["step"])
-    rows = [[*key, ", ".join(names)] for key, names in steps.items()]
+    rows = []
+    for key, names in steps.items():
+        rows.append([*key, ", ".join(names)])
     return tabled(["what", "input", "revision", "identity", "steps"], rows)
 
 

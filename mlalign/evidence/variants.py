@@ -31,7 +31,8 @@ def tables(variant: Mapping) -> Rows:
 
 def rows_of(variant: Mapping, content: Mapping) -> dict[str, Mapping]:
     """language -> row of the chosen metric."""
-    return tables(variant).get((content["metric"], content["by"]), {})
+    chosen = (content["metric"], content["by"])
+    return tables(variant).get(chosen, {})
 
 
 def average(variant: Mapping, content: Mapping) -> float | None:
@@ -149,16 +150,20 @@ def all_variants(content: Mapping, digits: int) -> dict[str, Any] | None:
         if with_state:
             row.append(variant["state"])
         row.append(value_cell(own.get(AVERAGE), digits))
-        row.append(_behind_cell(behind.get(variant["variant"]), content["metric"], digits))
+        distance = behind.get(variant["variant"])
+        row.append(_behind_cell(distance, content["metric"], digits))
         row.append(value_cell(own.get(WORST), digits))
         for key in others:
             other = by_metric.get(key, {}).get(AVERAGE)
             row.append(value_cell(other, digits))
         rows.append(row)
 
-    state = ["state"] if with_state else []
-    head = [*heads(content), *state, metric_name(*chosen), "behind the best", "lowest language"]
-    return tabled([*head, *(metric_name(*key) for key in others)], rows)
+    head = heads(content)
+    if with_state:
+        head.append("state")
+    head += [metric_name(*chosen), "behind the best", "lowest language"]
+    head += [metric_name(*key) for key in others]
+    return tabled(head, rows)
 
 
 def _behind_cell(
@@ -168,8 +173,9 @@ def _behind_cell(
 ) -> dict[str, Any]:
     if row is None:
         return cell("")
+    value = row["value"]
     note = change_bounds(row, metric, digits)
-    return cell(change(row["value"], metric, digits), row["value"], note=note)
+    return cell(change(value, metric, digits), value, note=note)
 
 
 def by_language(content: Mapping, digits: int) -> dict[str, Any] | None:
@@ -181,11 +187,14 @@ def by_language(content: Mapping, digits: int) -> dict[str, Any] | None:
         labels.append(bare(variant["values"]))
         values.append([rows[code]["value"] if code in rows else None for code in codes])
 
-    known = [value for row in values for value in row if value is not None]
+    known: list[float] = []
+    for row in values:
+        known += [value for value in row if value is not None]
     if not known:
         return None
     spread = (min(known), max(known))
-    return matrices.heat(values, labels, codes, content["metric"], "by-language", digits, spread)
+    metric = content["metric"]
+    return matrices.heat(values, labels, codes, metric, "by-language", digits, spread)
 
 
 def intervals(content: Mapping, digits: int) -> dict[str, Any] | None:
@@ -255,12 +264,14 @@ def effect_of(content: Mapping, effect: Mapping, digits: int) -> dict[str, Any]:
     """
     metric, key, levels = content["metric"], effect["key"], effect["levels"]
     if is_cloud(effect):
-        return {"key": _last_part(key), "svg": _cloud(content, key, digits), "table": None}
+        cloud = _cloud(content, key, digits)
+        return {"key": _last_part(key), "svg": cloud, "table": None}
 
     marks, rows = [], []
     for level in levels:
         interval = (level["mean"], level["low"], level["high"])
-        marks.append({"label": text(level["value"]), "before": None, "after": interval})
+        setting = text(level["value"])
+        marks.append({"label": setting, "before": None, "after": interval})
         mean = number(level["mean"], metric, digits)
         bounds = mean_bounds(level, content, digits)
         mean_cell = cell(mean, level["mean"], note=bounds)
@@ -277,10 +288,13 @@ def effect_of(content: Mapping, effect: Mapping, digits: int) -> dict[str, Any]:
 
 def _cloud(content: Mapping, key: str, digits: int) -> Any:
     metric = content["metric"]
-    points = [_point(variant, content, variant["values"][key]) for variant in measured(content)]
+    points = []
+    for variant in measured(content):
+        points.append(_point(variant, content, variant["values"][key]))
     title = f"{metric_name(metric)} by {key}, a point for each variant"
     log = _is_log([x for x, _, _ in points])
-    return curves.scatter(points, title, headline.axis(metric, digits), log=log)
+    axis = headline.axis(metric, digits)
+    return curves.scatter(points, title, axis, log=log)
 
 
 def _point(
@@ -309,7 +323,8 @@ def crossed(content: Mapping, digits: int) -> dict[str, Any] | None:
     averages: dict[tuple[str, str], Any] = {}
     for variant in complete(content):
         settings = variant["values"]
-        averages[text(settings[down]), text(settings[across])] = average(variant, content)
+        place = (text(settings[down]), text(settings[across]))
+        averages[place] = average(variant, content)
 
     row_labels = list(map(text, rows))
     column_labels = list(map(text, columns))
