@@ -13,7 +13,13 @@ Place = tuple[str, str]  # language, split
 Counts = Mapping[Place, int]
 
 
-def copy(spool: Path, out: Path, kind: str, ranks: Mapping[Place, array], wanted: Counts) -> None:
+def copy(
+    spool: Path,
+    out: Path,
+    kind: str,
+    ranks: Mapping[Place, array],
+    wanted: Counts,
+) -> None:
     """Copy the rows of lowest rank from `spool` to `out`, as many as are `wanted` of each place.
 
     `ranks` are those of the rows in the order of the spool. Where more rows are wanted than there

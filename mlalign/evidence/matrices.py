@@ -106,10 +106,7 @@ def heat(
     if len(targets) <= SMALL_MATRIX:
         shown["cells"] = []
         for source, row, row_shades in zip(sources, values, shades, strict=True):
-            cells = []
-            for value, shade in zip(row, row_shades, strict=True):
-                text = "" if value is None else number(value, metric, digits)
-                cells.append(cell(text, shade=shade))
+            cells = _shaded(row, row_shades, metric, digits)
             shown["cells"].append((source, cells))
         return shown
 
@@ -124,6 +121,19 @@ def heat(
     }
     shown["id"] = name
     return shown
+
+
+def _shaded(
+    values: Sequence[float | None],
+    shades: Sequence[int | None],
+    metric: str,
+    digits: int,
+) -> list[dict[str, Any]]:
+    cells = []
+    for value, shade in zip(values, shades, strict=True):
+        text = "" if value is None else number(value, metric, digits)
+        cells.append(cell(text, shade=shade))
+    return cells
 
 
 def _means(

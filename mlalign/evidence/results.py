@@ -156,13 +156,17 @@ def _by_language(
     if pictures:
         head.append(_span(metric, spread, digits))
 
+    top, languages = _codes(table)
+    return {"name": metric_name(*key), "table": tabled(head, map(line, languages), map(line, top))}
+
+
+def _codes(table: headline.Table) -> tuple[list[str], list[str]]:
+    """Summaries and groups, which stay on top; languages in the order of their names."""
     codes = {code for rows in table.values() for code in rows}
     summaries = [code for code in SUMMARIES if code in codes]
     languages = sorted(filter(is_language, codes), key=language)
     groups = sorted(codes - set(summaries) - set(languages))
-    lines = [line(code) for code in languages]
-    top = [line(code) for code in summaries + groups]
-    return {"name": metric_name(*key), "table": tabled(head, lines, top)}
+    return summaries + groups, languages
 
 
 def _spread(table: headline.Table) -> tuple[float, float]:

@@ -42,7 +42,12 @@ def rows_of(
         yield _row(name, first, content, number)
 
 
-def _row(name: str, first: Mapping[str, Any], content: Any, number: int) -> dict:
+def _row(
+    name: str,
+    first: Mapping[str, Any],
+    content: Any,
+    number: int,
+) -> dict:
     """A row with an id that comes from builder, group, language and place."""
     columns = made.columns(content)
     copied = {column: first[column] for column in ("group_id", "source", "split")}

@@ -22,7 +22,12 @@ class Paired:
     min_margin: float
     max_pairs: int | None
 
-    def rows_of(self, prompt: Mapping, made: pairing.Made, tally: Tally) -> Iterator[dict]:
+    def rows_of(
+        self,
+        prompt: Mapping,
+        made: pairing.Made,
+        tally: Tally,
+    ) -> Iterator[dict]:
         """The rows of one prompt. A prompt that gives none is counted under one reason."""
         language = prompt["prompt_lang"]
         reason = made if isinstance(made, str) else NOTHING

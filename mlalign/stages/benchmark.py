@@ -151,7 +151,11 @@ def _only_score(names: set[str]) -> str:
     return scores[0]
 
 
-def _verdicts(path: Path, scores: Mapping[str, float | None], out: Output) -> Iterator["Verdict"]:
+def _verdicts(
+    path: Path,
+    scores: Mapping[str, float | None],
+    out: Output,
+) -> Iterator["Verdict"]:
     """What the scores say of every row that was scored."""
     from reward_models.evidence import verdicts
 
@@ -179,7 +183,9 @@ def _verdicts(path: Path, scores: Mapping[str, float | None], out: Output) -> It
 def _sides(row: Mapping) -> tuple[list[str], list[str]]:
     """The ids of the right and of the wrong answers of a row, as `score` gives them."""
     if "chosen" in row:
-        return [rows.side_id(row["id"], "chosen")], [rows.side_id(row["id"], "rejected")]
+        chosen = rows.side_id(row["id"], "chosen")
+        rejected = rows.side_id(row["id"], "rejected")
+        return [chosen], [rejected]
     best = min(row["ranks"])
     right, wrong = [], []
     for place, rank in enumerate(row["ranks"]):
@@ -188,7 +194,11 @@ def _sides(row: Mapping) -> tuple[list[str], list[str]]:
     return right, wrong
 
 
-def _table(cfg: Config, records: Iterable["Record"], column: str) -> Iterator[dict[str, Any]]:
+def _table(
+    cfg: Config,
+    records: Iterable["Record"],
+    column: str,
+) -> Iterator[dict[str, Any]]:
     """The rows of the main table. The average of a single language is that language's value."""
     by_metric: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -203,7 +213,11 @@ def _table(cfg: Config, records: Iterable["Record"], column: str) -> Iterator[di
             yield {**of_languages[0], "language": AVERAGE}
 
 
-def _breakdown(cfg: Config, records: Iterable["Record"], column: str) -> Iterator[dict[str, Any]]:
+def _breakdown(
+    cfg: Config,
+    records: Iterable["Record"],
+    column: str,
+) -> Iterator[dict[str, Any]]:
     """By section and subset: every language, and their average, in RewardBench without English."""
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for record in records:
@@ -212,7 +226,8 @@ def _breakdown(cfg: Config, records: Iterable["Record"], column: str) -> Iterato
             continue
         part = "subset" if record.subset else "section"
         member = record.subset or record.section
-        cells.setdefault((part, member, metric), []).append(_row(metric, column, record))
+        of_languages = cells.setdefault((part, member, metric), [])
+        of_languages.append(_row(metric, column, record))
     for (part, member, metric), of_languages in cells.items():
         place = {"part": part, "member": member}
         for row in of_languages:
@@ -235,7 +250,8 @@ def _average(
     if not averaged:
         return None
     average = {**averaged[0], "language": AVERAGE}
-    average["value"] = round(sum(row["value"] for row in averaged) / len(averaged), 6)
+    total = sum(row["value"] for row in averaged)
+    average["value"] = round(total / len(averaged), 6)
     for name in ("n", "n_groups"):
         average[name] = sum(row[name] for row in averaged)
     if len(averaged) > 1:

@@ -273,7 +273,7 @@ def _policy_tables(
     out: Output,
 ) -> None:
     """Everything about the answers of our policy, and how they differ from others'."""
-    from mlalign.methods.metrics import accuracy, confusion, consistency, measures
+    from mlalign.methods.metrics import measures
     from mlalign.methods.metrics.answers import pairs
     from mlalign.methods.metrics.tables import add_best_of_k
 
@@ -299,6 +299,13 @@ def _policy_tables(
         for measure, their_measure in zip(own_measures, their_measures, strict=True):
             if measure.compared:
                 tables.add_difference(ours.items, measure, their_measure, same_items, name)
+
+    _write_matrices(cfg, ours, out)
+
+
+def _write_matrices(cfg: Config, ours: "Answers", out: Output) -> None:
+    """Languages asked for x detected, and how often two languages agree on right or wrong."""
+    from mlalign.methods.metrics import accuracy, confusion, consistency
 
     items = ours.items
     asked_and_detected = confusion.matrix(items.language, ours.detected, ours.present)

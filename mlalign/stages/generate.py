@@ -127,7 +127,11 @@ def _operator_problems(cfg: Config) -> list[str]:
     return messages
 
 
-def sampler(cfg: Config, model: Model, language: str | None = None) -> dict[str, Any]:
+def sampler(
+    cfg: Config,
+    model: Model,
+    language: str | None = None,
+) -> dict[str, Any]:
     """Everything that shapes a sample, for the manifest.
 
     The ids and seeds of candidates derive from its `fingerprint`. `n` and `split` are not part of

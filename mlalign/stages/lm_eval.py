@@ -224,7 +224,11 @@ def table(cfg: Config, harness: Mapping[str, Any]) -> list[dict]:
     return rows
 
 
-def place(task: str, tasks: Sequence[str], languages_of: Mapping[str, str]) -> tuple[str, str]:
+def place(
+    task: str,
+    tasks: Sequence[str],
+    languages_of: Mapping[str, str],
+) -> tuple[str, str]:
     """(task without its language, language) from a task's name.
 
     An ending counts as a language if it is written with its script (`swh_Latn`), or if another task
@@ -260,7 +264,12 @@ def _ending(task: str) -> tuple[str, str | None]:
         return task, None
 
 
-def _of_task(task: str, by: str, language: str, harness: Mapping[str, Any]) -> list[Result]:
+def _of_task(
+    task: str,
+    by: str,
+    language: str,
+    harness: Mapping[str, Any],
+) -> list[Result]:
     values = harness["results"][task]
     counts = (harness.get("n-samples") or {}).get(task) or {}
     n = int(counts.get("effective", 0))

@@ -169,10 +169,10 @@ def _run_prompts(work: _Work, out: Output) -> None:
         for shard in of_source:
             by_name[shard.candidates.name].append(shard)
 
-    for n_done, (name, files) in enumerate(sorted(by_name.items()), start=1):
+    for n_done, name in enumerate(sorted(by_name), start=1):
         if out.should_stop():
             raise Stopped
-        prompts, scores = candidates.read(files)
+        prompts, scores = candidates.read(by_name[name])
         made_rows = list(_rows_of_prompts(work, prompts, scores, out.tally))
         if made_rows:
             rows.write_shard(out.path / "rows" / name, _kind_of(made_rows[0]), made_rows)
@@ -227,7 +227,8 @@ def _rows_of_groups(
 ) -> Iterator[dict]:
     """Rows by group, language and prompt: an order that no shard decides."""
     by_group: dict[tuple[str, str], list[dict]] = defaultdict(list)
-    for prompt in sorted(prompts, key=lambda prompt: (prompt["prompt_lang"], prompt["id"])):
+    ordered = sorted(prompts, key=lambda prompt: (prompt["prompt_lang"], prompt["id"]))
+    for prompt in ordered:
         by_group[prompt["split"], prompt["group_id"]].append(prompt)
     for _, members in sorted(by_group.items()):
         yield from _rows_of_group(work, members, scores, tally)

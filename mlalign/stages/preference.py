@@ -108,9 +108,7 @@ class Config(TrainConfig):
 
 def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     """As for every training stage; also refuses a loss that TRL does not have."""
-    messages = problems(cfg)
-    if messages:
-        raise UserError(*messages)
+    _check(cfg)
     own: dict[str, Any] = {}
     if _method(cfg).name == "KTO":
         # KTO estimates its KL term from the rows that a device takes at a time.
@@ -125,6 +123,12 @@ def _method(cfg: Config) -> Method:
     if losses.is_name(cfg.loss):
         return DPO._replace(reference=losses.has_reference(losses.load(cfg.loss)))
     return OTHERS.get(cfg.loss, DPO)
+
+
+def _check(cfg: Config) -> None:
+    messages = problems(cfg)
+    if messages:
+        raise UserError(*messages)
 
 
 def problems(cfg: Config) -> list[str]:
@@ -213,9 +217,7 @@ def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    messages = problems(cfg)
-    if messages:
-        raise UserError(*messages)
+    _check(cfg)
     method = _method(cfg)
     model, source = inputs.model("model"), inputs.rows("rows")
     reference = _reference(cfg, inputs, method)
@@ -237,14 +239,13 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     weights = loop.weights("causal", cfg, cfg.trainer, args)
     network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
     precomputed = method.reference and args.precompute_ref_log_probs
-    further: dict[str, Any] = {}
+    further: dict[str, Any] = {"objective": objective} if objective else {}
     reference = reference or _own_reference(cfg, model, method, precomputed)
     if reference:
         further["ref_model"] = modelling.load_merged(reference, weights)
-    if objective:
-        further["objective"] = objective
-    # KTO goes through its rows in order, so they are mixed here.
-    dataset = train.dataset.shuffle(seed=cfg.seed) if method.name == "KTO" else train.dataset
+    dataset = train.dataset
+    if method.name == "KTO":
+        dataset = dataset.shuffle(seed=cfg.seed)  # KTO goes through its rows in order
     kind = _trainer_kind(getattr(trl, f"{method.name}Trainer"), objective)
     trainer = loop.trainer_of(kind, cfg, network, args, dataset, tokenizer, peft_config, **further)
     if precomputed:
@@ -255,8 +256,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     modelling.end_at(trainer, template)
     modelling.save(trainer, out.path / "model")
     if out.is_main:
-        text = _description(cfg, method)
-        rank = modelling.rank_of(trainer)
+        text, rank = _description(cfg, method), modelling.rank_of(trainer)
         facts = card.gather(out, inputs, text, model, rank, True, train.sources)
         card.write(out.path / "model", facts)
     loop.leave_together(args)
@@ -317,7 +317,8 @@ def _arguments(cfg: Config, method: Method, kind: Any, out: Output) -> Any:
         adds["precompute_ref_log_probs"] = not cfg.trainer.get("sync_ref_model", False)
     if method.name == "DPO" and not losses.is_name(cfg.loss):
         adds["loss_type"] = cfg.loss.split("+")
-    args = loop.arguments(kind, cfg, {**adds, **cfg.trainer}, out, beta=cfg.beta)
+    settings = {**adds, **cfg.trainer}
+    args = loop.arguments(kind, cfg, settings, out, beta=cfg.beta)
     if method.name == "KTO" and args.per_device_train_batch_size < 2:
         raise UserError(
             "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its"
@@ -333,7 +334,9 @@ def _objective(cfg: Config) -> Any:
     loss = losses.load(cfg.loss)
     options = losses.options(loss, cfg.loss_args)
     filled = {"beta": cfg.beta, "label_smoothing": cfg.trainer.get("label_smoothing", 0.0)}
-    options |= {name: value for name, value in filled.items() if methods.takes(loss, name)}
+    for name, value in filled.items():
+        if methods.takes(loss, name):
+            options[name] = value
     apply = functools.partial(losses.apply, cfg.loss, options)
     return Objective(apply, losses.columns(loss), losses.has_reference(loss))
 

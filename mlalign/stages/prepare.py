@@ -31,7 +31,7 @@ from mlalign import methods
 from mlalign.core import kinds, rows
 from mlalign.core.errors import UserError
 from mlalign.core.schema import hashed, what
-from mlalign.core.sources import Source, find
+from mlalign.core.sources import File, Source, find
 from mlalign.core.stage import Inputs, Output, Stopped
 from mlalign.core.terminal import say
 from mlalign.data import adapters, checks, groups, remainder, sampling, splits
@@ -135,19 +135,28 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     return identities
 
 
-def _identity_of(source: Source, cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
+def _identity_of(
+    source: Source,
+    cfg: Config,
+    digest: Callable[[Path], str],
+) -> dict[str, Any]:
     values = hashed(source)
+
+    def content(file: File) -> list:
+        return [file.name, file.language, digest(file.path)]
+
     if source.path is not None:
-        read = files(source, cfg.languages)
-        values["path"] = [[file.name, file.language, digest(file.path)] for file in read]
+        values["path"] = [content(file) for file in files(source, cfg.languages)]
     if source.answers is not None:
-        read = find(Source(path=source.answers))
-        values["answers"] = [[file.name, file.language, digest(file.path)] for file in read]
+        answers = Source(path=source.answers)
+        values["answers"] = [content(file) for file in find(answers)]
     return values
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
-    kind = cfg.kind if cfg.builder is None else builders.reads(builders.load(cfg.builder))
+    kind: str = cfg.kind
+    if cfg.builder is not None:
+        kind = builders.reads(builders.load(cfg.builder))
     return {"rows": TAKEN_FROM.get(kind, (kind,))}
 
 
@@ -264,7 +273,11 @@ def _builder_mistakes(cfg: Config) -> list[str]:
 # ---------------------------------------------------------------------------------------- building
 
 
-def _built(cfg: Config, artifacts: Sequence[Path], out: Output) -> Iterator[Found]:
+def _built(
+    cfg: Config,
+    artifacts: Sequence[Path],
+    out: Output,
+) -> Iterator[Found]:
     """The rows that a builder makes of each group, in the order of slices, splits and groups."""
     assert cfg.builder is not None
     builder = builders.load(cfg.builder)
@@ -273,7 +286,8 @@ def _built(cfg: Config, artifacts: Sequence[Path], out: Output) -> Iterator[Foun
     slices.make(shards, out.store.digests.file)
     for index in range(slices.n):
         by_group: dict[tuple[str, str], list[dict]] = defaultdict(list)
-        for row in sorted(slices.read(index), key=lambda row: (row["prompt_lang"], row["id"])):
+        of_slice = slices.read(index)
+        for row in sorted(of_slice, key=lambda row: (row["prompt_lang"], row["id"])):
             by_group[row["split"], row["group_id"]].append(row)
         for _, members in sorted(by_group.items()):
             yield from _rows_of_group(cfg, builder, members, out)
@@ -330,7 +344,8 @@ def _write(
     """
     ranks: dict[tuple[str, str], array] = defaultdict(lambda: array("d"))
     shutil.rmtree(_spool(out), ignore_errors=True)
-    with rows.ShardWriter(_spool(out) if _samples(cfg) else out.path, cfg.kind) as writer:
+    target = _spool(out) if _samples(cfg) else out.path
+    with rows.ShardWriter(target, cfg.kind) as writer:
         for number, (row, source, place) in enumerate(all_read):
             if number % POLL_EVERY == 0:
                 _poll(number, out)
@@ -350,7 +365,11 @@ def _poll(number: int, out: Output) -> None:
         raise Stopped
 
 
-def _sample(cfg: Config, ranks: Mapping[tuple[str, str], array], out: Output) -> None:
+def _sample(
+    cfg: Config,
+    ranks: Mapping[tuple[str, str], array],
+    out: Output,
+) -> None:
     available = {place: len(ranks_here) for place, ranks_here in sorted(ranks.items())}
     wanted = _targets(available, cfg)
     sampling.copy(_spool(out), out.path, cfg.kind, ranks, wanted)

@@ -48,7 +48,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     title = cfg.title or _default_title(content, out)
 
     write_json(out.path / "report.json", content)
-    (out.path / "report.md").write_text(markdown.page(content, title, cfg.digits), encoding="utf-8")
+    text = markdown.page(content, title, cfg.digits)
+    (out.path / "report.md").write_text(text, encoding="utf-8")
     metrics = table.to_csv(content["metrics"], ("step", *table.COLUMNS))
     (out.path / "metrics.csv").write_text(metrics, encoding="utf-8")
 
@@ -56,7 +57,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     content["samples"] = samples.samples(
         steps, shown, cfg.samples_per_language, cfg.sample_characters, hide=hide
     )
-    (out.path / "report.html").write_text(html.page(content, title, cfg.digits), encoding="utf-8")
+    page = html.page(content, title, cfg.digits)
+    (out.path / "report.html").write_text(page, encoding="utf-8")
 
 
 def _default_title(content: Mapping[str, Any], out: Output) -> str:

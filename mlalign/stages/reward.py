@@ -18,6 +18,7 @@ from typing import Any
 import reward_models
 from mlalign.core import rows
 from mlalign.core.errors import UserError
+from mlalign.core.model import Model
 from mlalign.core.schema import HOW_TRAINER, verbatim, what
 from mlalign.core.stage import Inputs, Output
 from mlalign.models import templates
@@ -101,26 +102,19 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     examples = trainset.Examples(columns, lambda row: [_example(row, columns)], "dropped")
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
     weights = loop.weights("classifier", cfg, cfg.trainer, args)
-    network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
-    modelling.fit_vocabulary(network, tokenizer, frozen=cfg.peft is not None)
-    if cfg.freeze_embeddings:
-        network.get_input_embeddings().weight.requires_grad_(False)
+    network, peft_config = _network(cfg, model, weights, tokenizer)
     trainer = loop.trainer_of(
         RewardTrainer, cfg, network, args, train.dataset, tokenizer, peft_config
     )
     loop.fit(trainer, cfg, out)
 
-    n_checked = min(N_CHECKED, len(train.dataset))
-    first_rows = train.dataset.select(range(n_checked))
-    conversations = [row["prompt"] + row["chosen"] for row in first_rows]
-    tokenized: Any = trainer.train_dataset
-    before = modelling.scores(trainer, tokenized[:n_checked]["chosen_ids"])
+    conversations, before = _first_scores(trainer, train.dataset)
     dtype = str(network.dtype).removeprefix("torch.")
 
     modelling.save(trainer, out.path / "model")
     rank = modelling.rank_of(trainer)
     facts = card.gather(out, inputs, METHOD, model, rank, False, train.sources)
-    del trainer, network, tokenized
+    del trainer, network
     gc.collect()
     if out.is_main:
         card.write(out.path / "model", facts)
@@ -128,6 +122,33 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
             scorer = _reopened(cfg, out, conversations, before, dtype)
         _write_card(cfg, out, source, scorer, facts, tokenizer)
     loop.leave_together(args)
+
+
+def _network(
+    cfg: Config,
+    model: Model,
+    weights: Any,
+    tokenizer: Any,
+) -> tuple[Any, Any]:
+    """The network to train, and the configuration of its new adapter, if it gets one."""
+    from mlalign.models import modelling
+
+    network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
+    modelling.fit_vocabulary(network, tokenizer, frozen=cfg.peft is not None)
+    if cfg.freeze_embeddings:
+        network.get_input_embeddings().weight.requires_grad_(False)
+    return network, peft_config
+
+
+def _first_scores(trainer: Any, dataset: Any) -> tuple[list[list[dict]], list[float]]:
+    """The first chosen conversations, and what the trained model gives them in memory."""
+    from mlalign.models import modelling
+
+    n_checked = min(N_CHECKED, len(dataset))
+    first_rows = dataset.select(range(n_checked))
+    conversations = [row["prompt"] + row["chosen"] for row in first_rows]
+    tokens = trainer.train_dataset[:n_checked]["chosen_ids"]
+    return conversations, modelling.scores(trainer, tokens)
 
 
 def _uses_margin(cfg: Config, source: Path, out: Output) -> bool:
@@ -251,7 +272,11 @@ def _write_card(
     cards.write(out.path / "model", model_card)
 
 
-def _first_pairs(source: Path, split: str, limit: int) -> Iterator[tuple[str, list[dict]]]:
+def _first_pairs(
+    source: Path,
+    split: str,
+    limit: int,
+) -> Iterator[tuple[str, list[dict]]]:
     """The first rows of each language, in the order of languages."""
     by_language: dict[str, list[dict]] = defaultdict(list)
     for shard in rows.shards(source, split):
@@ -275,7 +300,8 @@ def _measured(scorer: reward_models.Scorer, pairs: Sequence[Mapping]) -> dict[st
             "the trained model gives scores that are no numbers: training diverged; lower"
             " trainer.learning_rate"
         )
-    won = [chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+    chosen, rejected = scores[::2], scores[1::2]
+    won = [high > low for high, low in zip(chosen, rejected, strict=True)]
     return {
         "n": len(won),
         "accuracy": round(statistics.fmean(won), 6),

@@ -159,9 +159,15 @@ def _evidence(cfg: Config, artifact: Artifact) -> Evidence:
     return Evidence(values[cfg.average], by_language)
 
 
-def _values(cfg: Config, table: Sequence[dict], name: str) -> dict[str, float]:
+def _values(
+    cfg: Config,
+    table: Sequence[dict],
+    name: str,
+) -> dict[str, float]:
     """language -> value of the metric."""
-    rows = [row for row in table if row["metric"] == cfg.metric and cfg.by in (None, row["by"])]
+    rows = [row for row in table if row["metric"] == cfg.metric]
+    if cfg.by is not None:
+        rows = [row for row in rows if row["by"] == cfg.by]
     if not rows:
         metrics = {row["metric"] for row in table}
         raise UserError(f"metric: {name} has no {_label(cfg)}{nearest(cfg.metric, metrics)}")

@@ -184,13 +184,15 @@ class Generation:
     def _requests_of_shard(self, prompts: Sequence[Prompt]) -> list[Request]:
         """The requests of all prompts that fit, in the order of the rows' ids."""
         requests = []
-        for prompt in sorted(filter(self.fits, prompts), key=lambda prompt: prompt.row["id"]):
+        fitting = list(filter(self.fits, prompts))
+        for prompt in sorted(fitting, key=lambda prompt: prompt.row["id"]):
             requests += [prompt.request(identifier) for identifier in self._ids(prompt)]
         return requests
 
     def _ids(self, prompt: Prompt) -> list[str]:
         row_id = prompt.row["id"]
-        return [rows.candidate_id(row_id, self.sampler, number) for number in range(self.cfg.n)]
+        numbers = range(self.cfg.n)
+        return [rows.candidate_id(row_id, self.sampler, number) for number in numbers]
 
     def fits(self, prompt: Prompt, max_tokens: int | None = None) -> bool:
         """Whether a prompt leaves room for an answer of `max_tokens`, by default the step's."""
