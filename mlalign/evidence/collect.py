@@ -207,7 +207,7 @@ def evaluations(steps: Steps) -> list[dict[str, Any]]:
     for step in steps.values():
         model = _evaluated(steps, step) if step.is_measured else None
         if model is not None:
-            entry = {
+            entry: dict[str, Any] = {
                 "step": step.name,
                 "answers": steps.inputs(step.name, "rows"),
                 "scores": steps.inputs(step.name, "scores"),

@@ -76,8 +76,10 @@ def scatter(
         marks = _decades(*of_x)
     else:
         marks = [(value, value) for value in figures.ticks(*of_x, 5)]
-    for place, value in marks:
-        body.append(figures.text(across(place), height - 6, figures.brief(value), "tick", "middle"))
+    for position, value in marks:
+        body.append(
+            figures.text(across(position), height - 6, figures.brief(value), "tick", "middle")
+        )
 
     if best is not None:
         corners = [(across(x), up(y)) for x, y in _best_so_far(xs, points, best)]

@@ -88,7 +88,8 @@ def _transfer_tiles(
 
 def _own_and_others(content: Mapping) -> tuple[list[float], list[float]]:
     """Reward accuracies on the language trained on, and on the others."""
-    own, others = [], []
+    own: list[float] = []
+    others: list[float] = []
     matrices = [m for m in content["matrices"] if m["metric"] == "reward_accuracy"]
     for matrix in matrices[:1]:
         for source, values in zip(matrix["sources"], matrix["values"], strict=True):

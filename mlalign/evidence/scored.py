@@ -40,7 +40,7 @@ class Reader:
 
     def read_metadata(self, items: Sequence[Artifact]) -> None:
         """Keep what the metadata of these rows says: row id -> key -> value."""
-        metadata = {}
+        metadata: dict[str, dict[str, str]] = {}
         for artifact in items:
             for shard in self.shards(artifact):
                 metadata |= columns.of_metadata(_read(shard, ["id", "metadata"]), self.parts)

@@ -187,7 +187,8 @@ def _sides(row: Mapping) -> tuple[list[str], list[str]]:
         rejected = rows.side_id(row["id"], "rejected")
         return [chosen], [rejected]
     best = min(row["ranks"])
-    right, wrong = [], []
+    right: list[str] = []
+    wrong: list[str] = []
     for place, rank in enumerate(row["ranks"]):
         side = right if rank == best else wrong
         side.append(rows.side_id(row["id"], str(place)))

@@ -134,8 +134,11 @@ class Config:
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
-    accepted = dict.fromkeys(("rows", "baseline", "control"), ("candidates",))
-    accepted |= dict.fromkeys(("scores", "baseline_scores", "control_scores"), ("scores",))
+    accepted: dict[str, tuple[str, ...]] = {}
+    for slot in ("rows", "baseline", "control"):
+        accepted[slot] = ("candidates",)
+    for slot in ("scores", "baseline_scores", "control_scores"):
+        accepted[slot] = ("scores",)
     return accepted
 
 

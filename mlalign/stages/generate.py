@@ -96,7 +96,7 @@ def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     messages = problems(cfg)
     if messages:
         raise UserError(*messages)
-    identities: dict[str, Any] = dict(config.identity(cfg))
+    identities = config.identity(cfg)
     if cfg.operator is not None:
         source = methods.source_digest(operators.__name__, cfg.operator, "operator")
         identities["operator_source"] = source

@@ -74,7 +74,7 @@ class GenerationConfig:
     )
 
 
-def identity(cfg: GenerationConfig) -> dict[str, str | None]:
+def identity(cfg: GenerationConfig) -> dict[str, Any]:
     """The text of the chat template, not its place, and the normalised language of the answers."""
     response_lang = cfg.response_lang
     if response_lang != SAME:
