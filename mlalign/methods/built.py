@@ -1,4 +1,4 @@
-"""What a builder makes of a group of rows, as rows."""
+"""A builder in a step: what is wrong with its settings, and what it makes of a group, as rows."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +10,19 @@ from mlalign.core.store import Tally
 from mlalign.methods import builders, made
 
 NOTHING = "the builder made nothing"
+
+
+def mistakes(name: str, arguments: Mapping[str, Any], kind: str) -> list[str]:
+    """What is wrong with a builder of rows of some kind, as messages that begin with the key."""
+    try:
+        builder = builders.load(name)
+        methods.options(builder, arguments, "builder_args")
+    except UserError as error:
+        return error.messages
+    makes = builders.makes(builder)
+    if makes != kind:
+        return [f"kind: {kind}; the builder {name} makes {makes} rows"]
+    return []
 
 
 def rows_of(

@@ -39,7 +39,7 @@ from mlalign.core.terminal import say
 from mlalign.data import adapters, checks, groups, remainder, sampling, splits
 from mlalign.data.intake import Intake
 from mlalign.data.reading import AN_ARTIFACT, TAKEN_FROM, Found, Reading, all_rows, files, name_of
-from mlalign.methods import builders, built, made, mixing
+from mlalign.methods import builders, built, made, mixing, mixture
 from mlalign.methods.mixing.temperature import temperature
 
 VERSION = 3
@@ -282,12 +282,7 @@ def _mixing_mistakes(cfg: Config) -> list[str]:
         if cfg.mixing_args:
             return ["mixing_args: there is no rule that they belong to; name one with mixing"]
         return []
-    try:
-        rule = mixing.load(cfg.mixing)
-        methods.options(rule, cfg.mixing_args, "mixing_args", mixing.FILLED)
-    except UserError as error:
-        return error.messages
-    messages = mixing.problems(rule, cfg.mixing, cfg.total_rows)
+    messages = mixture.mistakes(cfg.mixing, cfg.mixing_args, cfg.total_rows)
     if cfg.temperature is not None:
         conflict = "is the same as mixing: temperature, and a rule is named"
         messages.append(f"temperature: {conflict}; leave one out")
@@ -299,15 +294,7 @@ def _builder_mistakes(cfg: Config) -> list[str]:
         if cfg.builder_args:
             return ["builder_args: there is no builder that they belong to; name one with builder"]
         return []
-    try:
-        builder = builders.load(cfg.builder)
-        methods.options(builder, cfg.builder_args, "builder_args")
-    except UserError as error:
-        return error.messages
-    messages = []
-    kind = builders.makes(builder)
-    if kind != cfg.kind:
-        messages.append(f"kind: {cfg.kind}; the builder {cfg.builder} makes {kind} rows")
+    messages = built.mistakes(cfg.builder, cfg.builder_args, cfg.kind)
     if cfg.sources:
         mend = "read these in a prepare step of their own"
         messages.append(f"sources: a builder reads rows of earlier steps; {mend}")
@@ -438,24 +425,10 @@ def _targets(available: sampling.Counts, cfg: Config) -> dict[tuple[str, str], i
 
 
 def _mixed(train: Mapping[str, int], cfg: Config) -> dict[str, int]:
-    """Training rows to take of each language. Raises: UserError if a rule gives no such numbers."""
-    if cfg.mixing is None:
-        return temperature(train, temperature=cfg.temperature or 1.0, total=cfg.total_rows)
-    rule = mixing.load(cfg.mixing)
-    options = methods.options(rule, cfg.mixing_args, "mixing_args", mixing.FILLED)
-    if methods.takes(rule, "total"):
-        options["total"] = cfg.total_rows
-    with methods.failures(rule, f"mixing {cfg.mixing}"):
-        taken = rule(train, **options)
-    wrong = {lang: taken.get(lang) for lang in train if not _is_count(taken.get(lang))}
-    if wrong:
-        expected = "expected a number of rows for each language"
-        raise UserError(f"mixing {cfg.mixing}: gave {wrong}; {expected}")
-    return taken
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0
+    """Training rows to take of each language."""
+    if cfg.mixing is not None:
+        return mixture.taken(cfg.mixing, cfg.mixing_args, train, cfg.total_rows)
+    return temperature(train, temperature=cfg.temperature or 1.0, total=cfg.total_rows)
 
 
 def _about(source: Source) -> dict[str, Any]:
