@@ -17,7 +17,7 @@ from mlalign.core import conversations, formats, languages
 from mlalign.core.errors import UserError
 from reward_models import files, inputs, items
 from reward_models.evidence.verdicts import UNKNOWN
-from reward_models.items import LANGUAGE_COLUMNS
+from reward_models.items import named_language
 from reward_models.jobs import identity
 
 CODE = re.compile(r"(?:^|[._/-])([a-z]{3}_[A-Z][a-z]{3}(?:_[A-Z]{2})?)(?=[._/-]|$)")
@@ -114,13 +114,14 @@ def _language_in(path: Path) -> str | None:
 
 def language_of(row: Mapping, where: str) -> str | None:
     """The canonical language that a row names. Raises: UserError if it is unknown."""
-    value = next((row[name] for name in LANGUAGE_COLUMNS if row.get(name)), None)
+    value = named_language(row)
     if value in (None, UNKNOWN):
         return None
     try:
         return languages.normalise(value)
     except UserError as error:
-        raise UserError(*(f"{where}: {message}" for message in error.messages)) from None
+        messages = [f"{where}: {message}" for message in error.messages]
+        raise UserError(*messages) from None
 
 
 def _ready(row: Mapping, where: str, default: str | None) -> Row:

@@ -88,7 +88,7 @@ def schema(forms: Mapping[str, Sequence[str]], reasoning: bool) -> dict[str, Any
 
 
 def questions_schema(most: int, longest: int) -> dict[str, Any]:
-    """The JSON schema of a checklist of at most `most` questions of at most `longest` characters."""
+    """The JSON schema of a checklist: at most `most` questions of at most `longest` characters."""
     question = {"type": "string", "minLength": 8, "maxLength": longest}
     several = {"type": "array", "items": question, "minItems": 1, "maxItems": most}
     return {
