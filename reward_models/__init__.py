@@ -25,7 +25,7 @@ from typing import Any
 from mlalign.core.errors import UserError, nearest
 from reward_models import card, settings
 from reward_models.families import function
-from reward_models.items import Item, Scores, of_row
+from reward_models.items import Item, Scores, of_rows
 
 __all__ = ["FAMILIES", "Item", "Scorer", "Scores", "load", "open_scorer", "problems", "settings_of"]
 
@@ -75,9 +75,7 @@ class Scorer:
         `rejected`; strings or chat messages. Rows of several responses give several numbers.
         Raises: UserError naming the row.
         """
-        items: list[Item] = []
-        for i, row in enumerate(rows):
-            items += of_row(row, f"row {i}")
+        items = of_rows((f"row {i}", row) for i, row in enumerate(rows))
         return self.score_items(items).values
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ rows.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlalign.core import conversations, languages, rows
@@ -141,6 +141,14 @@ def of_row(
     items = []
     for identifier, answer in zip(_ids(read, row_id), read.answers, strict=True):
         items.append(_item(identifier, read.prompt, answer, **common))
+    return items
+
+
+def of_rows(rows: Iterable[tuple[str, Mapping]]) -> list[Item]:
+    """The items of several (place, row)."""
+    items: list[Item] = []
+    for where, row in rows:
+        items += of_row(row, where)
     return items
 
 

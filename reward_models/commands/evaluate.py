@@ -144,7 +144,8 @@ def _name_of_model(path: str) -> str:
     place = Path(path).resolve()
     if not place.exists():
         return _safe(path.replace("/", "__"))
-    return _safe(place.parent.name if place.name == "model" else place.name)
+    folder = place.parent if place.name == "model" else place
+    return _safe(folder.name)
 
 
 def _split(text: str) -> tuple[str | None, str]:

@@ -1,5 +1,6 @@
-r"""Which option of a question an answer names: `(B)`, `B.`, `答案是B`, `الجواب: ب`, `\boxed{2}`, or
-its text. Pure.
+r"""Which option of a question an answer names. Pure.
+
+An answer may name it as `(B)`, `B.`, `答案是B`, `الجواب: ب`, `\boxed{2}`, or by its text.
 
 Labels are those of the row's options, in any script (A B C, أ ب ج, क ख ग, ア イ ウ, 1 2 3 in any
 digits). A label counts where it stands alone: in brackets, before `.` `)` `:` or the like, or as a

@@ -280,7 +280,8 @@ def _transformers(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
         settings.path, settings.revision, settings.base, settings.dtype, settings.backend_args
     )
     if "device_map" not in settings.backend_args and not loading.is_quantised(model.config):
-        model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model.to(torch.device(device))
     kernels.float32_head(model)
     kernels.use_onednn(model)
     rope = loading.length_dependent_rope(model.config.get_text_config())
@@ -295,7 +296,8 @@ def _transformers(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
 def _vllm(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
     from reward_models.networks import loading
 
-    path, revision = settings.path, settings.revision
+    path = settings.path
+    revision = settings.revision
     options = {"dtype": settings.dtype, **settings.backend_args}
     if not settings.prefix_reuse:
         options["enable_prefix_caching"] = False

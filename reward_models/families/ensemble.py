@@ -1,5 +1,4 @@
-"""The family `ensemble`: the mean (median, smallest) of several scorers of one kind, and their
-spread.
+"""The family `ensemble`: the mean (median, smallest) of several scorers of one kind.
 
     family: ensemble
     scorers: [{family: classifier, name: a, path: rm_a}, {family: classifier, name: b, path: rm_b}]

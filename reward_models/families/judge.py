@@ -1,5 +1,4 @@
-"""The family `judge`: asks a language model what it thinks of an answer, in any language, over any
-engine.
+"""The family `judge`: asks a language model, over any engine, what it thinks of an answer.
 
 mode        score
 checklist   the share of YES to a checklist that is written once per prompt (Cook et al. 2024,
@@ -131,7 +130,11 @@ class Settings:
             engine.configured(values.get("engine", {}), f"{key}.engine")
             prompts.rubric(values.get("rubric", "english"))
         except UserError as error:
-            return [m if m.startswith(key) else f"{key}.{m}" for m in error.messages]
+            messages = []
+            for message in error.messages:
+                has_key = message.startswith(key)
+                messages.append(message if has_key else f"{key}.{message}")
+            return messages
         settings = Settings(**values)
         own = [
             *_scale_problems(values.get("scale")),

@@ -135,8 +135,7 @@ def weigh(
     There are no probabilities at all where the model gives no numbers (NaN). Without `exhaustive`,
     branches that cannot hold the most probable answer are not followed: their answers are left out.
     """
-    probabilities: list[dict[str, float]] = [{} for _ in contexts]
-    masses = [0.0] * len(contexts)
+    weights = [Weights({}, 0.0) for _ in contexts]
     broken: set[int] = set()
     branches = []
     for i, (context, root) in enumerate(zip(contexts, trees, strict=True)):
@@ -152,21 +151,18 @@ def weigh(
                 broken.add(i)
                 continue
             if len(branch.path) == len(contexts[i]):
-                masses[i] = math.fsum(map(math.exp, logprobs))
-            undecided += _follow(branch, logprobs, probabilities[i])
+                mass = math.fsum(map(math.exp, logprobs))
+                weights[i] = Weights({}, mass)
+            undecided += _follow(branch, logprobs, weights[i].probabilities)
 
         branches = []
         for branch in undecided:
-            highest = max(probabilities[branch.context].values(), default=0.0)
+            highest = max(weights[branch.context].probabilities.values(), default=0.0)
             if exhaustive or branch.probability > highest:
                 branches.append(branch)
 
-    weights = []
-    for i, mass in enumerate(masses):
-        if i in broken:
-            weights.append(Weights({}, math.nan))
-        else:
-            weights.append(Weights(probabilities[i], mass))
+    for i in broken:
+        weights[i] = Weights({}, math.nan)
     return weights
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from reward_models.families.judge import Settings
 
-YES, NO = "yes", "no"
+YES = "yes"
+NO = "no"
 
 
 class Grading:
@@ -75,7 +76,9 @@ class Grading:
 
     def _scores(self, verdicts: Sequence[Sequence[Verdict]]) -> Scores:
         """One score per item: the mean of those of its verdicts that have a number."""
-        values = [mean([self._number(verdict) for verdict in own]) for own in verdicts]
+        values = []
+        for own in verdicts:
+            values.append(mean([self._number(verdict) for verdict in own]))
         columns = columns_of(verdicts, self._settings)
         texts = texts_of(verdicts, self._settings)
         return Scores(values, flags_of(verdicts), columns, texts, tokens=tokens_of(verdicts))
@@ -150,12 +153,18 @@ def flags_of(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, list[bool]]:
 
     `unparsed`: some verdict on the item did not parse.
     """
-    return {
-        "unparsed": [any(verdict.is_unparsed for verdict in own) for own in verdicts],
-        "too_long": [any(verdict.too_long for verdict in own) for own in verdicts],
-        "not_finite": [any(verdict.not_finite for verdict in own) for own in verdicts],
-        "special_tokens": [any(verdict.special for verdict in own) for own in verdicts],
+    flags: dict[str, list[bool]] = {
+        "unparsed": [],
+        "too_long": [],
+        "not_finite": [],
+        "special_tokens": [],
     }
+    for own in verdicts:
+        flags["unparsed"].append(any(verdict.is_unparsed for verdict in own))
+        flags["too_long"].append(any(verdict.too_long for verdict in own))
+        flags["not_finite"].append(any(verdict.not_finite for verdict in own))
+        flags["special_tokens"].append(any(verdict.special for verdict in own))
+    return flags
 
 
 def columns_of(
@@ -163,15 +172,22 @@ def columns_of(
 ) -> dict[str, list[float | None]]:
     if not settings.tells_mass:
         return {}
-    return {"answer_mass": [mean([verdict.mass for verdict in own]) for own in verdicts]}
+    masses = []
+    for own in verdicts:
+        masses.append(mean([verdict.mass for verdict in own]))
+    return {"answer_mass": masses}
 
 
 def texts_of(
     verdicts: Sequence[Sequence[Verdict]], settings: "Settings"
 ) -> dict[str, list[str | None]]:
-    texts = {"verdict": [_joined([verdict.raw for verdict in own]) for own in verdicts]}
+    raw = []
+    explanations = []
+    for own in verdicts:
+        raw.append(_joined([verdict.raw for verdict in own]))
+        explanations.append(_joined([verdict.explanation for verdict in own]))
+    texts = {"verdict": raw}
     if settings.reasoning:
-        explanations = [_joined([verdict.explanation for verdict in own]) for own in verdicts]
         texts["explanation"] = explanations
     return texts
 

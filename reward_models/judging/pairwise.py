@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
     from reward_models.families.judge import Settings
 
-A, B, TIE = "A", "B", "C"
+# Verdicts: the first answer is better, the second is, neither.
+A = "A"
+B = "B"
+TIE = "C"
 REFERENCE = "reference"
 WORTH = {A: 1.0, TIE: 0.5, B: 0.0}  # to the answer that was shown first
 
@@ -184,16 +187,18 @@ class Pairwise:
         values: list[float | None] = []
         disagreement: list[float | None] = []
         n_counted: list[float | None] = []
+        positions_disagree = []
         verdicts = []
         for place, own in enumerate(by_item):
             counted = [comparison for comparison in own if comparison.share is not None]
             values.append(mean([comparison.share_of(place) for comparison in counted]))
             disagreement.append(mean([float(comparison.disagree) for comparison in counted]))
             n_counted.append(float(len(counted)))
+            positions_disagree.append(any(comparison.disagree for comparison in own))
             verdicts.append(_verdicts_of(own))
 
         flags = flags_of(verdicts)
-        flags["positions_disagree"] = [any(c.disagree for c in own) for own in by_item]
+        flags["positions_disagree"] = positions_disagree
         columns = {"position_disagreement": disagreement, "comparisons": n_counted}
         texts = texts_of(verdicts, self._settings)
         texts["verdict"] = [_quoted(own, place, items) for place, own in enumerate(by_item)]

@@ -31,7 +31,8 @@ from mlalign.core.errors import UserError, nearest
 from reward_models.items import Item, readable
 
 FOLDER = Path(__file__).parent.parent / "prompts"
-ENGLISH, ROW = "eng_Latn", "row"
+ENGLISH = "eng_Latn"
+ROW = "row"  # the rubric is in the language of each row
 ROLES = ("system", "user", "assistant", "tool")
 
 

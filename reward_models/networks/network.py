@@ -13,7 +13,7 @@ their output at a row's last end token, and cannot take rows of different length
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -353,11 +353,11 @@ class Network:
             return False
 
         ends = _trial_rows(vocabulary, [3, 4, 7])
-        sequences = sorted(beginning + end for beginning in beginnings for end in ends)
+        sequences = sorted(beginning + end for beginning, end in product(beginnings, ends))
         begins = [len(ids) - 1 for ids in sequences]
         (chunk,) = prefix.chunks(prefix.groups(sequences, begins, shortest=4), SHARED_TOKENS)
         continued = list(self._continued(chunk, sequences, begins))
-        members = [i for batch, _ in continued for i in batch]
+        members = list(chain.from_iterable(batch for batch, _ in continued))
         _, whole = self._whole(members, sequences, begins)
         return _same(whole, torch.cat([outputs for _, outputs in continued]))
 
