@@ -194,7 +194,7 @@ def _calibration_problems(value: Any, key: str) -> list[str]:
             messages.append(f"{key}.{name}: expected a finite number, got {value.get(name)!r}")
     if not _is_number(value.get("n", 0)):
         messages.append(f"{key}.n: expected a number, got {value['n']!r}")
-    std = value.get("std")
+    std = value.get("std", 0)
     if _is_number(std) and std < 0:
         messages.append(f"{key}.std: expected 0 or more, got {std!r}")
     if not _are_quantiles(value.get("quantiles", [])):

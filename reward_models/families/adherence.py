@@ -304,8 +304,8 @@ def _columns(
 
     They are the requested language and English, as places in the list of columns.
     """
-    columns = []
-    favoured = []
+    columns: list[int] = []
+    favoured: list[int] = []
     for column, code in enumerate(codes):
         if script not in scripts.written_with(code):
             continue

@@ -77,7 +77,7 @@ class Pairwise:
 
     def _against_references(self, items: Sequence[Item]) -> Scores:
         """Each answer compared with its row's reference; None without one."""
-        compared = []
+        compared: list[Item] = []
         places: list[int | None] = []  # of the items among those compared
         for item in items:
             if item.reference is None:
