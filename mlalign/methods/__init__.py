@@ -49,6 +49,15 @@ from mlalign.core.errors import UserError, nearest
 
 Method = Callable[..., Any]
 INSTALLED = ("site-packages", "dist-packages")
+PACKAGE = Path(__file__).parent.parent
+# Folder -> what one of its methods is called in messages.
+CALLED = {
+    "pairing": "pairing method",
+    "losses": "loss",
+    "operators": "operator",
+    "builders": "builder",
+    "mixing": "mixing rule",
+}
 
 
 def names(package: str) -> list[str]:
@@ -80,7 +89,8 @@ def _split(package: str, name: str, key: str) -> tuple[str, str]:
     kind = package.rpartition(".")[2]
     if name not in names(package):
         hint = nearest(name, names(package))
-        raise UserError(f"{key}: {name!r} is no {kind} method{hint} (your own: `module:function`)")
+        what = CALLED.get(kind, f"{kind} method")
+        raise UserError(f"{key}: {name!r} is no {what}{hint} (your own: `module:function`)")
     return f"{package}.{name}", name
 
 
@@ -158,10 +168,13 @@ def _import(module: str, key: str) -> ModuleType:
 
 
 def _described(error: BaseException) -> str:
-    """`FILE:LINE: TYPE: MESSAGE` of an error, at the last line that is no library's."""
+    """`FILE:LINE: TYPE: MESSAGE` of an error, at the last line that is neither a library's nor,
+    where a person's own code called it, mlalign's.
+    """
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _may_be_ours(f.filename)]
+    frames = [f for f in frames if not Path(f.filename).is_relative_to(PACKAGE)] or frames
     place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
     return f"{place}{type(error).__name__}: {error}"
 

@@ -642,9 +642,15 @@ def _apply(settings: Settings, overrides: list[Override], errors: list[str]) -> 
             params[name] = override.value
         else:
             allowed = [*params, *GROUPS, *VALUES, *CONTROLS, "steps.STEP.config.KEY", "use.STEP"]
-            errors.append(
-                f"{'.'.join(override.key)}: unknown key{nearest('.'.join(override.key), allowed)}"
-            )
+            errors.append(_unknown(override, nearest(".".join(override.key), allowed)))
+
+
+def _unknown(override: Override, hint: str) -> str:
+    """The message for a key that stands on the command line or in the recipe's `tiny`."""
+    key = ".".join(override.key)
+    place = "tiny." if override.text.startswith("tiny: ") else ""
+    more = "" if "did you mean" in hint else "; any setting of a step: steps.STEP.config.KEY"
+    return f"{place}{key}: unknown key{hint}{more}"
 
 
 def _apply_step(

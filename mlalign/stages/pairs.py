@@ -137,8 +137,13 @@ class _Work:
         more = dict(self.options)
         if methods.takes(self.method, "seed"):
             more["seed"] = rows.seed_of(f"{self.cfg.seed}:{identifier}")
-        with methods.failures(self.method, f"{place} {identifier}: method {self.cfg.method}"):
-            return self.method(given, **more)
+        where = f"{place} {identifier}: method {self.cfg.method}"
+        with methods.failures(self.method, where):
+            made = self.method(given, **more)
+        if returned := pairing.misreturned(made):
+            expected = "a list of Pair, a list of Scored, or the reason as a text"
+            raise UserError(f"{where}: returned {returned}; expected {expected}")
+        return made
 
 
 # ------------------------------------------------------------------------------ one prompt
