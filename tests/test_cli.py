@@ -91,6 +91,7 @@ def test_every_stage_has_help(mlalign, stage):
     done = mlalign(stage, "--help")
     assert done.returncode == 0
     assert "meaning" in done.stdout
+    assert mlalign("help", stage).stdout == done.stdout
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     from mlalign import stages
 
     if command in ("--help", "-h", "help") or "--help" in arguments or "-h" in arguments:
-        say(_help(command, stages.names()))
+        asked = arguments[0] if command == "help" and arguments else command
+        say(_help(asked, stages.names()))
         return 0
     if command == "--version":
         from mlalign import __version__

@@ -118,7 +118,8 @@ def _build_dataclass(cls: type, values: Mapping, key: str, errors: list[str]) ->
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         )
         if required and name not in values:
-            errors.append(f"{key}.{name}: missing; set it ({field.metadata.get('doc', '')})")
+            meaning = field.metadata.get("doc")
+            errors.append(f"{key}.{name}: missing; set it" + (f" ({meaning})" if meaning else ""))
     if errors:
         return None
     return cls(**kwargs)

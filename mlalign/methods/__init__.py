@@ -50,6 +50,15 @@ from mlalign.core.errors import UserError, nearest
 
 Method = Callable[..., Any]
 INSTALLED = ("site-packages", "dist-packages")
+PACKAGE = Path(__file__).parent.parent
+# Folder -> what one of its methods is called in messages.
+CALLED = {
+    "pairing": "pairing method",
+    "losses": "loss",
+    "operators": "operator",
+    "builders": "builder",
+    "mixing": "mixing rule",
+}
 
 
 def names(package: str) -> list[str]:
@@ -82,7 +91,8 @@ def _split(package: str, name: str, key: str) -> tuple[str, str]:
     kind = package.rpartition(".")[2]
     if name not in names(package):
         hint = nearest(name, names(package))
-        raise UserError(f"{key}: {name!r} is no {kind} method{hint} (your own: `module:function`)")
+        what = CALLED.get(kind, f"{kind} method")
+        raise UserError(f"{key}: {name!r} is no {what}{hint} (your own: `module:function`)")
     return f"{package}.{name}", name
 
 
@@ -163,15 +173,20 @@ def _import(module: str, key: str) -> ModuleType:
 
 
 def _described(error: BaseException) -> str:
-    """`FILE:LINE: TYPE: MESSAGE` of an error, at the last line of a person's own code."""
+    """`FILE:LINE: TYPE: MESSAGE` of an error, at the last line of a person's own code.
+
+    Where only mlalign's own code was running, it is the last line of that.
+    """
     kind = type(error).__name__
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {kind}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
-    own_frames = [frame for frame in frames if _is_own(frame.filename)]
-    if not own_frames:
+    frames = [frame for frame in frames if _is_own(frame.filename)]
+    outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(PACKAGE)]
+    frames = outside or frames
+    if not frames:
         return f"{kind}: {error}"
-    return f"{own_frames[-1].filename}:{own_frames[-1].lineno}: {kind}: {error}"
+    return f"{frames[-1].filename}:{frames[-1].lineno}: {kind}: {error}"
 
 
 def _is_own(file: str) -> bool:

@@ -68,7 +68,14 @@ def _apply_param(params: dict[str, Any], override: Override, errors: list[str]) 
         params[name] = override.value
         return
     allowed = [*params, *GROUPS, *VALUES, *CONTROLS, "steps.STEP.config.KEY", "use.STEP"]
-    errors.append(f"{override.dotted}: unknown key{nearest(override.dotted, allowed)}")
+    errors.append(_unknown(override, nearest(override.dotted, allowed)))
+
+
+def _unknown(override: Override, hint: str) -> str:
+    """The message for a key of the command line, or of the recipe's `tiny`, that nothing has."""
+    place = "tiny." if override.text.startswith("tiny: ") else ""
+    more = "" if "did you mean" in hint else "; any setting of a step: steps.STEP.config.KEY"
+    return f"{place}{override.dotted}: unknown key{hint}{more}"
 
 
 def _apply_to_step(

@@ -162,8 +162,13 @@ class _Work:
         options = dict(self.options)
         if methods.takes(self.method, "seed"):
             options["seed"] = rows.seed_of(f"{self.cfg.seed}:{identifier}")
-        with methods.failures(self.method, f"{place} {identifier}: method {self.cfg.method}"):
-            return self.method(scored, **options)
+        where = f"{place} {identifier}: method {self.cfg.method}"
+        with methods.failures(self.method, where):
+            made = self.method(scored, **options)
+        if returned := pairing.misreturned(made):
+            expected = "a list of Pair, a list of Scored, or the reason as a text"
+            raise UserError(f"{where}: returned {returned}; expected {expected}")
+        return made
 
     @property
     def paired(self) -> Paired:

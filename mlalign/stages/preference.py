@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlalign import methods
-from mlalign.core import rows
+from mlalign.core import kinds, rows
 from mlalign.core.errors import UserError, nearest
 from mlalign.core.model import Model
 from mlalign.core.schema import HOW_TRAINER, class_source, source_file, verbatim, what
@@ -233,6 +233,21 @@ def objective(cfg: Config) -> Objective:
     )
 
 
+def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
+    """A reference that the loss would not use, unless it is just the model that is trained."""
+    references = {given.name for given in inputs.get("reference", ())}
+    models = {given.name for given in inputs.get("model", ())}
+    unused = not _method(cfg).reference and not references <= models
+    return [_no_reference(cfg)] if unused else []
+
+
+def _no_reference(cfg: Config) -> str:
+    return (
+        f"inputs.reference: {cfg.loss} has no reference model; leave it out (in a recipe,"
+        " `reference: null`)"
+    )
+
+
 def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
     return ["trl.trainer.dpo_trainer", *IMPORTS]
 
@@ -286,16 +301,16 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 def _reference(cfg: Config, inputs: Inputs, method: Method) -> Model | None:
     """The reference, if it is another model than the policy that comes in.
 
-    Raises: UserError if one is given and the loss takes none.
+    Raises: UserError if it is another model, and the loss takes none.
     """
     if "reference" not in inputs:
         return None
-    if not method.reference:
-        raise UserError(
-            f"inputs.reference: {cfg.loss} has no reference model; leave it out (set it to null)"
-        )
     reference = inputs.model("reference")
-    return None if reference.path == inputs.model("model").path else reference
+    if reference.path == inputs.model("model").path:
+        return None
+    if not method.reference:
+        raise UserError(_no_reference(cfg))
+    return reference
 
 
 def _own_reference(

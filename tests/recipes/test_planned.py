@@ -235,6 +235,31 @@ def test_what_a_recipe_changes_at_scale_tiny(tmp_path):
     assert nodes(tmp_path, text, "scale=one_gpu")["answers"].config.n == 64
 
 
+def test_a_wrong_key_in_tiny_is_told_as_one_of_tiny(tmp_path):
+    [message] = errors_of(tmp_path, SCORED + "tiny: {limit: 2}\n")
+    assert message.startswith("tiny.limit: unknown key; allowed: ")
+    assert message.endswith("; any setting of a step: steps.STEP.config.KEY")
+
+
+SIMPO = (
+    f"steps:\n{PREFERENCES}  other: {{stage: preference, inputs: {{model: {START}, rows:"
+    f" preferences}}}}\n  policy: {{stage: preference, config: {{loss: simpo}}, inputs: {{model:"
+    f" {START}, rows: preferences, reference: REFERENCE}}}}\n"
+)
+
+
+def test_a_loss_without_a_reference_ignores_the_model_that_it_trains(tmp_path):
+    text = SIMPO.replace("REFERENCE", START)
+    assert nodes(tmp_path, text)["policy"].config.loss == "simpo"
+
+
+def test_a_loss_without_a_reference_refuses_another_model(tmp_path):
+    assert errors_of(tmp_path, SIMPO.replace("REFERENCE", "other")) == [
+        "steps.policy.inputs.reference: simpo has no reference model; leave it out (in a recipe,"
+        " `reference: null`)"
+    ]
+
+
 @pytest.mark.slow
 def test_steps_of_parts_are_named_on_the_command_line(tmp_path):
     text = (

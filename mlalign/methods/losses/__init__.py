@@ -23,6 +23,7 @@ a reference. Parameters after `*` are its options (`loss_args`), but for `beta` 
 and hashed: `mlalign.methods`.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,10 +81,19 @@ def apply(name: str, settings: Mapping[str, Any], given: Mapping[str, Any]) -> A
     arguments = [given[parameter] for parameter in methods.inputs(loss)]
     with methods.failures(loss, f"loss {name}"):
         losses = loss(*arguments, **settings)
-        expected = tuple(given["policy_chosen_logps"].shape)
-        if tuple(getattr(losses, "shape", ())) != expected:
-            shape = getattr(losses, "shape", type(losses).__name__)
-            raise ValueError(f"gave {shape}, and not one loss for each of {expected[0]} pairs")
+    logps = given["policy_chosen_logps"]
+    shape = getattr(losses, "shape", None)
+    if shape != logps.shape:
+        returned = type(losses).__name__ if shape is None else f"shape {tuple(shape)}"
+        raise UserError(
+            f"loss {name}: returned {returned}; it has to return shape {tuple(logps.shape)}, one"
+            " loss for each pair (the trainer takes the mean)"
+        )
+    if logps.requires_grad and not losses.requires_grad:
+        raise UserError(
+            f"loss {name}: the losses have no gradient; compute them from policy_chosen_logps or"
+            " policy_rejected_logps, without `detach` or `no_grad`"
+        )
     return losses
 
 
@@ -96,8 +106,12 @@ def problems(name: str, args: Mapping[str, Any]) -> list[str]:
         return error.messages
     readable = _readable()
     messages = []
+    parameters = inspect.signature(loss).parameters
     for column in columns(loss):
-        if column not in readable:
+        has_default = parameters[column].default is not inspect.Parameter.empty
+        if column in FILLED or has_default:
+            messages.append(f"loss: {name} has the option {column!r} before `*`; move it after `*`")
+        elif column not in readable:
             hint = nearest(column, [*GIVEN, *readable])
             messages.append(f"loss: {name} reads {column!r}, which no preference row has{hint}")
     return messages
