@@ -1,4 +1,4 @@
-"""A library's refusal of a person's arguments as one message that names the key."""
+"""Turns a library's error about a person's arguments into one message that names the key."""
 
 import contextlib
 import re
@@ -19,12 +19,12 @@ def refusals(
     here: Callable[[], bool] = lambda: True,
     kinds: tuple[type[Exception], ...] = REFUSALS,
 ) -> Iterator[None]:
-    """Make what a library raises about arguments a UserError; what mlalign's own code raises passes
-    as it is.
+    """Turn what a library raises about arguments into a UserError; mlalign's own errors pass.
 
-    `given`: key -> value as a person wrote them; `what` stands for all of them where the library
-    names none; `here` says, once something was raised, whether it can be a refusal. Raises:
-    UserError.
+    `given`: key -> value, as a person wrote them. `what`: the words for all of them if the library
+    names none. `here`: asked after an error, whether it can be about the arguments.
+
+    Raises: UserError.
     """
     try:
         yield
@@ -42,21 +42,30 @@ def keys(section: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def message(given: Mapping[str, Any], what: str, error: BaseException) -> str:
-    """The keys that a library's message names (or whose values it repeats), and the message on one
-    line."""
+    """A library's message on one line, after the keys that it is about."""
     text = " ".join(str(error).split())
-    named = [key for key in given if re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", text)]
-    if not named:
-        named = [
-            key
-            for key, value in given.items()
-            if isinstance(value, str) and value and value in text
-        ]
-    place = ", ".join(named) or (f"{what} ({', '.join(given)})" if given else what)
-    shortened = text if len(text) <= MOST else text[:MOST] + " …"
-    return f"{place}: {type(error).__name__}: {shortened or 'refused without a reason'}"
+    place = ", ".join(_named_keys(given, text))
+    if not place:
+        place = f"{what} ({', '.join(given)})" if given else what
+    if len(text) > MOST:
+        text = text[:MOST] + " …"
+    return f"{place}: {type(error).__name__}: {text or 'refused without a reason'}"
+
+
+def _named_keys(given: Mapping[str, Any], text: str) -> list[str]:
+    """The keys that a message names, or else those whose values it repeats."""
+    named = []
+    repeated = []
+    for key, value in given.items():
+        name = key.rpartition(".")[2]
+        if re.search(rf"\b{re.escape(name)}\b", text):
+            named.append(key)
+        if isinstance(value, str) and value and value in text:
+            repeated.append(key)
+    return named or repeated
 
 
 def _raised_in_mlalign(error: BaseException) -> bool:
+    """Whether the innermost frame of an error's traceback is mlalign's."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__", "")).startswith("mlalign.")

@@ -10,7 +10,8 @@ from typing import Any
 
 from mlalign.core import conversations, languages, rows
 from mlalign.core.errors import UserError
-from mlalign.core.sources import File, Problems, Source, find, read, read_hub
+from mlalign.core.records import read, read_hub
+from mlalign.core.sources import File, Problems, Source, find
 from mlalign.core.store import Tally
 from mlalign.data import adapters, cleaning, stored
 

@@ -7,8 +7,8 @@ do.
 from typing import Any
 
 from mlalign.core import languages, rows
+from mlalign.core.records import read as read_file
 from mlalign.core.sources import Problems, Source, find
-from mlalign.core.sources import read as read_file
 from mlalign.data import cleaning
 
 PROMPTS = ("instruction", "prompt")
