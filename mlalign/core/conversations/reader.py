@@ -359,9 +359,6 @@ def _tools(value: Any) -> list | None:
     return value
 
 
-# -------------------------------------------------------------------------- prompt and conversation
-
-
 def _answered(before: list[dict], value: Any, name: str) -> tuple[list[dict], dict]:
     """(prompt, answer) of the messages before an answer, and `value` in the answer's column.
 
