@@ -35,7 +35,15 @@ from mlalign.core.sources import Problems, Source, find
 from mlalign.core.stage import Inputs, Output, Stopped
 from mlalign.core.terminal import say
 from mlalign.data import adapters, checks, cleaning, groups, splits
-from mlalign.data.reading import AN_ARTIFACT, TAKEN_FROM, Found, Reading, all_rows, files, name_of
+from mlalign.data.reading import (
+    AN_ARTIFACT,
+    TAKEN_FROM,
+    PlacedRow,
+    Reading,
+    all_rows,
+    files,
+    name_of,
+)
 from mlalign.methods import builders, made, mixing
 from mlalign.methods.mixing.temperature import temperature
 
@@ -248,7 +256,7 @@ def _builder_mistakes(cfg: Config) -> list[str]:
 # ---------------------------------------------------------------------------------------- building
 
 
-def _built(cfg: Config, artifacts: Sequence[Path], out: Output) -> Iterator[Found]:
+def _built(cfg: Config, artifacts: Sequence[Path], out: Output) -> Iterator[PlacedRow]:
     """The rows that a builder makes of each group, in the order of slices, splits and groups."""
     assert cfg.builder is not None
     builder = builders.load(cfg.builder)
@@ -268,7 +276,7 @@ def _rows_of_group(
     builder: builders.Builder,
     members: Sequence[dict],
     out: Output,
-) -> Iterator[Found]:
+) -> Iterator[PlacedRow]:
     by_language: dict[str, list[Any]] = defaultdict(list)
     kind = builders.reads(builder)
     for row in members:
@@ -329,7 +337,7 @@ class _Work:
     def spool(self) -> Path:
         return self.out.checkpoints / "all"
 
-    def write(self, found: Iterator[Found]) -> dict[tuple[str, str], array]:
+    def write(self, found: Iterator[PlacedRow]) -> dict[tuple[str, str], array]:
         """Write every good row; to sub-sample, into a spool first, with the rank of each row by
         language and split.
         """
