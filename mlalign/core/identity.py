@@ -39,7 +39,7 @@ def is_there(path: Path) -> bool:
 def of_external(value: Mapping, digests: Digests, key: str, above: tuple[Path, ...] = ()) -> dict:
     """An external input (`{path, revision}`) with absolute path and `identity`.
 
-    `above`: the adapters that stand on this input.
+    `above`: the adapters whose base this input is.
     Raises: UserError if a local path does not exist, or no commit is known for a hub id.
     """
     name = str(value["path"])
@@ -53,8 +53,8 @@ def of_external(value: Mapping, digests: Digests, key: str, above: tuple[Path, .
         identity = read_manifest(path)["content_digest"]
         return {**value, "path": str(path.resolve()), "identity": identity}
     if (path / "adapter_config.json").is_file():
-        own, base = digests.path(path), _of_base(path, digests, key, above)
-        return {**value, "path": str(path), "identity": [own, base]}
+        base_identity = _of_base(path, digests, key, above)
+        return {**value, "path": str(path), "identity": [digests.path(path), base_identity]}
     return {**value, "path": str(path), "identity": digests.path(path)}
 
 

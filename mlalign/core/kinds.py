@@ -83,7 +83,7 @@ def missing_columns(
 ) -> list[str]:
     """A message for each key whose column (key -> column) does not exist.
 
-    A scorer may add columns below its own name, such as `judge.confidence` of `judge`.
+    A scorer may add columns under its own name, such as `judge.confidence` of `judge`.
     """
     columns = list(columns)
     messages = []

@@ -330,12 +330,10 @@ def _named(code: str) -> "Language":
     from langcodes import Language
 
     language, script_, *regions = code.split("_")
-    is_usual = script_ == _likely(language, None, None).script
-    return Language.make(
-        language=_lookup_code(language),
-        script=None if is_usual else script_,
-        territory=next(iter(regions), None),
-    )
+    usual = _likely(language, None, None).script
+    unusual = None if script_ == usual else script_
+    region = next(iter(regions), None)
+    return Language.make(language=_lookup_code(language), script=unusual, territory=region)
 
 
 def resolve(value: str | Iterable[str] | None, sets: Mapping[str, list[str]]) -> list[str]:

@@ -14,15 +14,15 @@ MOST = 600  # characters of a library's message
 
 @contextlib.contextmanager
 def refusals(
-    given: Mapping[str, Any],
-    what: str,
-    here: Callable[[], bool] = lambda: True,
+    arguments: Mapping[str, Any],
+    title: str,
+    may_refuse: Callable[[], bool] = lambda: True,
     kinds: tuple[type[Exception], ...] = REFUSALS,
 ) -> Iterator[None]:
     """Turn what a library raises about arguments into a UserError; mlalign's own errors pass.
 
-    `given`: key -> value, as a person wrote them. `what`: the words for all of them if the library
-    names none. `here`: asked after an error, whether it can be about the arguments.
+    `arguments`: key -> value, as a person wrote them. `title`: what to call them all if the library
+    names none. `may_refuse`: called after an error, whether it can be about the arguments.
 
     Raises: UserError.
     """
@@ -31,9 +31,9 @@ def refusals(
     except UserError:
         raise
     except kinds as error:
-        if _raised_in_mlalign(error) or not here():
+        if _raised_in_mlalign(error) or not may_refuse():
             raise
-        raise UserError(message(given, what, error)) from error
+        raise UserError(message(arguments, title, error)) from error
 
 
 def keys(section: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -41,22 +41,22 @@ def keys(section: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
     return {f"{section}.{name}": value for name, value in (values or {}).items()}
 
 
-def message(given: Mapping[str, Any], what: str, error: BaseException) -> str:
+def message(arguments: Mapping[str, Any], title: str, error: BaseException) -> str:
     """A library's message on one line, after the keys that it is about."""
     text = " ".join(str(error).split())
-    place = ", ".join(_named_keys(given, text))
+    place = ", ".join(_named_keys(arguments, text))
     if not place:
-        place = f"{what} ({', '.join(given)})" if given else what
+        place = f"{title} ({', '.join(arguments)})" if arguments else title
     if len(text) > MOST:
         text = text[:MOST] + " …"
     return f"{place}: {type(error).__name__}: {text or 'refused without a reason'}"
 
 
-def _named_keys(given: Mapping[str, Any], text: str) -> list[str]:
+def _named_keys(arguments: Mapping[str, Any], text: str) -> list[str]:
     """The keys that a message names, or else those whose values it repeats."""
     named = []
     repeated = []
-    for key, value in given.items():
+    for key, value in arguments.items():
         name = key.rpartition(".")[2]
         if re.search(rf"\b{re.escape(name)}\b", text):
             named.append(key)

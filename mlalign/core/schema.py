@@ -92,7 +92,8 @@ def verbatim(
     If `default` is None, null is a value of its own.
     """
     metadata = {"doc": doc, "source": source, "how_keys": how_keys, "reserved": reserved}
-    return _field(None if default is None else dict(default), metadata)
+    own_default = None if default is None else dict(default)
+    return _field(own_default, metadata)
 
 
 def _field(default: Any, metadata: dict) -> Any:
@@ -221,7 +222,9 @@ def _hint(annotation: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, key: str, errors: list[str]) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    """A value as the type that an annotation asks for; mistakes are appended to `errors`."""
+    origin = typing.get_origin(hint)
+    args = typing.get_args(hint)
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):

@@ -50,7 +50,8 @@ class Inputs:
     """
 
     def __init__(self, store: Store, slots: Mapping[str, Any]):
-        self._store, self._slots = store, slots
+        self._store = store
+        self._slots = slots
 
     def __contains__(self, slot: str) -> bool:
         return self._slots.get(slot) not in (None, [])

@@ -135,16 +135,14 @@ def base_of(path: str, revision: str | None = None) -> str | None:
             " write the directory or the hub id of the adapter's base there"
         )
 
-    for folder in (Path(path) / base, Path(base).expanduser()):
-        if not folder.is_dir():
-            continue
-        if folder.resolve() == Path(path).resolve():
-            raise UserError(
-                f"{file}: base_model_name_or_path names the adapter itself;"
-                " name the full model that it was trained on"
-            )
-        return str(folder.resolve())
-
+    folder = _directory(path, base)
+    if folder == Path(path).resolve():
+        raise UserError(
+            f"{file}: base_model_name_or_path names the adapter itself;"
+            " name the full model that it was trained on"
+        )
+    if folder is not None:
+        return str(folder)
     looks_like_path = base.startswith(("/", ".", "~")) or base.count("/") > 1
     if looks_like_path:
         raise UserError(
@@ -152,6 +150,14 @@ def base_of(path: str, revision: str | None = None) -> str | None:
             f"from {path} nor from {Path.cwd()}; write the directory of the adapter's base there"
         )
     return base
+
+
+def _directory(adapter: str, base: str) -> Path | None:
+    """The directory that an adapter names as its base, resolved; None if there is none."""
+    for folder in (Path(adapter) / base, Path(base).expanduser()):
+        if folder.is_dir():
+            return folder.resolve()
+    return None
 
 
 def weights(folder: Path) -> Tensors | None:

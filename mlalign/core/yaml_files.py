@@ -97,7 +97,7 @@ class _Bounds:
         """Take the next event; returns what is wrong with it, or None."""
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in self._open):
-                return f"*{event.anchor} stands within itself; write the value out"
+                return f"*{event.anchor} contains itself; write the value out"
             self._n_values += self._sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.ScalarEvent):
             if _is_long_number(event):

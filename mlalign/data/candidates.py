@@ -80,10 +80,11 @@ def sources(
             raise UserError(message)
 
     has_several = len(named_candidates) > 1
-    joined_sources = []
+    paired = []
     for (path, name), (scores_path, _) in zip(named_candidates, named_scores, strict=True):
-        joined_sources.append(Source(path, scores_path, name if has_several else None))
-    return joined_sources
+        sampler = name if has_several else None
+        paired.append(Source(path, scores_path, sampler))
+    return paired
 
 
 def _named(values: Sequence[Artifact | dict]) -> list[tuple[Path, str]]:

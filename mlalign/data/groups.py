@@ -65,7 +65,9 @@ def run(
 
 def _key(files: Iterable[Path], digest: Callable[[Path], str]) -> str:
     """The fingerprint of a slice's input files, some of which may not exist."""
-    digests = [digest(file) if file.exists() else None for file in files]
+    digests = []
+    for file in files:
+        digests.append(digest(file) if file.exists() else None)
     return fingerprint({"files": digests})
 
 
@@ -111,7 +113,8 @@ class Slices:
     """The rows of some shards in `n` files below `folder`, each with whole groups."""
 
     def __init__(self, folder: Path, n: int):
-        self.folder, self.n = folder, n
+        self.folder = folder
+        self.n = n
 
     def file(self, index: int) -> Path:
         return self.folder / f"{index:05d}.arrow"

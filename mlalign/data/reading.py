@@ -58,7 +58,8 @@ class Reading:
 
 def files(source: Source, wanted: list[str] | None) -> list[File]:
     """The files of a source in the wanted languages, with canonical languages."""
-    wanted_files, errors = [], []
+    wanted_files = []
+    errors = []
     for file in find(source):
         try:
             language = languages.normalise(file.language) if file.language else None

@@ -257,12 +257,12 @@ def _preference(
     flipped = rng.random() < label_noise
     right = (answer_text(item, item.answer, language), language)
     wrong = response(item, language, kind, rng)
-    (chosen, chosen_lang), (rejected, rejected_lang) = right, wrong
-    if flipped:
-        (chosen, chosen_lang), (rejected, rejected_lang) = wrong, right
+    chosen, rejected = (wrong, right) if flipped else (right, wrong)
+    chosen_text, chosen_lang = chosen
+    rejected_text, rejected_lang = rejected
     return {
-        "chosen": _message("assistant", chosen),
-        "rejected": _message("assistant", rejected),
+        "chosen": _message("assistant", chosen_text),
+        "rejected": _message("assistant", rejected_text),
         "chosen_lang": chosen_lang,
         "rejected_lang": rejected_lang,
         "metadata": _metadata(item, language, kind=kind, flipped=flipped),

@@ -1,4 +1,4 @@
-"""A prompt and a conversation beside it, merged: what both hold is taken once."""
+"""Merges a prompt and a conversation beside it: what both hold is taken once."""
 
 from collections.abc import Mapping, Sequence
 

@@ -65,9 +65,9 @@ def _instruction(record: Record) -> list[dict]:
         kind = type(context).__name__
         raise Malformed(f"`input` beside `instruction` must be text, got a {kind}")
 
+    text = f"{instruction}\n{context}" if context else instruction
     turns = _history(record.get("history"))
-    turns.append(_user(f"{instruction}\n{context}" if context else instruction))
-    return _with_system(record, turns)
+    return _with_system(record, [*turns, _user(text)])
 
 
 def _history(value: Any) -> list[dict]:
