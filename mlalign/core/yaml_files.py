@@ -78,8 +78,7 @@ def check(text: str, where: object) -> None:
         for event in yaml.parse(text, Loader):
             problem = bounds.count(event)
             if problem:
-                line = int(event.start_mark.line) + 1
-                raise UserError(f"{where}: line {line}: {problem}")
+                raise UserError(f"{where}: line {_line(event)}: {problem}")
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{where}: cannot be read as YAML ({_first_line(error)})") from None
 
@@ -118,6 +117,10 @@ class _Bounds:
         if self._n_values > MOST:
             return f"stands for more than {MOST:,} values, aliases expanded; make it smaller"
         return None
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
 
 
 def _is_long_number(event: yaml.ScalarEvent) -> bool:
