@@ -47,11 +47,12 @@ BOTTOM = {
     "errors": (),
     "json_text": (),
     "language_names": (),
+    "language_tables": (),
     "stopping": (),
     "versions": (),
     "visible": (),
     "conversations": ("json_text",),
-    "languages": ("errors", "language_names", "yaml_files"),
+    "languages": ("errors", "language_names", "language_tables", "yaml_files"),
     "rows": ("errors", "store"),
     "schema": ("errors",),
 }

@@ -12,8 +12,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 BOMBS = {
     LAUGHS: "line 5: stands for more than",
-    "a: &a [*a]": "stands within itself",
-    "a: &a {b: {c: *a}}": "stands within itself",
+    "a: &a [*a]": "contains itself",
+    "a: &a {b: {c: *a}}": "contains itself",
     "a: " + "{a: " * 60 + "1" + "}" * 60: "nested more than 50 deep",
     "[" * 5000: "nest",
     "- " * 5000 + "1": "nest",

@@ -38,7 +38,15 @@ from mlalign.core.stage import Inputs, Output, Stopped
 from mlalign.core.terminal import say
 from mlalign.data import adapters, checks, groups, remainder, sampling, splits
 from mlalign.data.intake import Intake
-from mlalign.data.reading import AN_ARTIFACT, TAKEN_FROM, Found, Reading, all_rows, files, name_of
+from mlalign.data.reading import (
+    AN_ARTIFACT,
+    TAKEN_FROM,
+    PlacedRow,
+    Reading,
+    all_rows,
+    files,
+    name_of,
+)
 from mlalign.methods import builders, built, made, mixing, mixture
 from mlalign.methods.mixing.temperature import temperature
 
@@ -308,7 +316,7 @@ def _built(
     cfg: Config,
     artifacts: Sequence[Path],
     out: Output,
-) -> Iterator[Found]:
+) -> Iterator[PlacedRow]:
     """The rows that a builder makes of each group, in the order of slices, splits and groups."""
     assert cfg.builder is not None
     builder = builders.load(cfg.builder)
@@ -329,7 +337,7 @@ def _rows_of_group(
     builder: builders.Builder,
     members: Sequence[dict],
     out: Output,
-) -> Iterator[Found]:
+) -> Iterator[PlacedRow]:
     name, group = str(cfg.builder), _group(builders.reads(builder), members)
     options = methods.options(builder, cfg.builder_args, "builder_args")
     if methods.takes(builder, "seed"):
@@ -365,7 +373,7 @@ def _spool(out: Output) -> Path:
 
 def _write(
     cfg: Config,
-    all_read: Iterator[Found],
+    all_read: Iterator[PlacedRow],
     intake: Intake,
     out: Output,
 ) -> dict[tuple[str, str], array]:

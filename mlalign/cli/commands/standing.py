@@ -231,7 +231,7 @@ def _explanation(run_dir: Path, step: str, mine: Sequence[Mapping]) -> str:
 def progress_of(partial: Path, stage_name: str, parts: bool) -> dict[str, Any]:
     """`{done, total, unit, by_language}` from progress.json; of an array, whose tasks share that
     file, from the shards that are done."""
-    return _of_shards(partial, stage_name) if parts else progress.told(partial)
+    return _of_shards(partial, stage_name) if parts else progress.read(partial)
 
 
 def _of_shards(partial: Path, stage_name: str) -> dict[str, Any]:
