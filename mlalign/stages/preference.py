@@ -229,7 +229,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     )
     columns = _columns(method, source)
 
-    from mlalign.models import modelling
+    from mlalign.models import modelling, saving
     from mlalign.models.training import card, loop, pair_loss, trainset
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -245,7 +245,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         )
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
     template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
-    modelling.warn_of_no_end(out, template, tokenizer)
+    saving.warn_of_no_end(out, template, tokenizer)
     objective = _objective(cfg) if losses.is_name(cfg.loss) else None
     further = list(objective.columns) if objective else []
     examples = trainset.Examples(
@@ -277,14 +277,14 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         given.clear()
         modelling.drop_reference(trainer)
     loop.fit(trainer, cfg, out)
-    modelling.end_at(trainer, template)
-    modelling.save(trainer, out.path / "model")
+    saving.end_at(trainer, template)
+    saving.save(trainer, out.path / "model")
     if out.is_main:
         trained_by = "on TRL's DPOTrainer" if objective else f"TRL's {method.name}Trainer"
         text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} ({trained_by})."
         card.write(
             out.path / "model",
-            card.gather(out, inputs, text, model, modelling.rank_of(trainer), True, train.sources),
+            card.gather(out, inputs, text, model, saving.rank_of(trainer), True, train.sources),
         )
     loop.leave_together(args)
 

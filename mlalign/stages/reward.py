@@ -90,7 +90,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     from trl import RewardConfig, RewardTrainer
 
-    from mlalign.models import modelling
+    from mlalign.models import modelling, saving
     from mlalign.models.training import card, loop, trainset
 
     args = loop.arguments(RewardConfig, cfg, cfg.trainer, out)
@@ -116,9 +116,9 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         modelling.scores(trainer, tokenized[: len(checked)]["chosen_ids"]),
         str(network.dtype).removeprefix("torch."),
     )
-    modelling.save(trainer, out.path / "model")
+    saving.save(trainer, out.path / "model")
     facts = card.gather(
-        out, inputs, METHOD, model, modelling.rank_of(trainer), False, train.sources
+        out, inputs, METHOD, model, saving.rank_of(trainer), False, train.sources
     )
     del trainer, network, tokenized
     gc.collect()
@@ -165,7 +165,7 @@ def _reopened(
     Raises: UserError if a score moved by more than float noise (a quantized base comes back
         unquantized: there it is only noted).
     """
-    from mlalign.models import modelling
+    from mlalign.models import saving
 
     folder = out.path / "model"
     options = {
@@ -179,7 +179,7 @@ def _reopened(
     moved = max(
         abs(a - b) if a is not None else float("inf") for a, b in zip(after, before, strict=True)
     )
-    noise = tolerance(before, modelling.head_norm(folder), dtype)
+    noise = tolerance(before, saving.head_norm(folder), dtype)
     out.note(
         reload={
             "rows": len(before),

@@ -68,7 +68,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     from trl import SFTConfig, SFTTrainer
 
-    from mlalign.models import modelling
+    from mlalign.models import modelling, saving
     from mlalign.models.training import card, loop, trainset
 
     args = loop.arguments(SFTConfig, cfg, cfg.trainer, out)
@@ -77,7 +77,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     )
     template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
     if kind == "demonstration":
-        modelling.warn_of_no_end(out, template, tokenizer)
+        saving.warn_of_no_end(out, template, tokenizer)
     columns = trainset.COLUMNS[kind][1]
     examples = trainset.Examples(kind, lambda row: [{c: row[c] for c in columns}], "truncated")
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
@@ -86,13 +86,13 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     trainer = loop.trainer_of(SFTTrainer, cfg, network, args, train.dataset, tokenizer, peft_config)
     loop.fit(trainer, cfg, out)
     if kind == "demonstration":
-        modelling.end_at(trainer, template)
-    modelling.save(trainer, out.path / "model")
+        saving.end_at(trainer, template)
+    saving.save(trainer, out.path / "model")
     if out.is_main:
         card.write(
             out.path / "model",
             card.gather(
-                out, inputs, METHODS[kind], model, modelling.rank_of(trainer), True, train.sources
+                out, inputs, METHODS[kind], model, saving.rank_of(trainer), True, train.sources
             ),
         )
     loop.leave_together(args)

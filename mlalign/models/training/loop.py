@@ -30,7 +30,7 @@ from mlalign.core.refusals import keys, refusals
 from mlalign.core.stage import Output, Stopped
 from mlalign.core.store import read_json, write_json
 from mlalign.core.terminal import say
-from mlalign.models import checkpoints, modelling
+from mlalign.models import checkpoints, modelling, saving
 from mlalign.models.training import batches, divergence, extensions, precision
 from mlalign.models.training.config import TrainConfig, accumulation, n_devices, zero_stage
 
@@ -211,7 +211,7 @@ def fit(trainer: Any, cfg: Any, out: Output) -> None:
     network = trainer.accelerator.unwrap_model(trainer.model)
     stored = str(network.dtype).removeprefix("torch.")
     told = [
-        modelling.make_generation_savable(network),
+        saving.make_generation_savable(network),
         precision.lost_updates(cfg, trainer.args.learning_rate, stored, trainer.args.bf16),
     ]
     for warning in filter(None, told):
