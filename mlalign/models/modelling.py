@@ -182,7 +182,7 @@ def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
         model.revision,
         n_outputs=n_outputs,
         options=options,
-        seen=outline,
+        known=outline,
     )
     if head in lacking:
         draw_head(network, seed)
