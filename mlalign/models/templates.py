@@ -280,7 +280,7 @@ def option_problems(options: Mapping[str, Any], key: str = "chat_template_kwargs
 
 
 def setting_problems(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a scorer's `chat_template_kwargs` and `date`, each message with its key."""
+    """What is wrong with a scorer's `chat_template_kwargs` and `date`, as messages with the key."""
     errors = option_problems(values.get("chat_template_kwargs") or {})
     if values.get("date") is not None:
         errors += date_problems(values["date"])
