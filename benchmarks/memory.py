@@ -15,6 +15,7 @@ Passes when every prediction is within 15% of its measurement.
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import random
@@ -80,7 +81,7 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     ),
 }
 STAGES = ("sft", "reward", "preference")
-CASES = [f"{name}-{size}" for size in SIZES for name in STAGES]
+CASES = [f"{name}-{size}" for size, name in itertools.product(SIZES, STAGES)]
 KINDS = {"sft": "demonstration", "reward": "preference", "preference": "preference"}
 N_PROMPT_WORDS = 16
 TEMPLATE = (

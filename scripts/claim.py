@@ -10,6 +10,7 @@ resumes. `MEASURES` defines what counts as success, and docs/claim.md says it in
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ PROJECT = Path(__file__).parent.parent
 SEEDS = (0, 1, 2)
 BASES = ("A", "B")  # A is the base that ships; B is built by the same script from another seed
 SEED_OF_B = 1
-CELLS = tuple(f"{base}{seed}" for base in BASES for seed in SEEDS)
+CELLS = tuple(f"{base}{seed}" for base, seed in itertools.product(BASES, SEEDS))
 
 Row = Mapping[str, object]
 # Step -> rows of its metrics and of its breakdown (those have a `part` and a `member`).

@@ -113,6 +113,8 @@ def coloured(text: str) -> str:
         return text
     lines = []
     for line in text.split("\n"):
-        is_done = "  done  " in f"{line}  "
-        lines.append(f"{GREEN}{line}{PLAIN}" if is_done else line)
+        if "  done  " in f"{line}  ":
+            lines.append(f"{GREEN}{line}{PLAIN}")
+        else:
+            lines.append(line)
     return "\n".join(lines)

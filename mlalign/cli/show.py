@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from mlalign import stages
 from mlalign.cli import overview
@@ -143,11 +144,7 @@ def final_table(plan: Plan) -> str:
         if not path.is_file():
             continue
         manifest = store.read_manifest(path.parent)
-        n_kept = sum(manifest["rows_by_language"].values())
-        n_dropped = sum(sum(by_language.values()) for by_language in manifest["dropped"].values())
-        time = f"{manifest['finished'] - manifest['started']:.1f} s"
-        counts = [n_kept or "", n_dropped or ""]
-        rows.append([node.name, node.step.stage, manifest["status"], *counts, time])
+        rows.append([node.name, node.step.stage, *_outcome(manifest)])
         warnings += [f"warning: {node.name}: {text}" for text in manifest.get("warnings", [])]
     if not rows:
         return ""
@@ -159,6 +156,16 @@ def final_table(plan: Plan) -> str:
     if report.is_file():
         lines += ["", f"report: {report}"]
     return "\n".join(lines)
+
+
+def _outcome(manifest: Mapping[str, Any]) -> list[Any]:
+    """Status, rows kept and dropped, and time of a finished step."""
+    n_kept = sum(manifest["rows_by_language"].values())
+    n_dropped = 0
+    for by_language in manifest["dropped"].values():
+        n_dropped += sum(by_language.values())
+    seconds = manifest["finished"] - manifest["started"]
+    return [manifest["status"], n_kept or "", n_dropped or "", f"{seconds:.1f} s"]
 
 
 # ----------------------------------------------------------------- recipes, languages, doctor, help

@@ -219,7 +219,9 @@ def _fit(model_class: Any, config: Any, weights: weight_files.Tensors) -> tuple[
         output_loading_info=True,
     )
     # Transformers gives names, or (name, shape in the file, shape in the network).
-    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    mismatched = set()
+    for key in info["mismatched_keys"]:
+        mismatched.add(key if isinstance(key, str) else key[0])
     fit = Report(
         model_class.__name__,
         frozenset(info["missing_keys"]),

@@ -79,10 +79,10 @@ def problem(
     """
     missing = sorted(report.missing - set(lacking))
     if missing:
+        base = path if adapter else None
         return (
             f"{adapter or path}: holds no weights for {some(missing)}{_instead(report)}: newly"
-            " initialised weights score nothing;"
-            f" {_complete(report, missing, path if adapter else None)}"
+            f" initialised weights score nothing; {_complete(report, missing, base)}"
         )
     mismatched = sorted(report.mismatched - set(lacking))
     if mismatched:

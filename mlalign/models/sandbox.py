@@ -101,7 +101,9 @@ class Environment(ImmutableSandboxedEnvironment):
             self._check_product(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(  # type: ignore[override]
+        self, context: Any, obj: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         method = obj
         if type(obj) is FunctionType:
             method = obj.__dict__.get("__wrapped__", obj)  # the sandbox wraps str.format

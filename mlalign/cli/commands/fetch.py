@@ -91,7 +91,8 @@ def _model(need: Need) -> Result:
 
     revision = _revision(need)
     files = snapshot_download(need.id, revision=revision, dry_run=True)
-    commit = _same_commit(need, files[0].commit_hash if files else "")
+    current = files[0].commit_hash if files else ""
+    commit = _same_commit(need, current)
     need = dataclasses.replace(need, commit=commit)
     wanted = _wanted([file.filename for file in files], need)
     chosen = [file for file in files if file.filename in wanted]

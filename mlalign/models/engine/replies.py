@@ -44,15 +44,11 @@ def response(body: bytes, wants_logprobs: bool = False) -> Response:
             " that reads text"
         )
     reason = choice.get("finish_reason")
+    if not isinstance(reason, str):
+        reason = "unknown"
     reasoning = message.get("reasoning_content") or message.get("reasoning")
-    return Response(
-        text,
-        n_tokens=_n_tokens(reply.get("usage")),
-        finish_reason=reason if isinstance(reason, str) else "unknown",
-        reasoning=whole(reasoning) if isinstance(reasoning, str) else None,
-        top_logprobs=top,
-        cut_character=cut,
-    )
+    reasoning = whole(reasoning) if isinstance(reasoning, str) else None
+    return Response(text, _n_tokens(reply.get("usage")), reason, reasoning, top, cut)
 
 
 def whole(text: str) -> str:

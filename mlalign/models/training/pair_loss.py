@@ -97,7 +97,8 @@ class PairLoss:
 
     def _reference_logps(self: Any, inputs: Mapping) -> dict[str, torch.Tensor]:
         if self.precompute_ref_logps:
-            chosen, rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+            chosen = inputs["ref_chosen_logps"]
+            rejected = inputs["ref_rejected_logps"]
         else:
             model = self.model if self.ref_model is None else self.ref_model
             chosen, rejected = self.compute_ref_log_probs(model, inputs)
