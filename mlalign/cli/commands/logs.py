@@ -56,7 +56,7 @@ def run(arguments: Mapping[str, str]) -> int:
 
 def _newest(logs: Mapping[str, Sequence[Path]]) -> tuple[Path, str]:
     """The log that was written last, and its step."""
-    step_of = {}
+    step_of: dict[Path, str] = {}
     for step, paths in logs.items():
         for path in paths:
             step_of.setdefault(path, step)
