@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # What a plan reads of stages and scorers: which there are, and what they say of themselves.
 DECLARATIONS = ("mlalign.stages", "reward_models", "reward_models.settings")
 # Who trains, and who says what training takes. Nobody else imports these.
-TRAINING = ("mlalign.models.training", "mlalign.models.modelling")
+TRAINING = ("mlalign.models.training", "mlalign.models.modelling", "mlalign.models.saving")
 TRAINERS = ("mlalign.models.training", "mlalign.stages", "mlalign.planner")
 # Within core, the modules that stand alone or nearly so -> what they may import of core.
 BOTTOM = {

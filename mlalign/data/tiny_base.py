@@ -242,10 +242,11 @@ def _loss(model: Qwen3ForCausalLM, batch: Sequence[tuple[list[int], list[float]]
     Padding is on the right, so the causal mask alone hides it.
     """
     length = max(len(ids) for ids, _ in batch)
+    pad = [model.config.pad_token_id or 0]
     padded_ids, padded_weights = [], []
     for ids, weights in batch:
         n_pads = length - len(ids)
-        padded_ids.append(ids + [model.config.pad_token_id] * n_pads)
+        padded_ids.append(ids + pad * n_pads)
         padded_weights.append(weights + [0.0] * n_pads)
     ids_BT = torch.tensor(padded_ids)
     weights_BT = torch.tensor(padded_weights)

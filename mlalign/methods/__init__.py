@@ -180,8 +180,8 @@ def _described(error: BaseException) -> str:
     kind = type(error).__name__
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {kind}: {error.msg}"
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in frames if _is_own(frame.filename)]
+    every_frame = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in every_frame if _is_own(frame.filename)]
     outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(PACKAGE)]
     frames = outside or frames
     if not frames:

@@ -259,7 +259,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     reference = _reference(cfg, inputs, method)
     columns = _columns(method, source)
 
-    from mlalign.models import modelling
+    from mlalign.models import modelling, saving
     from mlalign.models.training import card, loop, trainset
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -267,7 +267,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     args = _arguments(cfg, method, getattr(trl, f"{method.name}Config"), out)
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
     template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
-    modelling.warn_of_no_end(out, template, tokenizer)
+    saving.warn_of_no_end(out, template, tokenizer)
     objective = _objective(cfg) if losses.is_name(cfg.loss) else None
     examples = _examples(cfg, columns, objective)
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
@@ -289,10 +289,10 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         modelling.drop_reference(trainer)
     loop.fit(trainer, cfg, out)
 
-    modelling.end_at(trainer, template)
-    modelling.save(trainer, out.path / "model")
+    saving.end_at(trainer, template)
+    saving.save(trainer, out.path / "model")
     if out.is_main:
-        text, rank = _description(cfg, method), modelling.rank_of(trainer)
+        text, rank = _description(cfg, method), saving.rank_of(trainer)
         facts = card.gather(out, inputs, text, model, rank, True, train.sources)
         card.write(out.path / "model", facts)
     loop.leave_together(args)

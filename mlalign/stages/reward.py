@@ -100,7 +100,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     from trl import RewardConfig, RewardTrainer
 
-    from mlalign.models import modelling
+    from mlalign.models import modelling, saving
     from mlalign.models.training import card, loop, trainset
 
     args = loop.arguments(RewardConfig, cfg, cfg.trainer, out)
@@ -118,8 +118,8 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     conversations, before = _first_scores(trainer, train.dataset)
     dtype = str(network.dtype).removeprefix("torch.")
 
-    modelling.save(trainer, out.path / "model")
-    rank = modelling.rank_of(trainer)
+    saving.save(trainer, out.path / "model")
+    rank = saving.rank_of(trainer)
     facts = card.gather(out, inputs, METHOD, model, rank, False, train.sources)
     del trainer, network
     gc.collect()
@@ -199,7 +199,7 @@ def _reopened(
     Raises: UserError if a score moved by more than float noise. A quantized base comes back
         unquantized, and then the difference is only noted.
     """
-    from mlalign.models import modelling
+    from mlalign.models import saving
 
     folder = out.path / "model"
     options = {
@@ -211,7 +211,7 @@ def _reopened(
     scorer = reward_models.load(folder, **options)
     after = scorer.score([{"messages": conversation} for conversation in conversations])
     moved = _largest_difference(before, after)
-    noise = tolerance(before, modelling.head_norm(folder), dtype)
+    noise = tolerance(before, saving.head_norm(folder), dtype)
     reload = {
         "rows": len(before),
         "max_abs_difference": moved,

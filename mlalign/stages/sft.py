@@ -76,7 +76,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     from trl import SFTConfig, SFTTrainer
 
-    from mlalign.models import modelling
+    from mlalign.models import modelling, saving
     from mlalign.models.training import card, loop, trainset
 
     is_chat = kind == "demonstration"
@@ -84,7 +84,7 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template, needs_template=is_chat)
     template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
     if is_chat:
-        modelling.warn_of_no_end(out, template, tokenizer)
+        saving.warn_of_no_end(out, template, tokenizer)
 
     columns = trainset.COLUMNS[kind][1]
 
@@ -98,10 +98,10 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     trainer = loop.trainer_of(SFTTrainer, cfg, network, args, train.dataset, tokenizer, peft_config)
     loop.fit(trainer, cfg, out)
     if is_chat:
-        modelling.end_at(trainer, template)
-    modelling.save(trainer, out.path / "model")
+        saving.end_at(trainer, template)
+    saving.save(trainer, out.path / "model")
     if out.is_main:
-        rank = modelling.rank_of(trainer)
+        rank = saving.rank_of(trainer)
         facts = card.gather(out, inputs, METHODS[kind], model, rank, True, train.sources)
         card.write(out.path / "model", facts)
     loop.leave_together(args)
