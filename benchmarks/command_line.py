@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 
-from pairs import interleaved, told
+from pairs import interleaved, summary
 
 COMMANDS = {
     "--help": ["--help"],
@@ -38,15 +39,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=9)
-    n = parser.parse_args().pairs
+    n_pairs = parser.parse_args().pairs
     with tempfile.TemporaryDirectory() as cwd:
+        import_torch = partial(seconds, ["-c", "import torch"], cwd)
         for name, arguments in COMMANDS.items():
-            ours, torch = interleaved(
-                lambda a=arguments: seconds(["-m", "mlalign", *a], cwd),
-                lambda: seconds(["-c", "import torch"], cwd),
-                n,
-            )
-            print(told(f"mlalign {name} vs import torch", ours, torch, "s"), flush=True)
+            command = partial(seconds, ["-m", "mlalign", *arguments], cwd)
+            ours, torch = interleaved(command, import_torch, n_pairs)
+            print(summary(f"mlalign {name} vs import torch", ours, torch, "s"), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """The generate stage against bare `vllm.LLM` on the same prompts, seeds and sampling parameters.
 
-  python benchmarks/generate.py [--pairs 5] [--languages 2] [--prompts 1024] [--n 4] [--max-tokens
-  64] [--temperature 1.5] [--model DIR]
+  python benchmarks/generate.py [--pairs 5] [--languages 2] [--prompts 1024] [--n 4]
+                                [--max-tokens 64] [--temperature 1.5] [--model DIR]
 
-Each side runs in a process of its own and starts its own engine; pairs are interleaved. The peer is
-given token ids and seeds ready made, makes one call with all requests and throws the text away.
-Ours reads Parquet, renders, tokenises, makes one call per shard (1,024 prompts of one language at
-most) and writes candidates. Both produce the same text, which is checked.
+Each side runs in a process of its own and starts its own engine; pairs are interleaved. The peer
+gets token ids and seeds ready made, makes one call with all requests and throws the text away.
+Ours reads Parquet, renders, tokenises, makes one call per shard (at most 1,024 prompts of one
+language) and writes candidates. Both must produce the same text.
 
-  generation    tokens/s without starting and closing the engine; ours includes reading, rendering, tokenising, hashing and writing
+  generation    tokens/s without starting and closing the engine; ours includes reading,
+                rendering, tokenising, hashing and writing
   CPU time      the same per second of CPU time, which other work on the machine disturbs less
   end to end    tokens/s from the start of the process to its end
 
@@ -38,13 +39,8 @@ TINY = Path(mlalign.__file__).parent / "data" / "tiny"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in {
-        "pairs": 5,
-        "languages": 2,
-        "prompts": 1024,
-        "n": 4,
-        "max-tokens": 64,
-    }.items():
+    defaults = {"pairs": 5, "languages": 2, "prompts": 1024, "n": 4, "max-tokens": 64}
+    for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--temperature", type=float, default=1.5)
     parser.add_argument("--max-model-len", type=int, default=256)
@@ -64,44 +60,35 @@ def compare(options: argparse.Namespace, work: Path) -> None:
 
     def measure(side: str) -> float:
         start = time.perf_counter()
-        command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--work", str(work)]
-        done = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        told = json.loads(done.stdout.splitlines()[-1])
-        records.setdefault(side, []).append(
-            {**told, "end_to_end": told["tokens"] / (time.perf_counter() - start)}
-        )
-        return told["tokens"] / told["seconds"] if "seconds" in told else 0.0
+        record = run_side(side, work)
+        record["end_to_end"] = record["tokens"] / (time.perf_counter() - start)
+        records[side].append(record)
+        return record["tokens"] / record["seconds"]
 
-    measure("prepare")
+    run_side("prepare", work)
     ours, peer = pairs.interleaved(lambda: measure("ours"), lambda: measure("peer"), options.pairs)
-    assert len({r["digest"] for side in ("ours", "peer") for r in records[side]}) == 1, (
-        "the two sides gave different text"
+    first = records["ours"][0]
+    for record in [*records["ours"], *records["peer"]]:
+        assert record["digest"] == first["digest"], "the two sides gave different text"
+        record["per_cpu_second"] = record["tokens"] / record["cpu_seconds"]
+    print(f"{first['responses']} responses, {first['tokens']} tokens; the same text on both sides")
+    print(pairs.summary("generation", ours, peer, "tokens/s"))
+    for name, key in (("CPU time", "per_cpu_second"), ("end to end", "end_to_end")):
+        # The first of each was the warm-up.
+        of_ours = [record[key] for record in records["ours"][1:]]
+        of_peer = [record[key] for record in records["peer"][1:]]
+        print(pairs.summary(name, of_ours, of_peer, "tokens/s"))
+    _, _, high = pairs.ratio(ours, peer)
+    print("passes" if high >= BOUND else f"fails: below {BOUND}")
+
+
+def run_side(side: str, work: Path) -> dict:
+    """What one side prints at the end of a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--work", str(work)]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    print(
-        f"{records['ours'][0]['responses']} responses, {records['ours'][0]['tokens']} tokens; the"
-        " same text on both sides"
-    )
-    print(pairs.told("generation", ours, peer, "tokens/s"))
-    print(
-        pairs.told(
-            "CPU time",
-            *(
-                [r["tokens"] / r["cpu_seconds"] for r in records[side][1:]]
-                for side in ("ours", "peer")
-            ),
-            "tokens/s",
-        )
-    )
-    print(
-        pairs.told(
-            "end to end",
-            *([r["end_to_end"] for r in records[side][1:]] for side in ("ours", "peer")),
-            "tokens/s",
-        )
-    )
-    print("passes" if pairs.ratio(ours, peer)[2] >= BOUND else f"fails: below {BOUND}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def config(options: argparse.Namespace) -> generate.Config:
@@ -118,38 +105,28 @@ def config(options: argparse.Namespace) -> generate.Config:
 def prepare(options: argparse.Namespace) -> dict:
     """Prompts as rows for us, and as token ids with seeds for the peer, in the same order."""
     from mlalign.models.engine import chat
+    from mlalign.models.templates import ChatTemplate
 
+    languages = tiny_world.LANGUAGES[: options.languages]
     with rows.ShardWriter(options.work / "rows", "prompt") as writer:
-        for row in tiny_world.rows(
-            "prompts", tiny_world.LANGUAGES[: options.languages], options.prompts
-        ):
-            writer.write(
-                {
-                    **row,
-                    "source": "tiny_world",
-                    "id": rows.row_id("tiny_world", row["key"], row["prompt_lang"]),
-                }
-            )
+        for row in tiny_world.rows("prompts", languages, options.prompts):
+            row_id = rows.row_id("tiny_world", row["key"], row["prompt_lang"])
+            writer.write({**row, "source": "tiny_world", "id": row_id})
+
     model = stage.external_model({"path": options.model})
     tokenizer = chat.load_tokenizer(model)
+    template = ChatTemplate(tokenizer)
     sampler = generate.sampler(config(options), model)["fingerprint"]
-    given = [
-        row
-        for shard in rows.shards(options.work / "rows")
-        for row in sorted(rows.read_shard(shard), key=lambda r: r["id"])
-    ]
-    ids = chat.token_ids(
-        tokenizer, [chat.render(tokenizer, row["prompt"], {}, row["id"]) for row in given]
-    )
-    names = [[rows.candidate_id(row["id"], sampler, i) for i in range(options.n)] for row in given]
-    requests = [
-        (name, tokens) for of_row, tokens in zip(names, ids, strict=True) for name in of_row
-    ]
-    store.write_json(
-        options.work / "requests.json",
-        {"ids": [n for n, _ in requests], "prompts": [t for _, t in requests]},
-    )
-    return {"tokens": 0}
+    requests: dict[str, list] = {"ids": [], "prompts": []}
+    for shard in rows.shards(options.work / "rows"):
+        for row in sorted(rows.read_shard(shard), key=lambda row: row["id"]):
+            text = template.prompt(row["prompt"], row["id"])
+            (token_ids,) = chat.token_ids(tokenizer, [text])
+            for i in range(options.n):
+                requests["ids"].append(rows.candidate_id(row["id"], sampler, i))
+                requests["prompts"].append(token_ids)
+    store.write_json(options.work / "requests.json", requests)
+    return {}
 
 
 def ours(options: argparse.Namespace) -> dict:
@@ -159,15 +136,15 @@ def ours(options: argparse.Namespace) -> dict:
     inputs = stage.Inputs(
         out.store, {"rows": {"path": str(options.work / "rows")}, "model": {"path": options.model}}
     )
-    apart = timed_starts()
-    start = clocks()
+    starts = timed_starts()
+    begun = clocks()
     generate.run(config(options), inputs, out)
-    seconds = since(start) - np.sum(apart, axis=0)
-    responses = [r for row in rows.read(out.path) for r in row["responses"]]
-    return {
-        **timing(seconds),
-        **told({r["candidate_id"]: (r["text"], r["n_tokens"]) for r in responses}),
-    }
+    seconds = since(begun) - np.sum(starts, axis=0)
+    answers = {}
+    for row in rows.read(out.path):
+        for response in row["responses"]:
+            answers[response["candidate_id"]] = (response["text"], response["n_tokens"])
+    return {**timing(seconds), **facts(answers)}
 
 
 def clocks() -> np.ndarray:
@@ -184,8 +161,9 @@ def timing(seconds: np.ndarray) -> dict[str, float]:
 
 
 def timed_starts() -> list[np.ndarray]:
-    """Seconds (`clocks`) that the stage spends on loading its tokenizer and on starting and closing
-    its engine, filled in as it runs.
+    """Seconds (`clocks`) that loading the tokenizer and starting and closing the engine take.
+
+    The list is filled while the stage runs.
     """
     from mlalign.models import engine
     from mlalign.models.engine import chat
@@ -201,17 +179,15 @@ def timed_starts() -> list[np.ndarray]:
 
         return call
 
-    def opened(*arguments):
-        found = start_engine(*arguments)
-        found.close = timed(found.close)
-        return found
+    def open_timed(*arguments):
+        opened = start_engine(*arguments)
+        opened.close = timed(opened.close)
+        return opened
 
     start_engine = timed(engine.open_engine)
-    engine.open_engine = opened
-    chat.load_tokenizer, chat.context_length = (
-        timed(chat.load_tokenizer),
-        timed(chat.context_length),
-    )
+    engine.open_engine = open_timed
+    chat.load_tokenizer = timed(chat.load_tokenizer)
+    chat.context_length = timed(chat.context_length)
     return spent
 
 
@@ -225,32 +201,31 @@ def peer(options: argparse.Namespace) -> dict:
     import torch
     from vllm import LLM, SamplingParams
 
-    on_cpu = {"dtype": "float32", **CPU_ARGUMENTS} if torch.cuda.device_count() == 0 else {}
-    llm = LLM(
-        options.model, max_model_len=options.max_model_len, enable_prefix_caching=True, **on_cpu
-    )
-    given = store.read_json(options.work / "requests.json")
-    start = clocks()
+    arguments = {"max_model_len": options.max_model_len, "enable_prefix_caching": True}
+    if torch.cuda.device_count() == 0:
+        arguments |= {"dtype": "float32", **CPU_ARGUMENTS}
+    llm = LLM(options.model, **arguments)
+    requests = store.read_json(options.work / "requests.json")
+
+    begun = clocks()
     common = {"max_tokens": options.max_tokens, "temperature": options.temperature}
-    parameters = [SamplingParams(seed=rows.seed_of(name), **common) for name in given["ids"]]
-    outputs = llm.generate(
-        [{"prompt_token_ids": p} for p in given["prompts"]], parameters, use_tqdm=False
-    )
-    seconds = since(start)
-    answers = [o.outputs[0] for o in outputs]
-    return {
-        **timing(seconds),
-        **told({n: (a.text, len(a.token_ids)) for n, a in zip(given["ids"], answers, strict=True)}),
-    }
+    parameters = [SamplingParams(seed=rows.seed_of(name), **common) for name in requests["ids"]]
+    prompts = [{"prompt_token_ids": token_ids} for token_ids in requests["prompts"]]
+    outputs = llm.generate(prompts, parameters, use_tqdm=False)
+    seconds = since(begun)
+
+    answers = {}
+    for name, output in zip(requests["ids"], outputs, strict=True):
+        answer = output.outputs[0]
+        answers[name] = (answer.text, len(answer.token_ids))
+    return {**timing(seconds), **facts(answers)}
 
 
-def told(answers: dict[str, tuple[str, int]]) -> dict:
+def facts(answers: dict[str, tuple[str, int]]) -> dict:
+    """Counts of answers and tokens, and a digest of all (candidate, text, tokens)."""
     digest = hashlib.sha256(json.dumps(sorted(answers.items())).encode()).hexdigest()
-    return {
-        "responses": len(answers),
-        "tokens": sum(n for _, n in answers.values()),
-        "digest": digest,
-    }
+    n_tokens = sum(n for _, n in answers.values())
+    return {"responses": len(answers), "tokens": n_tokens, "digest": digest}
 
 
 SIDES = {"prepare": prepare, "ours": ours, "peer": peer}

@@ -1,4 +1,4 @@
-"""How fast and how right language identifiers are, on MGSM and XCOPA in 19 languages.
+"""How fast and how accurate language identifiers are, on MGSM and XCOPA in 19 languages.
 
     python benchmarks/identifiers.py --data DIR [--identifier blend lingua] [--languages]
 
@@ -16,6 +16,7 @@ scripts without spaces two characters count as a word. Printed for each identifi
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -27,11 +28,26 @@ from functools import partial
 from pathlib import Path
 
 LANGUAGES = {
-    "bn": "ben_Beng", "de": "deu_Latn", "en": "eng_Latn", "es": "spa_Latn", "et": "ekk_Latn",
-    "fr": "fra_Latn", "ht": "hat_Latn", "id": "ind_Latn", "it": "ita_Latn", "ja": "jpn_Jpan",
-    "qu": "que_Latn", "ru": "rus_Cyrl", "sw": "swh_Latn", "ta": "tam_Taml", "te": "tel_Telu",
-    "th": "tha_Thai", "tr": "tur_Latn", "vi": "vie_Latn", "zh": "cmn_Hans",
-}  # fmt: skip
+    "bn": "ben_Beng",
+    "de": "deu_Latn",
+    "en": "eng_Latn",
+    "es": "spa_Latn",
+    "et": "ekk_Latn",
+    "fr": "fra_Latn",
+    "ht": "hat_Latn",
+    "id": "ind_Latn",
+    "it": "ita_Latn",
+    "ja": "jpn_Jpan",
+    "qu": "que_Latn",
+    "ru": "rus_Cyrl",
+    "sw": "swh_Latn",
+    "ta": "tam_Taml",
+    "te": "tel_Telu",
+    "th": "tha_Thai",
+    "tr": "tur_Latn",
+    "vi": "vie_Latn",
+    "zh": "cmn_Hans",
+}
 IDENTIFIERS = ("blend", "langid", "fasttext", "lingua")
 BUCKETS = {"1-2 words": (1, 2), "3-5": (3, 5), "6-10": (6, 10), "sentence": None}
 SPACELESS = ("ja", "th", "zh")
@@ -57,7 +73,8 @@ def sentences(data: Path) -> dict[str, list[str]]:
         code = file.stem.split("_")[1]
         for line in file.read_text(encoding="utf-8").splitlines():
             question = line.split("\t")[0]
-            by_language[code].update(s.strip() for s in END.split(question) if s.strip())
+            stripped = map(str.strip, END.split(question))
+            by_language[code].update(filter(None, stripped))
     return {code: sorted(texts) for code, texts in by_language.items()}
 
 
@@ -66,22 +83,30 @@ def windows(code: str, texts: list[str], size: tuple[int, int] | None) -> list[s
     from reward_models.families import scripts
 
     draw = random.Random(f"{SEED} {code} {size}")
-    gap, per_word = ("", 2) if code in SPACELESS else (" ", 1)
     chosen: list[str] = []
     for text in draw.sample(texts, len(texts)):
-        window = text
-        if size:
-            units = list(text.replace(" ", "")) if code in SPACELESS else text.split()
-            n = draw.randint(*size) * per_word
-            if n > len(units):
-                continue
-            start = draw.randrange(len(units) - n + 1)
-            window = gap.join(units[start : start + n])
-        if scripts.dominant(window):
+        window = text if size is None else _cut(code, text, size, draw)
+        if window and scripts.dominant(window):
             chosen.append(window)
         if len(chosen) == N:
             break
     return chosen
+
+
+def _cut(code: str, text: str, size: tuple[int, int], draw: random.Random) -> str:
+    """A window of `size` words at a random place of a text; empty if the text is too short."""
+    n = draw.randint(*size)
+    if code in SPACELESS:
+        gap = ""
+        units = list(text.replace(" ", ""))
+        n *= 2
+    else:
+        gap = " "
+        units = text.split()
+    if n > len(units):
+        return ""
+    start = draw.randrange(len(units) - n + 1)
+    return gap.join(units[start : start + n])
 
 
 def rate(work, n_texts: int) -> float:
@@ -97,37 +122,58 @@ def rate(work, n_texts: int) -> float:
 def measure(name: str, data: Path) -> dict:
     """Everything about one identifier, in this process."""
     import reward_models
-    from reward_models import Item
     from reward_models.families import identifiers
 
-    start = (time.time(), time.process_time())
+    wall = time.time()
+    cpu = time.process_time()
     scorer = reward_models.open_scorer({"family": "language_adherence", "identifier": name})
-    scorer.score_items([Item("", [], "Nilikipata tena kipande cha tiketi.", "swh_Latn")])
-    seconds = (time.time() - start[0], time.process_time() - start[1])
+    scorer.score_items(_items(["Nilikipata tena kipande cha tiketi."], "sw"))
+    seconds = (time.time() - wall, time.process_time() - cpu)
 
     by_language = sentences(data)
-    texts = {}
-    for bucket, size in BUCKETS.items():
-        texts[bucket] = {c: windows(c, own, size) for c, own in by_language.items()}
     identifier = identifiers.open_identifier(name)
+    pairs = [pair for pair in itertools.permutations(LANGUAGES, 2) if _share_script(*pair)]
     rates = {}
-    for bucket, of_language in texts.items():
-        items = [Item("", [], t, LANGUAGES[c]) for c, own in of_language.items() for t in own]
-        random.Random(0).shuffle(items)
-        undecided = [i.response for i in items if i.language.endswith(MODEL_DECIDES)]
-        bare = rate(partial(identifier.probabilities, undecided), len(undecided))
-        rates[bucket] = (bare, rate(partial(scorer.score_items, items), len(items)))
-
-    def share(bucket: str, code: str, asked: str, n: int = N) -> float:
-        items = [Item("", [], t, LANGUAGES[asked]) for t in texts[bucket][code][:n]]
-        return sum(value == 1.0 for value in scorer.score_items(items).values) / len(items)
-
-    recall = {b: {c: share(b, c, c) for c in LANGUAGES} for b in BUCKETS}
-    pairs = [(a, b) for a in LANGUAGES for b in LANGUAGES if a != b and _script(a) == _script(b)]
+    recall = {}
     wrong = {}
-    for bucket in BUCKETS:
-        wrong[bucket] = {f"{a} {b}": share(bucket, a, b, N_WRONG) for a, b in pairs}
+    for bucket, size in BUCKETS.items():
+        texts = {code: windows(code, own, size) for code, own in by_language.items()}
+        rates[bucket] = measure_rates(identifier, scorer, texts)
+        recall[bucket] = {}
+        for code in LANGUAGES:
+            recall[bucket][code] = share(scorer, texts[code], code)
+        wrong[bucket] = {}
+        for code, other in pairs:
+            passing = share(scorer, texts[code][:N_WRONG], other)
+            wrong[bucket][f"{code} {other}"] = passing
     return {"seconds": seconds, "rates": rates, "recall": recall, "wrong": wrong}
+
+
+def measure_rates(identifier, scorer, texts: dict[str, list[str]]) -> tuple[float, float]:
+    """Texts a second of the identifier alone, and of the scorer."""
+    items = []
+    for code, own in texts.items():
+        items += _items(own, code)
+    random.Random(0).shuffle(items)
+    undecided = [item.response for item in items if item.language.endswith(MODEL_DECIDES)]
+    bare = rate(partial(identifier.probabilities, undecided), len(undecided))
+    return bare, rate(partial(scorer.score_items, items), len(items))
+
+
+def share(scorer, texts: list[str], code: str) -> float:
+    """The share of texts that pass as this language."""
+    values = scorer.score_items(_items(texts, code)).values
+    return sum(value == 1.0 for value in values) / len(values)
+
+
+def _items(texts: list[str], code: str) -> list:
+    from reward_models import Item
+
+    return [Item("", [], text, LANGUAGES[code]) for text in texts]
+
+
+def _share_script(code: str, other: str) -> bool:
+    return _script(code) == _script(other)
 
 
 def _script(code: str) -> str:
@@ -138,17 +184,24 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+def _known(shares: dict[str, float]) -> dict[str, float]:
+    """The shares of languages, or of pairs of them, that lingua knows."""
+    known = {}
+    for codes, value in shares.items():
+        if not set(codes.split()) & set(UNKNOWN_TO_LINGUA):
+            known[codes] = value
+    return known
+
+
 def show(name: str, measured: dict, by_language: bool) -> None:
     wall, cpu = measured["seconds"]
     for bucket in BUCKETS:
         bare, whole = measured["rates"][bucket]
-        recall, wrong = measured["recall"][bucket], measured["wrong"][bucket]
-        others = [share for code, share in recall.items() if code not in UNKNOWN_TO_LINGUA]
-        unknown = set(UNKNOWN_TO_LINGUA)
-        wrong_others = [s for pair, s in wrong.items() if not set(pair.split()) & unknown]
-        shares = [[*recall.values()], others, [*wrong.values()], wrong_others]
+        recall = measured["recall"][bucket]
+        wrong = measured["wrong"][bucket]
         cells = [name, f"{wall:.2f} / {cpu:.2f}", bucket, f"{bare:,.0f}", f"{whole:,.0f}"]
-        cells += [f"{_mean(values):.4f}" for values in shares]
+        for shares in (recall, _known(recall), wrong, _known(wrong)):
+            cells.append(f"{_mean(list(shares.values())):.4f}")
         print(f"| {' | '.join(cells)} |", flush=True)
         if by_language:
             row = "  ".join(f"{code} {share:.3f}" for code, share in recall.items())

@@ -1,22 +1,21 @@
-"""The planner's peak memory of training steps vs the peak that was measured, for sft, reward and
-preference at three sizes.
+"""The planner's peak memory of training steps against the measured one, at three sizes.
 
-  python benchmarks/memory.py [--cases sft-100m,preference-250m] [--steps 2] [--allocator
-  kernel|glibc]
+  python benchmarks/memory.py [--cases sft-100m,preference-250m] [--steps 2]
+                              [--allocator kernel|glibc]
 
 Each case is a real stage (load, tokenise, TRL's trainer, checkpoint, save) on random weights in a
 process of its own. The peak is the highest resident memory (VmHWM; on a GPU
 torch.cuda.max_memory_allocated) minus what the process held after its imports. Lengths differ
-within the batch, and the longest is known. With `--allocator kernel` (the default) glibc gives back
-what is freed (MALLOC_MMAP_THRESHOLD_=65536), so that resident is what is in use; `glibc` measures
-with its defaults, where up to 64 MB of freed memory, and holes between what is in use, stay
-resident.
+within the batch, and the longest is known. With `--allocator kernel` (the default) glibc returns
+freed memory at once (MALLOC_MMAP_THRESHOLD_=65536), so resident memory is memory in use. With
+`glibc`, its own defaults, up to 64 MB of freed memory and holes between blocks stay resident.
 
 Passes when every prediction is within 15% of its measurement.
 """
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import random
@@ -32,8 +31,8 @@ from mlalign.planner import architecture, training
 from mlalign.planner.jobs import training_job
 
 BOUND = 0.15
-# Model configurations of 101, 163 and 234 million parameters, and the rows and tokens that a device
-# takes at a time.
+# Model configurations of 101, 163 and 234 million parameters, with the rows that a device takes at
+# a time and the tokens of the longest.
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "100m": (
         {
@@ -82,8 +81,9 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     ),
 }
 STAGES = ("sft", "reward", "preference")
-CASES = [f"{name}-{size}" for size in SIZES for name in STAGES]
+CASES = [f"{name}-{size}" for size, name in itertools.product(SIZES, STAGES)]
 KINDS = {"sft": "demonstration", "reward": "preference", "preference": "preference"}
+N_PROMPT_WORDS = 16
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <eos> {% endfor %}{% if"
     " add_generation_prompt %}assistant {% endif %}"
@@ -106,49 +106,37 @@ def main() -> None:
         " moment"
     )
     ratios = [compare(case, options.steps, options.allocator) for case in options.cases.split(",")]
-    worst = max(ratios, key=lambda r: abs(r - 1))
-    print(
-        f"{'passes' if abs(worst - 1) <= BOUND else 'fails'}: the farthest of {len(ratios)} is"
-        f" {worst:.3f}"
-    )
-    sys.exit(abs(worst - 1) > BOUND)
+    worst = max(ratios, key=lambda ratio: abs(ratio - 1))
+    passes = abs(worst - 1) <= BOUND
+    print(f"{'passes' if passes else 'fails'}: the farthest of {len(ratios)} is {worst:.3f}")
+    sys.exit(not passes)
 
 
 def compare(case: str, steps: int = 2, allocator: str = "kernel") -> float:
     """Predict, measure in a process of its own, print both; returns predicted / measured."""
     with tempfile.TemporaryDirectory() as work:
         prepare(case, Path(work))
-        command = [
-            sys.executable,
-            __file__,
-            "--measure",
-            case,
-            "--work",
-            work,
-            "--steps",
-            str(steps),
-        ]
-        env = {
-            **os.environ,
-            **({"MALLOC_MMAP_THRESHOLD_": "65536"} if allocator == "kernel" else {}),
-        }
+        options = ["--measure", case, "--work", work, "--steps", str(steps)]
+        environment = dict(os.environ)
+        if allocator == "kernel":
+            environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
         done = subprocess.run(
-            command,
+            [sys.executable, __file__, *options],
             check=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=env,
+            env=environment,
         )
-        told = json.loads(done.stdout.splitlines()[-1])
-    moment, tensors = predicted(case, on_cpu=told["on_cpu"])
-    ratio = tensors.total() / told["peak"]
-    parameters = architecture.from_config(config_of(case)).parameters(
-        "classifier" if case.startswith("reward") else "causal"
-    )
+        measurement = json.loads(done.stdout.splitlines()[-1])
+    moment, tensors = predicted(case, on_cpu=measurement["on_cpu"])
+    peak = measurement["peak"]
+    ratio = tensors.total() / peak
+    task = "classifier" if case.startswith("reward") else "causal"
+    parameters = architecture.from_config(config_of(case)).parameters(task)
     print(
         f"{case:<17}{parameters / 1e6:>9.1f} M{tensors.total() / 1e6:>8.0f}"
-        f" MB{told['peak'] / 1e6:>7.0f} MB{ratio:>7.3f}  {moment}",
+        f" MB{peak / 1e6:>7.0f} MB{ratio:>7.3f}  {moment}",
         flush=True,
     )
     return ratio
@@ -179,17 +167,19 @@ def step_config(case: str, steps: int) -> Any:
 
 
 def predicted(case: str, on_cpu: bool) -> tuple[str, Any]:
-    name, found = case.split("-", maxsplit=1)[0], architecture.from_config(config_of(case))
-    cfg = step_config(case, 2)
-    objective = stages.load(name).objective(cfg)
-    return training.peak(
-        training_job(objective, cfg, found, devices=1, on_cpu=on_cpu, reference=False)
-    )
+    """The planner's highest moment, and the tensors at that moment."""
+    name, _, _ = case.partition("-")
+    model = architecture.from_config(config_of(case))
+    config = step_config(case, 2)
+    objective = stages.load(name).objective(config)
+    job = training_job(objective, config, model, devices=1, on_cpu=on_cpu, reference=False)
+    return training.peak(job)
 
 
 def prepare(case: str, work: Path) -> None:
-    """A random model with a tokenizer of numbered words, and rows whose longest sequence is exactly
-    `max_length`.
+    """Write a random model with a tokenizer of numbered words, and rows.
+
+    The longest sequence of the rows has exactly `max_length` tokens.
     """
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import memory;"
@@ -203,27 +193,23 @@ def prepare(case: str, work: Path) -> None:
     def words(n: int) -> str:
         return " ".join(f"w{draw.randrange(4000)}" for _ in range(n))
 
+    longest = length - N_PROMPT_WORDS - 4  # two role words and two ends
+    columns = (*rows.COMMON, *rows.COLUMNS[KINDS[name]])
     with rows.ShardWriter(work / "rows", KINDS[name]) as writer:
         for i in range(n_rows):
-            asked, longest = 16, length - 16 - 4  # two role words and two ends
-            common = {
+            row = {
                 "id": str(i),
                 "group_id": str(i),
                 "prompt_lang": "eng_Latn",
                 "source": "words",
                 "origin": "synthetic",
                 "split": "train",
+                "prompt": rows.messages(words(N_PROMPT_WORDS)),
+                "completion": rows.messages(words(longest - 40 * (i % 2)), "assistant"),
+                "chosen": rows.messages(words(longest), "assistant"),
+                "rejected": rows.messages(words(longest - 40), "assistant"),
             }
-            answers = {
-                side: rows.messages(words(n), "assistant")
-                for side, n in {
-                    "completion": longest - 40 * (i % 2),
-                    "chosen": longest,
-                    "rejected": longest - 40,
-                }.items()
-            }
-            row = {**common, "prompt": rows.messages(words(asked)), **answers}
-            writer.write({k: row.get(k) for k in (*rows.COMMON, *rows.COLUMNS[KINDS[name]])})
+            writer.write({column: row.get(column) for column in columns})
 
 
 def write_model(case: str, work: str) -> None:
@@ -231,16 +217,12 @@ def write_model(case: str, work: str) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    told = config_of(case)
-    config = AutoConfig.for_model(
-        told["model_type"], **{k: v for k, v in told.items() if k != "model_type"}
-    )
+    config = AutoConfig.for_model(**config_of(case))
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(f"{work}/model")
-    names = ["<pad>", "<eos>", "user", "assistant", "<unk>", *(f"w{i}" for i in range(4000))]
-    bare = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="<unk>")
-    )
+    words = ["<pad>", "<eos>", "user", "assistant", "<unk>", *(f"w{i}" for i in range(4000))]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     bare.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bare, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
@@ -253,28 +235,23 @@ def measured(case: str, work: Path, steps: int) -> dict[str, Any]:
     """Run the stage; the highest memory above what the imports needed."""
     import torch
 
-    name = case.split("-", maxsplit=1)[0]
-    _imports(name)
+    name, _, _ = case.partition("-")
+    _import_all(name)
     (work / "x.partial").mkdir()
     out = stage.Output(work / "x.partial", store.Store(work))
-    inputs = stage.Inputs(
-        out.store, {"rows": {"path": str(work / "rows")}, "model": {"path": str(work / "model")}}
-    )
+    paths = {slot: {"path": str(work / slot)} for slot in ("rows", "model")}
+    inputs = stage.Inputs(out.store, paths)
     gc.collect()
     on_cpu = not torch.cuda.is_available()
     before = _memory("VmRSS") if on_cpu else torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets the highest so far
     stages.load(name).run(step_config(case, steps), inputs, out)
-    return {
-        "peak": (_memory("VmHWM") if on_cpu else torch.cuda.max_memory_allocated()) - before,
-        "on_cpu": on_cpu,
-    }
+    highest = _memory("VmHWM") if on_cpu else torch.cuda.max_memory_allocated()
+    return {"peak": highest - before, "on_cpu": on_cpu}
 
 
-def _imports(name: str) -> None:
-    """What the stage, TRL and transformers import on the way, so that it is there before the
-    measurement.
-    """
+def _import_all(name: str) -> None:
+    """Import what the stage, TRL and transformers import on the way, before the measurement."""
     import datasets  # noqa: F401
     import peft  # noqa: F401
     import torch
@@ -296,10 +273,11 @@ def _imports(name: str) -> None:
 
 
 def _memory(key: str) -> int:
-    told = Path("/proc/self/status").read_text()
-    return next(
-        int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith(f"{key}:")
-    )
+    """An entry of /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
     python benchmarks/prepare.py [--rows 10000 1000000] [--peer-rows 100000] [--pairs 5]
 
-Work: preference pairs in JSONL -> conversational format, empty and equal sides dropped, exact
-    duplicates dropped, group-safe split,
-Parquet. The peer is `load_dataset("json")`, `map`, `filter` and `to_parquet`, with a set of hashes
-for the duplicates; its cache is emptied each time. Ours and the peer's run in turn, each in a
-process of its own; the ratio is the median over pairs with a 95% bootstrap interval.
+The work: preference pairs in JSONL to Parquet in the conversational format, without empty or equal
+sides and exact duplicates, split by group. The peer is `load_dataset("json")`, `map`, `filter` and
+`to_parquet`, with a set of hashes for the duplicates; its cache is emptied each time. Both run in
+turn, each in a process of its own; the ratio is the median over pairs with its bootstrap interval.
 """
 
 import argparse
@@ -21,21 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import pairs
+
 LANGUAGES = ("eng_Latn", "swh_Latn", "cmn_Hans", "arb_Arab", "deu_Latn")
-WORDS = (
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
+WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
 
 
 def main() -> None:
@@ -62,28 +50,32 @@ def sizes(folder: Path, counts: list[int]) -> None:
     print(f"{'rows':>9} {'rows/s':>9} {'peak MiB':>9}")
     peaks = []
     for n in counts:
-        told = spawn("ours", generate(folder / "rows.jsonl", n), folder)
-        peaks.append(told["peak_mib"])
-        print(f"{n:>9} {n / told['seconds']:>9.0f} {told['peak_mib']:>9.0f}", flush=True)
+        record = spawn("ours", generate(folder / "rows.jsonl", n), folder)
+        peaks.append(record["peak_mib"])
+        print(f"{n:>9} {n / record['seconds']:>9.0f} {record['peak_mib']:>9.0f}", flush=True)
     print(f"peak memory, {counts[-1]} rows against {counts[0]}: {peaks[-1] / peaks[0]:.2f}x")
 
 
-def peer(folder: Path, n: int, pairs: int) -> None:
+def peer(folder: Path, n: int, n_pairs: int) -> None:
     file = generate(folder / "rows.jsonl", n)
-    times = [
-        {name: spawn(name, file, folder) for name in order}
-        for order in [("ours", "datasets"), ("datasets", "ours")] * pairs
-    ][:pairs]
-    kept = {name: {t[name]["kept"] for t in times} for name in WORKERS}
-    ratios = [t["datasets"]["seconds"] / t["ours"]["seconds"] for t in times]
-    low, high = interval(ratios)
-    for name in WORKERS:
-        seconds, peak = (
-            statistics.median(t[name][key] for t in times) for key in ("seconds", "peak_mib")
-        )
-        print(f"{name:<9} {n / seconds:>9.0f} rows/s {peak:>6.0f} MiB, kept {kept[name]}")
+    records: dict[str, list[dict]] = {name: [] for name in WORKERS}
+
+    def measure(name: str) -> float:
+        record = spawn(name, file, folder)
+        records[name].append(record)
+        return record["seconds"]
+
+    ours, theirs = pairs.interleaved(
+        lambda: measure("ours"), lambda: measure("datasets"), n_pairs, warm_up=False
+    )
+    for name, measured in records.items():
+        seconds = statistics.median(record["seconds"] for record in measured)
+        peak = statistics.median(record["peak_mib"] for record in measured)
+        kept = {record["kept"] for record in measured}
+        print(f"{name:<9} {n / seconds:>9.0f} rows/s {peak:>6.0f} MiB, kept {kept}")
+    median, low, high = pairs.ratio(theirs, ours)
     print(
-        f"speed against datasets at {n} rows, {pairs} pairs: {statistics.median(ratios):.2f}x"
+        f"speed against datasets at {n} rows, {n_pairs} pairs: {median:.2f}x"
         f" [{low:.2f}, {high:.2f}]"
     )
 
@@ -92,7 +84,9 @@ def generate(path: Path, n: int) -> Path:
     rng = random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
         for i in range(n):
-            prompt, chosen, rejected = (" ".join(rng.choices(WORDS, k=k)) for k in (30, 40, 40))
+            prompt = " ".join(rng.choices(WORDS, k=30))
+            chosen = " ".join(rng.choices(WORDS, k=40))
+            rejected = " ".join(rng.choices(WORDS, k=40))
             if i % 100 == 0:
                 rejected = chosen
             if i % 50 != 49:  # every 50th row repeats the one before
@@ -109,11 +103,8 @@ def generate(path: Path, n: int) -> Path:
 def spawn(name: str, file: Path, folder: Path) -> dict:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         command = [sys.executable, __file__, "--worker", name, str(file), work]
-        return json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[
-                -1
-            ]
-        )
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(work, file: Path, folder: Path) -> dict:
@@ -128,10 +119,8 @@ def ours(file: Path, folder: Path) -> int:
     from mlalign.core import schema, stage, store
     from mlalign.stages import prepare
 
-    cfg = schema.build(
-        prepare.Config,
-        {"kind": "preference", "sources": [{"path": str(file), "columns": {"language": "lang"}}]},
-    )
+    source = {"path": str(file), "columns": {"language": "lang"}}
+    cfg = schema.build(prepare.Config, {"kind": "preference", "sources": [source]})
     out = stage.Output(folder, store.Store(folder.parent))
     prepare.run(cfg, stage.Inputs(out.store, {}), out)
     return sum(out.tally.rows.values())
@@ -141,13 +130,14 @@ def with_datasets(file: Path, folder: Path) -> int:
     import datasets
 
     def convert(row: dict) -> dict:
-        side = {s: [{"role": "assistant", "content": row[s]}] for s in ("chosen", "rejected")}
-        split = (
-            "eval"
-            if int(hashlib.sha256(row["prompt"].encode()).hexdigest()[:8], 16) / 16**8 < 0.05
-            else "train"
-        )
-        return {"prompt": [{"role": "user", "content": row["prompt"]}], **side, "split": split}
+        digest = hashlib.sha256(row["prompt"].encode()).hexdigest()
+        is_eval = int(digest[:8], 16) / 16**8 < 0.05
+        return {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            "chosen": [{"role": "assistant", "content": row["chosen"]}],
+            "rejected": [{"role": "assistant", "content": row["rejected"]}],
+            "split": "eval" if is_eval else "train",
+        }
 
     seen: set[bytes] = set()
 
@@ -167,13 +157,6 @@ def with_datasets(file: Path, folder: Path) -> int:
 
 
 WORKERS = {"ours": ours, "datasets": with_datasets}
-
-
-def interval(values: list[float], draws: int = 2000) -> tuple[float, float]:
-    """95% bootstrap interval of the median."""
-    rng = random.Random(0)
-    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
 
 
 if __name__ == "__main__":

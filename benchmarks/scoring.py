@@ -1,31 +1,31 @@
-"""The family `classifier` against what people score with today: same model, rows, precision and
-length limit.
+"""The family `classifier` against what people score with today, on the same model and rows.
 
   python benchmarks/scoring.py [--pairs 5] [--rows 100] [--prompts 4] [--ours transformers vllm]
-  [--device cpu] [--dtype float32]
-                               [--data FOLDER] [--model DIR]
+                               [--device cpu] [--dtype float32] [--data FOLDER] [--model DIR]
 
-Two workloads: `hh`, both sides of HH-RLHF pairs (`--rows` of them), and `best_of_16`, `--prompts`
-prompts of 500 to 600 tokens with 16 answers of 50 tokens each. The model is a random Qwen3
-classifier of 29 M parameters, drawn from a seed, with a BPE tokenizer trained on the rows. Peers:
-`loop` does what rewardbench's pipeline does (file order, chosen and rejected sides in batches of 8,
-padded on the left to the longest, masked); `pipeline` is transformers' `text-classification` with
-batch_size=8. They get rendered texts ready made; ours render too. Every side is a process that
-loads its model once; all sides take turns. Scores must agree within 1e-4 in float32.
+Precision and length limit are the same too. Two workloads: `hh`, both sides of HH-RLHF pairs
+(`--rows` of them), and `best_of_16`, `--prompts` prompts of 500 to 600 tokens with 16 answers of 50
+tokens each. The model is a random Qwen3 classifier of 29 M parameters, drawn from a seed, with a
+BPE tokenizer trained on the rows. Peers: `loop` does what rewardbench's pipeline does (file order,
+chosen and rejected sides in batches of 8, padded on the left to the longest, masked); `pipeline` is
+transformers' `text-classification` with batch_size=8. They get rendered texts ready made; ours
+render too. Every side is a process that loads its model once; all sides take turns. Scores must
+agree within 1e-4 in float32.
 
-  rows/s       conversations scored per second, median over turns; ratio to each peer with its 95% bootstrap interval over turns
+  rows/s       conversations scored per second, median over turns; ratio to each peer with its 95%
+               bootstrap interval over turns
   CPU time     the same per second of CPU time, which other work on the machine disturbs less
-  start        seconds to import and load, stated apart
-  utilisation  2 x parameters (embeddings left out) x tokens/s over the matrix peak of the same
-  machine. Tokens are those of the
-               conversations, so what is read once for many counts for each (`effective`); `read`
-               counts it once
+  start        seconds to import and load, which the rates leave out
+  utilisation  2 x parameters (without embeddings) x tokens/s over the matrix peak of the same
+               machine. Tokens are those of the conversations, so what is read once for many counts
+               for each (`effective`); `read` counts it once
 
-Passes when the lower end of the interval over `loop` reaches 2 (transformers) and 3 (vLLM) on `hh`,
-8 for the better one on `best_of_16`.
+Passes when the lower end of the interval over `loop` reaches 2 (transformers) and 3 (vLLM) on
+`hh`, and 8 for the better one on `best_of_16`.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -84,74 +84,95 @@ def parsed() -> argparse.Namespace:
 
 
 def compare(options: argparse.Namespace) -> None:
-    facts = json.loads(
-        subprocess.run(
-            command(options, "prepare"), check=True, stdout=subprocess.PIPE, text=True
-        ).stdout.splitlines()[-1]
+    done = subprocess.run(
+        command(options, "prepare"), check=True, stdout=subprocess.PIPE, text=True
     )
-    names = [*options.ours, "loop", "pipeline"]
-    sides = {name: Side(name, options) for name in names}
+    facts = json.loads(done.stdout.splitlines()[-1])
+    sides = {name: Side(name, options) for name in [*options.ours, "loop", "pipeline"]}
+    n_threads = os.environ.get("OMP_NUM_THREADS", "all")
     print(
         f"{facts['parameters'] / 1e6:.1f} M parameters without embeddings, {options.dtype},"
-        f" {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
+        f" {n_threads} threads"
     )
-    print(
-        "matrix peak:",
-        ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in facts["peak"].items()),
-    )
-    print("start:", ", ".join(f"{name} {side.start:.1f} s" for name, side in sides.items()))
-    passed = [
-        report(work, facts, options, turns(work, sides, options)) for work in options.workloads
-    ]
+    peaks = [f"{name} {flops / 1e9:.0f} GFLOP/s" for name, flops in facts["peak"].items()]
+    print("matrix peak:", ", ".join(peaks))
+    starts = [f"{name} {side.start:.1f} s" for name, side in sides.items()]
+    print("start:", ", ".join(starts))
+
+    passed = []
+    for workload in options.workloads:
+        measured = turns(workload, sides, options)
+        check_scores(measured, options)
+        show_speeds(workload, facts, measured)
+        passed.append(show_ratios(workload, facts, options, measured))
     for side in sides.values():
         side.close()
     print("passes" if all(passed) else "fails")
 
 
 def turns(workload: str, sides: dict, options: argparse.Namespace) -> dict[str, list[dict]]:
-    """What each side measured in each turn; who begins changes; one turn before them warms up."""
+    """What each side measured in each turn, after one that warms up; who begins changes."""
     measured: dict[str, list[dict]] = {name: [] for name in sides}
     names = list(sides)
     for turn in range(options.pairs + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            measured[name].append(sides[name].measure(workload))
-    return {name: told[1:] for name, told in measured.items()}
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            record = sides[name].measure(workload)
+            if turn > 0:
+                measured[name].append(record)
+    return measured
 
 
-def report(
+def check_scores(measured: dict[str, list[dict]], options: argparse.Namespace) -> None:
+    expected = measured["loop"][0]["scores"]
+    worst = 0.0
+    for records in measured.values():
+        for a, b in zip(records[0]["scores"], expected, strict=True):
+            worst = max(worst, abs(a - b))
+    print(f"\nlargest difference between two sides' scores: {worst:.1e}")
+    assert options.dtype != "float32" or worst < TOLERANCE, "the sides gave different scores"
+
+
+def show_speeds(workload: str, facts: dict, measured: dict[str, list[dict]]) -> None:
+    n_rows = facts[workload]["rows"]
+    n_tokens = facts[workload]["tokens"]
+    n_read = facts[workload]["read"]
+    print(
+        f"{workload}: {n_rows} conversations, {n_tokens} tokens, {n_read} without beginnings that"
+        " were read before"
+    )
+    flops_per_token = 2 * facts["parameters"]
+    peak = max(facts["peak"].values())
+    for name, records in measured.items():
+        speed = statistics.median(n_tokens / record["seconds"] for record in records)
+        utilisation = flops_per_token * speed / peak
+        read = ""
+        if name == "transformers":
+            read = f", read {utilisation * n_read / n_tokens:.0%}"
+        print(
+            f"  {name}: {speed * n_rows / n_tokens:.1f} rows/s, {speed:.0f} tokens/s, utilisation"
+            f" {utilisation:.0%} (effective){read}"
+        )
+
+
+def show_ratios(
     workload: str, facts: dict, options: argparse.Namespace, measured: dict[str, list[dict]]
 ) -> bool:
-    rows, tokens = facts[workload]["rows"], facts[workload]["tokens"]
-    print(
-        f"\n{workload}: {rows} conversations, {tokens} tokens, {facts[workload]['read']} without"
-        " beginnings that were read before"
-    )
-    worst = max(
-        abs(a - b)
-        for told in measured.values()
-        for a, b in zip(told[0]["scores"], measured["loop"][0]["scores"], strict=True)
-    )
-    print(f"largest difference between two sides' scores: {worst:.1e}")
-    assert options.dtype != "float32" or worst < TOLERANCE, "the sides gave different scores"
-    peak = max(facts["peak"].values())
-    for name, told in measured.items():
-        speed = statistics.median(tokens / t["seconds"] for t in told)
-        per_token, share = 2 * facts["parameters"], facts[workload]["read"] / tokens
-        read = f", read {per_token * speed * share / peak:.0%}" if name == "transformers" else ""
-        print(
-            f"  {name}: {speed * rows / tokens:.1f} rows/s, {speed:.0f} tokens/s, utilisation"
-            f" {per_token * speed / peak:.0%} (effective){read}"
-        )
-    reached = {}
+    """Print our speed over each peer's; whether the one over `loop` reaches its bound."""
+    n_rows = facts[workload]["rows"]
+    passed = []
     for name in options.ours:
         for peer in ("loop", "pipeline"):
             for label, clock in (("", "seconds"), (", CPU time", "cpu_seconds")):
-                ours, theirs = ([rows / t[clock] for t in measured[side]] for side in (name, peer))
-                print(pairs.told(f"  {name} over {peer}{label}", ours, theirs, "rows/s"))
-                reached.setdefault(name, pairs.ratio(ours, theirs)[1])
-    bounds = BOUNDS[workload]
-    found = [reached[name] >= bounds[name] for name in options.ours]
-    return any(found) if workload == "best_of_16" else all(found)
+                ours = [n_rows / record[clock] for record in measured[name]]
+                theirs = [n_rows / record[clock] for record in measured[peer]]
+                print(pairs.summary(f"  {name} over {peer}{label}", ours, theirs, "rows/s"))
+                if peer == "loop" and clock == "seconds":
+                    _, low, _ = pairs.ratio(ours, theirs)
+                    passed.append(low >= BOUNDS[workload][name])
+    if workload == "best_of_16":
+        return any(passed)
+    return all(passed)
 
 
 def command(options: argparse.Namespace, side: str) -> list[str]:
@@ -159,7 +180,7 @@ def command(options: argparse.Namespace, side: str) -> list[str]:
 
 
 class Side:
-    """A process that scores a workload whenever it is told to."""
+    """A process that scores a workload on request."""
 
     def __init__(self, name: str, options: argparse.Namespace):
         begun = time.perf_counter()
@@ -200,17 +221,24 @@ def serve(options: argparse.Namespace) -> None:
     if options.side == "prepare":
         print(json.dumps(prepare(options)))
         return
-    opened = {"loop": loop, "pipeline": pipeline}.get(options.side, ours)(options)
-    work = {
-        name: json.loads((options.work / f"{name}.json").read_text()) for name in options.workloads
-    }
+    open_side = {"loop": loop, "pipeline": pipeline}.get(options.side, ours)
+    score = open_side(options)
+    workloads = {}
+    for name in options.workloads:
+        workloads[name] = json.loads((options.work / f"{name}.json").read_text())
     print(json.dumps({"side": options.side}), flush=True)
     for line in sys.stdin:
-        told = work[line.strip()]
-        begun, cpu = time.perf_counter(), time.process_time()
-        scores = opened(told)
-        seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
-        print(json.dumps({"side": options.side, **seconds, "scores": scores}), flush=True)
+        workload = workloads[line.strip()]
+        wall = time.perf_counter()
+        cpu = time.process_time()
+        scores = score(workload)
+        record = {
+            "side": options.side,
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+            "scores": scores,
+        }
+        print(json.dumps(record), flush=True)
 
 
 def ours(options: argparse.Namespace):
@@ -222,46 +250,43 @@ def ours(options: argparse.Namespace):
         folder(options), backend=options.side, dtype=options.dtype, max_length=MAX_LENGTH
     )
 
-    def run(told: dict) -> list[float]:
+    def run(workload: dict) -> list[float]:
         if hasattr(scorer.score_items.outputs, "_llm"):
-            # or the next turn would find the last one's
+            # Otherwise the next turn would reuse the prefixes of the last one.
             scorer.score_items.outputs._llm.reset_prefix_cache()
-        return scorer.score(told["rows"])
+        return scorer.score(workload["rows"])
 
     return run
 
 
 def loop(options: argparse.Namespace):
-    """As rewardbench's pipeline: batches of 8 in file order, one list of texts after the other,
-    padded on the left, truncated.
-    """
+    """As rewardbench's pipeline: batches of 8 in file order, padded on the left, truncated."""
     import torch
 
     model, tokenizer = plain(options)
     tokenizer.padding_side = tokenizer.truncation_side = "left"
 
-    def run(told: dict) -> list[float]:
-        found = []
-        for texts in told["texts"]:
-            out = []
-            for at in range(0, len(texts), BATCH):
-                batch = tokenizer(
-                    texts[at : at + BATCH],
-                    padding="longest",
-                    truncation=True,
-                    max_length=MAX_LENGTH,
-                    add_special_tokens=False,
-                    return_tensors="pt",
-                ).to(model.device)
-                with torch.no_grad():
-                    out += (
-                        model(batch["input_ids"], attention_mask=batch["attention_mask"])
-                        .logits[:, 0]
-                        .float()
-                        .tolist()
-                    )
-            found.append(out)
-        return in_order(found, told)
+    def score(texts: list[str]) -> list[float]:
+        batch = tokenizer(
+            texts,
+            padding="longest",
+            truncation=True,
+            max_length=MAX_LENGTH,
+            add_special_tokens=False,
+            return_tensors="pt",
+        ).to(model.device)
+        with torch.no_grad():
+            outputs = model(batch["input_ids"], attention_mask=batch["attention_mask"])
+        return outputs.logits[:, 0].float().tolist()
+
+    def run(workload: dict) -> list[float]:
+        scores = []
+        for texts in workload["texts"]:
+            of_texts = []
+            for start in range(0, len(texts), BATCH):
+                of_texts += score(texts[start : start + BATCH])
+            scores.append(of_texts)
+        return in_order(scores, workload)
 
     return run
 
@@ -279,12 +304,14 @@ def pipeline(options: argparse.Namespace):
         batch_size=BATCH,
     )
 
-    def run(told: dict) -> list[float]:
-        told_of = [
-            classify(texts, function_to_apply="none", truncation=True, max_length=MAX_LENGTH)
-            for texts in told["texts"]
-        ]
-        return in_order([[t["score"] for t in found] for found in told_of], told)
+    def run(workload: dict) -> list[float]:
+        scores = []
+        for texts in workload["texts"]:
+            outputs = classify(
+                texts, function_to_apply="none", truncation=True, max_length=MAX_LENGTH
+            )
+            scores.append([output["score"] for output in outputs])
+        return in_order(scores, workload)
 
     return run
 
@@ -299,13 +326,11 @@ def plain(options: argparse.Namespace) -> tuple:
     return model.to(options.device).eval(), AutoTokenizer.from_pretrained(folder(options))
 
 
-def in_order(found: list[list[float]], told: dict) -> list[float]:
-    """Scores in the order in which our rows have them: the sides of a pair stand beside each other."""
-    return (
-        [score for row in zip(*found, strict=True) for score in row]
-        if told["interleaved"]
-        else found[0]
-    )
+def in_order(scores: list[list[float]], workload: dict) -> list[float]:
+    """Scores in the order of our rows, where the two sides of a pair follow each other."""
+    if not workload["interleaved"]:
+        return scores[0]
+    return list(itertools.chain.from_iterable(zip(*scores, strict=True)))
 
 
 def folder(options: argparse.Namespace) -> Path:
@@ -321,64 +346,36 @@ def prepare(options: argparse.Namespace) -> dict:
 
     rows = scoring_rows.transcripts(options.data, options.rows)
     if options.model is None:
-        scoring_rows.save_model(
-            folder(options), [m["content"] for row in rows for m in row["chosen"]]
-        )
+        scoring_rows.save_model(folder(options), scoring_rows.sentences(rows))
     model, tokenizer = plain(argparse.Namespace(**{**vars(options), "device": "cpu"}))
-    embeddings = model.get_input_embeddings().weight.numel()
-    facts = {
-        "parameters": sum(p.numel() for p in model.parameters()) - embeddings,
-        "peak": peak(torch, options),
-    }
+    n_embeddings = model.get_input_embeddings().weight.numel()
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts = {"parameters": n_parameters - n_embeddings, "peak": peak(torch, options)}
 
-    def rendered(messages: list[dict]) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False)
-
-    work = {
-        "hh": {
-            "rows": rows,
-            "texts": [[rendered(row[side]) for row in rows] for side in ("chosen", "rejected")],
-            "interleaved": True,
-        },
-        "best_of_16": scoring_rows.best_of(options.prompts, rows, tokenizer),
+    workloads = {
+        "hh": scoring_rows.hh(rows, tokenizer),
+        "best_of_16": scoring_rows.best_of_16(options.prompts, rows, tokenizer),
     }
-    answers = [(row, r) for row in work["best_of_16"]["rows"] for r in row["responses"]]
-    work["best_of_16"]["texts"] = [
-        [
-            rendered(
-                [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": r}]
-            )
-            for row, r in answers
-        ]
-    ]
     for name in options.workloads:
-        (options.work / f"{name}.json").write_text(json.dumps(work[name]))
-        facts[name] = sizes([text for texts in work[name]["texts"] for text in texts], tokenizer)
+        (options.work / f"{name}.json").write_text(json.dumps(workloads[name]))
+        texts = list(itertools.chain.from_iterable(workloads[name]["texts"]))
+        facts[name] = scoring_rows.sizes(texts, tokenizer, MAX_LENGTH)
     return facts
-
-
-def sizes(texts: list[str], tokenizer) -> dict[str, int]:
-    from reward_models.networks import prefix
-
-    ids = [tuple(i[-MAX_LENGTH:]) for i in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    distinct = sorted(set(ids))
-    read = sum(map(len, distinct)) - sum(g.saved for g in prefix.groups(distinct))
-    return {"rows": len(ids), "tokens": sum(map(len, ids)), "read": read}
 
 
 def peak(torch, options: argparse.Namespace, n: int = 2048) -> dict[str, float]:
     """The best of five large matrix products, FLOP/s: torch's, and on the CPU oneDNN's too."""
-    a, b = (
-        torch.randn(n, n, dtype=getattr(torch, options.dtype), device=options.device)
-        for _ in range(2)
-    )
+    place = {"dtype": getattr(torch, options.dtype), "device": options.device}
+    a = torch.randn(n, n, **place)
+    b = torch.randn(n, n, **place)
     products = {"torch": lambda: a @ b}
     if options.device == "cpu" and options.dtype == "float32":
         products["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-    return {
-        name: 2 * n**3 / min(seconds(product, torch, options) for _ in range(5))
-        for name, product in products.items()
-    }
+    peaks = {}
+    for name, product in products.items():
+        fastest = min(seconds(product, torch, options) for _ in range(5))
+        peaks[name] = 2 * n**3 / fastest
+    return peaks
 
 
 def seconds(product, torch, options: argparse.Namespace) -> float:

@@ -1,12 +1,11 @@
-"""What `rm-score score` costs besides the model: rows/s and peak memory with a family that costs
-nothing (length).
+"""What `rm-score score` costs besides the model, with a family that costs nothing (length).
 
   python benchmarks/scoring_files.py [ROWS] [PAIRS]
 
 Prints the peak memory at 10,000 rows and at ROWS (1,000,000) for every pair of formats; rows/s
 beside a plain loop over JSON lines (read, parse, score, write; no checks, nothing kept when
 killed), in interleaved pairs; and what chat template and tokenizer of the embedded tiny model cost
-on the same rows. Start of the processes is in all times; each is a process of its own.
+on the same rows. Each measurement is a process of its own, and includes its start.
 """
 
 import json
@@ -19,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pairs import interleaved, told
+from pairs import interleaved, summary
 
 PROJECT = Path(__file__).resolve().parent.parent
 SMALL = 10_000
@@ -36,38 +35,39 @@ with open(sys.argv[1], encoding="utf-8") as rows, open(sys.argv[2], "w", encodin
 
 def main() -> None:
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    pairs = int(sys.argv[2]) if len(sys.argv) > 2 else 3
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        sources = {size: place / f"rows{size}" for size in (SMALL, n)}
-        for size, name in sources.items():
-            apart(make, name, size)
+    n_pairs = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        small = folder / "small"
+        large = folder / "large"
+        in_process(make, small, SMALL)
+        in_process(make, large, n)
         for source in ("jsonl", "parquet"):
             for target in ("jsonl", "parquet"):
-                small, large = (score(place, sources[size], source, target) for size in (SMALL, n))
-                growth = large[1] / small[1] - 1
+                _, small_peak = score(folder, small, source, target)
+                seconds, peak = score(folder, large, source, target)
+                growth = peak / small_peak - 1
                 print(
-                    f"{source} -> {target}: peak {small[1]:.0f} MB at {SMALL:,} rows,"
-                    f" {large[1]:.0f} MB at {n:,} ({growth:+.1%}); {n / large[0]:,.0f} rows/s"
+                    f"{source} -> {target}: peak {small_peak:.0f} MB at {SMALL:,} rows,"
+                    f" {peak:.0f} MB at {n:,} ({growth:+.1%}); {n / seconds:,.0f} rows/s"
                 )
 
         ours, peer = interleaved(
-            lambda: score(place, sources[n], "jsonl", "jsonl")[0],
-            lambda: loop(place, sources[n]),
-            pairs,
+            lambda: score(folder, large, "jsonl", "jsonl")[0],
+            lambda: loop(folder, large),
+            n_pairs,
             warm_up=False,
         )
-        print(told(f"{n:,} rows of JSON lines", ours, peer, "s"))
+        print(summary(f"{n:,} rows of JSON lines", ours, peer, "s"))
         print(f"rows/s: ours {n / min(ours):,.0f}, peer {n / min(peer):,.0f}")
-        print(
-            f"chat template and tokenizer of the tiny model: {tokenised(sources[SMALL]):,.0f}"
-            " rows/s"
-        )
+        rate = tokenised(small)
+        print(f"chat template and tokenizer of the tiny model: {rate:,.0f} rows/s")
 
 
-def apart(work: Callable, *arguments: object) -> None:
-    """Run in a process of its own: the peak memory of a process begins with that of the one that
-    starts it, so this stays small.
+def in_process(work: Callable, *arguments: object) -> None:
+    """Run in a process of its own, so that this one stays small.
+
+    The peak memory of a process begins with that of the one that starts it.
     """
     process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
     process.start()
@@ -80,53 +80,38 @@ def make(name: Path, n: int) -> None:
     import pyarrow.json
     import pyarrow.parquet as pq
 
-    with open(f"{name}.jsonl", "w", encoding="utf-8") as f:
+    with open(f"{name}.jsonl", "w", encoding="utf-8") as file:
         for i in range(n):
-            prompt, response = (
-                f"Which number is the largest: {i} {i % 7} {i % 13}?",
-                f"The largest number is {max(i, i % 13)}.",
-            )
-            f.write(
-                json.dumps(
-                    {
-                        "id": f"r{i}",
-                        "prompt": prompt,
-                        "response": response,
-                        "language": "eng_Latn",
-                        "source": "numbers",
-                    }
-                )
-                + "\n"
-            )
+            row = {
+                "id": f"r{i}",
+                "prompt": f"Which number is the largest: {i} {i % 7} {i % 13}?",
+                "response": f"The largest number is {max(i, i % 13)}.",
+                "language": "eng_Latn",
+                "source": "numbers",
+            }
+            file.write(json.dumps(row) + "\n")
     pq.write_table(pyarrow.json.read_json(f"{name}.jsonl"), f"{name}.parquet")
 
 
-def score(place: Path, name: Path, source: str, target: str) -> tuple[float, float]:
+def score(folder: Path, name: Path, source: str, target: str) -> tuple[float, float]:
     """(seconds, peak MB) of scoring a file."""
-    output = place / f"out.{target}"
-    command = [
-        "-m",
-        "reward_models",
-        "score",
-        "--family",
-        "length",
-        "--input",
-        f"{name}.{source}",
-        "--output",
-        str(output),
-        "--quiet",
-    ]
-    found = measured(command)
+    output = folder / f"out.{target}"
+    files = ["--input", f"{name}.{source}", "--output", str(output)]
+    command = ["-m", "reward_models", "score", "--family", "length", *files, "--quiet"]
+    seconds, peak = measured(command)
     output.unlink()
     output.with_name(output.name + ".json").unlink()
-    return found
+    return seconds, peak
 
 
-def loop(place: Path, name: Path) -> float:
-    return measured(["-c", PEER, f"{name}.jsonl", str(place / "peer.jsonl")])[0]
+def loop(folder: Path, name: Path) -> float:
+    """Seconds of the plain loop."""
+    seconds, _ = measured(["-c", PEER, f"{name}.jsonl", str(folder / "peer.jsonl")])
+    return seconds
 
 
 def measured(arguments: list[str]) -> tuple[float, float]:
+    """(seconds, peak MB) of a Python process."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, stderr=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
@@ -139,17 +124,15 @@ def tokenised(name: Path) -> float:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(PROJECT / "mlalign" / "data" / "tiny")
-    with open(f"{name}.jsonl", encoding="utf-8") as f:
-        rows = [json.loads(line) for line in f] * (N_TOKENISED // SMALL)
+    with open(f"{name}.jsonl", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file] * (N_TOKENISED // SMALL)
     start = time.perf_counter()
-    chats = [
-        [{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["response"]}]
-        for r in rows
-    ]
-    tokenizer(
-        [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats],
-        add_special_tokens=False,
-    )
+    texts = []
+    for row in rows:
+        question = {"role": "user", "content": row["prompt"]}
+        answer = {"role": "assistant", "content": row["response"]}
+        texts.append(tokenizer.apply_chat_template([question, answer], tokenize=False))
+    tokenizer(texts, add_special_tokens=False)
     return len(rows) / (time.perf_counter() - start)
 
 

@@ -1,10 +1,9 @@
-"""What `launcher=slurm` costs: a step's submission and start beside a bare `sbatch --wrap true`,
-and 200 queued steps at once.
+"""What `launcher=slurm` costs beside bare sbatch: for one step, and for 200 queued at once.
 
-On a test cluster of its own (tests/slurm-up.sh). First in interleaved pairs: the time from calling
-the program to the job's end of `sbatch --wrap true`, and of `mlalign run … launcher=slurm` of one
-`prepare` step of four rows, so that hardly more than submission and start is timed. Then a recipe
-of 200 steps is planned and submitted held; Slurm's own time is that of 200 bare calls of sbatch.
+On a test cluster of its own (tests/slurm-up.sh). First, in pairs, the time from calling the program
+to the end of the job: of `sbatch --wrap true`, and of `mlalign run … launcher=slurm` with one
+`prepare` step of four rows, which takes hardly more than submission and start. Then a recipe of 200
+steps is planned and submitted held; Slurm's own time is that of 200 bare calls of sbatch.
 """
 
 import argparse
@@ -34,16 +33,14 @@ def main() -> int:
     )
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--steps", type=int, default=200)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, chaos_slurm.cluster():
         root = Path(folder)
-        write_recipe(root, asked.steps)
-        told = {
-            "one_step": one_step(root, asked.pairs),
-            "many_steps": many_steps(root, asked.steps),
-        }
-    print(json.dumps(told, indent=1))
-    return 0 if told["many_steps"]["beyond_slurms_own_s"] < 10 else 1
+        write_recipe(root, options.steps)
+        one = one_step(root, options.pairs)
+        many = many_steps(root, options.steps)
+    print(json.dumps({"one_step": one, "many_steps": many}, indent=1))
+    return 0 if many["beyond_slurms_own_s"] < 10 else 1
 
 
 def write_recipe(root: Path, n: int) -> None:
@@ -67,68 +64,56 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def mlalign(root: Path, *arguments: str) -> subprocess.CompletedProcess:
-    words = [
-        sys.executable,
-        "-m",
-        "mlalign",
-        "run",
-        f"root={root}",
-        f"conf_dir={root / 'conf'}",
-        "engine=transformers",
-        "launcher=slurm",
-    ]
-    done = subprocess.run(
-        [*words, *arguments], text=True, capture_output=True, timeout=300, check=False
-    )
+    settings = [f"root={root}", f"conf_dir={root / 'conf'}", "engine=transformers"]
+    settings += ["launcher=slurm", *arguments]
+    command = [sys.executable, "-m", "mlalign", "run", *settings]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done
 
 
 def one_step(root: Path, pairs: int, n_seeds: int = 10**6) -> dict:
-    """Median seconds to the end of the job, and of the differences within pairs with the range of
-    their middle half.
-    """
-    bare, ours, submission = [], [], []
+    """Median seconds to the end of the job, and of the differences within pairs."""
+    bare = []
+    ours = []
+    submission = []
     for i in range(pairs):
-        bare.append(
-            timed(
-                lambda: wait_for(
-                    subprocess.check_output(
-                        ["sbatch", "--parsable", "-o", "/dev/null", "--wrap", "true"], text=True
-                    )
-                )
-            )
-        )
-        started = time.perf_counter()
-        told = mlalign(root, "recipe=one", f"name=n{i}", f"steps.rows.config.seed={n_seeds + i}")
-        submission.append(time.perf_counter() - started)
+        bare.append(timed(submit_bare))
+        begun = time.perf_counter()
+        done = mlalign(root, "recipe=one", f"name=n{i}", f"steps.rows.config.seed={n_seeds + i}")
+        submission.append(time.perf_counter() - begun)
         wait_for(json.loads((root / f"runs/n{i}/slurm/jobs.jsonl").read_text())["job"])
-        ours.append(time.perf_counter() - started)
-        assert "1 jobs submitted" in told.stdout
-    more = sorted(b - a for a, b in zip(bare, ours, strict=True))
-    quarter = len(more) // 4
+        ours.append(time.perf_counter() - begun)
+        assert "1 jobs submitted" in done.stdout
+    differences = sorted(b - a for a, b in zip(bare, ours, strict=True))
+    quarter = len(differences) // 4
+    middle_half = [round(differences[quarter], 2), round(differences[-1 - quarter], 2)]
     return {
         "bare_sbatch_to_end_s": round(statistics.median(bare), 2),
         "step_to_end_s": round(statistics.median(ours), 2),
         "of_which_submission_s": round(statistics.median(submission), 2),
-        "difference_s": round(statistics.median(more), 2),
-        "middle_half_of_differences_s": [round(more[quarter], 2), round(more[-1 - quarter], 2)],
+        "difference_s": round(statistics.median(differences), 2),
+        "middle_half_of_differences_s": middle_half,
         "pairs": pairs,
     }
 
 
+def submit_bare() -> None:
+    """Submit a job that does nothing, and wait for its end."""
+    command = ["sbatch", "--parsable", "-o", "/dev/null", "--wrap", "true"]
+    wait_for(subprocess.check_output(command, text=True))
+
+
 def wait_for(job: str) -> None:
-    while chaos_slurm.call("squeue", "-h", "-j", job.strip(), "-o", "%T").strip() not in (
-        "",
-        "COMPLETED",
-    ):
+    while True:
+        state = chaos_slurm.call("squeue", "-h", "-j", job.strip(), "-o", "%T").strip()
+        if state in ("", "COMPLETED"):
+            return
         time.sleep(0.02)
 
 
 def cpu_s() -> float:
-    """Processor seconds of all processes that have ended below this one: on a busy machine they
-    tell more than the clock.
-    """
+    """CPU seconds of all ended child processes: on a busy machine they say more than the clock."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

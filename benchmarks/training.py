@@ -1,14 +1,13 @@
-"""The sft and preference stages vs the same TRL trainer called bare, with the same arguments on the
-same rows.
+"""The sft and preference stages against the same TRL trainer called bare, on the same rows.
 
   python benchmarks/training.py [--pairs 5] [--stages sft,preference] [--rows 512] [--steps 48]
-  [--batch 32] [--model DIR]
+                                [--batch 32] [--model DIR]
 
 Each side runs in a process of its own; pairs are interleaved. The peer reads a ready Parquet file
 with TRL's columns, builds trainer and data set, trains, and saves the model. Ours reads rows,
-counts lengths and languages, prepares TRL's data set, trains (progress and a stop file polled at
-every step, checkpoints that are marked complete), saves, and writes card and losses. Both write the
-same checkpoint at the end and end with the same weights, which is checked.
+counts lengths and languages, prepares TRL's data set, trains (with progress, a stop file polled at
+every step, and checkpoints that are marked complete), saves, and writes card and losses. Both write
+the same checkpoint at the end, and must end with the same weights.
 
   training      seconds inside `Trainer.train`
   CPU time      the same in CPU seconds, which other work on the machine disturbs less
@@ -34,6 +33,12 @@ from mlalign.core import rows, schema, stage, store
 from mlalign.data import tiny_world
 
 BOUND = 1.03
+ON_CPU = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+}
 TINY = Path(mlalign.__file__).parent / "data" / "tiny"
 KINDS = {
     "sft": ("demonstrations", "demonstration", ["prompt", "completion"]),
@@ -64,42 +69,33 @@ def compare(options: argparse.Namespace, name: str, work: Path) -> None:
 
     def measure(side: str) -> float:
         start = time.perf_counter()
-        command = [
-            sys.executable,
-            __file__,
-            *sys.argv[1:],
-            "--stages",
-            name,
-            "--side",
-            side,
-            "--work",
-            str(work),
-        ]
-        done = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        records[side].append(
-            {**json.loads(done.stdout.splitlines()[-1]), "end_to_end": time.perf_counter() - start}
-        )
-        return records[side][-1]["seconds"]
+        record = run_side(side, name, work)
+        record["end_to_end"] = time.perf_counter() - start
+        records[side].append(record)
+        return record["seconds"]
 
     ours, peer = pairs.interleaved(lambda: measure("ours"), lambda: measure("peer"), options.pairs)
-    assert len({r["digest"] for side in records.values() for r in side}) == 1, (
-        "the two sides gave different weights"
-    )
+    digests = {record["digest"] for record in [*records["ours"], *records["peer"]]}
+    assert len(digests) == 1, "the two sides gave different weights"
     print(f"{name}: {options.steps} steps of {options.batch} rows; the same weights on both sides")
-    print(pairs.told("  training", ours, peer, "s"))
-    for told in ("cpu_seconds", "end_to_end"):
-        print(
-            pairs.told(
-                f"  {told.replace('_', ' ')}",
-                *([r[told] for r in records[side][1:]] for side in ("ours", "peer")),
-                "s",
-            )
-        )
-    print(
-        "  passes" if pairs.ratio(ours, peer)[1] <= BOUND else f"  fails: above {BOUND}", flush=True
+    print(pairs.summary("  training", ours, peer, "s"))
+    for key in ("cpu_seconds", "end_to_end"):
+        # The first of each was the warm-up.
+        of_ours = [record[key] for record in records["ours"][1:]]
+        of_peer = [record[key] for record in records["peer"][1:]]
+        print(pairs.summary(f"  {key.replace('_', ' ')}", of_ours, of_peer, "s"))
+    _, low, _ = pairs.ratio(ours, peer)
+    print("  passes" if low <= BOUND else f"  fails: above {BOUND}", flush=True)
+
+
+def run_side(side: str, name: str, work: Path) -> dict:
+    """What one side prints at the end of a process of its own."""
+    options = ["--stages", name, "--side", side, "--work", str(work)]
+    command = [sys.executable, __file__, *sys.argv[1:], *options]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def prepare(options: argparse.Namespace, name: str, work: Path) -> None:
@@ -107,25 +103,16 @@ def prepare(options: argparse.Namespace, name: str, work: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    made, kind, columns = KINDS[name]
+    source_kind, kind, columns = KINDS[name]
     languages = tiny_world.LANGUAGES[:2]
     with rows.ShardWriter(work / "rows", kind) as writer:
-        for row in tiny_world.rows(made, languages, options.rows // len(languages)):
-            writer.write(
-                {
-                    **row,
-                    "source": "tiny_world",
-                    "split": "train",
-                    "id": rows.row_id("tiny_world", row["key"], row["prompt_lang"]),
-                }
-            )
-    found = [{c: row[c] for c in columns} for row in rows.read(work / "rows")]
-    pq.write_table(
-        pa.Table.from_pylist(
-            found, schema=pa.schema([rows.schema(kind).field(c) for c in columns])
-        ),
-        work / "peer.parquet",
-    )
+        for row in tiny_world.rows(source_kind, languages, options.rows // len(languages)):
+            row_id = rows.row_id("tiny_world", row["key"], row["prompt_lang"])
+            writer.write({**row, "source": "tiny_world", "split": "train", "id": row_id})
+
+    schema_ = pa.schema([rows.schema(kind).field(column) for column in columns])
+    table = pa.Table.from_pylist(list(rows.read(work / "rows")), schema=schema_)
+    pq.write_table(table, work / "peer.parquet")
 
 
 def timed(options: argparse.Namespace) -> dict:
@@ -136,35 +123,31 @@ def timed(options: argparse.Namespace) -> dict:
     train = transformers.Trainer.train
 
     def clocked(*arguments, **named):
-        start = time.perf_counter(), time.process_time()
+        wall = time.perf_counter()
+        cpu = time.process_time()
         result = train(*arguments, **named)
-        spent.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+        spent.append((time.perf_counter() - wall, time.process_time() - cpu))
         return result
 
     transformers.Trainer.train = clocked
     folder = Path(tempfile.mkdtemp(dir=options.work))
-    model = (ours if options.side == "ours" else peer)(options, options.stages, folder)
+    side = ours if options.side == "ours" else peer
+    model = side(options, options.stages, folder)
     digest = store.sha256(model / "model.safetensors")
     shutil.rmtree(folder)
-    return {"seconds": spent[0][0], "cpu_seconds": spent[0][1], "digest": digest}
+    seconds, cpu_seconds = spent[0]
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "digest": digest}
 
 
 def ours(options: argparse.Namespace, name: str, folder: Path) -> Path:
     module = stages.load(name)
     trainer = {"max_steps": options.steps, "learning_rate": 1e-4}
-    cfg = schema.build(
-        module.Config, {"batch_size": options.batch, "max_length": 160, "trainer": trainer}
-    )
+    values = {"batch_size": options.batch, "max_length": 160, "trainer": trainer}
+    cfg = schema.build(module.Config, values)
     (folder / "x.partial").mkdir()
     out = stage.Output(folder / "x.partial", store.Store(folder))
-    module.run(
-        cfg,
-        stage.Inputs(
-            out.store,
-            {"rows": {"path": str(options.work / "rows")}, "model": {"path": options.model}},
-        ),
-        out,
-    )
+    paths = {"rows": {"path": str(options.work / "rows")}, "model": {"path": options.model}}
+    module.run(cfg, stage.Inputs(out.store, paths), out)
     return out.path / "model"
 
 
@@ -175,13 +158,11 @@ def peer(options: argparse.Namespace, name: str, folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     kind = {"sft": "SFT", "preference": "DPO"}[name]
-    on_cpu = {
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": False,
-    }
-    more = {"precompute_ref_log_probs": True} if kind == "DPO" else {}
+    more = {}
+    if kind == "DPO":
+        more["precompute_ref_log_probs"] = True
+    if not torch.cuda.is_available():
+        more |= ON_CPU
     args = getattr(trl, f"{kind}Config")(
         output_dir=str(folder / "trainer"),
         per_device_train_batch_size=options.batch,
@@ -195,7 +176,6 @@ def peer(options: argparse.Namespace, name: str, folder: Path) -> Path:
         save_strategy="steps",
         save_steps=100,
         **more,
-        **({} if torch.cuda.is_available() else on_cpu),
     )
     dataset = datasets.load_dataset(
         "parquet",
@@ -203,10 +183,8 @@ def peer(options: argparse.Namespace, name: str, folder: Path) -> Path:
         split="train",
         cache_dir=str(folder / "datasets"),
     )
-    network, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(options.model, dtype="float32"),
-        AutoTokenizer.from_pretrained(options.model),
-    )
+    network = AutoModelForCausalLM.from_pretrained(options.model, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
     trainer = getattr(trl, f"{kind}Trainer")(
         network, args=args, train_dataset=dataset, processing_class=tokenizer
     )

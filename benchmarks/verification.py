@@ -1,11 +1,10 @@
-"""What it costs to verify inputs where they are used: hashing, what is remembered, and the share of
-a run.
+"""What verifying inputs costs: hashing, remembered digests, and the share of a run.
 
   python benchmarks/verification.py [RUN_DIRECTORY] [MB=1024]
 
-Files of MB megabytes stand for a model; they are in memory when they are hashed, so what a disk or
-network adds is not in the numbers. Of a finished run (`make demo` leaves one in demo/runs/demo)
-every step's inputs are verified as when it began.
+Files of MB megabytes stand for a model. They are in memory when they are hashed, so the numbers
+leave out disk and network. In a finished run (`make demo` leaves one in demo/runs/demo) every
+step's inputs are verified as when it began.
 """
 
 import os
@@ -32,13 +31,10 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def middle(work: Callable[[], object]) -> str:
+def median_ms(work: Callable[[], object]) -> str:
     """Median and range of several times, in milliseconds."""
-    seconds = sorted(timed(work) for _ in range(REPEATS))
-    return (
-        f"{statistics.median(seconds) * 1e3:.2f} ms [{seconds[0] * 1e3:.2f},"
-        f" {seconds[-1] * 1e3:.2f}]"
-    )
+    times = sorted(timed(work) * 1e3 for _ in range(REPEATS))
+    return f"{statistics.median(times):.2f} ms [{times[0]:.2f}, {times[-1]:.2f}]"
 
 
 def of_a_model(folder: Path, n_bytes: int) -> None:
@@ -58,24 +54,25 @@ def of_a_model(folder: Path, n_bytes: int) -> None:
     with first.recording() as files:
         first.path(model)
     first.save()
-    print(
-        "the same model, remembered by another process:"
-        f" {middle(lambda: Digests(folder).path(model))}"
-    )
+    remembered = median_ms(lambda: Digests(folder).path(model))
+    print(f"the same model, remembered by another process: {remembered}")
     watch = Watch(first, files)
     assert watch.untouched()
-    print(f"a look at it before work is kept: {middle(watch.untouched)}")
+    print(f"a look at it before work is kept: {median_ms(watch.untouched)}")
 
 
 def of_a_run(run: Path) -> None:
     steps = [link.resolve() for link in sorted((run / "steps").iterdir())]
-    inside = sum(m["finished"] - m["started"] for m in map(store.read_manifest, steps))
-    frozen = [yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) for path in steps]
-    the_store, known = store.Store(steps[0].parent), Digests()
-    cold = sum(timed(Verification(told, the_store, Digests()).check) for told in frozen)
-    for told in frozen:
-        Verification(told, the_store, known).check()
-    warm = sum(timed(Verification(told, the_store, known).check) for told in frozen)
+    the_store = store.Store(steps[0].parent)
+    known = Digests()
+    inside = cold = warm = 0.0
+    for path in steps:
+        manifest = store.read_manifest(path)
+        inside += manifest["finished"] - manifest["started"]
+        frozen_step = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        cold += timed(Verification(frozen_step, the_store, Digests()).check)
+        Verification(frozen_step, the_store, known).check()
+        warm += timed(Verification(frozen_step, the_store, known).check)
     print(f"a run of {len(steps)} steps, {inside:.1f} s inside stages: verifying the inputs of all")
     print(
         f"  with nothing remembered {cold:.3f} s ({cold / inside:.2%}), remembered {warm:.3f} s"
@@ -84,8 +81,8 @@ def of_a_run(run: Path) -> None:
 
 
 def main() -> None:
-    options = dict(a.split("=", 1) for a in sys.argv[1:] if "=" in a)
-    runs = [Path(a) for a in sys.argv[1:] if "=" not in a]
+    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    runs = [Path(word) for word in sys.argv[1:] if "=" not in word]
     with tempfile.TemporaryDirectory() as folder:
         of_a_model(Path(folder), int(options.get("MB", 1024)) << 20)
     for run in runs:

@@ -7,10 +7,13 @@
 Importing this package imports nothing heavy. It needs transformers and light libraries, never a
 trainer.
 
+A scorer is described by its spec: `{"family": …, "name": …, settings of the family}`. The name is
+optional.
+
 A family is a module with `Settings` (a dataclass) and `prepare(settings)`, which returns a function
-from items to `Scores`; what holds memory or processes has a `close()` too. Where some items cannot
-be scored, it has `acceptor(settings)`, which tells without opening a model; `REPORTS` names columns
-and flags that it always writes.
+from items to `Scores`; a function that holds memory or processes has a `close()` too. Where some
+items cannot be scored, the module has `acceptor(settings)`, which finds them without opening a
+model. `REPORTS` names columns and flags that it always writes.
 """
 
 import dataclasses
@@ -22,7 +25,7 @@ from typing import Any
 from mlalign.core.errors import UserError, nearest
 from reward_models import card, settings
 from reward_models.families import function
-from reward_models.items import Item, Scores, of_row
+from reward_models.items import Item, Scores, of_rows
 
 __all__ = ["FAMILIES", "Item", "Scorer", "Scores", "load", "open_scorer", "problems", "settings_of"]
 
@@ -45,15 +48,13 @@ FAMILIES = {
 
 
 def family(name: str) -> Any:
-    """What implements a family: its module, or what a function of a person's own is made into.
+    """The module of a family, or the same interface around a user's function.
 
     Raises: UserError for a function that cannot be used.
     """
-    return (
-        function.load(name)
-        if function.is_function(name)
-        else importlib.import_module(FAMILIES[name])
-    )
+    if function.is_function(name):
+        return function.load(name)
+    return importlib.import_module(FAMILIES[name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +75,14 @@ class Scorer:
         `rejected`; strings or chat messages. Rows of several responses give several numbers.
         Raises: UserError naming the row.
         """
-        items = [item for i, row in enumerate(rows) for item in of_row(row, f"row {i}")]
+        items = of_rows((f"row {i}", row) for i, row in enumerate(rows))
         return self.score_items(items).values
 
     def close(self) -> None:
-        """Give back what the scorer holds: memory, engines, processes. `with` does so at its end."""
-        getattr(self.score_items, "close", lambda: None)()
+        """Free memory, engines and processes of the scorer. `with` does so at its end."""
+        close = getattr(self.score_items, "close", None)
+        if close is not None:
+            close()
 
     def __enter__(self) -> "Scorer":
         return self
@@ -89,87 +92,89 @@ class Scorer:
 
 
 def load(path: str | Path, **options: Any) -> Scorer:
-    """The scorer in a model directory or under a hub id; its family is what `card.yaml` there says,
-    else `classifier`.
+    """The scorer in a model directory or under a hub id.
 
-    `options` are the family's settings. Raises: UserError.
+    Its family is the one in its `card.yaml`, or else `classifier`. `options` are the family's
+    settings. Raises: UserError.
     """
     return open_scorer(settings_of(path, **options))
 
 
 def settings_of(path: str | Path, **options: Any) -> dict[str, Any]:
-    """What `open_scorer` takes for a model: `{"family", "path", …}`, the family from its card.
+    """The spec of a model: `{"family", "path", …}`, with the family from its card.
 
     Raises: UserError.
     """
-    told = card.read(path, options.get("revision"))
-    if told and function.is_function(told.family):
+    model_card = card.read(path, options.get("revision"))
+    family_name = model_card.family if model_card else "classifier"
+    if function.is_function(family_name):
         raise UserError(
-            f"{path}: its {card.FILE} names code ({told.family!r}), which is not run; give the"
+            f"{path}: its {card.FILE} names code ({family_name!r}), which is not run; give the"
             " family yourself"
         )
-    return {"family": told.family if told else "classifier", **options, "path": str(path)}
+    return {"family": family_name, **options, "path": str(path)}
 
 
-def open_scorer(told: Mapping) -> Scorer:
-    """The scorer that `{"family": …, "name": …, settings of the family}` describes.
+def open_scorer(spec: Mapping) -> Scorer:
+    """The scorer of a spec. Raises: UserError with every mistake."""
+    _check(spec)
+    module = family(spec["family"])
+    score_items = module.prepare(module.Settings(**_settings_in(spec)))
+    return Scorer(str(settings.name_of(spec)), spec["family"], score_items)
 
-    Raises: UserError with every mistake.
+
+def acceptor(spec: Mapping) -> Callable[[Sequence[Item]], None] | None:
+    """A function that raises a UserError for items that the scorer would refuse.
+
+    It does not open the model; None if the scorer takes all items. Raises: UserError.
     """
-    found = problems(told)
-    if found:
-        raise UserError(*found)
-    module = family(told["family"])
-    return Scorer(
-        str(settings.name_of(told)), told["family"], module.prepare(module.Settings(**_own(told)))
-    )
+    _check(spec)
+    module = family(spec["family"])
+    make_acceptor = getattr(module, "acceptor", None)
+    if make_acceptor is None:
+        return None
+    return make_acceptor(module.Settings(**_settings_in(spec)))
 
 
-def acceptor(told: Mapping) -> Callable[[Sequence[Item]], None] | None:
-    """What raises a UserError for items that the scorer would refuse, without its model; None where
-    it takes all. Raises: UserError.
-    """
-    if found := problems(told):
-        raise UserError(*found)
-    module = family(told["family"])
-    make = getattr(module, "acceptor", None)
-    return make(module.Settings(**_own(told))) if make else None
+def reports(spec: Mapping) -> tuple[str, ...]:
+    """Columns and flags that the scorer always writes beside its scores."""
+    return getattr(family(spec["family"]), "REPORTS", ())
 
 
-def reports(told: Mapping) -> tuple[str, ...]:
-    """Columns and flags that the scorer is known to write beside its scores."""
-    return getattr(family(told["family"]), "REPORTS", ())
+def source_of(spec: Mapping) -> dict[str, str]:
+    """What a user's function adds to the identity of its scorer; nothing for other families."""
+    return function.source(spec)
 
 
-def source_of(told: Mapping) -> dict[str, str]:
-    """What a person's function that stands for a family adds to the identity of its scorer; else
-    nothing.
-    """
-    return function.source(told)
-
-
-def files_of(told: Mapping) -> list[Path]:
+def files_of(spec: Mapping) -> list[Path]:
     """The files that `source_of` is the digest of."""
-    return function.files(told)
+    return function.files(spec)
 
 
-def problems(told: Mapping, key: str = "scorer") -> list[str]:
-    """What is wrong with a scorer's settings, as messages; imports nothing heavy and opens nothing."""
-    name = told.get("family")
+def problems(spec: Mapping, key: str = "scorer") -> list[str]:
+    """What is wrong with a spec, as messages; imports nothing heavy and opens nothing."""
+    name = spec.get("family")
     if name is None:
-        return [f"{key}: {dict(told)} has no family{nearest(str(told.get('name', '')), FAMILIES)}"]
+        hint = nearest(str(spec.get("name", "")), FAMILIES)
+        return [f"{key}: {dict(spec)} has no family{hint}"]
     if not isinstance(name, str):
         return [f"{key}.family: expected a name{nearest('', FAMILIES)}"]
     if function.is_function(name):
         try:
-            own = function.load(name, f"{key}.family")
+            implementation = function.load(name, f"{key}.family")
         except UserError as error:
             return error.messages
-        return settings.problems(own.Settings, _own(told), key)
+        return settings.problems(implementation.Settings, _settings_in(spec), key)
     if name not in FAMILIES:
         return [f"{key}: unknown family {name!r}{nearest(name, FAMILIES)}"]
-    return settings.problems(family(name).Settings, _own(told), key)
+    return settings.problems(family(name).Settings, _settings_in(spec), key)
 
 
-def _own(told: Mapping) -> dict:
-    return {k: v for k, v in told.items() if k not in ("family", "name")}
+def _check(spec: Mapping) -> None:
+    messages = problems(spec)
+    if messages:
+        raise UserError(*messages)
+
+
+def _settings_in(spec: Mapping) -> dict:
+    return {key: value for key, value in spec.items() if key not in ("family", "name")}

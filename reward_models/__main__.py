@@ -36,11 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for message in error.messages:
             say_error(message)
         return 2
-    except BrokenPipeError:  # `rm-score … | head`: whoever read has seen enough
+    except BrokenPipeError:  # `rm-score … | head`: the reader has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     except Exception as error:
-        if (problem := system_problem(error, getattr(options, "output", None))) is None:
+        problem = system_problem(error, getattr(options, "output", None))
+        if problem is None:
             raise
         say_error(problem)
         return 2
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Its messages, which quote arguments, without control characters."""
+    """A parser whose messages, which quote arguments, have no control characters."""
 
     def error(self, message: str) -> NoReturn:
         super().error(harmless(secrecy.hidden(message)))
@@ -66,14 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in commands.NAMES:
         module = importlib.import_module(f"reward_models.commands.{name}")
-        own = subparsers.add_parser(
+        subparser = subparsers.add_parser(
             name,
             help=module.HELP,
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.arguments(own)
-        own.set_defaults(run=module.run)
+        module.arguments(subparser)
+        subparser.set_defaults(run=module.run)
     return parser
 
 

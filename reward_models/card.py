@@ -1,7 +1,6 @@
 """`card.yaml`: what a model directory says about its scores. `rm-score card show PATH` prints it.
 
-Reads the file of a model directory, of a hub id, or a card under its own path; writes it whole or
-not at all.
+A card is read from a model directory, a hub id or its own path, and written whole or not at all.
 """
 
 import dataclasses
@@ -23,30 +22,25 @@ FILE = "card.yaml"
 
 @dataclasses.dataclass
 class Card:
-    """What whoever scores with a model must know about it."""
+    """What a user must know about a model to score with it."""
 
     family: str = "classifier"
-    template_hash: str | None = (
-        None  # of the chat template that it was trained with (`template_hash`)
-    )
+    # of the chat template that it was trained with (`template_hash`)
+    template_hash: str | None = None
     direction: Literal["higher_is_better", "lower_is_better"] = "higher_is_better"
     scale: str = "logit"  # unit of the raw output, in words
-    outputs: list[str] = dataclasses.field(
-        default_factory=list
-    )  # names of the head's outputs, in their order
+    # names of the head's outputs, in their order
+    outputs: list[str] = dataclasses.field(default_factory=list)
     max_length: int | None = None  # tokens; longer conversations are cut at their beginning
     date: str | None = None  # that its chat template wrote in training, if it writes the date
     training_languages: list[str] = dataclasses.field(default_factory=list)
-    accuracy: dict = dataclasses.field(
-        default_factory=dict
-    )  # language -> share of held-out pairs ordered rightly, or {n, accuracy}
+    # language -> share of held-out pairs in the right order, or {n, accuracy}
+    accuracy: dict = dataclasses.field(default_factory=dict)
     # language -> {n, mean, std, quantiles} of the scorer's values, where higher is better
     # (`calibration.fit`); {mean, std} at least
     calibration: dict = dataclasses.field(default_factory=dict)
     licence: str | None = None
-    training: dict = dataclasses.field(
-        default_factory=dict
-    )  # what else the training step wants to tell
+    training: dict = dataclasses.field(default_factory=dict)  # further facts about the training
 
 
 def template_hash(chat_template: str) -> str:
@@ -55,19 +49,18 @@ def template_hash(chat_template: str) -> str:
 
 
 def read(path: str | Path, revision: str | None = None) -> Card | None:
-    """The card of a model directory, of a hub id, or under its own path (`….yaml`); None if there
-    is none.
+    """The card of a model directory, a hub id, or under its own path (`….yaml`), if there is one.
 
     Raises: UserError naming the file and the key.
     """
-    found = place(path, revision)
-    if found is None:
+    file = place(path, revision)
+    if file is None:
         return None
-    told = read_yaml(found)
-    wrong = _shape_problems(told, str(found))
+    values = read_yaml(file)
+    wrong = _shape_problems(values, str(file))
     if wrong:
         raise UserError(*wrong)
-    return Card(**told)
+    return Card(**values)
 
 
 def place(path: str | Path, revision: str | None = None) -> Path | None:
@@ -82,21 +75,22 @@ def place(path: str | Path, revision: str | None = None) -> Path | None:
 
 
 def read_yaml(file: Path) -> dict:
-    """What a card's file says, unchecked. Raises: UserError if it is no YAML mapping."""
-    told = settings.plain(yaml_files.read(file))
-    if not isinstance(told, dict):
+    """The unchecked values of a card's file. Raises: UserError if it is no YAML mapping."""
+    values = settings.plain(yaml_files.read(file))
+    if not isinstance(values, dict):
         raise UserError(f"{file}: expected a mapping with `family`, `template_hash`, …")
-    return told
+    return values
 
 
 def write(path: Path, card: Card) -> Path:
-    """Write `card.yaml` into a model directory, or a card under its own path (`….yaml`), whole or
-    not at all. Returns its path.
+    """Write a card whole or not at all. Returns the path of its file.
 
-    Raises: UserError if a value in it is wrong, or the place is in a finished artifact or cannot be
-        written.
+    `path` is a model directory, which gets a `card.yaml`, or a file (`….yaml`).
+    Raises: UserError if a value is wrong, or the file is in a finished artifact or cannot be
+    written.
     """
-    file = Path(path) if Path(path).suffix == ".yaml" else Path(path) / FILE
+    path = Path(path)
+    file = path if path.suffix == ".yaml" else path / FILE
     wrong = problems(dataclasses.asdict(card), str(file))
     if file.name == FILE and (file.absolute().parent.parent / "manifest.json").is_file():
         wrong.append(
@@ -117,7 +111,7 @@ def write(path: Path, card: Card) -> Path:
 
 
 def text_of(card: Card) -> str:
-    """The card as YAML; lists of numbers on a line."""
+    """The card as YAML, with each list of numbers on one line."""
     return yaml.safe_dump(
         dataclasses.asdict(card),
         sort_keys=False,
@@ -127,43 +121,42 @@ def text_of(card: Card) -> str:
     )
 
 
-def problems(told: Mapping, key: str) -> list[str]:
-    """Everything wrong with what a card says: names, types, values, and codes of languages."""
-    found = _shape_problems(told, key)
-    if found:
-        return found
-    found += [
-        p
-        for i, code in enumerate(told.get("training_languages", ()))
-        for p in _language(code, f"{key}.training_languages[{i}]")
-    ]
+def problems(values: Mapping, key: str) -> list[str]:
+    """Everything wrong with a card's values: names, types, values and language codes."""
+    messages = _shape_problems(values, key)
+    if messages:
+        return messages
+    for i, code in enumerate(values.get("training_languages", ())):
+        messages += _code_problems(code, f"{key}.training_languages[{i}]")
     for name in ("accuracy", "calibration"):
-        found += [p for code in told.get(name, {}) for p in _language(code, f"{key}.{name}")]
-    return found
+        for code in values.get(name, {}):
+            messages += _code_problems(code, f"{key}.{name}")
+    return messages
 
 
-def _shape_problems(told: Mapping, key: str) -> list[str]:
+def _shape_problems(values: Mapping, key: str) -> list[str]:
     """What keeps a card from being used: wrong names, types and values.
 
-    An old code of a language does not.
+    An old language code does not.
     """
-    found = settings.problems(Card, told, key)
-    if found:
-        return found
-    max_length = told.get("max_length")
+    messages = settings.problems(Card, values, key)
+    if messages:
+        return messages
+    max_length = values.get("max_length")
     if max_length is not None and max_length < 1:
-        found.append(f"{key}.max_length: expected a number of tokens, got {max_length}")
-    if told.get("date") is not None:
-        found += date_problems(told["date"], f"{key}.date")
+        messages.append(f"{key}.max_length: expected a number of tokens, got {max_length}")
+    if values.get("date") is not None:
+        messages += date_problems(values["date"], f"{key}.date")
     for name in ("outputs", "training_languages"):
-        wrong = [value for value in told.get(name, ()) if not isinstance(value, str)]
-        found += [f"{key}.{name}: expected names, got {value!r}" for value in wrong]
-    for name, check in (("accuracy", _accuracy), ("calibration", _calibration)):
-        for code, value in told.get(name, {}).items():
+        for value in values.get(name, ()):
+            if not isinstance(value, str):
+                messages.append(f"{key}.{name}: expected names, got {value!r}")
+    for name, check in (("accuracy", _accuracy_problems), ("calibration", _calibration_problems)):
+        for code, value in values.get(name, {}).items():
             if not isinstance(code, str):
-                found.append(f"{key}.{name}: expected codes of languages, got {code!r}")
-            found += check(value, f"{key}.{name}.{code}")
-    return found
+                messages.append(f"{key}.{name}: expected codes of languages, got {code!r}")
+            messages += check(value, f"{key}.{name}.{code}")
+    return messages
 
 
 def accuracy_of(value: Any) -> float:
@@ -171,51 +164,52 @@ def accuracy_of(value: Any) -> float:
     return float(value["accuracy"] if isinstance(value, Mapping) else value)
 
 
-def _language(code: Any, key: str) -> list[str]:
+def _code_problems(code: Any, key: str) -> list[str]:
     try:
         normal = languages.normalise(code)
     except UserError as error:
         return [f"{key}: {message}" for message in error.messages]
-    return [] if normal == code else [f"{key}: write {normal} instead of {code!r}"]
+    if normal == code:
+        return []
+    return [f"{key}: write {normal} instead of {code!r}"]
 
 
-def _accuracy(value: Any, key: str) -> list[str]:
+def _accuracy_problems(value: Any, key: str) -> list[str]:
     share = value.get("accuracy") if isinstance(value, Mapping) else value
     if isinstance(share, int | float) and 0 <= share <= 1:
         return []
     return [f"{key}: expected a share between 0 and 1, or {{n, accuracy}}, got {value!r}"]
 
 
-def _calibration(value: Any, key: str) -> list[str]:
+def _calibration_problems(value: Any, key: str) -> list[str]:
     if not isinstance(value, Mapping):
         return [f"{key}: expected {{n, mean, std, quantiles}}, got {value!r}"]
     allowed = ("n", "mean", "std", "quantiles", "output")
-    found = [
-        f"{key}.{name}: unknown key; allowed: {', '.join(allowed)}"
-        for name in value
-        if name not in allowed
-    ]
-    wrong = [name for name in ("mean", "std") if not _number(value.get(name))]
-    found += [f"{key}.{name}: expected a finite number, got {value.get(name)!r}" for name in wrong]
-    if not _number(value.get("n", 0)):
-        found.append(f"{key}.n: expected a number, got {value['n']!r}")
-    found += (
-        [f"{key}.std: expected 0 or more, got {value['std']!r}"]
-        if "std" not in wrong and value["std"] < 0
-        else []
-    )
-    quantiles = value.get("quantiles", [])
-    if (
-        not isinstance(quantiles, list)
-        or not all(map(_number, quantiles))
-        or quantiles != sorted(quantiles)
-        or len(quantiles) == 1
-    ):
-        found.append(f"{key}.quantiles: expected two or more finite numbers in ascending order")
-    return found
+    messages = []
+    for name in value:
+        if name not in allowed:
+            messages.append(f"{key}.{name}: unknown key; allowed: {', '.join(allowed)}")
+    for name in ("mean", "std"):
+        if not _is_number(value.get(name)):
+            messages.append(f"{key}.{name}: expected a finite number, got {value.get(name)!r}")
+    if not _is_number(value.get("n", 0)):
+        messages.append(f"{key}.n: expected a number, got {value['n']!r}")
+    std = value.get("std", 0)
+    if _is_number(std) and std < 0:
+        messages.append(f"{key}.std: expected 0 or more, got {std!r}")
+    if not _are_quantiles(value.get("quantiles", [])):
+        messages.append(f"{key}.quantiles: expected two or more finite numbers in ascending order")
+    return messages
 
 
-def _number(value: Any) -> bool:
+def _are_quantiles(values: Any) -> bool:
+    """Whether they are finite numbers in ascending order; none at all is right too."""
+    if not isinstance(values, list) or not all(map(_is_number, values)):
+        return False
+    return len(values) != 1 and values == sorted(values)
+
+
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -223,12 +217,12 @@ def _from_hub(path: str, revision: str | None) -> Path | None:
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(
+        file = cached_file(
             path, FILE, revision=revision, _raise_exceptions_for_missing_entries=False
         )
     except OSError as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path}: neither a directory here nor a hub id that can be reached"
-            f" ({str(error).splitlines()[0]})"
+            f"{path}: neither a directory here nor a hub id that can be reached ({reason})"
         ) from None
-    return Path(found) if found else None
+    return Path(file) if file else None

@@ -297,12 +297,12 @@ class Held:
     """A JSON array, CSV or TSV in memory, with what is used of `Parquet`."""
 
     def __init__(self, path: Path):
-        from mlalign.core import sources
+        from mlalign.core import records, sources
 
         problems = sources.Problems()
         file = sources.find(sources.Source(path=str(path)))[0]
         self._rows = []
-        for number, row in sources.read(file, True, problems):
+        for number, row in records.read(file, True, problems):
             try:
                 to_json(row).encode()
             except UnicodeEncodeError:

@@ -1,6 +1,4 @@
-"""The rows that a command looks at: `--input` names files, patterns or folders, `--format` a
-published set's form.
-"""
+"""The rows that a command reads: the options `--input`, `--format` and `--language`."""
 
 import argparse
 from collections import Counter
@@ -11,9 +9,9 @@ import reward_models
 from mlalign.core import conversations, formats, languages
 from mlalign.core.errors import UserError
 from reward_models import files, items
-from reward_models.items import LANGUAGE_COLUMNS
+from reward_models.items import named_language
 
-LANGUAGE = "language of the rows that name none themselves"
+LANGUAGE = "language of the rows that name none themselves"  # help of --language
 NAMELESS = "no language"
 MOST = 10  # bad rows that an error shows
 
@@ -38,23 +36,24 @@ def add_options(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def read(options: argparse.Namespace, dropped: Counter) -> Iterator[tuple[str, dict]]:
-    """(place, row) of all files; what gives no row is counted in `dropped` as (reason, language).
+    """(place, row) of all files; records without a row are counted in `dropped`.
 
+    They are counted as (reason, language).
     Raises: UserError for a file that is missing or broken, or a record of another form.
     """
-    default = {"language": languages.normalise(options.language)} if options.language else {}
+    default = languages.normalise(options.language) if options.language else None
     for path in files.expand(options.input):
         for where, row in formats.convert(options.format, path, files.read(path), dropped):
-            yield (
-                where,
-                row if any(row.get(name) for name in LANGUAGE_COLUMNS) else {**row, **default},
-            )
+            if default is None or named_language(row):
+                yield where, row
+            else:
+                yield where, {**row, "language": default}
 
 
 def kept(rows: Iterable[tuple[str, dict]], dropped: Counter) -> Iterator[tuple[str, dict]]:
-    """The rows that give something; the others are counted in `dropped` as (reason, language).
+    """The rows that have items; the others are counted in `dropped` as (reason, language).
 
-    Malformed ones stay.
+    Malformed rows stay.
     """
     for where, row in rows:
         try:
@@ -63,16 +62,18 @@ def kept(rows: Iterable[tuple[str, dict]], dropped: Counter) -> Iterator[tuple[s
             dropped[drop.reason, _language(row)] += 1
             continue
         except conversations.Malformed:
-            pass  # whoever makes items of the row tells it, with the other mistakes
+            pass  # reported with the other mistakes, when items are made of the row
         yield where, row
 
 
 def _language(row: Mapping) -> str:
-    named = next((row[name] for name in LANGUAGE_COLUMNS if row.get(name)), None)
+    name = named_language(row)
+    if not name:
+        return NAMELESS
     try:
-        return languages.normalise(named) if named else NAMELESS
+        return languages.normalise(name)
     except UserError:
-        return str(named)
+        return str(name)
 
 
 def check(
@@ -80,14 +81,14 @@ def check(
     scorers: Iterable[Mapping],
     further: Callable[[str, dict], Any] | None = None,
 ) -> None:
-    """Look at all rows before a model is opened.
+    """Check all rows before a model is opened.
 
-    `further` raises for what else a command cannot take.
+    `further` raises for rows that the command cannot take for another reason.
 
-    Raises: UserError that names the first bad rows: those that are none, and those that a scorer's
-        chat template refuses.
+    Raises: UserError that names the first bad rows: malformed ones, and those that a scorer's chat
+    template refuses.
     """
-    acceptors = [accept for told in scorers if (accept := reward_models.acceptor(told))]
+    acceptors = [reward_models.acceptor(spec) for spec in scorers]
     wrong: list[str] = []
     empty = True
     for where, row in kept(read(options, Counter()), Counter()):
@@ -95,9 +96,10 @@ def check(
         try:
             if further is not None:
                 further(where, row)
-            own = items.of_row(row, where)
+            row_items = items.of_row(row, where)
             for accept in acceptors:
-                at_place(where, accept, own)
+                if accept is not None:
+                    at_place(where, accept, row_items)
         except UserError as error:
             wrong += error.messages
         if len(wrong) >= MOST:
@@ -108,17 +110,20 @@ def check(
         raise UserError("--input: holds no rows that can be scored")
 
 
-def at_place(where: str, accept: Callable[[list[items.Item]], None], own: list[items.Item]) -> None:
+def at_place(
+    where: str, accept: Callable[[list[items.Item]], None], row_items: list[items.Item]
+) -> None:
     """`accept` the items of a row. Raises: UserError that names the place of the row."""
     try:
-        accept(own)
+        accept(row_items)
     except UserError as error:
-        raise UserError(*(f"{where}: {message}" for message in error.messages)) from None
+        messages = [f"{where}: {message}" for message in error.messages]
+        raise UserError(*messages) from None
 
 
 def dropped_lines(dropped: Counter) -> list[str]:
-    """What was dropped, for people."""
-    return [
-        f"dropped: {n} rows: {reason} ({language})"
-        for (reason, language), n in sorted(dropped.items())
-    ]
+    """A line about each kind of dropped rows."""
+    lines = []
+    for (reason, language), n in sorted(dropped.items()):
+        lines.append(f"dropped: {n} rows: {reason} ({language})")
+    return lines

@@ -1,12 +1,12 @@
-"""What a scorer takes and gives, and how rows become items.
+"""What a scorer takes and returns, and how rows become items.
 
-Reads rows as people have them (plain strings or chat messages) and mlalign's candidates and
-preference rows.
+Reads users' rows (plain strings or chat messages) and mlalign's candidates, preference and ranking
+rows.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlalign.core import conversations, languages, rows
@@ -14,11 +14,8 @@ from mlalign.core.conversations import Row
 from mlalign.core.conversations.messages import conversation
 from mlalign.core.errors import UserError
 
-LANGUAGE_COLUMNS = (
-    "language",
-    "response_lang_requested",
-    "prompt_lang",
-)  # the first that a row has says its language
+# The first of these columns that a row has names its language.
+LANGUAGE_COLUMNS = ("language", "response_lang_requested", "prompt_lang")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +24,9 @@ class Item:
 
     `language` is the one it should be in (canonical), `reference` a JSON string.
 
-    `row` is the id of the row that it is in: answers of one row share the prompt, and scorers that
-    compare compare these. `group_id` is the same for an item in all its languages, `english_prompt`
-    the prompt in English, where rows say so.
+    `row` is the id of its row: answers of one row share the prompt, and some scorers compare them.
+    `group_id` is the same for an item in all its languages, `english_prompt` the prompt in English,
+    if the row has these.
 
     Messages of `prompt` hold `role`, `content` (None only beside `tool_calls`) and, where the row
     has them, `tool_calls`, `reasoning_content`, `name`, `tool_call_id`. `answer_extra` has the keys
@@ -77,88 +74,99 @@ class Scores:
 
 
 def readable(message: Mapping) -> str:
-    """A message for readers without a chat template: its text, and its tool calls as JSON, a line
-    each.
-    """
-    calls = [
-        json.dumps(call, ensure_ascii=False, default=str)
-        for call in message.get("tool_calls") or []
-    ]
-    return "\n".join([*([message["content"]] if message["content"] else []), *calls])
+    """A message without a chat template: its text, then its tool calls as JSON, a line each."""
+    lines = []
+    if message["content"]:
+        lines.append(message["content"])
+    for call in message.get("tool_calls") or []:
+        lines.append(json.dumps(call, ensure_ascii=False, default=str))
+    return "\n".join(lines)
 
 
 def of_candidates(row: Mapping) -> list[Item]:
     """The items of a candidates row, one per response."""
-    language, reference = row["response_lang_requested"] or row["prompt_lang"], row["reference"]
-    told = (language, reference, row["id"], row["group_id"])
-    return [
-        Item(r["candidate_id"], row["prompt"], r["text"] or "", *told) for r in row["responses"]
-    ]
+    language = row["response_lang_requested"] or row["prompt_lang"]
+    common = (language, row["reference"], row["id"], row["group_id"])
+    items = []
+    for response in row["responses"]:
+        text = response["text"] or ""
+        items.append(Item(response["candidate_id"], row["prompt"], text, *common))
+    return items
 
 
 def of_preference(row: Mapping) -> list[Item]:
-    """The chosen and the rejected side of a preference row; the language asked for is the prompt's."""
-    told = {"language": row["prompt_lang"], "row": row["id"], "group_id": row["group_id"]}
+    """The chosen and the rejected side of a preference row; their language is the prompt's."""
+    common = {"language": row["prompt_lang"], "row": row["id"], "group_id": row["group_id"]}
     items = []
     for side in ("chosen", "rejected"):
         *before, answer = row[side]
-        items.append(
-            _item(rows.side_id(row["id"], side), [*row["prompt"], *before], answer, **told)
-        )
+        prompt = [*row["prompt"], *before]
+        items.append(_item(rows.side_id(row["id"], side), prompt, answer, **common))
     return items
 
 
 def of_ranking(row: Mapping) -> list[Item]:
-    """The responses of a ranking row, in its order; the language asked for is the prompt's."""
-    told = {"language": row["prompt_lang"], "row": row["id"], "group_id": row["group_id"]}
-    ids = [rows.side_id(row["id"], str(place)) for place in range(len(row["responses"]))]
-    return [
-        Item(name, row["prompt"], text, **told)
-        for name, text in zip(ids, row["responses"], strict=True)
-    ]
+    """The responses of a ranking row, in its order; their language is the prompt's."""
+    common = {"language": row["prompt_lang"], "row": row["id"], "group_id": row["group_id"]}
+    items = []
+    for place, text in enumerate(row["responses"]):
+        identifier = rows.side_id(row["id"], str(place))
+        items.append(Item(identifier, row["prompt"], text, **common))
+    return items
 
 
 def of_row(
     row: Mapping, where: str, read: Row | None = None, name: str | None = None
 ) -> list[Item]:
-    """The items of a person's row.
+    """The items of a user's row.
 
-    `where` (file and line) names it in errors; `name`, or else `where`, stands in for a missing id.
-
-    `read`: what `conversations.read` made of the row, if that is known already.
+    `where` (file and line) names it in errors; `name`, or else `where`, replaces a missing id.
+    `read`: the result of `conversations.read`, if the row was read already.
     Raises: UserError for what is no row (see `conversations`), or an unknown language.
     """
     read = read or read_row(row, where)
-    identifier = name or where if row.get("id") in (None, "") else str(row["id"])
+    if row.get("id") in (None, ""):
+        row_id = name or where
+    else:
+        row_id = str(row["id"])
+    group_id = row.get("group_id")
     common = {
         "language": _language(row, where),
         "reference": _reference(row.get("reference")),
-        "row": identifier,
-        "group_id": None if row.get("group_id") is None else str(row["group_id"]),
+        "row": row_id,
+        "group_id": None if group_id is None else str(group_id),
         "english_prompt": _english(row, where),
         "tools": read.tools,
     }
-    return [
-        _item(name, read.prompt, answer, **common)
-        for name, answer in zip(_names(read, identifier), read.answers, strict=True)
-    ]
+    items = []
+    for identifier, answer in zip(_ids(read, row_id), read.answers, strict=True):
+        items.append(_item(identifier, read.prompt, answer, **common))
+    return items
+
+
+def of_rows(rows: Iterable[tuple[str, Mapping]]) -> list[Item]:
+    """The items of several (place, row)."""
+    items: list[Item] = []
+    for where, row in rows:
+        items += of_row(row, where)
+    return items
 
 
 def read_row(row: Mapping, where: str) -> Row:
-    """What a row says. Raises: UserError that names the place."""
+    """The conversation in a row. Raises: UserError that names the place."""
     try:
         return conversations.read(row)
     except (conversations.Malformed, conversations.Dropped) as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def _names(read: Row, identifier: str) -> list[str]:
+def _ids(read: Row, row_id: str) -> list[str]:
     """An id for each answer of a row."""
     if read.shape == "pair":
-        return [rows.side_id(identifier, side) for side in ("chosen", "rejected")]
+        return [rows.side_id(row_id, side) for side in ("chosen", "rejected")]
     if read.shape == "one":
-        return [read.names[0] or identifier]
-    return [name or f"{identifier}:{i}" for i, name in enumerate(read.names)]
+        return [read.names[0] or row_id]
+    return [name or f"{row_id}:{i}" for i, name in enumerate(read.names)]
 
 
 def _item(identifier: str, prompt: list[dict], answer: Mapping, **common: Any) -> Item:
@@ -176,14 +184,25 @@ def _english(row: Mapping, where: str) -> list[dict] | None:
 
 
 def _language(row: Mapping, where: str) -> str | None:
-    told = next((row[name] for name in LANGUAGE_COLUMNS if row.get(name)), None)
+    name = named_language(row)
+    if not name:
+        return None
     try:
-        return languages.normalise(told) if told else None
+        return languages.normalise(name)
     except UserError as error:
-        raise UserError(*(f"{where}: {m}" for m in error.messages)) from None
+        messages = [f"{where}: {message}" for message in error.messages]
+        raise UserError(*messages) from None
+
+
+def named_language(row: Mapping) -> Any:
+    """The language of a row as it stands there; None if it names none."""
+    for column in LANGUAGE_COLUMNS:
+        if row.get(column):
+            return row[column]
+    return None
 
 
 def _reference(value: Any) -> str | None:
-    return (
-        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    )
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -1,16 +1,17 @@
-"""Checks a family's settings against its dataclass: names, types, what is missing."""
+"""Checks a family's settings against its dataclass: names, types and missing ones."""
 
 import dataclasses
 import datetime
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from mlalign.core.errors import nearest
 
-# Settings that change speed, or where something runs or is kept, but no score: a run that was
-# killed for want of memory goes on with others, and a judge's checklists grow while it runs.
+# Settings that change speed, or where something runs or is kept, but no score. A run that ran out
+# of memory may resume with others, and a judge's checklists grow while it runs.
 NOT_CONTENT = frozenset(
     "device_batch_tokens prefix_reuse checklists concurrency timeout_s max_retries base_url"
     " api_key_env gpu_memory_utilization tensor_parallel_size pipeline_parallel_size max_num_seqs"
@@ -19,89 +20,93 @@ NOT_CONTENT = frozenset(
 
 
 def problems(cls: type, values: Mapping, key: str) -> list[str]:
-    """Every mistake in `values` for dataclass `cls`, each naming the full key and the nearest valid
-    one or value.
+    """Every mistake in `values` for dataclass `cls`, naming the full key and what is nearest to it.
 
-    What names and types do not say (scorers inside a scorer, settings that need each other) the
-    class itself may check, in a static method `problems(values, key) -> list[str]`; it is asked
-    when names and types are right.
+    A class may check more than names and types (scorers inside a scorer, settings that need each
+    other) in a static method `problems(values, key) -> list[str]`. It is called when names and
+    types are right.
     """
     hints = typing.get_type_hints(cls)
-    found = [
-        f"{key}.{name}: unknown key{nearest(name, hints)}" for name in values if name not in hints
-    ]
-    found += [
-        f"{key}.{f.name}: missing"
-        for f in dataclasses.fields(cls)
-        if _required(f) and f.name not in values
-    ]
-    found += [
-        p
-        for name, value in values.items()
-        if name in hints
-        for p in _wrong(hints[name], value, f"{key}.{name}")
-    ]
-    own = getattr(cls, "problems", None)
-    return found or (own(values, key) if own else [])
+    messages = []
+    for name in values:
+        if name not in hints:
+            messages.append(f"{key}.{name}: unknown key{nearest(name, hints)}")
+    for field in dataclasses.fields(cls):
+        if _is_required(field) and field.name not in values:
+            messages.append(f"{key}.{field.name}: missing")
+    for name, value in values.items():
+        if name in hints:
+            messages += _type_problems(hints[name], value, f"{key}.{name}")
+
+    check_class = getattr(cls, "problems", None)
+    if messages or check_class is None:
+        return messages
+    return check_class(values, key)
 
 
-def of_scorers(told: Sequence[Any], key: str) -> list[str]:
-    """Every mistake in a list of scorers inside a scorer: their own, and names that two of them
-    share.
-    """
+def of_scorers(specs: Sequence[Any], key: str) -> list[str]:
+    """Every mistake in a list of scorers inside a scorer: their own, and duplicate names."""
     import reward_models
 
-    names = [name_of(t) for t in told if isinstance(t, Mapping)]
-    found = [] if told else [f"{key}: empty; name at least one scorer"]
-    for i, inner in enumerate(told):
-        here = f"{key}[{i}]"
-        found += (
-            reward_models.problems(inner, here)
-            if isinstance(inner, Mapping)
-            else [f"{here}: expected a mapping, got {inner!r}"]
-        )
-    return found + [
-        f"{key}: two are named {n!r}; give one another `name`"
-        for n in sorted({str(n) for n in names if names.count(n) > 1})
-    ]
+    messages = []
+    if not specs:
+        messages.append(f"{key}: empty; name at least one scorer")
+    names: Counter[str] = Counter()
+    for i, spec in enumerate(specs):
+        spec_key = f"{key}[{i}]"
+        if isinstance(spec, Mapping):
+            names[str(name_of(spec))] += 1
+            messages += reward_models.problems(spec, spec_key)
+        else:
+            messages.append(f"{spec_key}: expected a mapping, got {spec!r}")
+
+    for name, n in sorted(names.items()):
+        if n > 1:
+            messages.append(f"{key}: two are named {name!r}; give one another `name`")
+    return messages
 
 
 def plain(value: Any) -> Any:
-    """What a YAML file says, with dates as the text that stands there: YAML reads `2024-07-26` as a
-    value of its own kind.
-    """
+    """The content of a YAML file, with dates as text: YAML reads `2024-07-26` as a date."""
     if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [plain(v) for v in value]
-    return value.isoformat() if isinstance(value, datetime.date) else value
+        return [plain(inner) for inner in value]
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return value
 
 
-def name_of(told: Mapping) -> str | None:
-    """The name of a scorer that is described by its settings: its own, else its family or function."""
-    family = told.get("family")
-    return told.get("name", family.rpartition(":")[2] if isinstance(family, str) else family)
+def name_of(spec: Mapping) -> str | None:
+    """The name of the scorer of a spec: its own, or else its family or function."""
+    if "name" in spec:
+        return spec["name"]
+    family = spec.get("family")
+    if isinstance(family, str):
+        return family.rpartition(":")[2]
+    return family
 
 
-def _required(field: dataclasses.Field) -> bool:
+def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _wrong(hint: Any, value: Any, key: str) -> list[str]:
+def _type_problems(hint: Any, value: Any, key: str) -> list[str]:
     if hint is Any:
         return []
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        return (
-            []
-            if value in choices
-            else [f"{key}: {value!r} is not possible{nearest(value, choices)}"]
-        )
-    kinds = tuple(
-        typing.get_origin(h) or h
-        for h in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
-    )
-    kinds += (int,) if float in kinds else ()
-    if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
+        if value in choices:
+            return []
+        return [f"{key}: {value!r} is not possible{nearest(value, choices)}"]
+
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = [typing.get_origin(alternative) or alternative for alternative in alternatives]
+    if float in kinds:
+        kinds.append(int)
+    # True is an int to Python, but not to a person.
+    is_stray_bool = isinstance(value, bool) and bool not in kinds
+    if isinstance(value, tuple(kinds)) and not is_stray_bool:
         return []
-    return [f"{key}: expected {' or '.join(k.__name__ for k in kinds)}, got {value!r}"]
+    expected = " or ".join(kind.__name__ for kind in kinds)
+    return [f"{key}: expected {expected}, got {value!r}"]

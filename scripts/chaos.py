@@ -1,9 +1,8 @@
-"""Kill one run at random moments until it is done, then compare it with an unbroken one:
-`make chaos`.
+"""Kill a run at random moments, then compare it with an unbroken one: `make chaos`.
 
-Every kill is a SIGKILL of the run and all its processes at once, as when a node goes away. Passes
-when, at the end, every artifact has the content of the unbroken run's, and no step that had
-finished before a kill was computed again.
+Every kill is a SIGKILL of the run and all its processes at once, as when a node is lost. It passes
+if every artifact ends with the content of the unbroken run's, and no step that had finished before
+a kill was computed again.
 """
 
 import argparse
@@ -19,11 +18,39 @@ from pathlib import Path
 
 import psutil
 
-# What the two runs are compared on; the report itself holds times.
+# The kinds of artifacts to compare; a report holds times.
 COMPARED = ("rows", "scores", "model", "metrics")
 
 
 def main() -> int:
+    options = _options()
+    if options.launcher == "slurm":
+        import chaos_slurm
+
+        return chaos_slurm.main(options)
+
+    draw = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as root:
+        whole = Path(root, "whole")
+        broken = Path(root, "broken")
+        begun = time.monotonic()
+        unbroken = command(options.arguments, whole, options.engine)
+        subprocess.run(unbroken, check=True, stdout=subprocess.DEVNULL)
+        print(f"unbroken run: {time.monotonic() - begun:.0f} s", flush=True)
+
+        run = command(options.arguments, broken, options.engine)
+        problems = survive(run, broken, draw, options.kills, options.max_seconds)
+        problems += compare(whole, broken)
+    for message in problems:
+        print(f"FAILED: {message}")
+    if problems:
+        print("chaos: failed")
+        return 1
+    print("chaos: every artifact equals the unbroken run's; no finished step was computed again")
+    return 0
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,58 +69,20 @@ def main() -> int:
     parser.add_argument(
         "arguments", nargs="*", default=["recipe=reuse_your_rewards"], help="of `mlalign run`"
     )
-    asked = parser.parse_args()
-    if asked.launcher == "slurm":
-        import chaos_slurm
-
-        return chaos_slurm.main(asked)
-    draw = random.Random(asked.seed)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as root:
-        whole, broken = Path(root, "whole"), Path(root, "broken")
-        started = time.monotonic()
-        subprocess.run(
-            command(asked.arguments, whole, asked.engine), check=True, stdout=subprocess.DEVNULL
-        )
-        print(f"unbroken run: {time.monotonic() - started:.0f} s", flush=True)
-        again = survive(
-            command(asked.arguments, broken, asked.engine),
-            broken,
-            draw,
-            asked.kills,
-            asked.max_seconds,
-        )
-        different = compare(whole, broken)
-    for message in [*again, *different]:
-        print(f"FAILED: {message}")
-    print(
-        "chaos: "
-        + (
-            "failed"
-            if again or different
-            else "every artifact equals the unbroken run's; no finished step was computed again"
-        )
-    )
-    return 1 if again or different else 0
+    return parser.parse_args()
 
 
 def command(arguments: list[str], root: Path, engine: str | None = None) -> list[str]:
-    engine = engine or ("vllm" if importlib.util.find_spec("vllm") else "transformers")
-    return [
-        sys.executable,
-        "-m",
-        "mlalign",
-        "run",
-        *arguments,
-        "name=chaos",
-        f"root={root}",
-        f"engine={engine}",
-    ]
+    if not engine:
+        engine = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+    settings = ["name=chaos", f"root={root}", f"engine={engine}"]
+    return [sys.executable, "-m", "mlalign", "run", *arguments, *settings]
 
 
 def survive(
     run: list[str], root: Path, draw: random.Random, kills: int, longest: float
 ) -> list[str]:
-    """Run, kill, run again …, and at last run to the end; returns what was computed twice."""
+    """Run, kill, run again …, and at last run to the end; returns what went wrong."""
     finished: dict[str, float] = {}
     problems = []
     for number in range(1, kills + 1):
@@ -110,53 +99,53 @@ def survive(
             f"kill {number} after {seconds:.1f} s; steps finished so far: {len(finished)}",
             flush=True,
         )
-    started = time.monotonic()
+    begun = time.monotonic()
     subprocess.run(run, check=True)
-    print(f"last start: {time.monotonic() - started:.0f} s", flush=True)
+    print(f"last start: {time.monotonic() - begun:.0f} s", flush=True)
     return problems + recomputed(root, finished)
 
 
 def kill_tree(process: subprocess.Popen) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
-        for one in [
-            psutil.Process(process.pid),
-            *psutil.Process(process.pid).children(recursive=True),
-        ]:
+        root = psutil.Process(process.pid)
+        for member in [root, *root.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                member.kill()
     process.wait()
 
 
 def manifests(root: Path) -> dict[str, dict]:
-    paths = (
-        p
-        for p in (root / "store").glob("*/manifest.json")
-        if not p.parent.name.endswith(".partial")
-    )
-    return {p.parent.name: json.loads(p.read_text()) for p in paths}
+    """Artifact -> manifest, of all that are finished."""
+    by_artifact = {}
+    for path in (root / "store").glob("*/manifest.json"):
+        if not path.parent.name.endswith(".partial"):
+            by_artifact[path.parent.name] = json.loads(path.read_text())
+    return by_artifact
 
 
 def recomputed(root: Path, finished: dict[str, float]) -> list[str]:
-    """Steps whose finishing time changed since the last look; remembers the present times in
-    `finished`.
-    """
-    now = {name: m["finished"] for name, m in manifests(root).items()}
-    changed = [
-        f"{name} was computed again" for name, time_ in finished.items() if now.get(name) != time_
-    ]
-    finished.update(now)
-    return changed
+    """A message for each artifact that finished again; updates the times in `finished`."""
+    times = {name: manifest["finished"] for name, manifest in manifests(root).items()}
+    problems = []
+    for name, time_before in finished.items():
+        if times.get(name) != time_before:
+            problems.append(f"{name} was computed again")
+    finished.update(times)
+    return problems
 
 
 def compare(whole: Path, broken: Path) -> list[str]:
-    one, other = manifests(whole), manifests(broken)
-    names = sorted(name for name, m in one.items() if m["kind"] in COMPARED)
+    """A message for each artifact that differs from the unbroken run's."""
+    expected = manifests(whole)
+    actual = manifests(broken)
+    names = sorted(name for name, manifest in expected.items() if manifest["kind"] in COMPARED)
     print(f"comparing {len(names)} artifacts: {', '.join(names)}")
-    return [
-        f"{n} differs from the unbroken run's"
-        for n in names
-        if n not in other or one[n]["content_digest"] != other[n]["content_digest"]
-    ]
+    problems = []
+    for name in names:
+        digest = expected[name]["content_digest"]
+        if name not in actual or actual[name]["content_digest"] != digest:
+            problems.append(f"{name} differs from the unbroken run's")
+    return problems
 
 
 if __name__ == "__main__":

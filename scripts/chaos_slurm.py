@@ -1,11 +1,10 @@
-"""Trouble of Slurm's kinds at random moments of one run, on a cluster of its own:
-`scripts/chaos.py --launcher slurm`.
+"""Slurm's troubles at random moments of one run: `scripts/chaos.py --launcher slurm`.
 
-A requeue, a signal, a lost node, a preemption by a higher partition, the end of one array task by
-scancel: each strikes work that is running, in a drawn order, and is followed by the same command
-again. One training step has a time limit that it hits twice at least. Passes when the run ends with
-the content of the unbroken one, nothing that had finished is computed again, all troubles found
-something to strike, and what Slurm ended for good was explained.
+On a cluster of its own, a requeue, a signal, a lost node, a preemption by a higher partition, and
+the end of an array task by scancel each strike work that is running, in random order. After each,
+the same command runs again. One training step has a time limit that it hits at least twice. It
+passes if the run ends with the content of the unbroken one, nothing that had finished is computed
+again, every trouble had something to strike, and what Slurm ended for good was explained.
 """
 
 import argparse
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,8 +30,7 @@ CLUSTER = {
         "PartitionName=urgent Nodes=ALL PriorityTier=9 MaxTime=INFINITE State=UP"
     ),
 }
-# Jobs share the machine's cores; the time limit of the first training step is shorter than its
-# work.
+# Jobs share the machine's cores. The first training step's work exceeds its time limit.
 SLURM = [
     "launcher=slurm",
     "launcher.grace_s=30",
@@ -45,39 +43,36 @@ PATIENCE_S = 2400  # for the whole run, of which a requeue alone costs up to two
 DONE = "are done, nothing to submit"
 
 
-def main(asked: argparse.Namespace) -> int:
-    draw = random.Random(asked.seed)
+def main(options: argparse.Namespace) -> int:
+    draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="chaos-") as root, cluster():
-        whole, broken = Path(root, "whole"), Path(root, "broken")
-        arguments = [*asked.arguments, *SMALL]
-        started = time.monotonic()
-        subprocess.run(
-            chaos.command(arguments, whole, asked.engine), check=True, stdout=subprocess.DEVNULL
-        )
-        print(f"unbroken run, here: {time.monotonic() - started:.0f} s", flush=True)
-        problems = survive(
-            chaos.command([*arguments, *SLURM, *LIMIT], broken, asked.engine), broken, draw, asked
-        )
+        whole = Path(root, "whole")
+        broken = Path(root, "broken")
+        arguments = [*options.arguments, *SMALL]
+        begun = time.monotonic()
+        unbroken = chaos.command(arguments, whole, options.engine)
+        subprocess.run(unbroken, check=True, stdout=subprocess.DEVNULL)
+        print(f"unbroken run, here: {time.monotonic() - begun:.0f} s", flush=True)
+
+        run = chaos.command([*arguments, *SLURM, *LIMIT], broken, options.engine)
+        problems = Trial(run, broken).survive(draw, options.kills, options.max_seconds)
         problems += chaos.compare(whole, broken)
         problems += limits_hit(broken)
     for message in problems:
         print(f"FAILED: {message}")
-    print(
-        "chaos on Slurm: "
-        + (
-            "failed"
-            if problems
-            else "every artifact equals the unbroken run's; every stop was explained"
-        )
-    )
-    return 1 if problems else 0
+    if problems:
+        print("chaos on Slurm: failed")
+        return 1
+    print("chaos on Slurm: every artifact equals the unbroken run's; every stop was explained")
+    return 0
 
 
 @contextmanager
 def cluster() -> Iterator[None]:
     """A cluster in this process's environment."""
-    for name in [n for n in os.environ if n.startswith(("SLURM_", "SBATCH_", "SRUN_"))]:
-        del os.environ[name]
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "SBATCH_", "SRUN_")):
+            del os.environ[name]
     base = tempfile.mkdtemp(prefix="chaos", dir="/tmp")
     env = {**os.environ, **CLUSTER, "CLUSTER_DIR": f"{base}/c"}
     try:
@@ -89,74 +84,93 @@ def cluster() -> Iterator[None]:
         os.rmdir(base)
 
 
-def survive(
-    run: list[str], root: Path, draw: random.Random, asked: argparse.Namespace
-) -> list[str]:
-    """Submit, make trouble, submit again …, until all steps are done; returns what went wrong."""
-    finished: dict[str, float] = {}
-    ended: list[str] = []  # jobs that were ended for good
-    said, problems, end = [submit(run, root)], [], time.monotonic() + PATIENCE_S
+class Trial:
+    """A run that is submitted again and again while trouble strikes its jobs."""
 
-    def going_on() -> bool:
-        time.sleep(10)
-        said.append(submit(run, root))
-        return DONE not in said[-1] and time.monotonic() < end
+    def __init__(self, run: list[str], root: Path):
+        self.run = run
+        self.root = root
+        self.outputs: list[str] = []  # of each submission
+        self.finished: dict[str, float] = {}
+        self.ended: list[str] = []  # jobs that were ended for good
+        self.deadline = time.monotonic() + PATIENCE_S
 
-    order = draw.sample(TROUBLES, k=len(TROUBLES))
-    for number in range(1, asked.kills + 1):
-        trouble = order[(number - 1) % len(order)]
-        time.sleep(draw.uniform(1, asked.max_seconds))
-        while (
-            not (
-                running := sorted(
-                    j for j in queue("RUNNING") if trouble is not cancel_task or "_" in j
-                )
+    def survive(self, draw: random.Random, n_troubles: int, longest: float) -> list[str]:
+        """Submit, make trouble, submit again …, until all is done; returns what went wrong."""
+        self.submit()
+        problems = []
+        order = draw.sample(TROUBLES, k=len(TROUBLES))
+        for number in range(1, n_troubles + 1):
+            trouble = order[(number - 1) % len(order)]
+            time.sleep(draw.uniform(1, longest))
+            job = self.strike(trouble, draw)
+            if job is None:
+                problems.append(f"{trouble.__name__} found nothing to strike")
+                continue
+            self.submit()
+            problems += chaos.recomputed(self.root, self.finished)
+            print(
+                f"trouble {number}: {trouble.__name__} of job {job}; steps finished so far:"
+                f" {len(self.finished)}",
+                flush=True,
             )
-            and going_on()
-        ):
+        while self.goes_on():
             pass
-        if not running:
-            problems.append(f"{trouble.__name__} found nothing to strike")
-            continue
-        trouble(job := draw.choice(running))
-        ended += [job.partition("_")[0]] if trouble is cancel_task else []
-        said.append(submit(run, root))
-        problems += chaos.recomputed(root, finished)
-        print(
-            f"trouble {number}: {trouble.__name__} of job {job}; steps finished so far:"
-            f" {len(finished)}",
-            flush=True,
-        )
-    while going_on():
-        pass
-    problems += (
-        []
-        if DONE in said[-1]
-        else [f"the run has not ended after {PATIENCE_S} s; its last word: {said[-1][-500:]}"]
-    )
-    problems += [
-        f"the end of job {job} was not explained"
-        for job in ended
-        if not re.search(rf"job {job}(?!\d)", "".join(said))
-    ]
-    return problems + chaos.recomputed(root, finished)
+        problems += self.unexplained()
+        return problems + chaos.recomputed(self.root, self.finished)
+
+    def strike(self, trouble: Callable[[str], None], draw: random.Random) -> str | None:
+        """Make trouble for a running job, as soon as there is one; its id, or None without one."""
+        jobs = running(trouble)
+        while not jobs and self.goes_on():
+            jobs = running(trouble)
+        if not jobs:
+            return None
+        job = draw.choice(jobs)
+        trouble(job)
+        if trouble is cancel_task:
+            self.ended.append(job.partition("_")[0])
+        return job
+
+    def goes_on(self) -> bool:
+        """Submit again after a while; False if all steps are done, or it has taken too long."""
+        time.sleep(10)
+        self.submit()
+        return DONE not in self.outputs[-1] and time.monotonic() < self.deadline
+
+    def submit(self) -> None:
+        """The same command: it submits what is missing, or says that all of it is in the queue.
+
+        Keeps its output and the explanations of failures. Raises: SystemExit if it fails.
+        """
+        done = subprocess.run(self.run, text=True, capture_output=True, timeout=300, check=False)
+        if done.returncode and "in the queue already" not in done.stderr:
+            sys.exit(f"submitting ended with status {done.returncode}: {done.stderr.strip()}")
+        pages = (self.root / "runs" / "chaos" / "slurm").glob("*.failed.txt")
+        explanations = [page.read_text() for page in pages]
+        self.outputs.append("".join([done.stdout, done.stderr, *explanations]))
+
+    def unexplained(self) -> list[str]:
+        """What went wrong by the end: the run is not done, or the end of a job not explained."""
+        problems = []
+        last = self.outputs[-1]
+        if DONE not in last:
+            problems.append(
+                f"the run has not ended after {PATIENCE_S} s; its last output: {last[-500:]}"
+            )
+        output = "".join(self.outputs)
+        for job in self.ended:
+            if not re.search(rf"job {job}(?!\d)", output):
+                problems.append(f"the end of job {job} was not explained")
+        return problems
 
 
-def submit(run: list[str], root: Path) -> str:
-    """The same command: it submits what is missing, or says that all of it is in the queue.
-
-    Returns its words, explanations included.
-
-    Raises: SystemExit for any other end of it.
-    """
-    done = subprocess.run(run, text=True, capture_output=True, timeout=300, check=False)
-    if done.returncode and "in the queue already" not in done.stderr:
-        sys.exit(f"submitting ended with status {done.returncode}: {done.stderr.strip()}")
-    return (
-        done.stdout
-        + done.stderr
-        + "".join(p.read_text() for p in (root / "runs" / "chaos" / "slurm").glob("*.failed.txt"))
-    )
+def running(trouble: Callable[[str], None]) -> list[str]:
+    """The running jobs that a trouble can strike; only tasks of arrays are cancelled."""
+    jobs = sorted(queue("RUNNING"))
+    if trouble is cancel_task:
+        return [job for job in jobs if "_" in job]
+    return jobs
 
 
 def queue(*states: str) -> list[str]:
@@ -189,18 +203,9 @@ def lose_node(job: str) -> None:
 
 
 def preempt(job: str) -> None:
-    """By one that wants all nodes."""
-    call(
-        "sbatch",
-        "-p",
-        "urgent",
-        "--exclusive",
-        f"-N{NODES}",
-        "-o",
-        "/dev/null",
-        "--wrap",
-        "sleep 2",
-    )
+    """Submit an urgent job that wants all nodes."""
+    options = ["-p", "urgent", "--exclusive", f"-N{NODES}", "-o", "/dev/null"]
+    call("sbatch", *options, "--wrap", "sleep 2")
     while "R" not in call("squeue", "-h", "-p", "urgent", "-o", "%t").split():
         time.sleep(0.5)
 
@@ -209,15 +214,13 @@ TROUBLES = (requeue, signal, lose_node, preempt, cancel_task)
 
 
 def limits_hit(root: Path) -> list[str]:
-    """The training step with the short limit must have been continued twice or more."""
-    log = "".join(p.read_text() for p in (root / "runs/chaos/slurm/logs").glob("base-*.log"))
-    turns = len(re.findall("state saved; ", log))
-    print(f"the step with a time limit was continued {turns} times")
-    return (
-        []
-        if turns >= 2
-        else [f"the time limit was hit {turns} times only: the step is too short for this machine"]
-    )
+    """A message if the training step with the short limit was continued less than twice."""
+    logs = (root / "runs/chaos/slurm/logs").glob("base-*.log")
+    n_turns = sum(path.read_text().count("state saved; ") for path in logs)
+    print(f"the step with a time limit was continued {n_turns} times")
+    if n_turns >= 2:
+        return []
+    return [f"the time limit was hit only {n_turns} times: the step is too short for this machine"]
 
 
 if __name__ == "__main__":

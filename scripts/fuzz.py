@@ -1,9 +1,10 @@
-"""Feed every reader changed inputs:  python scripts/fuzz.py [--seconds 120] [--seed N] [--reader
-NAME …] [--case N]
+"""Feed every reader changed inputs.
 
-A reader may answer with a message (UserError) and nothing else, within a limit of time. Failures
-are told with the command that repeats them, one for each place in the code. With `--case` that one
-case of one reader runs alone. Exit status: 0 none, 1 some.
+    python scripts/fuzz.py [--seconds 120] [--seed N] [--reader NAME …] [--case N]
+
+The only error that a reader may raise is a UserError, within a limit of time. Failures are printed
+with the command that repeats them, one for each place in the code. With `--case` only that case
+runs. Exit status: 0 without failures, 1 with some.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-# In the place of this folder, in which `fuzz` would be this file.
+# Instead of this folder, where `fuzz` would be this file.
 sys.path[0] = str(Path(__file__).resolve().parent.parent / "tests")
 
 from fuzz import readers, runner  # noqa: E402
@@ -42,25 +43,29 @@ def main() -> int:
     options = parser.parse_args()
     seed = int(time.time()) if options.seed is None else options.seed
     names = options.reader or list(readers.READERS)
-    if options.case is not None:
-        return _told(
-            [failure for name in names if (failure := runner.run(name, seed, options.case))]
-        )
-    print(f"seed {seed}, {options.seconds:g} s over {len(names)} readers", flush=True)
     failures = []
-    for name in names:
-        failures += _reader(name, seed, options.seconds / len(names))
-    return _told(failures)
+    if options.case is not None:
+        outcomes = [runner.run(name, seed, options.case) for name in names]
+        failures = [failure for failure in outcomes if failure]
+    else:
+        print(f"seed {seed}, {options.seconds:g} s over {len(names)} readers", flush=True)
+        for name in names:
+            failures += _fuzz(name, seed, options.seconds / len(names))
+    for failure in failures:
+        print(f"\n{failure}")
+    return 1 if failures else 0
 
 
-def _reader(name: str, seed: int, seconds: float) -> list[runner.Failure]:
-    """The failures of a reader within a share of the time, the first one of each kind."""
+def _fuzz(name: str, seed: int, seconds: float) -> list[runner.Failure]:
+    """The first failure of each kind that a reader shows in this time."""
     kinds: dict[str, runner.Failure] = {}
     counts: collections.Counter = collections.Counter()
     runner.run(name, seed, 0)  # imports what the reader needs
-    until, case = time.monotonic() + seconds, 0
+    case = 0
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if failure := runner.run(name, seed, case):
+        failure = runner.run(name, seed, case)
+        if failure:
             kind = _kind(failure.why)
             kinds.setdefault(kind, failure)
             counts[kind] += 1
@@ -76,14 +81,9 @@ def _kind(why: str) -> str:
     """Where in the code a failure began, and its exception: failures that share both are one."""
     places = re.findall(r'File "([^"]+)", line (\d+)', why)
     own = [place for place in places if "/mlalign/" in place[0] or "/reward_models/" in place[0]]
-    last = why.strip().splitlines()[-1].partition(":")[0]
-    return f"{(own or places or [('', '')])[-1]} {last}"
-
-
-def _told(failures: list[runner.Failure]) -> int:
-    for failure in failures:
-        print(f"\n{failure}")
-    return 1 if failures else 0
+    exception = why.strip().splitlines()[-1].partition(":")[0]
+    place = (own or places or [("", "")])[-1]
+    return f"{place} {exception}"
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import sys
 import tempfile
 import time
 
-from mlalign.recipes.config import conf_home, options
+from mlalign.recipes.conf_files import conf_home, options
 
-# What keeps a recipe to minutes on two cores; the demo runs reuse_your_rewards in full.
+# Settings that keep a recipe to minutes on two cores; the demo runs reuse_your_rewards in full.
 # Reward models in several languages need preferences in each.
 SMALL = {"rm_transfer": ["data=tiny_world_parallel", "languages=[eng_Latn,swh_Latn,hin_Deva]"]}
 
@@ -25,32 +25,24 @@ def main() -> int:
     )
     parser.add_argument("recipes", nargs="*")
     parser.add_argument("--share", default="0/1")
-    asked = parser.parse_args()
-    index, n = (int(x) for x in asked.share.split("/"))
-    names = asked.recipes or sorted(options("recipe", [conf_home()]))[index::n]
+    arguments = parser.parse_args()
+    index, n_shares = map(int, arguments.share.split("/"))
+    names = arguments.recipes or sorted(options("recipe", [conf_home()]))[index::n_shares]
     engine = "vllm" if importlib.util.find_spec("vllm") else "transformers"
     failed = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix=f"{name}-") as root:
-            started = time.monotonic()
-            command = [
-                sys.executable,
-                "-m",
-                "mlalign",
-                "run",
-                f"recipe={name}",
-                f"root={root}",
-                f"engine={engine}",
-                *SMALL.get(name, []),
-            ]
+            begun = time.monotonic()
+            settings = [f"recipe={name}", f"root={root}", f"engine={engine}", *SMALL.get(name, [])]
+            command = [sys.executable, "-m", "mlalign", "run", *settings]
             status = subprocess.run(command, check=False).returncode
-            print(f"{name}: exit {status} after {time.monotonic() - started:.0f} s", flush=True)
+            print(f"{name}: exit {status} after {time.monotonic() - begun:.0f} s", flush=True)
             if status:
                 failed.append(name)
-    print(
-        f"{len(names) - len(failed)} passed, {len(failed)} failed"
-        + (f": {', '.join(failed)}" if failed else "")
-    )
+    summary = f"{len(names) - len(failed)} passed, {len(failed)} failed"
+    if failed:
+        summary += f": {', '.join(failed)}"
+    print(summary)
     return 1 if failed else 0
 
 

@@ -218,7 +218,7 @@ holds judge_checklist.jsonl "all(v is not None for r in rows for v in r['scores'
 }
 
 show_server() {
-part "judge behind a server: prose is counted and never a zero; a server that goes away is told, then the run goes on"
+part "judge behind a server: prose is counted and never a zero; a server that goes away is reported, then the run goes on"
 cat > server.py <<'P'
 import http.server, json, sys
 left = [int(sys.argv[2])]
@@ -256,8 +256,9 @@ part "evaluate: M-RewardBench's shape, 23 languages, against an independent comp
 LINES_SHOWN=30 expect 0 rm_score evaluate --family length --input mrb --replicates 100 --output mrb_out
 "$PY" - <<'P' || fail "the numbers are not those of the independent computation"
 import json
-told, want = json.load(open("mrb_out/results.json"))["records"], json.load(open("mrb_expected.json"))
-def one(measure, language, section=""): return next(r["value"] for r in told if (r["measure"], r["language"], r["section"], r["subset"]) == (measure, language, section, ""))
+records = json.load(open("mrb_out/results.json"))["records"]
+want = json.load(open("mrb_expected.json"))
+def one(measure, language, section=""): return next(r["value"] for r in records if (r["measure"], r["language"], r["section"], r["subset"]) == (measure, language, section, ""))
 mean = sum(v for x, v in want["score"].items() if x != "eng_Latn") / 23
 for x, v in want["score"].items(): assert abs(one("rewardbench", x) - v) < 1e-6, x
 for x, v in want["kappa"].items(): assert abs(one("kappa", x) - v) < 1e-6, x
@@ -382,8 +383,8 @@ rm -rf clone; git clone -q "$ROOT" clone
 LINES_SHOWN=2 expect 0 bare/bin/python -m pip install -q ./clone
 env -u PYTHONPATH PYTHONSAFEPATH=1 bare/bin/python -c "
 import importlib.util as u
-found = [n for n in ('trl', 'deepspeed', 'hydra', 'vllm') if u.find_spec(n)]
-assert not found, found; print('    none of trl, deepspeed, hydra and vllm is there')" || fail "the light set is not light"
+present = [n for n in ('trl', 'deepspeed', 'hydra', 'vllm') if u.find_spec(n)]
+assert not present, present; print('    none of trl, deepspeed, hydra and vllm is there')" || fail "the light set is not light"
 score 0 --model classifier --input rows.jsonl --output with_all.jsonl
 expect 0 env -u PYTHONPATH bare/bin/rm-score score --quiet --model classifier --input rows.jsonl --output bare.jsonl
 "$PY" -c "

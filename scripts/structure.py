@@ -1,10 +1,10 @@
 """How the code is built, by folder: files, lines, tokens, functions, comments.
 
     python scripts/structure.py                    this tree
-    python scripts/structure.py --against PATH     beside another checkout, such as an earlier commit's
+    python scripts/structure.py --against PATH     beside another checkout, such as an earlier one
 
-A token is one of Python's own tokenizer, without comments, strings that are docstrings, and layout.
-A code line is a line that holds at least one.
+A token is one of Python's own tokenizer, without comments, docstrings and layout. A code line is a
+line with at least one token.
 
 Two numbers follow the table, of what breaks a rule of `tests/test_imports.py`: imports against the
 layout, and places outside `mlalign/stages/` that test or look up a stage's name, which a new stage
@@ -38,6 +38,7 @@ LAYOUT = (
     tokenize.ENCODING,
     tokenize.ENDMARKER,
 )
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclasses.dataclass
@@ -60,11 +61,9 @@ class Counts:
         lines = text.splitlines()
         self.file_lines.append(len(lines))
         self.wide_lines += sum(len(line) > 100 for line in lines)
-        self.function_lines += [
-            _length(node)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                self.function_lines.append(_length(node))
 
         documented = set(_docstring_lines(tree))
         used: set[int] = set()
@@ -112,19 +111,15 @@ def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def _docstring_lines(tree: ast.Module) -> Iterator[int]:
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            or not body
-        ):
+        if not isinstance(node, DOCUMENTED) or not node.body:
             continue
-        first = body[0]
-        if (
-            isinstance(first, ast.Expr)
-            and isinstance(first.value, ast.Constant)
-            and isinstance(first.value.value, str)
-        ):
+        first = node.body[0]
+        if isinstance(first, ast.Expr) and _is_text(first.value):
             yield from range(first.lineno, (first.end_lineno or first.lineno) + 1)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _percentiles(values: list[int]) -> str:
@@ -143,25 +138,25 @@ def count(files: Iterable[Path]) -> Counts:
 
 def rows(root: Path) -> list[list[str]]:
     """A row for each folder, and for each part of mlalign."""
-    out = []
+    table = []
     for folder in FOLDERS:
-        if (root / folder).is_dir():
-            out.append([folder, *count(sorted((root / folder).rglob("*.py"))).row()])
-    for part in sorted(
-        path for path in (root / "mlalign").iterdir() if path.is_dir() and any(path.glob("*.py"))
-    ):
-        out.append([f"  {part.name}", *count(sorted(part.rglob("*.py"))).row()])
+        files = sorted((root / folder).rglob("*.py"))
+        if files:
+            table.append([folder, *count(files).row()])
+    for part in sorted((root / "mlalign").iterdir()):
+        if any(part.glob("*.py")):
+            table.append([f"  {part.name}", *count(sorted(part.rglob("*.py"))).row()])
     top = count(sorted((root / "mlalign").glob("*.py")))
-    out.append(["  (top)", *top.row()])
-    return out
+    table.append(["  (top)", *top.row()])
+    return table
 
 
 def show_rules(root: Path) -> None:
-    """What runs against the rules, one line each, after how many there are."""
-    counted = {"places outside stages/ that ask for a stage's name": asking_for_a_stage(root)}
+    """How often each rule is broken, and where."""
+    breaches = {"places outside stages/ that ask for a stage's name": asking_for_a_stage(root)}
     if (root / "mlalign" / "core").is_dir():
-        counted = {"imports against the layout": against_layout(root), **counted}
-    for name, lines in counted.items():
+        breaches["imports against the layout"] = against_layout(root)
+    for name, lines in breaches.items():
         print(f"\n{name}: {len(lines)}")
         for line in lines:
             print(f"  {line}")
@@ -169,11 +164,10 @@ def show_rules(root: Path) -> None:
 
 def show(root: Path) -> None:
     table = [HEADER, *rows(root)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
     show_rules(root)
 
 
@@ -182,9 +176,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--against", type=Path, help="another checkout, shown first")
-    asked = parser.parse_args()
-    if asked.against:
-        show(asked.against)
+    options = parser.parse_args()
+    if options.against:
+        show(options.against)
         print()
     show(PROJECT)
     return 0

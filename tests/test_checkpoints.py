@@ -45,9 +45,9 @@ def swap(path):
         (lambda p: (p / checkpoints.COMPLETE).write_text("{"), "is malformed"),
         (
             lambda p: (p / checkpoints.COMPLETE).write_text('{"step": 10, "ranks": 1}'),
-            "does not tell of its files",
+            "does not list its files",
         ),
-        (lambda p: (p / checkpoints.COMPLETE).write_text("[]"), "does not tell of its files"),
+        (lambda p: (p / checkpoints.COMPLETE).write_text("[]"), "does not list its files"),
     ],
 )
 def test_damage_is_told(checkpoint, damage, said):

@@ -5,15 +5,15 @@ import yaml
 
 from mlalign.core import yaml_files
 from mlalign.core.errors import UserError
-from mlalign.recipes import config
+from mlalign.recipes import command_line, config
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
 )
 BOMBS = {
     LAUGHS: "line 5: stands for more than",
-    "a: &a [*a]": "stands within itself",
-    "a: &a {b: {c: *a}}": "stands within itself",
+    "a: &a [*a]": "contains itself",
+    "a: &a {b: {c: *a}}": "contains itself",
     "a: " + "{a: " * 60 + "1" + "}" * 60: "nested more than 50 deep",
     "[" * 5000: "nest",
     "- " * 5000 + "1": "nest",
@@ -78,5 +78,5 @@ def test_a_recipe_that_is_a_bomb_is_refused_before_it_is_composed(tmp_path):
 @pytest.mark.parametrize("value", ["x" * 20_000, "[" * 50 + "]" * 50, "9" * 5000])
 def test_an_argument_that_is_a_bomb_is_one_short_message(value):
     errors: list[str] = []
-    assert config.by_grammar(f"languages={value}", errors) is None
+    assert command_line.by_grammar(f"languages={value}", errors) is None
     assert len(errors) == 1 and errors[0].startswith("languages: ") and len(errors[0]) < 200

@@ -89,7 +89,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     from mlalign import stages
 
     if command in ("--help", "-h", "help") or "--help" in arguments or "-h" in arguments:
-        say(_help(command, stages.names()))
+        asked = arguments[0] if command == "help" and arguments else command
+        say(_help(asked, stages.names()))
         return 0
     if command == "--version":
         from mlalign import __version__
@@ -240,7 +241,7 @@ def _value_of(key: str, arguments: list[str], default: str) -> str:
 
 def _full(argument: str, step: str, fields: set[str], slots: dict[str, str]) -> str:
     """An argument with the full key of the step's setting or input, if it is one."""
-    from mlalign.recipes.config import GROUPS, VALUES
+    from mlalign.recipes.command_line import GROUPS, VALUES
 
     key, equals, value = argument.partition("=")
     head, dot, _ = key.partition(".")

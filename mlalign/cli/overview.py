@@ -15,7 +15,8 @@ from mlalign.planner.work import duration_text, size_text
 
 HEADER = ("step", "stage", "steps", "state", "memory", "time")
 FINISHED = ("done", "skipped")
-GREEN, PLAIN = "\033[32m", "\033[0m"
+GREEN = "\033[32m"
+PLAIN = "\033[0m"
 
 
 def tree(nodes: Sequence[Any], states: Mapping[str, str], estimates: Iterable[Estimate]) -> str:
@@ -70,22 +71,19 @@ def _row(
     estimates = [estimate_of[node.name] for node in nodes if node.name in estimate_of]
     memory = _largest(estimates)
     seconds = _known_seconds(estimates)
-    return [
-        label,
-        nodes[0].step.stage,
-        len(nodes),
-        _summary(counts),
-        "" if memory is None else size_text(memory),
-        duration_text(sum(seconds)) if seconds else "",
-    ]
+    memory_text = "" if memory is None else size_text(memory)
+    seconds_text = duration_text(sum(seconds)) if seconds else ""
+    stage = nodes[0].step.stage
+    return [label, stage, len(nodes), _summary(counts), memory_text, seconds_text]
 
 
 def _largest(estimates: Iterable[Estimate]) -> int | None:
-    return max((e.memory for e in estimates if e.memory is not None), default=None)
+    known = [estimate.memory for estimate in estimates if estimate.memory is not None]
+    return max(known, default=None)
 
 
 def _known_seconds(estimates: Iterable[Estimate]) -> list[float]:
-    return [e.seconds for e in estimates if e.seconds is not None]
+    return [estimate.seconds for estimate in estimates if estimate.seconds is not None]
 
 
 def _summary(counts: Counter[str]) -> str:
@@ -115,6 +113,8 @@ def coloured(text: str) -> str:
         return text
     lines = []
     for line in text.split("\n"):
-        is_done = "  done  " in f"{line}  "
-        lines.append(f"{GREEN}{line}{PLAIN}" if is_done else line)
+        if "  done  " in f"{line}  ":
+            lines.append(f"{GREEN}{line}{PLAIN}")
+        else:
+            lines.append(line)
     return "\n".join(lines)

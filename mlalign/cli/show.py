@@ -1,5 +1,4 @@
-"""What the commands show: the plan, the final table, and what there is to choose from. Writes
-nothing."""
+"""What the commands show: the plan, the final table, and what there is to choose from."""
 
 import dataclasses
 import importlib.util
@@ -10,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from mlalign import stages
 from mlalign.cli import overview
@@ -19,8 +19,9 @@ from mlalign.core import store, yaml_files
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say, table
 from mlalign.planner import estimate
-from mlalign.recipes import config, launchers
-from mlalign.recipes.plan import Node, Plan
+from mlalign.recipes import conf_files, launchers
+from mlalign.recipes.node import Node
+from mlalign.recipes.plan import Plan
 from mlalign.running import hub, local
 from mlalign.running.slurm import submit
 from mlalign.running.state import state
@@ -34,15 +35,17 @@ COMMON_OPTIONS = "job-name|output|open-mode|kill-on-invalid-dep|ntasks-per-node"
 def show_plan(plan: Plan) -> str:
     """The plan on one screen.
 
-    `show=steps` gives every step with its artifact and inputs, `show=commands` how it would be
+    `show=steps` gives every step with its artifact and inputs, `show=commands` how each would be
     started.
     """
     plan.check_name()
     provisional = plan.provisional()
     state_of = {}
     for node in plan.nodes:
-        is_known = node.artifact not in provisional
-        state_of[node.name] = state(node, plan.store) if is_known else ("not known", "")
+        if node.artifact in provisional:
+            state_of[node.name] = ("not known", "")
+        else:
+            state_of[node.name] = state(node, plan.store)
     states = {name: status for name, (status, _) in state_of.items()}
     plan.store.digests.save()
     finished = [name for name, status in states.items() if status in overview.FINISHED]
@@ -77,17 +80,12 @@ def _all_steps(
     rows = []
     for node in plan.nodes:
         status, why = state_of[node.name]
+        if why:
+            status = f"{status} ({why})"
+        n_devices = node.resources.get("devices", 1)
         sources = dict.fromkeys(plan.names[source["artifact"]] for source in node.sources())
-        rows.append(
-            [
-                node.name,
-                node.step.stage,
-                f"{status} ({why})" if why else status,
-                node.resources.get("devices", 1),
-                node.artifact,
-                ", ".join(sources),
-            ]
-        )
+        names = ", ".join(sources)
+        rows.append([node.name, node.step.stage, status, n_devices, node.artifact, names])
     lines = [table(rows, ["step", "stage", "state", "devices", "artifact", "from"]), ""]
 
     equal_to: dict[str, list[str]] = {}
@@ -140,17 +138,14 @@ def final_table(plan: Plan) -> str:
 
     Empty if no step is done yet, as when they wait in a queue.
     """
-    rows, warnings = [], []
+    rows = []
+    warnings: list[str] = []
     for node in plan.nodes:
         path = plan.store.root / node.artifact / "manifest.json"
         if not path.is_file():
             continue
         manifest = store.read_manifest(path.parent)
-        kept = sum(manifest["rows_by_language"].values())
-        dropped = sum(sum(by_language.values()) for by_language in manifest["dropped"].values())
-        time = f"{manifest['finished'] - manifest['started']:.1f} s"
-        row = [node.name, node.step.stage, manifest["status"], kept or "", dropped or "", time]
-        rows.append(row)
+        rows.append([node.name, node.step.stage, *_outcome(manifest)])
         warnings += [f"warning: {node.name}: {text}" for text in manifest.get("warnings", [])]
     if not rows:
         return ""
@@ -164,16 +159,25 @@ def final_table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _outcome(manifest: Mapping[str, Any]) -> list[Any]:
+    """Status, rows kept and dropped, and time of a finished step."""
+    n_kept = sum(manifest["rows_by_language"].values())
+    n_dropped = 0
+    for by_language in manifest["dropped"].values():
+        n_dropped += sum(by_language.values())
+    seconds = manifest["finished"] - manifest["started"]
+    return [manifest["status"], n_kept or "", n_dropped or "", f"{seconds:.1f} s"]
+
+
 # ----------------------------------------------------------------- recipes, languages, doctor, help
 
 
 def recipes(arguments: Mapping[str, str]) -> int:
-    """Every recipe on the search path by family, with the question that it answers, then the
-    evaluations and the parts."""
+    """List every recipe by family with its question, then the evaluations and the parts."""
     known(arguments, ("conf_dir",))
     folders = _folders(arguments)
     families: dict[str, list[list[str]]] = {}
-    for name, path in config.options("recipe", folders).items():
+    for name, path in conf_files.options("recipe", folders).items():
         family = "recipes" if path.parent.name == "recipe" else path.parent.name
         families.setdefault(family, []).append([name, _question(path)])
     # Recipes without a family come first.
@@ -181,7 +185,7 @@ def recipes(arguments: Mapping[str, str]) -> int:
         say(f"{family}\n{_indented(rows)}\n")
     say("evaluations (evaluation=NAME: docs/adding-an-evaluation.md)")
     say(f"{_indented(_evaluations(folders))}\n")
-    parts = config.options("part", folders)
+    parts = conf_files.options("part", folders)
     say("parts (for recipes of your own: docs/recipes.md)")
     say(_indented([[name, _first_comment(path)] for name, path in parts.items()]))
     return 0
@@ -190,7 +194,7 @@ def recipes(arguments: Mapping[str, str]) -> int:
 def _evaluations(folders: list[Path]) -> list[list[str]]:
     """Every evaluation with the origin of its texts and what it asks."""
     rows = []
-    for name, path in config.options("evaluation", folders).items():
+    for name, path in conf_files.options("evaluation", folders).items():
         content = yaml_files.read(path)
         about = content.get("about") if isinstance(content, Mapping) else None
         known_about = about if isinstance(about, Mapping) else {}
@@ -213,7 +217,7 @@ def _question(path: Path) -> str:
 
 def _folders(arguments: Mapping[str, str]) -> list[Path]:
     errors: list[str] = []
-    folders = config.search_path(arguments.get("conf_dir"), errors)
+    folders = conf_files.search_path(arguments.get("conf_dir"), errors)
     if errors:
         raise UserError(*errors)
     return folders
@@ -225,9 +229,9 @@ def _first_comment(path: Path) -> str:
 
 
 def languages(arguments: Mapping[str, str]) -> int:
-    """The language sets; with `set=NAME` (or any language) its members with names and scripts."""
+    """List the language sets; with `set=NAME` (or a language) its members and their scripts."""
     known(arguments, ("set", "conf_dir"))
-    sets = config.language_sets(_folders(arguments))
+    sets = conf_files.language_sets(_folders(arguments))
     if "set" not in arguments:
         rows = [[name, len(members), ", ".join(members)] for name, members in sorted(sets.items())]
         say(table(rows, ["set", "n", "languages"]))
@@ -240,8 +244,7 @@ def languages(arguments: Mapping[str, str]) -> int:
 
 
 def doctor(arguments: Mapping[str, str]) -> int:
-    """Which packages mlalign needs this machine has; 1 if a recipe that trains or generates cannot
-    run."""
+    """List the packages that this machine has; 1 if it lacks some to train or generate."""
     from mlalign.core.versions import versions
 
     known(arguments, ())
@@ -287,14 +290,13 @@ def _gpus() -> str:
 
 
 def stage_help(name: str) -> str:
-    """A stage's docstring, its input slots and every configuration field with default and
-    meaning."""
+    """A stage's docstring, its input slots, and all configuration fields with their meaning."""
     module = stages.load(name)
     rows = []
     for field in dataclasses.fields(module.Config):
         hashed = "how" if field.metadata.get("how") else "what"
         rows.append([field.name, _default(field), hashed, field.metadata.get("doc", "")])
-    slots = [[slot, kind] for slot, kind in module.SLOTS.items()] or [["(none)", ""]]
+    slots = list(module.SLOTS.items()) or [("(none)", "")]
     blocks = [
         (module.__doc__ or "").strip(),
         table(slots, ["input", "kind (? optional, * several)"]),

@@ -1,10 +1,9 @@
-"""Who works on what: a claim is a file in the directory that is worked in, which names the process
-of its owner.
+"""Who works on what: a claim is a file in the working directory that names its owner's process.
 
-An owner of this process table is alive as long as its process is. Of any other owner (another
-machine, another container) only its heartbeat tells: it touches its claim every HEARTBEAT_S
-seconds. Times are compared as the file system tells them, so that machines whose clocks differ
-agree; before a claim is taken away from an owner elsewhere, it is watched for a further heartbeat.
+An owner in this process table is alive as long as its process runs. Any other owner (on another
+machine or in another container) shows that it is alive by touching its claim every HEARTBEAT_S
+seconds. Ages are measured with the file system's clock, so machines whose clocks differ agree.
+Before such an owner's claim is taken away, it is watched for one more heartbeat.
 """
 
 import contextlib
@@ -26,14 +25,13 @@ from mlalign.core.terminal import say, say_error
 HEARTBEAT_S = 15
 STALE_S = 120
 WATCH_S = 2 * HEARTBEAT_S + 5
-OLD_S = 3600  # a claim untouched for so long is not watched: no clocks differ by as much
-TELL_S = 10  # whoever waits for longer says for whom
+OLD_S = 3600  # an older claim is dead without watching it: no two clocks differ by that much
+TELL_S = 10  # after waiting this long, say what for
 MAX_BYTES = 10_000
-LOST = 2  # exit status of a process whose claim another has taken
+LOST = 2  # exit status of a process whose claim another process has taken
 
-Owner = dict[
-    str, Any
-]  # host, pid, started, table, job, restart; and `broken`: why the claim cannot be read, or None
+# The keys of UNKNOWN, and `broken`: why the claim cannot be read, or None.
+Owner = dict[str, Any]
 UNKNOWN: Owner = {
     "host": "?",
     "pid": 0,
@@ -50,13 +48,12 @@ class Taken(UserError):
 
 @contextlib.contextmanager
 def claim(partial: Path, name: str = "step") -> Iterator[None]:
-    """Own a piece of work (`name`) in a partial artifact; a second owner is refused, a dead one is
-    replaced.
+    """Own a piece of work (`name`) in a partial artifact while the block runs.
 
-    The claim is a file made with O_EXCL. A process that finds its claim in another's hands (it was
-    suspended for minutes, say) ends at once.
+    The claim is a file created with O_EXCL. It replaces a dead owner's. If another process takes
+    the claim over (because this one was suspended for minutes, say), this process exits at once.
 
-    Raises: Taken naming the owner's host and process.
+    Raises: Taken naming the host and process of a living owner.
     """
     path = partial / "claims" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,12 +66,17 @@ def claim(partial: Path, name: str = "step") -> Iterator[None]:
     finally:
         stop.set()
         beat.join()
-        published = partial.with_name(partial.name.removesuffix(".partial"))
-        for where in (partial, published):
-            held = where / "claims" / name
-            with contextlib.suppress(OSError):  # a claim that stays behind dies with this process
-                if _owner(held) == mine:
-                    held.unlink(missing_ok=True)
+        _release(partial, name, mine)
+
+
+def _release(partial: Path, name: str, mine: Owner) -> None:
+    """Remove this process's claim, also from an artifact that was published in the meantime."""
+    published = partial.with_name(partial.name.removesuffix(".partial"))
+    for folder in (partial, published):
+        path = folder / "claims" / name
+        with contextlib.suppress(OSError):  # a claim left behind dies with this process
+            if _owner(path) == mine:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -86,37 +88,40 @@ def claim_in_turn(
 ) -> Iterator[None]:
     """`claim`, after waiting for another owner to leave.
 
-    `give_up` is called now and then, to raise what ends the waiting.
+    `give_up` is called now and then; it may raise to end the wait.
 
     Raises: Taken if the owner has not left after `patience_s` seconds.
     """
     with contextlib.ExitStack() as stack:
-        for patience in _waiting(patience_s, give_up):
+        for still_taken in _waiting(patience_s, give_up):
             try:
                 stack.enter_context(claim(partial, name))
                 break
             except Taken as taken:
-                patience(taken)
+                still_taken(taken)
         yield
 
 
 def _waiting(patience_s: float, give_up: Callable[[], None]) -> Iterator[Callable[[Taken], None]]:
-    """Yields, with growing pauses, what takes note that the claim is still taken: says so once,
-    raises when patience ends.
-    """
-    begin, pause, said = time.monotonic(), 0.1, False
+    """Yield, with growing pauses, a function to call if the claim is still taken.
 
-    def note(taken: Taken) -> None:
-        nonlocal said
+    The function says once what is waited for, and raises when patience runs out.
+    """
+    begin = time.monotonic()
+    pause = 0.1
+    announced = False
+
+    def still_taken(taken: Taken) -> None:
+        nonlocal announced
         waited = time.monotonic() - begin
         if waited >= patience_s:
             raise taken
-        if waited >= TELL_S and not said:
+        if waited >= TELL_S and not announced:
             say(f"waiting for up to {patience_s:.0f} s: {taken}", file=sys.stderr, flush=True)
-            said = True
+            announced = True
 
     while True:
-        yield note
+        yield still_taken
         give_up()
         time.sleep(pause)
         pause = min(pause * 1.5, 2.0)
@@ -144,16 +149,13 @@ def _take(path: Path) -> Owner:
 
 
 def _create(path: Path, me: Owner) -> bool:
-    """Write a claim that is not there yet; False if it is.
-
-    A claim that cannot be written (a full disk) is not left behind.
-    """
+    """Write a new claim; False if there is one already."""
     try:
         with open(path, "x", encoding="utf-8") as f:
             try:
                 json.dump(me, f)
                 f.flush()
-            except OSError:
+            except OSError:  # a full disk, say: leave no broken claim behind
                 path.unlink(missing_ok=True)
                 raise
     except FileExistsError:
@@ -162,7 +164,7 @@ def _create(path: Path, me: Owner) -> bool:
 
 
 def _job() -> dict:
-    """The Slurm job that this process is in, and how often that was requeued."""
+    """The Slurm job that this process runs in, and how often the job was requeued."""
     return {
         "job": os.environ.get("SLURM_JOB_ID"),
         "restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
@@ -173,8 +175,8 @@ def _taken(path: Path, owner: Owner) -> str:
     partial = path.parent.parent
     if owner["broken"]:
         return (
-            f"{path}: {owner['broken']}; if no process is working on {partial.name}, remove this"
-            " file"
+            f"{path}: {owner['broken']};"
+            f" if no process is working on {partial.name}, remove this file"
         )
     return (
         f"{partial.name}: {named(owner)} is working on this step; wait for it, or stop it and run"
@@ -183,32 +185,30 @@ def _taken(path: Path, owner: Owner) -> str:
 
 
 def named(owner: Owner) -> str:
-    """`process 7 on node1`, with a word where that is no process of this table though the host has
-    the same name.
-    """
-    elsewhere = owner["host"] == socket.gethostname() and not is_here(owner)
-    return f"process {owner['pid']} on {owner['host']}" + (
-        " (in another container, or before a restart)" if elsewhere else ""
-    )
+    """`process 7 on node1`, with a note if the host has our name but another process table."""
+    process = f"process {owner['pid']} on {owner['host']}"
+    if owner["host"] == socket.gethostname() and not is_here(owner):
+        return f"{process} (in another container, or before a restart)"
+    return process
 
 
 def is_here(owner: Owner) -> bool:
-    """Whether an owner's number is one of this process table, so that it can be sent a signal."""
+    """Whether an owner's pid belongs to this process table, so that it can be sent a signal."""
     return owner["broken"] is None and owner["table"] == processes.table()
 
 
 def _bury(path: Path, dead: Owner | None) -> None:
-    """Remove a dead owner's claim, and put it back if it was another's by the time it was ours to
-    remove.
-    """
+    """Remove a dead owner's claim, or put it back if a third process has claimed it since."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         path.rename(aside)
     except FileNotFoundError:
         return
+
     if dead is not None and _owner(aside) != dead:
-        with contextlib.suppress(OSError):  # a third one has claimed it since
+        with contextlib.suppress(OSError):
             os.link(aside, path)
+
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
     else:
@@ -219,45 +219,49 @@ def _bury(path: Path, dead: Owner | None) -> None:
 
 
 def _owner(path: Path) -> Owner | None:
-    """Who holds a claim, `broken` if that cannot be read; None if there is none."""
+    """Who holds a claim, with `broken` set if that cannot be read; None if there is no claim."""
     try:
-        with open(path, encoding="utf-8", opener=_at_once) as f:
+        with open(path, encoding="utf-8", opener=_open_at_once) as f:
             text = f.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        return {
-            **UNKNOWN,
-            "broken": (
-                f"this claim cannot be read ({getattr(error, 'strerror', None) or 'it is no text'})"
-            ),
-        }
+        reason = getattr(error, "strerror", None) or "it is no text"
+        return {**UNKNOWN, "broken": f"this claim cannot be read ({reason})"}
+
+    if len(text) > MAX_BYTES:
+        return {**UNKNOWN, "broken": "this is no claim of a process (it is too long)"}
     try:
-        told = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
-        told = None
-    wrong = _wrong(told) if len(text) <= MAX_BYTES else "it is too long"
-    if wrong:
-        return {**UNKNOWN, "broken": f"this is no claim of a process ({wrong})"}
-    return {**UNKNOWN, **{key: told[key] for key in UNKNOWN if key in told}, "broken": None}
+        content = None
+    problem = _problem(content)
+    if problem:
+        return {**UNKNOWN, "broken": f"this is no claim of a process ({problem})"}
+
+    known = {key: content[key] for key in UNKNOWN if key in content}
+    return {**UNKNOWN, **known, "broken": None}
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Open without waiting for whoever writes, should a pipe stand in the place of a claim."""
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without blocking, in case someone put a pipe in the place of the claim."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _wrong(told: Any) -> str | None:
+def _problem(content: Any) -> str | None:
     """What is wrong with the content of a claim."""
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         return "it holds no JSON object"
-    host, pid = told.get("host"), told.get("pid")
+
+    host = content.get("host")
     if not (isinstance(host, str) and 0 < len(host) < 256 and host.isprintable()):
         return "`host` is no name"
-    if not (isinstance(pid, int) and 0 < pid <= processes.MAX_PID) or isinstance(pid, bool):
+    pid = content.get("pid")
+    if type(pid) is not int or not 0 < pid <= processes.MAX_PID:
         return "`pid` is no process's number"
+
     for key in ("started", "table", "job", "restart"):
-        if not isinstance(told.get(key), str | None):
+        if not isinstance(content.get(key), str | None):
             return f"`{key}` is no text"
     return None
 
@@ -265,13 +269,18 @@ def _wrong(told: Any) -> str | None:
 def _alive(owner: Owner, path: Path, *, watch: bool = False) -> bool:
     """Whether an owner is at work.
 
-    With `watch` a silent one is listened to for WATCH_S seconds before it is called dead.
+    With `watch`, a silent owner is watched for WATCH_S seconds before it counts as dead.
     """
     me = _job()
-    if me["job"] is not None and owner["job"] == me["job"] and owner["restart"] != me["restart"]:
-        return False  # this job, before it was requeued, perhaps on another node
-    if is_here(owner) and (running := processes.runs(owner["pid"], owner["started"])) is not None:
-        return running
+    is_my_job = me["job"] is not None and owner["job"] == me["job"]
+    if is_my_job and owner["restart"] != me["restart"]:
+        return False  # this job before it was requeued, perhaps on another node
+
+    if is_here(owner):
+        is_running = processes.runs(owner["pid"], owner["started"])
+        if is_running is not None:
+            return is_running
+
     age = _age(path)
     if age is None:
         return False
@@ -279,7 +288,9 @@ def _alive(owner: Owner, path: Path, *, watch: bool = False) -> bool:
         return True
     if age >= OLD_S:
         return False
-    return _is_touched(path) if watch else age < 0
+    if watch:
+        return _is_touched(path)
+    return age < 0
 
 
 def _age(path: Path) -> float | None:
@@ -292,19 +303,16 @@ def _age(path: Path) -> float | None:
 
 
 def _touched(path: Path) -> float:
-    """When a file was touched last. Opening it makes NFS ask its server instead of remembering."""
-    with (
-        contextlib.suppress(PermissionError, IsADirectoryError),
-        open(path, "rb", opener=_at_once) as f,
-    ):
-        return os.fstat(f.fileno()).st_mtime
-    return path.stat().st_mtime
+    """When a file was touched last. Opening it makes an NFS client ask the server."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as f:
+            return os.fstat(f.fileno()).st_mtime
+    except (PermissionError, IsADirectoryError):
+        return path.stat().st_mtime
 
 
 def _file_system_time(folder: Path) -> float:
-    """What a file that is touched now gets for its time; where nothing can be written, this
-    machine's clock.
-    """
+    """The file system's clock, or this machine's clock where nothing can be written."""
     probe = folder / f".{os.getpid()}.{threading.get_ident()}.now"
     try:
         probe.touch()
@@ -317,9 +325,10 @@ def _file_system_time(folder: Path) -> float:
 
 
 def _is_touched(path: Path) -> bool:
-    """Whether a claim is touched within the next WATCH_S seconds: no clock is asked."""
+    """Whether a claim is touched within the next WATCH_S seconds, whatever the clocks say."""
+    end = time.monotonic() + WATCH_S
     try:
-        before, end = _touched(path), time.monotonic() + WATCH_S
+        before = _touched(path)
         while time.monotonic() < end:
             time.sleep(min(1.0, WATCH_S / 10))
             if _touched(path) != before:
@@ -330,17 +339,15 @@ def _is_touched(path: Path) -> bool:
 
 
 def owners(partial: Path, besides: str = ".", *, watch: bool = False) -> list[Owner]:
-    """Who is at work on a partial artifact: the living owners of its claims, without those whose
-    names begin with `besides`.
-    """
-    found = []
-    for path in sorted(
-        p for p in (partial / "claims").glob("*") if not p.name.startswith((".", besides))
-    ):
+    """The living owners of a partial artifact's claims; claims named `besides…` do not count."""
+    living = []
+    for path in sorted((partial / "claims").glob("*")):
+        if path.name.startswith((".", besides)):
+            continue
         owner = _owner(path)
         if owner and _alive(owner, path, watch=watch):
-            found.append({**owner, "claim": path.name})
-    return found
+            living.append({**owner, "claim": path.name})
+    return living
 
 
 def refuse_owned(
@@ -353,20 +360,23 @@ def refuse_owned(
 
     Raises: Taken if one still is.
     """
-    for patience in _waiting(patience_s, give_up):
-        found = owners(partial, besides, watch=True)
-        if not found:
+    for still_taken in _waiting(patience_s, give_up):
+        living = owners(partial, besides, watch=True)
+        if not living:
             return
-        patience(Taken(_taken(partial / "claims" / found[0]["claim"], found[0])))
+        path = partial / "claims" / living[0]["claim"]
+        still_taken(Taken(_taken(path, living[0])))
 
 
 def _heartbeat(path: Path, mine: Owner, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
-        with contextlib.suppress(
-            OSError
-        ):  # renamed with its artifact, or a file server that is away for a while
+        # The claim was renamed with its artifact, or the file server is away for a while.
+        with contextlib.suppress(OSError):
             os.utime(path)
+
         owner = _owner(path)
-        if owner is not None and owner["broken"] is None and owner != mine and not stop.is_set():
+        if owner is None or owner["broken"] is not None:
+            continue
+        if owner != mine and not stop.is_set():
             say_error(f"{_taken(path, owner)}; this process has lost its claim and ends")
             os._exit(LOST)

@@ -1,10 +1,8 @@
-"""SHA-256 of files, remembered so that a large model is not hashed again by every plan and every
-step.
+"""SHA-256 of files, remembered so that not every plan and step hashes a large model again.
 
-What is remembered lies in `STORE/.digests.json`: path -> "size mtime_ns ctime_ns inode sha256". A
-digest counts only while all four numbers are those of the file. A change of any of them means
-hashing again, and is no mistake. The file is only a help: entries that are malformed count as
-missing, and deleting it costs time alone.
+The digests are kept in `STORE/.digests.json`: path -> "size mtime_ns ctime_ns inode sha256". A
+digest counts only while all four numbers still match the file; otherwise the file is hashed again.
+The cache may be deleted at any time, and malformed entries count as missing.
 """
 
 import contextlib
@@ -22,10 +20,10 @@ from mlalign.core.errors import UserError
 
 FILE = ".digests.json"
 HEX = re.compile(r"[0-9a-f]{64}")
-# Smaller files are hashed as fast as they are looked up, and would make the memory long.
+# Smaller files are hashed as fast as they are looked up, and would only bloat the cache.
 REMEMBERED_BYTES = 64 << 10
-# A file that changed so short a time before it was hashed may change again without new times: some
-# file systems count seconds.
+# A file that changed this recently may change again without a new mtime: some file systems count
+# whole seconds.
 SETTLED_S = 2.0
 # Below this starting threads costs more than it saves.
 THREADED_BYTES = 32 << 20
@@ -38,8 +36,9 @@ def sha256(path: Path) -> str:
 
 
 def signature(path: Path | str) -> str | None:
-    """What tells that a file was touched: "size mtime_ns ctime_ns inode" (of what a link leads to);
-    None if nothing is there.
+    """ "size mtime_ns ctime_ns inode", which changes when a file is touched; None without a file.
+
+    Of a link it is that of the target.
     """
     try:
         return _signature(os.stat(path))
@@ -47,39 +46,46 @@ def signature(path: Path | str) -> str | None:
         return None
 
 
-def _signature(told: os.stat_result) -> str:
-    return f"{told.st_size} {told.st_mtime_ns} {told.st_ctime_ns} {told.st_ino}"
+def _signature(status: os.stat_result) -> str:
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def tree(folder: Path) -> dict[str, Path]:
-    """Name relative to the folder -> path, of every file below it in a fixed order; links are
-    followed, hidden names left out.
+    """Relative name -> path of every file below a folder, sorted by name.
+
+    Links are followed; hidden files and folders are left out.
     """
-    found, seen = {}, set[tuple[int, int]]()
-    for at, folders, names in os.walk(folder, followlinks=True):
-        told = os.stat(at)
-        if (told.st_dev, told.st_ino) in seen:  # a link that leads back up
+    files: dict[str, Path] = {}
+    visited: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        inode = (status.st_dev, status.st_ino)
+        if inode in visited:  # a link that leads back up
             folders.clear()
             continue
-        seen.add((told.st_dev, told.st_ino))
+        visited.add(inode)
+
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(at, name) for name in names if not name.startswith(".")):
-            if path.is_file():
-                found[os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")] = (
-                    path
-                )
-    return dict(sorted(found.items()))
+        for name in names:
+            path = Path(parent, name)
+            if not name.startswith(".") and path.is_file():
+                files[_printable(path.relative_to(folder))] = path
+    return dict(sorted(files.items()))
+
+
+def _printable(path: Path) -> str:
+    """A file name as text, with the bytes that are not UTF-8 escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class Digests:
-    """Digests by path and signature, in memory, and with a folder (a store's) also between
-    processes.
-    """
+    """Digests by path and signature, kept in memory and, with a `folder`, on its disk."""
 
     def __init__(self, folder: Path | None = None):
         self._folder = folder
-        self._new: dict[str, str] = {}  # not written yet
-        self._mine: dict[str, str] = {}  # path -> "signature sha256", as this process found them
+        # Both map a path to "signature sha256".
+        self._mine: dict[str, str] = {}  # hashed by this process
+        self._new: dict[str, str] = {}  # of these, the ones to be saved
         self._recorders: list[dict[str, str]] = []
 
     @functools.cached_property
@@ -88,9 +94,7 @@ class Digests:
 
     @functools.cached_property
     def _ahead(self) -> float:
-        """The file system's own time, which may differ from this machine's, less this process's
-        clock.
-        """
+        """Seconds from the monotonic clock to the file system's clock, or else this machine's."""
         if self._folder:
             import tempfile
 
@@ -110,31 +114,33 @@ class Digests:
         return digest
 
     def files(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """The digests of several files; large ones are hashed at the same time."""
+        """The digests of several files, hashed in threads if they are large."""
         paths = list(paths)
-        if len(paths) > 1 and sum(p.stat().st_size for p in paths if p.exists()) >= THREADED_BYTES:
-            from concurrent.futures import ThreadPoolExecutor
+        if len(paths) < 2 or _n_bytes(paths) < THREADED_BYTES:
+            return {path: self.file(path) for path in paths}
 
-            with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
-                return dict(zip(paths, pool.map(self.file, paths), strict=True))
-        return {path: self.file(path) for path in paths}
+        from concurrent.futures import ThreadPoolExecutor
+
+        n_threads = min(8, len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(n_threads) as pool:
+            return dict(zip(paths, pool.map(self.file, paths), strict=True))
 
     def path(self, path: Path) -> str:
-        """The digest of a file, or of all files below a folder with their relative names (hidden
-        ones left out).
-        """
+        """The digest of a file, or of a folder: of its files (`tree`) and their relative names."""
         if path.is_file():
             return self.file(path)
         from mlalign.core.store import fingerprint
 
-        found = tree(path)
-        digests = self.files(found.values())
-        return fingerprint({name: digests[file] for name, file in found.items()})
+        files = tree(path)
+        digests = self.files(files.values())
+        return fingerprint({name: digests[file] for name, file in files.items()})
 
     def settled(self, path: str) -> str | None:
-        """The signature of a file whose digest is known, if a change would show in it; else None."""
-        known = self._mine.get(path) or self._remembered.get(path)
-        return known.rpartition(" ")[0] if known else None
+        """The signature that a file had when it was hashed; None if it is not remembered."""
+        entry = self._mine.get(path) or self._remembered.get(path)
+        if not entry:
+            return None
+        return entry.rpartition(" ")[0]
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[dict[str, str]]:
@@ -147,113 +153,124 @@ class Digests:
             self._recorders.remove(recorder)
 
     def moved(self, old: Path, new: Path) -> None:
-        """Take what is known of the files below a folder along to its new name."""
-        before = f"{os.path.abspath(old)}{os.sep}"
-        for known in (self._mine, self._new):
-            for path in [p for p in known if p.startswith(before)]:
-                known[os.path.join(os.path.abspath(new), path.removeprefix(before))] = known.pop(
-                    path
-                )
+        """Keep the digests of the files below a folder that was renamed."""
+        old_prefix = f"{os.path.abspath(old)}{os.sep}"
+        new_folder = os.path.abspath(new)
+        for digests in (self._mine, self._new):
+            below = [path for path in digests if path.startswith(old_prefix)]
+            for path in below:
+                renamed = os.path.join(new_folder, path.removeprefix(old_prefix))
+                digests[renamed] = digests.pop(path)
 
     def save(self) -> None:
-        """Write down what is new beside what others wrote meanwhile, where that can be written: a
-        plan needs no disk.
+        """Add the new digests to the cache file, unless the disk cannot be written.
+
+        What other processes have written in the meantime stays.
         """
         if not self._folder or not self._new:
             return
         from mlalign.core.store import write_json
 
+        file = self._folder / FILE
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             with _locked(self._folder / f"{FILE}.lock"):
-                write_json(self._folder / FILE, {**_read(self._folder / FILE), **self._new})
+                write_json(file, {**_read(file), **self._new})
             self._new = {}
 
     def forget_missing(self) -> None:
-        """Drop what is remembered of files that are gone."""
+        """Drop the entries of files that are gone."""
         if not self._folder:
             return
         from mlalign.core.store import write_json
 
+        file = self._folder / FILE
         with contextlib.suppress(OSError), _locked(self._folder / f"{FILE}.lock"):
-            known = _read(self._folder / FILE)
-            if gone := [path for path in known if signature(path) is None]:
-                write_json(
-                    self._folder / FILE,
-                    {p: told for p, told in known.items() if p not in set(gone)},
-                )
+            entries = _read(file)
+            present = {path: entry for path, entry in entries.items() if signature(path)}
+            if len(present) < len(entries):
+                write_json(file, present)
 
     def _known(self, path: str) -> str | None:
-        now = signature(path)
-        for known in (self._mine, self._remembered):
-            told = known.get(path, "")
-            if now is not None and told.startswith(now + " "):
-                return told.rpartition(" ")[2]
+        current = signature(path)
+        if current is None:
+            return None
+        for digests in (self._mine, self._remembered):
+            entry = digests.get(path, "")
+            if entry.startswith(f"{current} "):
+                return entry.rpartition(" ")[2]
         return None
 
     def _hash(self, path: str) -> str:
-        """Hash a file, again if it is written meanwhile; remember it if a later change cannot go
-        unseen.
+        """Hash a file, up to three times if it is being written.
+
+        The digest is remembered only if a later change is sure to change the signature.
         """
         self._mine.pop(path, None)
         for _ in range(3):
-            before, now = os.stat(path), self._ahead + time.monotonic()
-            digest, read = sha256(Path(path)), signature(path)
-            if read == _signature(before):
+            before = os.stat(path)
+            now = self._ahead + time.monotonic()
+            digest = sha256(Path(path))
+            after = signature(path)
+            is_stable = after == _signature(before)
+            if is_stable:
                 break
-        if read == _signature(before) and abs(now - before.st_ctime) >= SETTLED_S:
-            self._mine[path] = f"{read} {digest}"
+
+        if is_stable and abs(now - before.st_ctime) >= SETTLED_S:
+            self._mine[path] = f"{after} {digest}"
             if before.st_size >= REMEMBERED_BYTES:
                 self._new[path] = self._mine[path]
         return digest
 
 
 class Watch:
-    """Files that were hashed, and their folders: whether any of them was touched since."""
+    """Hashed files and their folders: whether any of them was touched since."""
 
-    def __init__(self, known: Digests, files: Iterable[str]):
+    def __init__(self, digests: Digests, files: Iterable[str]):
         files = list(files)
-        self._seen = {path: known.settled(path) for path in files}
-        self._seen |= {
-            folder: signature(folder) for folder in {os.path.dirname(path) for path in files}
-        }
+        self._signatures = {path: digests.settled(path) for path in files}
+        for path in files:
+            folder = os.path.dirname(path)
+            self._signatures[folder] = signature(folder)
 
     def untouched(self) -> bool:
-        """Costs a look at each file.
-
-        A file that was written just before it was hashed counts as touched.
-        """
-        return all(
-            seen is not None and signature(path) == seen for path, seen in self._seen.items()
-        )
+        """False also for a file that was written just before it was hashed. Stats each file."""
+        for path, recorded in self._signatures.items():
+            if recorded is None or signature(path) != recorded:
+                return False
+        return True
 
 
 @functools.cache
 def of_store(root: Path) -> Digests:
-    """The digests of a store: one memory for all of this process."""
+    """The digests of a store, shared by all of this process."""
     return Digests(root)
 
 
+def _n_bytes(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
 def _read(file: Path) -> dict[str, str]:
-    """What is remembered; malformed entries count as missing, and so does all of a malformed file."""
+    """The entries of a cache file, without malformed ones; empty if the file is malformed."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         return {}
-    return {
-        path: entry
-        for path, entry in told.items()
-        if isinstance(entry, str) and HEX.fullmatch(entry.rpartition(" ")[2])
-    }
+    return {path: entry for path, entry in content.items() if _is_entry(entry)}
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, str) and HEX.fullmatch(value.rpartition(" ")[2]) is not None
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One writer at a time.
 
-    The lock is the kernel's and dies with its owner; after LOCK_WAIT_S the work is done without it.
+    The kernel drops the lock when its owner dies. After LOCK_WAIT_S the block runs without it.
     """
     end = time.monotonic() + LOCK_WAIT_S
     with open(path, "ab") as f:

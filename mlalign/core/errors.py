@@ -1,4 +1,4 @@
-"""The one exception that a person sees without a traceback."""
+"""The one exception that is shown without a traceback, and messages for system errors."""
 
 import difflib
 import errno
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake a person can mend: the message names the place (file, row, key, language) and the
-    mend.
+    """A mistake that a person can mend.
 
-    Several mistakes found together travel in one error, a line each.
+    The message names the place (file, row, key, language) and the mend. Several mistakes that were
+    found together make one error, a line each.
     """
 
     def __init__(self, *messages: str):
@@ -20,18 +20,20 @@ class UserError(Exception):
 
 
 def nearest(word: str, allowed: Iterable[str], n: int = 3) -> str:
-    """`; did you mean 'a' or 'b'?` for a misspelt word, or the first allowed ones when nothing is
-    near.
-    """
-    allowed = sorted({str(a) for a in allowed})
-    close = difflib.get_close_matches(str(word), allowed, n=n, cutoff=0.6)
+    """`; did you mean 'a' or 'b'?` for a misspelt word, or the allowed words if none is close."""
+    words = sorted({str(name) for name in allowed})
+    if not words:
+        return "; nothing is allowed here"
+    close = difflib.get_close_matches(str(word), words, n=n, cutoff=0.6)
     if close:
-        return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
-    shown = ", ".join(allowed[:12]) + (", …" if len(allowed) > 12 else "")
-    return f"; allowed: {shown}" if allowed else "; nothing is allowed here"
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    shown = ", ".join(words[:12])
+    if len(words) > 12:
+        shown += ", …"
+    return f"; allowed: {shown}"
 
 
-# What the system refuses -> what helps, and words that say more than the system's own.
+# What a person can do about each system error.
 ROOM = "make room there, or name another place (root=, --output)"
 OWNER = "see whose it is (ls -ld), or name another place (root=, --output)"
 SERVER = "see whether the disk and its server are well (dmesg, mount)"
@@ -68,6 +70,7 @@ MENDS = {
     errno.ENOMEM: "end other processes, or ask for more memory",
     errno.EAGAIN: "raise the limit (ulimit -u)",
 }
+# Where the system's own words say too little.
 WORDS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -76,50 +79,48 @@ WORDS = {
     errno.EIO: "the disk could not be read or written (Input/output error)",
     errno.ESTALE: "the file server has lost track of a file (Stale file handle)",
 }
-# How safetensors and tokenizers (Rust) pass on the system's error, and how torch says that a
-# checkpoint could not be written.
-OF_RUST = re.compile(r"\(os error (\d+)\)")
-OF_TORCH = re.compile(r"PytorchStreamWriter failed writing file")
+OF_RUST = re.compile(r"\(os error (\d+)\)")  # in messages of safetensors and tokenizers
+OF_TORCH = re.compile(r"PytorchStreamWriter failed writing file")  # a checkpoint
+AGAIN = "then run the same command again: what is finished is kept"
 
 
 def system_problem(error: BaseException, where: object = None) -> str | None:
-    """One message, with path and mend, for an error of the operating system; None for any other
-    error.
+    """A message with path and mend for an error of the operating system; None for other errors.
 
-    `where` is named if the error itself names no path: a write to an open file that fails does not.
+    `where` is the place to name if the error names no path, as a failed write to an open file.
     """
     number = _number(error)
     if number is None:
         return None
+    if number == 0:  # raised by a library, such as transformers for a model that it cannot load
+        return " ".join(str(error).split()) or type(error).__name__
 
-    text = " ".join(str(error).split()) or type(error).__name__
-    if number == 0:  # a library's own, such as transformers' for a model that it cannot load
-        return text
-
-    named = [getattr(error, name, None) for name in ("filename", "filename2")]
-    paths = [
-        os.fsdecode(name) if isinstance(name, bytes) else str(name)
-        for name in named
-        if name is not None
-    ]
+    paths = _paths(error)
     if number not in MENDS:
-        return (
-            f"{': '.join([os.strerror(number), *paths])}; mend that, then run the same command"
-            " again: what is finished is kept"
-        )
+        problem = ": ".join([os.strerror(number), *paths])
+        return f"{problem}; mend that, {AGAIN}"
 
+    problem = WORDS.get(number, os.strerror(number))
     place = " and ".join(paths) or str(where or "")
-    words = WORDS.get(number, os.strerror(number))
-    return (
-        f"{words}{f': {place}' if place else ''}; {MENDS[number]}, then run the same command again:"
-        " what is finished is kept"
-    )
+    if place:
+        problem += f": {place}"
+    return f"{problem}; {MENDS[number]}, {AGAIN}"
+
+
+def _paths(error: BaseException) -> list[str]:
+    """The paths that a system error names: none, one, or two of a rename."""
+    paths = []
+    for attribute in ("filename", "filename2"):
+        path = getattr(error, attribute, None)
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if path is not None:
+            paths.append(str(path))
+    return paths
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's number of an error, 0 if it gave none; None for an error that is not the
-    system's.
-    """
+    """The system's error number, 0 if it is not given; None if the error is not the system's."""
     if isinstance(error, OSError):
         return error.errno or 0
     if of_rust := OF_RUST.search(str(error)):

@@ -1,8 +1,7 @@
-"""Published preference sets that only their name tells (`--format`): a record in, the columns of a
-row out. Pure.
+"""Published preference sets that only their name tells apart (`--format`). Pure.
 
-`convert` makes rows of a whole file. A record of the wrong form raises `Malformed`; one that is no
-pair raises `Dropped`.
+A record goes in, the columns of a row come out; `convert` does that for a whole file. A record of
+the wrong form raises `Malformed`; one that is no pair raises `Dropped`.
 """
 
 from collections import Counter
@@ -23,11 +22,12 @@ ROWS = "rows"  # the rows that `rm-score` takes: nothing to convert
 def convert(
     name: str, path: Path, rows: Iterable[tuple[str, dict]], dropped: Counter
 ) -> Iterator[tuple[str, dict]]:
-    """The records of a file, as (place, record), in the rows that `rm-score` takes; `path` names
-    the language of a set that has a file for each. What gives no row is counted in `dropped` as
-    (reason, language).
+    """The records of a file, as (place, record), turned into the rows that `rm-score` takes.
 
-    Raises: UserError naming the record for one of the wrong form.
+    Some sets have a file for each language, which `path` then names. Records that give no row are
+    counted in `dropped` by (reason, language).
+
+    Raises: UserError naming a record of the wrong form.
     """
     if name == ROWS:
         yield from rows
@@ -36,82 +36,89 @@ def convert(
         try:
             yield place, as_row(name, path, place, record)
         except Dropped as drop:
-            dropped[drop.reason, _place(name, path)[1]] += 1
+            _, language = _stem_and_language(name, path)
+            dropped[drop.reason, language] += 1
 
 
 @cache
-def _place(name: str, path: Path) -> tuple[str, str]:
-    """What groups of a file are named after, and its language."""
-    return PLACE_OF[name](path)
+def _stem_and_language(name: str, path: Path) -> tuple[str, str]:
+    """What a file's groups are named after, and its language."""
+    return NAMING[name](path)
 
 
 def as_row(name: str, path: Path, place: str, record: Mapping) -> dict[str, Any]:
     """One record as a row.
 
-    Raises: UserError naming it for one of the wrong form, Dropped for one that gives no row.
+    Raises: UserError naming a record of the wrong form, Dropped for one that gives no row.
     """
-    stem, language = _place(name, path)
+    stem, language = _stem_and_language(name, path)
     try:
         row = FORMATS[name](record, language)
     except Malformed as error:
         raise UserError(f"{place}: {error} (--format {name})") from None
+
     if "group_id" in row:
-        row |= {
-            "group_id": f"{stem}:{row['group_id']}",
-            "id": f"{stem}:{row['group_id']}:{language}",
-        }
+        group = f"{stem}:{row['group_id']}"
+        row |= {"group_id": group, "id": f"{group}:{language}"}
     return {"language": language, **row}
 
 
 def hh_rlhf(record: Any, language: str = "eng_Latn") -> dict[str, Any]:
-    """Anthropic HH-RLHF: two transcripts; what comes before the last assistant turn is the prompt
-    and must be shared.
+    """Anthropic HH-RLHF: two transcripts that differ in the last assistant turn.
+
+    What comes before that turn is the prompt.
     """
     prompt, chosen = _last_turn(_field(record, "chosen"), "chosen")
-    other, rejected = _last_turn(_field(record, "rejected"), "rejected")
-    if prompt != other:
+    other_prompt, rejected = _last_turn(_field(record, "rejected"), "rejected")
+    if prompt != other_prompt:
         raise Dropped(
             "prompts_differ",
             "the transcripts `chosen` and `rejected` differ before their last turn",
         )
-    sides = {"chosen": messages(chosen, "assistant"), "rejected": messages(rejected, "assistant")}
-    return {"prompt": transcript(prompt), **sides, "method": "human"}
+    return {
+        "prompt": transcript(prompt),
+        "chosen": messages(chosen, "assistant"),
+        "rejected": messages(rejected, "assistant"),
+        "method": "human",
+    }
 
 
 def _last_turn(text: Any, name: str) -> tuple[str, str]:
+    """A transcript split into what comes before its last answer, and that answer."""
     if not isinstance(text, str) or ASSISTANT not in text or HUMAN not in text:
         raise Malformed(
-            f"`{name}` is no transcript of \\n\\nHuman: and \\n\\nAssistant: turns: not in the form"
-            " of HH-RLHF"
+            f"`{name}` is no transcript of \\n\\nHuman: and \\n\\nAssistant: turns:"
+            " not in the form of HH-RLHF"
         )
     prompt, _, answer = text.rpartition(ASSISTANT)
     return prompt, answer.strip()
 
 
 def xcopa(record: Any, language: str) -> dict[str, Any]:
-    """XCOPA (Ponti et al. 2020): premise and question, the right choice preferred over the wrong
-    one. Items are parallel by `idx`.
+    """XCOPA (Ponti et al. 2020): of two choices after a premise, the right one is preferred.
+
+    Items are parallel by `idx`.
     """
     questions = xcopa_questions().get(language)
     if questions is None:
         raise Malformed(f"XCOPA has no language {language}; it has {', '.join(xcopa_questions())}")
-    premise, question, label = (_field(record, name) for name in ("premise", "question", "label"))
-    choices = [_field(record, name) for name in ("choice1", "choice2")]
+
+    premise = _field(record, "premise")
+    question = _field(record, "question")
+    label = _field(record, "label")
+    choices = [_field(record, "choice1"), _field(record, "choice2")]
     if question not in questions or label not in (0, 1):
         raise Malformed(
-            f"`question` must be cause or effect and `label` 0 or 1, found {question!r} and"
-            f" {label!r}"
+            "`question` must be cause or effect and `label` 0 or 1,"
+            f" found {question!r} and {label!r}"
         )
-    sides = {
-        "chosen": messages(choices[label], "assistant"),
-        "rejected": messages(choices[1 - label], "assistant"),
-    }
-    told = {"group_id": str(_field(record, "idx")), "metadata": to_json({"question": question})}
     return {
         "prompt": messages(f"{premise} {questions[question]}"),
-        **sides,
+        "chosen": messages(choices[label], "assistant"),
+        "rejected": messages(choices[1 - label], "assistant"),
         "method": "gold",
-        **told,
+        "group_id": str(_field(record, "idx")),
+        "metadata": to_json({"question": question}),
     }
 
 
@@ -133,9 +140,10 @@ def _field(record: Any, name: str) -> Any:
     return record[name]
 
 
-def _by_file(path: Path) -> tuple[str, str]:
-    """Name and language of `test.et.jsonl`: the language is the last part before the endings."""
-    stem, _, language = path.name.removesuffix(".gz").rpartition(".")[0].rpartition(".")
+def _from_name(path: Path) -> tuple[str, str]:
+    """(test, est_Latn) of `test.et.jsonl`: the language stands before the ending."""
+    without_ending = path.name.removesuffix(".gz").rpartition(".")[0]
+    stem, _, language = without_ending.rpartition(".")
     try:
         return stem, languages.normalise(language)
     except UserError as error:
@@ -146,9 +154,9 @@ def _by_file(path: Path) -> tuple[str, str]:
 
 
 FORMATS: dict[str, Callable[[Any, str], dict[str, Any]]] = {"hh_rlhf": hh_rlhf, "xcopa": xcopa}
-# what groups of a file are named after, and its language
-PLACE_OF: dict[str, Callable[[Path], tuple[str, str]]] = {
+# path -> what the file's groups are named after, and its language
+NAMING: dict[str, Callable[[Path], tuple[str, str]]] = {
     "hh_rlhf": lambda path: (path.name, "eng_Latn"),
-    "xcopa": _by_file,
+    "xcopa": _from_name,
 }
 NAMES = (ROWS, *FORMATS)

@@ -5,14 +5,15 @@ A stage may declare
 
     accepts(cfg) -> dict[str, tuple[str, ...]]    input slot -> the kinds of rows that it reads
     gives(cfg, inputs) -> Gives                   what the step will write
-    misfits(cfg, inputs) -> list[str]             what cannot work with these inputs, each with its
-                                                  key (of the configuration, or `inputs.SLOT`)
+    misfits(cfg, inputs) -> list[str]             what cannot work with these inputs; each message
+                                                  begins with its key (of the configuration, or
+                                                  `inputs.SLOT`)
     rows_to_come(cfg, n_read, split, languages) -> Count | None
                                                   the most rows of a split and languages that it
                                                   will write if its slot `rows` has `n_read` of them
 
-where `inputs` holds what is known of each slot. A plan refuses what is certainly wrong, and leaves
-what it cannot know to the step.
+where `inputs` holds what is known of each slot. A plan refuses what is certainly wrong. The step
+itself checks what the plan cannot know.
 """
 
 import dataclasses
@@ -26,10 +27,10 @@ from mlalign.core.errors import nearest
 
 @dataclasses.dataclass(frozen=True)
 class Gives:
-    """What a step or something external holds.
+    """What a step or an external input holds.
 
-    `rows` is the kind of its rows (`scores` for scores), None if there are none or nobody knows.
-    `columns` are the score columns, None where not known. `name` is what it is called here.
+    `rows`: the kind of its rows (`scores` for scores); None if it has none, or if it is not known.
+    `columns`: its score columns; None if they are not known. `name`: what messages call it.
     """
 
     rows: str | None = None
@@ -55,37 +56,40 @@ class Count(NamedTuple):
 
 def of_step(module: ModuleType, cfg: Any, inputs: Inputs) -> Gives:
     """What a step will write."""
-    return module.gives(cfg, inputs) if hasattr(module, "gives") else Gives()
+    if not hasattr(module, "gives"):
+        return Gives()
+    return module.gives(cfg, inputs)
 
 
 def problems(module: ModuleType, stage: str, cfg: Any, inputs: Inputs, key: str) -> list[str]:
-    """What is certainly wrong with a step's inputs: rows of another kind, columns that will not be
-    there.
-    """
-    accepted: Mapping[str, tuple[str, ...]] = (
-        module.accepts(cfg) if hasattr(module, "accepts") else {}
-    )
-    found = []
+    """A message for all that is certainly wrong with a step's inputs."""
+    messages = []
+    accepted: Mapping[str, tuple[str, ...]] = {}
+    if hasattr(module, "accepts"):
+        accepted = module.accepts(cfg)
     for slot, kinds in accepted.items():
-        for given in inputs.get(slot, ()):
-            if given.rows is not None and given.rows not in kinds:
-                found.append(
-                    f"{key}.inputs.{slot}: {given.name} gives {given.rows} rows; {stage} reads"
-                    f" {' or '.join(kinds)} rows here"
+        for source in inputs.get(slot, ()):
+            if source.rows is not None and source.rows not in kinds:
+                messages.append(
+                    f"{key}.inputs.{slot}: {source.name} gives {source.rows} rows;"
+                    f" {stage} reads {' or '.join(kinds)} rows here"
                 )
-    if found or not hasattr(module, "misfits"):
-        return found
-    messages = module.misfits(cfg, inputs)
-    return [f"{key}.{m}" if m.startswith("inputs.") else f"{key}.config.{m}" for m in messages]
+    if messages or not hasattr(module, "misfits"):
+        return messages
+
+    for misfit in module.misfits(cfg, inputs):
+        section = key if misfit.startswith("inputs.") else f"{key}.config"
+        messages.append(f"{section}.{misfit}")
+    return messages
 
 
-def columns_of(given: Iterable[Gives]) -> set[str] | None:
-    """All score columns of a slot; None if those of one are not known."""
+def columns_of(sources: Iterable[Gives]) -> set[str] | None:
+    """All score columns of a slot; None if those of any source are not known."""
     columns: set[str] = set()
-    for one in given:
-        if one.columns is None:
+    for source in sources:
+        if source.columns is None:
             return None
-        columns.update(one.columns)
+        columns.update(source.columns)
     return columns
 
 
@@ -94,28 +98,31 @@ def missing_columns(
     columns: Iterable[str],
     where: str = "the scores",
 ) -> list[str]:
-    """A message for each key that names a column which is not there.
+    """A message for each key whose column (key -> column) does not exist.
 
-    A scorer may add columns of its own below its name: `judge.confidence` of `judge`.
+    A scorer may add columns under its own name, such as `judge.confidence` of `judge`.
     """
     columns = list(columns)
-    return [
-        f"{key}: {where} have no column {name!r}{nearest(name, columns)}"
-        for key, name in wanted.items()
-        if not any(name == column or name.startswith(f"{column}.") for column in columns)
-    ]
+    messages = []
+    for key, name in wanted.items():
+        exists = any(name == column or name.startswith(f"{column}.") for column in columns)
+        if not exists:
+            messages.append(f"{key}: {where} have no column {name!r}{nearest(name, columns)}")
+    return messages
 
 
 def of_external(value: Mapping[str, Any]) -> Gives:
-    """What is known of something that no step of this recipe makes: a rows artifact says the kind
-    of its rows.
-    """
+    """What is known of an external input: of a rows artifact, the kind of its rows."""
     from mlalign.core import rows
 
     path = value.get("path")
     family = str(value.get("family") or "").rpartition(":")[2]
     name = str(value.get("name") or family or Path(str(path)).name)
-    place = Path(str(path)).expanduser() / "rows" if path else None
-    if place is None or not place.is_dir() or not any(place.iterdir()):
+    if not path:
         return Gives(name=name)
-    return Gives(rows.kind_of(place.parent), None, name)
+
+    artifact = Path(str(path)).expanduser()
+    folder = artifact / "rows"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return Gives(name=name)
+    return Gives(rows.kind_of(artifact), None, name)

@@ -1,9 +1,8 @@
-"""What a person means by a language's name: `Swahili`, `Serbian (Latin)`, `Chinese (Taiwan)`,
-`Deutsch`, `العربية`.
+"""What a person means by a language's name: `Swahili`, `Serbian (Latin)`, `Deutsch`, `العربية`.
 
-A name counts only if every word of it is understood: the language by its exact name in English or
-in any other language, and what stands in brackets as a script, a territory or a variety.
-`langcodes.find` guesses instead: it takes the first words that fit.
+Every word must be understood: the language by its exact name in English or in any other language,
+and the words in brackets as a script, a territory or a variety. (`langcodes.find` guesses instead:
+it takes the first words that fit.)
 """
 
 import re
@@ -16,11 +15,8 @@ if TYPE_CHECKING:
     from langcodes import Language
 
 BRACKETS = re.compile(r"([^()（）]+?)\s*[(（]([^()（）]+)[)）]")
-COMMENTS = (
-    "individual language",
-    "macrolanguage",
-    "language",
-)  # what ISO 639-3 writes after some names
+# What ISO 639-3 writes after some names.
+COMMENTS = ("individual language", "macrolanguage", "language")
 LATIN = (
     "latin",
     "roman",
@@ -30,65 +26,67 @@ LATIN = (
     "romanisation",
     "transliterated",
 )
-# Programming languages whose names are also those, or the codes, of languages that people speak:
-# `java` is Javanese in Basque.
+# Programming languages whose name is also a name or code of a spoken language: `java` is Javanese
+# in Basque.
 PROGRAMMING = frozenset(
     "ada awk bat cpp css elm java logo lua nim php sas sed sql tcl tex vim xml".split()
 )
 
 
 def understood(text: str) -> "Language | None":
-    """The language, script and territory that a name says; None if any word of it is not
-    understood.
-    """
+    """The language, script and territory that a name says; None if a word is not understood."""
     text = unicodedata.normalize("NFKC", text).strip()
-    known = _exact("language", text)
-    if known is not None:
-        return known
-    parts = BRACKETS.fullmatch(text)
-    if parts is None:
+    language = _exact("language", text)
+    if language is not None:
+        return language
+
+    match = BRACKETS.fullmatch(text)
+    if match is None:
         return None
-    language = _exact("language", parts[1])
-    if language is None:
-        return None
-    for word in re.split(r"\s*[,;]\s*", parts[2]):
-        language = _qualified(language, parts[1], word.strip())
+    name, qualifiers = match.groups()
+    language = _exact("language", name)
+    for qualifier in re.split(r"\s*[,;]\s*", qualifiers):
         if language is None:
             return None
+        language = _qualified(language, name, qualifier.strip())
     return language
 
 
 def within(text: str) -> list[str]:
-    """What a text that is no name may mean: `Serbian (Latin)` of `Serbian Latin`, English and
-    French of `English to French`.
+    """The names that a text which is no name may mean, at most three.
+
+    within("Serbian Latin")        ["Serbian (Latin)"]
+    within("English to French")    ["English", "French"]
     """
     first, _, last = text.rpartition(" ")
-    if first and understood(f"{first} ({last})") is not None:
-        return [f"{first} ({last})"]
+    bracketed = f"{first} ({last})"
+    if first and understood(bracketed) is not None:
+        return [bracketed]
+
     words = [word for word in re.split(r"[^\w']+", text) if len(word) > 3]
-    return (
-        list(
-            dict.fromkeys(word for word in words if _exact("language", word, ("en",)) is not None)
-        )[:3]
-        if len(words) > 1
-        else []
-    )
+    if len(words) < 2:
+        return []
+    names = [word for word in words if _exact("language", word, ("en",)) is not None]
+    return list(dict.fromkeys(names))[:3]
 
 
 def _qualified(language: "Language", name: str, word: str) -> "Language | None":
-    """A language with what a word in brackets says of it: Latin, Arabic script, Taiwan, Bokmål."""
+    """A language narrowed by a word in brackets: Latin, Arabic script, Taiwan, Bokmål."""
     from langcodes import Language
 
-    plain = re.sub(r"\s+(?:script|alphabet|letters|characters)$", "", word.casefold())
+    folded = word.casefold()
+    plain = re.sub(r"\s+(?:script|alphabet|letters|characters)$", "", folded)
     if plain in COMMENTS:
         return language
+
     script = "Latn" if plain in LATIN else _script(plain)
     if script is not None:
         return Language.make(
             language=language.language, script=script, territory=language.territory
         )
-    if plain != word.casefold():
+    if plain != folded:
         return None  # "xyz script" can be nothing else
+
     territory = _exact("territory", word)
     if territory is not None:
         return Language.make(
@@ -98,58 +96,58 @@ def _qualified(language: "Language", name: str, word: str) -> "Language | None":
 
 
 def _variety(language: "Language", word: str) -> "Language | None":
-    """Bokmål of Norwegian, Cantonese of Chinese: a language within the other one."""
+    """A language that is part of another: Bokmål of Norwegian, Cantonese of Chinese."""
     from langcodes.data_dicts import MACROLANGUAGES
 
     variety = _exact("language", word)
     if variety is None:
         return None
-    within = (
-        variety.language == language.language
-        or MACROLANGUAGES.get(variety.language or "") == language.language
-    )
-    return (
-        variety
-        if within or (variety.language, language.language) in (("nb", "no"), ("nn", "no"))
-        else None
-    )
+    whole = language.language
+    if variety.language == whole or MACROLANGUAGES.get(variety.language or "") == whole:
+        return variety
+    return None
 
 
 def _script(word: str) -> str | None:
     """The code of a script by its code or English name."""
     from langcodes import Language
 
-    if (
-        re.fullmatch("[a-z]{4}", word)
-        and word not in PROGRAMMING
-        and Language.make(script=word.title()).is_valid()
-    ):
-        return word.title()
-    found = _exact("script", word) or _exact("script", f"{word} han")
-    return found.script if found is not None else None
+    code = word.title()
+    may_be_code = re.fullmatch("[a-z]{4}", word) and word not in PROGRAMMING
+    if may_be_code and Language.make(script=code).is_valid():
+        return code
+    named = _exact("script", word) or _exact("script", f"{word} han")
+    return None if named is None else named.script
 
 
 @cache
 def _names(table: str) -> Any:
-    """One of the tables of names in `language_data`; its own look-up guesses."""
+    """One of the tables of names in `language_data`, whose own look-up guesses."""
     from language_data import names, util
 
     return names.load_trie(util.data_filename(f"trie/{table}.marisa"))
 
 
 def _exact(kind: str, name: str, languages: Sequence[str] = ("en", "und")) -> "Language | None":
-    """What has exactly this name: in English, else (`und`) in any language."""
+    """The language, script or territory (`kind`) with exactly this name.
+
+    `und` stands for names in all languages.
+    """
     from langcodes import Language
     from language_data import names
 
-    if "/" in name or len(name.strip()) < 2 or re.fullmatch("[A-Za-z]{2}", name.strip()):
-        return None  # two letters are a code
-    if any(unicodedata.category(c) in ("Cc", "Cn", "Cs") for c in name):
+    if "/" in name or len(name.strip()) < 2:
+        return None
+    if re.fullmatch("[A-Za-z]{2}", name.strip()):  # a code
+        return None
+    if any(unicodedata.category(character) in ("Cc", "Cn", "Cs") for character in name):
         return None  # the tables end a name at NUL
+
     key = names.normalize_name(name)
     for language in languages:
         trie = _names(f"{language}/name_to_{kind}")
         if key in trie:
             code = names.get_trie_value(trie, key)
-            return Language.get(f"und-{code}" if kind != "language" else code, normalize=False)
+            tag = code if kind == "language" else f"und-{code}"
+            return Language.get(tag, normalize=False)
     return None

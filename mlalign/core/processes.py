@@ -1,7 +1,6 @@
-"""Which process is meant: the table that its number stands in, and whether it still runs.
+"""Identifies processes: the process table of a pid, and whether the process still runs.
 
-A host's name does not tell whose table a number is from: containers may share a name, and each
-counts its processes from 1.
+The host's name is not enough: containers may share a name, and each counts its processes from 1.
 """
 
 import os
@@ -12,9 +11,7 @@ MAX_PID = 2**31 - 1
 
 
 def table() -> str:
-    """What identifies this process table: the boot of the machine's kernel, and the PID namespace
-    on it.
-    """
+    """The identity of this process table: the kernel's boot id and the PID namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -27,48 +24,51 @@ def table() -> str:
 
 
 def _boot_time() -> str:
-    """The host's name, with the time of its boot where /proc tells it."""
+    """The host's name, with the time of its boot if /proc has it."""
     name = socket.gethostname()
     try:
         lines = Path("/proc/stat").read_text().splitlines()
     except OSError:
         return name
-    return " ".join([name, *(line for line in lines if line.startswith("btime"))])
+    boot_times = [line for line in lines if line.startswith("btime")]
+    return " ".join([name, *boot_times])
 
 
 def started(pid: int) -> str | None:
-    """When a process began, in the kernel's own units: tells it from a later one with the same
-    number.
+    """When a process began, in clock ticks since boot; None if it is gone or cannot be seen.
 
-    None if it is gone, or if that cannot be seen.
+    This tells it from a later process with the same pid.
     """
     if not _proc_is_ours():
         return None
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else fields[19]
+    # Fields are counted after the name in brackets, which may hold spaces (proc_pid_stat(5)).
+    fields = status.rpartition(")")[2].split()
+    state, start_time = fields[0], fields[19]
+    return None if state in "ZX" else start_time
 
 
 def runs(pid: int, since: str | None) -> bool | None:
-    """Whether the process of this table with this number, begun at `since`, still runs; None if
-    that cannot be seen.
-    """
-    now = started(pid)
-    if now is not None:
-        return now == since
+    """Whether the process with this pid that began at `since` runs; None if that cannot be seen."""
+    start_time = started(pid)
+    if start_time is not None:
+        return start_time == since
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another person's, in a /proc that hides those
+    except PermissionError:  # another user's process, in a /proc that hides those
         return None
-    return False if _proc_is_ours() else None  # ended, but nobody has asked for its status yet
+    if _proc_is_ours():  # it has ended, but its parent has not yet read its exit status
+        return False
+    return None
 
 
 def _proc_is_ours() -> bool:
-    """Whether /proc shows this table: a PID namespace without a /proc of its own sees another's."""
+    """Whether /proc shows this process table; in a container it may show the host's."""
     try:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:
@@ -78,13 +78,10 @@ def _proc_is_ours() -> bool:
 def python_environment() -> dict[str, str]:
     """The environment of a `python -m` process that imports nothing from the working directory.
 
-    That may be a model's folder, with a `torch.py` of its own. mlalign itself is found where this
-    process found it.
+    The working directory may be a model's folder with a `torch.py` of its own. The process imports
+    the same mlalign as this one.
     """
-    place = str(Path(__file__).resolve().parents[2])
-    further = os.environ.get("PYTHONPATH")
-    return {
-        **os.environ,
-        "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": os.pathsep.join([place, further] if further else [place]),
-    }
+    paths = [str(Path(__file__).resolve().parents[2])]
+    if inherited := os.environ.get("PYTHONPATH"):
+        paths.append(inherited)
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}

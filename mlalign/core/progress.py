@@ -1,4 +1,4 @@
-"""How far a step is: read from its progress.json, shown by `run` and `status`."""
+"""How far a step is: read from its `progress.json`, shown by `run` and `status`."""
 
 import sys
 import time
@@ -13,7 +13,8 @@ from mlalign.core.store import read_json
 from mlalign.core.terminal import harmless, say
 
 TICK_S = 0.5
-LINE_S = 30  # without a terminal, a line this often
+LINE_S = 30  # without a terminal, seconds between lines
+SHOWN_LANGUAGES = 12
 
 
 class Display:
@@ -22,20 +23,27 @@ class Display:
     def __init__(self, out: TextIO | None = None):
         self.out = out or sys.stdout
         self.live = self.out.isatty()
-        self._title, self._partial, self._last, self._shown = "", Path(), 0.0, ""
+        self._title = ""
+        self._partial = Path()
+        self._last = 0.0
+        self._shown = ""
 
     def line(self, text: str) -> None:
         say(text, file=self.out, flush=True)
 
     def begin(self, title: str, partial: Path) -> None:
-        self._title, self._partial, self._last = title, partial, time.monotonic()
+        self._title = title
+        self._partial = partial
+        self._last = time.monotonic()
         if not self.live:
             self.line(f"{title}: started")
 
     def tick(self) -> None:
         now = time.monotonic()
-        if now - self._last < (TICK_S if self.live else LINE_S):
+        interval_s = TICK_S if self.live else LINE_S
+        if now - self._last < interval_s:
             return
+
         self._last = now
         text = f"{self._title}: {describe(self._partial) or 'starting'}"
         if self.live:
@@ -54,42 +62,46 @@ class Display:
 
 
 def describe(partial: Path) -> str:
-    """How far a step is, or an empty text when it has not said anything."""
-    return text(told(partial))
+    """How far a step is, as text; empty if the step has not written its progress yet."""
+    return text(read(partial))
 
 
-def told(partial: Path) -> dict[str, Any]:
-    """`{done, total, unit, by_language}` as the step wrote it; empty when it has not said anything.
+def read(partial: Path) -> dict[str, Any]:
+    """`{done, total, unit, by_language}` as the step wrote it; empty if it has not written it yet.
 
-    Tasks of an array are added up; those that have not begun are not in the total.
+    Tasks of an array are added up; tasks that have not begun are not in the total.
     """
-    paths = [
-        p
-        for p in (partial / "progress.json", *sorted((partial / "parts").glob("*.progress.json")))
-        if p.is_file()
-    ]
+    paths = [partial / "progress.json", *sorted((partial / "parts").glob("*.progress.json"))]
     try:
-        parts = [read_json(path, shapes.PROGRESS) for path in paths]
-    except (
-        UserError
-    ):  # renamed under us with its artifact, or spoilt: how far a step is, is a kindness
+        parts = [read_json(path, shapes.PROGRESS) for path in paths if path.is_file()]
+    except UserError:  # renamed with its artifact meanwhile, or broken: show nothing
         return {}
     if not parts:
         return {}
+
+    by_language: Counter[str] = Counter()
+    for part in parts:
+        by_language += Counter(part["by_language"])
     totals = [part["total"] for part in parts]
-    languages: Counter[str] = sum((Counter(part["by_language"]) for part in parts), Counter())
-    done, total = sum(part["done"] for part in parts), None if None in totals else sum(totals)
-    return {"done": done, "total": total, "unit": parts[0]["unit"], "by_language": dict(languages)}
+    return {
+        "done": sum(part["done"] for part in parts),
+        "total": None if None in totals else sum(totals),
+        "unit": parts[0]["unit"],
+        "by_language": dict(by_language),
+    }
 
 
 def text(progress: Mapping[str, Any]) -> str:
-    """`120/400 shards (eng_Latn 64, swh_Latn 56)`; nothing for an empty one."""
+    """`120/400 shards (eng_Latn 64, swh_Latn 56)`; empty for an empty progress."""
     if not progress:
         return ""
-    by = ", ".join(
-        f"{language} {n}" for language, n in sorted(progress["by_language"].items())[:12]
-    )
-    done = (
-        progress["done"] if progress["total"] is None else f"{progress['done']}/{progress['total']}"
-    )
-    return f"{done} {progress['unit']}" + (f" ({by})" if by else "")
+    done = f"{progress['done']}"
+    if progress["total"] is not None:
+        done += f"/{progress['total']}"
+    shown = f"{done} {progress['unit']}"
+
+    counts = sorted(progress["by_language"].items())[:SHOWN_LANGUAGES]
+    if counts:
+        by_language = ", ".join(f"{language} {n}" for language, n in counts)
+        shown += f" ({by_language})"
+    return shown

@@ -1,4 +1,4 @@
-"""A library's refusal of a person's arguments as one message that names the key."""
+"""Turns a library's error about a person's arguments into one message that names the key."""
 
 import contextlib
 import re
@@ -14,26 +14,26 @@ MOST = 600  # characters of a library's message
 
 @contextlib.contextmanager
 def refusals(
-    given: Mapping[str, Any],
-    what: str,
-    here: Callable[[], bool] = lambda: True,
+    arguments: Mapping[str, Any],
+    title: str,
+    may_refuse: Callable[[], bool] = lambda: True,
     kinds: tuple[type[Exception], ...] = REFUSALS,
 ) -> Iterator[None]:
-    """Make what a library raises about arguments a UserError; what mlalign's own code raises passes
-    as it is.
+    """Turn what a library raises about arguments into a UserError; mlalign's own errors pass.
 
-    `given`: key -> value as a person wrote them; `what` stands for all of them where the library
-    names none; `here` says, once something was raised, whether it can be a refusal. Raises:
-    UserError.
+    `arguments`: key -> value, as a person wrote them. `title`: what to call them all if the library
+    names none. `may_refuse`: called after an error, whether it can be about the arguments.
+
+    Raises: UserError.
     """
     try:
         yield
     except UserError:
         raise
     except kinds as error:
-        if _raised_in_mlalign(error) or not here():
+        if _raised_in_mlalign(error) or not may_refuse():
             raise
-        raise UserError(message(given, what, error)) from error
+        raise UserError(message(arguments, title, error)) from error
 
 
 def keys(section: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -41,22 +41,31 @@ def keys(section: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
     return {f"{section}.{name}": value for name, value in (values or {}).items()}
 
 
-def message(given: Mapping[str, Any], what: str, error: BaseException) -> str:
-    """The keys that a library's message names (or whose values it repeats), and the message on one
-    line."""
+def message(arguments: Mapping[str, Any], title: str, error: BaseException) -> str:
+    """A library's message on one line, after the keys that it is about."""
     text = " ".join(str(error).split())
-    named = [key for key in given if re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", text)]
-    if not named:
-        named = [
-            key
-            for key, value in given.items()
-            if isinstance(value, str) and value and value in text
-        ]
-    place = ", ".join(named) or (f"{what} ({', '.join(given)})" if given else what)
-    shortened = text if len(text) <= MOST else text[:MOST] + " …"
-    return f"{place}: {type(error).__name__}: {shortened or 'refused without a reason'}"
+    place = ", ".join(_named_keys(arguments, text))
+    if not place:
+        place = f"{title} ({', '.join(arguments)})" if arguments else title
+    if len(text) > MOST:
+        text = text[:MOST] + " …"
+    return f"{place}: {type(error).__name__}: {text or 'refused without a reason'}"
+
+
+def _named_keys(arguments: Mapping[str, Any], text: str) -> list[str]:
+    """The keys that a message names, or else those whose values it repeats."""
+    named = []
+    repeated = []
+    for key, value in arguments.items():
+        name = key.rpartition(".")[2]
+        if re.search(rf"\b{re.escape(name)}\b", text):
+            named.append(key)
+        if isinstance(value, str) and value and value in text:
+            repeated.append(key)
+    return named or repeated
 
 
 def _raised_in_mlalign(error: BaseException) -> bool:
+    """Whether the innermost frame of an error's traceback is mlalign's."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__", "")).startswith("mlalign.")

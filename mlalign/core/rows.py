@@ -1,9 +1,8 @@
-"""The rows that travel between stages: their schemas, and reading and writing them as Parquet
-shards.
+"""The rows that travel between stages: their schemas, and their Parquet shards.
 
-`prompt`, `chosen`, `rejected` and `completion` are TRL's conversational format (a list of
+`prompt`, `chosen`, `rejected` and `completion` are in TRL's conversational format (a list of
 `{"role", "content"}`), so any TRL trainer takes our rows. A rows artifact holds
-`rows/LANGUAGE.SPLIT.NNNNN.parquet`: a shard has one prompt language and one split, so that adding a
+`rows/LANGUAGE.SPLIT.NNNNN.parquet`: a shard has one prompt language and one split, so adding a
 language adds files and changes none.
 """
 
@@ -19,7 +18,7 @@ SPLITS = ("train", "eval")
 COMMON = ("id", "group_id", "prompt_lang", "source", "origin", "split")
 SHARD_ROWS = 1024
 
-# kind -> the columns beyond COMMON; the words are resolved to Arrow types in `schema`
+# kind -> column beyond COMMON -> its type, which `schema` turns into Arrow's
 COLUMNS = {
     "text": {"text": "string"},
     "prompt": {"prompt": "messages", "reference": "string", "metadata": "string"},
@@ -68,41 +67,40 @@ COLUMNS = {
 
 @functools.cache
 def schema(kind: str, scores: tuple[str, ...] = (), parents: bool = False) -> Any:
-    """The Arrow schema of a kind of row; for `scores`, with one double column `score.NAME` per
-    name.
+    """The Arrow schema of a kind of row, with a double column `score.NAME` for each of `scores`.
 
     With `parents`, responses say which candidate they were made from.
     """
     import pyarrow as pa
 
-    kinds = {
+    message = [("role", pa.string()), ("content", pa.string())]
+    response = [
+        ("candidate_id", pa.string()),
+        ("text", pa.string()),
+        ("reasoning", pa.string()),
+        ("n_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+    ]
+    if parents:
+        response.append(("parent", pa.string()))
+    types = {
         "string": pa.string(),
         "double": pa.float64(),
         "bool": pa.bool_(),
         "ints": pa.list_(pa.int64()),
         "strings": pa.list_(pa.string()),
-        "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
-        "responses": pa.list_(
-            pa.struct(
-                [
-                    ("candidate_id", pa.string()),
-                    ("text", pa.string()),
-                    ("reasoning", pa.string()),
-                    ("n_tokens", pa.int64()),
-                    ("finish_reason", pa.string()),
-                    *([("parent", pa.string())] if parents else []),
-                ]
-            )
-        ),
+        "messages": pa.list_(pa.struct(message)),
+        "responses": pa.list_(pa.struct(response)),
     }
+
     fields = [(name, pa.string()) for name in COMMON]
-    fields += [(name, kinds[t]) for name, t in COLUMNS[kind].items()]
+    fields += [(name, types[type_]) for name, type_ in COLUMNS[kind].items()]
     fields += [(f"score.{name}", pa.float64()) for name in scores]
     return pa.schema(fields, metadata={"kind": kind})
 
 
 def row_id(source: str, key: str, prompt_lang: str) -> str:
-    """`hash(source, key in source, prompt_lang)`: 16 hex digits, the same on every machine."""
+    """`hash(source, key in the source, prompt_lang)`: 16 hex digits, equal on every machine."""
     return _digest(source, key, prompt_lang)
 
 
@@ -134,15 +132,13 @@ def _digest(*parts: str) -> str:
 
 
 def messages(prompt: str, role: str = "user") -> list[dict]:
-    """One plain string as a conversation of one message."""
+    """A plain string as a conversation of one message."""
     return [{"role": role, "content": prompt}]
 
 
 def text_of(conversation: Sequence[Mapping]) -> str:
-    """The contents of a conversation joined by newlines (for statistics and language
-    identification).
-    """
-    return "\n".join(m["content"] for m in conversation)
+    """The contents of a conversation's messages, joined by newlines."""
+    return "\n".join(message["content"] for message in conversation)
 
 
 def to_json(value: Any) -> str:
@@ -155,47 +151,51 @@ def shard_name(language: str, split: str, index: int) -> str:
 
 
 def language_of(shard: Path) -> str:
-    """The prompt language of a shard, which its name says."""
+    """The prompt language of a shard, from its name."""
     return shard.name.split(".", maxsplit=1)[0]
 
 
 def shards(
     path: Path, split: str | None = None, languages: Sequence[str] | None = None
 ) -> list[Path]:
-    """The shard files of a rows artifact in a fixed order, optionally of one split and some prompt
-    languages only.
+    """The shard files of a rows artifact in a fixed order.
 
-    Of a finished artifact they are those that its manifest lists: a file that was put beside them
-    is not read.
+    `split` and `languages` (prompt languages) restrict them. Of a finished artifact only files that
+    its manifest lists are read, not what was put beside them.
     """
     from mlalign.core.store import listed
 
-    folder, files = Path(path) / "rows", listed(Path(path))
+    folder = Path(path) / "rows"
+    files = listed(Path(path))
     if not folder.is_dir():
         from mlalign.core.errors import UserError
 
         raise UserError(
-            f"{path}: holds no rows (no folder {folder.name}/); give a rows artifact, or bring"
-            " files in with `mlalign prepare`"
+            f"{path}: holds no rows (no folder {folder.name}/);"
+            " give a rows artifact, or bring files in with `mlalign prepare`"
         )
-    found = sorted(
-        p for p in folder.glob("*.parquet") if files is None or f"rows/{p.name}" in files
-    )
-    return [p for p in found if _wanted(p, split, languages)]
+
+    chosen = []
+    for file in sorted(folder.glob("*.parquet")):
+        is_listed = files is None or f"rows/{file.name}" in files
+        if is_listed and _is_wanted(file, split, languages):
+            chosen.append(file)
+    return chosen
 
 
-def _wanted(path: Path, split: str | None, languages: Sequence[str] | None) -> bool:
-    language, its_split, _ = path.stem.split(".")
-    return (split is None or its_split == split) and (languages is None or language in languages)
+def _is_wanted(shard: Path, split: str | None, languages: Sequence[str] | None) -> bool:
+    language, own_split, _ = shard.stem.split(".")
+    if split is not None and own_split != split:
+        return False
+    return languages is None or language in languages
 
 
 def read_shard(path: Path, columns: Sequence[str] | None = None) -> list[dict]:
     """All rows of one shard as dictionaries, in file order."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(
-        path, columns=list(columns) if columns else None, partitioning=None
-    ).to_pylist()
+    wanted = list(columns) if columns else None
+    return pq.read_table(path, columns=wanted, partitioning=None).to_pylist()
 
 
 def read(
@@ -204,7 +204,7 @@ def read(
     languages: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[dict]:
-    """Stream the rows of an artifact, shard by shard: memory holds one shard."""
+    """Stream the rows of an artifact, one shard in memory at a time."""
     for shard in shards(path, split, languages):
         yield from read_shard(shard, columns)
 
@@ -239,31 +239,34 @@ def write_shard(
 
 
 class ShardWriter:
-    """Spread a stream of rows over shards by language and split; memory holds at most one open
-    shard for each.
+    """A context manager that writes a stream of rows as shards by language and split.
 
-    Use as a context manager. The order of rows within a language and split is the order of writing.
+    Rows keep their order within a language and split. Memory holds at most one open shard for each.
     """
 
     def __init__(self, path: Path, kind: str, shard_rows: int = SHARD_ROWS):
-        self.folder, self.kind, self.shard_rows = Path(path) / "rows", kind, shard_rows
+        self.folder = Path(path) / "rows"
+        self.kind = kind
+        self.shard_rows = shard_rows
+        # (language, split) -> the rows of its open shard, and that shard's number
         self._open: dict[tuple[str, str], list[dict]] = defaultdict(list)
         self._next: dict[tuple[str, str], int] = defaultdict(int)
 
     def write(self, row: dict) -> None:
-        where = (row["prompt_lang"], row["split"])
-        self._open[where].append(row)
-        if len(self._open[where]) == self.shard_rows:
-            self._flush(where)
+        group = (row["prompt_lang"], row["split"])
+        self._open[group].append(row)
+        if len(self._open[group]) == self.shard_rows:
+            self._flush(group)
 
     def write_all(self, rows: Iterable[dict]) -> None:
         for row in rows:
             self.write(row)
 
-    def _flush(self, where: tuple[str, str]) -> None:
-        rows = self._open.pop(where)
-        write_shard(self.folder / shard_name(*where, self._next[where]), self.kind, rows)
-        self._next[where] += 1
+    def _flush(self, group: tuple[str, str]) -> None:
+        rows = self._open.pop(group)
+        name = shard_name(*group, self._next[group])
+        write_shard(self.folder / name, self.kind, rows)
+        self._next[group] += 1
 
     def __enter__(self) -> "ShardWriter":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -271,5 +274,5 @@ class ShardWriter:
 
     def __exit__(self, kind, error, trace) -> None:
         if kind is None:
-            for where in sorted(self._open):
-                self._flush(where)
+            for group in sorted(self._open):
+                self._flush(group)

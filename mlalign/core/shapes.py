@@ -1,6 +1,6 @@
-"""The shapes of files that mlalign writes itself, checked where they are read.
+"""The shapes of files that mlalign writes itself, checked when they are read.
 
-A crash, a person or another version may have changed them.
+A crash, a person or another version of mlalign may have changed them.
 """
 
 import errno
@@ -19,11 +19,11 @@ NUMBER = (int, float)
 
 
 class Counts(dict):
-    """Stands for a mapping whose values are numbers."""
+    """As a field's type: a mapping whose values are numbers."""
 
 
 class FileName(str):
-    """Stands for text that can name a directory of the store."""
+    """As a field's type: text that can name a directory of the store."""
 
 
 FILE_NAME = re.compile(r"[\w.+-]{1,200}")
@@ -44,10 +44,19 @@ FROZEN: Fields = {"step": str, "stage": str, "fingerprint": str, "config": dict,
 SUBMITTED: Fields = {**FROZEN, "store": str}
 OUTCOME: Fields = {"status": int, "message": str}
 MANIFEST: Fields = {
-    "step": str, "stage": str, "kind": str, "status": str, "fingerprint": str, "inputs": dict,
-    "rows_by_language": Counts, "dropped": dict, "started": NUMBER, "finished": NUMBER,
-    "content_digest": str, "files": dict,
-}  # fmt: skip
+    "step": str,
+    "stage": str,
+    "kind": str,
+    "status": str,
+    "fingerprint": str,
+    "inputs": dict,
+    "rows_by_language": Counts,
+    "dropped": dict,
+    "started": NUMBER,
+    "finished": NUMBER,
+    "content_digest": str,
+    "files": dict,
+}
 PROGRESS: Fields = {
     "done": NUMBER,
     "total": (*NUMBER, type(None)),
@@ -57,26 +66,28 @@ PROGRESS: Fields = {
 
 
 def problem(value: Any, fields: Fields) -> str | None:
-    """What is wrong with a value that should be a mapping with these keys, `holds no 'status'`;
-    None if nothing is.
-    """
+    """Why a value is no mapping with these keys, such as `holds no 'status'`; None if it is one."""
     if not isinstance(value, dict):
         return f"holds {_kind(value)} where a mapping belongs"
     for key, kind in fields.items():
         if key not in value:
             return f"holds no {key!r}"
-        if kind is Counts and isinstance(value[key], dict):
-            if not all(map(_is_number, value[key].values())):
-                return f"{key!r} is a mapping of something other than numbers"
-        elif kind is FileName and isinstance(value[key], str):
-            if not FILE_NAME.fullmatch(value[key]):
-                return f"{key!r} cannot name a directory: {value[key][:80]!r}"
-        elif (
-            not isinstance(value[key], kind)
-            or isinstance(value[key], bool)
-            or not _is_finite(value[key])
-        ):
-            return f"{key!r} is {_kind(value[key])}"
+        if message := _field_problem(key, value[key], kind):
+            return message
+    return None
+
+
+def _field_problem(key: str, value: Any, kind: type | tuple[type, ...]) -> str | None:
+    if kind is Counts and isinstance(value, dict):
+        if not all(map(_is_number, value.values())):
+            return f"{key!r} is a mapping of something other than numbers"
+        return None
+    if kind is FileName and isinstance(value, str):
+        if not FILE_NAME.fullmatch(value):
+            return f"{key!r} cannot name a directory: {value[:80]!r}"
+        return None
+    if not isinstance(value, kind) or isinstance(value, bool) or not _is_finite(value):
+        return f"{key!r} is {_kind(value)}"
     return None
 
 
@@ -89,11 +100,12 @@ def _is_finite(value: Any) -> bool:
 
 
 def check(value: Any, fields: Fields, place: object, mend: str) -> None:
-    """Raises: UserError with the place and the mend if a value lacks one of these keys, or it is of
-    another type.
+    """Check that a value is a mapping with these keys.
+
+    Raises: UserError with the place and the mend if a key is missing or has another type.
     """
-    if wrong := problem(value, fields):
-        raise UserError(f"{place}: {wrong}; {mend}")
+    if message := problem(value, fields):
+        raise UserError(f"{place}: {message}; {mend}")
 
 
 def check_all(values: Iterable[Any], fields: Fields, place: object, mend: str) -> None:
@@ -102,7 +114,7 @@ def check_all(values: Iterable[Any], fields: Fields, place: object, mend: str) -
 
 
 def read_yaml(path: Path, fields: Fields, mend: str) -> dict[str, Any]:
-    """A configuration that mlalign wrote.
+    """A YAML file that mlalign wrote.
 
     Raises: UserError naming the file if it is no YAML, or lacks one of these keys.
     """

@@ -64,38 +64,40 @@ from mlalign.core.store import (
     write_json,
 )
 
-STOPPED = (
-    75  # exit status of a step that saved its state because it was asked to stop (EX_TEMPFAIL)
-)
 Stopped = stopping.Stopped
+# Exit status of a step that saved its state because it was asked to stop (EX_TEMPFAIL).
+STOPPED = 75
 NOTHING_TO_DO = 3  # exit status of beginning a step whose artifact is complete
 
 
 class Inputs:
-    """The resolved inputs of one step: slot -> artifact, external model, scorer settings, or a list
-    of those.
+    """The resolved inputs of one step.
+
+    A slot holds an artifact, an external model, a scorer's settings, or a list of those.
     """
 
     def __init__(self, store: Store, slots: Mapping[str, Any]):
-        self._store, self._slots = store, slots
+        self._store = store
+        self._slots = slots
 
     def __contains__(self, slot: str) -> bool:
         return self._slots.get(slot) not in (None, [])
 
     def all(self, slot: str) -> list[Artifact | dict]:
         """Everything in a slot: an Artifact for a step, a dictionary for something external."""
-        value = self._slots.get(slot) or []
-        return [self.opened(v) for v in (value if isinstance(value, list) else [value])]
+        return [self.opened(value) for value in _as_list(self._slots.get(slot) or [])]
 
     def artifact(self, slot: str) -> Artifact:
         return self.artifacts(slot)[0]
 
     def artifacts(self, slot: str) -> list[Artifact]:
         """The artifacts in a slot, without those of skipped steps."""
-        found = [
-            a if isinstance(a, Artifact) else Artifact(Path(a["path"])) for a in self.all(slot)
-        ]
-        return [a for a in found if not (a.path / MANIFEST).exists() or not a.skipped]
+        artifacts = []
+        for value in self.all(slot):
+            artifact = value if isinstance(value, Artifact) else Artifact(Path(value["path"]))
+            if not (artifact.path / MANIFEST).exists() or not artifact.skipped:
+                artifacts.append(artifact)
+        return artifacts
 
     def rows(self, slot: str) -> Path:
         return self.artifact(slot).path
@@ -105,35 +107,30 @@ class Inputs:
         return self.models(slot)[0]
 
     def models(self, slot: str) -> list[Model]:
-        return [self._model(v) for v in self.all(slot)]
+        return [self._model(value) for value in self.all(slot)]
 
     def scorers(self, slot: str) -> list[dict]:
-        """Scorer settings: `{"family", "name", …}`; a reward model becomes
-        `{"family": "classifier", "path", "name"}`.
+        """Scorer settings, `{family, name, …}`; a reward model's family is `classifier`.
 
         Models that settings name (`{step: policy}` in the recipe) become their paths.
         """
-        return [self._scorer(v) for v in self.all(slot)]
+        return [self._scorer(value) for value in self.all(slot)]
 
     def sources(self) -> list[dict]:
-        """Where the rows and scores of all slots came from in the end (`source`, `licence`, …),
-        each source once.
+        """The original sources (`source`, `licence`, …) of the rows and scores in all slots.
+
+        Each source is listed once.
         """
-        given = [value for slot in self._slots for value in self.all(slot)]
-        paths = [
-            value.path if isinstance(value, Artifact) else Path(str(value.get("path", "")))
-            for value in given
-        ]
-        manifests = [read_manifest(p) for p in paths if (p / MANIFEST).is_file()]
-        told = [
-            s for m in manifests if m["kind"] in ("rows", "scores") for s in m.get("sources", [])
-        ]
-        return [source for i, source in enumerate(told) if source not in told[:i]]
+        sources: list[dict] = []
+        for slot in self._slots:
+            for value in self.all(slot):
+                for source in _sources_of(value):
+                    if source not in sources:
+                        sources.append(source)
+        return sources
 
     def opened(self, value: Mapping) -> Artifact | dict:
-        """What a resolved input stands for: an Artifact for a step, a dictionary for something
-        external.
-        """
+        """A resolved input as an Artifact, or as a dictionary if it is external."""
         if "artifact" in value:
             name = value.get("name") or value["step"]
             return Artifact(self._store.root / value["artifact"], name, value.get("binding", {}))
@@ -141,105 +138,124 @@ class Inputs:
 
     def _scorer(self, value: Artifact | dict) -> dict:
         if isinstance(value, Artifact):
-            model = self._model(value)
-            base = {"base": model.base.path} if model.base else {}
-            return {
-                "family": "classifier",
-                "name": value.step,
-                "path": model.path,
-                **base,
-                **value.binding,
-            }
-        settings = {key: _at_their_commits(v) for key, v in value.items()} | _commits(value)
-        if "family" not in settings:  # a model directory in the place of a step
+            return self._classifier(value)
+
+        settings = _with_commits(value)
+        if "family" not in settings:  # a model directory instead of a step
             name = settings.get("step") or Path(settings["path"]).name
             settings = {"family": "classifier", "name": name, **settings}
-        own = {
-            k: with_models(v, lambda model: self._model(self.opened(model)).path)
-            for k, v in settings.items()
-            if k != "step"
-        }
-        return {"name": settings["family"].rpartition(":")[2], **own}
+        scorer = {"name": settings["family"].rpartition(":")[2]}
+        for key, setting in settings.items():
+            if key != "step":
+                scorer[key] = with_models(setting, self._path_of)
+        return scorer
+
+    def _classifier(self, artifact: Artifact) -> dict:
+        """The scorer settings of a step's reward model."""
+        model = self._model(artifact)
+        settings = {"family": "classifier", "name": artifact.step, "path": model.path}
+        if model.base:
+            settings["base"] = model.base.path
+        return {**settings, **artifact.binding}
+
+    def _path_of(self, value: Mapping) -> str:
+        return self._model(self.opened(value)).path
 
     def _model(self, value: Artifact | dict) -> Model:
-        if isinstance(value, dict):
-            return external_model(value)
-        value = selected(value)
+        if isinstance(value, Artifact):
+            value = selected(value)
         if isinstance(value, dict):
             return external_model(value)
         return _of_artifact(value)
 
 
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _sources_of(value: Artifact | dict) -> list[dict]:
+    """The sources that the manifest of an artifact of rows or scores lists."""
+    path = value.path if isinstance(value, Artifact) else Path(str(value.get("path", "")))
+    if not (path / MANIFEST).is_file():
+        return []
+    manifest = read_manifest(path)
+    if manifest["kind"] not in ("rows", "scores"):
+        return []
+    return manifest.get("sources", [])
+
+
 def _of_artifact(artifact: Artifact) -> Model:
-    """The model in an artifact; an adapter's base on the hub at the commit that it was trained on."""
+    """The model in an artifact; the base of an adapter has the commit that it was trained on."""
     manifest = artifact.manifest
     model = local_model(artifact.path / "model", identity=manifest["content_digest"])
     if model.base is None or Path(model.base.path).is_dir():
         return model
-    recorded = [
-        v
-        for value in manifest["inputs"].values()
-        for v in (value if isinstance(value, list) else [value])
-    ]
-    commits = [commit_of(v.get("identity")) for v in recorded if v.get("path") == model.base.path]
-    return dataclasses.replace(
-        model, base=dataclasses.replace(model.base, revision=next(iter(commits), None))
-    )
+
+    commit = _recorded_commit(manifest, model.base.path)
+    base = dataclasses.replace(model.base, revision=commit)
+    return dataclasses.replace(model, base=base)
 
 
-def _at_their_commits(settings: Any) -> Any:
-    """A scorer's settings in which models on the hub have the commit that the plan found, wherever
-    the branch has moved since.
+def _recorded_commit(manifest: Mapping, path: str) -> str | None:
+    """The commit of a manifest's input with this path or hub id; None if there is no such input."""
+    for slot in manifest["inputs"].values():
+        for value in _as_list(slot):
+            if value.get("path") == path:
+                return commit_of(value.get("identity"))
+    return None
+
+
+def _with_commits(settings: Any) -> Any:
+    """A scorer's settings, in which models on the hub have the commit that the plan recorded.
+
+    The branch may have moved since.
     """
     if isinstance(settings, list):
-        return [_at_their_commits(value) for value in settings]
+        return [_with_commits(value) for value in settings]
     if not isinstance(settings, Mapping):
         return settings
-    return {key: _at_their_commits(value) for key, value in settings.items()} | _commits(settings)
+    pinned = {key: _with_commits(value) for key, value in settings.items()}
+    return pinned | _commits(settings)
 
 
 def _commits(settings: Mapping) -> dict[str, str]:
-    """The revisions of the models that a scorer's own settings name."""
-    inner = {"path": "revision", "reference": "reference_revision"}
-    named = {
-        name: settings[key]["identity"]
-        for key, name in inner.items()
-        if _has_identity(settings.get(key))
-    }
-    named |= (
-        {"revision": settings["identity"]}
-        if isinstance(settings.get("path"), str) and "identity" in settings
-        else {}
-    )
-    return {name: commit for name, value in named.items() if (commit := commit_of(value))}
+    """The revisions of the models that a scorer's own settings name: setting -> commit."""
+    identities = {}
+    for key, revision in (("path", "revision"), ("reference", "reference_revision")):
+        model = settings.get(key)
+        if isinstance(model, Mapping) and "identity" in model:
+            identities[revision] = model["identity"]
+    if isinstance(settings.get("path"), str) and "identity" in settings:
+        identities["revision"] = settings["identity"]
 
-
-def _has_identity(value: Any) -> bool:
-    return isinstance(value, Mapping) and "identity" in value
+    commits = {}
+    for revision, identity in identities.items():
+        commit = commit_of(identity)
+        if commit:
+            commits[revision] = commit
+    return commits
 
 
 def selected(artifact: Artifact) -> Artifact | dict:
-    """Follow `selected.json` of `select` artifacts to the artifact, or the external model, that
-    they chose.
-    """
+    """The artifact or external model that `select` artifacts chose, following `selected.json`."""
     while has(artifact.path, "selected.json"):
         chosen = read_json(artifact.path / "selected.json")
         if "external" in chosen:
             return chosen["external"]
-        artifact = Artifact(
-            artifact.path.parent / chosen["artifact"], chosen["step"], chosen.get("binding", {})
-        )
+        path = artifact.path.parent / chosen["artifact"]
+        artifact = Artifact(path, chosen["step"], chosen.get("binding", {}))
     return artifact
 
 
 def external_model(value: Mapping) -> Model:
-    """`{path, revision, identity}` of a recipe; `path` is a directory, an artifact, a run's step,
-    or a hub id.
+    """The model of `{path, revision, identity}` in a recipe.
+
+    `path` is a directory, an artifact, a run's step, or a hub id.
     """
     path = Path(value["path"]).expanduser()
     identity = value.get("identity", str(path))
     commit = commit_of(identity)
-    if commit:  # what the plan found, wherever the branch has moved since
+    if commit:  # recorded by the plan; the branch may have moved since
         return Model(value["path"], identity, commit)
     if has(path, "selected.json") or (path / "model").is_dir():
         chosen = selected(Artifact(path.resolve()))
@@ -252,19 +268,16 @@ def external_model(value: Mapping) -> Model:
 
 
 def own_file(partial: Path, part: tuple[int, int], name: str) -> Path:
-    """`NAME` in the partial artifact, or `parts/I.NAME` for the I-th of several tasks that share
-    its shards.
-    """
-    if part[1] == 1:
+    """`NAME` in the partial artifact, or `parts/I.NAME` for task I of N (`part` is (I, N))."""
+    index, n_tasks = part
+    if n_tasks == 1:
         return partial / name
     (partial / "parts").mkdir(exist_ok=True)
-    return partial / "parts" / f"{part[0]}.{name}"
+    return partial / "parts" / f"{index}.{name}"
 
 
 class Output:
-    """Where a step writes: `path` (the partial artifact), counts, progress, and notes for the
-    manifest.
-    """
+    """Where a step writes: files (`path` is the partial artifact), counts, progress and notes."""
 
     def __init__(
         self,
@@ -274,19 +287,17 @@ class Output:
         part: tuple[int, int] = (0, 1),
         run: Mapping | None = None,
     ):
-        self.path, self.store, self.step, self.part, self.run = (
-            path,
-            store,
-            step,
-            part,
-            dict(run or {}),
-        )
+        self.path = path
+        self.store = store
+        self.step = step
+        self.part = part
+        self.run = dict(run or {})
         self.tally = Tally()
-        self.notes: dict[str, Any] = {}
-        # Raises UserError if the step's inputs were changed since it began: called before work is
-        # kept that a later try would trust.
+        self.notes: dict[str, Any] = {}  # further keys of the manifest
+        # Called before work is kept that a later try would trust. Raises UserError if the step's
+        # inputs were changed since it began.
         self.check_inputs: Callable[[], None] = lambda: None
-        self._written = 0.0
+        self._last_progress_s = 0.0
 
     @property
     def is_main(self) -> bool:
@@ -299,38 +310,40 @@ class Output:
         return self.path / "checkpoints"
 
     def progress(self, done: int, total: int | None, unit: str, *, force: bool = False) -> None:
-        """Tell `mlalign status` how far this step is (at most once a second); `total` is None where
-        nobody knows it yet.
+        """Write for `mlalign status` how far this step is, at most once a second.
+
+        `total` is None if it is not known yet.
         """
+        if not self.is_main:
+            return
         now = time.monotonic()
-        if self.is_main and (force or now - self._written >= 1 or done == total):
-            self._written = now
-            languages = dict(self.tally.rows)
-            write_json(
-                self.own("progress.json"),
-                {
-                    "done": done,
-                    "total": total,
-                    "unit": unit,
-                    "by_language": languages,
-                    "time": time.time(),
-                },
-            )
+        is_due = now - self._last_progress_s >= 1 or done == total
+        if not force and not is_due:
+            return
+
+        self._last_progress_s = now
+        progress = {
+            "done": done,
+            "total": total,
+            "unit": unit,
+            "by_language": dict(self.tally.rows),
+            "time": time.time(),
+        }
+        write_json(self.own("progress.json"), progress)
 
     def should_stop(self) -> bool:
-        """Whether the run was asked to stop, or the array task that this is (files named STOP in
-        the partial artifact).
-        """
+        """Whether the run, or this task of an array, was asked to stop by a file named STOP."""
         stopping.stage_looks.set()
         return (self.path / "STOP").exists() or self.own("STOP").exists()
 
     def own(self, name: str) -> Path:
-        """Where a file of this name is told apart from those of the other tasks of an array."""
+        """The path of a file that each task of an array has for itself."""
         return own_file(self.path, self.part, name)
 
     def warn(self, message: str) -> None:
-        """Something that a person must know before the results: the manifest keeps it, and run,
-        status and report show it first.
+        """Record something that a person must know before the results.
+
+        The manifest keeps it; run, status and report show it first.
         """
         warnings = self.notes.setdefault("warnings", [])
         if message not in warnings:

@@ -1,8 +1,8 @@
-"""How the process of a step learns that it is to stop, also where nothing of its stage looks.
+"""How the process of a step learns that it is to stop, even while its stage does not look.
 
-A stage looks for the file STOP where it could save its state. Until it does so for the first time
-(imports, the load of a model) nothing is worth saving, and the process ends by itself. Afterwards
-whoever waits for others, such as a server, looks at `asked`.
+A stage looks for the file STOP whenever it could save its state. Before it first does so (during
+imports, or while a model loads) there is nothing to save, and the process ends by itself. Later,
+code that waits for something else, such as a server, looks at `asked`.
 """
 
 import threading
@@ -21,26 +21,27 @@ class Stopped(Exception):
 
 
 def watch(files: Sequence[Path], end: Callable[[], None]) -> None:
-    """From now on look for a STOP that was not there before; if the stage does not look yet, call
-    `end`, which ends the process.
+    """Look for new STOP files from now on, in a thread.
+
+    If the stage does not look for them yet when one appears, `end` is called to end the process.
     """
-    before = [_written(path) for path in files]
+    before = {path: _time_written(path) for path in files}
 
     def look() -> None:
         while not asked.is_set():
             time.sleep(POLL_S)
-            now = [_written(path) for path in files]
-            if any(
-                time_ is not None and time_ != old for time_, old in zip(now, before, strict=True)
-            ):
-                asked.set()
+            for path in files:
+                written = _time_written(path)
+                if written is not None and written != before[path]:
+                    asked.set()
         if not stage_looks.is_set():
             end()
 
     threading.Thread(target=look, daemon=True).start()
 
 
-def _written(path: Path) -> int | None:
+def _time_written(path: Path) -> int | None:
+    """Nanoseconds since the epoch; None if there is no such file."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

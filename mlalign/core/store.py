@@ -24,7 +24,7 @@ from mlalign.core.errors import UserError
 sha256 = digests.sha256
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-# Not part of an artifact's content: they differ between two equal computations.
+# What is no content of an artifact: it differs between two equal computations.
 NOT_CONTENT = (
     "manifest.json",
     "config.yaml",
@@ -41,23 +41,18 @@ NOT_CONTENT = (
 
 def fingerprint(identity: dict) -> str:
     """SHA-256 (64 hex digits) of a JSON-able value, independent of key order."""
-    return hashlib.sha256(
-        json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str).encode()
-    ).hexdigest()
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Tally:
-    """Counts that a stage keeps: rows kept, rows dropped by reason, and other sums, each by
-    language. Tallies add up.
-    """
+    """Counts by language: rows kept, rows dropped by reason, and other sums. Tallies add up."""
 
     def __init__(self, values: dict | None = None):
         values = values or {}
         self.rows: Counter[str] = Counter(values.get("rows", {}))
-        self.dropped = {reason: Counter(by) for reason, by in values.get("dropped", {}).items()}
-        self.sums: dict[str, Counter[str]] = {
-            name: Counter(by) for name, by in values.get("sums", {}).items()
-        }
+        self.dropped = _counters(values.get("dropped", {}))
+        self.sums = _counters(values.get("sums", {}))
 
     def keep(self, language: str, n: int = 1) -> None:
         self.rows[language] += n
@@ -66,34 +61,44 @@ class Tally:
         self.dropped.setdefault(reason, Counter())[language] += n
 
     def add(self, name: str, language: str, n: float = 1) -> None:
-        self.sums.setdefault(name, Counter())[language] += n  # type: ignore[assignment]  # a sum may be fractional
+        # A sum may be fractional, which Counter's types do not allow.
+        self.sums.setdefault(name, Counter())[language] += n  # type: ignore[assignment]
 
     def merge(self, other: "Tally") -> None:
         self.rows.update(other.rows)
-        for mine, theirs in ((self.dropped, other.dropped), (self.sums, other.sums)):
-            for name, by in theirs.items():
-                mine.setdefault(name, Counter()).update(by)
+        for reason, counts in other.dropped.items():
+            self.dropped.setdefault(reason, Counter()).update(counts)
+        for name, sums in other.sums.items():
+            self.sums.setdefault(name, Counter()).update(sums)
 
     def to_dict(self) -> dict:
         return {
             "rows": dict(sorted(self.rows.items())),
-            "dropped": {r: dict(sorted(by.items())) for r, by in sorted(self.dropped.items())},
-            "sums": {n: dict(sorted(by.items())) for n, by in sorted(self.sums.items())},
+            "dropped": _sorted(self.dropped),
+            "sums": _sorted(self.sums),
         }
 
 
-def is_tally(told: Mapping) -> bool:
+def _counters(values: Mapping[str, Mapping]) -> dict[str, Counter[str]]:
+    return {name: Counter(by_language) for name, by_language in values.items()}
+
+
+def _sorted(counters: Mapping[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    return {name: dict(sorted(counter.items())) for name, counter in sorted(counters.items())}
+
+
+def is_tally(value: Mapping) -> bool:
     """Whether a value that was read from a file can be a Tally."""
-    named = [told.get(name, {}) for name in ("dropped", "sums")]
-    groups = all(isinstance(n, dict) and all(_are_counts(by) for by in n.values()) for n in named)
-    return groups and _are_counts(told.get("rows", {}))
+    for name in ("dropped", "sums"):
+        counters = value.get(name, {})
+        if not isinstance(counters, dict) or not all(map(_are_counts, counters.values())):
+            return False
+    return _are_counts(value.get("rows", {}))
 
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A finished artifact: its directory, its manifest, and the step (and `foreach` binding) it was
-    given under.
-    """
+    """A finished artifact, with the step (and `foreach` binding) under which it is an input."""
 
     path: Path
     step: str = ""
@@ -109,8 +114,9 @@ class Artifact:
 
 
 def read_json(path: Path, fields: shapes.Fields | None = None) -> dict:
-    """A JSON file as a dictionary; a UserError naming the file if it is unreadable, or lacks one of
-    `fields`.
+    """A JSON file as a dictionary.
+
+    Raises: UserError naming the file if it cannot be read, or does not have the shape of `fields`.
     """
     mend = "remove it, or compute the step that wrote it again with force=STEP"
     try:
@@ -123,14 +129,10 @@ def read_json(path: Path, fields: shapes.Fields | None = None) -> dict:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: readers see the old file or the new one.
-
-    The temporary name is this process's own.
-    """
+    """Write JSON atomically: readers see the old file or the new one."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    temporary.write_text(
-        json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-    )
+    temporary.write_text(f"{text}\n", encoding="utf-8")
     temporary.replace(path)
 
 
@@ -142,7 +144,7 @@ class Store:
 
     @property
     def digests(self) -> digests.Digests:
-        """Digests of files that this process, and others on this store, have hashed."""
+        """Digests of files that were hashed by any process that uses this store."""
         return digests.of_store(self.root)
 
     def path(self, stage: str, print_: str) -> Path:
@@ -155,7 +157,7 @@ class Store:
         return (self.path(stage, print_) / MANIFEST).is_file()
 
     def retire(self, stage: str, print_: str) -> None:
-        """Put a finished or unfinished artifact aside so that its step is computed again.
+        """Set a finished or unfinished artifact aside, so that its step is computed again.
 
         Raises: UserError if a process is working on it.
         """
@@ -164,14 +166,12 @@ class Store:
             put_aside(path)
 
     def shard_cache(self, key: str) -> Path:
-        """Where a finished shard with this key is kept for other artifacts to link to (`gc` drops
-        what nothing links).
-        """
+        """Where a finished shard is kept for artifacts to link to; `gc` drops unlinked ones."""
         return self.root / ".shards" / key[:2] / key
 
 
 def put_aside(path: Path) -> None:
-    """Rename a directory to `….replaced`, in the place of an earlier one."""
+    """Rename a directory to `….replaced`, replacing an earlier one."""
     aside = path.with_name(path.name + ".replaced")
     if path.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -183,8 +183,16 @@ def put_aside(path: Path) -> None:
 
 def content_files(path: Path) -> list[Path]:
     """The files that make up an artifact's content, in a fixed order."""
-    files = (p for p in path.rglob("*") if p.is_file() and not p.name.endswith(".tmp"))
-    return sorted(p for p in files if p.relative_to(path).parts[0] not in NOT_CONTENT)
+    files = []
+    for file in path.rglob("*"):
+        top = file.relative_to(path).parts[0]
+        if file.is_file() and not file.name.endswith(".tmp") and top not in NOT_CONTENT:
+            files.append(file)
+    return sorted(files)
+
+
+def _content_by_name(path: Path) -> dict[str, Path]:
+    return {str(file.relative_to(path)): file for file in content_files(path)}
 
 
 def finish(
@@ -193,53 +201,59 @@ def finish(
     expected: Mapping[str, str] | None = None,
     closed: Collection[str] = (),
 ) -> Path:
-    """Describe the files, write the manifest and rename `X.partial` to `X`; returns the artifact's
-    path.
+    """Write the manifest and rename `X.partial` to `X`; returns the artifact's path.
 
-    `manifest` brings everything but `files`, `content_digest` and `schema_version`. `expected` has
-    the digests of files that were recorded when they were made (name -> SHA-256); in the folders
-    `closed` nothing else counts as content.
-    Raises: UserError for one of those that has other content by now.
+    `manifest`: all of it but `files`, `content_digest` and `schema_version`.
+    `expected`: name -> SHA-256 of files, as recorded when they were written. In the folders
+    `closed`, no other files count as content.
+    Raises: UserError if one of the expected files has changed or is missing.
     """
-    known, expected = digests.of_store(partial.parent), expected or {}
-    found = {str(p.relative_to(partial)): p for p in content_files(partial)}
-    found = {
-        name: p
-        for name, p in found.items()
-        if name in expected or PurePosixPath(name).parts[0] not in closed
-    }
-    hashed = known.files(found.values())
-    files = {name: {"size": p.stat().st_size, "sha256": hashed[p]} for name, p in found.items()}
-    if wrong := [
-        name
-        for name, digest in expected.items()
-        if name not in files or files[name]["sha256"] != digest
-    ]:
-        raise UserError(
-            f"{partial / wrong[0]}: is not what was written there; run the same command again,"
-            " which computes it anew"
-        )
-    digest = content_digest(files)
-    write_json(
-        partial / MANIFEST,
-        {"schema_version": SCHEMA_VERSION, **manifest, "content_digest": digest, "files": files},
-    )
+    known_digests = digests.of_store(partial.parent)
+    expected = expected or {}
+    paths = {}
+    for name, path in _content_by_name(partial).items():
+        if name in expected or PurePosixPath(name).parts[0] not in closed:
+            paths[name] = path
+    files = _described(paths, known_digests)
+    _refuse_changed(partial, files, expected)
+
+    content = {"content_digest": content_digest(files), "files": files}
+    write_json(partial / MANIFEST, {"schema_version": SCHEMA_VERSION, **manifest, **content})
     final = partial.with_name(partial.name.removesuffix(".partial"))
     if not (final / MANIFEST).is_file():
-        put_aside(final)  # a directory without manifest is nobody's artifact
+        put_aside(final)  # a directory without a manifest is no artifact
     partial.rename(final)
-    known.moved(partial, final)
-    known.save()
+
+    known_digests.moved(partial, final)
+    known_digests.save()
     return final
 
 
+def _described(paths: Mapping[str, Path], known_digests: digests.Digests) -> dict[str, dict]:
+    """The `files` of a manifest: name -> {size, sha256}."""
+    hashed = known_digests.files(paths.values())
+    files = {}
+    for name, path in paths.items():
+        files[name] = {"size": path.stat().st_size, "sha256": hashed[path]}
+    return files
+
+
+def _refuse_changed(partial: Path, files: Mapping[str, dict], expected: Mapping[str, str]) -> None:
+    for name, digest in expected.items():
+        if name not in files or files[name]["sha256"] != digest:
+            raise UserError(
+                f"{partial / name}: is not what was written there;"
+                " run the same command again, which computes it anew"
+            )
+
+
 def content_digest(files: Mapping[str, Mapping]) -> str:
-    """The digest of an artifact's content from the `files` of its manifest."""
-    return fingerprint({name: told["sha256"] for name, told in files.items()})
+    """The digest of an artifact's content, from the `files` of its manifest."""
+    return fingerprint({name: file["sha256"] for name, file in files.items()})
 
 
 def read_manifest(artifact: Path) -> dict:
-    """The manifest of an artifact, of the shape that `finish` gives it.
+    """The manifest of an artifact, in the shape that `finish` gives it.
 
     Raises: UserError naming the file and what is wrong with it.
     """
@@ -254,44 +268,45 @@ def read_manifest(artifact: Path) -> dict:
 
 
 def _malformed(manifest: Any) -> str | None:
-    """What keeps a value from being a manifest."""
-    if wrong := shapes.problem(manifest, shapes.MANIFEST):
-        return wrong
-    slots = [
-        v
-        for value in manifest["inputs"].values()
-        for v in (value if isinstance(value, list) else [value])
-    ]
-    good = {
-        "dropped": all(_are_counts(by) for by in manifest["dropped"].values()),
-        "inputs": all(isinstance(value, dict) for value in slots),
+    """Why a value is no manifest; None if it is one."""
+    if problem := shapes.problem(manifest, shapes.MANIFEST):
+        return problem
+    checks = {
+        "dropped": all(map(_are_counts, manifest["dropped"].values())),
+        "inputs": all(map(_is_slot, manifest["inputs"].values())),
         "files": all(_is_file_entry(name, entry) for name, entry in manifest["files"].items()),
     }
-    wrong = next((key for key, is_good in good.items() if not is_good), None)
-    return wrong and f"{wrong!r} is not what belongs there, but {json.dumps(manifest[wrong])[:80]}"
+    for key, is_valid in checks.items():
+        if not is_valid:
+            shown = json.dumps(manifest[key])[:80]
+            return f"{key!r} is not what belongs there, but {shown}"
+    return None
 
 
 def _are_counts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(n, int | float) for n in value.values())
 
 
+def _is_slot(value: Any) -> bool:
+    """Whether a value can be a recorded input: a mapping, or a list of mappings."""
+    if isinstance(value, list):
+        return all(isinstance(item, dict) for item in value)
+    return isinstance(value, dict)
+
+
 def _is_file_entry(name: str, entry: Any) -> bool:
-    """`{size, sha256}` under a name that stays within the artifact."""
-    inside = bool(name) and not name.startswith("/") and ".." not in PurePosixPath(name).parts
-    return (
-        inside
-        and isinstance(entry, dict)
-        and isinstance(entry.get("size"), int)
-        and bool(HEX.fullmatch(str(entry.get("sha256"))))
-    )
+    """Whether an entry is `{size, sha256}`, and its name stays within the artifact."""
+    if not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
+        return False
+    if not isinstance(entry, dict) or not isinstance(entry.get("size"), int):
+        return False
+    return HEX.fullmatch(str(entry.get("sha256"))) is not None
 
 
 def listed(artifact: Path) -> dict[str, dict] | None:
-    """Name -> {size, sha256} of the files of a finished artifact; None for a folder without a
-    manifest.
-    """
-    seen = digests.signature(artifact / MANIFEST)
-    return _listed(artifact, seen) if seen else None
+    """Name -> {size, sha256} of a finished artifact's files; None for a folder without manifest."""
+    signature = digests.signature(artifact / MANIFEST)
+    return _listed(artifact, signature) if signature else None
 
 
 @functools.lru_cache(64)
@@ -301,42 +316,43 @@ def _listed(artifact: Path, _signature: str) -> dict[str, dict]:
 
 
 def has(artifact: Path, name: str) -> bool:
-    """Whether an artifact has a file: one that lies there, and that its manifest lists if it has
-    one.
-    """
+    """Whether an artifact has a file, and its manifest, if there is one, lists it."""
     files = listed(artifact)
-    return (files is None or name in files) and (artifact / name).is_file()
+    if files is not None and name not in files:
+        return False
+    return (artifact / name).is_file()
 
 
 def damages(path: Path, manifest: Mapping, digest: Callable[[Path], str]) -> Iterator[str]:
-    """What is wrong with a finished artifact's files, by their digests."""
+    """What is wrong with a finished artifact's files, as messages."""
     if content_digest(manifest["files"]) != manifest["content_digest"]:
         yield f"{path / MANIFEST} was changed: its content_digest is not that of its files"
-    for name, told in manifest["files"].items():
+    for name, recorded in manifest["files"].items():
         file = path / name
         if not file.is_file():
             yield f"{file} is missing"
-        elif (size := file.stat().st_size) != told["size"]:
-            yield f"{file} has {size} bytes, {told['size']} when it was written"
-        elif digest(file) != told["sha256"]:
+            continue
+        size = file.stat().st_size
+        if size != recorded["size"]:
+            yield f"{file} has {size} bytes, {recorded['size']} when it was written"
+        elif digest(file) != recorded["sha256"]:
             yield f"{file} was changed after it was written"
 
 
 def damage(path: Path, manifest: Mapping, known: digests.Digests) -> str | None:
-    """The first thing that is wrong with a finished artifact's files, or None; hashes what was
-    touched since it was hashed last.
-    """
+    """The first of `damages`, or None. Only files that changed since the last time are hashed."""
     known.files(path / name for name in manifest["files"] if (path / name).is_file())
     return next(damages(path, manifest, known.file), None)
 
 
 def strays(path: Path, manifest: Mapping) -> list[Path]:
-    """Files in the place of an artifact's content that its manifest does not list; hidden ones are
-    nobody's input.
+    """Files that would count as an artifact's content but are not in its manifest.
+
+    Hidden files are left out, because no step reads them.
     """
-    found = {str(p.relative_to(path)): p for p in content_files(path)}
-    return [
-        p
-        for name, p in found.items()
-        if name not in manifest["files"] and not any(x.startswith(".") for x in Path(name).parts)
-    ]
+    files = []
+    for name, file in _content_by_name(path).items():
+        is_hidden = any(part.startswith(".") for part in Path(name).parts)
+        if name not in manifest["files"] and not is_hidden:
+            files.append(file)
+    return files

@@ -1,4 +1,4 @@
-"""Text for a terminal: columns, sizes, times, and nothing that could steer it.
+"""Text for a terminal: columns, sizes, times, and no characters that could control it.
 
 Everything that is shown goes through `say`.
 """
@@ -17,23 +17,30 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """Plain text columns, each as wide as its widest cell."""
-    cells = [[harmless(str(c)).replace("\n", "⟨U+000A⟩") for c in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
+    cells = [[_cell(value) for value in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return harmless(str(value)).replace("\n", "⟨U+000A⟩")
 
 
 def without_empty(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """A table without the columns in which every row is empty."""
     kept = [i for i in range(len(header)) if any(str(row[i]) for row in rows)]
-    return table([[row[i] for i in kept] for row in rows], [header[i] for i in kept])
+    kept_rows = [[row[i] for i in kept] for row in rows]
+    return table(kept_rows, [header[i] for i in kept])
 
 
 def prepare() -> None:
-    """Make the standard streams take any text, and tracebacks show no secrets.
+    """Make the standard streams take any text, and hide secrets in tracebacks.
 
-    Where the encoding of a stream lacks a character, its escape is written instead.
+    A character that a stream's encoding lacks is written as its escape.
     """
     sys.excepthook = _crash
     for stream in (sys.stdout, sys.stderr):
@@ -48,27 +55,23 @@ def _crash(kind: type[BaseException], error: BaseException, trace: TracebackType
 def say(
     *texts: object, file: TextIO | None = None, sep: str = " ", end: str = "\n", flush: bool = False
 ) -> None:
-    """`print`, for all that a person is to read: without control characters and secrets that names,
-    models or servers bring in.
-    """
-    print(harmless(secrecy.hidden(sep.join(map(str, texts)))), file=file, end=end, flush=flush)
+    """`print` for people: without secrets, and without control characters from outside."""
+    text = sep.join(map(str, texts))
+    print(harmless(secrecy.hidden(text)), file=file, end=end, flush=flush)
 
 
 def say_error(message: str) -> None:
     """A mistake on stderr.
 
-    Further lines are indented, so that none of a file's name or a log poses as a message of its
-    own.
+    Further lines are indented, so that a line from a file name or a log cannot pose as a message.
     """
     say("error: " + message.replace("\n", "\n  "), file=sys.stderr)
 
 
 def harmless(text: str) -> str:
-    """Text of models, logs and people without control characters: what would move the cursor is
-    written out as `⟨U+001B⟩`.
+    """Text with control characters written out, such as `⟨U+001B⟩`.
 
-    A carriage return begins a new line, so that nothing is hidden behind what a progress bar wrote
-    over it.
+    A carriage return becomes a line end, so that no text is hidden by text written over it.
     """
     return visible(text.replace("\r\n", "\n").replace("\r", "\n"))
 
@@ -77,12 +80,10 @@ def size(n_bytes: float) -> str:
     """`1.5 GB`: powers of 1000, as disks are sold and quotas counted."""
     unit = 0
     while n_bytes >= 999.5 and unit < len(UNITS) - 1:
-        n_bytes, unit = n_bytes / 1000, unit + 1
-    return (
-        f"{n_bytes:.0f} {UNITS[unit]}"
-        if unit == 0 or n_bytes >= 100
-        else f"{n_bytes:.1f} {UNITS[unit]}"
-    )
+        n_bytes /= 1000
+        unit += 1
+    n_decimals = 0 if unit == 0 or n_bytes >= 100 else 1
+    return f"{n_bytes:.{n_decimals}f} {UNITS[unit]}"
 
 
 def duration(seconds: float) -> str:
@@ -92,5 +93,8 @@ def duration(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
-    clock = f"{hour}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-    return f"{days}-{hour:02d}:{minute:02d}:{second:02d}" if days else clock
+    if days:
+        return f"{days}-{hour:02d}:{minute:02d}:{second:02d}"
+    if hours:
+        return f"{hour}:{minute:02d}:{second:02d}"
+    return f"{minute}:{second:02d}"

@@ -1,6 +1,7 @@
-"""Which versions of which packages a result was made with."""
+"""The versions of the packages that a result was made with."""
 
 import contextlib
+import functools
 import importlib.metadata
 
 PACKAGES = (
@@ -24,10 +25,11 @@ PACKAGES = (
 )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Versions of the packages that can change a result, as installed."""
-    found = {}
+    """The installed versions of the packages that can change a result."""
+    installed = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            installed[package] = importlib.metadata.version(package)
+    return installed

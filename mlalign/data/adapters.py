@@ -1,8 +1,8 @@
-"""From a record, as a data set has it, to the columns of a row. Pure: a mapping in, a mapping out.
+"""From a record of a data set to the columns of a row. Pure: a mapping in, a mapping out.
 
-An adapter returns the row's own columns (plus `key`, `group_id`, `language`, `split` where the
-record brings them). A record of the wrong form raises `Malformed`; one that gives no row raises
-`Dropped`, with the reason in a word.
+An adapter returns the columns of the row's kind, and `key`, `group_id`, `language` and `split` if
+the record has them. A record of the wrong form raises `Malformed`; one that gives no row raises
+`Dropped`.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from mlalign.core.rows import messages, text_of, to_json
 Row = dict[str, Any]
 Record = dict[str, Any] | list[str]
 
-# kind -> the columns a source must have, and those that are taken where they are
+# kind -> the columns that a source must have, and those that are read if they are there
 REQUIRED = {
     "text": ("text",),
     "prompt": ("prompt",),
@@ -47,11 +47,12 @@ OPTIONAL = {
     "ranking": ("metadata",),
 }
 PLACING = ("id", "group_id", "language", "split")
+LABELS = {"true": True, "1": True, "false": False, "0": False}
 EVAL_SPLITS = ("eval", "evaluation", "test", "validation", "valid", "val", "dev")
 
 
 def own_columns(kind: str) -> tuple[str, ...]:
-    """The names that may stand on the left in `columns`."""
+    """The names of our columns that a source's `columns` may use."""
     return (*REQUIRED[kind], *OPTIONAL[kind], *PLACING)
 
 
@@ -59,24 +60,28 @@ def own_columns(kind: str) -> tuple[str, ...]:
 
 
 def columns(record: Record, kind: str, mapping: Mapping[str, Any], match: str = "contains") -> Row:
-    """A record of any set that `conversations` can read, as a row of `kind`; `mapping` gives our
-    column -> theirs.
+    """A record of any set that `conversations` can read, as a row of `kind`.
 
+    `mapping`: our column -> theirs.
     Raises: Malformed, Dropped.
     """
     theirs = record if isinstance(record, dict) else {}
-    view = conversations.named(
-        theirs, {name: _picked(record, where, name) for name, where in mapping.items()}
-    )
+    ours = {name: _picked(record, where, name) for name, where in mapping.items()}
+    view = conversations.named(theirs, ours)
     try:
         row = _BY_KIND[kind](view)
     except Malformed as error:
         raise Malformed(_with_mend(str(error), view, kind)) from None
+
     if kind == "prompt":
         row["reference"] = reference(view.get("reference"), match)
-    row |= {name: view[name] for name in PLACING if view.get(name) is not None}
-    if "metadata" in OPTIONAL[kind] and (metadata := view.get("metadata")) is not None:
+    for name in PLACING:
+        if view.get(name) is not None:
+            row[name] = view[name]
+    metadata = view.get("metadata")
+    if "metadata" in OPTIONAL[kind] and metadata is not None:
         row["metadata"] = metadata if isinstance(metadata, str) else to_json(metadata)
+
     if "id" in row:
         row["key"] = str(row.pop("id"))
     if "split" in row:
@@ -85,70 +90,69 @@ def columns(record: Record, kind: str, mapping: Mapping[str, Any], match: str = 
 
 
 def _with_mend(message: str, view: Mapping, kind: str) -> str:
-    """Why a record cannot be read; where a column is not there, that it can be named."""
+    """Why a record cannot be read, and how to name a column that it lacks."""
     if not message.startswith("needs "):
         return message
-    absent = next((name for name in REQUIRED[kind] if name not in view), None)
-    return (
-        _missing(dict(view), absent, absent)
-        if absent
-        else f"{message}; name its column with columns: {{prompt: THEIRS}}"
-    )
+    for name in REQUIRED[kind]:
+        if name not in view:
+            return _missing(dict(view), name, name)
+    return f"{message}; name its column with columns: {{prompt: THEIRS}}"
 
 
 def _picked(record: Record, where: str | int | Mapping[str, str | int], name: str) -> Any:
-    """The value at `where`; for metadata of several columns, `{ours: theirs}`, a mapping."""
+    """The value at `where`, or a mapping of values for `{ours: theirs}` (metadata)."""
     if isinstance(where, Mapping):
         return {key: pick(record, inner, f"{name}.{key}") for key, inner in where.items()}
     return pick(record, where, name)
 
 
-def pick(record: Record, where: str | int, name: str, default: Any = Malformed) -> Any:
-    """The value at `where`: a position, a column, or a dotted path into nested mappings and lists
-    (`answers.0.text`).
+def pick(record: Record, where: str | int, name: str) -> Any:
+    """The value at `where`, for our column `name`.
 
-    Raises: Malformed if it is not there and there is no default.
+    `where` is a position, a column, or a path into nested mappings and lists (`answers.0.text`).
+    Raises: Malformed if it is not there.
     """
-    if isinstance(record, dict):
-        if where in record:
+    if not isinstance(record, dict):
+        if isinstance(where, int) and where < len(record):
             return record[where]
-        value = _nested(record, str(where).split(".")) if "." in str(where) else Malformed
-    else:
-        value = record[where] if isinstance(where, int) and where < len(record) else Malformed
-    value = default if value is Malformed else value
-    if value is Malformed:
-        raise Malformed(_missing(record, where, name))
-    return value
+    elif where in record:
+        return record[where]
+    elif "." in str(where):
+        with contextlib.suppress(KeyError, IndexError):
+            return _nested(record, str(where).split("."))
+    raise Malformed(_missing(record, where, name))
 
 
-def _nested(value: Any, parts: list[str]) -> Any:
-    for part in parts:
-        if isinstance(value, dict) and part in value:
+def _nested(value: Any, path: list[str]) -> Any:
+    """The value at a path. Raises: KeyError, IndexError."""
+    for part in path:
+        if isinstance(value, dict):
             value = value[part]
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+        elif isinstance(value, list) and part.isdigit():
             value = value[int(part)]
         else:
-            return Malformed
+            raise KeyError(part)
     return value
 
 
 def _missing(record: Record, where: str | int, name: str) -> str:
     if not isinstance(record, dict):
         return f"only {len(record)} columns, but `{name}` is column {where} (counted from 0)"
-    wanted = f"no column {str(where)!r}" + (f" (for `{name}`)" if where != name else "")
+    missing = f"no column {str(where)!r}"
+    if where != name:
+        missing += f" (for `{name}`)"
+    hint = nearest(str(where), record)
     return (
-        f"{wanted}; it has {', '.join(map(str, record))}{nearest(str(where), record)}; name it with"
-        f" columns: {{{name}: THEIRS}}"
+        f"{missing}; it has {', '.join(map(str, record))}{hint};"
+        f" name it with columns: {{{name}: THEIRS}}"
     )
 
 
 def _read(view: Mapping, want: conversations.Shape) -> conversations.Row:
-    """What the columns say.
-
-    Raises: Malformed, and Dropped, also for what stored rows have no place for.
-    """
+    """What the columns say. Raises: Malformed; Dropped, also for what our rows cannot hold."""
     read = conversations.read(view, want)
-    if (key := read.unstorable()) is not None:
+    key = read.unstorable()
+    if key is not None:
         raise Dropped(f"has_{key}", f"has {key}, and rows hold roles and texts only")
     return read
 
@@ -169,48 +173,47 @@ def _answered(view: Mapping) -> Row:
     """Prompt and completion of a row with one answer."""
     read = _read(view, "one")
     if read.shape != "one":
-        raise Malformed(
-            f"needs messages, or prompt and completion; it has {', '.join(map(str, view))}"
-        )
+        columns = ", ".join(map(str, view))
+        raise Malformed(f"needs messages, or prompt and completion; it has {columns}")
     return {"prompt": _stored(read.prompt), "completion": _stored(read.answers)}
 
 
 def _preference(view: Mapping) -> Row:
     read = _read(view, "pair")
     if read.n_chosen is not None:
-        several = "rejected" if len(read.answers) > read.n_chosen + 1 else "chosen"
+        n_rejected = len(read.answers) - read.n_chosen
+        side = "rejected" if n_rejected > 1 else "chosen"
         raise Malformed(
-            f"`{several}` holds several answers, and a preference has one; name one with columns:"
-            f" {{{several}: {several}.0}}"
+            f"`{side}` holds several answers, and a preference has one;"
+            f" name one with columns: {{{side}: {side}.0}}"
         )
     if read.shape != "pair":
         raise Malformed(f"needs chosen and rejected; it has {', '.join(map(str, view))}")
+
     chosen, rejected = read.answers
-    numbers = {
-        name: _number(view.get(name), name) for name in ("margin", "score_chosen", "score_rejected")
-    }
-    texts = {name: view.get(name) for name in ("method", "chosen_lang", "rejected_lang")}
-    return {
+    row: Row = {
         "prompt": _stored(read.prompt),
         "chosen": _stored([chosen]),
         "rejected": _stored([rejected]),
-        **numbers,
-        **texts,
     }
+    for name in ("margin", "score_chosen", "score_rejected"):
+        row[name] = _number(view.get(name), name)
+    for name in ("method", "chosen_lang", "rejected_lang"):
+        row[name] = view.get(name)
+    return row
 
 
 def _unpaired(view: Mapping) -> Row:
     row = _answered(view)
-    label = {"true": True, "1": True, "false": False, "0": False}.get(
-        str(pick(dict(view), "label", "label")).lower()
-    )
-    if label is None:
+    label = str(pick(dict(view), "label", "label")).lower()
+    if label not in LABELS:
         raise Malformed(f"`label` must be true or false, found {view['label']!r}")
-    return row | {"label": label}
+    return row | {"label": LABELS[label]}
 
 
 def _ranking(view: Mapping) -> Row:
-    read, ranks = _read(view, "many"), _list_in(pick(dict(view), "ranks", "ranks"))
+    read = _read(view, "many")
+    ranks = _list_in(pick(dict(view), "ranks", "ranks"))
     if read.shape != "many" or not isinstance(ranks, list) or len(read.answers) != len(ranks):
         raise Malformed("`responses` and `ranks` must be lists of the same length")
     if not all(type(rank) is int for rank in ranks):
@@ -223,7 +226,7 @@ def _ranking(view: Mapping) -> Row:
 
 
 def _list_in(value: Any) -> Any:
-    """A list that stands in a table as JSON text is that list."""
+    """A value, or the list in it: tables hold lists as JSON text."""
     return parsed(value) if isinstance(value, str) else value
 
 
@@ -259,16 +262,17 @@ def _number(value: Any, name: str) -> float | None:
 def split_name(value: Any) -> str:
     """`train` or `eval` for the usual names of splits."""
     name = str(value).lower()
-    if name != "train" and name not in EVAL_SPLITS:
-        raise Malformed(
-            f"`split` must be train or eval (or test, validation, dev), found {value!r}"
-        )
-    return "train" if name == "train" else "eval"
+    if name == "train":
+        return "train"
+    if name in EVAL_SPLITS:
+        return "eval"
+    raise Malformed(f"`split` must be train or eval (or test, validation, dev), found {value!r}")
 
 
 def reference(value: Any, match: str) -> str | None:
-    """A reference answer as the JSON that verifiers read: `{"answer", "match"}`; what is that
-    already stays as it is.
+    """A reference answer as the JSON that verifiers read, `{"answer", "match"}`.
+
+    A value that has `answer` already keeps its own keys.
     """
     if value is None:
         return None
@@ -281,9 +285,7 @@ def reference(value: Any, match: str) -> str | None:
 
 
 def derive(row: Row, kind: str) -> Row:
-    """A prompt or a demonstration (its chosen side) out of a richer row; a row of the right kind
-    stays as it is.
-    """
+    """A row of `kind` made from a richer one: the chosen side of a preference demonstrates."""
     if kind == "demonstration" and "chosen" in row:
         return {**row, "completion": row["chosen"], "response_lang": row.get("chosen_lang")}
     return row
@@ -293,25 +295,26 @@ def derive(row: Row, kind: str) -> Row:
 
 
 def hh_rlhf(record: Record, kind: str) -> Row:
-    """Anthropic HH-RLHF (`formats.hh_rlhf`) as a preference, or what derives from it."""
+    """Anthropic HH-RLHF (`formats.hh_rlhf`) as a preference, or a row derived from it."""
     return derive(formats.hh_rlhf(record), kind)
 
 
 def xcopa(record: Record, kind: str, language: str) -> Row:
-    """XCOPA (`formats.xcopa`) as a preference, or what derives from it.
+    """XCOPA (`formats.xcopa`) as a preference, or a row derived from it.
 
-    A prompt (kind `prompt`) also shows both choices, a line each, and its reference is the right
-    one.
+    A prompt (kind `prompt`) also shows both choices, a line each; its reference is the right one.
     """
     row = formats.xcopa(record, language)
     if kind != "prompt":
         return derive(row, kind)
-    asked, right = text_of(row.pop("prompt")), text_of(row.pop("chosen"))
-    shown = "\n".join(
-        [asked, pick(record, "choice1", "choice1"), pick(record, "choice2", "choice2")]
-    )
-    placed = {name: row[name] for name in ("group_id", "metadata")}
-    return placed | {"prompt": messages(shown), "reference": reference(right, "contains")}
+    question = text_of(row["prompt"])
+    choices = [pick(record, name, name) for name in ("choice1", "choice2")]
+    return {
+        "group_id": row["group_id"],
+        "metadata": row["metadata"],
+        "prompt": messages("\n".join([question, *choices])),
+        "reference": reference(text_of(row["chosen"]), "contains"),
+    }
 
 
 def mgsm(record: Record, language: str) -> Row:
@@ -319,12 +322,12 @@ def mgsm(record: Record, language: str) -> Row:
 
     English is the original.
     """
-    problem, answer = pick(record, 0, "problem"), pick(record, 1, "answer")
-    origin = "native" if language == "eng_Latn" else "human_translated"
+    problem = pick(record, 0, "problem")
+    answer = pick(record, 1, "answer")
     return {
         "prompt": messages(problem),
         "reference": reference(answer.strip().replace(",", ""), "numeric"),
-        "origin": origin,
+        "origin": "native" if language == "eng_Latn" else "human_translated",
     }
 
 
@@ -332,33 +335,39 @@ def rewardbench(record: Record, kind: str) -> Row:
     """RewardBench, M-RewardBench (both `preference`) and RewardBench 2 (`ranking`).
 
     The subset is in the column `subset`, or `source` in M-RewardBench. Translations of a row share
-    its group. The rows `ref:7` and `tied:7` of RewardBench 2 belong to one prompt and share one
-    too.
+    its group, and so do the rows `ref:7` and `tied:7` of RewardBench 2, which have one prompt.
     """
-    view = record if isinstance(record, dict) else {}
-    subset = str(
-        view["subset"] if view.get("subset") is not None else pick(record, "source", "subset")
-    )
+    subset = record.get("subset") if isinstance(record, dict) else None
+    if subset is None:
+        subset = pick(record, "source", "subset")
     identifier = str(pick(record, "id", "id"))
     prefix, colon, number = identifier.partition(":")
     group = number if colon and prefix in ("ref", "tied") else identifier
     placed = {
         "key": f"{subset}:{identifier}",
         "group_id": f"{subset}:{group}",
-        "metadata": to_json({"subset": subset}),
+        "metadata": to_json({"subset": str(subset)}),
     }
-    asked = {name: pick(record, name, name) for name in ("prompt", "chosen", "rejected")}
+
+    view = {name: pick(record, name, name) for name in ("prompt", "chosen", "rejected")}
     if kind == "preference":
-        return {**_preference(asked), **placed}
-    read = _read(
-        {**asked, **{side: _several(asked[side]) for side in ("chosen", "rejected")}}, "pair"
-    )
-    n_right = 1 if read.n_chosen is None else read.n_chosen
-    texts = [answer["content"] for answer in read.answers]
-    ranks = [0 if place < n_right else 1 for place in range(len(texts))]
-    return {"prompt": _stored(read.prompt), "responses": texts, "ranks": ranks, **placed}
+        return {**_preference(view), **placed}
+    sides = {side: _several(view[side]) for side in ("chosen", "rejected")}
+    return {**_ranked({**view, **sides}), **placed}
+
+
+def _ranked(view: Mapping) -> Row:
+    """Chosen and rejected answers as a ranking: all chosen ones have rank 0, the others rank 1."""
+    read = _read(view, "pair")
+    n_chosen = 1 if read.n_chosen is None else read.n_chosen
+    n_rejected = len(read.answers) - n_chosen
+    return {
+        "prompt": _stored(read.prompt),
+        "responses": [answer["content"] for answer in read.answers],
+        "ranks": [0] * n_chosen + [1] * n_rejected,
+    }
 
 
 def _several(side: Any) -> Any:
-    value = _list_in(side)
-    return value if isinstance(value, list) else side
+    items = _list_in(side)
+    return items if isinstance(items, list) else side

@@ -30,7 +30,9 @@ class Gate:
     )
 
     def passes(self, value: float | None) -> bool:
-        if value is None or (self.min is not None and value < self.min):
+        if value is None:
+            return False
+        if self.min is not None and value < self.min:
             return False
         return self.max is None or value <= self.max
 
@@ -67,17 +69,22 @@ def sources(
 
     Raises: UserError if there are not as many of one as of the other, or rows are no candidates.
     """
-    rows_of, scores_of = _named(candidates), _named(scores)
-    if wrong := unequal(len(rows_of), len(scores_of)):
-        raise UserError(*wrong)
-    for path, _ in rows_of:
+    named_candidates = _named(candidates)
+    named_scores = _named(scores)
+    if messages := unequal(len(named_candidates), len(named_scores)):
+        raise UserError(*messages)
+    for path, _ in named_candidates:
         kind = rows.kind_of(path)
         if kind != "candidates":
             message = f"{path}: holds {kind} rows, `pairs` needs candidates (a `generate` step)"
             raise UserError(message)
-    several = len(rows_of) > 1
-    joined = zip(rows_of, scores_of, strict=True)
-    return [Source(path, of, name if several else None) for (path, name), (of, _) in joined]
+
+    has_several = len(named_candidates) > 1
+    paired = []
+    for (path, name), (scores_path, _) in zip(named_candidates, named_scores, strict=True):
+        sampler = name if has_several else None
+        paired.append(Source(path, scores_path, sampler))
+    return paired
 
 
 def _named(values: Sequence[Artifact | dict]) -> list[tuple[Path, str]]:
@@ -98,37 +105,47 @@ def shards(source: Source, split: str | None, languages: Sequence[str]) -> list[
     Raises: UserError if a language, or the scores of a shard, are not there.
     """
     path, scores, sampler = source
-    present = {p.name.split(".")[0] for p in rows.shards(path, split)}
-    if missing := [language for language in languages if language not in present]:
-        messages = [f"languages: no candidates in {m!r}{nearest(m, present)}" for m in missing]
+    present = {rows.language_of(file) for file in rows.shards(path, split)}
+    messages = []
+    for language in languages:
+        if language not in present:
+            hint = nearest(language, present)
+            messages.append(f"languages: no candidates in {language!r}{hint}")
+    if messages:
         raise UserError(*messages)
+
     files = rows.shards(path, split, languages or None)
     if not files:
         raise UserError(f"{path}: holds no candidates of split {split!r}")
-    absent = [file.name for file in files if not has(scores, f"rows/{file.name}")]
-    if absent:
-        missing_shards = f"{absent[0]} ({len(absent)} of {len(files)} shards)"
-        raise UserError(f"{scores}: lacks {missing_shards}; score the candidates this step reads")
+    missing = [file.name for file in files if not has(scores, f"rows/{file.name}")]
+    if missing:
+        shards_ = f"{missing[0]} ({len(missing)} of {len(files)} shards)"
+        raise UserError(f"{scores}: lacks {shards_}; score the candidates this step reads")
     return [Shard(file, scores / "rows" / file.name, sampler) for file in files]
 
 
 def read(files: Iterable[Shard]) -> tuple[list[dict], dict[str, dict]]:
     """The prompts of some shards with their candidates (`joined`), and the scores by candidate."""
-    prompts, marks = [], []
+    prompts = []
+    scores = {}
     for shard in files:
         prompts.append((rows.read_shard(shard.candidates), shard.sampler))
-        marks += rows.read_shard(shard.scores)
-    return joined(prompts), {row["candidate_id"]: row for row in marks}
+        for row in rows.read_shard(shard.scores):
+            scores[row["candidate_id"]] = row
+    return joined(prompts), scores
 
 
 def joined(prompts: Sequence[tuple[list[dict], str | None]]) -> list[dict]:
-    """The rows of several samplers by prompt, in the order in which prompts come first.
+    """The rows of several samplers as one row for each prompt, in order of first appearance.
 
     Each response says its `sampler`.
     """
-    marked = [_marked(row, sampler) for of_one, sampler in prompts for row in of_one]
+    marked = []
+    for sampler_rows, sampler in prompts:
+        marked += [_marked(row, sampler) for row in sampler_rows]
     if len(prompts) == 1:
         return marked
+
     by_id: dict[str, dict] = {}
     for row in marked:
         if row["id"] in by_id:
@@ -139,7 +156,8 @@ def joined(prompts: Sequence[tuple[list[dict], str | None]]) -> list[dict]:
 
 
 def _marked(row: dict, sampler: str | None) -> dict:
-    return {**row, "responses": [{**response, "sampler": sampler} for response in row["responses"]]}
+    responses = [{**response, "sampler": sampler} for response in row["responses"]]
+    return {**row, "responses": responses}
 
 
 def columns(shard: Path) -> list[str]:
@@ -168,13 +186,20 @@ def statistics(score: str, files: Iterable[Shard]) -> dict[str, tuple[float, flo
             value = row[f"score.{score}"]
             if value is None or not math.isfinite(value):
                 continue
-            n, mean, squares = sums.get(row["prompt_lang"], (0, 0.0, 0.0))
+            language = row["prompt_lang"]
+            n, mean, squares = sums.get(language, (0, 0.0, 0.0))
+            n += 1
+            # mean_n = mean_(n-1) + delta / n; squares_n = squares_(n-1) + delta (value - mean_n)
             delta = value - mean
-            mean += delta / (n + 1)
-            sums[row["prompt_lang"]] = (n + 1, mean, squares + delta * (value - mean))
-    return {lang: (mean, math.sqrt(squares / n)) for lang, (n, mean, squares) in sums.items()}
+            mean += delta / n
+            squares += delta * (value - mean)
+            sums[language] = (n, mean, squares)
+    return {
+        language: (mean, math.sqrt(squares / n)) for language, (n, mean, squares) in sums.items()
+    }
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     mean = math.fsum(values) / len(values)
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
+    variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+    return mean, math.sqrt(variance)

@@ -5,58 +5,69 @@ import unicodedata
 from array import array
 from bisect import bisect_left
 
+from mlalign.core.rows import text_of
+
+# kind -> the columns that answer the prompt; responses of a ranking are texts instead
+ANSWER_COLUMNS = {
+    "demonstration": ("completion",),
+    "unpaired": ("completion",),
+    "preference": ("chosen", "rejected"),
+}
 TEXTS = ("reference", "metadata", "method")  # columns of text besides prompt and answers
 NEW_KEYS = 1 << 14  # keys in the small set of `Seen` before they are merged into the sorted array
 
 
 def normalised(text: str) -> str:
-    """NFC, with runs of white space as one space: texts that only differ in that count as equal."""
-    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
+    """NFC, with runs of white space as one space: texts that differ only in that count as equal."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.split())
 
 
 def answers(row: dict, kind: str) -> list[str]:
     """The texts of a row that answer its prompt."""
     if kind == "ranking":
         return list(row["responses"])
-    sides = {
-        "demonstration": ("completion",),
-        "unpaired": ("completion",),
-        "preference": ("chosen", "rejected"),
-    }.get(kind, ())
-    return ["\n".join(m["content"] for m in row[side]) for side in sides]
+    return [text_of(row[column]) for column in ANSWER_COLUMNS.get(kind, ())]
 
 
 def problem(
     row: dict, kind: str, max_chars: int | None = None, *, keep_empty_answers: bool = False
 ) -> str | None:
     """Why a row cannot be used, as one word for the counts, or None."""
-    told = [row["text"]] if kind == "text" else [m["content"] for m in row["prompt"]]
-    given = answers(row, kind)
-    if not told or not told[-1].strip():
+    if kind == "text":
+        prompts = [row["text"]]
+    else:
+        prompts = [message["content"] for message in row["prompt"]]
+    responses = answers(row, kind)
+    if not prompts or not prompts[-1].strip():
         return "empty_text"
-    if not keep_empty_answers and not all(text.strip() for text in given):
+    if not keep_empty_answers and not all(text.strip() for text in responses):
         return "empty_text"
-    if kind == "preference" and normalised(given[0]) == normalised(given[1]):
+    if kind == "preference" and normalised(responses[0]) == normalised(responses[1]):
         return "rejected_equals_chosen"
-    if max_chars is not None and sum(map(len, told)) + max(map(len, given), default=0) > max_chars:
+
+    n_chars = sum(map(len, prompts)) + max(map(len, responses), default=0)
+    if max_chars is not None and n_chars > max_chars:
         return "too_long"
+    other_texts = [row[name] for name in TEXTS if row.get(name)]
     try:
-        "".join([*told, *given, *(row[name] for name in TEXTS if row.get(name))]).encode()
+        "".join([*prompts, *responses, *other_texts]).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, as "\ud83d" in JSON
         return "not_unicode"
     return None
 
 
 def content_key(row: dict, kind: str) -> int:
-    """A 64-bit hash of everything a row says in its language, after `normalised`; equal for exact
-    duplicates.
+    """A 64-bit hash of the texts and the language of a row, equal for exact duplicates.
+
+    Texts are hashed after `normalised`.
     """
-    told = (
-        [row["text"]]
-        if kind == "text"
-        else [f"{m['role']}\x1e{m['content']}" for m in row["prompt"]]
-    )
-    parts = [row["prompt_lang"], *told, "\x1d", *answers(row, kind), str(row.get("label"))]
+    if kind == "text":
+        prompts = [row["text"]]
+    else:
+        prompts = [f"{message['role']}\x1e{message['content']}" for message in row["prompt"]]
+    parts = [row["prompt_lang"], *prompts, "\x1d", *answers(row, kind), str(row.get("label"))]
     return key64("\x1f".join(map(normalised, parts)))
 
 
@@ -65,10 +76,10 @@ def key64(text: str) -> int:
 
 
 class Seen:
-    """A set of 64-bit keys in 8 bytes each: a sorted array, and a small set of the newest keys that
-    is merged into it.
+    """A set of 64-bit keys that takes 8 bytes for each.
 
-    Two different keys collide with probability n²/2⁶⁵ (3e-8 for a million rows).
+    It is a sorted array, and a small set of the newest keys that is merged into it now and then.
+    Some two of n different rows have the same key with probability n²/2⁶⁵ (3e-8 for a million).
     """
 
     def __init__(self) -> None:
@@ -93,8 +104,9 @@ class Seen:
     def _merge(self) -> None:
         import numpy as np
 
-        merged = np.concatenate(
-            [np.frombuffer(self._sorted, dtype=np.uint64), np.fromiter(self._new, dtype=np.uint64)]
-        )
+        old = np.frombuffer(self._sorted, dtype=np.uint64)
+        new = np.fromiter(self._new, dtype=np.uint64)
+        merged = np.concatenate([old, new])
         merged.sort()
-        self._sorted, self._new = memoryview(merged.data), set()
+        self._sorted = memoryview(merged.data)
+        self._new = set()

@@ -1,12 +1,11 @@
 """Rows of all shards, brought together by `group_id`: the versions of an item in all its languages.
 
 A group's rows lie in the shards of its languages. `Slices` reads every shard once and deals its
-rows out to `n` files by `hash(group_id)`, so that a group is whole within a slice, and memory holds
-one shard or one slice. `run` makes rows of each slice and keeps them, so that a stopped step
-goes on.
+rows out to `n` files by `hash(group_id)`, so that a slice holds whole groups, and memory holds one
+shard or one slice. `run` makes rows of each slice and keeps them, so that a stopped step resumes.
 
-How rows were spread over shards decides neither what a slice holds nor how many there are; only the
-order of rows within a slice follows from it, and whoever makes rows of them sorts them first.
+How rows are spread over shards changes neither what a slice holds nor how many slices there are. It
+does change the order of rows within a slice, so code that makes rows of them sorts them first.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 Work = Callable[[list[list[dict]], Tally], Iterable[dict]]
 
-SLICE_ROWS = 4096  # about as many rows are in a slice
+SLICE_ROWS = 4096  # the mean number of rows in a slice
 
 
 def run(
@@ -35,50 +34,65 @@ def run(
     kind_of: Callable[[Mapping], str],
     store: Store,
 ) -> Iterator[tuple[int, Tally]]:
-    """Make rows of each slice; gives the number of slices and the counts of each, as it is done.
+    """Make rows of each slice; yields the number of slices and each one's counts when it is done.
 
-    `inputs` are shards, such as candidates and their scores. `work(parts, tally)` gets a slice's
-    rows of each input and gives the rows to write, whose kind `kind_of` tells. They become shards
-    `LANGUAGE.SPLIT.SLICE.parquet` in `target`. `kept` is a folder for what an unfinished step
-    keeps: a slice whose files are still those that were written is not computed again.
+    `inputs`: several lists of shards, such as candidates and their scores.
+    `work(parts, tally)`: gets a slice's rows of each input and returns the rows to write. They
+        become shards `LANGUAGE.SPLIT.SLICE.parquet` in `target`.
+    `kind_of(row)`: the kind of a row to write.
+    `kept`: a folder for what an unfinished step keeps. A slice whose files are still as they were
+        written is not computed again.
     """
     digest = store.digests.file
     n = n_slices(inputs[0])
-    cut = [Slices(kept / f"input{i}", n) for i in range(len(inputs))]
-    for slices, shards in zip(cut, inputs, strict=True):
+    dealt = [Slices(kept / f"input{i}", n) for i in range(len(inputs))]
+    for slices, shards in zip(dealt, inputs, strict=True):
         slices.make(shards, digest)
+
     for index in range(n):
         marker = kept / f"{index:05d}.json"
-        files = [slices.file(index) for slices in cut]
-        key = fingerprint({"files": [digest(f) if f.exists() else None for f in files]})
+        key = _key([slices.file(index) for slices in dealt], digest)
         done = checkpoints.read_value(marker, key) if marker.is_file() else None
-        if done is None or not _are_there(target, done["files"], digest):
+        if done is None or not _are_unchanged(target, done["files"], digest):
             tally = Tally()
-            made = work([slices.read(index) for slices in cut], tally)
-            written = _write(target, index, made, kind_of)
-            content = {name: digest(target / name) for name in written}
+            new_rows = work([slices.read(index) for slices in dealt], tally)
+            names = _write(target, index, new_rows, kind_of)
+            content = {name: digest(target / name) for name in names}
             done = {"tally": tally.to_dict(), "files": content}
             checkpoints.write_value(marker, key, done)
         yield n, Tally(done["tally"])
 
 
-def _are_there(folder: Path, files: Mapping[str, str], digest: Callable[[Path], str]) -> bool:
-    found = {name: folder / name for name in files}
-    return all(file.is_file() and digest(file) == files[name] for name, file in found.items())
+def _key(files: Iterable[Path], digest: Callable[[Path], str]) -> str:
+    """The fingerprint of a slice's input files, some of which may not exist."""
+    digests = []
+    for file in files:
+        digests.append(digest(file) if file.exists() else None)
+    return fingerprint({"files": digests})
+
+
+def _are_unchanged(folder: Path, files: Mapping[str, str], digest: Callable[[Path], str]) -> bool:
+    """Whether a folder's files (name -> digest) exist and have these digests."""
+    for name, recorded in files.items():
+        file = folder / name
+        if not file.is_file() or digest(file) != recorded:
+            return False
+    return True
 
 
 def _write(
     target: Path,
     index: int,
-    made: Iterable[dict],
+    new_rows: Iterable[dict],
     kind_of: Callable[[Mapping], str],
 ) -> list[str]:
     """Write a slice's rows as shards. Returns the names of the files."""
     by_shard: dict[str, list[dict]] = defaultdict(list)
-    for row in made:
-        by_shard[rows.shard_name(row["prompt_lang"], row["split"], index)].append(row)
-    for name, of_shard in by_shard.items():
-        rows.write_shard(target / name, kind_of(of_shard[0]), of_shard)
+    for row in new_rows:
+        name = rows.shard_name(row["prompt_lang"], row["split"], index)
+        by_shard[name].append(row)
+    for name, shard_rows in by_shard.items():
+        rows.write_shard(target / name, kind_of(shard_rows[0]), shard_rows)
     return list(by_shard)
 
 
@@ -99,16 +113,19 @@ class Slices:
     """The rows of some shards in `n` files below `folder`, each with whole groups."""
 
     def __init__(self, folder: Path, n: int):
-        self.folder, self.n = folder, n
+        self.folder = folder
+        self.n = n
 
     def file(self, index: int) -> Path:
         return self.folder / f"{index:05d}.arrow"
 
     def make(self, shards: Sequence[Path], digest: Callable[[Path], str]) -> None:
-        """Deal the rows out, unless an earlier try has left the files whole."""
-        key = fingerprint({"shards": [[p.name, digest(p)] for p in shards], "n": self.n})
+        """Deal the rows out, unless an earlier try has done so and the files are unchanged."""
+        identities = [[shard.name, digest(shard)] for shard in shards]
+        key = fingerprint({"shards": identities, "n": self.n})
         if self._are_kept(key, digest):
             return
+
         self.folder.mkdir(parents=True, exist_ok=True)
         schema = _schema_of(shards)
         with contextlib.ExitStack() as files:
@@ -119,7 +136,7 @@ class Slices:
         checkpoints.write_value(self._marker, key, content)
 
     def read(self, index: int) -> list[dict]:
-        """The rows of a slice, in the order of the shards; empty where no group falls into it."""
+        """The rows of a slice, in the order of the shards; empty if no group falls into it."""
         import pyarrow as pa
 
         file = self.file(index)
@@ -138,7 +155,7 @@ class Slices:
         kept = checkpoints.read_value(self._marker, key)
         if kept is None:
             return False
-        return _are_there(self.folder, kept, digest)
+        return _are_unchanged(self.folder, kept, digest)
 
     def _deal(
         self,
@@ -150,8 +167,9 @@ class Slices:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        own = pq.read_table(shard, partitioning=None)
-        table = pa.concat_tables([schema.empty_table(), own], promote_options="default")
+        own_columns = pq.read_table(shard, partitioning=None)
+        empty = schema.empty_table()  # adds the columns that only other shards have
+        table = pa.concat_tables([empty, own_columns], promote_options="default")
         for index, part in self._parts(table).items():
             if index not in writers:
                 sink = files.enter_context(pa.OSFile(str(self.file(index)), "wb"))
@@ -162,10 +180,10 @@ class Slices:
 
     def _parts(self, table: "pa.Table") -> dict[int, "pa.Table"]:
         """Slice -> its rows of a table, in their order."""
-        places: dict[int, list[int]] = {}
-        for row, group in enumerate(table["group_id"].to_pylist()):
-            places.setdefault(slice_of(group, self.n), []).append(row)
-        return {index: table.take(found) for index, found in sorted(places.items())}
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, group in enumerate(table["group_id"].to_pylist()):
+            places[slice_of(group, self.n)].append(place)
+        return {index: table.take(places[index]) for index in sorted(places)}
 
 
 def _schema_of(shards: Sequence[Path]) -> "pa.Schema":

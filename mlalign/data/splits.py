@@ -1,6 +1,4 @@
-"""Train or eval, and which rows to keep: decided by hashes of the group alone, so no row's fate
-depends on another row.
-"""
+"""Train or eval, and which rows to keep, by hashes of the group: no row depends on another."""
 
 import hashlib
 import math
@@ -13,15 +11,12 @@ def fraction(*parts: str | int) -> float:
 
 
 def split_of(group: str, seed: int, eval_frac: float) -> str:
-    """`eval` for about `eval_frac` of the groups, `train` for the others; all rows of a group are
-    on one side.
-    """
+    """`eval` for about `eval_frac` of the groups, `train` for the others."""
     return "eval" if fraction("split", seed, group) < eval_frac else "train"
 
 
 def rank(group: str, seed: int, weight: float = 1.0) -> float:
-    """The rows of lowest rank are a sample without replacement, each drawn in proportion to its
-    weight.
+    """A random rank: the rows of lowest rank are a sample without replacement, by weight.
 
     Efraimidis and Spirakis 2006, algorithm A, in its exponential form: -ln(u) / w. Translations of
     an item share a rank.

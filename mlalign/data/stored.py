@@ -1,23 +1,22 @@
 """Stored answers to the prompts of a source, such as those of a benchmark's baseline.
 
-A file holds objects with `instruction` (or `prompt`) and `output`, as AlpacaEval's model outputs
-do.
+A file holds objects with `instruction` (or `prompt`) and `output`, as AlpacaEval's outputs do.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from mlalign.core import languages, rows
+from mlalign.core.records import read as read_file
 from mlalign.core.sources import Problems, Source, find
-from mlalign.core.sources import read as read_file
 from mlalign.data import cleaning
 
 PROMPTS = ("instruction", "prompt")
-MATCH = "stored"  # in a reference: no answer to be matched, but one to be compared with
+MATCH = "stored"  # in a reference: an answer to compare with, not to match
 
 
 def read(path: str, language: str | None, problems: Problems) -> dict[str, str]:
-    """prompt -> answer, of the file of one language, or of all files where {lang} is not in the
-    path.
+    """prompt -> answer, from all files, or with {lang} in the path only those of one language.
 
     A record without a prompt or an answer is noted in `problems`.
     """
@@ -26,9 +25,7 @@ def read(path: str, language: str | None, problems: Problems) -> dict[str, str]:
         if file.language is not None and languages.normalise(file.language) != language:
             continue
         for number, record in read_file(file, True, problems):
-            prompt = next(
-                (record[name] for name in PROMPTS if isinstance(record.get(name), str)), None
-            )
+            prompt = _prompt_of(record)
             answer = record.get("output")
             if prompt is None or not isinstance(answer, str):
                 message = (
@@ -41,12 +38,17 @@ def read(path: str, language: str | None, problems: Problems) -> dict[str, str]:
     return answers
 
 
+def _prompt_of(record: Mapping[str, Any]) -> str | None:
+    for name in PROMPTS:
+        if isinstance(record.get(name), str):
+            return record[name]
+    return None
+
+
 def answered(row: dict[str, Any], answers: dict[str, str]) -> dict[str, Any]:
-    """The row with the stored answer as its reference; without one if none is stored for its
-    prompt.
-    """
+    """The row with the stored answer to its prompt as its reference, or without a reference."""
     prompt = cleaning.normalised(row["prompt"][-1]["content"])
-    without = {name: value for name, value in row.items() if name != "reference"}
-    if prompt not in answers:
-        return without
-    return {**without, "reference": rows.to_json({"answer": answers[prompt], "match": MATCH})}
+    completed = {name: value for name, value in row.items() if name != "reference"}
+    if prompt in answers:
+        completed["reference"] = rows.to_json({"answer": answers[prompt], "match": MATCH})
+    return completed

@@ -1,20 +1,20 @@
-"""Train the tiny base model: a tokenizer and a 1.5M-parameter Qwen3 that can answer in the twelve
-tiny-world languages.
+"""Trains the tiny base model: a tokenizer and a 1.5M-parameter Qwen3 for the tiny world.
 
     python -m mlalign.data.tiny_base --out DIR
 
-Reads nothing but `tiny_world`. Writes DIR, an ordinary Hugging Face model directory, and
+Reads nothing but `tiny_world`. Writes DIR, an ordinary Hugging Face model directory, and in it
 `training.json` with the settings, the losses and the greedy accuracy by language. The same
 arguments give the same bytes on one machine.
 
 The base sees right answers, translations, the same question in two languages, and *feedback*: a
 question, an answer, then a remark in the same language that says whether the answer was right.
 Feedback is what lets a reward model that is trained on English preferences judge the other
-languages; it is in every language, so "English only" holds for the preference step, not for this
+languages. It is in every language, so "English only" holds for the preference step, not for this
 base. Only rows of the train split are used.
 """
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -42,10 +42,11 @@ BATCH_DOCUMENTS = 48
 # Documents are sorted by length inside a block of this many batches: less padding, same mixture.
 BLOCK_BATCHES = 32
 PRINT_EVERY = 100
+EVAL_BATCH = 100  # rows
 PROMPT_WEIGHT = 0.1
 REMARK_FIRST_WEIGHT = 4.0
-# Letters keep their marks (Devanagari vowels), digits stand alone, and a leading space belongs to
-# its word.
+# Letters keep their marks (Devanagari vowels), digits stand alone, and a space belongs to the word
+# after it.
 PRE_TOKENS = r" ?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]|\s+"
 # A system message is part of the prompt's text: the user turn that follows continues it.
 CHAT_TEMPLATE = (
@@ -60,8 +61,9 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One pass of training: how long, how fast, and the shares of the kinds of document (the rest:
-    right answers).
+    """One pass of training: length, learning rate, and the shares of the kinds of document.
+
+    The remaining documents are right answers.
     """
 
     n_steps: int
@@ -79,7 +81,7 @@ STAGE_2 = Stage(
 )
 BAD_MIX = {"wrong": 0.52, "habit": 0.20, "other_language": 0.14, "cut": 0.14}
 
-# A document is pieces of text, each with the loss weight of its first token and of the others.
+# A piece of text, the loss weight of its first token, and that of its other tokens.
 Piece = tuple[str, float, float]
 Document = list[Piece]
 
@@ -89,7 +91,9 @@ def _question(text: str) -> Document:
 
 
 def _draw(rng: random.Random) -> tuple[Item, int, str]:
-    item, prefix = rng.choice(tiny_world.pool(rng.choice(TASKS), "train"))
+    """A random item of the train split, the number of its prefix, and a language."""
+    task = rng.choice(TASKS)
+    item, prefix = rng.choice(tiny_world.pool(task, "train"))
     return item, prefix, rng.choice(LANGUAGES)
 
 
@@ -109,39 +113,43 @@ def _twice_document(rng: random.Random) -> Document:
 
 
 def _translation_document(rng: random.Random) -> Document:
-    """A question or an answer, half of them from English.
+    """The translation of a question or an answer, half of them from English.
 
-    Wrong answers too, or it would mend what it translates.
+    Some answers are wrong, or the model would learn to correct what it translates.
     """
     item, prefix, source = _draw(rng)
     source = rng.choice((source, "eng_Latn"))
     target = rng.choice([language for language in LANGUAGES if language != source])
-    value = rng.choice((None, item.answer, tiny_world.wrong_value(item, rng)))
-    texts = [
-        prompt_text(item, prefix, language) if value is None else answer_text(item, value, language)
-        for language in (source, target)
-    ]
-    return [*_question(f"{TEXT[target]['name']}: {texts[0]}"), (texts[1] + END, 1.0, 1.0)]
+    wrong = tiny_world.wrong_value(item, rng)
+    value = rng.choice((None, item.answer, wrong))
+    if value is None:
+        text = prompt_text(item, prefix, source)
+        translation = prompt_text(item, prefix, target)
+    else:
+        text = answer_text(item, value, source)
+        translation = answer_text(item, value, target)
+    return [*_question(f"{TEXT[target]['name']}: {text}"), (translation + END, 1.0, 1.0)]
 
 
 def _feedback_documents(rng: random.Random) -> list[Document]:
-    """A right and a bad answer to one prompt, each with its remark: the loss is on the remark,
-    never on the answer.
+    """A right and a bad answer to one prompt, each followed by a remark.
+
+    The loss is on the remark, never on the answer.
     """
     item, prefix, language = _draw(rng)
-    bad, _ = tiny_world.response(
-        item, language, rng.choices(list(BAD_MIX), list(BAD_MIX.values()))[0], rng
-    )
-    answers = (answer_text(item, item.answer, language), bad)
+    quality = rng.choices(list(BAD_MIX), list(BAD_MIX.values()))[0]
+    bad, _ = tiny_world.response(item, language, quality, rng)
+    right = answer_text(item, item.answer, language)
     question = _question(prompt_text(item, prefix, language))
-    return [
-        [*question, (answer + END, 0.0, 0.0), (remark + END, REMARK_FIRST_WEIGHT, 1.0)]
-        for answer, remark in zip(answers, TEXT[language]["remarks"], strict=True)
-    ]
+    made = []
+    for answer, remark in zip((right, bad), TEXT[language]["remarks"], strict=True):
+        remark_piece = (remark + END, REMARK_FIRST_WEIGHT, 1.0)
+        made.append([*question, (answer + END, 0.0, 0.0), remark_piece])
+    return made
 
 
 def documents(stage: Stage, rng: random.Random) -> Iterator[Document]:
-    """Training documents without end, in the stage's mixture."""
+    """An endless stream of training documents, in the stage's mixture."""
     shares: dict[Any, float] = {
         _translation_document: stage.translation_frac,
         _twice_document: stage.twice_frac,
@@ -150,8 +158,10 @@ def documents(stage: Stage, rng: random.Random) -> Iterator[Document]:
     }
     while True:
         make = rng.choices(list(shares), list(shares.values()))[0]
-        made = make(rng)
-        yield from made if make is _feedback_documents else [made]
+        if make is _feedback_documents:
+            yield from make(rng)
+        else:
+            yield make(rng)
 
 
 def train_tokenizer(seed: int, n_documents: int = 30_000) -> FastTokenizer:
@@ -167,13 +177,7 @@ def train_tokenizer(seed: int, n_documents: int = 30_000) -> FastTokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    stream = documents(STAGE_2, random.Random(f"tokenizer-{seed}"))
-    texts = (
-        text.removeprefix(USER).removesuffix(END)
-        for _ in range(n_documents)
-        for text, _, _ in next(stream)
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(_tokenizer_texts(seed, n_documents), trainer)
     return FastTokenizer(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -182,6 +186,13 @@ def train_tokenizer(seed: int, n_documents: int = 30_000) -> FastTokenizer:
         model_max_length=MAX_POSITIONS,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _tokenizer_texts(seed: int, n_documents: int) -> Iterator[str]:
+    stream = documents(STAGE_2, random.Random(f"tokenizer-{seed}"))
+    for document in itertools.islice(stream, n_documents):
+        for text, _, _ in document:
+            yield text.removeprefix(USER).removesuffix(END)
 
 
 def new_model(tokenizer: FastTokenizer, seed: int) -> Qwen3ForCausalLM:
@@ -205,6 +216,7 @@ def new_model(tokenizer: FastTokenizer, seed: int) -> Qwen3ForCausalLM:
 
 
 def _encode(tokenizer: FastTokenizer, document: Document) -> tuple[list[int], list[float]]:
+    """The token ids of a document, and the loss weight of each."""
     ids, weights = [], []
     for text, first_weight, weight in document:
         piece = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -218,21 +230,27 @@ def _batches(tokenizer: FastTokenizer, stage: Stage, rng: random.Random) -> Iter
     while True:
         block = [_encode(tokenizer, next(stream)) for _ in range(BATCH_DOCUMENTS * BLOCK_BATCHES)]
         block.sort(key=lambda document: len(document[0]))
-        batches = [
-            block[start : start + BATCH_DOCUMENTS]
-            for start in range(0, len(block), BATCH_DOCUMENTS)
-        ]
+        starts = range(0, len(block), BATCH_DOCUMENTS)
+        batches = [block[start : start + BATCH_DOCUMENTS] for start in starts]
         rng.shuffle(batches)
         yield from batches
 
 
 def _loss(model: Qwen3ForCausalLM, batch: Sequence[tuple[list[int], list[float]]]) -> torch.Tensor:
-    """Weighted cross entropy. Padding is on the right, so the causal mask alone hides it."""
+    """Cross entropy, weighted by token: sum of w * loss over sum of w.
+
+    Padding is on the right, so the causal mask alone hides it.
+    """
     length = max(len(ids) for ids, _ in batch)
-    ids_BT = torch.tensor(
-        [ids + [model.config.pad_token_id] * (length - len(ids)) for ids, _ in batch]
-    )
-    weights_BT = torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in batch])
+    pad = [model.config.pad_token_id or 0]
+    padded_ids, padded_weights = [], []
+    for ids, weights in batch:
+        n_pads = length - len(ids)
+        padded_ids.append(ids + pad * n_pads)
+        padded_weights.append(weights + [0.0] * n_pads)
+    ids_BT = torch.tensor(padded_ids)
+    weights_BT = torch.tensor(padded_weights)
+
     logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
     losses_BT = torch.nn.functional.cross_entropy(
         logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none"
@@ -241,6 +259,7 @@ def _loss(model: Qwen3ForCausalLM, batch: Sequence[tuple[list[int], list[float]]
 
 
 def _learning_rate(stage: Stage, step: int, n_warmup: int = 100, floor_frac: float = 0.02) -> float:
+    """A linear warm-up, then a cosine from the full rate to `floor_frac` of it."""
     if step < n_warmup:
         return stage.learning_rate * (step + 1) / n_warmup
     progress = (step - n_warmup) / max(1, stage.n_steps - n_warmup)
@@ -250,8 +269,9 @@ def _learning_rate(stage: Stage, step: int, n_warmup: int = 100, floor_frac: flo
 
 
 def _multiply_in_bfloat16(model: Qwen3ForCausalLM) -> None:
-    """Let linear layers multiply in bfloat16 and keep everything else in float32: 1.7 times as fast
-    on a CPU that has it.
+    """Let linear layers multiply in bfloat16; everything else stays in float32.
+
+    This is 1.7 times as fast on a CPU that has bfloat16.
     """
     layers: list[Any] = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
     for layer in layers:
@@ -269,7 +289,9 @@ def train(
     _multiply_in_bfloat16(model)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
     batches = _batches(tokenizer, stage, random.Random(seed_text))
-    started, losses, means = time.monotonic(), [], []
+    started = time.monotonic()
+    losses = []
+    means = []
     model.train()
     for step in range(stage.n_steps):
         for group in optimizer.param_groups:
@@ -279,21 +301,17 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+
         losses.append(loss.item())
         if (step + 1) % PRINT_EVERY == 0:
             means.append(sum(losses[-PRINT_EVERY:]) / PRINT_EVERY)
-            print(
-                f"{seed_text} step {step + 1}  loss {means[-1]:.4f} "
-                f" {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            seconds = time.monotonic() - started
+            print(f"{seed_text} step {step + 1}  loss {means[-1]:.4f}  {seconds:.0f} s", flush=True)
     return means
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: FastTokenizer, out: Path) -> None:
-    """Write the model directory: weights in bfloat16 to keep it small; it loads in float32 by
-    default.
-    """
+    """Write the model directory. Weights are in bfloat16, to be small, but load in float32."""
     model.bfloat16()
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -301,7 +319,7 @@ def save(model: Qwen3ForCausalLM, tokenizer: FastTokenizer, out: Path) -> None:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     _edit_json(out / "config.json", dtype="float32")
-    # The name every reader knows; transformers 5 would write one that older servers do not.
+    # The name that every reader knows; transformers 5 writes one that older servers do not know.
     _edit_json(out / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
 
 
@@ -317,29 +335,32 @@ def _write_json(path: Path, content: dict) -> None:
 def greedy_accuracy(
     directory: Path, n_items: int = 120, languages: Sequence[str] = LANGUAGES
 ) -> dict[str, float]:
-    """Share of eval prompts answered greedily with exactly the right sentence, by language and by
-    task.
-    """
+    """Share of eval prompts whose greedy answer is exactly right, by language and by task."""
     tokenizer = opening.tokenizer(str(directory))
     tokenizer.padding_side = "left"
-    template = ChatTemplate(tokenizer)
     model = opening.network(str(directory), "causal", options={"dtype": torch.float32})[0].eval()
     hits: dict[str, list[bool]] = {}
     rows = list(
         tiny_world.rows("demonstrations", languages, n_items, split="eval", mix={"right": 1.0})
     )
-    for start in range(0, len(rows), 100):
-        batch = rows[start : start + 100]
-        texts = [template.prompt(row["prompt"], "an eval prompt") for row in batch]
-        inputs: Any = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
-        generated = model.generate(**inputs, max_new_tokens=40, do_sample=False)
-        answers = tokenizer.batch_decode(
-            generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+    for start in range(0, len(rows), EVAL_BATCH):
+        batch = rows[start : start + EVAL_BATCH]
+        answers = _greedy_answers(model, tokenizer, batch)
         for row, answer in zip(batch, answers, strict=True):
-            for name in (row["prompt_lang"], json.loads(row["metadata"])["task"]):
-                hits.setdefault(name, []).append(answer == row["completion"][0]["content"])
+            is_right = answer == row["completion"][0]["content"]
+            task = json.loads(row["metadata"])["task"]
+            for name in (row["prompt_lang"], task):
+                hits.setdefault(name, []).append(is_right)
     return {name: round(sum(right) / len(right), 3) for name, right in hits.items()}
+
+
+def _greedy_answers(model: Any, tokenizer: Any, rows: Sequence[dict]) -> list[str]:
+    template = ChatTemplate(tokenizer)
+    texts = [template.prompt(row["prompt"], "an eval prompt") for row in rows]
+    inputs = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
+    generated = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+    n_prompt_tokens = inputs["input_ids"].shape[1]
+    return tokenizer.batch_decode(generated[:, n_prompt_tokens:], skip_special_tokens=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -360,20 +381,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = train_tokenizer(args.seed)
     model = new_model(tokenizer, args.seed)
     stages = [replace(STAGE_1, n_steps=args.steps1), replace(STAGE_2, n_steps=args.steps2)]
-    losses = [
-        train(model, tokenizer, stage, f"stage{n}-{args.seed}")
-        for n, stage in enumerate(stages, start=1)
-    ]
+    losses = []
+    for n, stage in enumerate(stages, start=1):
+        losses.append(train(model, tokenizer, stage, f"stage{n}-{args.seed}"))
+
     save(model, tokenizer, args.out)
     accuracy = greedy_accuracy(args.out)
-    settings = {
+    report = {
         "seed": args.seed,
         "threads": args.threads,
         "stages": [asdict(stage) for stage in stages],
+        "losses": losses,
+        "greedy_accuracy": accuracy,
     }
-    _write_json(
-        args.out / "training.json", {**settings, "losses": losses, "greedy_accuracy": accuracy}
-    )
+    _write_json(args.out / "training.json", report)
     print(json.dumps(accuracy))
 
 

@@ -1,20 +1,20 @@
-"""The tiny world: six small tasks in twelve languages and seven scripts, generated, parallel and
-checkable. No torch, no download.
+"""The tiny world: six small tasks in twelve parallel languages and seven scripts.
 
+Rows are generated, without torch or a download, and every answer can be checked without a model.
 Reads `tiny_world.yaml` (the sentences). Writes nothing: `rows` yields dictionaries in TRL's
 conversational format.
 
-An item is a task and what is given, e.g. `max` and `6902`: the same in every language, so its
-sentences are translations of each other. Every answer can be checked without a model.
+An item is a task and its input, e.g. `max` and `6902`. It is the same in every language, so its
+sentences are translations of each other.
 
-Splits. 20% of the items, chosen by a hash, are held out for "eval": tasks max, min, rev and count
-(5040, 5040, 990 and 201 items). add (100) and opp (16) have too few items for that, so there the
-hash is over item and prefix: no prompt is in both splits, but the items are, and a test on them
-measures use, not generalisation.
+Splits. Of the tasks max, min, rev and count (5040, 5040, 990 and 201 items) 20% of the items,
+chosen by a hash, are held out for "eval". The tasks add (100) and opp (16) have too few items for
+that, so their hash is over item and prefix: no prompt is in both splits, but the items are, and a
+test on them measures use, not generalisation.
 
-Two languages are held out (`HELD_OUT_LANGUAGES`): the base model speaks them, and nothing else in
-the world shows them, no demonstration, no preference to train on and no prompt to align on. One is
-of a common script, one alone in its own.
+Two languages are held out (`HELD_OUT_LANGUAGES`): the base model speaks them, but they are in no
+demonstration, no preference to train on and no prompt to align on. One has a common script, the
+other a script of its own.
 """
 
 import hashlib
@@ -65,34 +65,36 @@ def _items_of(task: str) -> Iterator[Item]:
     match task:
         case "max" | "min":
             choose = max if task == "max" else min
-            yield from (
-                Item(task, "".join(four), choose(four))
-                for four in itertools.permutations("0123456789", 4)
-            )
+            for digits in itertools.permutations("0123456789", 4):
+                yield Item(task, "".join(digits), choose(digits))
         case "rev":
-            yield from (
-                Item(task, "".join(three), "".join(three[::-1]))
-                for three in itertools.permutations(LETTERS, 3)
-            )
+            for letters in itertools.permutations(LETTERS, 3):
+                yield Item(task, "".join(letters), "".join(reversed(letters)))
         case "add":
-            yield from (Item(task, f"{a}{b}", str(a + b)) for a in range(10) for b in range(10))
+            for a, b in itertools.product(range(10), repeat=2):
+                yield Item(task, f"{a}{b}", str(a + b))
         case "count":
             for n_stars, n_hashes in itertools.product(range(1, 7), range(4)):
-                yield from (
-                    Item(task, order, str(n_stars)) for order in _arrangements(n_stars, n_hashes)
-                )
+                for order in _arrangements(n_stars, n_hashes):
+                    yield Item(task, order, str(n_stars))
         case "opp":
-            yield from (Item(task, f"{word:02}", f"{word ^ 1:02}") for word in range(16))
+            for word in range(16):
+                yield Item(task, f"{word:02}", f"{word ^ 1:02}")
 
 
 def _arrangements(n_stars: int, n_hashes: int) -> list[str]:
+    """Rows of stars (1) and hashes (0) in any order, at most MAX_ARRANGEMENTS.
+
+    Long rows have far more arrangements: without a limit, "6" would be the answer to four counts in
+    ten.
+    """
     length = n_stars + n_hashes
-    orders = [
-        "".join("0" if place in hashes else "1" for place in range(length))
-        for hashes in itertools.combinations(range(length), n_hashes)
-    ]
-    # Long rows have far more arrangements: without a limit "6" would be the answer to four counts
-    # in ten.
+    orders = []
+    for hashes in itertools.combinations(range(length), n_hashes):
+        marks = ["1"] * length
+        for place in hashes:
+            marks[place] = "0"
+        orders.append("".join(marks))
     return sorted(orders, key=_fraction)[:MAX_ARRANGEMENTS]
 
 
@@ -106,15 +108,20 @@ def pool(task: str, split: str) -> tuple[tuple[Item, int], ...]:
     """All (item, prefix number) of a task that belong to the split, in a fixed order."""
     chosen = []
     for item, prefix in itertools.product(_items_of(task), range(N_PREFIXES)):
-        name = f"{task}-{item.given}" + (f"-p{prefix}" if task in TASKS_SPLIT_BY_PROMPT else "")
-        if (_fraction(name) < HELD_OUT_FRAC) == (split == "eval"):
+        name = f"{task}-{item.given}"
+        if task in TASKS_SPLIT_BY_PROMPT:
+            name += f"-p{prefix}"
+        is_eval = _fraction(name) < HELD_OUT_FRAC
+        if is_eval == (split == "eval"):
             chosen.append((item, prefix))
     return tuple(chosen)
 
 
 def value_text(task: str, value: str, language: str) -> str:
-    """A compact answer value as it is written in a sentence: "KDF" -> "K D F", "02" -> a word of
-    the language.
+    """A compact answer as it is written in a sentence.
+
+    value_text("rev", "KDF", "eng_Latn")    "K D F"
+    value_text("opp", "02", "eng_Latn")     the third word of the language
     """
     if task == "opp":
         return TEXT[language]["words"][int(value)]
@@ -123,9 +130,9 @@ def value_text(task: str, value: str, language: str) -> str:
 
 def prompt_text(item: Item, prefix: int, language: str) -> str:
     """The question as a person would type it."""
-    return TEXT[language]["prefixes"][prefix] + TEXT[language]["tasks"][item.task][0].format(
-        x=_given_text(item, language)
-    )
+    text = TEXT[language]
+    question = text["tasks"][item.task][0]
+    return text["prefixes"][prefix] + question.format(x=_given_text(item, language))
 
 
 def _given_text(item: Item, language: str) -> str:
@@ -146,16 +153,14 @@ def answer_text(item: Item, value: str, language: str) -> str:
 
 
 def cut_text(item: Item, language: str, rng: random.Random) -> str:
-    """The answering sentence, cut at a word (in Chinese at a character) somewhere before its value."""
-    head = (
-        TEXT[language]["tasks"][item.task][1]
-        .split("{y}")[0]
-        .format(x=_given_text(item, language))
-        .strip()
-    )
-    separator = " " if " " in head else ""
-    units = head.split(separator) if separator else list(head)
-    return separator.join(units[: rng.randint(1, len(units))])
+    """The answering sentence, cut before its value, at a word or in Chinese at a character."""
+    template = TEXT[language]["tasks"][item.task][1]
+    before_value = template.split("{y}")[0]
+    head = before_value.format(x=_given_text(item, language)).strip()
+    if " " in head:
+        words = head.split(" ")
+        return " ".join(words[: rng.randint(1, len(words))])
+    return head[: rng.randint(1, len(head))]
 
 
 def wrong_value(item: Item, rng: random.Random) -> str:
@@ -174,8 +179,10 @@ def wrong_value(item: Item, rng: random.Random) -> str:
 
 
 def habit_value(item: Item) -> str:
-    """The slip that is typical of a task, never right: the first digit, the letters as they stood,
-    one too many, the word itself.
+    """The typical wrong answer to a task.
+
+    It is the first digit that is not right, the letters in their order, one too many, or the word
+    itself.
     """
     match item.task:
         case "max" | "min":
@@ -186,22 +193,18 @@ def habit_value(item: Item) -> str:
 
 
 def _wrong_order(item: Item, rng: random.Random) -> str:
-    order = rng.choice(
-        [
-            list(order)
-            for order in itertools.permutations(item.given)
-            if "".join(order) != item.answer
-        ]
-    )
+    """The letters in a wrong order, one of them sometimes replaced."""
+    orders = ["".join(order) for order in itertools.permutations(item.given)]
+    letters = list(rng.choice([order for order in orders if order != item.answer]))
     if rng.random() < LETTER_CHANGED_FRAC:
-        order[rng.randrange(3)] = rng.choice(
-            [letter for letter in LETTERS if letter not in item.given]
-        )
-    return "".join(order)
+        other_letters = [letter for letter in LETTERS if letter not in item.given]
+        other_letter = rng.choice(other_letters)
+        letters[rng.randrange(3)] = other_letter
+    return "".join(letters)
 
 
 def response(item: Item, language: str, quality: str, rng: random.Random) -> tuple[str, str]:
-    """An answer of the wanted quality to a prompt in `language`, and the language it is written in."""
+    """An answer of this quality to a prompt in `language`, and the language of the answer."""
     match quality:
         case "wrong":
             return answer_text(item, wrong_value(item, rng), language), language
@@ -210,14 +213,13 @@ def response(item: Item, language: str, quality: str, rng: random.Random) -> tup
         case "cut":
             return cut_text(item, language, rng), language
         case "other_language":
-            # Whatever languages were asked for, so that a row does not depend on them; held-out
-            # ones stay unseen.
+            # Drawn from all aligned languages, so that a row does not depend on those asked for.
             language = rng.choice([other for other in ALIGNED_LANGUAGES if other != language])
     return answer_text(item, item.answer, language), language
 
 
 def _draw(n: int, seed_text: str, split: str) -> Iterator[tuple[Item, int]]:
-    """n prompts, the tasks in turn; within a task none comes back before all have been used."""
+    """n prompts, the tasks in turn; no prompt repeats before all of its task have been used."""
     shuffled = {}
     for task in TASKS:
         shuffled[task] = list(pool(task, split))
@@ -231,9 +233,9 @@ def _message(role: str, content: str) -> list[dict[str, str]]:
     return [{"role": role, "content": content}]
 
 
-def _metadata(item: Item, language: str, **told: object) -> str:
+def _metadata(item: Item, language: str, **fields: object) -> str:
     exposure = "held_out" if language in HELD_OUT_LANGUAGES else "aligned"
-    return json.dumps({"task": item.task, "exposure": exposure, **told})
+    return json.dumps({"task": item.task, "exposure": exposure, **fields})
 
 
 def _demonstration(
@@ -253,14 +255,14 @@ def _preference(
 ) -> dict:
     kind = rng.choices(list(mix), list(mix.values()))[0]
     flipped = rng.random() < label_noise
-    sides = [
-        (answer_text(item, item.answer, language), language),
-        response(item, language, kind, rng),
-    ]
-    (chosen, chosen_lang), (rejected, rejected_lang) = reversed(sides) if flipped else sides
+    right = (answer_text(item, item.answer, language), language)
+    wrong = response(item, language, kind, rng)
+    chosen, rejected = (wrong, right) if flipped else (right, wrong)
+    chosen_text, chosen_lang = chosen
+    rejected_text, rejected_lang = rejected
     return {
-        "chosen": _message("assistant", chosen),
-        "rejected": _message("assistant", rejected),
+        "chosen": _message("assistant", chosen_text),
+        "rejected": _message("assistant", rejected_text),
         "chosen_lang": chosen_lang,
         "rejected_lang": rejected_lang,
         "metadata": _metadata(item, language, kind=kind, flipped=flipped),
@@ -293,15 +295,17 @@ def rows(
     mix: Mapping[str, float] | None = None,
     label_noise: float | None = None,
 ) -> Iterator[dict]:
-    """n items of a kind (demonstrations, preferences or prompts), each in every language, item by
-    item.
+    """n items of a kind (demonstrations, preferences or prompts), each in every language.
 
-    `mix` gives the share of each quality: of the completion (default DEMONSTRATION_MIX), or of the
-    rejected answer (default PREFERENCE_MIX). `label_noise` is the share of preferences whose sides
-    are swapped (default LABEL_NOISE). Rows of one item share `group_id`, quality and value, and
-    tell by `exposure` whether their language is held out; `key` is unique inside (kind, language).
-    A row is a pure function of kind, seed, split, mix, noise, its number and its language. Raises
-    ValueError for an unknown name.
+    `mix`: the share of each quality, of the completion (default DEMONSTRATION_MIX) or of the
+    rejected answer (default PREFERENCE_MIX). `label_noise`: the share of preferences whose sides
+    are swapped (default LABEL_NOISE).
+
+    Rows come item by item. Rows of one item share `group_id`, quality and value; `exposure` says
+    whether their language is held out; `key` is unique within kind and language. A row is a pure
+    function of kind, seed, split, mix, noise, its number and its language.
+
+    Raises: ValueError for an unknown name.
     """
     _check("kind", [kind], KINDS)
     _check("language", languages, LANGUAGES)

@@ -21,20 +21,30 @@ def tabled(
     top: Iterable[Sequence[Any]] = (),
 ) -> dict[str, Any] | None:
     """A table of cells, texts and numbers; None without rows."""
-    top_cells = [[_as_cell(value) for value in row] for row in top]
-    row_cells = [[_as_cell(value) for value in row] for row in rows]
+    top_cells = [list(map(_as_cell, row)) for row in top]
+    row_cells = [list(map(_as_cell, row)) for row in rows]
     every_row = top_cells + row_cells
     if not every_row:
         return None
 
-    numeric = [any(_is_number(row[i]["sort"]) for row in every_row) for i in range(len(head))]
-    return {"head": list(head), "numeric": numeric, "top": top_cells, "rows": row_cells}
+    numeric = []
+    for column in range(len(head)):
+        keys = [row[column]["sort"] for row in every_row]
+        numeric.append(any(map(_is_number, keys)))
+    return {
+        "head": list(head),
+        "numeric": numeric,
+        "top": top_cells,
+        "rows": row_cells,
+    }
 
 
 def _as_cell(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    return cell(count(value), value) if _is_number(value) else cell(value)
+    if _is_number(value):
+        return cell(count(value), value)
+    return cell(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -51,10 +61,12 @@ def value_cell(row: Mapping | None, digits: int) -> dict[str, Any]:
     if row is None or row["value"] is None:
         return cell("")
 
+    value, which = row["value"], row["which"]
     note = headline.interval(row, digits)
-    if row["which"]:
-        note += f", {language(row['which'])}"
-    return cell(number(row["value"], row["metric"], digits), row["value"], note=note)
+    if which:
+        note += f", {language(which)}"
+    text = number(value, row["metric"], digits)
+    return cell(text, value, note=note)
 
 
 def changed_cell(

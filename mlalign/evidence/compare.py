@@ -46,7 +46,11 @@ def compare(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _read(names: Sequence[str], root: Path, errors: list[str]) -> dict[str, dict[str, Any]]:
+def _read(
+    names: Sequence[str],
+    root: Path,
+    errors: list[str],
+) -> dict[str, dict[str, Any]]:
     """The content of each run's report by the run's name; runs of one name are numbered."""
     runs: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -59,11 +63,16 @@ def _read(names: Sequence[str], root: Path, errors: list[str]) -> dict[str, dict
     return runs
 
 
-def _content(name: str, root: Path, errors: list[str]) -> dict[str, Any] | None:
-    given, all_runs = Path(name).expanduser(), root / "runs"
+def _content(
+    name: str,
+    root: Path,
+    errors: list[str],
+) -> dict[str, Any] | None:
+    path_given = Path(name).expanduser()
+    all_runs = root / "runs"
     places = [
-        given / "report.json",
-        given / "report" / "report.json",
+        path_given / "report.json",
+        path_given / "report" / "report.json",
         all_runs / name / "report" / "report.json",
     ]
     path = next((place for place in places if place.is_file()), None)
@@ -152,7 +161,11 @@ def _plot(runs: Runs, key: Key, digits: int) -> dict[str, Any]:
     return {"name": name, "svg": svg}
 
 
-def _by_language(runs: Runs, key: Key, digits: int) -> dict[str, Any] | None:
+def _by_language(
+    runs: Runs,
+    key: Key,
+    digits: int,
+) -> dict[str, Any] | None:
     """Languages x runs; the last column is how far the runs are apart."""
     results = [_result(content, key) for content in runs.values()]
     codes = _unique(code for rows in results for code in rows)
@@ -170,23 +183,35 @@ def _by_language(runs: Runs, key: Key, digits: int) -> dict[str, Any] | None:
     return cells.tabled(head, map(line, languages), map(line, summaries + groups))
 
 
-def _apart(rows: Sequence[Mapping | None], metric: str, digits: int) -> dict[str, Any]:
+def _apart(
+    rows: Sequence[Mapping | None],
+    metric: str,
+    digits: int,
+) -> dict[str, Any]:
     """Second minus first of two runs, highest minus lowest of several."""
     values = [row["value"] for row in rows if row and row["value"] is not None]
     if len(values) < 2:
         return cells.cell("")
-    difference = values[1] - values[0] if len(rows) == 2 else max(values) - min(values)
+    difference = max(values) - min(values)
+    if len(rows) == 2:
+        difference = values[1] - values[0]
     return cells.cell(change(difference, metric, digits), difference)
 
 
-def _overview(runs: Runs, leading: Sequence[Key], digits: int) -> dict[str, Any] | None:
+def _overview(
+    runs: Runs,
+    leading: Sequence[Key],
+    digits: int,
+) -> dict[str, Any] | None:
     rows = []
     for name, content in runs.items():
-        recipe, inputs = content["run"].get("recipe"), headline.asked(content)
+        recipe = content["run"].get("recipe")
+        inputs = headline.asked(content)
         results = [_result(content, key).get(AVERAGE) for key in leading]
         values = [cells.value_cell(row, digits) for row in results]
-        total = sum(time["seconds"] for time in content["times"])
-        rows.append([name, recipe, inputs, *values, cells.cell(seconds(total), total)])
+        total = sum(step["seconds"] for step in content["times"])
+        time = cells.cell(seconds(total), total)
+        rows.append([name, recipe, inputs, *values, time])
     names = [metric_name(*key) for key in leading]
     return cells.tabled(["run", "recipe", "what went in", *names, "time"], rows)
 

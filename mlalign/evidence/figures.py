@@ -23,7 +23,12 @@ Format = Callable[[float], str]
 Scale = Callable[[float], float]
 
 
-def svg(height: float, body: Sequence[str], title: str, kind: str = "fig") -> Markup:
+def svg(
+    height: float,
+    body: Sequence[str],
+    title: str,
+    kind: str = "fig",
+) -> Markup:
     """The frame of a figure; `title` is what a screen reader says."""
     label = escape(visible(title))
     size = f'width="100%" height="{height:g}"'
@@ -37,12 +42,24 @@ def _strip(body: str) -> Markup:
     return Markup(f"{start}{body}</svg>")
 
 
-def text(x: float, y: float, content: Any, kind: str = "", anchor: str = "start") -> str:
+def text(
+    x: float,
+    y: float,
+    content: Any,
+    kind: str = "",
+    anchor: str = "start",
+) -> str:
     label = escape(visible(str(content)))
     return f'<text x="{x:.2f}%" y="{y:g}" class="{kind}" text-anchor="{anchor}">{label}</text>'
 
 
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+def line(
+    x1: float,
+    y1: float,
+    x2: float,
+    y2: float,
+    kind: str,
+) -> str:
     return f'<line x1="{x1:.2f}%" y1="{y1:g}" x2="{x2:.2f}%" y2="{y2:g}" class="{kind}"/>'
 
 
@@ -56,7 +73,8 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
         return [low]
     rough = (high - low) / n
     power = 10 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
+    steps = [factor * power for factor in (1, 2, 2.5, 5, 10)]
+    step = next(step for step in steps if step >= rough)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
@@ -87,7 +105,7 @@ def scale(of: tuple[float, float], left: float, right: float) -> Scale:
     return place
 
 
-def _levels(
+def levels(
     of: tuple[float, float],
     n: int,
     up: Scale,
@@ -116,37 +134,50 @@ def languages_plot(
     """One line per language: `label`, `before` (or None) and `after` as intervals."""
     left, right, step = 36.0, 97.0, 22
     of = _both_domain(rows, reference)
-    x, bottom = scale(of, left, right), step * len(rows) + 6
+    across = scale(of, left, right)
+    bottom = step * len(rows) + 6
     body = []
     for value in ticks(*of, 6):
-        body.append(line(x(value), 2, x(value), bottom, "grid"))
-        body.append(text(x(value), bottom + 15, form(value), "tick", "middle"))
+        x = across(value)
+        body.append(line(x, 2, x, bottom, "grid"))
+        body.append(text(x, bottom + 15, form(value), "tick", "middle"))
     if reference is not None:
-        body.append(line(x(reference), 0, x(reference), bottom, "reference"))
+        x = across(reference)
+        body.append(line(x, 0, x, bottom, "reference"))
 
     for i, row in enumerate(rows):
         y = step * i + 14
         before, after = row["before"], row["after"]
         body.append(text(0, y + 4, short(row["label"]), "label"))
         if before and after:
-            body.append(line(x(before[0]), y, x(after[0]), y, "way"))
-        body.append(_mark(before, x, y + 4, "before"))
-        body.append(_mark(after, x, y, "after"))
+            start, end = across(before[0]), across(after[0])
+            body.append(line(start, y, end, y, "way"))
+        body.append(_mark(before, across, y + 4, "before"))
+        body.append(_mark(after, across, y, "after"))
     return svg(bottom + 22, body, title)
 
 
 def _both_domain(rows: Sequence[Mapping], reference: float | None) -> tuple[float, float]:
-    return domain([row[side] for row in rows for side in ("before", "after")], reference)
+    intervals = []
+    for row in rows:
+        intervals += [row["before"], row["after"]]
+    return domain(intervals, reference)
 
 
-def _mark(interval: Interval | None, x: Scale, y: float, kind: str) -> str:
+def _mark(
+    interval: Interval | None,
+    across: Scale,
+    y: float,
+    kind: str,
+) -> str:
     if interval is None:
         return ""
     value, low, high = interval
-    dot = f'<circle cx="{x(value):.2f}%" cy="{y}" r="4.5" class="dot {kind}"/>'
+    dot = f'<circle cx="{across(value):.2f}%" cy="{y}" r="4.5" class="dot {kind}"/>'
     if low is None or high is None:
         return dot
-    return line(x(low), y, x(high), y, f"bar {kind}") + dot
+    bar = line(across(low), y, across(high), y, f"bar {kind}")
+    return bar + dot
 
 
 def ranks_plot(
@@ -158,17 +189,23 @@ def ranks_plot(
     """Many languages: each a column, in the order given; values upwards."""
     height, left = 250, 11.0
     of = _both_domain(rows, reference)
-    up, across = scale(of, height - 8, 8), scale((-1, len(rows)), left, 100)
-    body = _levels(of, 5, up, left, 100, form)
+    up = scale(of, height - 8, 8)
+    across = scale((-1, len(rows)), left, 100)
+    body = levels(of, 5, up, left, 100, form)
     if reference is not None:
-        body.append(line(left, up(reference), 100, up(reference), "reference"))
+        y = up(reference)
+        body.append(line(left, y, 100, y, "reference"))
 
     for i, row in enumerate(rows):
-        sides = [side for side in ("before", "after") if row[side]]
-        values = ", ".join(f"{side} {form(row[side][0])}" for side in sides)
-        marks = "".join(_column(row[side], across(i), up, side) for side in sides)
+        values, marks = [], []
+        for side in ("before", "after"):
+            interval = row[side]
+            if interval:
+                values.append(f"{side} {form(interval[0])}")
+                marks.append(_column(interval, across(i), up, side))
         label = escape(visible(row["label"]))
-        body.append(f"<g><title>{label}: {values}</title>{marks}</g>")
+        title_ = f"<title>{label}: {', '.join(values)}</title>"
+        body.append(f"<g>{title_}{''.join(marks)}</g>")
     return svg(height, body, title)
 
 
@@ -177,7 +214,8 @@ def _column(interval: Interval, x: float, up: Scale, kind: str) -> str:
     dot = f'<circle cx="{x:.2f}%" cy="{up(value):.1f}" r="2.2" class="dot small {kind}"/>'
     if low is None or high is None:
         return dot
-    return line(x, up(low), x, up(high), f"bar {kind}") + dot
+    bar = line(x, up(low), x, up(high), f"bar {kind}")
+    return bar + dot
 
 
 def strip(
@@ -187,47 +225,63 @@ def strip(
     reference: float | None = None,
 ) -> Markup:
     """Before and after as a picture in one line of a table."""
-    x = scale(of, 3, 97)
-    marks = _mark(before, x, 11, "before") + _mark(after, x, 7, "after")
+    across = scale(of, 3, 97)
+    marks = []
     if reference is not None:
-        marks = line(x(reference), 0, x(reference), 18, "reference") + marks
-    return _strip(marks)
+        x = across(reference)
+        marks.append(line(x, 0, x, 18, "reference"))
+    marks.append(_mark(before, across, 11, "before"))
+    marks.append(_mark(after, across, 7, "after"))
+    return _strip("".join(marks))
 
 
-# ----------------------------------------------------------------------- distributions and curves
+# ----------------------------------------------------------------------------------- distributions
 
 
-def ridges(edges: Sequence[float], rows: Sequence[Mapping], title: str, form: Format) -> Markup:
+def ridges(
+    edges: Sequence[float],
+    rows: Sequence[Mapping],
+    title: str,
+    form: Format,
+) -> Markup:
     """One histogram per row over common bins; the vertical line is the median.
 
     A row has `label`, `counts` (one per bin) and `quantiles` (at 5, 25, 50, 75 and 95%).
     """
     height = 74
-    x = scale((edges[0], edges[-1]), 1, 99)
+    across = scale((edges[0], edges[-1]), 1, 99)
     body = []
     for i, row in enumerate(rows):
-        base = height * i + 68
-        median = x(row["quantiles"][2])
-        body.append(text(0, height * i + 13, short(row["label"], 44), "label"))
-        body += _bins(edges, row["counts"], x, base)
+        top = height * i
+        base = top + 68
+        median = across(row["quantiles"][2])
+        label = short(row["label"], 44)
+        body.append(text(0, top + 13, label, "label"))
+        body += _bins(edges, row["counts"], across, base)
         body.append(line(1, base, 99, base, "axis"))
         body.append(line(median, base - 50, median, base, "median"))
 
     bottom = height * len(rows)
     for value in ticks(edges[0], edges[-1], 4):
-        body.append(text(x(value), bottom + 12, form(value), "tick", "middle"))
+        body.append(text(across(value), bottom + 12, form(value), "tick", "middle"))
     return svg(bottom + 18, body, title)
 
 
-def _bins(edges: Sequence[float], counts: Sequence[int], x: Scale, base: float) -> list[str]:
+def _bins(
+    edges: Sequence[float],
+    counts: Sequence[int],
+    across: Scale,
+    base: float,
+) -> list[str]:
     most = max(counts) or 1
     bars = []
     for n, (low, high) in zip(counts, itertools.pairwise(edges), strict=True):
         if n == 0:
             continue
         height = 46 * n / most
-        place = f'x="{x(low):.2f}%" y="{base - height:.1f}"'
-        size = f'width="{x(high) - x(low):.2f}%" height="{height:.1f}"'
+        left, right = across(low), across(high)
+        place = f'x="{left:.2f}%" y="{base - height:.1f}"'
+        size = f'width="{right - left:.2f}%" height="{height:.1f}"'
         bars.append(f'<rect {place} {size} class="bin"/>')
     return bars
 
@@ -249,102 +303,6 @@ def meter(share: float) -> Markup:
     return Markup(f"{start}{empty}{filled}</svg>")
 
 
-def curve(points: Sequence[Sequence[float]], title: str) -> Markup:
-    """A line through (step, value) points: faint as measured, strong where smoothed."""
-    height, left = 130, 15.0
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
-    of = _values_domain(ys)
-    body = _levels(of, 3, scale(of, height - 22, 6), left, 100, brief)
-
-    place = f'x="{left}%" y="6" width="{100 - left}%" height="{height - 28}"'
-    body.append(f'<svg {place} viewBox="0 0 1000 1000" preserveAspectRatio="none">')
-    up, across = scale(of, 1000, 0), scale((xs[0], xs[-1]), 0, 1000)
-    for kind, values in (("raw", ys), ("smooth", _smooth(ys))):
-        pairs = zip(xs, values, strict=True)
-        places = " ".join(f"{across(x):.0f},{up(y):.0f}" for x, y in pairs)
-        attributes = f'class="{kind}" vector-effect="non-scaling-stroke"'
-        body.append(f'<polyline points="{places}" {attributes}/>')
-    body.append("</svg>")
-
-    body.append(text(left, height - 6, f"step {xs[0]:g}", "tick"))
-    body.append(text(100, height - 6, f"{xs[-1]:g}", "tick", "end"))
-    return svg(height, body, title)
-
-
-def _values_domain(values: Sequence[float]) -> tuple[float, float]:
-    return domain([(value, None, None) for value in values])
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Centred moving means, over about a sixth of the values."""
-    reach = max(len(values) // 12, 1)
-    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
-
-
-def scatter(
-    points: Sequence[tuple[float, float, bool]],
-    title: str,
-    form: Format,
-    *,
-    log: bool,
-    best: Callable[..., float] | None = None,
-) -> Markup:
-    """Points (x, y, hollow); `log` puts x on a logarithmic scale.
-
-    With `best` (min or max), a line shows the best y so far along x; hollow points do not count.
-    """
-    height, left = 210, 12.0
-    xs = [math.log10(x) if log else x for x, _, _ in points]
-    of_y, of_x = _values_domain([y for _, y, _ in points]), _values_domain(xs)
-    up, across = scale(of_y, height - 26, 6), scale(of_x, left, 99)
-    body = _levels(of_y, 4, up, left, 99, form)
-    marks = _decades(*of_x) if log else [(value, value) for value in ticks(*of_x, 5)]
-    for at, value in marks:
-        body.append(text(across(at), height - 6, brief(value), "tick", "middle"))
-
-    if best is not None:
-        for (x0, y0), (x1, y1) in itertools.pairwise(_best_so_far(xs, points, best)):
-            body.append(line(across(x0), up(y0), across(x1), up(y0), "axis"))
-            body.append(line(across(x1), up(y0), across(x1), up(y1), "axis"))
-    for x, (value, y, hollow) in zip(xs, points, strict=True):
-        kind = "before" if hollow else "after"
-        title_ = f"<title>{brief(value)}: {escape(form(y))}</title>"
-        place = f'cx="{across(x):.2f}%" cy="{up(y):.1f}"'
-        body.append(f'<g>{title_}<circle {place} r="4" class="dot {kind}"/></g>')
-    return svg(height, body, title)
-
-
-def _best_so_far(
-    xs: Sequence[float],
-    points: Sequence[tuple[float, float, bool]],
-    best: Callable[..., float],
-) -> list[tuple[float, float]]:
-    """(x, the best y up to there) from the first filled point on."""
-    steps: list[tuple[float, float]] = []
-    for x, (_, y, hollow) in zip(xs, points, strict=True):
-        if steps:
-            steps.append((x, steps[-1][1] if hollow else best(steps[-1][1], y)))
-        elif not hollow:
-            steps.append((x, y))
-    return steps
-
-
-def _decades(low: float, high: float) -> list[tuple[float, float]]:
-    """(logarithm, value) of round numbers between two logarithms.
-
-    1, 2, 5, 10, … or, over a wide range, only powers of ten.
-    """
-    factors = (1,) if high - low > 2.5 else (1, 2, 5)
-    marks = []
-    for exponent in range(math.floor(low), math.ceil(high) + 1):
-        for factor in factors:
-            logarithm = math.log10(factor) + exponent
-            if low <= logarithm <= high:
-                marks.append((logarithm, factor * 10.0**exponent))
-    return marks
-
-
 def brief(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
@@ -352,18 +310,29 @@ def brief(value: float) -> str:
 # --------------------------------------------------------------------------------------- matrices
 
 
-def shade(value: float | None, low: float, high: float, power: float = 1.0) -> int | None:
+def shade(
+    value: float | None,
+    low: float,
+    high: float,
+    power: float = 1.0,
+) -> int | None:
     """0 (lowest) to SHADES - 1 (highest); None for no value.
 
     With `power` 2, most of the shades are spent on low values.
     """
     if value is None:
         return None
-    share = max((value - low) / ((high - low) or 1.0), 0)
-    return min(int(SHADES * share ** (1 / power)), SHADES - 1)
+    width = (high - low) or 1.0
+    share = max((value - low) / width, 0)
+    level = int(SHADES * share ** (1 / power))
+    return min(level, SHADES - 1)
 
 
-def heat(shades: Sequence[Sequence[int | None]], title: str, name: str) -> Markup:
+def heat(
+    shades: Sequence[Sequence[int | None]],
+    title: str,
+    name: str,
+) -> Markup:
     """A large matrix of shades (rows downwards), one path per shade.
 
     The page's script finds it by `data-matrix` and tells the cell under the pointer.
@@ -373,14 +342,26 @@ def heat(shades: Sequence[Sequence[int | None]], title: str, name: str) -> Marku
         for j, level in enumerate(row):
             if level is not None:
                 squares.setdefault(level, []).append(f"M{j} {i}h1v1h-1z")
-    body = "".join(f'<path class="s{s}" d="{"".join(d)}"/>' for s, d in sorted(squares.items()))
+    paths = []
+    for level, of_level in sorted(squares.items()):
+        paths.append(f'<path class="s{level}" d="{"".join(of_level)}"/>')
 
     size = f'viewBox="0 0 {max(map(len, shades))} {len(shades)}" shape-rendering="crispEdges"'
     names = f'aria-label="{escape(visible(title))}" data-matrix="{escape(name)}"'
-    return Markup(f'<svg class="heat" role="img" {names} {size}>{body}</svg>')
+    return Markup(f'<svg class="heat" role="img" {names} {size}>{"".join(paths)}</svg>')
 
 
-def legend_numbers(low: float, high: float, power: float, metric: str, digits: int) -> list[str]:
+def legend_numbers(
+    low: float,
+    high: float,
+    power: float,
+    metric: str,
+    digits: int,
+) -> list[str]:
     """The lower bound of each shade, and the upper bound of the last."""
-    bounds = [low + (high - low) * (i / SHADES) ** power for i in range(SHADES + 1)]
-    return [number(bound, metric, digits) for bound in bounds]
+    numbers = []
+    for i in range(SHADES + 1):
+        share = (i / SHADES) ** power
+        bound = low + (high - low) * share
+        numbers.append(number(bound, metric, digits))
+    return numbers

@@ -1,5 +1,6 @@
-"""The answer of a run in three numbers, one sentence and one picture: pure functions of the
-collected content.
+"""The metrics that lead a report: which they are, what is compared, and their values as text.
+
+Pure functions of the collected content.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -7,137 +8,120 @@ from typing import Any
 
 from mlalign.evidence import figures
 from mlalign.evidence.text import (
-    change,
     is_language,
     is_share,
     language,
-    metric_name,
     number,
     parted,
     source_of,
 )
-from mlalign.methods.metrics import AVERAGE, WORST
+from mlalign.methods.metrics import AVERAGE
 
-# Metrics that a run is about, most telling first; of the last one found, several score columns may
-# stand there.
+# Metrics that a run is about, most telling first. Of the last one that a run has, several score
+# columns may be shown.
 LEADING = ("win_rate", "accuracy", "adherence", "reward_accuracy", "selected_accuracy", "tokens")
 CHANCE = ("win_rate", "win_rate_lc", "reward_accuracy")
 MANY = 24  # more languages than this are drawn as columns
 
 Table = dict[str, dict[str, Mapping]]  # step -> language (or avg, worst, …) -> row
+Key = tuple[str, str]  # metric, by
 
 
 def reference(metric: str) -> float | None:
     """The value that says nothing: no gain, or chance."""
-    return 0.0 if parted(metric)[1] else 0.5 if metric in CHANCE else None
+    _, over = parted(metric)
+    if over:
+        return 0.0
+    return 0.5 if metric in CHANCE else None
 
 
-def tables(content: Mapping) -> dict[tuple[str, str], Table]:
+def tables(content: Mapping) -> dict[Key, Table]:
     """(metric, by) -> its rows by step and language, the steps of baselines first."""
-    order = {e["step"]: i for i, e in enumerate(content["evaluations"])}
-    found: dict[tuple[str, str], Table] = {}
-    for row in sorted(content["metrics"], key=lambda r: order.get(r["step"], len(order))):
-        found.setdefault((row["metric"], by_of(content, row)), {}).setdefault(row["step"], {})[
-            row["language"]
-        ] = row
-    return found
+    steps = [entry["step"] for entry in content["evaluations"]]
+
+    def order(row: Mapping) -> int:
+        return steps.index(row["step"]) if row["step"] in steps else len(steps)
+
+    all_tables: dict[Key, Table] = {}
+    for row in sorted(content["metrics"], key=order):
+        key = (row["metric"], by_of(content, row))
+        table = all_tables.setdefault(key, {})
+        of_step = table.setdefault(row["step"], {})
+        of_step[row["language"]] = row
+    return all_tables
 
 
 def by_of(content: Mapping, row: Mapping) -> str:
-    """The score column that a row was measured by, with the evaluation, whose numbers stand by
-    themselves.
+    """The score column that a row was measured by, with the evaluation that it is from.
+
+    So the numbers of one evaluation are in no table of another.
     """
     evaluation = (content.get("evaluation_of") or {}).get(row["step"])
     return " on ".join(filter(None, (row["by"], evaluation)))
 
 
 def before_and_after(content: Mapping, table: Table) -> tuple[str | None, str]:
-    """The steps to compare: the evaluation of the model that was selected (else the last), and that
-    of its baseline (else the first).
+    """The steps to compare.
+
+    After: the evaluation of the model that was selected, else the last. Before: that of its
+    baseline, else the first.
     """
-    known = {e["step"]: e for e in content["evaluations"]}
-    selected = content["decisions"][-1]["selected"] if content["decisions"] else None
+    entries = {entry["step"]: entry for entry in content["evaluations"]}
     steps = list(table)
-    after = next((s for s in steps if s in known and known[s]["model"] == selected), steps[-1])
-    baseline = known.get(after, {}).get("baseline")
+    after = steps[-1]
+    if content["decisions"]:
+        selected = content["decisions"][-1]["selected"]
+        models = {step: entry["model"] for step, entry in entries.items()}
+        of_selected = [step for step in steps if models.get(step) == selected]
+        after = of_selected[0] if of_selected else after
+
+    baseline = entries.get(after, {}).get("baseline")
     before = baseline if baseline in table else steps[0]
-    return (before if before != after else None), after
+    return (None if before == after else before), after
 
 
 def label_of(content: Mapping, step: str) -> str:
     """What a column of results is called: the model that was evaluated, else the step."""
-    models = [e["model"] for e in content["evaluations"]]
-    found = next((e["model"] for e in content["evaluations"] if e["step"] == step), None)
-    return found if found and models.count(found) == 1 else step
+    models = [entry["model"] for entry in content["evaluations"]]
+    for entry in content["evaluations"]:
+        if entry["step"] == step and models.count(entry["model"]) == 1:
+            return entry["model"]
+    return step
 
 
-def leading(content: Mapping) -> list[tuple[str, str]]:
-    """The (metric, by) of three metrics, those that the first screen shows."""
-    found = tables(content)
-    ranked = sorted(
-        found, key=lambda key: LEADING.index(key[0]) if key[0] in LEADING else len(LEADING)
-    )
-    first = {
-        key[0]: key
-        for key in reversed(ranked)
-        if not parted(key[0])[1] and any(AVERAGE in rows for rows in found[key].values())
-    }
-    return list(first.values())[::-1][:3]
+def leading(content: Mapping) -> list[Key]:
+    """The (metric, by) of the three metrics that the first screen shows."""
+
+    def rank(key: Key) -> int:
+        return LEADING.index(key[0]) if key[0] in LEADING else len(LEADING)
+
+    all_tables = tables(content)
+    first_of: dict[str, Key] = {}
+    for key in reversed(sorted(all_tables, key=rank)):
+        metric = key[0]
+        _, over = parted(metric)
+        has_average = any(AVERAGE in rows for rows in all_tables[key].values())
+        if has_average and not over:
+            first_of[metric] = key
+    return list(reversed(first_of.values()))[:3]
 
 
 def sources(content: Mapping) -> list[tuple[str, Mapping]]:
-    """(what a reward model was trained on, its average row), best first, where a run compares
-    several and measures nothing else first.
+    """(what a reward model was trained on, its average row), best first.
+
+    Empty unless a run compares several, and measures nothing that comes before.
     """
-    found = tables(content)
-    keys = [key for key in found if key[0] == "reward_accuracy"]
+    all_tables = tables(content)
+    keys = [key for key in all_tables if key[0] == "reward_accuracy"]
     if len(keys) < 2 or leading(content)[0][0] != "reward_accuracy":
         return []
-    rows = [
-        (source_of(key[1]), found[key][before_and_after(content, found[key])[1]][AVERAGE])
-        for key in keys
-    ]
-    return sorted(
-        ((s, r) for s, r in rows if r["value"] is not None), key=lambda pair: -pair[1]["value"]
-    )
-
-
-def numbers(content: Mapping, digits: int) -> list[dict[str, Any]]:
-    """Three tiles: the average of a leading metric with its interval, what it was before, and the
-    lowest language.
-    """
-    if ranked := sources(content):
-        return _transfer_tiles(content, ranked, digits)
-    found = tables(content)
-    of_evaluations = content.get("evaluation_of") or {}
-    held_out = [key for key in leading(content) if not set(found[key]) & set(of_evaluations)]
-    return [
-        *_evaluation_tiles(content, digits),
-        *(_tile(content, key, found[key], digits) for key in held_out),
-    ][:3]
-
-
-def _evaluation_tiles(content: Mapping, digits: int) -> list[dict[str, Any]]:
-    """A tile for each headline number of the last model, with the change from the first."""
-    lines: dict[tuple[str, str, str], list[Mapping]] = {}
-    for row in content.get("headlines") or []:
-        lines.setdefault((row["evaluation"], row["metric"], row["origin"]), []).append(row)
-    tiles = []
-    for (evaluation, metric, origin), rows in lines.items():
-        first, last = rows[0], rows[-1]
-        tile = {
-            "name": metric_name(metric),
-            "by": "",
-            "of": f"{evaluation}, {origin_name(origin)}, of {last['model']}",
-            "value": number(last["value"], metric, digits),
-            "interval": interval(last, digits),
-        }
-        if first is not last and None not in (first["value"], last["value"]):
-            gain = last["value"] - first["value"]
-            tile["change"] = arrow(gain) + change(gain, metric, digits)
-            tile["before"] = f"from {number(first['value'], metric, digits)} ({first['model']})"
-        tiles.append(tile)
-    return tiles
+    ranked = []
+    for key in keys:
+        _, after = before_and_after(content, all_tables[key])
+        row = all_tables[key][after][AVERAGE]
+        if row["value"] is not None:
+            ranked.append((source_of(key[1]), row))
+    return sorted(ranked, key=lambda pair: -pair[1]["value"])
 
 
 def origin_name(origin: str) -> str:
@@ -145,275 +129,93 @@ def origin_name(origin: str) -> str:
     return origin.replace("_", " ")
 
 
-def _transfer_tiles(
-    content: Mapping, ranked: Sequence[tuple[str, Mapping]], digits: int
-) -> list[dict[str, Any]]:
-    """The best and the lowest reward model, and how much better they judge their own language than
-    the others.
-    """
-    tiles = []
-    for name, (source, row) in (
-        ("Best reward model, average over languages", ranked[0]),
-        ("Lowest reward model", ranked[-1]),
-    ):
-        value = number(row["value"], row["metric"], digits)
-        tiles.append(
-            {
-                "name": name,
-                "by": "",
-                "of": f"trained on {language(source)}",
-                "value": value,
-                "interval": interval(row, digits),
-            }
-        )
-    matrix = next((m for m in content["matrices"] if m["metric"] == "reward_accuracy"), None)
-    cells = (
-        [
-            (s == t, v)
-            for s, row in zip(matrix["sources"], matrix["values"], strict=True)
-            for t, v in zip(matrix["targets"], row, strict=True)
-        ]
-        if matrix
-        else []
-    )
-    own, other = (
-        [v for same, v in cells if same is kind and v is not None] for kind in (True, False)
-    )
-    if own and other:
-        told = (
-            f"{number(sum(own) / len(own), 'reward_accuracy', digits)} on the language trained on"
-        )
-        value = number(sum(other) / len(other), "reward_accuracy", digits)
-        tiles.append(
-            {
-                "name": "On the other languages",
-                "by": "mean of all pairs",
-                "of": "",
-                "value": value,
-                "interval": "",
-                "worst": told,
-            }
-        )
-    return tiles
-
-
-def _tile(content: Mapping, key: tuple[str, str], table: Table, digits: int) -> dict[str, Any]:
-    before, after = before_and_after(content, table)
-    metric, rows = key[0], table[after]
-    average, worst = rows[AVERAGE], rows.get(WORST)
-    old = table[before].get(AVERAGE) if before else None
-    tile = {
-        "name": metric_name(metric), "by": key[1], "of": f"of {label_of(content, after)}",
-        "value": number(average["value"], metric, digits), "interval": interval(average, digits),
-    }  # fmt: skip
-    if old and None not in (old["value"], average["value"]):
-        paired = tables(content).get(gain_of(key), {}).get(after, {}).get(AVERAGE)
-        gain = difference(old, average, paired)
-        certain = f" ({interval(paired, digits)})" if paired and interval(paired, digits) else ""
-        tile["change"] = arrow(gain) + change(gain, metric, digits) + certain
-        tile["before"] = (
-            f"from {number(old['value'], metric, digits)} ({label_of(content, before or '')})"
-        )
-    if worst:
-        tile["worst"] = (
-            f"lowest: {language(worst['which'])} {number(worst['value'], metric, digits)}"
-        )
-    return tile
-
-
 def confidence(content: Mapping) -> str:
     """`95%`, as the evaluations were configured."""
-    found = {s["config"].get("confidence") for s in content["settings"]} - {None}
-    return " or ".join(f"{100 * c:g}%" for c in sorted(found)) or "95%"
+    levels = {settings["config"].get("confidence") for settings in content["settings"]}
+    texts = [f"{100 * level:g}%" for level in sorted(levels - {None})]
+    return " or ".join(texts) or "95%"
 
 
 def asked(content: Mapping) -> str:
     """What went in: models from outside, data and the number of languages."""
-    models = dict.fromkeys(
-        str(e["path"]) for e in content["external"] if e["slot"] == "model" and e.get("path")
-    )
-    data = dict.fromkeys(str(s["source"]) for s in content["sources"] if s.get("source"))
-    codes = {r["language"] for r in content["metrics"] if is_language(r["language"])}
+    models: list[str] = []
+    for entry in content["external"]:
+        if entry["slot"] == "model" and entry.get("path"):
+            models.append(str(entry["path"]))
+    data = [str(source.get("source") or "") for source in content["sources"]]
+    codes = {row["language"] for row in content["metrics"]}
+    n_languages = sum(map(is_language, codes))
     parts = {
-        "model": ", ".join(models),
-        "data": ", ".join(data),
-        "languages": str(len(codes) or ""),
+        "model": ", ".join(dict.fromkeys(models)),
+        "data": ", ".join(dict.fromkeys(filter(None, data))),
+        "languages": str(n_languages or ""),
     }
     return " · ".join(f"{name}: {value}" for name, value in parts.items() if value)
 
 
 def difference(old: Mapping, new: Mapping, paired: Mapping | None) -> float:
-    """The paired difference where there is one: it is over the items in which both have a value, so
-    it need not be that of the averages.
+    """The paired difference where there is one, else that of the averages.
+
+    The two may differ: the paired one is over the items in which both have a value.
     """
-    return (
-        paired["value"] if paired and paired["value"] is not None else new["value"] - old["value"]
-    )
+    if paired and paired["value"] is not None:
+        return paired["value"]
+    return new["value"] - old["value"]
 
 
-def gain_of(key: tuple[str, str]) -> tuple[str, str]:
+def gain_of(key: Key) -> Key:
     """The paired difference to the baseline that belongs to a metric."""
-    return f"{key[0]}_over_baseline", key[1]
+    metric, by = key
+    return f"{metric}_over_baseline", by
 
 
 def arrow(gain: float) -> str:
-    return "▲ " if gain > 0 else "▼ " if gain < 0 else ""
+    if gain > 0:
+        return "▲ "
+    return "▼ " if gain < 0 else ""
 
 
 def interval(row: Mapping, digits: int) -> str:
     """`95% interval`: the bounds of a row as text, empty without bounds."""
     if row["low"] is None or row["high"] is None:
         return ""
-    return " to ".join(
-        number(row[bound], row["metric"], digits).removesuffix(" pp") for bound in ("low", "high")
-    )
-
-
-def verdict(content: Mapping) -> str:
-    """A sentence on how many languages the leading metric speaks for, and one on what a guard
-    selected.
-    """
-    told = [_transferred(ranked)] if (ranked := sources(content)) else [_by_languages(content)]
-    if content["decisions"]:
-        last = content["decisions"][-1]
-        told.append(f"Selected in the end: “{last['selected']}”.")
-    return " ".join(filter(None, told))
-
-
-def _transferred(ranked: Sequence[tuple[str, Mapping]]) -> str:
-    above = sum(r["low"] is not None and r["low"] > 0.5 for _, r in ranked)
-    return (
-        f"{above} of {len(ranked)} reward models are above chance on average: the whole interval"
-        " lies above 50%."
-    )
-
-
-def _by_languages(content: Mapping) -> str:
-    found = tables(content)
-    for key in leading(content)[:1]:
-        table = found[key]
-        before, after = before_and_after(content, table)
-        if (line := reference(key[0])) is not None:
-            return _against(
-                table[after],
-                line,
-                label_of(content, after),
-                "wins" if key[0] == "win_rate" else "is above chance",
-            )
-        if before:
-            return _moved(table[before], table[after], key[0])
-    return ""
-
-
-def _against(rows: Mapping[str, Mapping], line: float, model: str, wins: str) -> str:
-    each = [r for lang, r in rows.items() if is_language(lang) and r["low"] is not None]
-    above, below = sum(r["low"] > line for r in each), sum(r["high"] < line for r in each)
-    told = (
-        f"“{model}” {wins} in {above} of {len(each)} languages: the whole interval lies above"
-        f" {line:.0%}."
-    )
-    told += f" It lies below in {below}." if below else ""
-    return (
-        told + (f" {len(each) - above - below} are undecided." if len(each) > above + below else "")
-        if each
-        else ""
-    )
-
-
-def _moved(before: Mapping[str, Mapping], after: Mapping[str, Mapping], metric: str) -> str:
-    shared = [
-        x
-        for x in after
-        if x in before and is_language(x) and None not in (after[x]["value"], before[x]["value"])
-    ]
-    up = sum(after[x]["value"] > before[x]["value"] for x in shared)
-    down = [language(x) for x in shared if after[x]["value"] < before[x]["value"]]
-    named = f": {', '.join(down)}" if 0 < len(down) <= 5 else ""
-    return (
-        f"{metric_name(metric)}: higher than before in {up} of {len(shared)} languages, lower in"
-        f" {len(down)}{named}."
-    )
-
-
-def picture(content: Mapping, digits: int) -> dict[str, Any] | None:
-    """By language: the first leading metric that has a before and an after, else the first; sorted
-    by the value after.
-    """
-    found = tables(content)
-    keys = leading(content)
-    if not keys:
-        return None
-    if ranked := sources(content):
-        rows = [{"label": language(s), "before": None, "after": bounds(r)} for s, r in ranked]
-        return _drawn(
-            rows[::-1] if len(rows) > MANY else rows,
-            "reward_accuracy",
-            digits,
-            None,
-            "reward models",
-            "Average of each reward model",
-        )
-    key = next((k for k in keys if before_and_after(content, found[k])[0]), keys[0])
-    before, after = before_and_after(content, found[key])
-    rows = plot_rows(found[key].get(before or "", {}), found[key][after])
-    if not rows:
-        return None
-    rows = rows if len(rows) > MANY else rows[::-1]
-    old = label_of(content, before) if before else None
-    return _drawn(
-        rows, key[0], digits, old, label_of(content, after), f"{metric_name(key[0])} by language"
-    )
-
-
-def _drawn(
-    rows: Sequence[Mapping], metric: str, digits: int, before: str | None, after: str, name: str
-) -> dict[str, Any]:
-    draw = figures.ranks_plot if len(rows) > MANY else figures.languages_plot
-    low, high = min(rows, key=lambda r: r["after"][0]), max(rows, key=lambda r: r["after"][0])
-    ends = (
-        f"from {low['label']} {number(low['after'][0], metric, digits)} to {high['label']}"
-        f" {number(high['after'][0], metric, digits)}"
-    )
-    at = reference(metric)
-    drawn = draw(rows, f"{name}, {ends}", axis(metric, digits), at)
-    line = "" if at is None else f"dashed line: {number(at, metric, 2)}"
-    return {
-        "name": name,
-        "svg": drawn,
-        "ends": ends,
-        "many": len(rows) > MANY,
-        "line": line,
-        "before": before,
-        "after": after,
-    }
+    metric = row["metric"]
+    texts = [number(row[bound], metric, digits) for bound in ("low", "high")]
+    return " to ".join(text.removesuffix(" pp") for text in texts)
 
 
 def axis(metric: str, digits: int) -> Callable[[float], str]:
     """How the marks of an axis are written: whole percents for shares."""
-    return lambda v: number(v, metric, 2 if is_share(metric) else digits)
+    decimals = 2 if is_share(metric) else digits
+    return lambda value: number(value, metric, decimals)
 
 
 def plot_rows(before: Mapping[str, Mapping], after: Mapping[str, Mapping]) -> list[dict[str, Any]]:
     """Languages as figures take them, lowest first."""
-    codes = [c for c, r in after.items() if is_language(c) and r["value"] is not None]
-    codes.sort(key=lambda c: (after[c]["value"], c))
-    return [
-        {"label": language(c), "before": bounds(before.get(c)), "after": bounds(after[c])}
-        for c in codes
-    ]
+    values = {}
+    for code, row in after.items():
+        if is_language(code) and row["value"] is not None:
+            values[code] = row["value"]
+    rows = []
+    for code in sorted(values, key=lambda code: (values[code], code)):
+        old, new = bounds(before.get(code)), bounds(after[code])
+        rows.append({"label": language(code), "before": old, "after": new})
+    return rows
 
 
 def bounds(row: Mapping | None) -> figures.Interval | None:
-    return None if row is None or row["value"] is None else (row["value"], row["low"], row["high"])
+    if row is None or row["value"] is None:
+        return None
+    return row["value"], row["low"], row["high"]
 
 
-def averages(
-    content: Mapping, keys: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], dict[str, Mapping]]:
+def averages(content: Mapping, keys: Sequence[Key]) -> dict[Key, dict[str, Mapping]]:
     """(metric, by) -> step -> the row of the average."""
-    found = tables(content)
-    return {
-        key: {step: rows[AVERAGE] for step, rows in found[key].items() if AVERAGE in rows}
-        for key in keys
-        if key in found
-    }
+    all_tables = tables(content)
+    averages: dict[Key, dict[str, Mapping]] = {}
+    for key in keys:
+        averages[key] = {}
+        for step, rows in all_tables.get(key, {}).items():
+            if AVERAGE in rows:
+                averages[key][step] = rows[AVERAGE]
+    return averages

@@ -1,16 +1,15 @@
-"""The page: Jinja2 templates with every value escaped, one style sheet and one script inline,
-nothing from a network.
+"""The page: Jinja2 templates with every value escaped, one style sheet and one script inline.
 
-Model text is untrusted. Values are escaped (and invisible characters shown) wherever a template
-writes them; data for the script stands in JSON that cannot end its element, and the script writes
-it as text only. The Content-Security-Policy allows the style sheet and the script of this file by
-their hashes and nothing else: no other script, no request, no form.
+Nothing comes from a network. Model text is untrusted: values are escaped (and invisible characters
+shown) wherever a template writes them; data for the script is JSON that cannot end its element, and
+the script writes it as text only. The Content-Security-Policy allows the style sheet and the script
+of this file by their hashes and nothing else: no other script, no request, no form.
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mlalign.core.visible import visible
-from mlalign.evidence import headline, matrices, results, sections, text
+from mlalign.evidence import first_screen, headline, matrices, results, sections, text
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC_SAMPLES = 6  # shown without the script, and before it has read the data
@@ -43,28 +42,29 @@ SECTIONS = {
 
 def page(content: Mapping[str, Any], title: str, digits: int) -> str:
     """The report as one HTML file."""
-    made = [
-        {"id": name, "title": told, "nav": nav, **found}
-        for name, (told, nav, make) in SECTIONS.items()
-        if (found := make(content, digits))
-    ]
-    data = {
-        m["id"]: m["data"] for section in made for m in section.get("matrices", []) if "data" in m
-    }
+    shown = []
+    data = {}
+    for name, (heading, nav, make) in SECTIONS.items():
+        section = make(content, digits)
+        if not section:
+            continue
+        shown.append({"id": name, "title": heading, "nav": nav, **section})
+        for matrix in section.get("matrices", []):
+            if "data" in matrix:
+                data[matrix["id"]] = matrix["data"]
     top = {
         "asked": headline.asked(content),
         "confidence": headline.confidence(content),
-        "numbers": headline.numbers(content, digits),
-        "verdict": headline.verdict(content),
-        "picture": headline.picture(content, digits),
+        "numbers": first_screen.numbers(content, digits),
+        "verdict": first_screen.verdict(content),
+        "picture": first_screen.picture(content, digits),
     }
-    return render("report.html", title=title, content=content, top=top, sections=made, data=data)
+    return render("report.html", title=title, content=content, top=top, sections=shown, data=data)
 
 
 def render(template: str, **values: Any) -> str:
-    style, script = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
-    )
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     values |= {
         "style": Markup(style),
         "script": Markup(script),
@@ -76,21 +76,28 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def environment() -> Environment:
-    made = Environment(
+    jinja = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda v: visible(v) if isinstance(v, str) and not isinstance(v, Markup) else v,
+        finalize=_shown,
     )
-    made.filters |= {
+    jinja.filters |= {
         "language": text.language,
         "tag": text.lang_tag,
         "json": to_json,
         "count": text.count,
     }
-    return made
+    return jinja
+
+
+def _shown(value: Any) -> Any:
+    """A value as a template writes it: text with its invisible characters shown."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value)
+    return value
 
 
 def _hash(value: str) -> str:
@@ -99,62 +106,72 @@ def _hash(value: str) -> str:
 
 def to_json(value: Any) -> Markup:
     """JSON for a data block: no character in it can end the element or start markup."""
-    told = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return Markup(told.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+    json_text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "&<>":
+        json_text = json_text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(json_text)
 
 
 def samples(content: Mapping) -> dict[str, Any] | None:
     """What the samples' section shows first, and all of them as compact data for the script."""
-    told = content.get("samples")
-    if not told or not told["rows"]:
+    collected = content.get("samples")
+    if not collected or not collected["rows"]:
         return None
-    used = {
-        c
-        for r in told["rows"]
-        for c in (r["lang"], r["asked"], *(a["lang"] for a in r["answers"] if a))
-        if c
-    }
-    names = {c: [text.language(c), text.lang_tag(c)] for c in sorted(used)}
-    rows = [
-        [
-            r["lang"],
-            r["asked"],
-            r["source"],
-            int(r["sensitive"]),
-            r["prompt"],
-            r["reference"],
-            [_compact(a) for a in r["answers"]],
-        ]
-        for r in told["rows"]
-    ]
-    binary = [
-        _binary(a["scores"][i] for r in told["rows"] for a in r["answers"] if a)
-        for i in range(len(told["scores"]))
-    ]
+    rows, models, scores = collected["rows"], collected["models"], collected["scores"]
+    names = _languages(rows)
+    prompt_languages = {row["lang"] for row in rows}
+    binary = [_is_binary(rows, index) for index in range(len(scores))]
     return {
-        "models": told["models"],
+        "models": models,
         "n": len(rows),
-        "first": told["rows"][:STATIC_SAMPLES],
-        "score_names": told["scores"],
-        "languages": {
-            c: n[0] for c, n in names.items() if any(r["lang"] == c for r in told["rows"])
-        },
+        "first": rows[:STATIC_SAMPLES],
+        "score_names": scores,
+        "languages": {c: name for c, (name, _) in names.items() if c in prompt_languages},
         "data": {
-            "models": told["models"],
-            "scores": told["scores"],
+            "models": models,
+            "scores": scores,
             "languages": names,
             "binary": binary,
-            "rows": rows,
+            "rows": [_compact_row(row) for row in rows],
         },
         "binary": binary,
-        "sensitive": sum(r["sensitive"] for r in told["rows"]),
+        "sensitive": sum(row["sensitive"] for row in rows),
     }
 
 
-def _binary(values: Iterable[float | None]) -> bool:
+def _languages(rows: Sequence[Mapping]) -> dict[str, list[str]]:
+    """code -> its name and HTML tag, of all languages in the samples."""
+    codes: set[str | None] = set()
+    for row in rows:
+        codes |= {row["lang"], row["asked"]}
+        codes |= {answer["lang"] for answer in row["answers"] if answer}
+    names = {}
+    for code in sorted(filter(None, codes)):
+        names[code] = [text.language(code), text.lang_tag(code)]
+    return names
+
+
+def _is_binary(rows: Sequence[Mapping], index: int) -> bool:
     """Whether a score is a mark (right or wrong) rather than a number."""
-    return {v for v in values if v is not None} <= {0, 1}
+    values = set()
+    for row in rows:
+        values |= {answer["scores"][index] for answer in row["answers"] if answer}
+    return values <= {0, 1, None}
+
+
+def _compact_row(row: Mapping) -> list:
+    return [
+        row["lang"],
+        row["asked"],
+        row["source"],
+        int(row["sensitive"]),
+        row["prompt"],
+        row["reference"],
+        [_compact(answer) for answer in row["answers"]],
+    ]
 
 
 def _compact(answer: Mapping | None) -> list | None:
-    return None if answer is None else [answer["text"], answer["lang"], answer["scores"]]
+    if answer is None:
+        return None
+    return [answer["text"], answer["lang"], answer["scores"]]

@@ -24,11 +24,18 @@ def transfer(content: Mapping, digits: int) -> Section | None:
     """
     if not content["matrices"]:
         return None
-    matrices = [_matrix(content, m, i, digits) for i, m in enumerate(content["matrices"])]
+    matrices = []
+    for index, matrix in enumerate(content["matrices"]):
+        matrices.append(_matrix(content, matrix, index, digits))
     return {"matrices": matrices}
 
 
-def _matrix(content: Mapping, matrix: Mapping, index: int, digits: int) -> dict[str, Any]:
+def _matrix(
+    content: Mapping,
+    matrix: Mapping,
+    index: int,
+    digits: int,
+) -> dict[str, Any]:
     metric = matrix["metric"]
     values, sources, targets = matrix["values"], matrix["sources"], matrix["targets"]
     shown: dict[str, Any] = {
@@ -42,7 +49,8 @@ def _matrix(content: Mapping, matrix: Mapping, index: int, digits: int) -> dict[
         return {**shown, "plot": plot, "source": sources[0]}
 
     name = f"matrix-{index}"
-    shown |= heat(values, sources, targets, metric, name, digits, _spread(_known(values)))
+    spread = _spread(_known(values))
+    shown |= heat(values, sources, targets, metric, name, digits, spread)
     shown["means"] = _means(values, sources, targets, metric, digits)
     return shown
 
@@ -64,7 +72,10 @@ def _one_source(content: Mapping, matrix: Mapping, digits: int) -> Any:
 
 
 def _known(values: Matrix) -> list[float]:
-    return [value for row in values for value in row if value is not None]
+    known: list[float] = []
+    for row in values:
+        known += [value for value in row if value is not None]
+    return known
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
@@ -88,24 +99,41 @@ def heat(
     low, high = spread
     legend = figures.legend_numbers(low, high, power, metric, digits)
     shown: dict[str, Any] = {"legend": legend, "rows": sources, "columns": targets}
-    shades = [[figures.shade(value, low, high, power) for value in row] for row in values]
+    shades = []
+    for row in values:
+        shades.append([figures.shade(value, low, high, power) for value in row])
 
     if len(targets) <= SMALL_MATRIX:
         shown["cells"] = []
         for source, row, row_shades in zip(sources, values, shades, strict=True):
-            texts = ["" if value is None else number(value, metric, digits) for value in row]
-            pairs = zip(texts, row_shades, strict=True)
-            shown["cells"].append((source, [cell(text, shade=shade) for text, shade in pairs]))
+            cells = _shaded(row, row_shades, metric, digits)
+            shown["cells"].append((source, cells))
         return shown
 
     size = f"{len(sources)} by {len(targets)}"
     extent = f"from {number(low, metric, digits)} to {number(high, metric, digits)}"
     title = f"{metric_name(metric)}: {size}, {extent}"
     shown["heat"] = figures.heat(shades, title, name)
-    rows, columns = [language(s) for s in sources], [language(t) for t in targets]
-    shown["data"] = {"rows": rows, "columns": columns, "values": values}
+    shown["data"] = {
+        "rows": list(map(language, sources)),
+        "columns": list(map(language, targets)),
+        "values": values,
+    }
     shown["id"] = name
     return shown
+
+
+def _shaded(
+    values: Sequence[float | None],
+    shades: Sequence[int | None],
+    metric: str,
+    digits: int,
+) -> list[dict[str, Any]]:
+    cells = []
+    for value, shade in zip(values, shades, strict=True):
+        text = "" if value is None else number(value, metric, digits)
+        cells.append(cell(text, shade=shade))
+    return cells
 
 
 def _means(
@@ -116,8 +144,9 @@ def _means(
     digits: int,
 ) -> dict[str, Any] | None:
     """The mean of each language's row and of its column."""
+    columns = zip(*values, strict=True)
     of_source = dict(zip(sources, values, strict=True))
-    of_target = dict(zip(targets, zip(*values, strict=True), strict=True))
+    of_target = dict(zip(targets, columns, strict=True))
 
     rows = []
     for code in dict.fromkeys([*sources, *targets]):
@@ -127,7 +156,11 @@ def _means(
     return tabled(["language", "mean as source", "mean as target"], rows)
 
 
-def _mean(values: Sequence[float | None], metric: str, digits: int) -> dict[str, Any]:
+def _mean(
+    values: Sequence[float | None],
+    metric: str,
+    digits: int,
+) -> dict[str, Any]:
     known = _known([values])
     if not known:
         return cell("")
@@ -143,7 +176,9 @@ def consistency(content: Mapping, digits: int) -> Section | None:
     several = [entry for entry in content["consistency"] if len(entry["languages"]) > 1]
     shown = _first_and_last(several)
     values = [_without_diagonal(entry["values"]) for entry in shown]
-    known = [value for matrix in values for value in _known(matrix)]
+    known: list[float] = []
+    for matrix in values:
+        known += _known(matrix)
     if not known:
         return None
 
@@ -151,7 +186,8 @@ def consistency(content: Mapping, digits: int) -> Section | None:
     for i, (entry, matrix) in enumerate(zip(shown, values, strict=True)):
         codes, name = entry["languages"], f"consistency-{i}"
         drawn = heat(matrix, codes, codes, "consistency", name, digits, _spread(known))
-        matrices.append({"model": headline.label_of(content, entry["step"]), **drawn})
+        model = headline.label_of(content, entry["step"])
+        matrices.append({"model": model, **drawn})
     return {"matrices": matrices}
 
 
@@ -177,7 +213,8 @@ def confusion(content: Mapping, digits: int) -> Section | None:
     rows = []
     for code in codes:
         right = [_right(entry, code) for entry in entries]
-        rows.append([lang_cell(code), *right, cell(_others(entries[-1], code))])
+        others = _others(entries[-1], code)
+        rows.append([lang_cell(code), *right, cell(others)])
     columns = [f"answered in it: {name}" for name in names]
     head = ["asked for", *columns, f"most frequent others: {names[-1]}"]
 
@@ -215,7 +252,8 @@ def _right(entry: Mapping, code: str) -> dict[str, Any]:
 
 
 def _others(entry: Mapping, code: str) -> str:
-    others = [(share, other) for other, share in _shares(entry, code).items() if other != code]
+    shares = _shares(entry, code)
+    others = [(share, other) for other, share in shares.items() if other != code]
     largest = sorted(others, reverse=True)[:3]
     return ", ".join(f"{language(other)} {share:.1%}" for share, other in largest)
 

@@ -45,7 +45,11 @@ def distributions(steps: Steps, evaluations: Sequence[Mapping]) -> list[dict[str
     return [entry for entry in summaries if entry]
 
 
-def _add(by_quantity: dict[str, dict[str, Values]], step: str, measured: Measured) -> None:
+def _add(
+    by_quantity: dict[str, dict[str, Values]],
+    step: str,
+    measured: Measured,
+) -> None:
     for quantity, language, value in measured:
         if value is None or not math.isfinite(value):
             continue
@@ -94,8 +98,11 @@ def summary(quantity: str, by_step: Mapping[str, Values]) -> dict[str, Any] | No
     edges = _edges(everything)
     steps = []
     for step, values in of_step.items():
-        counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-        by_language = {lang: _quantiles(v) for lang, v in sorted(by_step[step].items())}
+        inside = np.clip(values, edges[0], edges[-1])
+        counts, _ = np.histogram(inside, edges)
+        by_language = {}
+        for language, of_language in sorted(by_step[step].items()):
+            by_language[language] = _quantiles(of_language)
         entry = {
             "step": step,
             "n": len(values),
@@ -104,11 +111,12 @@ def summary(quantity: str, by_step: Mapping[str, Values]) -> dict[str, Any] | No
             "by_language": by_language,
         }
         steps.append(entry)
-    return {"what": quantity, "edges": [_five_digits(edge) for edge in edges], "steps": steps}
+    return {"what": quantity, "edges": list(map(_five_digits, edges)), "steps": steps}
 
 
 def _joined(values: Values) -> np.ndarray:
-    return np.concatenate([np.asarray(v, dtype=np.float64) for v in values.values()])
+    arrays = [np.asarray(of_language, dtype=np.float64) for of_language in values.values()]
+    return np.concatenate(arrays)
 
 
 def _edges(values: np.ndarray) -> np.ndarray:

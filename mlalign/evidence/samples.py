@@ -73,13 +73,20 @@ def _shown(evaluations: Sequence[Mapping]) -> list[Mapping]:
 
 
 def _sensitive(steps: Steps) -> set[str]:
-    sources = [source for step in steps.values() for source in step.manifest.get("sources") or []]
-    return {source["source"] for source in sources if source.get("sensitive")}
+    sensitive = set()
+    for step in steps.values():
+        for source in step.manifest.get("sources") or []:
+            if source.get("sensitive"):
+                sensitive.add(source["source"])
+    return sensitive
 
 
 def _score_names(by_model: Sequence[Mapping[str, Mapping]]) -> list[str]:
     """The scores of all answers, without a scorer's further columns (SCORER.COLUMN)."""
-    names = {name for answers in by_model for row in answers.values() for name in row["scores"]}
+    names: set[str] = set()
+    for answers in by_model:
+        for row in answers.values():
+            names |= set(row["scores"])
     return sorted(name for name in names if "." not in name)
 
 
@@ -97,9 +104,11 @@ def _answers(steps: Steps, evaluation: Mapping, per_language: int) -> dict[str, 
 
 def _first_rows(shards: Sequence[Path], n: int) -> dict[str, dict]:
     """The first n answered rows of one language, in the order of the hash."""
-    every_row = (row for shard in shards for row in rows.read_shard(shard, COLUMNS))
-    answered = (row for row in every_row if row["responses"])
-    return {row["id"]: _plain(row) for row in sorted(answered, key=_order)[:n]}
+    answered: list[dict] = []
+    for shard in shards:
+        answered += [row for row in rows.read_shard(shard, COLUMNS) if row["responses"]]
+    first = sorted(answered, key=_order)[:n]
+    return {row["id"]: _plain(row) for row in first}
 
 
 def _by_language(shards: Sequence[Path]) -> dict[str, list[Path]]:
@@ -153,7 +162,11 @@ def _join(taken: Mapping[str, dict], shards: Sequence[Path]) -> None:
                     row["scores"][column.removeprefix("score.")] = value
 
 
-def _answer(row: Mapping | None, names: Sequence[str], limit: int | None) -> dict[str, Any] | None:
+def _answer(
+    row: Mapping | None,
+    names: Sequence[str],
+    limit: int | None,
+) -> dict[str, Any] | None:
     if row is None:
         return None
     scores = [row["scores"].get(name) for name in names]

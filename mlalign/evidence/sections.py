@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mlalign.evidence import figures
+from mlalign.evidence import curves, figures
 from mlalign.evidence.cells import cell, lang_cell, tabled
 from mlalign.evidence.text import count, language, seconds
 
@@ -61,11 +61,11 @@ def training(content: Mapping, digits: int) -> Section | None:
         return None
 
     first, rest = [], []
-    for curves in content["curves"]:
-        step = curves["step"]
+    for logged in content["curves"]:
+        step = logged["step"]
         others = {}
-        for name, points in curves["series"].items():
-            others[name] = figures.curve(points, f"{name} of {step}")
+        for name, points in logged["series"].items():
+            others[name] = curves.curve(points, f"{name} of {step}")
         first += [(step, name, others.pop(name)) for name in FIRST_CURVES if name in others]
         if others:
             rest.append((step, others))
@@ -85,7 +85,8 @@ def recipe(content: Mapping, digits: int) -> Section | None:
         duration = "skipped" if node["skipped"] else seconds(node["seconds"])
         picture = figures.meter(node["seconds"] / longest)
         time = cell(duration, node["seconds"], picture=picture)
-        rows.append([label, node["stage"], ", ".join(node["inputs"]), time, node["rows"]])
+        inputs = ", ".join(node["inputs"])
+        rows.append([label, node["stage"], inputs, time, node["rows"]])
 
     total = sum(time["seconds"] for time in content["times"])
     table = tabled(["step", "stage", "uses", "time", "rows"], rows)
@@ -134,9 +135,11 @@ def dropped(content: Mapping, digits: int) -> Section | None:
             share = n / max(n + _n_rows(step), 1)
             share_cell = cell(f"{share:.1%}", share, picture=figures.meter(share))
             by_reason.append([name, reason, n, share_cell, cell(_most(counts))])
-            by_language += [[name, reason, lang_cell(c), n] for c, n in counts.items()]
-        for what, counts in step.get("sums", {}).items():
-            sums.append([name, what, sum(counts.values()), cell(_most(counts))])
+            for code, n_rows in counts.items():
+                by_language.append([name, reason, lang_cell(code), n_rows])
+        for counted, counts in step.get("sums", {}).items():
+            n = sum(counts.values())
+            sums.append([name, counted, n, cell(_most(counts))])
 
     head = ["step", "reason", "rows", "share of the step's rows", "most in"]
     section = {
@@ -170,16 +173,18 @@ def _most(counts: Mapping[str, float]) -> str:
 def provenance(content: Mapping, digits: int) -> Section:
     """Data with licences, models, versions, seeds, fingerprints, and each step's configuration."""
     sources = content["sources"]
-    unlicensed = {str(source.get("source")) for source in sources if not source.get("licence")}
-    commits = {step["git_commit"] for step in content["steps"] if step.get("git_commit")}
-    configs = [{"step": s["step"], "yaml": _yaml(s["config"])} for s in content["settings"]]
+    unlicensed = [source for source in sources if not source.get("licence")]
+    commits = {step.get("git_commit") for step in content["steps"]}
+    configs = []
+    for settings in content["settings"]:
+        configs.append({"step": settings["step"], "yaml": _yaml(settings["config"])})
     return {
         "sources": _sources(content),
-        "unlicensed": sorted(unlicensed),
+        "unlicensed": sorted({str(source.get("source")) for source in unlicensed}),
         "external": _external(content),
         "steps": _steps(content),
         "packages": tabled(["package", "version"], list(content["packages"].items())),
-        "commits": sorted(commits),
+        "commits": sorted(filter(None, commits)),
         "not_computed": content["not_computed"],
         "settings": configs,
     }
@@ -189,7 +194,10 @@ def _sources(content: Mapping) -> dict[str, Any] | None:
     keys: dict[str, None] = {}
     for source in content["sources"]:
         keys |= {key: None for key, value in source.items() if value is not None}
-    rows = [[cell(_yes_or_no(source.get(key))) for key in keys] for source in content["sources"]]
+    rows = []
+    for source in content["sources"]:
+        values = [_yes_or_no(source.get(key)) for key in keys]
+        rows.append(list(map(cell, values)))
     return tabled(list(keys), rows)
 
 
@@ -197,10 +205,12 @@ def _external(content: Mapping) -> dict[str, Any] | None:
     """Models and data from outside the run, with the steps that read them."""
     steps: dict[tuple, list[str]] = {}
     for source in content["external"]:
-        what = source.get("path") or source.get("family")
-        key = (what, source["slot"], source.get("revision"), source.get("identity"))
+        place = source.get("path") or source.get("family")
+        key = (place, source["slot"], source.get("revision"), source.get("identity"))
         steps.setdefault(key, []).append(source["step"])
-    rows = [[*key, ", ".join(names)] for key, names in steps.items()]
+    rows = []
+    for key, names in steps.items():
+        rows.append([*key, ", ".join(names)])
     return tabled(["what", "input", "revision", "identity", "steps"], rows)
 
 

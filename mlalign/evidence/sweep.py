@@ -68,10 +68,11 @@ def markdown_page(content: Mapping[str, Any], digits: int) -> str:
         parts.append(f"## Main effect of {markdown.cell(effect['key'])}")
         parts.append(_markdown_effect(content, effect, digits))
 
+    head = ["variant", "state", "why"]
     unfinished = filter(variants.is_unfinished, content["variants"])
-    lost = [[v["variant"], v["state"], v["why"]] for v in unfinished]
+    lost = [[variant[key] for key in head] for variant in unfinished]
     if lost:
-        parts += ["## Not complete", markdown.grid(["variant", "state", "why"], lost)]
+        parts += ["## Not complete", markdown.grid(head, lost)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -121,8 +122,10 @@ def _tiles(content: Mapping, digits: int) -> list[dict[str, Any]]:
     metric, best = content["metric"], ranked[0]
     row = variants.rows_of(best, content)[AVERAGE]
     name = f"{metric_name(metric)}: best of {len(ranked)} variants"
-    value, interval = number(row["value"], metric, digits), headline.interval(row, digits)
-    tiles = [_tile(name, value, interval, variants.name(best["values"]), by=content["by"])]
+    value = number(row["value"], metric, digits)
+    interval = headline.interval(row, digits)
+    settings = variants.name(best["values"])
+    tiles = [_tile(name, value, interval, settings, by=content["by"])]
     if len(ranked) > 1:
         tiles.append(_lead(content, ranked[1], digits))
 
@@ -159,9 +162,9 @@ def _lead(content: Mapping, second: Mapping, digits: int) -> dict[str, Any]:
 
 def _matters_most(effect: Mapping, metric: str, digits: int) -> dict[str, Any]:
     """The key whose values' means are furthest apart."""
-    lowest, highest = (pick(effect["levels"], key=lambda x: x["mean"]) for pick in (min, max))
+    ranked = sorted(effect["levels"], key=lambda level: level["mean"])
     ends = []
-    for level in (lowest, highest):
+    for level in (ranked[0], ranked[-1]):
         mean = number(level["mean"], metric, digits)
         ends.append(f"{variants.text(level['value'])} ({mean})")
     below = f"from {' to '.join(ends)}, means over variants"
@@ -195,17 +198,24 @@ def _verdict(content: Mapping, digits: int) -> str:
         return best
     if not content["statistics"]["paired"]:
         return f"{best} Differences between variants have no interval here."
-    n_close = sum(b["low"] is None or b["low"] <= 0 <= b["high"] for b in behind)
+    n_close = sum(map(_may_be_zero, behind))
     if n_close:
         return f"{best} {n_close} of {len(behind)} others are not told apart from it."
     return f"{best} All others are behind it beyond their interval."
 
 
+def _may_be_zero(difference: Mapping) -> bool:
+    if difference["low"] is None:
+        return True
+    return difference["low"] <= 0 <= difference["high"]
+
+
 def _picture(content: Mapping, digits: int) -> dict[str, Any] | None:
     rows = []
     for variant in variants.measured(content):
+        label = variants.bare(variant["values"])
         interval = headline.bounds(variants.rows_of(variant, content)[AVERAGE])
-        rows.append({"label": variants.bare(variant["values"]), "before": None, "after": interval})
+        rows.append({"label": label, "before": None, "after": interval})
     if not rows:
         return None
 
@@ -247,7 +257,8 @@ def _table(content: Mapping, digits: int) -> list[list[str]]:
         difference = behind.get(variant["variant"])
         distance = ""
         if difference:
+            distance = change(difference["value"], metric, digits)
             bounds = variants.change_bounds(difference, metric, digits)
-            distance = variants.with_bounds(change(difference["value"], metric, digits), bounds)
+            distance = variants.with_bounds(distance, bounds)
         table.append([*settings, value, lowest, distance, variant["state"]])
     return table

@@ -1,6 +1,4 @@
-"""Values as text that a person reads: numbers, names of languages, and strings whose invisible
-characters are shown.
-"""
+"""Values as text that a person reads: numbers, names of languages, and cut paths."""
 
 import re
 from collections.abc import Mapping
@@ -15,8 +13,8 @@ CODE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}(_([A-Z]{2}|\d{3}))?")
 MISSING = "–"
 
 SUMMARY_NAMES = {AVERAGE: "average", WORST: "lowest", GAP: "gap to English"}
-# metric -> (its name, whether it is a share and reads as a percentage); any other metric keeps its
-# name and decimals
+# metric -> (its name, whether it is a share, which is written as a percentage). Any other metric
+# keeps its name and decimals.
 METRICS = {
     "win_rate": ("Win rate over the start", True),
     "win_rate_lc": ("Win rate over the start, length-controlled", True),
@@ -58,49 +56,71 @@ METRICS = {
     "acc_norm": ("Accuracy by normalised length (lm-eval)", True),
     "exact_match": ("Exact match (lm-eval)", True),
 }
+# Paired differences.
 OVER = {
     "_over_baseline": "gain over the start",
     "_over_control": "gain over the control",
-}  # paired differences
+}
 
 
 def parted(metric: str) -> tuple[str, str]:
-    """(the metric, what it is over): `accuracy_over_baseline` is a paired difference of `accuracy`."""
-    suffix = next((s for s in OVER if metric.endswith(s)), "")
-    return metric.removesuffix(suffix), OVER.get(suffix, "")
+    """(the metric, what it is over): `accuracy_over_baseline` is over the start."""
+    for suffix, over in OVER.items():
+        if metric.endswith(suffix):
+            return metric.removesuffix(suffix), over
+    return metric, ""
 
 
 def metric_name(metric: str, by: str = "") -> str:
     """`accuracy` as a person says it, with the score column it was measured by."""
     plain, over = parted(metric)
-    key = plain.partition(",")[0]  # of a harness: the metric, then its filter
-    name = METRICS[key][0] + plain.removeprefix(key) if key in METRICS else plain.replace("_", " ")
-    return name + (f": {over}" if over else "") + (f" (by {by})" if by else "")
+    key, _, _ = plain.partition(",")  # of a harness: the metric, then its filter
+    if key in METRICS:
+        name = METRICS[key][0] + plain.removeprefix(key)
+    else:
+        name = plain.replace("_", " ")
+    if over:
+        name += f": {over}"
+    return f"{name} (by {by})" if by else name
 
 
 def is_share(metric: str) -> bool:
-    return METRICS.get(parted(metric)[0].partition(",")[0], ("", False))[1]
+    plain, _ = parted(metric)
+    key, _, _ = plain.partition(",")
+    return key in METRICS and METRICS[key][1]
 
 
-def number(value: float | None, metric: str = "", digits: int = 3) -> str:
-    """A measured value: shares of known metrics in percent with two decimals fewer, all else with
-    `digits` decimals; gains signed.
+def number(
+    value: float | None,
+    metric: str = "",
+    digits: int = 3,
+) -> str:
+    """A measured value with `digits` decimals, gains signed.
+
+    Shares of known metrics are in percent, with two decimals fewer.
     """
     if value is None:
         return MISSING
-    if parted(metric)[1]:
+    _, over = parted(metric)
+    if over:
         return change(value, metric, digits)
-    text = f"{100 * value:.{max(digits - 2, 0)}f}%" if is_share(metric) else f"{value:.{digits}f}"
+    text = f"{value:.{digits}f}"
+    if is_share(metric):
+        text = f"{100 * value:.{max(digits - 2, 0)}f}%"
     return text.replace("-", "−")
 
 
-def change(value: float | None, metric: str = "", digits: int = 3) -> str:
+def change(
+    value: float | None,
+    metric: str = "",
+    digits: int = 3,
+) -> str:
     """A difference with its sign; of shares in percentage points."""
     if value is None:
         return MISSING
-    text = (
-        f"{100 * value:+.{max(digits - 2, 0)}f} pp" if is_share(metric) else f"{value:+.{digits}f}"
-    )
+    text = f"{value:+.{digits}f}"
+    if is_share(metric):
+        text = f"{100 * value:+.{max(digits - 2, 0)}f} pp"
     return text.replace("-", "−")
 
 
@@ -114,11 +134,10 @@ def seconds(value: float) -> str:
     whole = round(value)
     if whole < 100:
         return f"{value:.1f} s"
-    return (
-        f"{whole // 60} min {whole % 60:02d} s"
-        if whole < 6000
-        else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
+    minutes, rest = divmod(whole, 60)
+    if whole < 6000:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @cache
@@ -130,11 +149,12 @@ def language(code: str) -> str:
 
 
 def source_of(column: str) -> str:
-    """The training language in a score column's name: `swh_Latn` of `reward[swh_Latn]`; a name
-    without one stays.
+    """The training language in a score column's name: `swh_Latn` of `reward[swh_Latn]`.
+
+    A name without one stays as it is.
     """
-    found = re.search(r"\[(.+)\]$", column)
-    return found[1] if found else column
+    match = re.search(r"\[(.+)\]$", column)
+    return match[1] if match else column
 
 
 def is_language(code: str) -> bool:
@@ -144,8 +164,9 @@ def is_language(code: str) -> bool:
 
 @cache
 def lang_tag(code: str | None) -> str:
-    """The value of an HTML `lang` attribute (`zh-Hans`, which chooses fonts); `und` for what is no
-    code.
+    """The value of an HTML `lang` attribute, which chooses fonts: `zh-Hans`.
+
+    `und` for what is no code.
     """
     if not code or not is_language(code):
         return "und"
@@ -157,7 +178,9 @@ def lang_tag(code: str | None) -> str:
 def public(value: Any) -> Any:
     """The value with every absolute path in it cut to its last part."""
     if isinstance(value, Mapping):
-        return {k: public(v) for k, v in value.items()}
+        return {key: public(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [public(v) for v in value]
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+        return [public(part) for part in value]
+    if isinstance(value, str) and value.startswith(("/", "~")):
+        return Path(value).name
+    return value

@@ -6,7 +6,7 @@ Pure functions of the content that `mlalign.sweep.results` collects.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlalign.evidence import figures, headline, matrices
+from mlalign.evidence import curves, figures, headline, matrices
 from mlalign.evidence.cells import cell, lang_cell, tabled, value_cell
 from mlalign.evidence.text import change, language, metric_name, number
 from mlalign.methods.metrics import AVERAGE, WORST
@@ -24,13 +24,15 @@ def tables(variant: Mapping) -> Rows:
     """(metric, by) -> language -> row, of one variant."""
     by_metric: Rows = {}
     for row in variant["rows"]:
-        by_metric.setdefault((row["metric"], row["by"] or ""), {})[row["language"]] = row
+        key = (row["metric"], row["by"] or "")
+        by_metric.setdefault(key, {})[row["language"]] = row
     return by_metric
 
 
 def rows_of(variant: Mapping, content: Mapping) -> dict[str, Mapping]:
     """language -> row of the chosen metric."""
-    return tables(variant).get((content["metric"], content["by"]), {})
+    chosen = (content["metric"], content["by"])
+    return tables(variant).get(chosen, {})
 
 
 def average(variant: Mapping, content: Mapping) -> float | None:
@@ -41,13 +43,15 @@ def average(variant: Mapping, content: Mapping) -> float | None:
 
 def measured(content: Mapping) -> list[Mapping]:
     """The variants that have the metric, best first."""
-    return [v for v in content["variants"] if average(v, content) is not None]
+    variants = content["variants"]
+    return [variant for variant in variants if average(variant, content) is not None]
 
 
 def complete(content: Mapping) -> list[Mapping]:
     """The variants to compare: the complete ones, or all measured ones if none is complete."""
     variants = measured(content)
-    return [v for v in variants if not is_unfinished(v)] or variants
+    finished = [variant for variant in variants if not is_unfinished(variant)]
+    return finished or variants
 
 
 def is_unfinished(variant: Mapping) -> bool:
@@ -96,16 +100,18 @@ def bare(values: Mapping[str, Any]) -> str:
 
 def is_cloud(effect: Mapping) -> bool:
     """Whether a key has so many numbers that they are drawn as points, not averaged."""
-    levels = effect["levels"]
-    return len(levels) > LEVELS and all(isinstance(x["value"], int | float) for x in levels)
+    values = [level["value"] for level in effect["levels"]]
+    if len(values) <= LEVELS:
+        return False
+    return all(isinstance(value, int | float) for value in values)
 
 
 def change_bounds(row: Mapping, metric: str, digits: int) -> str:
     """The interval of a difference as text, empty without one."""
     if row["low"] is None:
         return ""
-    low, high = (change(row[bound], metric, digits) for bound in ("low", "high"))
-    return f"{low.removesuffix(' pp')} to {high.removesuffix(' pp')}"
+    bounds = [change(row[bound], metric, digits) for bound in ("low", "high")]
+    return " to ".join(bound.removesuffix(" pp") for bound in bounds)
 
 
 def with_bounds(value: str, bounds: str) -> str:
@@ -144,21 +150,32 @@ def all_variants(content: Mapping, digits: int) -> dict[str, Any] | None:
         if with_state:
             row.append(variant["state"])
         row.append(value_cell(own.get(AVERAGE), digits))
-        row.append(_behind_cell(behind.get(variant["variant"]), content["metric"], digits))
+        distance = behind.get(variant["variant"])
+        row.append(_behind_cell(distance, content["metric"], digits))
         row.append(value_cell(own.get(WORST), digits))
-        row += [value_cell(by_metric.get(key, {}).get(AVERAGE), digits) for key in others]
+        for key in others:
+            other = by_metric.get(key, {}).get(AVERAGE)
+            row.append(value_cell(other, digits))
         rows.append(row)
 
-    state = ["state"] if with_state else []
-    head = [*heads(content), *state, metric_name(*chosen), "behind the best", "lowest language"]
-    return tabled([*head, *(metric_name(*key) for key in others)], rows)
+    head = heads(content)
+    if with_state:
+        head.append("state")
+    head += [metric_name(*chosen), "behind the best", "lowest language"]
+    head += [metric_name(*key) for key in others]
+    return tabled(head, rows)
 
 
-def _behind_cell(row: Mapping | None, metric: str, digits: int) -> dict[str, Any]:
+def _behind_cell(
+    row: Mapping | None,
+    metric: str,
+    digits: int,
+) -> dict[str, Any]:
     if row is None:
         return cell("")
+    value = row["value"]
     note = change_bounds(row, metric, digits)
-    return cell(change(row["value"], metric, digits), row["value"], note=note)
+    return cell(change(value, metric, digits), value, note=note)
 
 
 def by_language(content: Mapping, digits: int) -> dict[str, Any] | None:
@@ -170,11 +187,14 @@ def by_language(content: Mapping, digits: int) -> dict[str, Any] | None:
         labels.append(bare(variant["values"]))
         values.append([rows[code]["value"] if code in rows else None for code in codes])
 
-    known = [value for row in values for value in row if value is not None]
+    known: list[float] = []
+    for row in values:
+        known += [value for value in row if value is not None]
     if not known:
         return None
     spread = (min(known), max(known))
-    return matrices.heat(values, labels, codes, content["metric"], "by-language", digits, spread)
+    metric = content["metric"]
+    return matrices.heat(values, labels, codes, metric, "by-language", digits, spread)
 
 
 def intervals(content: Mapping, digits: int) -> dict[str, Any] | None:
@@ -184,19 +204,19 @@ def intervals(content: Mapping, digits: int) -> dict[str, Any] | None:
     if not languages_across:
         variants = variants[:ACROSS]
     labels = [bare(variant["values"]) for variant in variants]
-    tables_ = [rows_of(variant, content) for variant in variants]
+    by_variant = [rows_of(variant, content) for variant in variants]
 
+    rows: list[list[Any]] = []
     if languages_across:
         head = [" · ".join(heads(content)), "average", *map(language, codes)]
-        rows = []
-        for label, table in zip(labels, tables_, strict=True):
-            cells = [value_cell(table.get(code), digits) for code in (AVERAGE, *codes)]
-            rows.append([label, *cells])
+        for label, by_code in zip(labels, by_variant, strict=True):
+            values = [value_cell(by_code.get(code), digits) for code in (AVERAGE, *codes)]
+            rows.append([label, *values])
         return tabled(head, rows)
 
-    rows = []
     for code in codes:
-        rows.append([lang_cell(code), *(value_cell(t.get(code), digits) for t in tables_)])
+        values = [value_cell(by_code.get(code), digits) for by_code in by_variant]
+        rows.append([lang_cell(code), *values])
     return tabled(["language", *labels], rows)
 
 
@@ -216,7 +236,9 @@ def mean_bounds(level: Mapping, content: Mapping, digits: int) -> str:
     """The interval of a level's mean as text, empty without one."""
     if level["low"] is None:
         return ""
-    return " to ".join(number(level[b], content["metric"], digits) for b in ("low", "high"))
+    metric = content["metric"]
+    bounds = [number(level[bound], metric, digits) for bound in ("low", "high")]
+    return " to ".join(bounds)
 
 
 def shift_bounds(level: Mapping, content: Mapping, digits: int) -> str:
@@ -242,16 +264,20 @@ def effect_of(content: Mapping, effect: Mapping, digits: int) -> dict[str, Any]:
     """
     metric, key, levels = content["metric"], effect["key"], effect["levels"]
     if is_cloud(effect):
-        return {"key": _last_part(key), "svg": _cloud(content, key, digits), "table": None}
+        cloud = _cloud(content, key, digits)
+        return {"key": _last_part(key), "svg": cloud, "table": None}
 
     marks, rows = [], []
     for level in levels:
         interval = (level["mean"], level["low"], level["high"])
-        marks.append({"label": text(level["value"]), "before": None, "after": interval})
+        setting = text(level["value"])
+        marks.append({"label": setting, "before": None, "after": interval})
         mean = number(level["mean"], metric, digits)
-        mean_cell = cell(mean, level["mean"], note=mean_bounds(level, content, digits))
+        bounds = mean_bounds(level, content, digits)
+        mean_cell = cell(mean, level["mean"], note=bounds)
         shift = change(level["effect"], metric, digits)
-        shift_cell = cell(shift, level["effect"], note=shift_bounds(level, content, digits))
+        bounds = shift_bounds(level, content, digits)
+        shift_cell = cell(shift, level["effect"], note=bounds)
         rows.append([_setting(level["value"]), mean_cell, shift_cell, level["n"]])
 
     title = f"{metric_name(metric)}: mean over the variants by {key}"
@@ -262,13 +288,20 @@ def effect_of(content: Mapping, effect: Mapping, digits: int) -> dict[str, Any]:
 
 def _cloud(content: Mapping, key: str, digits: int) -> Any:
     metric = content["metric"]
-    points = [_point(variant, content, variant["values"][key]) for variant in measured(content)]
+    points = []
+    for variant in measured(content):
+        points.append(_point(variant, content, variant["values"][key]))
     title = f"{metric_name(metric)} by {key}, a point for each variant"
     log = _is_log([x for x, _, _ in points])
-    return figures.scatter(points, title, headline.axis(metric, digits), log=log)
+    axis = headline.axis(metric, digits)
+    return curves.scatter(points, title, axis, log=log)
 
 
-def _point(variant: Mapping, content: Mapping, x: float) -> tuple[float, Any, bool]:
+def _point(
+    variant: Mapping,
+    content: Mapping,
+    x: float,
+) -> tuple[float, Any, bool]:
     """(x, the variant's average, whether the mark is hollow)."""
     return x, average(variant, content), is_unfinished(variant)
 
@@ -279,18 +312,25 @@ def _is_log(values: Sequence[float]) -> bool:
 
 def crossed(content: Mapping, digits: int) -> dict[str, Any] | None:
     """Two keys against each other, if just two vary: this shows what main effects cannot."""
-    levels = {e["key"]: [x["value"] for x in e["levels"]] for e in effects(content)}
+    levels = {}
+    for effect in effects(content):
+        levels[effect["key"]] = [level["value"] for level in effect["levels"]]
     if len(levels) != 2 or any(len(values) > ACROSS for values in levels.values()):
         return None
 
-    (down, rows), (across, columns) = sorted(levels.items(), key=lambda pair: -len(pair[1]))
+    down, across = sorted(levels, key=lambda key: -len(levels[key]))
+    rows, columns = levels[down], levels[across]
     averages: dict[tuple[str, str], Any] = {}
     for variant in complete(content):
         settings = variant["values"]
-        averages[text(settings[down]), text(settings[across])] = average(variant, content)
+        place = (text(settings[down]), text(settings[across]))
+        averages[place] = average(variant, content)
 
-    row_labels, column_labels = list(map(text, rows)), list(map(text, columns))
-    values = [[averages.get((row, column)) for column in column_labels] for row in row_labels]
+    row_labels = list(map(text, rows))
+    column_labels = list(map(text, columns))
+    values = []
+    for row in row_labels:
+        values.append([averages.get((row, column)) for column in column_labels])
     spread = (min(averages.values()), max(averages.values()))
     metric = content["metric"]
     grid = matrices.heat(values, row_labels, column_labels, metric, "by-two", digits, spread)
@@ -299,7 +339,7 @@ def crossed(content: Mapping, digits: int) -> dict[str, Any] | None:
 
 def history(content: Mapping, digits: int) -> Any:
     """The trials of a search in the order in which they ran; None for fewer than two."""
-    trials = [v for v in measured(content) if v.get("trial") is not None]
+    trials = [variant for variant in measured(content) if variant.get("trial") is not None]
     if len(trials) < 2:
         return None
 
@@ -307,4 +347,4 @@ def history(content: Mapping, digits: int) -> Any:
     title = f"{metric_name(content['metric'])} by trial"
     axis = headline.axis(content["metric"], digits)
     better = min if content["direction"] == "minimize" else max
-    return figures.scatter(points, title, axis, best=better, log=False)
+    return curves.scatter(points, title, axis, best=better, log=False)

@@ -1,31 +1,32 @@
 """Methods: pure functions that a stage calls by name, one function to a file.
 
-A kind of method is a folder of this package, such as `pairing` or `losses`. A method is called
+A kind of method is a folder of this package, such as `pairing` or `losses`. A recipe names a
+method as
 
-    method: best_worst              the function of that name in the folder's file of that name
-    method: package.module:function anything on Python's path
+    method: best_worst                 the function of that name in the file of that name
+    method: package.module:function    anything on Python's path
 
-and is written as
+and a method is written as
 
     def best_worst(scored: Sequence[Scored], *, penalty: float = 100.0) -> list[Pair] | str
 
-Positional parameters are what the stage gives; each kind of method says which there are. Parameters
-after `*` are the method's options: they are set in the recipe, checked by name and type against the
-signature, and have the defaults that stand there. A stage may fill some of them itself, such as
-`seed`.
+Positional parameters are what the stage gives; each kind of method says which there are.
+Parameters after `*` are the method's options. A recipe sets them, and they are checked by name and
+type against the signature, which also has their defaults. A stage may fill some of them itself,
+such as `seed`.
 
 **What a method adds to a fingerprint** is `source_digest`: the syntax tree of its module without
-docstrings, together with that of every module which it imports from its own package, directly or
-through others. Formatting and comments change nothing. Its own package is
+docstrings, and that of every module that it imports from its own package, directly or through
+others. Formatting and comments change nothing. Its own package is
 
 - for `package.module:function` the outermost package, so `mine` for `mine.rules.pairs:best`;
-- for a file outside of any package whatever lies beside it (nothing in `site-packages`);
-- for a method of mlalign the folder of its kind and everything below `mlalign/methods/`. This file,
-  which finds and checks methods, does not count; neither does the rest of mlalign, whose changes
-  raise the `VERSION` of a stage.
+- for a file outside of any package, whatever lies beside it (nothing in `site-packages`);
+- for a method of mlalign, the folder of its kind and everything below `mlalign/methods/`. This file
+  finds and checks methods and does not count. Neither does the rest of mlalign: whoever changes
+  what it does raises the `VERSION` of a stage.
 
-Only what `import` statements name is followed: neither data files nor modules that are imported by
-a computed name count.
+Only modules that `import` statements name are followed. Data files do not count, and neither do
+modules that are imported by a computed name.
 """
 
 import ast
@@ -49,12 +50,22 @@ from mlalign.core.errors import UserError, nearest
 
 Method = Callable[..., Any]
 INSTALLED = ("site-packages", "dist-packages")
+PACKAGE = Path(__file__).parent.parent
+# Folder -> what one of its methods is called in messages.
+CALLED = {
+    "pairing": "pairing method",
+    "losses": "loss",
+    "operators": "operator",
+    "builders": "builder",
+    "mixing": "mixing rule",
+}
 
 
 def names(package: str) -> list[str]:
     """The methods that come with mlalign in one folder, by its files."""
     folder = importlib.import_module(package).__path__
-    return sorted(m.name for m in pkgutil.iter_modules(folder) if not m.name.startswith("_"))
+    modules = [module.name for module in pkgutil.iter_modules(folder)]
+    return sorted(name for name in modules if not name.startswith("_"))
 
 
 def load(package: str, name: str, key: str = "method") -> Method:
@@ -80,17 +91,20 @@ def _split(package: str, name: str, key: str) -> tuple[str, str]:
     kind = package.rpartition(".")[2]
     if name not in names(package):
         hint = nearest(name, names(package))
-        raise UserError(f"{key}: {name!r} is no {kind} method{hint} (your own: `module:function`)")
+        what = CALLED.get(kind, f"{kind} method")
+        raise UserError(f"{key}: {name!r} is no {what}{hint} (your own: `module:function`)")
     return f"{package}.{name}", name
 
 
 def inputs(method: Method) -> list[str]:
     """The names of a method's positional parameters: what the stage gives it."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(method).parameters.values()
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [parameter.name for parameter in parameters if parameter.kind in positional]
 
 
 def takes(method: Method, name: str) -> bool:
+    """Whether a method has a parameter of this name."""
     return name in inspect.signature(method).parameters
 
 
@@ -117,18 +131,20 @@ def options(
     Raises: UserError with a line for each unknown, missing or mistyped option.
     """
     cls = options_class(method, filled)
-    built = schema.build(cls, given, key)
-    return {f.name: getattr(built, f.name) for f in dataclasses.fields(cls)}
+    checked = schema.build(cls, given, key)
+    names = [field.name for field in dataclasses.fields(cls)]
+    return {name: getattr(checked, name) for name in names}
 
 
 def hint_of(method: Method, name: str) -> Any:
     """The type that a parameter (or `return`) is annotated with; Any where it has none.
 
-    The others are not looked at: they may name types of libraries that are not imported yet.
+    Other annotations are not resolved: they may name types of libraries that are not imported yet.
     """
     annotation = inspect.get_annotations(method).get(name, Any)
-    one = types.SimpleNamespace(__annotations__={name: annotation})
-    return typing.get_type_hints(one, globalns=getattr(method, "__globals__", {}))[name]
+    holder = types.SimpleNamespace(__annotations__={name: annotation})
+    scope = getattr(method, "__globals__", {})
+    return typing.get_type_hints(holder, globalns=scope)[name]
 
 
 @contextlib.contextmanager
@@ -142,14 +158,13 @@ def failures(method: Method, place: str) -> Iterator[None]:
         raise UserError(f"{place}: {_described(error)}") from error
 
 
-# ------------------------------------------------------------------------------- importing
-
-
 def _import(module: str, key: str) -> ModuleType:
+    """Raises: UserError if a module is missing, or if anything fails while it is imported."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
+        is_missing_itself = error.name and f"{module}.".startswith(f"{error.name}.")
+        if is_missing_itself:
             mend = "put its folder on PYTHONPATH"
             raise UserError(f"{key}: there is no module {module!r}; {mend}") from None
         raise UserError(f"{key}: {_described(error)}") from None
@@ -158,22 +173,28 @@ def _import(module: str, key: str) -> ModuleType:
 
 
 def _described(error: BaseException) -> str:
-    """`FILE:LINE: TYPE: MESSAGE` of an error, at the last line that is no library's."""
+    """`FILE:LINE: TYPE: MESSAGE` of an error, at the last line of a person's own code.
+
+    Where only mlalign's own code was running, it is the last line of that.
+    """
+    kind = type(error).__name__
     if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _may_be_ours(f.filename)]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
-    return f"{place}{type(error).__name__}: {error}"
+        return f"{error.filename}:{error.lineno}: {kind}: {error.msg}"
+    every_frame = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in every_frame if _is_own(frame.filename)]
+    outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(PACKAGE)]
+    frames = outside or frames
+    if not frames:
+        return f"{kind}: {error}"
+    return f"{frames[-1].filename}:{frames[-1].lineno}: {kind}: {error}"
 
 
-def _may_be_ours(file: str) -> bool:
+def _is_own(file: str) -> bool:
+    """Whether code may be a person's own: it is no library's, and not in this file."""
     library = str(Path(importlib.__file__).parent.parent)
     if file == __file__ or file.startswith(("<", library)):
         return False
     return not set(INSTALLED) & set(Path(file).parts)
-
-
-# ----------------------------------------------------------------------------- fingerprints
 
 
 def source_digest(package: str, name: str, key: str = "method") -> str:
@@ -184,8 +205,8 @@ def source_digest(package: str, name: str, key: str = "method") -> str:
     trees = {}
     for module, file in source_files(package, name, key).items():
         trees[module] = _text(_without_docstrings(_parsed(file)))
-    whole = "\n".join(f"{module} {tree}" for module, tree in sorted(trees.items()))
-    return hashlib.sha256(whole.encode()).hexdigest()
+    lines = [f"{module} {tree}" for module, tree in sorted(trees.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def source_files(package: str, name: str, key: str = "method") -> dict[str, Path]:
@@ -201,6 +222,7 @@ def source_files(package: str, name: str, key: str = "method") -> dict[str, Path
 
 
 def _files(home: "_Home", module: str) -> dict[str, Path]:
+    """Module -> file, of a module and of those that it imports from its package."""
     files: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -233,7 +255,7 @@ def _parsed(file: Path) -> ast.Module:
 
 @dataclasses.dataclass(frozen=True)
 class _Home:
-    """Which modules are of a method's own package: those in `folder` whose name has a prefix."""
+    """A method's own package: the modules below `folder` whose name has one of the prefixes."""
 
     folder: Path
     prefixes: tuple[str, ...]
@@ -258,8 +280,10 @@ class _Home:
         if self.prefixes == ("",) and top in ("mlalign", "reward_models"):
             return None
         base = self.folder.joinpath(*module.split("."))
-        files = (base.parent / f"{base.name}.py", base / "__init__.py")
-        return next((f for f in files if f.is_file()), None)
+        for file in (base.parent / f"{base.name}.py", base / "__init__.py"):
+            if file.is_file():
+                return file
+        return None
 
 
 def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
@@ -268,11 +292,13 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 parts = alias.name.split(".")
-                yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+                for length in range(1, len(parts) + 1):
+                    yield ".".join(parts[:length])
         elif isinstance(node, ast.ImportFrom):
             base = _base_of(node, module, is_package)
             yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
 
 
 def _base_of(node: ast.ImportFrom, module: str, is_package: bool) -> str:
@@ -280,14 +306,18 @@ def _base_of(node: ast.ImportFrom, module: str, is_package: bool) -> str:
     if not node.level:
         return node.module or ""
     parts = module.split(".")
-    up = node.level - is_package
-    base = parts[: len(parts) - up]
-    return ".".join([*base, *([node.module] if node.module else [])])
+    n_up = node.level - is_package
+    base = parts[: len(parts) - n_up]
+    if node.module:
+        base.append(node.module)
+    return ".".join(base)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        if not isinstance(node, documented):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return tree

@@ -1,8 +1,8 @@
 """What operators and builders make, and what builders read: rows without their ids and groups.
 
 Each class is a kind of row; its fields are columns of that row. `prompt`, `completion`, `chosen`
-and `rejected` are messages: `[{"role": …, "content": …}, …]`. Languages that are left open are
-those of the row or the item that something is made from.
+and `rejected` are messages: `[{"role": …, "content": …}, …]`. A language that is left open is that
+of the row or the item that something is made from.
 """
 
 import dataclasses
@@ -11,6 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 Messages = Sequence[Mapping[str, str]]
+MESSAGES = ("prompt", "completion", "chosen", "rejected")  # fields that hold messages
+
+
+class _WithMessages:
+    """Refuses a text where messages belong, in the line of the method that gives it."""
+
+    def __post_init__(self) -> None:
+        for name in MESSAGES:
+            if isinstance(getattr(self, name, None), str):
+                role = "" if name == "prompt" else ', "assistant"'
+                mend = f"write rows.messages(text{role}), from mlalign.core"
+                raise TypeError(f"{type(self).__name__}.{name} is a text, not messages; {mend}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +33,7 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
+class Prompt(_WithMessages):
     kind: ClassVar[str] = "prompt"
     prompt: Messages
     prompt_lang: str | None = None
@@ -30,7 +42,7 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Demonstration:
+class Demonstration(_WithMessages):
     kind: ClassVar[str] = "demonstration"
     prompt: Messages
     completion: Messages
@@ -40,7 +52,7 @@ class Demonstration:
 
 
 @dataclasses.dataclass(frozen=True)
-class Preference:
+class Preference(_WithMessages):
     kind: ClassVar[str] = "preference"
     prompt: Messages
     chosen: Messages
@@ -62,7 +74,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """A judge's words on a candidate, and the number in them (None where there is none)."""
+    """A judge's words on a candidate, and the number in them (None if there is none)."""
 
     kind: ClassVar[str] = "judgement"
     raw: str

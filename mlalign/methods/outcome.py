@@ -1,4 +1,4 @@
-"""Rows as items of an operator, and what its runs made of them as rows."""
+"""What operators work on and what they made: rows as items, and results as rows."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,9 +46,9 @@ class Outcome:
         replies: Replies,
         tally: Tally,
     ) -> list[dict]:
-        """The rows of all runs on one item, which is of `row`.
+        """The rows of all runs on one item, which is in `row`.
 
-        Every reason is counted under `sums`. An item that gives no row is dropped under its first.
+        Every reason is counted under `sums`. An item that gives no row is dropped under the first.
         """
         language = row["prompt_lang"]
         named: list[tuple[str, Run, Any]] = []
@@ -67,19 +67,31 @@ class Outcome:
         return [self._row(row, run, identifier, content) for identifier, run, content in named]
 
     def _named(self, run: Run, reasons: list[str]) -> Iterator[tuple[str, Run, Any]]:
-        """What a run made, with ids: its own for the first, and others hashed from that."""
+        """(id, run, content) of what a run made.
+
+        The first gets the run's own id, the others one that is hashed from it. Reasons why
+        something was not made are appended to `reasons`.
+        """
         result = run.result or NOTHING
-        for content in [result] if isinstance(result, str) else result:
+        if isinstance(result, str):
+            reasons.append(result)
+            return
+        contents = []
+        for content in result:
             if isinstance(content, str):
                 reasons.append(content)
-            elif not isinstance(content, self.makes):
+            elif isinstance(content, self.makes):
+                contents.append(content)
+            else:
                 expected = f"expected {self.makes.__name__}, or a text that is the reason for none"
                 place = f"{run.item.id}: operator {self.operator}"
                 raise UserError(f"{place}: returns {content!r}; {expected}")
-        contents = [c for c in result if not isinstance(c, str)]
+
         for number, content in enumerate(contents):
-            further = rows.candidate_id(run.id, self.sampler, number)
-            yield run.id if number == 0 else further, run, content
+            identifier = run.id
+            if number > 0:
+                identifier = rows.candidate_id(run.id, self.sampler, number)
+            yield identifier, run, content
 
     def _candidates(
         self,
@@ -87,7 +99,11 @@ class Outcome:
         named: Sequence[tuple[str, Run, Any]],
         replies: Replies,
     ) -> dict:
-        """One row: a prompt's under its own id, a candidate's under one hashed with the sampler."""
+        """One row with all candidates.
+
+        Those for a prompt keep its id. Those made from a candidate get an id hashed from that
+        candidate and the sampler.
+        """
         responses = []
         for identifier, run, content in named:
             response = dict(replies.get((run.id, content.text), {}))
@@ -108,7 +124,7 @@ class Outcome:
         }
 
     def _row(self, row: Mapping, run: Run, identifier: str, content: Any) -> dict:
-        """A row of another kind. What has another prompt than the item is a new item."""
+        """A row of any other kind. Where its prompt is not the item's, it is a new item."""
         columns = made.columns(content)
         language = row["prompt_lang"]
         if columns.get("prompt_lang") not in (None, language):
@@ -124,11 +140,12 @@ class Outcome:
         for name in ("response_lang", "chosen_lang", "rejected_lang"):
             if name in columns:
                 columns[name] = columns[name] or run.item.language
-        same = isinstance(content, made.Judgement) or columns.get("prompt") == run.item.prompt
+        is_judgement = isinstance(content, made.Judgement)
+        is_same_item = is_judgement or columns.get("prompt") == run.item.prompt
         return {
             **columns,
             "id": identifier,
-            "group_id": row["group_id"] if same else identifier,
+            "group_id": row["group_id"] if is_same_item else identifier,
             "prompt_lang": language,
             "source": row["source"],
             "origin": "synthetic",

@@ -24,22 +24,26 @@ def write_value(path: Path, key: str, value: dict[str, Any]) -> None:
 
 
 def read_value(path: Path, key: str) -> dict[str, Any] | None:
-    """The value that was kept for `key`; None, after saying so, if the file is not as it was
-    written.
+    """The value that was kept for `key`, or None.
+
+    If the file is not as it was written, that is said on stderr.
     """
     try:
-        told = read_json(path)
+        record = read_json(path)
     except UserError:
-        told = {}
-    whole = (
-        isinstance(told, dict)
-        and isinstance(told.get("value"), dict)
-        and fingerprint(told["value"]) == told.get("sha256")
+        record = {}
+
+    intact = (
+        isinstance(record, dict)
+        and isinstance(record.get("value"), dict)
+        and fingerprint(record["value"]) == record.get("sha256")
     )
-    if not whole:
+    if not intact:
         say(f"{path}: is not what was written there; computed again", file=sys.stderr, flush=True)
         return None
-    return told["value"] if told.get("key") == key else None
+    if record.get("key") != key:
+        return None
+    return record["value"]
 
 
 def complete(checkpoint: Path, **about: Any) -> None:
@@ -48,39 +52,42 @@ def complete(checkpoint: Path, **about: Any) -> None:
 
 
 def problem(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be trusted; None if it is complete, and its files are those that were
-    saved.
-    """
+    """Why a checkpoint cannot be trusted; None if it is complete and its files are unchanged."""
     if not (checkpoint / COMPLETE).is_file():
         return "was never completed"
     try:
-        told = read_json(checkpoint / COMPLETE)
+        record = read_json(checkpoint / COMPLETE)
     except UserError:
         return f"{COMPLETE} is malformed"
     if (
-        not isinstance(told, dict)
-        or not isinstance(told.get("files"), dict)
-        or not isinstance(told.get("ranks"), int)
+        not isinstance(record, dict)
+        or not isinstance(record.get("files"), dict)
+        or not isinstance(record.get("ranks"), int)
     ):
-        return f"{COMPLETE} does not tell of its files"
-    now = _digests(checkpoint)
-    wrong = [
-        name for name in sorted({*told["files"], *now}) if told["files"].get(name) != now.get(name)
-    ]
-    return f"{wrong[0]} is not what was saved" if wrong else None
+        return f"{COMPLETE} does not list its files"
+
+    saved = record["files"]
+    present = _digests(checkpoint)
+    for name in sorted({*saved, *present}):
+        if saved.get(name) != present.get(name):
+            return f"{name} is not what was saved"
+    return None
 
 
 def ordered(folder: Path) -> list[Path]:
     """The checkpoints `checkpoint-STEP` in a folder, the oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if p.name.split("-")[1].isdecimal()]
-    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+    checkpoints = []
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.split("-")[1]
+        if step.isdecimal():
+            checkpoints.append((int(step), path))
+    return [path for _, path in sorted(checkpoints)]
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
-    files = {
-        name: path
-        for name, path in tree(checkpoint).items()
-        if name != COMPLETE and not name.endswith(".tmp")
-    }
-    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
-        return dict(zip(files, pool.map(sha256, files.values()), strict=True))
+    files = tree(checkpoint)
+    names = [name for name in files if name != COMPLETE and not name.endswith(".tmp")]
+    n_threads = min(8, len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(n_threads) as pool:
+        digests = pool.map(sha256, [files[name] for name in names])
+    return dict(zip(names, digests, strict=True))

@@ -1,6 +1,4 @@
-"""What libraries say while they read a person's files: quietly, and as a UserError that names the
-place.
-"""
+"""Quiet libraries while they read a person's files, with their errors as UserErrors."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,37 +8,37 @@ from mlalign.core.errors import UserError
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What transformers would say about weights while loading is decided, and said, by the caller."""
+    """Silences transformers while it loads; what matters of it the caller checks and reports."""
     from transformers.utils import logging as hf_logging
 
-    before, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    verbosity = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        hf_logging.set_verbosity(before)
+        hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line: its first, and the second too where the first ends in a
-    colon.
-    """
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    """An error's first line, joined with the second where the first ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines or isinstance(error, KeyError):
         return f"{type(error).__name__} {''.join(lines)}".strip()
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    if lines[0].endswith(":"):
+        return " ".join(lines[:2])
+    return lines[0]
 
 
 @contextlib.contextmanager
 def reading(problem: str, mend: str = "") -> Iterator[None]:
-    """Within it a library reads a person's files; what it raises becomes one UserError, with the
-    library's error as its cause.
+    """While a library reads a person's files: whatever it raises becomes one UserError.
 
-    Libraries raise anything for a broken file: tokenizers a bare Exception, huggingface_hub errors
-    of its own. Only a lack of memory says nothing about the file.
+    Libraries raise anything for a broken file: tokenizers raises a bare Exception, huggingface_hub
+    has errors of its own. Only running out of memory says nothing about the file.
     """
     try:
         with quiet():
@@ -48,9 +46,8 @@ def reading(problem: str, mend: str = "") -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except ImportError as error:
-        raise UserError(
-            f"{problem}: it needs a package that is not here: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{problem}: it needs a package that is not here: {reason}") from error
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise

@@ -1,12 +1,13 @@
-"""What a chat template leaves out of a conversation: found from the text that it writes, without
-knowing the template.
+"""What a chat template leaves out of a conversation, judged from the text that it writes.
 
-Many templates cut an assistant's text before `</think>`, ignore system messages, tools or tool
-calls. Answers that differ only there are the same text to a model. Most conversations are seen to
-be whole by looking for their texts in what was written; only where one is not found does white
-space, JSON or a trial rendering decide.
+Many templates cut an assistant's text before `</think>`, or ignore system messages, tools or tool
+calls. Answers that differ only there are the same text to a model. Most conversations turn out
+whole as soon as their texts are searched for in the rendered text. Only if one is missing do we
+ignore white space, look for JSON, or render a trial conversation.
 
-    left_out("<user>2+2?<assistant>4", messages, …)    of the answer "<think>two</think>4": LeftOut(part_of_answer=True)
+For the answer "<think>two</think>4":
+
+    left_out("<user>2+2?<assistant>4", messages, …) == LeftOut(part_of_answer=True)
 """
 
 import json
@@ -31,38 +32,42 @@ NOTHING = LeftOut()
 
 
 def left_out(
-    text: str, messages: Sequence[Mapping], tools: Sequence | None, again: Callable[[Sequence[Mapping]], str]
-) -> LeftOut:  # fmt: skip
-    """What `text` lacks of the conversation that it was rendered from; `again` renders another
-    conversation in the same way.
+    text: str,
+    messages: Sequence[Mapping],
+    tools: Sequence | None,
+    render: Callable[[Sequence[Mapping]], str],
+) -> LeftOut:
+    """What `text` lacks of the conversation that it was rendered from.
+
+    `render` writes another conversation in the same way.
     """
     *prompt, answer = messages
     part_of_prompt = not of_prompt(text, prompt, tools)
     parts = list(_parts(answer))
-    if not parts or _whole(text, parts, prompt):
-        return NOTHING if not part_of_prompt else LeftOut(part_of_prompt=True)
-    before, found, after = again(
-        [*prompt, {"role": answer["role"], "content": STAND_IN}]
-    ).rpartition(STAND_IN)
+    if not parts or _holds_answer(text, parts, prompt):
+        return LeftOut(part_of_prompt=part_of_prompt)
+
+    trial = render([*prompt, {"role": answer["role"], "content": STAND_IN}])
+    before, stand_in, after = trial.rpartition(STAND_IN)
     if _squeezed(before + after) == _squeezed(text):
         return LeftOut(answer=True, part_of_prompt=part_of_prompt)
-    own = (
-        text[len(before) : len(text) - len(after)]
-        if found and text.startswith(before) and text.endswith(after)
-        else text
-    )
-    there = all(_there(own, part) for part in parts)
-    return LeftOut(part_of_answer=not there, part_of_prompt=part_of_prompt)
+
+    answer_text = text
+    if stand_in and text.startswith(before) and text.endswith(after):
+        answer_text = text[len(before) : len(text) - len(after)]
+    is_whole = all(_contains(answer_text, part) for part in parts)
+    return LeftOut(part_of_answer=not is_whole, part_of_prompt=part_of_prompt)
 
 
 def of_prompt(text: str, prompt: Sequence[Mapping], tools: Sequence | None) -> bool:
-    """Whether everything that a prompt and the tools say stands in the text."""
-    return all(_there(text, part) for message in prompt for part in _parts(message)) and (
-        not tools or _has_tools(text, tools)
-    )
+    """Whether the text contains everything that a prompt and the tools say."""
+    for message in prompt:
+        if not all(_contains(text, part) for part in _parts(message)):
+            return False
+    return not tools or _has_tools(text, tools)
 
 
-def _whole(text: str, parts: Sequence[str], prompt: Sequence[Mapping]) -> bool:
+def _holds_answer(text: str, parts: Sequence[str], prompt: Sequence[Mapping]) -> bool:
     """Whether an answer stands in the text, and not only because the prompt says the same."""
     for part in parts:
         if part not in text:
@@ -73,7 +78,7 @@ def _whole(text: str, parts: Sequence[str], prompt: Sequence[Mapping]) -> bool:
     return True
 
 
-def _there(text: str, part: str) -> bool:
+def _contains(text: str, part: str) -> bool:
     """Whether a text contains a part: as it is, but for white space, or written as JSON."""
     if part in text:
         return True
@@ -92,30 +97,30 @@ def _content(message: Mapping) -> str:
 
 
 def _parts(message: Mapping) -> Iterator[str]:
-    """The texts of a message, each without white space around it: content, reasoning, and what its
-    tool calls say.
-    """
-    if type(content := message.get("content")) is str:
-        if stripped := content.strip():
-            yield stripped
-    else:
-        yield from filter(None, map(str.strip, _texts(content)))
-    if len(message) > 2:
-        for key in ("reasoning_content", "reasoning", "thinking"):
-            if isinstance(said := message.get(key), str) and said.strip():
-                yield said.strip()
-        for call in message.get("tool_calls") or ():
-            yield from _call_texts(call)
+    """The texts of a message (content, reasoning, tool calls), stripped of white space."""
+    content = message.get("content")
+    texts = [content] if isinstance(content, str) else _texts(content)
+    yield from filter(None, map(str.strip, texts))
+    if len(message) <= 2:  # role and content only: the usual case
+        return
+
+    for key in ("reasoning_content", "reasoning", "thinking"):
+        reasoning = message.get(key)
+        if isinstance(reasoning, str) and reasoning.strip():
+            yield reasoning.strip()
+    for call in message.get("tool_calls") or ():
+        yield from _call_texts(call)
 
 
 def _texts(value: Any) -> Iterator[str]:
     """The texts in content that is a list of parts (`[{"type": "text", "text": …}]`)."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        for part in value:
-            if isinstance(part, str):
-                yield part
-            elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
-                yield part["text"]
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return
+    for part in value:
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            yield part["text"]
 
 
 def _call_texts(call: Any) -> Iterator[str]:
@@ -151,6 +156,7 @@ def _has_tools(text: str, tools: Sequence) -> bool:
     """Whether the name of every tool stands in the text."""
     for tool in tools:
         function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
-        if isinstance(name := function.get("name"), str) and name not in text:
+        name = function.get("name")
+        if isinstance(name, str) and name not in text:
             return False
     return True

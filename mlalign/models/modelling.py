@@ -1,8 +1,7 @@
-"""Models for training: loading full weights, adapters and new heads, and saving a plain Hugging
-Face directory.
+"""Models for training: loads full weights, adapters and new heads. `saving` writes them.
 
-An adapter stands on exactly one full model: training goes on in that adapter, or merges it first.
-Nothing is stacked.
+An adapter stands on exactly one full model. Training continues in that adapter, or merges it first;
+adapters are never stacked.
 """
 
 import contextlib
@@ -13,19 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
 from mlalign.core import adapters, weight_files
 from mlalign.core.errors import UserError
 from mlalign.core.model import Model
 from mlalign.core.refusals import keys, refusals
-from mlalign.core.store import read_json, write_json
 from mlalign.models import opening
 from mlalign.models.engine import chat
-from mlalign.models.templates import ChatTemplate
 
-# Names under which tokenizers commonly hold a padding token, or a spare one that may serve as one.
+# Tokens that tokenizers commonly have for padding, or to spare.
 PADDING = (
     "<|pad|>",
     "<pad>",
@@ -36,7 +32,7 @@ PADDING = (
     "<unk>",
     "[UNK]",
 )
-# What of a LoRA configuration must agree for an adapter to be trained on.
+# Settings of a LoRA configuration that must agree if training continues in an adapter.
 SHAPE = ("r", "lora_alpha", "use_rslora", "use_dora")
 TASKS = {"causal": "CAUSAL_LM", "classifier": "SEQ_CLS"}
 HEAD = "score"
@@ -44,8 +40,9 @@ HEAD = "score"
 
 @dataclass(frozen=True)
 class Weights:
-    """How weights are loaded: `deepspeed` is the trainer arguments' `hf_deepspeed_config`,
-    `options` go to from_pretrained.
+    """How weights are loaded.
+
+    `deepspeed` is the trainer arguments' `hf_deepspeed_config`; `options` go to from_pretrained.
     """
 
     task: Literal["causal", "classifier"]
@@ -69,11 +66,11 @@ def load_tokenizer(
     needs_template: bool = True,
     padding_is_read: bool = True,
 ) -> PreTrainedTokenizerBase:
-    """The model's tokenizer with `chat_template` (a file or Jinja text) installed if given, padding
-    on the right.
+    """The model's tokenizer, padding on the right.
 
-    `padding_is_read`: whether the padding token needs a row in the embeddings as it is
-        (`fit_vocabulary` makes one otherwise).
+    `chat_template` (a file or Jinja text) replaces its own. `padding_is_read`: whether the padding
+    token must have a row in the embeddings already; otherwise `fit_vocabulary` adds one.
+
     Raises: UserError if there is no tokenizer, no chat template although one is needed, or a token
         without a row.
     """
@@ -87,27 +84,20 @@ def load_tokenizer(
     n_rows = opening.configuration(full.path, full.revision).get_text_config().vocab_size
     opening.check_tokens(tokenizer, n_rows, model.path, padding_is_read=padding_is_read)
     tokenizer.padding_side = "right"
-    tokenizer.init_kwargs.pop(
-        "local_files_only", None
-    )  # would be saved, and says only whether this process runs offline
+    # It would be saved, though it only says whether this process runs offline.
+    tokenizer.init_kwargs.pop("local_files_only", None)
     return tokenizer
 
 
 def ensure_padding(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer a padding token of its own, from its vocabulary if possible: with pad =
-    eos a classifier would read its score before the end of the text.
+    """Give the tokenizer a padding token of its own, from its vocabulary if possible.
+
+    If padding and end token were the same, a classifier would read its score too early.
     """
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return
-    vocabulary = tokenizer.get_vocab()
-    spare = next(
-        (
-            t
-            for t in PADDING
-            if t in vocabulary and t not in (tokenizer.eos_token, tokenizer.bos_token)
-        ),
-        PADDING[0],
-    )
+    free = set(tokenizer.get_vocab()) - {tokenizer.eos_token, tokenizer.bos_token}
+    spare = next((token for token in PADDING if token in free), PADDING[0])
     tokenizer.add_special_tokens({"pad_token": spare})
 
 
@@ -136,23 +126,25 @@ def open_for_training(
 ) -> tuple[Any, Any]:
     """(network, LoraConfig or None for the trainer to wrap it with).
 
-    A full model is trained as it is or gets a new adapter; an adapter is trained on (`peft` given)
-    or merged first.
+    A full model is trained as it is, or gets a new adapter. An adapter is trained further if `peft`
+    is given, and merged into its base otherwise.
+
     Raises: UserError if weights are missing, or `peft` does not describe the adapter.
     """
     if model.base is None:
-        config = lora_config(
-            peft, weights.task
-        )  # before the weights are loaded: peft refuses some combinations
+        # First, since peft refuses some combinations and loading takes long.
+        config = lora_config(peft, weights.task)
         return load_full(model, weights, seed), config
     if peft is None:
         return load_merged(model, weights, seed), None
+
     _check_same_shape(Path(model.path), peft)
-    with whole_weights(weights) if weights.task == "classifier" else contextlib.nullcontext():
-        return (
-            _with_adapter(load_full(model.base, weights, seed), model, weights, trainable=True),
-            None,
-        )
+    loading: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if weights.task == "classifier":
+        loading = whole_weights(weights)
+    with loading:
+        base = load_full(model.base, weights, seed)
+        return _with_adapter(base, model, weights, trainable=True), None
 
 
 def load_merged(model: Model, weights: Weights, seed: int = 0) -> Any:
@@ -160,29 +152,37 @@ def load_merged(model: Model, weights: Weights, seed: int = 0) -> Any:
     if model.base is None:
         return load_full(model, weights, seed)
     with whole_weights(weights):
-        merged = _with_adapter(
-            load_full(model.base, weights, seed), model, weights, trainable=False
-        ).merge_and_unload()
+        base = load_full(model.base, weights, seed)
+        adapted = _with_adapter(base, model, weights, trainable=False)
+        merged = adapted.merge_and_unload()
     return merged.requires_grad_(True)
 
 
 def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
-    """A full model; a classifier's missing head is drawn from N(0, 1/sqrt(d+1)) with d the hidden
-    size (Hong et al. 2025).
+    """A full model; a classifier's missing head is drawn at random (`draw_head`).
 
     Raises: UserError if the directory lacks any other weights, which would be drawn at random.
     """
     head = f"{HEAD}.weight"
-    n_outputs, may_lack = (1, [head]) if weights.task == "classifier" else (None, [])
-    with whole_weights(
-        weights
-    ):  # the outline is never spread over the ranks, where transformers would not say what does not fit
-        seen = opening.outline(model.path, weights.task, model.revision, n_outputs, may_lack)
+    n_outputs = None
+    may_lack = []
+    if weights.task == "classifier":
+        n_outputs = 1
+        may_lack = [head]
+    # Under ZeRO-3 transformers does not say which weights do not fit, so the outline is made whole.
+    with whole_weights(weights):
+        outline = opening.outline(model.path, weights.task, model.revision, n_outputs, may_lack)
+
     options = {**weights.options, "dtype": weights.dtype}
     if weights.quantization:
         options["quantization_config"] = _quantization(weights.quantization)
     network, lacking = opening.network(
-        model.path, weights.task, model.revision, n_outputs=n_outputs, options=options, seen=seen
+        model.path,
+        weights.task,
+        model.revision,
+        n_outputs=n_outputs,
+        options=options,
+        known=outline,
     )
     if head in lacking:
         draw_head(network, seed)
@@ -190,20 +190,20 @@ def load_full(model: Model, weights: Weights, seed: int = 0) -> Any:
 
 
 def draw_head(network: Any, seed: int) -> None:
-    """Draw the score head from N(0, 1/sqrt(d+1)); the same seed gives the same head on every rank
-    and machine.
+    """Draw the score head from N(0, 1/sqrt(d+1)), with d the hidden size (Hong et al. 2025).
+
+    The same seed gives the same head on every rank and machine.
     """
     head = getattr(network, HEAD).weight
+    generator = torch.Generator().manual_seed(seed)
     with _gathered(head):
-        d = head.shape[-1]
-        drawn = torch.normal(
-            0.0, 1 / math.sqrt(d + 1), head.shape, generator=torch.Generator().manual_seed(seed)
-        )
+        deviation = 1 / math.sqrt(head.shape[-1] + 1)
+        drawn = torch.normal(0.0, deviation, head.shape, generator=generator)
         head.data.copy_(drawn)
 
 
 def lora_config(peft: Mapping | None, task: str) -> Any:
-    """peft's LoraConfig; under it a classifier's head is always trained and saved with the adapter."""
+    """peft's LoraConfig; a classifier's head is always trained and saved with the adapter."""
     if peft is None:
         return None
     from peft import LoraConfig
@@ -216,34 +216,35 @@ def lora_config(peft: Mapping | None, task: str) -> Any:
 
 
 def _with_adapter(network: Any, model: Model, weights: Weights, trainable: bool) -> Any:
-    """The adapter's weights on its base.
+    """The base `network` with the model's adapter on it.
 
-    A policy's adapter goes under a classifier too: the head is then new.
+    A classifier may stand on a policy's adapter: its head is then new.
     """
     adapter = opening.adapter(model.path)
     adapter.config.task_type = TASKS[weights.task]
     if weights.task == "classifier":
-        adapter.config.modules_to_save = sorted({*(adapter.config.modules_to_save or []), HEAD})
-        adapter.weights.setdefault(
-            f"base_model.model.{HEAD}.weight", getattr(network, HEAD).weight.detach().clone()
-        )
+        saved = adapter.config.modules_to_save or []
+        adapter.config.modules_to_save = sorted({*saved, HEAD})
+        head = getattr(network, HEAD).weight.detach().clone()
+        adapter.weights.setdefault(f"base_model.model.{HEAD}.weight", head)
     base = model.base.path if model.base else ""
     return opening.attach(network, adapter, base, trainable=trainable, autocast=not weights.sharded)
 
 
 def _check_same_shape(path: Path, peft: Mapping) -> None:
-    told = weight_files.read_object(path / adapters.CONFIG)
-    if not adapters.is_plain(told):
+    """Raises: UserError if training cannot continue in the adapter with these LoRA settings."""
+    saved = weight_files.read_object(path / adapters.CONFIG)
+    if not adapters.is_plain(saved):
         raise UserError(
-            f"{path / adapters.CONFIG}: init_lora_weights is {told['init_lora_weights']}, with"
+            f"{path / adapters.CONFIG}: init_lora_weights is {saved['init_lora_weights']}, with"
             " which the adapter changes its base; training does not go on in it: make it a full"
             " model first (peft=null trains full weights)"
         )
-    differing = [
-        f"{key}={told.get(key)}, not {peft[key]}"
-        for key in SHAPE
-        if key in peft and peft[key] != told.get(key)
-    ]
+
+    differing = []
+    for key in SHAPE:
+        if key in peft and peft[key] != saved.get(key):
+            differing.append(f"{key}={saved.get(key)}, not {peft[key]}")
     if differing:
         raise UserError(
             f"peft: training goes on in the adapter {path}, which has {', '.join(differing)};"
@@ -272,8 +273,9 @@ def _quantization(kind: str) -> Any:
 
 @contextlib.contextmanager
 def whole_weights(weights: Weights) -> Iterator[None]:
-    """Load unsharded weights although ZeRO-3 is on: to merge whole matrices (DeepSpeed shards them
-    when training begins), or on one rank alone.
+    """Load unsharded weights although ZeRO-3 is on: to merge whole matrices, or on a single rank.
+
+    DeepSpeed shards them when training begins.
     """
     from transformers.integrations.deepspeed import (
         is_deepspeed_zero3_enabled,
@@ -281,9 +283,8 @@ def whole_weights(weights: Weights) -> Iterator[None]:
         unset_hf_deepspeed_config,
     )
 
-    if (
-        not weights.sharded or not is_deepspeed_zero3_enabled()
-    ):  # off already: by a caller, who turns it on again
+    # It may be off already because of a caller, who will turn it on again.
+    if not weights.sharded or not is_deepspeed_zero3_enabled():
         yield
         return
     unset_hf_deepspeed_config()
@@ -304,197 +305,34 @@ def _gathered(parameter: torch.nn.Parameter) -> contextlib.AbstractContextManage
 
 def n_parameters(network: Any) -> dict[str, int]:
     """How many parameters there are, and how many of them are trained."""
-    sizes = [
-        (p.ds_numel if hasattr(p, "ds_numel") else p.numel(), p.requires_grad)
-        for p in network.parameters()
-    ]
-    return {
-        "parameters": sum(n for n, _ in sizes),
-        "trainable_parameters": sum(n for n, trained in sizes if trained),
-    }
+    total = 0
+    trained = 0
+    for parameter in network.parameters():
+        # Under ZeRO-3 `numel` counts only this rank's part.
+        size = parameter.ds_numel if hasattr(parameter, "ds_numel") else parameter.numel()
+        total += size
+        if parameter.requires_grad:
+            trained += size
+    return {"parameters": total, "trainable_parameters": trained}
 
 
 def drop_reference(trainer: Any) -> None:
-    """Free the reference of a DPO or KTO trainer whose log-probabilities are in the data set
-    already.
-    """
+    """Free a DPO or KTO trainer's reference once its log-probabilities are in the data set."""
     trainer.ref_model = None
     if "ref" in getattr(trainer.model, "peft_config", {}):
         trainer.model.delete_adapter("ref")
 
 
 def scores(trainer: Any, sequences: Sequence[list[int]]) -> list[float]:
-    """The score of each token sequence by the trainer's model in memory, one at a time in its own
-    dtype; call it on every rank.
+    """The score that the trainer's model gives each token sequence, one at a time in its own dtype.
+
+    Call it on every rank.
     """
     network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
-    device = trainer.args.device
+    values = []
     with torch.inference_mode():
-        return [
-            network(input_ids=torch.tensor([ids], device=device), use_cache=False)
-            .logits[0, 0]
-            .item()
-            for ids in sequences
-        ]
-
-
-# ------------------------------------------------------------------------------------------- saving
-
-# Generation settings that mean nothing without sampling, and without beams.
-SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "top_h",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-)
-BEAMS = ("early_stopping", "length_penalty")
-
-
-def make_generation_savable(network: Any) -> str | None:
-    """Unset generation settings without effect, with which transformers refuses to save a model;
-    returns what was unset, as a warning.
-
-    Raises: UserError for settings that contradict each other in other ways.
-    """
-    config = getattr(network, "generation_config", None)
-    if config is None or _refuses(config) is None:
-        return None
-    idle = [
-        *(SAMPLING if config.do_sample is not True else ()),
-        *(BEAMS if (config.num_beams or 1) == 1 else ()),
-    ]
-    defaults = type(config)()
-    given = {name: getattr(config, name, None) for name in idle}
-    unset = {
-        name: value
-        for name, value in given.items()
-        if value is not None and value != getattr(defaults, name)
-    }
-    for name in unset:
-        setattr(config, name, None)
-
-    place = f"{network.name_or_path}: generation_config.json"
-    if reason := _refuses(config):
-        raise UserError(
-            f"{place} cannot be saved with a model that is trained from it ({reason}); mend it"
-            " there"
-        )
-    told = ", ".join(f"{name}={value}" for name, value in unset.items())
-    return (
-        f"{place} sets {told}, which mean nothing without do_sample or num_beams; they are left out"
-        " of the trained model's"
-    )
-
-
-def _refuses(config: Any) -> str | None:
-    """Why transformers would not save these generation settings."""
-    try:
-        config.validate(strict=True)
-    except ValueError as error:
-        return " ".join(str(error).split())
-    return None
-
-
-def head_norm(folder: Path) -> float:
-    """The Euclidean norm of the score head in a saved model or adapter."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118  # no mapping
-                if name.endswith(f"{HEAD}.weight"):
-                    return float(weights.get_tensor(name).float().norm())
-    raise UserError(f"{folder}: holds no head {HEAD}.weight")
-
-
-def warn_of_no_end(out: Any, template: ChatTemplate, tokenizer: Any) -> None:
-    """Warn, through a stage's `out`, of a template that ends an answer with nothing that could be
-    learned.
-    """
-    if any(template.end_of_turn):
-        return
-    end = f" such as {tokenizer.eos_token}" if tokenizer.eos_token else ""
-    out.warn(
-        "chat_template: writes no end token after the last answer, so the model does not learn "
-        "where an answer ends and may write on up to max_tokens; "
-        f"set chat_template to one that ends it with a token{end}"
-    )
-
-
-def end_at(trainer: Any, template: ChatTemplate) -> None:
-    """Let the saved model's generation end where the template ends a turn, whichever program serves
-    it.
-
-    The model's own end tokens stay.
-    """
-    token = template.end_of_turn.token
-    if token is None:
-        return
-    config = trainer.accelerator.unwrap_model(trainer.model).generation_config
-    own = config.eos_token_id
-    known = own if isinstance(own, list) else [] if own is None else [own]
-    if token not in known:
-        config.eos_token_id = [token, *known]
-
-
-def save(trainer: Any, path: Path) -> None:
-    """Write the trainer's model, tokenizer and configurations as a plain directory; call it on
-    every rank.
-
-    Weights that ZeRO-3 shards are gathered. Only safetensors and text stay: what else transformers
-    writes is removed.
-    """
-    trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True
-    if trainer.is_deepspeed_enabled:
-        _save_gathered(trainer, path)
-    else:
-        trainer.save_model(str(path))
-    if not trainer.is_world_process_zero():
-        return
-    for name in ("training_args.bin", "README.md"):
-        (path / name).unlink(missing_ok=True)
-    network = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(network, "peft_config") and getattr(network, "generation_config", None) is not None:
-        network.generation_config.save_pretrained(
-            str(path)
-        )  # beside an adapter nobody else writes it
-    adapter = path / "adapter_config.json"
-    if adapter.is_file():  # peft writes sets, whose order changes from process to process
-        told = read_json(adapter)
-        write_json(
-            adapter,
-            {
-                k: (
-                    sorted(v)
-                    if k in ("target_modules", "modules_to_save") and isinstance(v, list)
-                    else v
-                )
-                for k, v in told.items()
-            },
-        )
-
-
-def _save_gathered(trainer: Any, path: Path) -> None:
-    """As `Trainer.save_model`, without the copies of tied weights that a state gathered by
-    DeepSpeed has.
-    """
-    network, engine = trainer.accelerator.unwrap_model(trainer.model), trainer.deepspeed
-    adapter_only = hasattr(network, "peft_config") and engine.zero_optimization_stage() == 3
-    if adapter_only:
-        state = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True)
-    else:
-        state = trainer.accelerator.get_state_dict(engine)
-    if trainer.is_world_process_zero():
-        tied = set(getattr(network, "all_tied_weights_keys", {}))
-        network.save_pretrained(
-            str(path), state_dict={k: v for k, v in state.items() if k not in tied}
-        )
-        trainer.processing_class.save_pretrained(str(path))
-
-
-def rank_of(trainer: Any) -> int | None:
-    """The rank of the adapter that is trained; None for full weights."""
-    configs = getattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config", {})
-    return configs["default"].r if configs else None
+        for token_ids in sequences:
+            inputs = torch.tensor([token_ids], device=trainer.args.device)
+            logits = network(input_ids=inputs, use_cache=False).logits
+            values.append(logits[0, 0].item())
+    return values

@@ -1,16 +1,15 @@
-"""Opens configurations, tokenizers, networks and adapters from a directory or hub id: the only
-place that does.
+"""The only place that opens configurations, tokenizers, networks and adapters.
 
-Three rules hold for everything that is opened here:
+They come from a directory or a hub id, and three rules hold for all of them:
 
 1. Code from a model's repository is never run, and nobody is asked whether it should be:
    `trust_remote_code` is always False, and a configuration, tokenizer or model that needs code of
    its own is refused before transformers sees it.
-2. A network is what its files say, or it is refused: no weight is missing, left out or of another
+2. A network is what its files say, or it is refused: no weight is missing, unused or of another
    shape, and `architectures` in config.json agrees with the class that transformers makes
-   (`report`). The headers of the weights tell; this is known before the weights are read.
-3. Whatever transformers, peft, tokenizers or safetensors say of a file becomes one UserError that
-   names the place.
+   (`report`). The headers of the weight files show this before any weight is read.
+3. Any error of transformers, peft, tokenizers or safetensors about a file becomes one UserError
+   that names the file.
 """
 
 import math
@@ -57,25 +56,24 @@ def configuration(path: str, revision: str | None = None) -> Any:
 def _check_configuration(file: Path, values: Mapping[str, Any]) -> None:
     from transformers import CONFIG_MAPPING
 
-    kind, own = values.get("model_type"), values.get("auto_map")
-    if not isinstance(kind, str):
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
         raise UserError(
             f"{file}: has no model_type, so nobody can know what the model is; fetch it again or"
             " save it with transformers"
         )
-    if kind not in CONFIG_MAPPING:
-        code = (
-            f" ({own['AutoConfig']})" if isinstance(own, Mapping) and own.get("AutoConfig") else ""
-        )
+    if model_type not in CONFIG_MAPPING:
+        own_classes = values.get("auto_map")
+        code = ""
+        if isinstance(own_classes, Mapping) and own_classes.get("AutoConfig"):
+            code = f" ({own_classes['AutoConfig']})"
         raise UserError(
-            f"{file}: transformers knows no model_type {kind!r}: the configuration needs its own"
-            f" code{code}, and {NEVER_RUN}; take a model that transformers knows, or a newer"
+            f"{file}: transformers knows no model_type {model_type!r}: the configuration needs its"
+            f" own code{code}, and {NEVER_RUN}; take a model that transformers knows, or a newer"
             " transformers if that knows it"
         )
     names = values.get("architectures")
-    if names is not None and not (
-        isinstance(names, list) and all(isinstance(name, str) for name in names)
-    ):
+    if names is not None and not _is_list_of_names(names):
         raise UserError(
             f"{file}: architectures must be a list of names, not {names!r}; fetch it again or"
             " mend it"
@@ -87,11 +85,14 @@ def _check_configuration(file: Path, values: Mapping[str, Any]) -> None:
         )
 
 
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
 def _kernels(values: Any, under: str = "") -> Iterator[tuple[str, str]]:
     """(key, name) of every kernel on the hub that a configuration names.
 
-    The key may stand in a part of the configuration (`text_config`), and its value may be one name
-    for each part.
+    The key may be in a part of the configuration (`text_config`), or map each part to a name.
     """
     if isinstance(values, list):
         for value in values:
@@ -99,10 +100,12 @@ def _kernels(values: Any, under: str = "") -> Iterator[tuple[str, str]]:
     if not isinstance(values, Mapping):
         return
     for key, value in values.items():
-        here = under or (key if key in KERNELS else "")
-        if here and isinstance(value, str) and "/" in value:
-            yield here, value
-        yield from _kernels(value, here)
+        setting = under
+        if not setting and key in KERNELS:
+            setting = key
+        if setting and isinstance(value, str) and "/" in value:
+            yield setting, value
+        yield from _kernels(value, setting)
 
 
 # --------------------------------------------------------------------------------------- tokenizers
@@ -120,32 +123,35 @@ def tokenizer(path: str, revision: str | None = None) -> Any:
         )
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         file = find(path, name, revision)
-        own = read_object(file).get("auto_map") if file else None
-        if own:
-            classes = own.get("AutoTokenizer", own) if isinstance(own, Mapping) else own
-            raise UserError(
-                f"{file}: the tokenizer needs its own code ({_first(classes)}), and {NEVER_RUN};"
-                " take a model with a tokenizer of transformers, or save one as tokenizer.json"
-                " that gives the same tokens"
-            )
-    _check_beside(path, revision)
+        own_classes = read_object(file).get("auto_map") if file else None
+        if not own_classes:
+            continue
+        if isinstance(own_classes, Mapping):
+            own_classes = own_classes.get("AutoTokenizer", own_classes)
+        raise UserError(
+            f"{file}: the tokenizer needs its own code ({_first_name(own_classes)}), and"
+            f" {NEVER_RUN}; take a model with a tokenizer of transformers, or save one as"
+            " tokenizer.json that gives the same tokens"
+        )
+    _check_config_beside(path, revision)
     with reading(f"{path}: no tokenizer can be loaded from it", "; save the model's own there"):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
 
 
-def _check_beside(path: str, revision: str | None) -> None:
-    """Look at the configuration that transformers reads along with a tokenizer, so that a mistake
-    in it is not told as the tokenizer's.
+def _check_config_beside(path: str, revision: str | None) -> None:
+    """Check the config.json beside a tokenizer, so that its mistakes are not blamed on the latter.
 
-    A tokenizer may lie alone, or beside a model of a kind that transformers does not know.
+    A tokenizer may be alone, or beside a model of a type that transformers does not know.
     """
     from transformers import CONFIG_MAPPING
 
     file = find(path, "config.json", revision)
-    kind = read_object(file).get("model_type") if file else None
-    if kind is not None and (not isinstance(kind, str) or kind in CONFIG_MAPPING):
+    model_type = read_object(file).get("model_type") if file else None
+    if model_type is None:
+        return
+    if not isinstance(model_type, str) or model_type in CONFIG_MAPPING:
         configuration(path, revision)
 
 
@@ -155,22 +161,24 @@ def has_tokenizer(path: str, revision: str | None = None) -> bool:
 
 
 def check_tokens(tokens: Any, n_rows: int, path: str, *, padding_is_read: bool = True) -> None:
-    """Raises: UserError for tokens beyond the `n_rows` of a model's embeddings, which it cannot
-    read.
+    """Raises: UserError if a tokenizer has tokens beyond the `n_rows` of the model's embeddings.
 
-    `padding_is_read`: whether the padding token counts too; scorers pad with tokens of their own
-    choice.
+    `padding_is_read`: whether the padding token counts too; scorers choose their own.
     """
     if len(tokens) <= n_rows:
         return
-    # Some tokenizer classes bring a token for unknown text that no file names, and that byte-level
-    # tokenizers never give.
-    unread = {tokens.unk_token_id} | (set() if padding_is_read else {tokens.pad_token_id})
-    beyond = sorted(
-        (n, token) for token, n in tokens.get_vocab().items() if n >= n_rows and n not in unread
-    )
+    # Some tokenizer classes add an unknown token that no file names, and that byte-level
+    # tokenizers never produce.
+    unread = {tokens.unk_token_id}
+    if not padding_is_read:
+        unread.add(tokens.pad_token_id)
+
+    beyond = []
+    for token, number in tokens.get_vocab().items():
+        if number >= n_rows and number not in unread:
+            beyond.append((number, token))
     if beyond:
-        number, token = beyond[0]
+        number, token = min(beyond)
         raise UserError(
             f"{path}: the tokenizer has tokens that the model has no embeddings for ({token!r} is"
             f" number {number}, the embeddings have {n_rows} rows): it is not this model's. Put the"
@@ -179,25 +187,28 @@ def check_tokens(tokens: Any, n_rows: int, path: str, *, padding_is_read: bool =
         )
 
 
-def _first(value: Any) -> str:
-    """The first name in what `auto_map` says of a class: a name, or a list of names and nulls."""
-    names = value if isinstance(value, list | tuple) else [value]
-    return next((str(name) for name in names if name), str(value))
+def _first_name(classes: Any) -> str:
+    """The first name in an `auto_map` entry: a name, or a list of names and nulls."""
+    names = classes if isinstance(classes, list | tuple) else [classes]
+    return next((str(name) for name in names if name), str(classes))
 
 
 # ----------------------------------------------------------------------------------------- networks
 
 
 def outline(
-    path: str, task: Task, revision: str | None = None, n_outputs: int | None = None,
-    may_lack: Collection[str] = (), on_it: Adapter | None = None,
-) -> Outline:  # fmt: skip
-    """What a full model is, from its configuration and the headers of its weights alone
-    (`outlines.of`).
+    path: str,
+    task: Task,
+    revision: str | None = None,
+    n_outputs: int | None = None,
+    may_lack: Collection[str] = (),
+    on_it: Adapter | None = None,
+) -> Outline:
+    """What a full model is, from its configuration and the headers of its weights alone.
 
     `n_outputs` of a classifier, where it is not what config.json says. `may_lack`: weights that may
-    be missing (a new head). `on_it`: an adapter, whose own whole weights the model may lack or have
-    in another shape.
+    be missing (a new head). `on_it`: an adapter; the model may lack the whole weights that it
+    brings, or have them in another shape.
 
     Raises: UserError if the model is not what its files say, or its files cannot be read.
     """
@@ -206,57 +217,60 @@ def outline(
 
 
 def network(
-    path: str, task: Task, revision: str | None = None, *, options: Mapping[str, Any], n_outputs: int | None = None,
-    on_it: Adapter | None = None, seen: Outline | None = None,
-) -> tuple[Any, frozenset[str]]:  # fmt: skip
-    """(a full model with its weights, which of the ones that may be lacking it lacks); `options`
-    are from_pretrained's.
+    path: str,
+    task: Task,
+    revision: str | None = None,
+    *,
+    options: Mapping[str, Any],
+    n_outputs: int | None = None,
+    on_it: Adapter | None = None,
+    known: Outline | None = None,
+) -> tuple[Any, frozenset[str]]:
+    """(a full model with its weights, the names of the weights that its files lack).
 
-    Where a weight is lacking transformers draws it, and the caller puts another in its place.
-    `seen`: the outline, if it is known. Raises: UserError as `outline` does.
+    Only weights that come from elsewhere may be lacking: transformers draws them at random, and the
+    caller replaces them. `options` are from_pretrained's. `known`: the outline, if the caller has
+    it already. Raises: UserError as `outline` does.
     """
-    import transformers
-
-    seen = seen or outline(path, task, revision, n_outputs, on_it=on_it)
-    if seen.quantised:
+    expected = known or outline(path, task, revision, n_outputs, on_it=on_it)
+    if expected.quantised:
         _check_quantisation(path, revision)
-    auto: Any = (
-        transformers.AutoModelForCausalLM
-        if task == "causal"
-        else transformers.AutoModelForSequenceClassification
-    )
+
     ours: dict[str, Any] = {
         "revision": revision,
         "trust_remote_code": False,
         "use_safetensors": True,
         "output_loading_info": True,
     }
-    ours |= {"ignore_mismatched_sizes": True} if seen.lacking else {}
-    ours |= {"num_labels": n_outputs} if n_outputs is not None else {}
+    if expected.lacking:
+        ours["ignore_mismatched_sizes"] = True
+    if n_outputs is not None:
+        ours["num_labels"] = n_outputs
     with reading(f"{path}: no {KINDS[task]} can be loaded from it"):
-        loaded, info = auto.from_pretrained(path, **{**options, **ours})
-    if lost := sorted(set(info["missing_keys"]) - seen.lacking):
+        loaded, info = outlines.auto_class(task).from_pretrained(path, **{**options, **ours})
+
+    lost = sorted(set(info["missing_keys"]) - expected.lacking)
+    if lost:
         raise UserError(
             f"{path}: holds no weights for {report.some(lost)}: newly initialised weights score"
             " nothing; fetch it again"
         )
-    return loaded, seen.lacking
+    return loaded, expected.lacking
 
 
 def _check_quantisation(path: str, revision: str | None) -> None:
-    """Raises: UserError for a way of quantising that transformers does not know: it would take the
-    weights as they are.
+    """Raises: UserError for a quantisation that transformers does not know.
+
+    It would take the stored numbers for the weights themselves.
     """
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     file = find(path, "config.json", revision, required=True)
     assert file is not None
-    values = read_object(file)
-    told = values.get("quantization_config")
-    method = told.get("quant_method") if isinstance(told, Mapping) else None
-    if (
-        method == "bitsandbytes"
-    ):  # transformers' names of it say the bits, which stand in another key
+    quantisation = read_object(file).get("quantization_config")
+    method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
+    # Transformers' names for bitsandbytes include the bits, which config.json has in another key.
+    if method == "bitsandbytes":
         return
     if method is not None and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         raise UserError(
@@ -267,8 +281,9 @@ def _check_quantisation(path: str, revision: str | None) -> None:
 
 
 def statistics(values: Mapping[str, Any]) -> tuple[float, float] | None:
-    """(mean, standard deviation) of a reward model's scores, which OpenRLHF writes into
-    config.json; None if `values` have none, and NaN for one that is missing or no number.
+    """(mean, standard deviation) of a reward model's scores, as OpenRLHF writes into config.json.
+
+    None if `values` have neither; NaN for one that is missing or is no number.
     """
     if values.get("mean") is None and values.get("std") is None:
         return None
@@ -307,7 +322,7 @@ def adapter(path: str, revision: str | None = None) -> Adapter:
 
     Raises: UserError if it is broken, or no LoRA adapter.
     """
-    seen = adapter_outline(path, revision)
+    shapes = adapter_outline(path, revision).shapes
     with reading(f"{path}: no adapter can be loaded from it"):
         from peft import PeftConfig
         from peft.utils import load_peft_weights
@@ -319,17 +334,15 @@ def adapter(path: str, revision: str | None = None) -> Adapter:
                 " cannot be merged"
             )
         weights = load_peft_weights(path, device="cpu", revision=revision)
-    return Adapter(path, seen.shapes, config, weights)
+    return Adapter(path, shapes, config, weights)
 
 
 def attach(
     network: Any, adapter: Adapter, base: str, *, trainable: bool = False, autocast: bool = True
 ) -> Any:
-    """The network with an adapter on it.
+    """The network with an adapter on it; `base` says in messages where the network comes from.
 
     Raises: UserError unless every weight in the adapter's file finds its place.
-
-    `base`: where the network comes from, for messages.
     """
     with reading(f"{adapter.path}: the adapter does not fit its base {base}"):
         from peft import get_peft_model
@@ -339,14 +352,14 @@ def attach(
         adapter.config.base_model_name_or_path = getattr(network, "name_or_path", None)
         adapted = get_peft_model(network, adapter.config, autocast_adapter_dtype=autocast)
         fit: Any = set_peft_model_state_dict(adapted, adapter.weights)
+
     if fit.unexpected_keys:
         raise UserError(
             f"{adapter.path}: its adapter does not fit {base}: no place for"
             f" {report.some(fit.unexpected_keys)}"
         )
-    if lost := [
-        name for name in fit.missing_keys if "lora_" in name or ".modules_to_save." in name
-    ]:
+    lost = [name for name in fit.missing_keys if "lora_" in name or ".modules_to_save." in name]
+    if lost:
         raise UserError(
             f"{adapter.path}: its file lacks {report.some(lost)}, which {ADAPTER} says it has;"
             " fetch or save it again"
@@ -358,11 +371,10 @@ def attach(
 
 
 def check_served(path: str, base: str | None, revision: str | None = None) -> Outline:
-    """Look at a causal model that something else opens (vLLM, lm-eval), as closely as if it were
-    opened here.
+    """Check a causal model that vLLM or lm-eval will open, as if it were opened here.
 
-    `base` of an adapter under `path`. Returns the outline of the full model. Raises: UserError as
-    `outline` and `adapter` do.
+    `base` is that of the adapter under `path`. Returns the outline of the full model.
+    Raises: UserError as `outline` and `adapter` do.
     """
     if base is not None:
         adapter_outline(path)

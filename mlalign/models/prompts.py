@@ -47,9 +47,9 @@ def speaker(
     language: str,
     **own: Any,
 ) -> Callable[..., str]:
-    """`say(ASK, key=value, …)` for one language; `own` are further variables.
+    """`say(ASK, key=value, …)`, which writes prompts in one language; `own` are further variables.
 
-    Raises (when called): UserError that names the template, if it lacks that prompt or fails.
+    What it returns raises a UserError that names the template if it lacks that prompt, or fails.
     """
     used, text = chosen(templates, language)
     place = f"prompts/{name}/{used}.j2"

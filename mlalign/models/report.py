@@ -22,9 +22,7 @@ NEVER_RUN = "code from a model's repository is never run"
 
 
 class Report(NamedTuple):
-    """How the weights in a model's files fit a class of transformers; `loaded` is the name of that
-    class.
-    """
+    """How the weights in a model's files fit a class of transformers; `loaded` is its name."""
 
     loaded: str
     missing: frozenset[str]
@@ -34,10 +32,9 @@ class Report(NamedTuple):
 
 
 class Stated(NamedTuple):
-    """The classes that config.json names, which of them are transformers' own, and which of those
-    do the task at hand.
+    """The classes that config.json names, and which of them transformers has (`stock`).
 
-    `explains(names)`: those of the names that the first stated class has no use for either.
+    `of_task`: the classes that transformers has for this model type and task.
     """
 
     names: list[str]
@@ -46,20 +43,23 @@ class Stated(NamedTuple):
 
 
 def custom_class(path: str, stated: Stated, loaded: str, files: Iterable[str] = ()) -> str | None:
-    """A message if config.json names only classes that are not transformers' own; `files`: Python
-    files beside it.
-    """
-    known = {name.casefold() for name in stated.stock} | {loaded.casefold()}
-    if not stated.names or any(name.casefold() in known for name in stated.names):
+    """A message if config.json names no class of transformers; `files`: Python files beside it."""
+    if not stated.names or _names_any(stated.names, [*stated.stock, loaded]):
         return None
     code = ", ".join(files)
+    if code:
+        code = f" ({code})"
     return (
         f"{path}/config.json: the model is a {stated.names[0]}, which is no class of transformers:"
-        " it needs its own code"
-        f"{f' ({code})' if code else ''}, and {NEVER_RUN}. Take a model of a stock class; if"
-        f" {loaded} is what it really is, write "
-        f'"architectures": ["{loaded}"] into a copy of config.json'
+        f" it needs its own code{code}, and {NEVER_RUN}. Take a model of a stock class; if {loaded}"
+        f' is what it really is, write "architectures": ["{loaded}"] into a copy of config.json'
     )
+
+
+def _names_any(names: Iterable[str], classes: Iterable[str]) -> bool:
+    """Whether one of the names is one of the classes, in upper or lower case."""
+    known = {name.casefold() for name in classes}
+    return any(name.casefold() in known for name in names)
 
 
 def problem(
@@ -73,16 +73,16 @@ def problem(
     """What is wrong with reading a model's files as `report.loaded`; None if that is what they are.
 
     `lacking`: missing or mismatched weights that come from elsewhere (an adapter, a new head).
-    `unexplained`: weights that the stated class has no use for either; they count where a head is
-    replaced, as the old head's are left out on purpose. `adapter`: the path of one that stands on
+    `unexplained`: weights that the stated class has no use for either. They count where a head is
+    replaced, since the old head is left out on purpose. `adapter`: the path of one that stands on
     this model.
     """
     missing = sorted(report.missing - set(lacking))
     if missing:
+        base = path if adapter else None
         return (
             f"{adapter or path}: holds no weights for {some(missing)}{_instead(report)}: newly"
-            " initialised weights score nothing;"
-            f" {_complete(report, missing, path if adapter else None)}"
+            f" initialised weights score nothing; {_complete(report, missing, base)}"
         )
     mismatched = sorted(report.mismatched - set(lacking))
     if mismatched:
@@ -90,13 +90,12 @@ def problem(
             f"{path}: config.json says another shape of {some(mismatched)} than the weights have:"
             " the two do not belong together; fetch both again"
         )
-    if not lacking and (message := _another_class(path, report, stated)):
-        return message
-    unused = sorted(
-        name
-        for name in (unexplained if lacking else report.unexpected)
-        if not COMPUTED.search(name)
-    )
+    if not lacking:
+        message = _another_class(path, report, stated)
+        if message:
+            return message
+    unexpected = unexplained if lacking else report.unexpected
+    unused = sorted(name for name in unexpected if not COMPUTED.search(name))
     if unused:
         return (
             f"{path}: its weights hold {some(unused)}, which {report.loaded} does not use: what the"
@@ -107,8 +106,8 @@ def problem(
 
 
 def _another_class(path: str, report: Report, stated: Stated) -> str | None:
-    fitting = {name.casefold() for name in (report.loaded, *stated.of_task)}
-    if not stated.names or any(name.casefold() in fitting for name in stated.names):
+    """A message if config.json names only classes for another task."""
+    if not stated.names or _names_any(stated.names, [report.loaded, *stated.of_task]):
         return None
     if any(name.endswith(TOKENS) for name in stated.names):
         return (
@@ -118,24 +117,24 @@ def _another_class(path: str, report: Report, stated: Stated) -> str | None:
         )
     return (
         f"{path}/config.json: the model is a {', '.join(stated.names)}, and here it would be a"
-        f" {report.loaded}; take a model that was "
-        f'saved as one. If that is what it really is, write "architectures": ["{report.loaded}"]'
-        " into a copy of config.json"
+        f" {report.loaded}; take a model that was saved as one. If that is what it really is, write"
+        f' "architectures": ["{report.loaded}"] into a copy of config.json'
     )
 
 
 def _instead(report: Report) -> str:
-    """What a file has in the place of a head that is missing (OpenRLHF calls it value_head)."""
-    heads = sorted(
-        name
-        for name in report.unexpected
-        if "head" in name and not name.startswith(f"{report.prefix}.")
-    )
-    return f" (but {some(heads)}, which {report.loaded} does not know)" if heads else ""
+    """The head that the file has instead of the missing one (OpenRLHF calls it value_head)."""
+    heads = []
+    for name in sorted(report.unexpected):
+        if "head" in name and not name.startswith(f"{report.prefix}."):
+            heads.append(name)
+    if not heads:
+        return ""
+    return f" (but {some(heads)}, which {report.loaded} does not know)"
 
 
 def _complete(report: Report, missing: Iterable[str], base: str | None) -> str:
-    """What to do about missing weights; `base`: of an adapter that should have brought them."""
+    """What to do about missing weights; `base` is that of an adapter which should bring them."""
     if "SequenceClassification" not in report.loaded:
         return "give a complete causal language model"
     if base is None:
@@ -148,14 +147,15 @@ def _complete(report: Report, missing: Iterable[str], base: str | None) -> str:
 
 
 def some(names: Iterable[str], most: int = 4) -> str:
-    """The first names, and that there are more."""
-    listed = list(names)
-    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
+    """The first names, with an ellipsis if there are more."""
+    names = list(names)
+    if len(names) > most:
+        names = [*names[:most], "…"]
+    return ", ".join(names)
 
 
 def of_quantised(report: Report) -> Report:
-    """The part of a report that can be trusted where weights were saved quantised, under other
-    names and shapes: the head.
-    """
-    head = [frozenset(filter(HEAD.search, names)) for names in (report.missing, report.unexpected)]
-    return Report(report.loaded, head[0], head[1], frozenset(), report.prefix)
+    """What a report says of the head: quantised weights have other names and shapes elsewhere."""
+    missing = frozenset(filter(HEAD.search, report.missing))
+    unexpected = frozenset(filter(HEAD.search, report.unexpected))
+    return Report(report.loaded, missing, unexpected, frozenset(), report.prefix)

@@ -1,11 +1,13 @@
-"""Runs chat templates with bounds on loops, time and text, so that no model's template can hang or
-fill the memory.
+"""Runs chat templates with limits on steps, time and text: none can hang or fill the memory.
 
 The environment is transformers' own (its filters, globals, extensions and options), so texts are
-the same. Three things are added: every pass of a loop and every call of a macro counts as a step;
-operators, calls and filters that make text longer than the limit are refused before they make it;
-and what is drawn at random is refused, since the same rows must give the same texts. Bounds are
-counted per render and per thread.
+the same. Three things are added:
+
+- every pass of a loop and every call of a macro counts as a step;
+- operators, calls and filters whose text would exceed the limit are refused before they run;
+- random choices are refused, since the same rows must give the same texts.
+
+Limits are counted per render and per thread.
 """
 
 import functools
@@ -21,16 +23,12 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_STEPS = 1_000_000  # passes of loops and calls of macros
-MAX_SECONDS = (
-    10.0  # of this thread's processor time, so that a busy or suspended machine refuses nothing
-)
+MAX_SECONDS = 10.0  # of this thread's processor time, so a busy machine refuses nothing
 MAX_CHARACTERS = 250_000_000  # put together in all, intermediate texts included
 SHORT = 1000  # sums below this are not counted: the steps bound them
-MAX_BITS = 1 << 20  # of a whole number
-
+MAX_BITS = 1 << 20  # of an integer
 MAX_WIDTH = 1_000_000  # that a text or a list is padded to
-
-STEPS_PER_LOOK = 16  # at the clock
+STEPS_PER_CLOCK_CHECK = 16
 LONG_FIELD = re.compile(r"\d{7,}")  # a width in a format string, `%9999999d`
 PADDING = frozenset(("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch", "slice"))
 MULTIPLYING = frozenset(("replace", "join", "indent", "expandtabs", "wordwrap"))
@@ -39,7 +37,7 @@ GROWING = PADDING | MULTIPLYING | FORMATTING
 
 
 class TooMuch(Exception):
-    """A template went over one of the bounds; the message continues `the chat template …`."""
+    """A template exceeded one of the limits; the message continues `the chat template …`."""
 
 
 class _Spent(threading.local):
@@ -69,17 +67,19 @@ class Environment(ImmutableSandboxedEnvironment):
         spent.steps += 1
         if spent.steps > MAX_STEPS:
             raise TooMuch(f"loops more than {MAX_STEPS:,} times")
-        if not spent.steps % STEPS_PER_LOOK and time.thread_time() > spent.until:
+        if spent.steps % STEPS_PER_CLOCK_CHECK == 0 and time.thread_time() > spent.until:
             raise TooMuch(f"takes more than {MAX_SECONDS:.0f} seconds")
 
     def render(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
         """The template's text. Raises: TooMuch, and whatever the template raises."""
         spent = self._spent
-        spent.steps, spent.characters, spent.until = 0, 0, time.thread_time() + MAX_SECONDS
+        spent.steps = 0
+        spent.characters = 0
+        spent.until = time.thread_time() + MAX_SECONDS
         return template.render(variables)
 
     def concat(self, pieces: Iterable[str]) -> str:
-        """All text that a template, a macro or a block writes is joined here."""
+        """Join the pieces of text that a template, a macro or a block writes."""
         pieces = list(pieces)
         self._count(sum(map(len, pieces)))
         return "".join(pieces)
@@ -101,7 +101,9 @@ class Environment(ImmutableSandboxedEnvironment):
             self._check_product(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(  # type: ignore[override]
+        self, context: Any, obj: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         method = obj
         if type(obj) is FunctionType:
             method = obj.__dict__.get("__wrapped__", obj)  # the sandbox wraps str.format
@@ -114,29 +116,27 @@ class Environment(ImmutableSandboxedEnvironment):
         return super().call(context, obj, *args, **kwargs)
 
     def check_growth(self, name: str, value: Any, args: list[Any]) -> None:
-        """Raises: TooMuch if a method or filter of this name could make a text longer than the
-        limit.
-        """
+        """Raises: TooMuch if a method or filter could make a text longer than the limit."""
         if name in PADDING and any(isinstance(n, int) and n > MAX_WIDTH for n in args):
             raise TooMuch("pads something to millions of places")
         if name in FORMATTING and isinstance(value, str) and LONG_FIELD.search(value):
             raise TooMuch("asks for a text field of millions of characters")
         if name in MULTIPLYING:
-            sizes = [
-                a if isinstance(a, int) else len(a)
-                for a in (value, *args)
-                if isinstance(a, int | Sized)
-            ]
-            self._count(0, at_most=_product_of_largest(sizes))
+            self._count(0, at_most=_product_of_largest([value, *args]))
 
     def _check_product(self, operator: str, left: Any, right: Any) -> None:
         """Raises: TooMuch if `left * right` or `left ** right` is too large to compute."""
         if isinstance(left, int) and isinstance(right, int):
-            bits = left.bit_length()
-            size = bits * max(right, 1) if operator == "**" else bits + right.bit_length()
-            if size > MAX_BITS:
+            if operator == "**":
+                n_bits = left.bit_length() * max(right, 1)
+            else:
+                n_bits = left.bit_length() + right.bit_length()
+            if n_bits > MAX_BITS:
                 raise TooMuch("computes a number of more than a million bits")
-        sized, times = (left, right) if isinstance(left, Sized) else (right, left)
+
+        sized, times = left, right
+        if not isinstance(left, Sized):
+            sized, times = right, left
         if isinstance(sized, Sized) and isinstance(times, int):
             self._count(len(sized) * max(times, 0))
 
@@ -146,10 +146,21 @@ class Environment(ImmutableSandboxedEnvironment):
             raise TooMuch(f"writes more than {MAX_CHARACTERS:,} characters")
 
 
-def _product_of_largest(lengths: list[int]) -> int:
-    """The product of the two largest lengths: a bound on what `replace`, `join` and `indent` give."""
-    lengths = sorted(lengths, reverse=True)
-    return (lengths[0] + 1) * lengths[1] if len(lengths) > 1 else 0
+def _product_of_largest(values: list[Any]) -> int:
+    """The product of the two largest lengths or numbers.
+
+    It bounds the length of what `replace`, `join` and `indent` give.
+    """
+    sizes = []
+    for value in values:
+        if isinstance(value, int):
+            sizes.append(value)
+        elif isinstance(value, Sized):
+            sizes.append(len(value))
+    if len(sizes) < 2:
+        return 0
+    *_, second, largest = sorted(sizes)
+    return (largest + 1) * second
 
 
 # ---------------------------------------------------------------------------------------- compiling
@@ -170,7 +181,7 @@ def compiled(text: str) -> jinja2.Template:
 
 @functools.cache
 def environment() -> Environment:
-    """Transformers' environment for chat templates, bounded."""
+    """Transformers' environment for chat templates, with limits."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     theirs = _compile_jinja_template("").environment
@@ -187,11 +198,9 @@ def environment() -> Environment:
 
 
 def _checked(ours: Environment, name: str, filter_: Callable) -> Callable:
-    """A filter of Jinja's that looks at the size of its result first.
-
-    Some of them get the environment or context as well.
-    """
-    n_before = int(hasattr(filter_, "jinja_pass_arg"))  # arguments in front of the value
+    """A filter of Jinja's that first checks how large its result may be."""
+    # Some filters take the environment or the context in front of the value.
+    n_before = int(hasattr(filter_, "jinja_pass_arg"))
 
     @functools.wraps(filter_)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -209,9 +218,7 @@ def _refuse_random(*_: Any, **__: Any) -> Any:
 
 
 def _counted(tree: nodes.Template) -> nodes.Template:
-    """The template with a step counted in every loop and macro, and with `~` computed by
-    `Environment.joined`.
-    """
+    """The template with a step counted in every loop and macro, and `~` done by `joined`."""
     _count_concatenations(tree)
     repeated: Any = tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock))
     for node in repeated:
@@ -221,15 +228,19 @@ def _counted(tree: nodes.Template) -> nodes.Template:
 
 
 def _count_concatenations(node: nodes.Node) -> None:
+    """Replace every `a ~ b` below a node by `environment.joined(a, b)`."""
     for child in node.iter_child_nodes():
         _count_concatenations(child)
     for name, value in node.iter_fields():
-        if isinstance(value, nodes.Concat):
+        if isinstance(value, list):
+            setattr(node, name, list(map(_as_call, value)))
+        else:
             setattr(node, name, _as_call(value))
-        elif isinstance(value, list):
-            setattr(node, name, [_as_call(v) if isinstance(v, nodes.Concat) else v for v in value])
 
 
-def _as_call(node: nodes.Concat) -> nodes.Call:
+def _as_call(node: Any) -> Any:
+    """The call that stands for a concatenation; any other value as it is."""
+    if not isinstance(node, nodes.Concat):
+        return node
     joined = nodes.EnvironmentAttribute("joined", lineno=node.lineno)
     return nodes.Call(joined, node.nodes, [], None, None, lineno=node.lineno)

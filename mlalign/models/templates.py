@@ -1,9 +1,8 @@
 """Turns messages into a model's text: the only place that applies chat templates.
 
 A text depends on the messages, the template, its options and `date`, never on the clock or the time
-zone. What a template refuses or breaks on is one message that names the row and the template.
-`Untrusted` and the engines read what is found out here about a template: how it ends an assistant's
-turn, and how it marks reasoning.
+zone. If a template refuses a conversation or fails, one message names the row and the template.
+This module also finds out how a template ends an assistant's turn and how it marks reasoning.
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ from mlalign.core.errors import UserError, nearest
 from mlalign.models import leftout
 from mlalign.models.leftout import LeftOut
 
-# What Llama's templates write where there is no clock. Any fixed day does.
+# The day that Llama's templates write where there is no clock. Any fixed day would do.
 DATE = "2024-07-26"
 
 # Arguments of `apply_chat_template` that are not variables of templates.
@@ -29,14 +28,13 @@ RESERVED = frozenset(
 TOOL_USE = "tool_use"  # the named template that transformers takes for conversations with tools
 TURN = "end of this turn"  # an assistant's text, to see what the template writes after it
 OPENING = re.compile(r"[<\[◁](?!/)[\w:|.-]*(?:think|thought|reason)[\w:|.-]*[>\]▷]", re.IGNORECASE)
-MARKUP = re.compile(r"[<\[{|#]")  # what tells a text that ends a turn from punctuation
+CLOSING = re.compile(r"[<\[◁]/[\w:|.-]*(?:think|thought|reason)[\w:|.-]*[>\]▷]", re.IGNORECASE)
+MARKUP = re.compile(r"[<\[{|#]")  # distinguishes a text that ends a turn from punctuation
 CLOCK = re.compile(r"\bstrftime_now\b")
 
 
 class EndOfTurn(NamedTuple):
-    """How a template ends an assistant's turn: with a token, with a text of several tokens, or
-    (both None) with nothing.
-    """
+    """How a template ends an assistant's turn: with a token, a text, or (both None) nothing."""
 
     token: int | None
     text: str | None
@@ -44,8 +42,7 @@ class EndOfTurn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ChatTemplate:
-    """A tokenizer's chat template with the options (`chat_template_kwargs`) and the date that it is
-    used with.
+    """A tokenizer's chat template, its options (`chat_template_kwargs`) and the date to write.
 
     Raises on construction: UserError for options or a date that cannot be used.
     """
@@ -55,8 +52,9 @@ class ChatTemplate:
     date: str = DATE
 
     def __post_init__(self) -> None:
-        if found := [*option_problems(self.options), *date_problems(self.date)]:
-            raise UserError(*found)
+        errors = [*option_problems(self.options), *date_problems(self.date)]
+        if errors:
+            raise UserError(*errors)
 
     def prompt(self, messages: Sequence[Mapping], place: str, tools: Sequence | None = None) -> str:
         """The text that asks the model for its next turn.
@@ -77,11 +75,10 @@ class ChatTemplate:
     def left_out(
         self, text: str, messages: Sequence[Mapping], place: str, tools: Sequence | None = None
     ) -> LeftOut:
-        """What `text`, a conversation as `conversation` gave it, lacks of its messages and tools."""
+        """What `text`, which `conversation` wrote, lacks of its messages and tools."""
         tools = tools or self.options.get("tools")
-        return leftout.left_out(
-            text, messages, tools, lambda other: self.conversation(other, place, tools)
-        )
+        render = functools.partial(self.conversation, place=place, tools=tools)
+        return leftout.left_out(text, messages, tools, render)
 
     def _render(
         self,
@@ -95,13 +92,14 @@ class ChatTemplate:
         from mlalign.models import sandbox
 
         tools = tools or self.options.get("tools")
-        given = {
+        variables = {
+            **self._variables,
             "messages": list(messages),
             "tools": tools,
             "add_generation_prompt": generation_prompt,
         }
         try:
-            return sandbox.render(text_of(self.tokenizer, tools), {**self._variables, **given})
+            return sandbox.render(text_of(self.tokenizer, tools), variables)
         except UserError:
             raise
         except jinja2.UndefinedError as error:
@@ -110,21 +108,22 @@ class ChatTemplate:
             ) from None
         except (jinja2.TemplateError, sandbox.TooMuch) as error:
             raise UserError(self._failed(place, error)) from None
-        except Exception as error:  # noqa: BLE001  # a template is code from outside, which may raise anything
+        except Exception as error:  # noqa: BLE001  # a foreign template may raise anything
             raise UserError(self._failed(place, error, f"{type(error).__name__}: ")) from None
 
     def _failed(self, place: str, error: Exception, kind: str = "") -> str:
-        said = " ".join(str(error).split())[:500]
+        """The message for a template that refused a conversation or failed on it."""
+        reason = " ".join(str(error).split())[:500]
         line = getattr(error, "lineno", None)
         where = f" (line {line})" if line else ""
-        name = getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"
+        name = _name(self.tokenizer)
         return (
-            f"{place}: the chat template of {name} refuses this conversation: {kind}{said}{where}"
+            f"{place}: the chat template of {name} refuses this conversation: {kind}{reason}{where}"
         )
 
     @functools.cached_property
     def _variables(self) -> dict[str, Any]:
-        clock = functools.partial(_written, read_date(self.date))
+        clock = functools.partial(_format_time, read_date(self.date))
         return {
             "documents": None,
             **self.tokenizer.special_tokens_map,
@@ -139,23 +138,25 @@ class ChatTemplate:
 
     @functools.cached_property
     def end_of_turn(self) -> EndOfTurn:
-        """What the template writes after an assistant's text, as far as generation can stop there.
+        """What the template writes after an assistant's text, if generation can stop there.
 
-        The first added token there, else the text if it is markup and not only punctuation or white
-        space: an answer may have those in it. A template that refuses the trial conversation is
-        taken to write nothing.
+        It is the first added token, or else the whole text if that is markup: punctuation and white
+        space may be part of an answer. If the template refuses the trial conversation, we take it
+        to write nothing.
         """
         after = self._after_turn()
-        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
         added = self.tokenizer.added_tokens_decoder
-        ends = [i for i in ids if i in added and not added[i].content.isspace()]
+        for token in self.tokenizer(after, add_special_tokens=False)["input_ids"]:
+            if token in added and not added[token].content.isspace():
+                return EndOfTurn(token, added[token].content)
+
         text = after.strip()
-        if ends:
-            return EndOfTurn(ends[0], added[ends[0]].content)
         if not MARKUP.search(text):
             return EndOfTurn(None, None)
-        own = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return EndOfTurn(own[0] if len(own) == 1 and len(text) > 1 else None, text)
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(tokens) == 1 and len(text) > 1:
+            return EndOfTurn(tokens[0], text)
+        return EndOfTurn(None, text)
 
     def _after_turn(self) -> str:
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": TURN}]
@@ -163,15 +164,15 @@ class ChatTemplate:
             text = self.conversation(messages, "a trial")
         except UserError:
             return ""
-        _, found, after = text.rpartition(TURN)
-        return after if found else ""
+        if TURN not in text:
+            return ""
+        return text.rpartition(TURN)[2]
 
     @functools.cached_property
     def reasoning_tags(self) -> tuple[str, str] | None:
-        """The opening and the closing tag of reasoning (`<think>`, `</think>`), as the template has
-        them.
+        """The opening and closing tag of reasoning (`<think>`, `</think>`) in the template.
 
-        A template may have the opening tag alone, where the generation prompt ends with it.
+        The opening tag may be alone, where the generation prompt ends with it.
         """
         template = text_of(self.tokenizer)
         for opening in dict.fromkeys(OPENING.findall(template)):
@@ -202,23 +203,24 @@ class ChatTemplate:
 
 def _closing_alone(template: str) -> tuple[str, str] | None:
     """Tags of a template that only cuts at the closing one, as DeepSeek's does."""
-    found = re.search(
-        r"[<\[◁]/[\w:|.-]*(?:think|thought|reason)[\w:|.-]*[>\]▷]", template, re.IGNORECASE
-    )
-    return (found[0].replace("/", "", 1), found[0]) if found else None
+    closing = CLOSING.search(template)
+    if closing is None:
+        return None
+    return closing[0].replace("/", "", 1), closing[0]
 
 
 # ----------------------------------------------------------------------------------- which template
 
 
 def text_of(tokenizer: Any, tools: Sequence | None = None) -> str:
-    """The text of the chat template: of several named ones `tool_use` for conversations with tools,
-    else `default`.
+    """The text of the chat template.
+
+    Of several named templates it is `tool_use` for conversations with tools, else `default`.
 
     Raises: UserError if there is none, or none of several is the default.
     """
     templates = tokenizer.chat_template
-    name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+    name = _name(tokenizer)
     if not templates:
         raise UserError(f"{name}: its tokenizer has no chat template")
     if isinstance(templates, str):
@@ -235,8 +237,7 @@ def text_of(tokenizer: Any, tools: Sequence | None = None) -> str:
 
 
 def install(tokenizer: Any, wanted: str | None) -> None:
-    """Put the wanted template in the place of the tokenizer's own: Jinja text, or the name of one
-    of its templates.
+    """Replace the tokenizer's template by Jinja text, or by one of its named templates.
 
     Raises: UserError if it has no template of that name.
     """
@@ -248,42 +249,42 @@ def install(tokenizer: Any, wanted: str | None) -> None:
     own = tokenizer.chat_template
     named = own if isinstance(own, Mapping) else {}
     if wanted not in named:
-        known = (
-            f"its templates are {', '.join(sorted(named))}"
-            if named
-            else "its tokenizer has no named templates"
+        known = "its tokenizer has no named templates"
+        if named:
+            known = f"its templates are {', '.join(sorted(named))}"
+        raise UserError(
+            f"chat_template: there is no file {wanted}, and {_name(tokenizer)} has no template of"
+            f" that name ({known}){nearest(wanted, named)}"
         )
-        name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
-        missing = f"there is no file {wanted}, and {name} has no template of that name"
-        raise UserError(f"chat_template: {missing} ({known}){nearest(wanted, named)}")
     tokenizer.chat_template = named[wanted]
 
 
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+
+
 def is_name(value: str) -> bool:
-    """Whether a `chat_template` is the name of one of a tokenizer's templates, not Jinja text or a
-    path.
-    """
+    """Whether a `chat_template` could name one of a tokenizer's templates."""
     return re.fullmatch(r"[A-Za-z][\w-]*", value) is not None
 
 
 def option_problems(options: Mapping[str, Any], key: str = "chat_template_kwargs") -> list[str]:
     """What is wrong with options of a template, as messages that begin with the key."""
-    found = [
-        f"{key}.{name}: is no variable of templates; leave it out"
-        for name in options
-        if name in RESERVED
-    ]
+    errors = []
+    for name in options:
+        if name in RESERVED:
+            errors.append(f"{key}.{name}: is no variable of templates; leave it out")
     if "chat_template" in options:
-        found.append(f"{key}.chat_template: set chat_template itself")
-    return found
+        errors.append(f"{key}.chat_template: set chat_template itself")
+    return errors
 
 
 def setting_problems(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a scorer's settings `chat_template_kwargs` and `date`, as messages that
-    begin with the key.
-    """
-    dated = [] if values.get("date") is None else date_problems(values["date"])
-    return [*option_problems(values.get("chat_template_kwargs") or {}), *dated]
+    """What is wrong with a scorer's `chat_template_kwargs` and `date`, as messages with the key."""
+    errors = option_problems(values.get("chat_template_kwargs") or {})
+    if values.get("date") is not None:
+        errors += date_problems(values["date"])
+    return errors
 
 
 # --------------------------------------------------------------------------------------------- date
@@ -306,29 +307,30 @@ def date_problems(value: Any, key: str = "date") -> list[str]:
     return []
 
 
-def _written(when: datetime.datetime, form: str) -> str:
-    """`strftime` of a fixed time.
+def _format_time(time: datetime.datetime, form: str) -> str:
+    """`strftime` of a fixed time, with `%s` (seconds since 1970) in UTC.
 
-    The C library would count `%s` from midnight of this machine's time zone; here it is UTC.
+    The C library would count `%s` in this machine's time zone.
     """
-    seconds = str(int(when.replace(tzinfo=datetime.UTC).timestamp()))
-    return when.strftime(
-        re.sub(r"%(.)", lambda found: seconds if found[1] == "s" else found[0], form)
-    )
+    seconds = str(int(time.replace(tzinfo=datetime.UTC).timestamp()))
+
+    def replace_seconds(code: re.Match) -> str:
+        return seconds if code[1] == "s" else code[0]
+
+    return time.strftime(re.sub(r"%(.)", replace_seconds, form))
 
 
 # ----------------------------------------------------------------------------------------- trainers
 
 
 def fix_date(tokenizer: Any, date: str) -> None:
-    """Make the tokenizer's own `apply_chat_template`, which trainers call, write this date instead
-    of the clock's.
-    """
-    clock = functools.partial(_written, read_date(date))
+    """Make `apply_chat_template`, which trainers call, write this date and not the clock's."""
+    clock = functools.partial(_format_time, read_date(date))
     tokenizer.apply_chat_template = functools.partial(_apply_dated, tokenizer, clock)
 
 
-def _apply_dated(tokenizer: Any, clock: functools.partial, conversation: Any, **given: Any) -> Any:
-    return type(tokenizer).apply_chat_template(
-        tokenizer, conversation, **{"strftime_now": clock, **given}
-    )
+def _apply_dated(
+    tokenizer: Any, clock: functools.partial, conversation: Any, **options: Any
+) -> Any:
+    options.setdefault("strftime_now", clock)
+    return type(tokenizer).apply_chat_template(tokenizer, conversation, **options)

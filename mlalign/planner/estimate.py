@@ -21,7 +21,7 @@ from mlalign.planner.models import Decoder, Models
 from mlalign.planner.serving import Engine, forward, kv_of_sequence
 from mlalign.planner.times import Times
 from mlalign.planner.work import duration_text, size_text
-from mlalign.recipes import config
+from mlalign.recipes import conf_files
 from mlalign.recipes.device import Device, of_scale
 
 DECODERS = ("classifier", "implicit")  # families of scorers that the planner can count
@@ -148,7 +148,7 @@ class _Planner:
     @cached_property
     def _deepspeed(self) -> dict[str, dict]:
         """The DeepSpeed configurations that can be chosen by name."""
-        paths = config.options("deepspeed", self.plan.settings.folders)
+        paths = conf_files.options("deepspeed", self.plan.settings.folders)
         read = {}
         for name, path in sorted(paths.items()):
             read[name] = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,16 +1,19 @@
-"""Evaluations: `conf/evaluation/NAME.yaml` says what models are asked, who scores it and what
-counts.
+"""Evaluations: `conf/evaluation/NAME.yaml` says what models are asked and how answers are scored.
 
     about: {title, origin, paper, licence, note}
-    languages: mgsm                        those that it has: a set, or a list
-    root: null                             the folder with its files, `${evaluation.root}` in `rows`
-    revision: null                         or a commit of the data set on the hub
-    rows: {files: [SOURCE], hub: [SOURCE]} sources as in `conf/data`, of the folder or of the hub
-    ask: {temperature: 0.0}                settings of `generate`: the policy answers, or
-    choices: {normalise: none}             the policy's likelihood of given answers, or neither: reward models
-    scorers: [{family: verifier}]          who scores the answers; `judge` compares them with stored ones
-    metrics: {accuracy_by: verifier}       settings of the stage that makes the tables
-    headline: [accuracy]                   the numbers that lead the report
+    languages: mgsm                 those that it has: a set, or a list
+    root: null                      the folder with its files, `${evaluation.root}` in `rows`
+    revision: null                  or a commit of the data set on the hub
+    rows: {files: [SOURCE], hub: [SOURCE]}
+                                    sources as in `conf/data`, of the folder or of the hub
+    ask: {temperature: 0.0}         settings of `generate`: the policy answers, or
+    choices: {normalise: none}      the policy's likelihood of given answers, or neither: then
+                                    reward models are measured
+    scorers: [{family: verifier}]   who scores the answers
+    judge: {…}                      the judge that compares the answers with stored ones
+    metrics: {accuracy_by: verifier}
+                                    settings of the stage that makes the tables
+    headline: [accuracy]            the numbers that lead the report
 
 A file may instead list others: `lists: [NAME, NAME]`.
 """
@@ -30,9 +33,13 @@ from mlalign.core.sources import Source
 
 DEFAULT = "held_out"
 OWN = re.compile(r"\$\{evaluation\.(\w+)\}")
-ANSWERS, CHOICES, REWARDS = "answers", "choices", "reward models"
+# What an evaluation measures.
+ANSWERS = "answers"
+CHOICES = "choices"
+REWARDS = "reward models"
 # What is measured -> the stage that makes its tables.
 TABLES = {ANSWERS: "evaluate", CHOICES: "benchmark", REWARDS: "benchmark"}
+# What can be referred to as `${evaluation.NAME}` -> what to do where it is missing.
 MISSING = {
     "root": "set it to the folder with the published files",
     "revision": "set it to a commit of the data set",
@@ -91,16 +98,20 @@ class Evaluation:
     def kind(self) -> str:
         """The kind of its rows."""
         assert self.rows is not None
-        return self.rows.kind or ("prompt" if self.measures == ANSWERS else "preference")
+        if self.rows.kind is not None:
+            return self.rows.kind
+        return "prompt" if self.measures == ANSWERS else "preference"
 
     @property
     def all_scorers(self) -> list[dict[str, Any]]:
-        judge = [] if self.judge is None else [{"family": "judge", "name": "judge", **self.judge}]
-        return [*self.scorers, *judge]
+        """The scorers, and the judge as one of them."""
+        if self.judge is None:
+            return self.scorers
+        return [*self.scorers, {"family": "judge", "name": "judge", **self.judge}]
 
     @property
     def label(self) -> dict[str, Any]:
-        """What the tables say of where their numbers are from."""
+        """What the tables say about the origin of their numbers."""
         return {"name": self.name, "origin": self.about.origin, "headline": self.headline}
 
 
@@ -108,8 +119,8 @@ class Evaluation:
 class Request:
     """What a person asks for.
 
-    `names` is what `evaluation=` says, `values` are the settings `evaluation.NAME.KEY` with the key
-    split at its dots, and `languages` are those of the command line.
+    `names` is what `evaluation=` says. `values` are the settings `evaluation.NAME.KEY` of the
+    command line, with the key split at its dots, and `languages` are the languages that it gives.
     """
 
     names: Any = DEFAULT
@@ -120,68 +131,67 @@ class Request:
 def chosen(
     request: Request, files: Mapping[str, Path], sets: Mapping, errors: list[str]
 ) -> list[Evaluation]:
-    """The evaluations that are asked for, in order; mistakes are appended to `errors`."""
+    """The evaluations that are asked for, in order; mistakes are appended to `errors`.
+
+    files: name -> file of each evaluation there is. sets: name -> codes of each language set.
+    """
     names = [request.names] if isinstance(request.names, str) else request.names
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not are_names or not names:
         errors.append(f"evaluation: expected a name or a list of names, got {request.names!r}")
         return []
-    reading = _Reading(request, files, sets, errors)
-    found: dict[str, Evaluation] = {}
-    for name, content in reading.contents(names, "evaluation", ()):
-        if name not in found and (evaluation := reading.checked(name, content)) is not None:
-            found[name] = evaluation
-    reading.check_names()
-    return list(found.values())
+
+    reader = _Reader(request, files, sets, errors)
+    evaluations: dict[str, Evaluation] = {}
+    for name, content in reader.contents(names, "evaluation", ()):
+        if name in evaluations:
+            continue
+        evaluation = reader.checked(name, content)
+        if evaluation is not None:
+            evaluations[name] = evaluation
+    reader.check_names()
+    return list(evaluations.values())
 
 
 @dataclasses.dataclass
-class _Reading:
-    """Reading the files of a request."""
+class _Reader:
+    """Reads and checks the files of a request."""
 
     request: Request
     files: Mapping[str, Path]
     sets: Mapping[str, list[str]]
     errors: list[str]
     seen: set[str] = dataclasses.field(default_factory=set)
-    misspelt: bool = False
+    has_misspelt: bool = False
 
     def contents(
         self, names: Sequence[str], key: str, above: tuple[str, ...]
     ) -> Iterator[tuple[str, dict]]:
-        """Name and content of each file, those that a file lists in its place.
+        """Name and content of each file; a file that lists others stands for these.
 
-        Settings for a file that lists others go to each of these.
+        Settings for a file that lists others go to each of them. `above` are the files that list
+        these names.
         """
         for name in names:
             if name not in self.files:
-                self.misspelt = True
-                self.errors.append(
-                    f"{key}: there is no evaluation {name!r}{nearest(name, self.files)}"
-                )
+                self.has_misspelt = True
+                hint = nearest(name, self.files)
+                self.errors.append(f"{key}: there is no evaluation {name!r}{hint}")
                 continue
             if name in above:
                 self.errors.append(f"{key}: {' -> '.join([*above, name])} list each other")
                 continue
+
             self.seen.add(name)
             content = self._read(name)
             if content is None:
                 continue
-            if "lists" not in content:
-                for path, value in self._settings((*above, name)):
-                    _put(content, path, value)
-                yield name, content
+            if "lists" in content:
+                yield from self._listed(name, content, above)
                 continue
-            others = set(content) - {"lists", "about"}
-            self.errors.extend(
-                f"evaluation {name}: {other}: a file that lists others has no {other}"
-                for other in others
-            )
-            if not isinstance(content["lists"], list):
-                self.errors.append(
-                    f"evaluation {name}: lists: expected a list of names, got {content['lists']!r}"
-                )
-                continue
-            yield from self.contents(content["lists"], f"evaluation {name}: lists", (*above, name))
+            for path, value in self._settings((*above, name)):
+                _set(content, path, value)
+            yield name, content
 
     def _read(self, name: str) -> dict | None:
         try:
@@ -196,161 +206,175 @@ class _Reading:
             return None
         return dict(content)
 
+    def _listed(
+        self, name: str, content: Mapping, above: tuple[str, ...]
+    ) -> Iterator[tuple[str, dict]]:
+        """The contents of the files that a file lists."""
+        place = f"evaluation {name}"
+        for key in content:
+            if key not in ("lists", "about"):
+                self.errors.append(f"{place}: {key}: a file that lists others has no {key}")
+        names = content["lists"]
+        if not isinstance(names, list):
+            self.errors.append(f"{place}: lists: expected a list of names, got {names!r}")
+            return
+        yield from self.contents(names, f"{place}: lists", (*above, name))
+
     def _settings(self, names: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
-        """What the command line sets for one of these names, the file's own last."""
+        """What the command line sets for these names; the last name has the last word."""
         for name in names:
-            yield from ((path[1:], value) for path, value in self.request.values if path[0] == name)
+            for path, value in self.request.values:
+                if path[0] == name:
+                    yield path[1:], value
 
     def check_names(self) -> None:
-        """Report settings of evaluations that are not asked for, unless one that is asked for is
-        misspelt.
+        """Report settings of evaluations that are not asked for.
+
+        If a name is misspelt, that explains them, and only that is reported.
         """
-        if self.misspelt:
+        if self.has_misspelt:
             return
         for path, _ in self.request.values:
-            if path[0] not in self.seen:
+            name = path[0]
+            if name not in self.seen:
                 key = ".".join(["evaluation", *path])
-                self.errors.append(
-                    f"{key}: {path[0]!r} is not asked for{nearest(path[0], self.seen)}; say"
-                    f" evaluation={path[0]}"
-                )
+                hint = nearest(name, self.seen)
+                self.errors.append(f"{key}: {name!r} is not asked for{hint}; say evaluation={name}")
 
     def checked(self, name: str, content: Mapping) -> Evaluation | None:
-        """The evaluation that a file describes; None, with messages, if something is wrong with it."""
-        found: list[str] = []
-        evaluation = schema.build(Evaluation, _filled(content), "", found)
+        """The evaluation that a file describes; None, with messages, if something is wrong."""
+        errors: list[str] = []
+        evaluation = schema.build(Evaluation, _filled(content), "", errors)
         if evaluation is not None:
             evaluation.name = name
-            self._check(evaluation, found)
-        # The dataclass itself has no name in front of its keys.
-        self.errors.extend(f"evaluation {name}: {message.removeprefix('.')}" for message in found)
-        return None if found else evaluation
+            self._check(evaluation, errors)
+        # Keys of the dataclass itself begin with a dot: nothing stands in front of them.
+        for message in errors:
+            self.errors.append(f"evaluation {name}: {message.removeprefix('.')}")
+        return None if errors else evaluation
 
-    def _check(self, evaluation: Evaluation, found: list[str]) -> None:
-        _check_combination(evaluation, found)
+    def _check(self, evaluation: Evaluation, errors: list[str]) -> None:
+        _check_combination(evaluation, errors)
         if evaluation.ask is not None:
-            schema.build(stages.load("generate").Config, evaluation.ask, "ask", found)
+            schema.build(stages.load("generate").Config, evaluation.ask, "ask", errors)
         tables = stages.load(TABLES[evaluation.measures])
-        cfg = schema.build(tables.Config, evaluation.metrics, "metrics", found)
+        cfg = schema.build(tables.Config, evaluation.metrics, "metrics", errors)
         if cfg is not None:
-            known = tables.gives(cfg, {}).columns or ()
+            metrics = tables.gives(cfg, {}).columns or ()
             for metric in evaluation.headline:
-                if metric not in known:
-                    found.append(f"headline: there is no metric {metric!r}{nearest(metric, known)}")
-        for number, scorer in enumerate(evaluation.scorers):
-            found += reward_models.problems(scorer, f"scorers[{number}]")
-        if evaluation.judge is not None:
-            found += reward_models.problems({"family": "judge", **evaluation.judge}, "judge")
-        evaluation.languages = self._languages(evaluation, found)
-        if evaluation.name == DEFAULT and not found:
-            _check_held_out(evaluation, found)
-        if evaluation.rows is not None:
-            evaluation.rows.files = _sources(evaluation, found)
+                if metric not in metrics:
+                    hint = nearest(metric, metrics)
+                    errors.append(f"headline: there is no metric {metric!r}{hint}")
 
-    def _languages(self, evaluation: Evaluation, found: list[str]) -> list[str] | None:
+        for number, scorer in enumerate(evaluation.scorers):
+            errors += reward_models.problems(scorer, f"scorers[{number}]")
+        if evaluation.judge is not None:
+            errors += reward_models.problems({"family": "judge", **evaluation.judge}, "judge")
+        evaluation.languages = self._languages(evaluation, errors)
+        if evaluation.name == DEFAULT and not errors:
+            _check_held_out(evaluation, errors)
+        if evaluation.rows is not None:
+            evaluation.rows.files = _sources(evaluation, evaluation.rows, errors)
+
+    def _languages(self, evaluation: Evaluation, errors: list[str]) -> list[str] | None:
         """The languages to measure: those that are asked for and that the evaluation has.
 
-        None where nobody asks for any: then all that the rows have.
+        None if nobody asks for any: then it is all languages of the rows.
         """
-        try:
-            own = (
-                None
-                if evaluation.languages is None
-                else languages.resolve(evaluation.languages, self.sets)
-            )
-        except UserError as error:
-            found.extend(f"languages: {message}" for message in error.messages)
-            return None
-        asked = self.request.languages
-        if asked is None:
+        own = None
+        if evaluation.languages is not None:
+            try:
+                own = languages.resolve(evaluation.languages, self.sets)
+            except UserError as error:
+                errors.extend(f"languages: {message}" for message in error.messages)
+                return None
+
+        if self.request.languages is None:
             return None
         try:
-            wanted = languages.resolve(asked, self.sets)
+            wanted = languages.resolve(self.request.languages, self.sets)
         except UserError:
             return None  # reported with the settings of the run
-        both = wanted if own is None else [code for code in own if code in wanted]
+        if own is None:
+            return wanted
+        both = [code for code in own if code in wanted]
         if not both:
-            found.append(
-                f"languages: it has none of those that are asked for; it has {', '.join(own or [])}"
+            errors.append(
+                f"languages: it has none of those that are asked for; it has {', '.join(own)}"
             )
         return both
 
 
-def _check_combination(evaluation: Evaluation, found: list[str]) -> None:
+def _check_combination(evaluation: Evaluation, errors: list[str]) -> None:
     """Report keys that have no meaning beside each other."""
     if evaluation.ask is not None and evaluation.choices is not None:
-        found.append(
+        errors.append(
             "choices: a policy either answers (`ask`) or chooses (`choices`); leave one out"
         )
-    if evaluation.measures != ANSWERS:
-        for key in ("scorers", "judge"):
-            if getattr(evaluation, key):
-                found.append(
-                    f"{key}: only answers are scored by others, and nothing is asked (`ask`)"
-                )
-    if evaluation.rows is None and evaluation.measures != ANSWERS:
-        found.append("rows: missing; only answers can be to the recipe's own prompts")
+    if evaluation.measures == ANSWERS:
+        return
+    for key in ("scorers", "judge"):
+        if getattr(evaluation, key):
+            errors.append(f"{key}: only answers are scored by others, and nothing is asked (`ask`)")
+    if evaluation.rows is None:
+        errors.append("rows: missing; only answers can be to the recipe's own prompts")
 
 
-def _check_held_out(evaluation: Evaluation, found: list[str]) -> None:
-    """Report settings of the evaluation whose settings are in the recipe."""
+def _check_held_out(evaluation: Evaluation, errors: list[str]) -> None:
+    """Report settings of `held_out`, whose settings are in the recipe."""
     for key in ("rows", "ask", "scorers", "judge", "metrics"):
         if getattr(evaluation, key):
             mend = "write a file of another name; without `rows` it asks the same prompts"
-            found.append(
-                f"{key}: the recipe's section `measure` says this of held-out rows; {mend}"
+            errors.append(
+                f"{key}: the recipe's section `measure` sets this for held-out rows; {mend}"
             )
 
 
-def _sources(evaluation: Evaluation, found: list[str]) -> list[Source]:
+def _sources(evaluation: Evaluation, rows: Rows, errors: list[str]) -> list[Source]:
     """The sources to read: the files of a folder, else data sets of the hub."""
-    assert evaluation.rows is not None
-    use_hub = (
-        evaluation.root is None and evaluation.revision is not None and bool(evaluation.rows.hub)
-    )
-    sources = evaluation.rows.hub if use_hub else evaluation.rows.files
+    use_hub = evaluation.root is None and evaluation.revision is not None and bool(rows.hub)
+    sources = rows.hub if use_hub else rows.files
     if not sources:
-        found.append("rows.files: missing; say where the rows come from")
-    names = {
-        name
-        for source in sources
-        for name in OWN.findall(f"{source.path} {source.answers} {source.revision}")
-    }
+        errors.append("rows.files: missing; say where the rows come from")
+
+    names: set[str] = set()
+    for source in sources:
+        names.update(OWN.findall(f"{source.path} {source.answers} {source.revision}"))
     for name in sorted(names):
         if name not in MISSING:
-            found.append(
-                f"rows: ${{evaluation.{name}}} means nothing; there is {', '.join(MISSING)}"
-            )
+            known = ", ".join(MISSING)
+            errors.append(f"rows: ${{evaluation.{name}}} means nothing; there is {known}")
         elif getattr(evaluation, name) is None:
-            found.append(f"{name}: missing; {_mend(evaluation, name)}")
+            errors.append(f"{name}: missing; {_mend(evaluation, rows, name)}")
     return sources
 
 
-def _mend(evaluation: Evaluation, name: str) -> str:
+def _mend(evaluation: Evaluation, rows: Rows, name: str) -> str:
     """How to set what an evaluation lacks."""
     key = f"evaluation.{evaluation.name}"
     mend = f"{MISSING[name]}: {key}.{name}=PATH"
-    if name == "root" and evaluation.rows is not None and evaluation.rows.hub:
-        mend += f", or {key}.revision to a commit of {evaluation.rows.hub[0].hub} on the hub"
+    if name == "root" and rows.hub:
+        mend += f", or {key}.revision to a commit of {rows.hub[0].hub} on the hub"
     return mend
 
 
 def _filled(content: Mapping) -> dict[str, Any]:
     """The content with `${evaluation.root}` and the like replaced where they are set."""
 
+    def own_setting(match: re.Match) -> str:
+        return str(content.get(match[1]) or match[0])
+
     def filled(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: filled(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [filled(inner) for inner in value]
-        if not isinstance(value, str):
-            return value
-        return OWN.sub(lambda match: str(content.get(match[1]) or match[0]), value)
+        return OWN.sub(own_setting, value) if isinstance(value, str) else value
 
     return {key: filled(value) for key, value in content.items()}
 
 
-def _put(tree: dict, path: Sequence[str], value: Any) -> None:
+def _set(tree: dict, path: Sequence[str], value: Any) -> None:
     """Set the value at a path of keys; a whole mapping replaces what was there."""
     for key in path[:-1]:
         inner = tree.get(key)

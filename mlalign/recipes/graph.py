@@ -9,6 +9,7 @@ import dataclasses
 import graphlib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from mlalign.core.model import models_in
 from mlalign.recipes import outline
 
 MAX_FOREACH = 1000
-# Two variables' values are told apart by the comma, and the brackets end the name.
+# A comma separates the values of two variables, and a bracket ends a name.
 IN_A_NAME = re.compile(r"[^,\[\]]+")
 
 # resolve(value, binding, key, errors): the value with its interpolations resolved
@@ -27,8 +28,8 @@ Resolve = Callable[[Any, Mapping[str, Any], str, list[str]], Any]
 class Ref:
     """A reference to a step by its unrolled name.
 
-    `name` is what a scorer is to be called. A `weak` one comes from `*`: it takes what is there and
-    needs nothing.
+    `name` is what a scorer is to be called. A `weak` reference comes from `*`: the step takes what
+    is there, and runs without it.
     """
 
     step: str
@@ -63,37 +64,48 @@ class Step:
     @property
     def scope(self) -> dict[str, Any]:
         """What `${…}` may refer to beside groups and parameters: loop variables and the round."""
-        return self.binding if self.round is None else {**self.binding, "round": self.round}
+        if self.round is None:
+            return self.binding
+        return {**self.binding, "round": self.round}
 
     def items(self) -> Iterator[Any]:
         """Every input, those in lists one by one."""
         for value in self.inputs.values():
-            yield from value if isinstance(value, list) else [value]
+            if isinstance(value, list):
+                yield from value
+            else:
+                yield value
 
     def needs(self) -> Iterator[str]:
         """The names of the steps without which this one cannot run: inputs and guards."""
         for item in self.items():
             if isinstance(item, Ref) and not item.weak:
                 yield item.step
-            yield from (m["step"] for m in models_in(item) if "step" in m and "path" not in m)
+            for model in models_in(item):
+                if "step" in model and "path" not in model:
+                    yield model["step"]
         yield from self.guards
 
     def refs(self) -> Iterator[str]:
         """The names of the steps this one waits for."""
         yield from self.needs()
-        yield from (item.step for item in self.items() if isinstance(item, Ref) and item.weak)
+        for item in self.items():
+            if isinstance(item, Ref) and item.weak:
+                yield item.step
 
 
 def name_of(template: str, number: int | None, values: list[Any]) -> str:
     """The name of an unrolled step: `policy.r2[eng_Latn,100]`."""
-    of_round = template if number is None else f"{template}.r{number}"
-    return f"{of_round}[{','.join(map(str, values))}]" if values else of_round
+    name = template if number is None else f"{template}.r{number}"
+    if values:
+        name += f"[{','.join(map(str, values))}]"
+    return name
 
 
 def unroll(
     recipe: Mapping, resolve: Resolve, errors: list[str], max_rounds: int = 20
 ) -> list[Step]:
-    """The steps of a recipe without parts, in an order in which they can run.
+    """The steps of a recipe whose parts are expanded, in an order in which they can run.
 
     Mistakes (unknown steps, a cycle) are appended to `errors`, each with its full key.
     """
@@ -106,7 +118,8 @@ def unroll(
             for step in _expanded(name, body, number, resolve, errors):
                 steps[step.name] = step
 
-    init = resolve((recipe.get("rounds") or {}).get("init") or {}, {}, "rounds.init", errors)
+    rounds = recipe.get("rounds") or {}
+    init = resolve(rounds.get("init") or {}, {}, "rounds.init", errors)
     linker = Linker(steps, recipe, init or {}, count, errors)
     linker.check_rounds()
     for step in steps.values():
@@ -121,12 +134,12 @@ def _count(recipe: Mapping, resolve: Resolve, max_rounds: int, errors: list[str]
         return 0
     count = resolve(rounds.get("count", 0), {}, "rounds.count", errors)
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        errors.append(f"rounds.count: {count!r} is not possible; a whole number, 0 or more")
+        errors.append(f"rounds.count: expected a whole number from 0, got {count!r}")
         return 0
     if count > max_rounds:
         errors.append(
-            f"rounds.count: {count} rounds, and max_rounds={max_rounds} stops a slip of the pen"
-            f" from queueing weeks of work; set max_rounds={count} if you mean it"
+            f"rounds.count: {count} rounds are more than max_rounds={max_rounds}, which keeps a"
+            f" typing error from queueing weeks of work; set max_rounds={count} if you mean it"
         )
         return 0
     return count
@@ -157,73 +170,90 @@ def _expanded(
         )
         return
 
-    passed = body.get("passed") or {}
     for values in combinations:
         binding = dict(zip(lists, values, strict=True))
-        scope = {**binding, **of_round}
+        name = name_of(template, number, list(values))
+        yield _step(name, template, body, binding, of_round, resolve, errors)
 
-        def resolved(section: str, scope: dict = scope) -> dict:
-            seen = {**scope, **(passed.get("inputs" if section == "inputs" else "config") or {})}
-            return resolve(body.get(section) or {}, seen, f"{key}.{section}", errors) or {}
 
-        before = len(errors)
-        step = Step(
-            name=name_of(template, number, list(values)),
-            template=template,
-            stage=str(body["stage"]),
-            inputs=dict(resolved("inputs")),
-            config=dict(resolved("config")),
-            resources=dict(resolved("resources")),
-            binding=binding,
-            round=number,
-            inner=bool(body.get("inner")),
-        )
-        step.unresolved = len(errors) > before
-        yield step
+def _step(
+    name: str,
+    template: str,
+    body: Mapping,
+    binding: dict[str, Any],
+    of_round: dict[str, int],
+    resolve: Resolve,
+    errors: list[str],
+) -> Step:
+    """A step with the interpolations in it resolved for one combination of loop values."""
+    scope = {**binding, **of_round}
+    # What the caller of a part gave differs between `inputs` and the rest (`substitution.Value`).
+    passed = body.get("passed") or {}
+    config_scope = {**scope, **(passed.get("config") or {})}
+    inputs_scope = {**scope, **(passed.get("inputs") or {})}
+
+    n_before = len(errors)
+    key = f"steps.{template}"
+    inputs = resolve(body.get("inputs") or {}, inputs_scope, f"{key}.inputs", errors)
+    config = resolve(body.get("config") or {}, config_scope, f"{key}.config", errors)
+    resources = resolve(body.get("resources") or {}, config_scope, f"{key}.resources", errors)
+    return Step(
+        name=name,
+        template=template,
+        stage=str(body["stage"]),
+        inputs=dict(inputs or {}),
+        config=dict(config or {}),
+        resources=dict(resources or {}),
+        binding=binding,
+        round=of_round.get("round"),
+        inner=bool(body.get("inner")),
+        unresolved=len(errors) > n_before,
+    )
 
 
 def _loops(
     foreach: Mapping, scope: Mapping, key: str, resolve: Resolve, errors: list[str]
 ) -> dict[str, list] | None:
-    """The values of each loop variable; None, with a message, where they cannot be told."""
-    lists: dict[str, list] = {}
-    before = len(errors)
+    """The values of each loop variable; None, with a message, if something is wrong with them."""
+    n_before = len(errors)
     resolved = resolve(foreach, scope, key, errors)
-    if len(errors) > before:
+    if len(errors) > n_before:
         return None
-    for variable, given in resolved.items():
-        values = list(given) if isinstance(given, Mapping) else given
-        if not isinstance(values, list):
-            errors.append(
-                f"{key}.{variable}: expected a list, or a mapping for its keys, got {values!r}"
-            )
+    lists: dict[str, list] = {}
+    for variable, content in resolved.items():
+        values = list(content) if isinstance(content, Mapping) else content
+        problem = _problem_of_values(values)
+        if problem is not None:
+            errors.append(f"{key}.{variable}: {problem}")
             return None
-        if len(values) > MAX_FOREACH:
-            errors.append(
-                f"{key}.{variable}: {len(values):,} values, at most {MAX_FOREACH:,}; take fewer, or"
-                " several runs"
-            )
-            return None
-        texts = [str(value) for value in values]
-        for text in sorted({text for text in texts if texts.count(text) > 1}):
-            errors.append(f"{key}.{variable}: duplicate value {text}")
-            return None
-        for text in texts:
-            if not IN_A_NAME.fullmatch(text):
-                errors.append(
-                    f"{key}.{variable}: {text!r} cannot be part of a step's name; leave out commas"
-                    " and brackets"
-                )
-                return None
         lists[variable] = values
     return lists
+
+
+def _problem_of_values(values: Any) -> str | None:
+    """What is wrong with the values of a loop variable; None if nothing is."""
+    if not isinstance(values, list):
+        return f"expected a list, or a mapping for its keys, got {values!r}"
+    if len(values) > MAX_FOREACH:
+        size = f"{len(values):,} values, at most {MAX_FOREACH:,}"
+        return f"{size}; take fewer, or several runs"
+    counts = Counter(str(value) for value in values)
+    repeated = sorted(text for text, count in counts.items() if count > 1)
+    if repeated:
+        return f"duplicate value {repeated[0]}"
+    for text in counts:
+        if not IN_A_NAME.fullmatch(text):
+            return f"{text!r} cannot be part of a step's name; leave out commas and brackets"
+    return None
 
 
 def _without_unread(steps: Mapping[str, Step]) -> dict[str, Step]:
     """The steps without those inner steps of parts that no step needs."""
     kept = dict(steps)
     while True:
-        needed = {name for step in kept.values() for name in step.needs()}
+        needed: set[str] = set()
+        for step in kept.values():
+            needed.update(step.needs())
         unread = [name for name, step in kept.items() if step.inner and name not in needed]
         if not unread:
             break
@@ -238,19 +268,24 @@ def without(value: Any, kept: Container[str]) -> Any:
     """An input without its weak references to steps that are not `kept`."""
     if not isinstance(value, list):
         return value
-    return [
-        item for item in value if not isinstance(item, Ref) or not item.weak or item.step in kept
-    ]
+    remaining = []
+    for item in value:
+        is_weak = isinstance(item, Ref) and item.weak
+        if not is_weak or item.step in kept:
+            remaining.append(item)
+    return remaining
 
 
 def ordered(steps: Mapping[str, Step], errors: list[str]) -> list[Step]:
-    """The steps so that each comes after those it waits for."""
-    graph = {name: [r for r in step.refs() if r in steps] for name, step in steps.items()}
+    """The steps in an order in which each comes after those it waits for."""
+    sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
+    for name, step in steps.items():
+        before = [other for other in step.refs() if other in steps]
+        sorter.add(name, *before)
     try:
-        order = list(graphlib.TopologicalSorter(graph).static_order())
+        order = list(sorter.static_order())
     except graphlib.CycleError as error:
-        errors.append(
-            f"steps: a cycle: {' -> '.join(reversed(error.args[1]))}; a step cannot wait for itself"
-        )
+        cycle = " -> ".join(reversed(error.args[1]))
+        errors.append(f"steps: a cycle: {cycle}; a step cannot wait for itself")
         return []
     return [steps[name] for name in order]

@@ -1,13 +1,11 @@
-"""A launcher's configuration: `conf/launcher/NAME.yaml`, or a file of that kind in a person's own
-folder.
-"""
+"""A launcher's configuration: `conf/launcher/NAME.yaml`, the package's or a person's own."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from mlalign.core import schema
-from mlalign.core.errors import nearest
+from mlalign.core.errors import UserError, nearest
 from mlalign.core.schema import how
 from mlalign.recipes import resources
 
@@ -66,41 +64,45 @@ class Slurm:
 KINDS: dict[str, type] = {"local": Local, "slurm": Slurm}
 
 
-def build(given: Mapping[str, Any], errors: list[str] | None = None) -> Any:
-    """The configuration of the launcher that `given["name"]` names, `Local` or `Slurm`; None if
-    there was a mistake.
+def build(content: Mapping[str, Any], errors: list[str] | None = None) -> Any:
+    """The configuration of the launcher that `content["name"]` names: `Local` or `Slurm`.
 
-    Raises: UserError with every mistake, or leaves them in `errors`.
+    With `errors`, mistakes are appended to that, and the result is None.
+    Raises: UserError with every mistake, unless there is a list for them.
     """
-    found: list[str] = []
-    kind = KINDS.get(str(given.get("name")))
-    if kind is None:
-        found.append(
-            "launcher.name: there is no launcher"
-            f" {given.get('name')!r}{nearest(str(given.get('name')), KINDS)}"
-        )
-    built = schema.build(kind, given, "launcher", found) if kind else None
-    if isinstance(built, Slurm):
-        found += _problems(built)
-    if found and errors is None:
-        from mlalign.core.errors import UserError
+    own_errors: list[str] = []
+    name = str(content.get("name"))
+    launcher = None
+    if name in KINDS:
+        launcher = schema.build(KINDS[name], content, "launcher", own_errors)
+    else:
+        hint = nearest(name, KINDS)
+        own_errors.append(f"launcher.name: there is no launcher {content.get('name')!r}{hint}")
+    if isinstance(launcher, Slurm):
+        own_errors += _problems(launcher)
 
-        raise UserError(*found)
-    (errors if errors is not None else found).extend(found if errors is not None else [])
-    return None if found else built
+    if not own_errors:
+        return launcher
+    if errors is None:
+        raise UserError(*own_errors)
+    errors.extend(own_errors)
+    return None
 
 
 def _problems(cfg: Slurm) -> list[str]:
-    given = {
-        name: getattr(cfg, name) for name in resources.OF_LAUNCHER if getattr(cfg, name) is not None
-    }
-    found = resources.problems(given, "launcher", distributed=True, sharded=True)
+    """What is wrong with values that have the right type."""
+    limits = {}
+    for name in resources.OF_LAUNCHER:
+        if getattr(cfg, name) is not None:
+            limits[name] = getattr(cfg, name)
+    messages = resources.problems(limits, "launcher", distributed=True, sharded=True)
+
     if cfg.grace_s < 10:
-        found.append(f"launcher.grace_s: must be at least 10 seconds, got {cfg.grace_s}")
-    found += [
-        f"launcher.preamble[{i}]: one line each"
-        for i, line in enumerate(cfg.preamble)
-        if "\n" in line
-    ]
-    wrong = [name for name in cfg.environment if not name.isidentifier()]
-    return found + [f"launcher.environment.{name}: no name of a variable" for name in wrong]
+        messages.append(f"launcher.grace_s: must be at least 10 seconds, got {cfg.grace_s}")
+    for number, line in enumerate(cfg.preamble):
+        if "\n" in line:
+            messages.append(f"launcher.preamble[{number}]: one line each")
+    for name in cfg.environment:
+        if not name.isidentifier():
+            messages.append(f"launcher.environment.{name}: not a variable's name")
+    return messages

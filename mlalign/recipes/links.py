@@ -42,42 +42,44 @@ class Linker:
         return self.recipe.get("rounds") or {}
 
     def check_rounds(self) -> None:
-        """Report keys of `init` that no step of the rounds has, and guards that are none of its
-        steps.
-        """
+        """Report names in `init` and in `guards` that mean no step of the rounds."""
         steps = outline.section(self.recipe, "rounds.steps")
-        initial = {name for text in outline.texts(steps) for name in INITIAL.findall(text)}
+        initial: set[str] = set()
+        for text in outline.texts(steps):
+            initial.update(INITIAL.findall(text))
+
         for key in self.init:
             head = key.partition("[")[0]
             if head not in steps and head not in initial:
                 self.init_is_wrong = True
-                self.errors.append(
-                    f"rounds.init.{key}: no step of the rounds has this name{nearest(head, steps)}"
-                )
+                hint = nearest(head, steps)
+                self.errors.append(f"rounds.init.{key}: no step of the rounds has this name{hint}")
         for name in self.rounds.get("guards") or []:
             if name not in steps:
-                self.errors.append(
-                    f"rounds.guards: the rounds have no step {name!r}{nearest(str(name), steps)}"
-                )
+                hint = nearest(str(name), steps)
+                self.errors.append(f"rounds.guards: the rounds have no step {name!r}{hint}")
 
     def link(self, step: Step) -> None:
         """Replace the texts in a step's inputs by references."""
         linked: dict[str, Any] = {}
         for slot, value in step.inputs.items():
             key = f"steps.{step.template}.inputs.{slot}"
-            before = len(self.errors)
-            items = _flat(value) if isinstance(value, list) else [value]
-            refs = [ref for item in items for ref in self._refs(item, step, key)]
-            if isinstance(value, list) or (isinstance(value, str) and "*" in value):
+            n_before = len(self.errors)
+            refs: list[Any] = []
+            for item in _flat(value):
+                refs += self._refs(item, step, key)
+
+            is_several = isinstance(value, list) or (isinstance(value, str) and "*" in value)
+            if is_several:
                 linked[slot] = refs
             elif refs:
                 linked[slot] = refs[0]
-            if len(self.errors) > before or (self.init_is_wrong and slot not in linked):
+            if len(self.errors) > n_before or (self.init_is_wrong and slot not in linked):
                 step.broken.add(slot)
         step.inputs = linked
 
     def guard(self) -> None:
-        """Make steps of a round wait for the guards of all rounds before.
+        """Make the steps of each round wait for the guards of all earlier rounds.
 
         A guard under `foreach` stops the steps with its own values alone.
         """
@@ -86,12 +88,14 @@ class Linker:
         for step in self.steps.values():
             if step.round is None:
                 continue
-            before = [guard for guard in guards if (guard.round or 0) < step.round]
-            step.guards = [
-                guard.name for guard in before if guard.binding.items() <= step.binding.items()
-            ]
+            step.guards = []
+            for guard in guards:
+                is_earlier = (guard.round or 0) < step.round
+                if is_earlier and guard.binding.items() <= step.binding.items():
+                    step.guards.append(guard.name)
 
     def _refs(self, item: Any, step: Step, key: str) -> list[Any]:
+        """What one item of an input names: references, or something external as it stands."""
         if isinstance(item, Mapping):
             return self._of_mapping(item, step, key)
         if not isinstance(item, str):
@@ -106,30 +110,28 @@ class Linker:
 
     def _of_mapping(self, item: Mapping, step: Step, key: str) -> list[Any]:
         if set(item) <= {"step", "name"} and "step" in item:
-            refs = self._refs(item["step"], step, key)
-            return [
-                dataclasses.replace(ref, name=item.get("name")) if isinstance(ref, Ref) else ref
-                for ref in refs
-            ]
+            return [_named(ref, item.get("name")) for ref in self._refs(item["step"], step, key)]
         return [with_models(item, lambda model: self._model(model, step, key))]
 
     def _model(self, model: Mapping, step: Step, key: str) -> dict:
         """`{step: NAME}` within a scorer's settings, with the unrolled name of the step."""
         if "step" not in model:
             return dict(model)
-        before = len(self.errors)
-        refs = self._refs(model["step"], step, key)
-        if len(refs) != 1 and len(self.errors) == before:
-            self.errors.append(
-                f"{key}: {model['step']!r} names {len(refs) or 'no'} steps here, and a setting"
-                " takes one model"
-            )
+        name = model["step"]
+        n_before = len(self.errors)
+        refs = self._refs(name, step, key)
         if len(refs) != 1:
+            if len(self.errors) == n_before:
+                number = len(refs) or "no"
+                self.errors.append(
+                    f"{key}: {name!r} names {number} steps here, and a setting takes one model"
+                )
             return {**model, "step": ""}
         ref = refs[0]
         if isinstance(ref, Ref):
             return {**model, "step": ref.step}
-        return {**{name: value for name, value in model.items() if name != "step"}, **ref}
+        rest = {setting: value for setting, value in model.items() if setting != "step"}
+        return {**rest, **ref}
 
     def _matching(self, name: str, item: str, key: str) -> list[Any]:
         """References to the steps of an unrolled name, in which `*` stands for any value."""
@@ -138,27 +140,24 @@ class Linker:
         else:
             matches = [name] if name in self.steps else []
         if not matches:
-            self.errors.append(f"{key}: there is no step {item!r}{self._nearest(item)}")
+            self.errors.append(f"{key}: there is no step {item!r}{self._hint(item)}")
         return [Ref(match) for match in matches]
 
-    def _nearest(self, item: str) -> str:
+    def _hint(self, item: str) -> str:
+        """What a name that means no step may have meant."""
         inner = [name for name in self.steps if name.startswith(f"{item}.")]
         if inner:
-            return f"; that part gives no step of its own name, but {', '.join(inner)}"
+            return f"; the part gives no step of its own name, only {', '.join(inner)}"
         values = [name for name in self.steps if name.startswith(f"{item}[")]
         if values:
-            return (
-                f"; it has one for each value of its `foreach`: {', '.join(values[:6])}, or all:"
-                f" {item}[*]"
-            )
+            some = ", ".join(values[:6])
+            return f"; it has one for each value of its `foreach`: {some}, or all: {item}[*]"
         return nearest(item, [*outline.templates(self.recipe), *self.steps])
 
     def _of_round(
         self, where: str, rest: str, number: int | None, item: str, key: str
     ) -> list[Any]:
-        """What `previous.REST` or `initial.REST` means in a round; nothing if it means nothing
-        there.
-        """
+        """What `previous.REST` or `initial.REST` means in a round; [] if it means nothing there."""
         if number is None:
             self.errors.append(f"{key}: {item!r} has a meaning only inside `rounds`")
             return []
@@ -166,59 +165,75 @@ class Linker:
         steps = outline.section(self.recipe, "rounds.steps")
         if head not in steps and not self._initial(rest):
             if not self.init_is_wrong:
-                self.errors.append(
-                    f"{key}: there is no step {rest!r} in `rounds`{nearest(head, steps)}"
-                )
+                hint = nearest(head, steps)
+                self.errors.append(f"{key}: there is no step {rest!r} in `rounds`{hint}")
             return []
         if where == "previous" and number > 1:
             return self._matching(_with_round(rest, number - 1), item, key)
-        given = self._initial(rest)
-        if given is None:
+
+        initial = self._initial(rest)
+        if initial is None:
             return []
-        return (
-            [dict(given)] if isinstance(given, Mapping) else self._matching(str(given), item, key)
-        )
+        if isinstance(initial, Mapping):
+            return [dict(initial)]
+        return self._matching(str(initial), item, key)
 
     def _initial(self, rest: str) -> Any:
-        """What `init` names for `X` or `X[a]`: its own entry, or that value of the entry for X, or
-        that entry.
+        """What `init` names for `X` or `X[a]`; None if it names nothing.
+
+        For `X[a]` that is its own entry; else, with `X: base`, the step `base[a]` if there is one,
+        else `base`.
         """
         if rest in self.init:
             return self.init[rest]
         head, bracket, values = rest.partition("[")
-        given = self.init.get(head)
-        if not bracket or not isinstance(given, str):
-            return given
-        of_value = f"{given}[{values}"
-        return of_value if "*" in values or of_value in self.steps else given
+        initial = self.init.get(head)
+        if not bracket or not isinstance(initial, str):
+            return initial
+        of_value = f"{initial}[{values}"
+        is_step = "*" in values or of_value in self.steps
+        return of_value if is_step else initial
 
     def _here(self, item: str, number: int | None) -> str:
-        """The unrolled name of a step: one of this round, seen from outside one of the last round."""
+        """The unrolled name of a step: in this round, or, from outside of rounds, in the last."""
         in_rounds = item.partition("[")[0] in outline.section(self.recipe, "rounds.steps")
         if item in self.steps or not in_rounds or not self.count:
             return item
         return _with_round(item, number or self.count)
 
 
-def _flat(items: list) -> list:
-    """The items of a list; a list among them, which a parameter stood for, is taken for its items."""
-    return [inner for item in items for inner in (item if isinstance(item, list) else [item])]
+def _named(ref: Any, name: str | None) -> Any:
+    """A reference with the name that its scorer is to have."""
+    return dataclasses.replace(ref, name=name) if isinstance(ref, Ref) else ref
+
+
+def _flat(value: Any) -> list:
+    """The items of an input. A list within a list, which a parameter stood for, adds its items."""
+    if not isinstance(value, list):
+        return [value]
+    items: list[Any] = []
+    for item in value:
+        items += item if isinstance(item, list) else [item]
+    return items
 
 
 def _with_round(name: str, number: int) -> str:
+    """`policy[a]`, 2  ->  `policy.r2[a]`"""
     head, bracket, rest = name.partition("[")
     return f"{head}.r{number}{bracket}{rest}"
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Whether an unrolled name is one of `X[*]`, `X[a,*]`; a lone `*` stands for all values of all
-    variables.
-    """
+    """Whether an unrolled name is one of `X[*]` (all values of all variables) or of `X[a,*]`."""
     head, _, values = name.removesuffix("]").partition("[")
     wanted_head, _, wanted = pattern.removesuffix("]").partition("[")
     if head != wanted_head or not values:
         return False
     if wanted == "*":
         return True
-    each, asked = values.split(","), wanted.split(",")
-    return len(each) == len(asked) and all(w in ("*", v) for v, w in zip(each, asked, strict=True))
+    own_values = values.split(",")
+    wanted_values = wanted.split(",")
+    if len(own_values) != len(wanted_values):
+        return False
+    pairs = zip(own_values, wanted_values, strict=True)
+    return all(wanted in ("*", own) for own, wanted in pairs)

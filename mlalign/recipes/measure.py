@@ -48,7 +48,8 @@ class _Expansion:
     """A recipe that gets the steps of one evaluation after another."""
 
     def __init__(self, recipe: Mapping, errors: list[str]):
-        self.recipe, self.errors = recipe, errors
+        self.recipe = recipe
+        self.errors = errors
         self.rounds = recipe.get("rounds") or {}
         self.whole = self._section(recipe, "measure")
         self.of_round = self._section(self.rounds, "rounds.measure")
@@ -57,29 +58,30 @@ class _Expansion:
         self.round_steps: dict[str, dict] = {}
         self.init: dict[str, str] = {}
         if self.of_round:
-            for name in self.of_round.policies.keys() - (self.rounds.get("init") or {}).keys():
-                errors.append(
-                    f"rounds.measure.policies: {name} is nothing that `init` names, and there is"
-                    " nothing to compare it with"
+            self._check_initial(self.of_round)
+
+    def _check_initial(self, section: Section) -> None:
+        initial = self.rounds.get("init") or {}
+        for name in section.policies:
+            if name not in initial:
+                self.errors.append(
+                    f"rounds.measure.policies: `init` does not name {name}, so there is nothing to"
+                    " compare it with"
                 )
 
     def _section(self, owner: Mapping, key: str) -> Section | None:
         if "measure" not in owner:
             return None
-        given = owner["measure"]
-        rest = {
-            name: value
-            for name, value in given.items()
-            if name not in ("policies", "reward_models")
-        }
-        policies = _named(given.get("policies"), f"{key}.policies", self.errors)
-        models = given.get("reward_models")
-        reward_models = (
-            {} if models is None else _named(models, f"{key}.reward_models", self.errors)
-        )
+        rest = dict(owner["measure"])
+        policies = _named(rest.pop("policies", None), f"{key}.policies", self.errors)
+        models = rest.pop("reward_models", None)
+        reward_models = {}
+        if models is not None:
+            reward_models = _named(models, f"{key}.reward_models", self.errors)
         return Section(key, policies, reward_models, rest)
 
     def add(self, evaluation: Evaluation) -> None:
+        """Add the steps that measure the policies, or the reward models, on one evaluation."""
         sections = [section for section in (self.whole, self.of_round) if section is not None]
         if not sections:
             return
@@ -90,9 +92,8 @@ class _Expansion:
             self._add_reward_models(evaluation, sections, suffix)
             return
         if self.whole:
-            self.final[f"measure{suffix}"] = self._call(
-                evaluation, self.whole, f"measure{suffix}", f"measure{suffix}"
-            )
+            name = f"measure{suffix}"
+            self.final[name] = self._call(evaluation, self.whole, name, baseline=name)
         if self.of_round:
             self._add_rounds(evaluation, self.of_round, suffix)
 
@@ -109,98 +110,99 @@ class _Expansion:
         )
 
     def _add_rounds(self, evaluation: Evaluation, section: Section, suffix: str) -> None:
-        """The measurement of every round, and before them that of what they begin with."""
-        of_round, initial = f"measure_round{suffix}", f"measure_initial{suffix}"
-        begun = {name: (self.rounds.get("init") or {}).get(name) for name in section.policies}
-        before = dataclasses.replace(section, policies=begun)
-        self.steps[initial] = self._call(evaluation, before, initial, initial)
-        call = self._call(evaluation, section, of_round, initial)
+        """Measure every round, and before the rounds what they begin with."""
+        of_round = f"measure_round{suffix}"
+        initial = f"measure_initial{suffix}"
+        init = self.rounds.get("init") or {}
+        initial_policies = {name: init.get(name) for name in section.policies}
+        before = dataclasses.replace(section, policies=initial_policies)
+        self.steps[initial] = self._call(evaluation, before, initial, baseline=initial)
+
+        call = self._call(evaluation, section, of_round, baseline=initial)
         if evaluation.rows is None:
             call["with"].setdefault("prompts", f"{initial}.rows.prompts")
         self.round_steps[of_round] = call
         self.init |= {f"{of_round}[{name}]": f"{initial}[{name}]" for name in section.policies}
 
     def _call(
-        self, evaluation: Evaluation, section: Section, name: str, baseline: str
+        self, evaluation: Evaluation, section: Section, name: str, *, baseline: str
     ) -> dict[str, Any]:
-        """The call of a part; differences are taken from the first policy of the call `baseline`."""
+        """The call of a part; differences are from the first policy of the step `baseline`."""
         if evaluation.measures == CHOICES:
-            scorers = {
-                label: _likelihood(policy, evaluation) for label, policy in section.policies.items()
-            }
+            scorers = {}
+            for label, policy in section.policies.items():
+                scorers[label] = _likelihood(policy, evaluation)
             return _rows_call(evaluation, scorers)
+
         first = next(iter(section.policies), "")
-        compared = {"first": first}
+        compared = {}
         if name != baseline:
-            compared = {
-                "baseline": f"{baseline}.answers[{first}]",
-                "baseline_scores": f"{baseline}.marks[{first}]",
-            }
-        elif section.key != "measure":
-            compared = {}
-        return {
-            "part": "measure",
-            "with": {**compared, **_given(evaluation, section), "policies": section.policies},
-        }
+            compared["baseline"] = f"{baseline}.answers[{first}]"
+            compared["baseline_scores"] = f"{baseline}.marks[{first}]"
+        elif section.key == "measure":
+            compared["first"] = first
+        parameters = {**compared, **_parameters(evaluation, section), "policies": section.policies}
+        return {"part": "measure", "with": parameters}
 
     def result(self) -> dict[str, Any]:
-        out = {
-            name: value
-            for name, value in self.recipe.items()
-            if name not in ("measure", "evaluation")
-        }
+        """The recipe with the added steps, and without the sections they stand for."""
+        recipe = _without(self.recipe, "measure", "evaluation")
         if self.final:
-            out["finally"] = self._joined(self.final, "finally", first=True)
+            recipe["finally"] = self._joined(self.final, "finally", first=True)
         if self.steps:
-            out["steps"] = self._joined(self.steps, "steps")
+            recipe["steps"] = self._joined(self.steps, "steps")
         if self.round_steps:
-            out["rounds"] = {
-                **{name: value for name, value in self.rounds.items() if name != "measure"},
+            recipe["rounds"] = {
+                **_without(self.rounds, "measure"),
                 "init": {**self.init, **(self.rounds.get("init") or {})},
                 "steps": self._joined(self.round_steps, "rounds.steps"),
             }
-        return out
+        return recipe
 
     def _joined(self, made: Mapping, section: str, *, first: bool = False) -> dict[str, Any]:
+        """The recipe's own steps in a section, with the made ones behind, or `first`."""
         own = outline.section(self.recipe, section)
         for name in made.keys() & own.keys():
             self.errors.append(f"steps.{name}: `measure` makes a step of this name; rename yours")
         return {**made, **own} if first else {**own, **made}
 
 
-def _named(given: Any, key: str, errors: list[str]) -> dict[str, Any]:
+def _without(mapping: Mapping, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+def _named(models: Any, key: str, errors: list[str]) -> dict[str, Any]:
     """Policies or reward models by name."""
-    if not isinstance(given, list) or not given:
-        errors.append(f"{key}: expected a list of steps, or of {{path, name}}, got {given!r}")
+    if not isinstance(models, list) or not models:
+        errors.append(f"{key}: expected a list of steps, or of {{path, name}}, got {models!r}")
         return {}
     named: dict[str, Any] = {}
-    for model in given:
+    for model in models:
         value: Any = model
         label = model
         if isinstance(model, Mapping):
-            value = {name: inner for name, inner in model.items() if name != "name"}
+            value = _without(model, "name")
             label = model.get("name")
         if not isinstance(label, str) or not outline.NAME.fullmatch(label):
             errors.append(
                 f"{key}: {model!r} needs a name: {{step: …, name: …}} or {{path: …, name: …}}"
             )
             continue
-        named[label] = (
-            value["step"] if isinstance(value, Mapping) and set(value) == {"step"} else value
-        )
+        if isinstance(value, Mapping) and set(value) == {"step"}:
+            value = value["step"]
+        named[label] = value
     return named
 
 
-def _given(evaluation: Evaluation, section: Section) -> dict[str, Any]:
+def _parameters(evaluation: Evaluation, section: Section) -> dict[str, Any]:
     """What the part `measure` gets beside the policies."""
     if evaluation.rows is None and evaluation.name == DEFAULT:
         return section.rest
     shared = {name: section.rest[name] for name in SHARED if name in section.rest}
-    prompts = f"rows_{evaluation.name}"
-    if evaluation.rows is None:
-        shared |= {"prompts": section.rest["prompts"]} if "prompts" in section.rest else {}
-    else:
-        shared["prompts"] = prompts
+    if evaluation.rows is not None:
+        shared["prompts"] = f"rows_{evaluation.name}"
+    elif "prompts" in section.rest:
+        shared["prompts"] = section.rest["prompts"]
     return {
         **shared,
         "judges": evaluation.all_scorers,
@@ -211,16 +213,16 @@ def _given(evaluation: Evaluation, section: Section) -> dict[str, Any]:
 
 def _rows_call(evaluation: Evaluation, scorers: Mapping[str, Any]) -> dict[str, Any]:
     """The call of the part that scores answers which are there already."""
-    given = {
+    parameters = {
         "policies": dict(scorers),
         "prompts": f"rows_{evaluation.name}",
         "measured": {**evaluation.metrics, "evaluation": evaluation.label},
     }
-    return {"part": "measure_rows", "with": given}
+    return {"part": "measure_rows", "with": parameters}
 
 
 def _likelihood(policy: Any, evaluation: Evaluation) -> dict[str, Any] | None:
-    """The scorer that a policy is where it chooses among given answers."""
+    """A policy that chooses among given answers, as a scorer."""
     if policy is None:
         return None  # a round's policy that nothing begins with, which is reported
     assert evaluation.choices is not None
@@ -249,6 +251,8 @@ def _rows_step(evaluation: Evaluation) -> dict[str, Any]:
 def _changed(source: Any) -> dict[str, Any]:
     """A source without the settings that it leaves at their defaults."""
     defaults = dataclasses.asdict(type(source)())
-    return {
-        name: value for name, value in dataclasses.asdict(source).items() if value != defaults[name]
-    }
+    changed = {}
+    for name, value in dataclasses.asdict(source).items():
+        if value != defaults[name]:
+            changed[name] = value
+    return changed

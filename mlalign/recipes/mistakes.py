@@ -1,4 +1,4 @@
-"""Messages about several steps made fit to read."""
+"""Messages about several steps, made fit to read."""
 
 import re
 from collections.abc import Iterable
@@ -15,24 +15,25 @@ SHARED = {
 OF_STEP = re.compile(r"steps\.(.+?)\.(config|resources)\.(.*)", re.DOTALL)
 
 
-def told_once(errors: Iterable[str]) -> list[str]:
-    """The messages without repetitions: what several steps say of a value that they share becomes
-    one message.
-    """
-    steps: dict[str, list[str]] = {}  # a message without its step -> the steps that say it
+def without_repetitions(errors: Iterable[str]) -> list[str]:
+    """The messages, with one in the place of those that several steps have in common."""
+    steps_by_message: dict[str, list[str]] = {}  # a message without its step -> the steps
     for error in dict.fromkeys(errors):
-        found = OF_STEP.fullmatch(error)
-        steps.setdefault(f"{found[2]}.{found[3]}" if found else error, []).append(
-            found[1] if found else ""
-        )
-    return [_of_steps(message, names) for message, names in steps.items()]
+        match = OF_STEP.fullmatch(error)
+        if match is None:
+            steps_by_message.setdefault(error, [])
+            continue
+        step, section, rest = match.groups()
+        steps_by_message.setdefault(f"{section}.{rest}", []).append(step)
+    return [_of_steps(message, steps) for message, steps in steps_by_message.items()]
 
 
-def _of_steps(message: str, names: list[str]) -> str:
-    if names == [""]:
+def _of_steps(message: str, steps: list[str]) -> str:
+    """The message about some steps, under the key that set the value for all of them."""
+    if not steps:
         return message
     section, _, rest = message.partition(".")
     head = re.split(r"[.:]", rest)[0]
-    if len(names) > 1 and head in SHARED:
+    if len(steps) > 1 and head in SHARED:
         return f"{SHARED[head]}{rest.removeprefix(head)}"
-    return f"steps.{','.join(names)}.{section}.{rest}"
+    return f"steps.{','.join(steps)}.{section}.{rest}"

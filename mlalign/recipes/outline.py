@@ -3,14 +3,15 @@
 params:  {beta: 0.1}                                    values that the command line may set
 steps:   {NAME: {stage, inputs, config, resources, foreach}}
          {NAME: {part, with, foreach}}
-measure: {policies: [STEP, {path, name}], reward_models: […], …}  the part `measure`, for each
-evaluation: [NAME]                                      of these; by default held_out
+measure: {policies: [STEP, {path, name}], reward_models: […], …}
+evaluation: [NAME]                                      what `measure` does, by default held_out
 rounds:  {count, init: {NAME: STEP}, guards: [STEP], steps: {…}, measure: {…}}
 finally: {NAME: …}                                      sees the last round
 tiny:    {KEY: VALUE}                                   overrides at scale=tiny
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -39,7 +40,10 @@ def section(recipe: Mapping, name: str) -> Any:
 
 def templates(recipe: Mapping) -> dict[str, dict]:
     """Every step of a recipe as it is written, by name."""
-    return {name: body for part in SECTIONS for name, body in section(recipe, part).items()}
+    steps: dict[str, dict] = {}
+    for name in SECTIONS:
+        steps |= section(recipe, name)
+    return steps
 
 
 def check(recipe: Any, errors: list[str]) -> None:
@@ -56,14 +60,17 @@ def check(recipe: Any, errors: list[str]) -> None:
     if rounds and not rounds.get("steps"):
         errors.append("rounds.steps: missing; name the steps of a round")
 
-    steps = [step for name in SECTIONS for step in section(recipe, name).items()]
+    steps: list[tuple[Any, Any]] = []
+    for name in SECTIONS:
+        steps += section(recipe, name).items()
     if not steps:
         errors.append("steps: the recipe has no steps")
-    names = [str(name) for name, _ in steps]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        errors.append(f"steps.{name}: two steps have this name; rename one")
-    for name, body in steps:
-        _check_step(name, body, errors)
+    counts = Counter(str(name) for name, _ in steps)
+    for name in sorted(counts):
+        if counts[name] > 1:
+            errors.append(f"steps.{name}: two steps have this name; rename one")
+    for step_name, body in steps:
+        _check_step(step_name, body, errors)
 
 
 def check_keys(mapping: Mapping, allowed: Iterable[str], prefix: str, errors: list[str]) -> None:
@@ -75,9 +82,12 @@ def check_keys(mapping: Mapping, allowed: Iterable[str], prefix: str, errors: li
 
 def _are_mappings(recipe: Mapping, errors: list[str]) -> bool:
     """Whether every section that must be a mapping is one."""
-    wrong = [(name, value) for name, value in _sections(recipe) if not isinstance(value, Mapping)]
-    errors.extend(f"{name}: expected a mapping, got {value!r}" for name, value in wrong)
-    return not wrong
+    are_mappings = True
+    for name, value in _sections(recipe):
+        if not isinstance(value, Mapping):
+            errors.append(f"{name}: expected a mapping, got {value!r}")
+            are_mappings = False
+    return are_mappings
 
 
 def _sections(recipe: Mapping) -> Iterator[tuple[str, Any]]:
@@ -102,6 +112,7 @@ def _check_step(name: Any, body: Any, errors: list[str]) -> None:
         )
     elif name in RESERVED_STEPS:
         errors.append(f"{key}: {name!r} means another round; give the step another name")
+
     if not isinstance(body, Mapping):
         errors.append(f"{key}: expected a mapping with a `stage` or a `part`, got {body!r}")
         return
@@ -111,21 +122,27 @@ def _check_step(name: Any, body: Any, errors: list[str]) -> None:
         check_keys(body, STAGE_KEYS, f"{key}.", errors)
         if "stage" not in body:
             errors.append(f"{key}.stage: missing; name the stage, or the part, that does this step")
-    for name_, value in body.items():
-        if name_ in ("stage", "part"):
-            if not isinstance(value, str) or "${" in value:
-                errors.append(
-                    f"{key}.{name_}: the name of a {name_}, got {value!r}; it cannot depend on a"
-                    " parameter"
-                )
-        elif (
-            name_ in (*STAGE_KEYS, *PART_KEYS)
-            and value is not None
-            and not isinstance(value, Mapping)
-        ):
-            if name_ == "config" and isinstance(value, str) and "${" in value:
-                continue  # a mapping once it is resolved
-            errors.append(f"{key}.{name_}: expected a mapping, got {value!r}")
+    for setting, value in body.items():
+        if setting in ("stage", "part"):
+            _check_name(f"{key}.{setting}", setting, value, errors)
+        elif setting in (*STAGE_KEYS, *PART_KEYS):
+            _check_mapping(f"{key}.{setting}", setting, value, errors)
+
+
+def _check_name(key: str, kind: str, value: Any, errors: list[str]) -> None:
+    """Check the name of a stage or a part."""
+    if not isinstance(value, str) or "${" in value:
+        errors.append(
+            f"{key}: the name of a {kind}, got {value!r}; it cannot depend on a parameter"
+        )
+
+
+def _check_mapping(key: str, setting: str, value: Any, errors: list[str]) -> None:
+    if value is None or isinstance(value, Mapping):
+        return
+    if setting == "config" and isinstance(value, str) and "${" in value:
+        return  # a mapping once it is resolved
+    errors.append(f"{key}: expected a mapping, got {value!r}")
 
 
 def texts(value: Any) -> Iterator[str]:

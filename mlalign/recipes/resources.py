@@ -1,6 +1,4 @@
-"""What a step may ask for: names, types and meanings of resources, and which configuration key set
-one.
-"""
+"""The resources that a step may ask for, and which configuration key set one of them."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,13 +7,18 @@ from typing import Any
 from mlalign.core.errors import nearest
 
 TIME = re.compile(r"\d+-\d+(:\d+){0,2}|\d+:\d+:\d+|\d+ ?(min|h)")
+EXAMPLES_OF_TIME = "('12:00:00', '2-00:00:00', '90 min')"
 MEMORY = re.compile(r"\d+[KMGT]")
+OPTION = re.compile(r"[a-z][a-z-]*")  # a long option of sbatch
+Check = Callable[[Any], str | None]  # what is wrong with a value, None if nothing is
 
 
-def _whole(least: int) -> Callable[[Any], str | None]:
+def _whole(least: int) -> Check:
     def check(value: Any) -> str | None:
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        return None if whole else f"expected a whole number from {least}, got {value!r}"
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if is_whole and value >= least:
+            return None
+        return f"expected a whole number from {least}, got {value!r}"
 
     return check
 
@@ -28,37 +31,30 @@ def _text(value: Any) -> str | None:
 def _time(value: Any) -> str | None:
     if isinstance(value, str) and TIME.fullmatch(value):
         return None
-    hint = "; YAML reads a bare 12:00:00 as a number: quote it" if isinstance(value, int) else ""
-    return (
-        "expected hours:minutes:seconds in quotes ('12:00:00', '2-00:00:00', '90 min'), got"
-        f" {value!r}{hint}"
-    )
+    wrong = f"expected hours:minutes:seconds in quotes {EXAMPLES_OF_TIME}, got {value!r}"
+    if isinstance(value, int):
+        wrong += "; YAML reads a bare 12:00:00 as a number: quote it"
+    return wrong
 
 
 def _memory(value: Any) -> str | None:
-    return (
-        None
-        if isinstance(value, str) and MEMORY.fullmatch(value)
-        else f"expected a size such as 64G, got {value!r}"
-    )
+    if isinstance(value, str) and MEMORY.fullmatch(value):
+        return None
+    return f"expected a size such as 64G, got {value!r}"
 
 
 def _options(value: Any) -> str | None:
     if not isinstance(value, Mapping):
-        return (
-            "expected a mapping of sbatch's long options, such as {mail-type: END}, got"
-            f" {value!r}"
-        )
-    wrong = [
-        k
-        for k, v in value.items()
-        if not re.fullmatch(r"[a-z][a-z-]*", str(k)) or not str(v).isprintable()
-    ]
-    return f"{wrong[0]!r} is no long option of sbatch on one line" if wrong else None
+        sample = "a mapping of sbatch's long options, such as {mail-type: END}"
+        return f"expected {sample}, got {value!r}"
+    for name, text in value.items():
+        if not OPTION.fullmatch(str(name)) or not str(text).isprintable():
+            return f"{name!r} is not a long option of sbatch with a value on one line"
+    return None
 
 
 # Names and checks. None of them is part of a fingerprint.
-RESOURCES: dict[str, Callable[[Any], str | None]] = {
+RESOURCES: dict[str, Check] = {
     "devices": _whole(1),  # ranks of a training step on each node: one a GPU
     "threads": _whole(1),  # CPU threads of each process
     "nodes": _whole(1),  # of a training step
@@ -91,35 +87,42 @@ OF_LAUNCHER = (
 )
 
 
-def problems(given: Mapping[str, Any], key: str, *, distributed: bool, sharded: bool) -> list[str]:
-    """What is wrong with the resources of a step, as messages that begin with the key
-    (`steps.policy.resources`).
-    """
-    found = []
-    for name, value in given.items():
-        if name not in RESOURCES:
-            found.append(f"{key}.{name}: unknown key{nearest(name, RESOURCES)}")
-        elif value is not None and (wrong := RESOURCES[name](value)):
-            found.append(f"{key}.{name}: {wrong}")
-        elif name in ("devices", "nodes") and value != 1 and not distributed:
-            found.append(f"{key}.{name}: this stage runs as one process, got {value}")
-        elif name == "tasks" and value != 1 and not sharded:
-            found.append(f"{key}.{name}: this stage does not work in shards, got {value}")
-    return found
+def problems(wanted: Mapping[str, Any], key: str, *, distributed: bool, sharded: bool) -> list[str]:
+    """What is wrong with the resources of a step; messages begin with `key`."""
+    messages = []
+    for name, value in wanted.items():
+        wrong = _problem(name, value, distributed=distributed, sharded=sharded)
+        if wrong is not None:
+            messages.append(f"{key}.{name}: {wrong}")
+    return messages
+
+
+def _problem(name: str, value: Any, *, distributed: bool, sharded: bool) -> str | None:
+    if name not in RESOURCES:
+        return f"unknown key{nearest(name, RESOURCES)}"
+    wrong = None if value is None else RESOURCES[name](value)
+    if wrong is not None:
+        return wrong
+    if name in ("devices", "nodes") and value != 1 and not distributed:
+        return f"this stage runs as one process, got {value}"
+    if name == "tasks" and value != 1 and not sharded:
+        return f"this stage does not work in shards, got {value}"
+    return None
 
 
 def layers(root: Mapping[str, Any], stage: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """(key, resources) from the weakest: a launcher's for all steps, a scale's and a launcher's for
-    a stage.
+    """(key, resources) from the weakest.
+
+    These are the launcher's for all steps, then the scale's and the launcher's for a stage.
     """
-    launcher, scale = root["launcher"], root.get("scale") or {}
+    launcher = root["launcher"]
+    for_all = {name: launcher[name] for name in OF_LAUNCHER if launcher.get(name) is not None}
+    of_scale = (root.get("scale") or {}).get("resources") or {}
+    of_launcher = launcher.get("resources") or {}
     return [
-        (
-            "launcher",
-            {name: launcher[name] for name in OF_LAUNCHER if launcher.get(name) is not None},
-        ),
-        (f"scale.resources.{stage}", (scale.get("resources") or {}).get(stage) or {}),
-        (f"launcher.resources.{stage}", (launcher.get("resources") or {}).get(stage) or {}),
+        ("launcher", for_all),
+        (f"scale.resources.{stage}", of_scale.get(stage) or {}),
+        (f"launcher.resources.{stage}", of_launcher.get(stage) or {}),
     ]
 
 
@@ -130,6 +133,8 @@ def set_by(
 
     `own` is what the step itself asks for.
     """
-    given = [*layers(root, stage), (f"steps.{step}.resources", own)]
-    found = [key for key, values in given if values.get(name) is not None]
-    return f"{found[-1]}.{name}" if found else None
+    strongest = None
+    for key, values in [*layers(root, stage), (f"steps.{step}.resources", own)]:
+        if values.get(name) is not None:
+            strongest = f"{key}.{name}"
+    return strongest

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from mlalign.core.downloads import Kind, Need
 from mlalign.core.identity import UNKNOWN, hub_cache
-from mlalign.recipes.plan import Node, Plan
+from mlalign.recipes.node import Node
+from mlalign.recipes.plan import Plan
 
 HUB_IDENTITY = re.compile(rf"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{{40}}|{UNKNOWN})")
 TOKENIZER = (

@@ -13,7 +13,8 @@ from mlalign.core import shapes, stage, store
 from mlalign.core.errors import UserError
 from mlalign.core.progress import Display
 from mlalign.recipes import launchers
-from mlalign.recipes.plan import Node, Plan
+from mlalign.recipes.node import Node
+from mlalign.recipes.plan import Plan
 from mlalign.running import forkserver, hub, local, queued, run_dir, run_process, step
 from mlalign.running.slurm import jobs
 from mlalign.running.state import state

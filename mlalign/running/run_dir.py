@@ -17,7 +17,9 @@ from typing import Any
 import yaml
 
 from mlalign.core import store
-from mlalign.recipes.plan import Node, Plan, groups_of
+from mlalign.recipes.node import Node
+from mlalign.recipes.plan import Plan
+from mlalign.recipes.selection import groups_of
 from mlalign.running import step
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlalign.core import claims, store
 from mlalign.core.errors import UserError
-from mlalign.recipes import config
+from mlalign.recipes import command_line
 
 POLL_S = 0.2
 PREFIX = "run-"
@@ -144,10 +144,10 @@ def directory(arguments: Sequence[str]) -> Path | None:
     for argument in arguments:
         key = argument.partition("=")[0]
         if key in ("root", "name", "recipe"):
-            override = config.by_grammar(argument, [])
+            override = command_line.by_grammar(argument, [])
             values[key] = None
             if override is not None and not override.is_sweep_override():
-                values[key] = config.plain(override.value())
+                values[key] = command_line.plain(override.value())
     name = str(values.get("name") or values.get("recipe") or "")
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         return None

@@ -1,7 +1,7 @@
 """The stages: one file each, found by its name. A stage never imports a stage.
 
-What a stage declares (`SLOTS`, `SHARDED`, …) is said in `mlalign/core/stage.py`. Reading it imports
-nothing heavy.
+`mlalign/core/stage.py` says what a stage declares (`SLOTS`, `SHARDED`, …). Importing a stage must
+import nothing heavy.
 """
 
 import importlib
@@ -15,7 +15,8 @@ from mlalign.core.errors import UserError, nearest
 
 def names() -> list[str]:
     """All stages, by the files in this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    modules = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(name for name in modules if not name.startswith("_"))
 
 
 def load(name: str) -> ModuleType:
@@ -25,7 +26,11 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def imports(name: str, cfg: Any, inputs: Mapping[str, Any]) -> list[str]:
+def imports(
+    name: str,
+    cfg: Any,
+    inputs: Mapping[str, Any],
+) -> list[str]:
     """The modules that a step will import and that take seconds."""
     module = load(name)
     return module.imports(cfg, inputs) if hasattr(module, "imports") else []

@@ -1,16 +1,18 @@
-"""What a model scores on a benchmark whose answers are given: pairs, best of several, or choices
-(CPU, no model).
+"""What a model scores on a benchmark whose answers are given: pairs, best of several, or choices.
 
-Reads the scores (slot `scores`) of preference or ranking rows (slot `items`). In a row the chosen
-side is right, or the responses of the lowest rank. The key `subset` of the metadata says what a row
-belongs to. A row with an answer that has no score is in no mean, and counted as `unscored`.
+Needs neither a GPU nor a model. Reads the scores (slot `scores`) of preference or ranking rows
+(slot `items`). The right answer of a row is the chosen side, or the responses of the lowest rank.
+The key `subset` of the metadata names the part of the benchmark that a row belongs to. A row with
+an answer that has no score is in no mean, and counted as `unscored`.
 
 Writes `metrics.csv` and `metrics.json` as `evaluate` does, and `breakdown.csv` and `breakdown.json`
 by section and subset (averages there have no interval). Metrics, by the benchmark:
 
-choices        accuracy: the right choice scores highest (ties 0.5)
-pairs          reward_accuracy: the same of reward models; reward_agreement and reward_kappa with English
-rewardbench    also rewardbench, rewardbench_with_prior: `reward_models/evidence/rewardbench.py`
+choices        accuracy: how often the right choice scores highest (a tie counts 0.5)
+pairs          reward_accuracy: the same for reward models; also reward_agreement and reward_kappa
+               with English
+rewardbench    also rewardbench and rewardbench_with_prior, as in
+               `reward_models/evidence/rewardbench.py`
 m_rewardbench  the same with the weights of M-RewardBench, whose average leaves English out
 rewardbench_2  reward_accuracy of best-of-n, and rewardbench_2: the mean of its domains
 
@@ -126,23 +128,13 @@ def _scores(cfg: Config, path: Path) -> tuple[str, dict[str, float | None]]:
 
     names: set[str] = set()
     for shard in rows.shards(path):
-        names.update(
-            name.removeprefix("score.")
-            for name in pq.read_schema(shard).names
-            if name.startswith("score.")
-        )
-    column = cfg.score
-    if not column:
-        # What a scorer says beside its score stands below its name: `judge.confidence`.
-        own = sorted(name for name in names if name.rpartition(".")[0] not in names)
-        if len(own) != 1:
-            raise UserError(
-                f"score: the scores have the columns {', '.join(own) or '(none)'}; name one"
-            )
-        column = own[0]
-    wrong = kinds.missing_columns({"score": column}, names)
-    if wrong:
-        raise UserError(*wrong)
+        for name in pq.read_schema(shard).names:
+            if name.startswith("score."):
+                names.add(name.removeprefix("score."))
+    column = cfg.score or _only_score(names)
+    messages = kinds.missing_columns({"score": column}, names)
+    if messages:
+        raise UserError(*messages)
 
     scores: dict[str, float | None] = {}
     for row in rows.read(path, columns=["candidate_id", f"score.{column}"]):
@@ -150,7 +142,20 @@ def _scores(cfg: Config, path: Path) -> tuple[str, dict[str, float | None]]:
     return column, scores
 
 
-def _verdicts(path: Path, scores: Mapping[str, float | None], out: Output) -> Iterator["Verdict"]:
+def _only_score(names: set[str]) -> str:
+    """The one score among some columns; a scorer's further columns are called `SCORE.DETAIL`."""
+    scores = sorted(name for name in names if name.rpartition(".")[0] not in names)
+    if len(scores) != 1:
+        columns = ", ".join(scores) or "(none)"
+        raise UserError(f"score: the scores have the columns {columns}; name one")
+    return scores[0]
+
+
+def _verdicts(
+    path: Path,
+    scores: Mapping[str, float | None],
+    out: Output,
+) -> Iterator["Verdict"]:
     """What the scores say of every row that was scored."""
     from reward_models.evidence import verdicts
 
@@ -160,14 +165,14 @@ def _verdicts(path: Path, scores: Mapping[str, float | None], out: Output) -> It
             out.tally.drop("not scored", row["prompt_lang"])
             continue
         metadata = json.loads(row["metadata"]) if row["metadata"] else {}
-        told = {
+        about = {
             "language": row["prompt_lang"],
             "group_id": row["group_id"],
             "subset": metadata.get("subset"),
         }
-        verdict = verdicts.of_row(
-            told, row["id"], [scores.get(n) for n in right], [scores.get(n) for n in wrong]
-        )
+        scores_of_right = [scores.get(name) for name in right]
+        scores_of_wrong = [scores.get(name) for name in wrong]
+        verdict = verdicts.of_row(about, row["id"], scores_of_right, scores_of_wrong)
         if verdict.scored:
             out.tally.keep(row["prompt_lang"])
         else:
@@ -178,36 +183,42 @@ def _verdicts(path: Path, scores: Mapping[str, float | None], out: Output) -> It
 def _sides(row: Mapping) -> tuple[list[str], list[str]]:
     """The ids of the right and of the wrong answers of a row, as `score` gives them."""
     if "chosen" in row:
-        return [rows.side_id(row["id"], "chosen")], [rows.side_id(row["id"], "rejected")]
+        chosen = rows.side_id(row["id"], "chosen")
+        rejected = rows.side_id(row["id"], "rejected")
+        return [chosen], [rejected]
     best = min(row["ranks"])
-    right = [
-        rows.side_id(row["id"], str(place))
-        for place, rank in enumerate(row["ranks"])
-        if rank == best
-    ]
-    wrong = [
-        rows.side_id(row["id"], str(place))
-        for place, rank in enumerate(row["ranks"])
-        if rank != best
-    ]
+    right: list[str] = []
+    wrong: list[str] = []
+    for place, rank in enumerate(row["ranks"]):
+        side = right if rank == best else wrong
+        side.append(rows.side_id(row["id"], str(place)))
     return right, wrong
 
 
-def _table(cfg: Config, records: Iterable["Record"], column: str) -> Iterator[dict[str, Any]]:
-    """The rows of the main table. A metric of a single language has this language as its average."""
+def _table(
+    cfg: Config,
+    records: Iterable["Record"],
+    column: str,
+) -> Iterator[dict[str, Any]]:
+    """The rows of the main table. The average of a single language is that language's value."""
     by_metric: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         metric = METRICS[cfg.benchmark].get(record.measure)
         if metric and record.language and not record.section and not record.subset:
             by_metric.setdefault(metric, []).append(_row(metric, column, record))
-    for own in by_metric.values():
-        yield from own
-        single = [row for row in own if row["language"] not in SUMMARIES]
-        if len(single) == 1 and not any(row["language"] == AVERAGE for row in own):
-            yield {**single[0], "language": AVERAGE}
+    for of_metric in by_metric.values():
+        yield from of_metric
+        has_average = any(row["language"] == AVERAGE for row in of_metric)
+        of_languages = [row for row in of_metric if row["language"] not in SUMMARIES]
+        if len(of_languages) == 1 and not has_average:
+            yield {**of_languages[0], "language": AVERAGE}
 
 
-def _breakdown(cfg: Config, records: Iterable["Record"], column: str) -> Iterator[dict[str, Any]]:
+def _breakdown(
+    cfg: Config,
+    records: Iterable["Record"],
+    column: str,
+) -> Iterator[dict[str, Any]]:
     """By section and subset: every language, and their average, in RewardBench without English."""
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for record in records:
@@ -216,25 +227,37 @@ def _breakdown(cfg: Config, records: Iterable["Record"], column: str) -> Iterato
             continue
         part = "subset" if record.subset else "section"
         member = record.subset or record.section
-        cells.setdefault((part, member, metric), []).append(_row(metric, column, record))
-    for (part, member, metric), own in cells.items():
-        yield from ({"part": part, "member": member, **row} for row in own)
-        known = [row for row in own if row["value"] is not None]
-        others = [row for row in known if row["language"] != cfg.anchor_language]
-        averaged = others if others and metric.startswith("rewardbench") else known
-        if averaged:
-            mean = round(sum(row["value"] for row in averaged) / len(averaged), 6)
-            n, n_groups = (sum(row[name] for row in averaged) for name in ("n", "n_groups"))
-            whole = {
-                **averaged[0],
-                "language": AVERAGE,
-                "value": mean,
-                "n": n,
-                "n_groups": n_groups,
-            }
-            if len(averaged) > 1:
-                whole |= {"low": None, "high": None}
-            yield {"part": part, "member": member, **whole}
+        of_languages = cells.setdefault((part, member, metric), [])
+        of_languages.append(_row(metric, column, record))
+    for (part, member, metric), of_languages in cells.items():
+        place = {"part": part, "member": member}
+        for row in of_languages:
+            yield {**place, **row}
+        average = _average(of_languages, metric, cfg.anchor_language)
+        if average is not None:
+            yield {**place, **average}
+
+
+def _average(
+    of_languages: Sequence[dict[str, Any]],
+    metric: str,
+    anchor_language: str,
+) -> dict[str, Any] | None:
+    """The mean over languages; it has an interval only where it is that of a single language."""
+    averaged = [row for row in of_languages if row["value"] is not None]
+    if metric.startswith("rewardbench"):
+        others = [row for row in averaged if row["language"] != anchor_language]
+        averaged = others or averaged
+    if not averaged:
+        return None
+    average = {**averaged[0], "language": AVERAGE}
+    total = sum(row["value"] for row in averaged)
+    average["value"] = round(total / len(averaged), 6)
+    for name in ("n", "n_groups"):
+        average[name] = sum(row[name] for row in averaged)
+    if len(averaged) > 1:
+        average |= {"low": None, "high": None}
+    return average
 
 
 def _row(metric: str, column: str, record: "Record") -> dict[str, Any]:
@@ -253,8 +276,9 @@ def _row(metric: str, column: str, record: "Record") -> dict[str, Any]:
 
 def _not_computed(cfg: Config, table: Sequence[Mapping]) -> list[str]:
     """The benchmark's own score where the rows do not have all of its sections or domains."""
-    score = {"m_rewardbench": "rewardbench"}.get(cfg.benchmark, cfg.benchmark)
-    if score not in METRICS[cfg.benchmark] or any(row["metric"] == score for row in table):
+    score = "rewardbench" if cfg.benchmark == "m_rewardbench" else cfg.benchmark
+    is_there = any(row["metric"] == score for row in table)
+    if is_there or score not in METRICS[cfg.benchmark]:
         return []
     return [
         f"{score}: the rows do not cover all of its sections; see the breakdown for those that they"

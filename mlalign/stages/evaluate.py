@@ -1,57 +1,55 @@
 """Tables of results by language, from answers and scores alone (CPU, no model).
 
-Reads scores (slot `scores`, one or more artifacts), the candidates they belong to (`rows`), a
-baseline's candidates on the same prompts with their scores (`baseline`, `baseline_scores`), another
-policy's on them (`control`, `control_scores`), and the prompts or preference rows that were
-answered or scored (`items`), for what their metadata tells. Candidates and scores are joined by
+Reads scores (slot `scores`, one or more artifacts); the candidates they belong to (`rows`); a
+baseline's candidates on the same prompts with their scores (`baseline`, `baseline_scores`); another
+policy's on them (`control`, `control_scores`); and the prompts or preference rows that were
+answered or scored (`items`), for their metadata. Candidates and scores are joined by
 `candidate_id`, shard by shard of the same name, policies by row id. Scores of preference rows need
 no other input.
 
 Writes
-  metrics.csv, metrics.json      the main table: metric, by, language, value, low, high, n (prompts), n_groups, which (`metrics/table.py`);
-                                 the JSON also a source x target `matrix` of reward accuracies and
+  metrics.csv, metrics.json      the main table: metric, by, language, value, low, high,
+                                 n (prompts), n_groups, which (`metrics/table.py`); the JSON also
+                                 has a source x target `matrix` of reward accuracies and
                                  `not_computed`, as in the manifest
   breakdown.csv, breakdown.json  part, member and the columns of the main table: averages by
-  `script` and resource `tier`; accuracy,
-                                 adherence, win rate and reward accuracy by `origin` and metadata
-                                 (`parts`); best of `k`
-  confusion.json                 asked, detected, counts (asked x detected), by: what language answers are in
-  consistency.json               languages, values, low, high, n_groups (each languages x languages), by: agreement right or wrong
+                                 `script` and resource `tier`; accuracy, adherence, win rate and
+                                 reward accuracy by `origin` and metadata (`parts`); best of `k`
+  confusion.json                 asked, detected, counts (asked x detected), by: the languages
+                                 that answers are in
+  consistency.json               languages, values, low, high, n_groups (each languages x
+                                 languages), by: agreement on right or wrong
 
 Metrics of candidates: accuracy, adherence, line_share, word_share, line_pass, word_pass, lcpr,
 right_in_language, right_elsewhere, wrong_in_language, wrong_elsewhere, adherence_of_right,
 coco_cola (`metrics/confusion.py`); consistency and consistency_kappa with English, consistency_all
 (`metrics/consistency.py`); oracle_accuracy, selected_accuracy (`metrics/best_of_n.py`); tokens,
 characters, bytes, content_bytes, byte_premium, tokens_per_character, truncated
-(`metrics/length.py`). With a baseline win_rate, win_rate_lc (`metrics/win_rate.py`) and
-METRIC_over_baseline; with a control METRIC_over_control, also of win rates: ours minus theirs,
-paired. With `stored_by` stored_win_rate and stored_win_rate_lc, over the answers stored in
-`reference`, in the place of win rates. Of preference rows: reward_accuracy (ties 0.5), reward_ties,
-and reward_agreement and reward_kappa with English, for each score column.
+(`metrics/length.py`). With a baseline, also win_rate, win_rate_lc (`metrics/win_rate.py`) and
+METRIC_over_baseline; with a control, METRIC_over_control, also of win rates: ours minus theirs,
+paired. With `stored_by`, stored_win_rate and stored_win_rate_lc, over the answers stored in
+`reference`, take the place of win rates. Of preference rows: reward_accuracy (a tie counts 0.5),
+reward_ties, and reward_agreement and reward_kappa with English, for each score column.
 
-Intervals are bootstrapped over groups. What lacks its columns is named with the reason under
-`not_computed`.
+Intervals are bootstrapped over groups. Metrics whose columns are missing are listed with the reason
+under `not_computed`.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlalign.core import kinds, rows
+from mlalign.core import kinds
 from mlalign.core.errors import UserError
 from mlalign.core.schema import what
 from mlalign.core.stage import Inputs, Output
-from mlalign.core.store import Artifact, has, write_json
+from mlalign.core.store import Tally, write_json
 from mlalign.evidence.text import METRICS, OVER
 
 if TYPE_CHECKING:
-    import numpy as np
-    from pyarrow import Table
-
+    from mlalign.evidence.scored import Reader
     from mlalign.methods.metrics.answers import Answers, Items
-    from mlalign.methods.metrics.columns import Metadata
     from mlalign.methods.metrics.measures import Columns, Measure
     from mlalign.methods.metrics.tables import Tables
 
@@ -136,15 +134,19 @@ class Config:
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
-    candidates = dict.fromkeys(("rows", "baseline", "control"), ("candidates",))
-    return {
-        **candidates,
-        **dict.fromkeys(("scores", "baseline_scores", "control_scores"), ("scores",)),
-    }
+    accepted: dict[str, tuple[str, ...]] = {}
+    for slot in ("rows", "baseline", "control"):
+        accepted[slot] = ("candidates",)
+    for slot in ("scores", "baseline_scores", "control_scores"):
+        accepted[slot] = ("scores",)
+    return accepted
 
 
 def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
-    return kinds.Gives(columns=tuple(name + over for name in METRICS for over in ("", *OVER)))
+    columns = []
+    for name in METRICS:
+        columns += [name, *(name + over for over in OVER)]
+    return kinds.Gives(columns=tuple(columns))
 
 
 def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
@@ -153,28 +155,25 @@ def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    from mlalign.methods.metrics import bootstrap, table
+    from mlalign.methods.metrics import bootstrap
     from mlalign.methods.metrics.tables import Tables
 
-    metadata = _metadata(cfg, inputs)
-    ours, preferences = (
-        _policy(cfg, inputs, "rows", "scores", metadata, out),
-        _preferences(cfg, inputs, metadata, out),
-    )
-    others = {
-        slot: _policy(cfg, inputs, slot, f"{slot}_scores", metadata)
-        for slot in ("baseline", "control")
-    }
+    reader = _reader(cfg, inputs)
+    ours = _policy(reader, inputs, "rows", out.tally)
+    preferences = reader.preferences(inputs.artifacts("scores"), out.tally)
+    others = {slot: _policy(reader, inputs, slot) for slot in ("baseline", "control")}
     if ours is None and preferences is None:
         raise UserError(
             f"{out.step or 'evaluate'}: no rows of split {cfg.split!r} in the languages asked for;"
             " see `split` and `languages`"
         )
     _check(cfg, ours, preferences, others)
-    everything = [a for a in (ours, preferences, *others.values()) if a is not None]
-    draws = bootstrap.draw(
-        (g for a in everything for g in a.items.group), cfg.n_bootstrap, cfg.seed
-    )
+
+    groups: list[str] = []
+    for answers in (ours, preferences, *others.values()):
+        if answers is not None:
+            groups += list(answers.items.group)
+    draws = bootstrap.draw(groups, cfg.n_bootstrap, cfg.seed)
     tables = Tables(draws, cfg.anchor_language, cfg.confidence)
     if ours is not None:
         _policy_tables(cfg, ours, others, tables, out)
@@ -182,51 +181,76 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
         _reward_tables(cfg, preferences, tables)
     if "items" not in inputs:
         tables.miss(f"breakdown by {', '.join(cfg.parts)}", "no `items` with metadata are given")
-    breakdown = sorted(tables.breakdown, key=lambda r: r["part"])
-    (out.path / "metrics.csv").write_text(table.to_csv(tables.rows), encoding="utf-8")
-    (out.path / "breakdown.csv").write_text(
-        table.to_csv(breakdown, table.BREAKDOWN), encoding="utf-8"
-    )
-    matrix = table.matrix(tables.rows, "reward_accuracy")
-    write_json(
-        out.path / "metrics.json",
-        {"rows": tables.rows, "matrix": matrix, "not_computed": tables.not_computed},
-    )
-    write_json(
-        out.path / "breakdown.json",
-        {"rows": [{c: r[c] for c in table.BREAKDOWN} for r in breakdown]},
-    )
+
+    _write(tables, out)
     out.note(not_computed=tables.not_computed)
     out.progress(1, 1, "tables", force=True)
 
 
 def by_item(cfg: Config, inputs: Inputs, metric: str, by: str) -> "tuple[Items, Measure] | None":
-    """What every item adds to a metric of our answers, of their wins, or of preference rows: for
-    statistics over several evaluations.
+    """What every item adds to a metric, for statistics over several evaluations.
 
-    None for a metric that is no sum over items (differences of policies, length-controlled win
-    rates).
+    The metric is one of our answers, of their wins, or of preference rows. None for a metric that
+    is no sum over items (differences of policies, length-controlled win rates).
     """
     from mlalign.methods.metrics import measures
 
-    metadata = _metadata(cfg, inputs)
-    ours, preferences = (
-        _policy(cfg, inputs, "rows", "scores", metadata),
-        _preferences(cfg, inputs, metadata),
-    )
-    found: list[tuple[Items, Measure]] = []
+    reader = _reader(cfg, inputs)
+    ours = _policy(reader, inputs, "rows")
+    preferences = reader.preferences(inputs.artifacts("scores"))
+    measured: list[tuple[Items, Measure]] = []
     if ours is not None:
-        found += [
-            (ours.items, m) for m in measures.of_answers(ours, _columns(cfg), cfg.anchor_language)
-        ]
-        if (baseline := _policy(cfg, inputs, "baseline", "baseline_scores", metadata)) is not None:
-            found.append((ours.items, measures.of_wins(ours, baseline, cfg.win_by)))
+        for measure in measures.of_answers(ours, _columns(cfg), cfg.anchor_language):
+            measured.append((ours.items, measure))
+        baseline = _policy(reader, inputs, "baseline")
+        if baseline is not None:
+            measured.append((ours.items, measures.of_wins(ours, baseline, cfg.win_by)))
     if preferences is not None:
-        found += [
-            (preferences.items, m)
-            for m in measures.of_preferences(preferences, by, cfg.anchor_language)
-        ]
-    return next(((items, m) for items, m in found if (m.name, m.by) == (metric, by)), None)
+        for measure in measures.of_preferences(preferences, by, cfg.anchor_language):
+            measured.append((preferences.items, measure))
+
+    for items, measure in measured:
+        if (measure.name, measure.by) == (metric, by):
+            return items, measure
+    return None
+
+
+def _reader(cfg: Config, inputs: Inputs) -> "Reader":
+    from mlalign.evidence.scored import Reader
+
+    reader = Reader(cfg.split, cfg.languages, cfg.adherence_by, cfg.parts, bool(cfg.stored_by))
+    reader.read_metadata(inputs.artifacts("items"))
+    return reader
+
+
+def _policy(
+    reader: "Reader",
+    inputs: Inputs,
+    slot: str,
+    tally: Tally | None = None,
+) -> "Answers | None":
+    """The answers of the candidates in a slot; None without any."""
+    scores_slot = "scores" if slot == "rows" else f"{slot}_scores"
+    scores = inputs.artifacts(scores_slot) or inputs.artifacts("scores")
+    return reader.answers(inputs.artifacts(slot), scores, slot, tally)
+
+
+def _write(tables: "Tables", out: Output) -> None:
+    from mlalign.methods.metrics import table
+
+    breakdown = sorted(tables.breakdown, key=lambda row: row["part"])
+    (out.path / "metrics.csv").write_text(table.to_csv(tables.rows), encoding="utf-8")
+    breakdown_csv = table.to_csv(breakdown, table.BREAKDOWN)
+    (out.path / "breakdown.csv").write_text(breakdown_csv, encoding="utf-8")
+
+    metrics = {
+        "rows": tables.rows,
+        "matrix": table.matrix(tables.rows, "reward_accuracy"),
+        "not_computed": tables.not_computed,
+    }
+    write_json(out.path / "metrics.json", metrics)
+    breakdown_rows = [{name: row[name] for name in table.BREAKDOWN} for row in breakdown]
+    write_json(out.path / "breakdown.json", {"rows": breakdown_rows})
 
 
 # ------------------------------------------------------------------------------------------- tables
@@ -252,45 +276,58 @@ def _policy_tables(
     out: Output,
 ) -> None:
     """Everything about the answers of our policy, and how they differ from others'."""
-    from mlalign.methods.metrics import accuracy, confusion, consistency, measures
+    from mlalign.methods.metrics import measures
     from mlalign.methods.metrics.answers import pairs
     from mlalign.methods.metrics.tables import add_best_of_k
 
-    by = _columns(cfg)
-    mine = [
-        _broken_down(cfg, measure) for measure in measures.of_answers(ours, by, cfg.anchor_language)
-    ]
-    for measure in mine:
+    columns = _columns(cfg)
+    own_measures = []
+    for measure in measures.of_answers(ours, columns, cfg.anchor_language):
+        own_measures.append(_broken_down(cfg, measure))
+    for measure in own_measures:
         tables.add(ours.items, measure)
     if (ours.present.sum(1) > 1).any():
-        add_best_of_k(tables, ours, by)
+        add_best_of_k(tables, ours, columns)
+
+    baseline = others["baseline"]
     if cfg.stored_by:
         _stored_tables(cfg, ours, others, tables)
-    elif (baseline := others["baseline"]) is not None:
+    elif baseline is not None:
         _win_tables(cfg, ours, baseline, others["control"], tables, out)
     for name, theirs in others.items():
-        if theirs is not None:
-            same = pairs(ours.items, theirs.items)
-            for measure, other in zip(
-                mine, measures.of_answers(theirs, by, cfg.anchor_language), strict=True
-            ):
-                if measure.compared:
-                    tables.add_difference(ours.items, measure, other, same, name)
-    items, right = ours.items, accuracy.mean(ours.score(cfg.accuracy_by))
-    found = confusion.matrix(items.language, ours.detected, ours.present)
-    write_json(out.path / "confusion.json", {"by": cfg.adherence_by, **found})
+        if theirs is None:
+            continue
+        same_items = pairs(ours.items, theirs.items)
+        their_measures = measures.of_answers(theirs, columns, cfg.anchor_language)
+        for measure, their_measure in zip(own_measures, their_measures, strict=True):
+            if measure.compared:
+                tables.add_difference(ours.items, measure, their_measure, same_items, name)
+
+    _write_matrices(cfg, ours, out)
+
+
+def _write_matrices(cfg: Config, ours: "Answers", out: Output) -> None:
+    """Languages asked for x detected, and how often two languages agree on right or wrong."""
+    from mlalign.methods.metrics import accuracy, confusion, consistency
+
+    items = ours.items
+    asked_and_detected = confusion.matrix(items.language, ours.detected, ours.present)
+    write_json(out.path / "confusion.json", {"by": cfg.adherence_by, **asked_and_detected})
+    right = accuracy.mean(ours.score(cfg.accuracy_by))
     agreement = consistency.matrix(items.language, items.group, right, cfg.confidence)
     write_json(out.path / "consistency.json", {"by": cfg.accuracy_by, **agreement})
 
 
 def _broken_down(cfg: Config, measure: "Measure") -> "Measure":
-    return dataclasses.replace(
-        measure, broken_down=measure.broken_down or measure.name in cfg.break_down
-    )
+    broken_down = measure.broken_down or measure.name in cfg.break_down
+    return dataclasses.replace(measure, broken_down=broken_down)
 
 
 def _stored_tables(
-    cfg: Config, ours: "Answers", others: Mapping[str, "Answers | None"], tables: "Tables"
+    cfg: Config,
+    ours: "Answers",
+    others: Mapping[str, "Answers | None"],
+    tables: "Tables",
 ) -> None:
     """Wins over the stored answers, and how they differ from other policies' wins over the same."""
     from mlalign.methods.metrics.answers import pairs, stored
@@ -303,8 +340,9 @@ def _stored_tables(
     add_length_controlled(tables, ours, baseline, cfg.stored_by, cfg.length_by, f"{wins.name}_lc")
     for name, theirs in others.items():
         if theirs is not None:
-            same = pairs(ours.items, theirs.items)
-            tables.add_difference(ours.items, wins, of_stored(theirs, cfg.stored_by), same, name)
+            same_items = pairs(ours.items, theirs.items)
+            their_wins = of_stored(theirs, cfg.stored_by)
+            tables.add_difference(ours.items, wins, their_wins, same_items, name)
 
 
 def _win_tables(
@@ -329,8 +367,9 @@ def _win_tables(
     tables.add(ours.items, wins)
     add_length_controlled(tables, ours, baseline, cfg.win_by, cfg.length_by)
     if control is not None:
-        theirs = of_wins(control, baseline, cfg.win_by)
-        tables.add_difference(ours.items, wins, theirs, pairs(ours.items, control.items), "control")
+        their_wins = of_wins(control, baseline, cfg.win_by)
+        same_items = pairs(ours.items, control.items)
+        tables.add_difference(ours.items, wins, their_wins, same_items, "control")
         add_length_controlled_difference(tables, ours, control, baseline, cfg.win_by, cfg.length_by)
 
 
@@ -338,12 +377,14 @@ def _reward_tables(cfg: Config, preferences: "Answers", tables: "Tables") -> Non
     from mlalign.methods.metrics import measures
 
     present = set(preferences.scores)
-    own = {
-        name for name in present if name.rpartition(".")[0] not in present
-    }  # not what a scorer tells besides
-    for column in cfg.reward_by or sorted(own - {cfg.accuracy_by, cfg.adherence_by}):
+    # Columns called SCORER.DETAIL only add to the value in SCORER.
+    values = {name for name in present if name.rpartition(".")[0] not in present}
+    for column in cfg.reward_by or sorted(values - {cfg.accuracy_by, cfg.adherence_by}):
         for measure in measures.of_preferences(preferences, column, cfg.anchor_language):
             tables.add(preferences.items, measure)
+
+
+# ------------------------------------------------------------------------------------------ checks
 
 
 def _check(
@@ -352,208 +393,46 @@ def _check(
     preferences: "Answers | None",
     others: Mapping[str, "Answers | None"],
 ) -> None:
-    """Columns that a person named must be there; the defaults `verifier` and `language_adherence`
-    may be missing.
+    """Raises: UserError if a column that a person named is missing, or policies share no prompts.
+
+    The defaults `verifier` and `language_adherence` may be missing.
     """
-    present = {name for a in (ours, preferences) if a is not None for name in a.scores}
-    problems = kinds.missing_columns(_named(cfg), present)
+    present: set[str] = set()
+    for answers in (ours, preferences):
+        if answers is not None:
+            present |= set(answers.scores)
+    messages = kinds.missing_columns(_named(cfg), present)
     for slot, theirs in others.items():
-        if theirs is not None and ours is None:
-            problems.append(f"rows: missing; a {slot} is given and nothing to compare with it")
-        elif (
-            theirs is not None
-            and ours is not None
-            and set(ours.items.id).isdisjoint(theirs.items.id)
-        ):
-            problems.append(
+        if theirs is None:
+            continue
+        if ours is None:
+            messages.append(f"rows: missing; a {slot} is given and nothing to compare with it")
+        elif set(ours.items.id).isdisjoint(theirs.items.id):
+            messages.append(
                 f"{slot}: answers none of the same prompts; generate it from the same rows"
             )
-    if problems:
-        raise UserError(*problems)
+    if messages:
+        raise UserError(*messages)
+
+
+SCORE_KEYS = (
+    "win_by",
+    "accuracy_by",
+    "concept_by",
+    "adherence_by",
+    "words_by",
+    "select_by",
+    "stored_by",
+)
 
 
 def _named(cfg: Config) -> dict[str, str]:
     """The score columns that a person named, by key."""
-    keys = (
-        "win_by",
-        "accuracy_by",
-        "concept_by",
-        "adherence_by",
-        "words_by",
-        "select_by",
-        "stored_by",
-    )
-    named = {key: getattr(cfg, key) for key in keys if getattr(cfg, key) != getattr(Config, key)}
-    return named | {f"reward_by[{i}]": name for i, name in enumerate(cfg.reward_by)}
-
-
-# ------------------------------------------------------------------------------------------ reading
-
-
-def _policy(
-    cfg: Config,
-    inputs: Inputs,
-    slot: str,
-    scores_slot: str,
-    metadata: "Metadata",
-    out: Output | None = None,
-) -> "Answers | None":
-    """All answers of the candidates in a slot, or None without any; with `out`, prompts and answers
-    without any score are counted.
-    """
-    from mlalign.methods.metrics import columns
-    from mlalign.methods.metrics.answers import joined
-
-    scores = [
-        a for a in inputs.artifacts(scores_slot) or inputs.artifacts("scores") if not _of_sides(a)
-    ]
-    renamed, found = _column_names(scores), []
-    for artifact in inputs.artifacts(slot):
-        if (kind := rows.kind_of(artifact.path)) != "candidates":
-            raise UserError(
-                f"{artifact.path}: holds {kind} rows, `{slot}` takes candidates (a `generate` step)"
-            )
-        for shard in rows.shards(artifact.path, cfg.split, cfg.languages or None):
-            table = _read(
-                shard,
-                [*columns.ITEM, "prompt", "responses", *(["reference"] if cfg.stored_by else [])],
-            )
-            answers, without = columns.of_candidates(
-                table, _marks(shard.name, scores, renamed), cfg.adherence_by, metadata, cfg.parts
-            )
-            found.append(columns.with_stored(answers, table) if cfg.stored_by else answers)
-            if out:
-                _count(answers.items.language, without, out)
-    return joined(found) if any(len(f.items) for f in found) else None
-
-
-def _count(language: Sequence[str], without: "np.ndarray", out: Output) -> None:
-    for lang, n in zip(language, without.tolist(), strict=True):
-        out.tally.keep(lang)
-        if n:
-            out.tally.add("answers without scores", lang, n)
-
-
-def _preferences(
-    cfg: Config, inputs: Inputs, metadata: "Metadata", out: Output | None = None
-) -> "Answers | None":
-    """The preference rows whose two sides (`rows.side_id`) stand in the scores, or None without
-    any.
-    """
-    from mlalign.methods.metrics import columns
-    from mlalign.methods.metrics.answers import joined
-
-    scores = [a for a in inputs.artifacts("scores") if _of_sides(a)]
-    renamed, found = _column_names(scores), []
-    for name in sorted(
-        {p.name for a in scores for p in rows.shards(a.path, cfg.split, cfg.languages or None)}
-    ):
-        sides, both = columns.of_sides(_marks(name, scores, renamed), metadata, cfg.parts)
-        for language, complete in zip(sides.items.language, both, strict=True):
-            if out and complete:
-                out.tally.keep(language)
-            elif out:
-                out.tally.drop("only one side has scores", language)
-        found.append(sides.only(both))
-    return joined(found) if any(len(f.items) for f in found) else None
-
-
-def _metadata(cfg: Config, inputs: Inputs) -> "Metadata":
-    """What the metadata of the rows in `items` says: row id -> key -> value."""
-    from mlalign.methods.metrics import columns
-
-    shards = [
-        s
-        for a in inputs.artifacts("items")
-        for s in rows.shards(a.path, cfg.split, cfg.languages or None)
-    ]
-    return {
-        identifier: told
-        for s in shards
-        for identifier, told in columns.of_metadata(_read(s, ["id", "metadata"]), cfg.parts).items()
-    }
-
-
-def _of_sides(scores: Artifact) -> bool:
-    """Whether scores are of preference rows, not of candidates."""
-    return any(
-        ":" in c
-        for path in rows.shards(scores.path)[:1]
-        for c in _read(path, ["candidate_id"])["candidate_id"].to_pylist()[:1]
-    )
-
-
-def _marks(
-    shard: str, scores: Sequence[Artifact], renamed: Sequence[dict[str, str]]
-) -> list[tuple["Table", dict[str, str]]]:
-    """The scores of one shard from every artifact that has it, each with its column names."""
-    from mlalign.methods.metrics.columns import ITEM
-
-    paths = [
-        (artifact.path / "rows" / shard, names)
-        for artifact, names in zip(scores, renamed, strict=True)
-    ]
-    told = ("candidate_id", "response_lang_detected", *ITEM)
-    return [
-        (_read(path, [*told, *names]), names)
-        for path, names in paths
-        if has(path.parent.parent, f"rows/{path.name}")
-    ]
-
-
-def _read(shard: Path, columns: Sequence[str] | None = None) -> "Table":
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(shard).read(columns=list(columns) if columns else None, use_threads=False)
-
-
-def _column_names(scores: Sequence[Artifact]) -> list[dict[str, str]]:
-    """For each scores artifact: column in the file -> name here.
-
-    Steps of one `foreach` that share a name become `name[value]` where
-    they score the same answers; scores of different answers (of several seeds, say) are one column.
-    """
-    found, out = [_score_columns(artifact) for artifact in scores], []
-    for artifact, names in zip(scores, found, strict=True):
-        shared: set[str] = set()
-        for other, theirs in zip(scores, found, strict=True):
-            if (
-                other is not artifact
-                and artifact.binding
-                and set(names) & set(theirs)
-                and _overlap(artifact, other)
-            ):
-                shared |= set(theirs)
-        suffix = "".join(f"[{value}]" for value in artifact.binding.values())
-        out.append(
-            {
-                name: name.removeprefix("score.") + (suffix if name in shared else "")
-                for name in names
-            }
-        )
-    return out
-
-
-def _score_columns(artifact: Artifact) -> list[str]:
-    import pyarrow.parquet as pq
-
-    shards = rows.shards(artifact.path)
-    return (
-        [name for name in pq.read_schema(shards[0]).names if name.startswith("score.")]
-        if shards
-        else []
-    )
-
-
-def _overlap(a: Artifact, b: Artifact) -> bool:
-    """Whether two scores artifacts score the same answers, by the first shard that both have."""
-    names = sorted({p.name for p in rows.shards(a.path)} & {p.name for p in rows.shards(b.path)})
-    ours, theirs = (
-        {
-            c
-            for n in names[:1]
-            for c in _read(x.path / "rows" / n, ["candidate_id"])["candidate_id"].to_pylist()
-        }
-        for x in (a, b)
-    )
-    return not ours.isdisjoint(theirs)
+    named = {}
+    for key in SCORE_KEYS:
+        column = getattr(cfg, key)
+        if column != getattr(Config, key):
+            named[key] = column
+    for index, column in enumerate(cfg.reward_by):
+        named[f"reward_by[{index}]"] = column
+    return named

@@ -3,9 +3,9 @@
 Reads a model (slot `model`; an adapter goes on its base). Writes `metrics.csv` and `metrics.json`
 as `evaluate` does: `metric` is the harness's own with its filter (`acc`,
 `exact_match,strict-match`), `by` the task without its language (`belebele` of `belebele_swh_Latn`),
-`language` what the task's name ends in (`languages_of` says otherwise); a task without a language
-stands under `und`. `results.json` is what the harness wrote. Intervals are value ± z x the
-harness's standard error; that of an average takes the languages for independent.
+`language` the ending of the task's name (unless `languages_of` gives another one); a task without a
+language is under `und`. `results.json` is what the harness wrote. Intervals are value ± z x the
+harness's standard error; that of an average treats the languages as independent.
 """
 
 import dataclasses
@@ -74,21 +74,21 @@ class Config:
 
 
 def packages(cfg: Config) -> list[str]:
-    return ["lm_eval", *(["vllm"] if cfg.backend == "vllm" else ["transformers"])]
+    return ["lm_eval", "vllm" if cfg.backend == "vllm" else "transformers"]
 
 
 def identity(cfg: Config, digest: Any = sha256) -> dict[str, Any]:
-    """A person's own task files count by their content, wherever they lie."""
+    """A person's own task files count by their content, wherever they are."""
     if cfg.include_path is None:
         return {}
     folder = Path(cfg.include_path).expanduser()
     if not folder.is_dir():
         raise UserError(f"include_path: there is no folder {folder}")
-    return {
-        "include_path": {
-            str(p.relative_to(folder)): digest(p) for p in sorted(folder.rglob("*")) if p.is_file()
-        }
-    }
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digests[str(path.relative_to(folder))] = digest(path)
+    return {"include_path": digests}
 
 
 def downloads(cfg: Config) -> list[Need]:
@@ -98,72 +98,62 @@ def downloads(cfg: Config) -> list[Need]:
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     if not cfg.tasks:
         raise UserError("tasks: none; name some of the harness's tasks (`lm_eval ls tasks`)")
-    model = inputs.model("model")
-    opening.check_served(
-        model.path, model.base.path if model.base else None, (model.base or model).revision
-    )
-    with tempfile.TemporaryDirectory(dir=out.path, prefix="harness.") as folder:
-        _harness(cfg, command(cfg, model, Path(folder)), out)
-        told = _results(Path(folder))
-    write_json(out.path / "results.json", told)
-    rows = table(cfg, told)
-    write_json(out.path / "metrics.json", {"rows": rows, "matrix": {}})
     from mlalign.methods.metrics.table import to_csv
 
+    model = inputs.model("model")
+    base = model.base or model
+    opening.check_served(model.path, model.base.path if model.base else None, base.revision)
+    with tempfile.TemporaryDirectory(dir=out.path, prefix="harness.") as folder:
+        _harness(cfg, command(cfg, model, Path(folder)), out)
+        results = _results(Path(folder))
+
+    write_json(out.path / "results.json", results)
+    rows = table(cfg, results)
+    write_json(out.path / "metrics.json", {"rows": rows, "matrix": {}})
     (out.path / "metrics.csv").write_text(to_csv(rows), encoding="utf-8")
     if cfg.apply_chat_template:
-        out.note(
-            template={
-                "rendered_by": "lm_eval",
-                "date": "the clock's, where the template writes the date",
-            }
-        )
-    out.note(
-        harness={k: told.get(k) for k in ("lm_eval_version", "n-shot", "versions") if k in told}
-    )
+        date = "the clock's, where the template writes the date"
+        out.note(template={"rendered_by": "lm_eval", "date": date})
+    noted = ("lm_eval_version", "n-shot", "versions")
+    out.note(harness={name: results[name] for name in noted if name in results})
 
 
 def command(cfg: Config, model: Model, folder: Path) -> list[str]:
     """The harness's own command line for this step. Pure."""
-    told: list[str | None] = [
-        "--model",
-        cfg.backend,
-        "--model_args",
-        _model_args(cfg, model),
-        "--tasks",
-        ",".join(cfg.tasks),
-        "--output_path",
-        str(folder),
-        "--batch_size",
-        cfg.batch_size,
-        "--seed",
-        str(cfg.seed),
-    ]
-    optional = {
+    include_path = cfg.include_path and str(Path(cfg.include_path).expanduser())
+    options = {
+        "--model": cfg.backend,
+        "--model_args": _model_args(cfg, model),
+        "--tasks": ",".join(cfg.tasks),
+        "--output_path": folder,
+        "--batch_size": cfg.batch_size,
+        "--seed": cfg.seed,
         "--num_fewshot": cfg.num_fewshot,
         "--limit": cfg.limit,
-        "--include_path": cfg.include_path and str(Path(cfg.include_path).expanduser()),
+        "--include_path": include_path,
     }
-    told += [
-        str(part) for name, value in optional.items() if value is not None for part in (name, value)
-    ]
-    told += ["--apply_chat_template"] if cfg.apply_chat_template else []
-    return [sys.executable, "-m", "lm_eval", "run", *(part for part in told if part is not None)]
+    argv = [sys.executable, "-m", "lm_eval", "run"]
+    for name, value in options.items():
+        if value is not None:
+            argv += [name, str(value)]
+    if cfg.apply_chat_template:
+        argv.append("--apply_chat_template")
+    return argv
 
 
 def _model_args(cfg: Config, model: Model) -> str:
     base = model.base or model
-    told: dict[str, Any] = {"pretrained": base.path, "dtype": cfg.dtype}
-    told |= {"revision": base.revision} if base.revision else {}
+    arguments: dict[str, Any] = {"pretrained": base.path, "dtype": cfg.dtype}
+    if base.revision:
+        arguments["revision"] = base.revision
     if model.base and cfg.backend == "hf":
-        told["peft"] = model.path
+        arguments["peft"] = model.path
     elif model.base:
-        told |= {
-            "lora_local_path": model.path,
-            "enable_lora": True,
-            "max_lora_rank": served_rank(Path(model.path)),
-        }
-    return ",".join(f"{name}={value}" for name, value in (told | cfg.model_args).items())
+        arguments["lora_local_path"] = model.path
+        arguments["enable_lora"] = True
+        arguments["max_lora_rank"] = served_rank(Path(model.path))
+    arguments |= cfg.model_args
+    return ",".join(f"{name}={value}" for name, value in arguments.items())
 
 
 def _harness(cfg: Config, argv: Sequence[str], out: Output) -> None:
@@ -174,29 +164,35 @@ def _harness(cfg: Config, argv: Sequence[str], out: Output) -> None:
     log = out.path / "logs" / "lm_eval.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**processes.python_environment(), "TOKENIZERS_PARALLELISM": "false"}
-    with open(log, "wb") as output, subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
-    ) as process:  # fmt: skip
-        while (status := process.poll()) is None:
-            if out.should_stop():
-                process.terminate()
-                raise Stopped
-            time.sleep(0.2)
-    if status:
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        with process:
+            while process.poll() is None:
+                if out.should_stop():
+                    process.terminate()
+                    raise Stopped
+                time.sleep(0.2)
+    if process.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
         raise UserError(
-            f"lm_eval ended with status {status} on tasks {', '.join(cfg.tasks)}; the end of its"
-            " log:\n" + "\n".join(lines)
+            f"lm_eval ended with status {process.returncode} on tasks {', '.join(cfg.tasks)}; the"
+            " end of its log:\n" + "\n".join(lines)
         )
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    found = sorted(folder.rglob("results*.json"))
-    if not found:
+    files = sorted(folder.rglob("results*.json"))
+    if not files:
         raise UserError(
             "lm_eval ended well but wrote no results; see logs/lm_eval.log of this step"
         )
-    return read_json(found[-1])
+    return read_json(files[-1])
 
 
 # ------------------------------------------------------------------------------------------ results
@@ -214,23 +210,30 @@ class Result:
     n: int
 
 
-def table(cfg: Config, told: Mapping[str, Any]) -> list[dict]:
-    """Long rows from the harness's results: every task by language, with average, worst language
-    and gap to English.
+def table(cfg: Config, harness: Mapping[str, Any]) -> list[dict]:
+    """Long rows from the harness's results.
+
+    Every task by language, with average, worst language and gap to English.
     """
-    names = list(told["results"])
-    placed = {name: place(name, names, cfg.languages_of) for name in names}
-    results = [r for name in names for r in _of_task(name, *placed[name], told)]
+    tasks = list(harness["results"])
+    by_metric: dict[tuple[str, str], list[Result]] = {}
+    for task in tasks:
+        by, language = place(task, tasks, cfg.languages_of)
+        for result in _of_task(task, by, language, harness):
+            by_metric.setdefault((result.metric, by), []).append(result)
+
+    z = NormalDist().inv_cdf((1 + cfg.confidence) / 2)
     rows: list[dict] = []
-    for metric, by in dict.fromkeys((r.metric, r.by) for r in results):
-        rows += _rows(
-            [r for r in results if (r.metric, r.by) == (metric, by)],
-            NormalDist().inv_cdf((1 + cfg.confidence) / 2),
-        )
+    for results in by_metric.values():
+        rows += _rows(results, z)
     return rows
 
 
-def place(task: str, tasks: Sequence[str], languages_of: Mapping[str, str]) -> tuple[str, str]:
+def place(
+    task: str,
+    tasks: Sequence[str],
+    languages_of: Mapping[str, str],
+) -> tuple[str, str]:
     """(task without its language, language) from a task's name.
 
     An ending counts as a language if it is written with its script (`swh_Latn`), or if another task
@@ -238,20 +241,25 @@ def place(task: str, tasks: Sequence[str], languages_of: Mapping[str, str]) -> t
     words such as `cot` would pass for languages.
     """
     if task in languages_of:
-        return re.split(rf"_{re.escape(languages_of[task])}$", task)[0], languages.normalise(
-            languages_of[task]
-        )
-    if found := re.fullmatch(r"(.+)_([a-z]{3}_[A-Z][a-z]{3})", task):
-        return found[1], languages.normalise(found[2])
+        ending = languages_of[task]
+        return task.removesuffix(f"_{ending}"), languages.normalise(ending)
+    with_script = re.fullmatch(r"(.+)_([a-z]{3}_[A-Z][a-z]{3})", task)
+    if with_script:
+        return with_script[1], languages.normalise(with_script[2])
+
     stem, code = _ending(task)
-    siblings = {_ending(other)[1] for other in tasks if _ending(other)[0] == stem}
-    return (stem, code) if code and len(siblings - {None}) > 1 else (task, UNKNOWN)
+    siblings = set()
+    for other in tasks:
+        other_stem, other_code = _ending(other)
+        if other_stem == stem and other_code is not None:
+            siblings.add(other_code)
+    if code and len(siblings) > 1:
+        return stem, code
+    return task, UNKNOWN
 
 
 def _ending(task: str) -> tuple[str, str | None]:
-    """Stem and language of a name whose last word is a code of two or three letters
-    (`mgsm_direct_sw`).
-    """
+    """Stem and language of a name ending in a two- or three-letter code (`mgsm_direct_sw`)."""
     stem, _, word = task.rpartition("_")
     if not stem or not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]{2,4})?", word):
         return task, None
@@ -261,74 +269,84 @@ def _ending(task: str) -> tuple[str, str | None]:
         return task, None
 
 
-def _of_task(task: str, by: str, language: str, told: Mapping[str, Any]) -> list[Result]:
-    values, counts = told["results"][task], (told.get("n-samples") or {}).get(task) or {}
-    found = []
+def _of_task(
+    task: str,
+    by: str,
+    language: str,
+    harness: Mapping[str, Any],
+) -> list[Result]:
+    values = harness["results"][task]
+    counts = (harness.get("n-samples") or {}).get(task) or {}
+    n = int(counts.get("effective", 0))
+    results = []
     for key, value in values.items():
         metric, _, filter_ = key.partition(",")
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not filter_
-            or metric.endswith("_stderr")
-        ):
+        if not filter_ or metric.endswith("_stderr") or not _is_number(value):
             continue
-        error = values.get(f"{metric}_stderr,{filter_}")
         name = metric if filter_ == "none" else key
-        found.append(
-            Result(
-                name,
-                by,
-                language,
-                float(value),
-                error if isinstance(error, float) else None,
-                int(counts.get("effective", 0)),
-            )
-        )
-    return found
+        error = values.get(f"{metric}_stderr,{filter_}")
+        if not isinstance(error, float):
+            error = None
+        results.append(Result(name, by, language, float(value), error, n))
+    return results
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _rows(results: Sequence[Result], z: float) -> list[dict]:
-    out = [_row(r, r.language, r.value, r.error, r.n, z) for r in results]
-    known = [r for r in results if r.language != UNKNOWN]
+    """The rows of one metric: each language, average, worst language, gap to English."""
+    rows = [_row(result, result.language, z) for result in results]
+    known = [result for result in results if result.language != UNKNOWN]
     if len(known) < 2:
-        return out
-    mean = sum(r.value for r in known) / len(known)
-    out.append(_row(known[0], AVERAGE, mean, _error_of_mean(known), sum(r.n for r in known), z))
-    worst = min(known, key=lambda r: r.value)
-    out.append(
-        {**_row(worst, WORST, worst.value, worst.error, worst.n, z), "which": worst.language}
-    )
-    english, others = (
-        [r for r in known if r.language == "eng_Latn"],
-        [r for r in known if r.language != "eng_Latn"],
-    )
+        return rows
+
+    average = _mean(known)
+    rows.append(_row(average, AVERAGE, z))
+    worst = min(known, key=lambda result: result.value)
+    rows.append({**_row(worst, WORST, z), "which": worst.language})
+    english = [result for result in known if result.language == "eng_Latn"]
+    others = [result for result in known if result.language != "eng_Latn"]
     if english and others:
-        gap = english[0].value - sum(r.value for r in others) / len(others)
-        errors = (english[0].error, _error_of_mean(others))
-        error = None if None in errors else sum(e**2 for e in errors if e is not None) ** 0.5
-        out.append(_row(known[0], GAP, gap, error, sum(r.n for r in known), z))
-    return out
+        mean_of_others = _mean(others)
+        gap = dataclasses.replace(
+            average,
+            value=english[0].value - mean_of_others.value,
+            error=_root_of_squares([english[0].error, mean_of_others.error]),
+        )
+        rows.append(_row(gap, GAP, z))
+    return rows
 
 
-def _error_of_mean(results: Sequence[Result]) -> float | None:
-    if any(r.error is None for r in results):
-        return None
-    return sum(r.error**2 for r in results if r.error is not None) ** 0.5 / len(results)
+def _mean(results: Sequence[Result]) -> Result:
+    """The mean over languages, taken as independent, with all their items."""
+    value = sum(result.value for result in results) / len(results)
+    error = _root_of_squares([result.error for result in results])
+    if error is not None:
+        error /= len(results)
+    n = sum(result.n for result in results)
+    return dataclasses.replace(results[0], value=value, error=error, n=n)
 
 
-def _row(
-    result: Result, language: str, value: float, error: float | None, n: int, z: float
-) -> dict:
-    low, high = (None, None) if error is None else (value - z * error, value + z * error)
+def _root_of_squares(errors: Sequence[float | None]) -> float | None:
+    """The standard error of a sum of independent values; None if one is not known."""
+    squares = [error**2 for error in errors if error is not None]
+    return sum(squares) ** 0.5 if len(squares) == len(errors) else None
+
+
+def _row(result: Result, language: str, z: float) -> dict:
+    low, high = None, None
+    if result.error is not None:
+        low, high = result.value - z * result.error, result.value + z * result.error
     return {
         "metric": result.metric,
         "by": result.by,
         "language": language,
-        "value": value,
+        "value": result.value,
         "low": low,
         "high": high,
-        "n": n,
-        "n_groups": n,
+        "n": result.n,
+        "n_groups": result.n,
         "which": "",
     }

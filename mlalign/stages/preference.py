@@ -1,15 +1,17 @@
-"""Preference optimisation through TRL: every loss of its DPOTrainer, KTO, ORPO, CPO and SimPO,
-behind `loss`.
+"""Preference optimisation through TRL, with the loss that `loss` names.
 
 Reads a policy (slot `model`), preference rows, and optionally the reference (slot `reference`; by
 default the policy as it comes in). Writes `model/` (a plain Hugging Face directory, or a LoRA
 adapter), `metrics.json` and `log_history.json`. The reference's log-probabilities are computed
 once, before training, into TRL's own cache under `checkpoints/`; a continued run finds them there.
 
-    loss=sigmoid                DPO (Rafailov et al. 2023); ipo, hinge, robust, apo_zero, … are the other losses of DPOTrainer
+    loss=sigmoid                DPO (Rafailov et al. 2023); ipo, hinge, robust, apo_zero, … are the
+                                other losses of TRL's DPOTrainer
     loss=sigmoid+bco_pair+sft   a sum of them (MPO), with trainer.loss_weights
-    loss=kto                    KTO (Ethayarajh et al. 2024) on pairs taken apart, or on unpaired rows; apo_zero_unpaired likewise
-    loss=orpo | cpo | simpo     without a reference (Hong et al. 2024; Xu et al. 2024; Meng et al. 2024)
+    loss=kto                    KTO (Ethayarajh et al. 2024) on pairs taken apart, or on unpaired
+                                rows; apo_zero_unpaired likewise
+    loss=orpo | cpo | simpo     without a reference (Hong et al. 2024; Xu et al. 2024;
+                                Meng et al. 2024)
     loss=arpo                   a function of log-probabilities and columns of the rows: a file in
                                 `mlalign/methods/losses/`, or `package.module:function`
 """
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlalign import methods
-from mlalign.core import rows
+from mlalign.core import kinds, rows
 from mlalign.core.errors import UserError, nearest
 from mlalign.core.model import Model
 from mlalign.core.schema import HOW_TRAINER, class_source, source_file, verbatim, what
@@ -52,9 +54,7 @@ WORK = "training"
 
 
 class Method(NamedTuple):
-    """A TRL trainer: where its configuration is defined, what it adds, and whether it measures
-    against a reference.
-    """
+    """A TRL trainer: where its configuration is, what it adds, and whether it has a reference."""
 
     name: str
     module: str
@@ -64,28 +64,16 @@ class Method(NamedTuple):
 
 
 DPO = Method("DPO", "trl", "trl.trainer.dpo_config", {}, reference=True)
+KTO = Method("KTO", "trl", "trl.trainer.kto_config", {}, reference=True)
+ORPO_MODULE, CPO_MODULE = "trl.experimental.orpo", "trl.experimental.cpo"
+ORPO = Method("ORPO", ORPO_MODULE, f"{ORPO_MODULE}.orpo_config", {}, reference=False)
+CPO = Method("CPO", CPO_MODULE, f"{CPO_MODULE}.cpo_config", {}, reference=False)
 OTHERS = {
-    "kto": Method("KTO", "trl", "trl.trainer.kto_config", {"loss_type": "kto"}, reference=True),
-    "apo_zero_unpaired": Method(
-        "KTO", "trl", "trl.trainer.kto_config", {"loss_type": "apo_zero_unpaired"}, reference=True
-    ),
-    "orpo": Method(
-        "ORPO", "trl.experimental.orpo", "trl.experimental.orpo.orpo_config", {}, reference=False
-    ),
-    "cpo": Method(
-        "CPO",
-        "trl.experimental.cpo",
-        "trl.experimental.cpo.cpo_config",
-        {"loss_type": "sigmoid"},
-        reference=False,
-    ),
-    "simpo": Method(
-        "CPO",
-        "trl.experimental.cpo",
-        "trl.experimental.cpo.cpo_config",
-        {"loss_type": "simpo", "cpo_alpha": 0.0},
-        reference=False,
-    ),
+    "kto": KTO._replace(adds={"loss_type": "kto"}),
+    "apo_zero_unpaired": KTO._replace(adds={"loss_type": "apo_zero_unpaired"}),
+    "orpo": ORPO,
+    "cpo": CPO._replace(adds={"loss_type": "sigmoid"}),
+    "simpo": CPO._replace(adds={"loss_type": "simpo", "cpo_alpha": 0.0}),
 }
 # Arguments of DPOTrainer that belong to its own losses, or to a reference that a loss lacks.
 NOT_READ = (
@@ -128,11 +116,10 @@ class Config(TrainConfig):
 
 def identity(cfg: Config, digest: Callable[[Path], str]) -> dict[str, Any]:
     """As for every training stage; also refuses a loss that TRL does not have."""
-    if found := problems(cfg):
-        raise UserError(*found)
+    _check(cfg)
     own: dict[str, Any] = {}
     if _method(cfg).name == "KTO":
-        # It estimates its KL term from the rows that a device takes at a time.
+        # KTO estimates its KL term from the rows that a device takes at a time.
         own["kl_rows"] = cfg.device_batch_size
     if losses.is_name(cfg.loss):
         own["loss_source"] = methods.source_digest(losses.__name__, cfg.loss, "loss")
@@ -146,80 +133,91 @@ def _method(cfg: Config) -> Method:
     return OTHERS.get(cfg.loss, DPO)
 
 
+def _check(cfg: Config) -> None:
+    messages = problems(cfg)
+    if messages:
+        raise UserError(*messages)
+
+
 def problems(cfg: Config) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
-    found = config.problems(cfg)
-    of_loss = _of_function(cfg) if losses.is_name(cfg.loss) else _of_trl(cfg)
-    if losses.is_name(cfg.loss) and of_loss:
-        return found + of_loss
-    found += of_loss
+    messages = config.problems(cfg)
+    if losses.is_name(cfg.loss):
+        of_loss = _function_problems(cfg)
+        if of_loss:
+            return messages + of_loss
+    else:
+        messages += _trl_problems(cfg)
+
     method = _method(cfg)
     if cfg.beta < 0 or (cfg.beta == 0 and method.reference):
         least = "above 0" if method.reference else "0 or more"
-        found.append(
+        messages.append(
             f"beta: must be {least}, got {cfg.beta}: below 0, the rejected answers are learned"
         )
     if method.name == "KTO" and cfg.device_batch_size is None:
-        found.append(
+        messages.append(
             f"device_batch_size: {cfg.loss} estimates its KL term from the rows a device takes at a"
             " time, so it has to be set"
         )
-    return found
+    return messages
 
 
-def _of_trl(cfg: Config) -> list[str]:
+def _trl_problems(cfg: Config) -> list[str]:
     """What is wrong with a loss that TRL computes, or a sum of such losses."""
     known = dpo_losses()
     every = known | set(OTHERS) | set(losses.names())
     parts = [cfg.loss] if cfg.loss in OTHERS else cfg.loss.split("+")
-    found = []
+    is_sum = len(parts) > 1
+    messages = []
     for part in parts:
-        if len(parts) > 1 and part in OTHERS:
-            found.append(f"loss: {part} has a trainer of its own and cannot be summed with others")
-        elif len(parts) > 1 and losses.is_name(part):
-            found.append(f"loss: {part} is a function of its own and cannot be summed with others")
+        if is_sum and part in OTHERS:
+            own = "has a trainer of its own"
+            messages.append(f"loss: {part} {own} and cannot be summed with others")
+        elif is_sum and losses.is_name(part):
+            own = "is a function of its own"
+            messages.append(f"loss: {part} {own} and cannot be summed with others")
         elif known and part not in every:
-            found.append(f"loss: unknown loss {part!r}{nearest(part, every)}")
+            messages.append(f"loss: unknown loss {part!r}{nearest(part, every)}")
     if "exo_pair" in parts and not cfg.trainer.get("label_smoothing"):
-        found.append("trainer.label_smoothing: exo_pair needs one above 0; the paper takes 1e-3")
+        messages.append("trainer.label_smoothing: exo_pair needs one above 0; the paper takes 1e-3")
     if cfg.loss_args:
-        found.append(f"loss_args: {cfg.loss} is TRL's, which has its options under `trainer`")
-    return found
+        messages.append(f"loss_args: {cfg.loss} is TRL's, which has its options under `trainer`")
+    return messages
 
 
-def _of_function(cfg: Config) -> list[str]:
+def _function_problems(cfg: Config) -> list[str]:
     """What is wrong with a loss of `mlalign.methods.losses`."""
-    found = losses.problems(cfg.loss, cfg.loss_args)
-    if found:
-        return found
+    messages = losses.problems(cfg.loss, cfg.loss_args)
+    if messages:
+        return messages
     loss = losses.load(cfg.loss)
+    unused = set(NOT_READ)
+    if not losses.has_reference(loss):
+        unused |= set(OF_REFERENCE)
     for name in cfg.trainer:
-        if name in NOT_READ or (name in OF_REFERENCE and not losses.has_reference(loss)):
-            found.append(f"trainer.{name}: {cfg.loss} does not use it; leave it out")
+        if name in unused:
+            messages.append(f"trainer.{name}: {cfg.loss} does not use it; leave it out")
     if cfg.trainer.get("label_smoothing") and not methods.takes(loss, "label_smoothing"):
-        found.append(f"trainer.label_smoothing: {cfg.loss} does not take it; leave it out")
-    return found
+        messages.append(f"trainer.label_smoothing: {cfg.loss} does not take it; leave it out")
+    return messages
 
 
 @functools.cache
 def dpo_losses() -> frozenset[str]:
-    """The losses of TRL's DPOTrainer, read from the source of its configuration; empty if TRL is
-    not installed.
-    """
+    """The losses of TRL's DPOTrainer, read from its source; empty if TRL is not installed."""
     path = source_file(DPO.config)
     if path is None:
         return frozenset()
-    told = (
-        class_source(path, "DPOConfig")
-        .partition("\n    loss_type:")[2]
-        .partition("\n    loss_weights:")[0]
-    )
-    return frozenset(re.findall(r"`\\*'(\w+)\\*'`", told))
+    _, _, rest = class_source(path, "DPOConfig").partition("\n    loss_type:")
+    documentation, _, _ = rest.partition("\n    loss_weights:")
+    return frozenset(re.findall(r"`\\*'(\w+)\\*'`", documentation))
 
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
-    on_one_side = OTHERS.get(cfg.loss, DPO).name == "KTO"
-    return {"rows": ("preference", "unpaired") if on_one_side else ("preference",)}
+    if OTHERS.get(cfg.loss, DPO).name == "KTO":
+        return {"rows": ("preference", "unpaired")}
+    return {"rows": ("preference",)}
 
 
 def objective(cfg: Config) -> Objective:
@@ -235,94 +233,100 @@ def objective(cfg: Config) -> Objective:
     )
 
 
+def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
+    """A reference that the loss would not use, unless it is just the model that is trained."""
+    references = {given.name for given in inputs.get("reference", ())}
+    models = {given.name for given in inputs.get("model", ())}
+    unused = not _method(cfg).reference and not references <= models
+    return [_no_reference(cfg)] if unused else []
+
+
+def _no_reference(cfg: Config) -> str:
+    return (
+        f"inputs.reference: {cfg.loss} has no reference model; leave it out (in a recipe,"
+        " `reference: null`)"
+    )
+
+
 def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
     return ["trl.trainer.dpo_trainer", *IMPORTS]
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    if found := problems(cfg):
-        raise UserError(*found)
+    _check(cfg)
     method = _method(cfg)
-    model, reference, source = (
-        inputs.model("model"),
-        _reference(cfg, inputs, method),
-        inputs.rows("rows"),
-    )
+    model, source = inputs.model("model"), inputs.rows("rows")
+    reference = _reference(cfg, inputs, method)
     columns = _columns(method, source)
 
-    from mlalign.models import modelling
-    from mlalign.models.training import card, loop, pair_loss, trainset
+    from mlalign.models import modelling, saving
+    from mlalign.models.training import card, loop, trainset
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trl = importlib.import_module(method.module)
-    adds = _arguments(cfg, method)
-    args = loop.arguments(
-        getattr(trl, f"{method.name}Config"), cfg, {**adds, **cfg.trainer}, out, beta=cfg.beta
-    )
-    if method.name == "KTO" and args.per_device_train_batch_size < 2:
-        raise UserError(
-            "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its"
-            " KL term from mismatched pairs"
-        )
+    args = _arguments(cfg, method, getattr(trl, f"{method.name}Config"), out)
     tokenizer = modelling.load_tokenizer(model, cfg.chat_template)
     template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
-    modelling.warn_of_no_end(out, template, tokenizer)
+    saving.warn_of_no_end(out, template, tokenizer)
     objective = _objective(cfg) if losses.is_name(cfg.loss) else None
-    further = list(objective.columns) if objective else []
-    examples = trainset.Examples(
-        columns,
-        _taken_apart if columns == "unpaired" else functools.partial(_pair, further=further),
-        "truncated",
-        keep_end=cfg.trainer.get("truncation_mode") == "keep_end",
-        further=further,
-    )
+    examples = _examples(cfg, columns, objective)
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
+
     weights = loop.weights("causal", cfg, cfg.trainer, args)
     network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
     precomputed = method.reference and args.precompute_ref_log_probs
-    if model.base and cfg.peft is not None and method.reference and not precomputed:
-        reference = (
-            reference or model
-        )  # in training the policy keeps no second adapter: transformers would go on from the wrong one
-    given: dict[str, Any] = {}
+    further: dict[str, Any] = {"objective": objective} if objective else {}
+    reference = reference or _own_reference(cfg, model, method, precomputed)
     if reference:
-        given["ref_model"] = modelling.load_merged(reference, weights)
-    # KTO goes through its rows in order, so they are mixed here.
-    dataset = train.dataset.shuffle(seed=cfg.seed) if method.name == "KTO" else train.dataset
-    kind = getattr(trl, f"{method.name}Trainer")
-    if objective:
-        kind = type("PairLossTrainer", (pair_loss.PairLoss, kind), {})
-        given["objective"] = objective
-    trainer = loop.trainer_of(kind, cfg, network, args, dataset, tokenizer, peft_config, **given)
+        further["ref_model"] = modelling.load_merged(reference, weights)
+    dataset = train.dataset
+    if method.name == "KTO":
+        dataset = dataset.shuffle(seed=cfg.seed)  # KTO goes through its rows in order
+    kind = _trainer_kind(getattr(trl, f"{method.name}Trainer"), objective)
+    trainer = loop.trainer_of(kind, cfg, network, args, dataset, tokenizer, peft_config, **further)
     if precomputed:
-        given.clear()
+        further.clear()  # so that nothing holds the reference's weights
         modelling.drop_reference(trainer)
     loop.fit(trainer, cfg, out)
-    modelling.end_at(trainer, template)
-    modelling.save(trainer, out.path / "model")
+
+    saving.end_at(trainer, template)
+    saving.save(trainer, out.path / "model")
     if out.is_main:
-        trained_by = "on TRL's DPOTrainer" if objective else f"TRL's {method.name}Trainer"
-        text = f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} ({trained_by})."
-        card.write(
-            out.path / "model",
-            card.gather(out, inputs, text, model, modelling.rank_of(trainer), True, train.sources),
-        )
+        text, rank = _description(cfg, method), saving.rank_of(trainer)
+        facts = card.gather(out, inputs, text, model, rank, True, train.sources)
+        card.write(out.path / "model", facts)
     loop.leave_together(args)
 
 
 def _reference(cfg: Config, inputs: Inputs, method: Method) -> Model | None:
-    """The reference if it is another model than the policy that comes in.
+    """The reference, if it is another model than the policy that comes in.
 
-    Raises: UserError if the loss takes none.
+    Raises: UserError if it is another model, and the loss takes none.
     """
     if "reference" not in inputs:
         return None
-    if not method.reference:
-        raise UserError(
-            f"inputs.reference: {cfg.loss} has no reference model; leave it out (set it to null)"
-        )
     reference = inputs.model("reference")
-    return None if reference.path == inputs.model("model").path else reference
+    if reference.path == inputs.model("model").path:
+        return None
+    if not method.reference:
+        raise UserError(_no_reference(cfg))
+    return reference
+
+
+def _own_reference(
+    cfg: Config,
+    model: Model,
+    method: Method,
+    precomputed: bool,
+) -> Model | None:
+    """The policy as it comes in, where the trainer cannot take it from the policy itself.
+
+    In training the policy keeps no second adapter: transformers would go on from the wrong one.
+    """
+    continues_adapter = model.base is not None and cfg.peft is not None
+    if continues_adapter and method.reference and not precomputed:
+        return model
+    return None
 
 
 def _columns(method: Method, source: Path) -> str:
@@ -337,13 +341,26 @@ def _columns(method: Method, source: Path) -> str:
     )
 
 
-def _arguments(cfg: Config, method: Method) -> dict[str, Any]:
-    """What the method adds to a person's trainer arguments, which may override it."""
+def _arguments(cfg: Config, method: Method, kind: Any, out: Output) -> Any:
+    """The trainer's arguments: what the method adds, and a person's own, which may override it.
+
+    Raises: UserError if KTO gets fewer than two rows at a time.
+    """
+    from mlalign.models.training import loop
+
+    adds = dict(method.adds)
     if method.name in ("DPO", "KTO"):
-        precompute = not cfg.trainer.get("sync_ref_model", False)
-        losses = {"loss_type": cfg.loss.split("+")} if method is DPO else {}
-        return {**method.adds, **losses, "precompute_ref_log_probs": precompute}
-    return dict(method.adds)
+        adds["precompute_ref_log_probs"] = not cfg.trainer.get("sync_ref_model", False)
+    if method.name == "DPO" and not losses.is_name(cfg.loss):
+        adds["loss_type"] = cfg.loss.split("+")
+    settings = {**adds, **cfg.trainer}
+    args = loop.arguments(kind, cfg, settings, out, beta=cfg.beta)
+    if method.name == "KTO" and args.per_device_train_batch_size < 2:
+        raise UserError(
+            "device_batch_size: KTO needs at least 2 rows on a device at a time: it estimates its"
+            " KL term from mismatched pairs"
+        )
+    return args
 
 
 def _objective(cfg: Config) -> Any:
@@ -353,15 +370,43 @@ def _objective(cfg: Config) -> Any:
     loss = losses.load(cfg.loss)
     options = losses.options(loss, cfg.loss_args)
     filled = {"beta": cfg.beta, "label_smoothing": cfg.trainer.get("label_smoothing", 0.0)}
-    options |= {name: value for name, value in filled.items() if methods.takes(loss, name)}
-    has_reference = losses.has_reference(loss)
+    for name, value in filled.items():
+        if methods.takes(loss, name):
+            options[name] = value
     apply = functools.partial(losses.apply, cfg.loss, options)
-    return Objective(apply, losses.columns(loss), has_reference)
+    return Objective(apply, losses.columns(loss), losses.has_reference(loss))
+
+
+def _trainer_kind(kind: type, objective: Any) -> type:
+    """TRL's trainer, with our loss in it if there is one."""
+    if objective is None:
+        return kind
+    from mlalign.models.training.pair_loss import PairLoss
+
+    return type("PairLossTrainer", (PairLoss, kind), {})
+
+
+def _description(cfg: Config, method: Method) -> str:
+    """How the model was trained, for its card."""
+    trainer = "on TRL's DPOTrainer" if losses.is_name(cfg.loss) else f"TRL's {method.name}Trainer"
+    return f"Preference optimisation with the loss {cfg.loss}, beta {cfg.beta} ({trainer})."
+
+
+def _examples(cfg: Config, columns: str, objective: Any) -> Any:
+    """How rows become training examples."""
+    from mlalign.models.training import trainset
+
+    further = list(objective.columns) if objective else []
+    of_row: Callable[[Mapping], list[dict]] = functools.partial(_pair, further=further)
+    if columns == "unpaired":
+        of_row = _taken_apart
+    keep_end = cfg.trainer.get("truncation_mode") == "keep_end"
+    return trainset.Examples(columns, of_row, "truncated", keep_end=keep_end, further=further)
 
 
 def _pair(row: Mapping, further: Sequence[str] = ()) -> list[dict]:
     """The example of a pair. Raises: UserError for a row without a value that the loss reads."""
-    example = {c: row[c] for c in ("prompt", "chosen", "rejected", *further)}
+    example = {name: row[name] for name in ("prompt", "chosen", "rejected", *further)}
     for name in further:
         if example[name] is None:
             place = f"row {row['id']} ({row['prompt_lang']})"
@@ -373,8 +418,9 @@ def _pair(row: Mapping, further: Sequence[str] = ()) -> list[dict]:
 def _taken_apart(row: Mapping) -> list[dict]:
     """The two halves of a pair, labelled; an unpaired row as it is."""
     if "label" in row:
-        return [{c: row[c] for c in ("prompt", "completion", "label")}]
-    return [
-        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
-        for side in ("chosen", "rejected")
-    ]
+        return [{name: row[name] for name in ("prompt", "completion", "label")}]
+    halves = []
+    for side in ("chosen", "rejected"):
+        half = {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        halves.append(half)
+    return halves

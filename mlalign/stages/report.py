@@ -1,15 +1,16 @@
 """What a run did and what came out: one HTML file to read, and the same as Markdown, JSON and CSV.
 
 Reads the manifests of all steps (slot `steps`), the tables of their metrics and the logs of their
-training; of the evaluated answers and the pairs also the scores, lengths and, for the samples in
-`report.html`, texts (never those of a source marked `sensitive` unless asked to). Writes
-`report.html` (self-contained: no network), `report.md`, `report.json` (no text of a row in either)
-and `metrics.csv` (all tables with the step in front). Everything but the times is a pure function
-of what the steps contain. Absolute paths are cut to their last part.
+training; for evaluated answers and pairs also scores and lengths; for the samples in `report.html`
+also texts (those of a source marked `sensitive` only if asked to). Writes `report.html`
+(self-contained: no network), `report.md` and `report.json` (neither has the text of a row), and
+`metrics.csv` (all tables, with the step in front). Everything but the times is a pure
+function of what the steps contain. Absolute paths are cut to their last part.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from mlalign.core.schema import what
 from mlalign.core.stage import Inputs, Output
@@ -40,23 +41,28 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     from mlalign.evidence import collect, html, markdown, measures, samples
     from mlalign.methods.metrics import table
 
-    steps = collect.Steps(a for a in inputs.all("steps") if isinstance(a, Artifact))
+    steps = collect.Steps(step for step in inputs.all("steps") if isinstance(step, Artifact))
     content = collect.gather(steps, out.run)
     shown = collect.of_one_evaluation(content)
     content["distributions"] = measures.distributions(steps, shown)
-    variant = out.run.get("step", out.step).removeprefix(out.step)  # of a sweep: `[beta=0.05]`
-    title = (
-        cfg.title
-        or " ".join(filter(None, (content["run"].get("name"), variant.strip("[]"))))
-        or "Report"
-    )
+    title = cfg.title or _default_title(content, out)
+
     write_json(out.path / "report.json", content)
-    (out.path / "report.md").write_text(markdown.page(content, title, cfg.digits), encoding="utf-8")
-    (out.path / "metrics.csv").write_text(
-        table.to_csv(content["metrics"], ("step", *table.COLUMNS)), encoding="utf-8"
-    )
+    text = markdown.page(content, title, cfg.digits)
+    (out.path / "report.md").write_text(text, encoding="utf-8")
+    metrics = table.to_csv(content["metrics"], ("step", *table.COLUMNS))
+    (out.path / "metrics.csv").write_text(metrics, encoding="utf-8")
+
     hide = cfg.sensitive == "hide"
     content["samples"] = samples.samples(
         steps, shown, cfg.samples_per_language, cfg.sample_characters, hide=hide
     )
-    (out.path / "report.html").write_text(html.page(content, title, cfg.digits), encoding="utf-8")
+    page = html.page(content, title, cfg.digits)
+    (out.path / "report.html").write_text(page, encoding="utf-8")
+
+
+def _default_title(content: Mapping[str, Any], out: Output) -> str:
+    """The name of the run, and in a sweep the variant's settings: `beta=0.05`."""
+    variant = out.run.get("step", out.step).removeprefix(out.step).strip("[]")
+    words = [word for word in (content["run"].get("name"), variant) if word]
+    return " ".join(words) or "Report"

@@ -1,5 +1,4 @@
-"""A reward model: a classifier with one output, trained on preference pairs by TRL's RewardTrainer
-(Bradley-Terry).
+"""A reward model: a classifier with one output, trained on pairs (Bradley-Terry) with TRL.
 
 Reads a model and preference rows. Writes `model/` (a plain Hugging Face directory, or a LoRA
 adapter that carries the head) with `card.yaml`, `metrics.json` and `log_history.json`. A new head
@@ -9,6 +8,7 @@ model is opened as a scorer and must give the scores that the trained one gave i
 
 import dataclasses
 import gc
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,7 @@ from typing import Any
 import reward_models
 from mlalign.core import rows
 from mlalign.core.errors import UserError
+from mlalign.core.model import Model
 from mlalign.core.schema import HOW_TRAINER, verbatim, what
 from mlalign.core.stage import Inputs, Output
 from mlalign.models import templates
@@ -49,10 +50,10 @@ METHOD = (
 )
 N_CHECKED = 32
 LARGEST = 2.0**127  # margins are trained with in float32
-# How far a score may move by saving and loading, by the dtype of the weights: float noise, nothing
-# more. Of a head of norm 1, or of the spread of the scores if that is larger:
+# How far a score may move by saving and loading, which is float noise, by the dtype of the weights:
+# a part of the head's norm, or of the spread of the scores if that is larger,
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-# and of the largest score, which is itself rounded to the dtype:
+# and a part of the largest score, which is itself rounded to the dtype.
 ROUNDING = {"float32": 2**-23, "bfloat16": 2**-7, "float16": 2**-10}
 
 
@@ -88,16 +89,18 @@ def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    if found := problems(cfg):
-        raise UserError(*found)
+    messages = problems(cfg)
+    if messages:
+        raise UserError(*messages)
     model, source = inputs.model("model"), inputs.rows("rows")
-    if (kind := rows.kind_of(source)) != "preference":
+    kind = rows.kind_of(source)
+    if kind != "preference":
         raise UserError(f"{source}: holds {kind} rows; reward trains on preference rows")
     columns = "margin" if _uses_margin(cfg, source, out) else "preference"
 
     from trl import RewardConfig, RewardTrainer
 
-    from mlalign.models import modelling
+    from mlalign.models import modelling, saving
     from mlalign.models.training import card, loop, trainset
 
     args = loop.arguments(RewardConfig, cfg, cfg.trainer, out)
@@ -106,73 +109,97 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
     examples = trainset.Examples(columns, lambda row: [_example(row, columns)], "dropped")
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
     weights = loop.weights("classifier", cfg, cfg.trainer, args)
-    network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
-    modelling.fit_vocabulary(network, tokenizer, frozen=cfg.peft is not None)
-    if cfg.freeze_embeddings:
-        network.get_input_embeddings().weight.requires_grad_(False)
+    network, peft_config = _network(cfg, model, weights, tokenizer)
     trainer = loop.trainer_of(
         RewardTrainer, cfg, network, args, train.dataset, tokenizer, peft_config
     )
     loop.fit(trainer, cfg, out)
-    checked = [
-        row["prompt"] + row["chosen"]
-        for row in train.dataset.select(range(min(N_CHECKED, len(train.dataset))))
-    ]
-    tokenized: Any = trainer.train_dataset
-    before, dtype = (
-        modelling.scores(trainer, tokenized[: len(checked)]["chosen_ids"]),
-        str(network.dtype).removeprefix("torch."),
-    )
-    modelling.save(trainer, out.path / "model")
-    facts = card.gather(
-        out, inputs, METHOD, model, modelling.rank_of(trainer), False, train.sources
-    )
-    del trainer, network, tokenized
+
+    conversations, before = _first_scores(trainer, train.dataset)
+    dtype = str(network.dtype).removeprefix("torch.")
+
+    saving.save(trainer, out.path / "model")
+    rank = saving.rank_of(trainer)
+    facts = card.gather(out, inputs, METHOD, model, rank, False, train.sources)
+    del trainer, network
     gc.collect()
     if out.is_main:
         card.write(out.path / "model", facts)
         with modelling.whole_weights(weights):
-            scorer = _reopened(cfg, out, checked, before, dtype)
+            scorer = _reopened(cfg, out, conversations, before, dtype)
         _write_card(cfg, out, source, scorer, facts, tokenizer)
     loop.leave_together(args)
+
+
+def _network(
+    cfg: Config,
+    model: Model,
+    weights: Any,
+    tokenizer: Any,
+) -> tuple[Any, Any]:
+    """The network to train, and the configuration of its new adapter, if it gets one."""
+    from mlalign.models import modelling
+
+    network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
+    modelling.fit_vocabulary(network, tokenizer, frozen=cfg.peft is not None)
+    if cfg.freeze_embeddings:
+        network.get_input_embeddings().weight.requires_grad_(False)
+    return network, peft_config
+
+
+def _first_scores(trainer: Any, dataset: Any) -> tuple[list[list[dict]], list[float]]:
+    """The first chosen conversations, and what the trained model gives them in memory."""
+    from mlalign.models import modelling
+
+    n_checked = min(N_CHECKED, len(dataset))
+    first_rows = dataset.select(range(n_checked))
+    conversations = [row["prompt"] + row["chosen"] for row in first_rows]
+    tokens = trainer.train_dataset[:n_checked]["chosen_ids"]
+    return conversations, modelling.scores(trainer, tokens)
 
 
 def _uses_margin(cfg: Config, source: Path, out: Output) -> bool:
     """Whether the margin column goes to the trainer; rows without a margin then have 0.
 
-    Raises: UserError if there is none
-    at all, or one is no finite number.
+    Raises: UserError if there is no margin at all, or one is no finite number.
     """
     read = rows.read(source, cfg.split, cfg.languages, ["margin"])
     margins = [row["margin"] for row in read if row["margin"] is not None]
     n_margins = len(margins)
     if cfg.use_margin and not n_margins:
         raise UserError(f"use_margin: no row of {source} has a margin; set use_margin=false")
-    used = cfg.use_margin if cfg.use_margin is not None else n_margins > 0
-    if used and (n := sum(not abs(margin) <= LARGEST for margin in margins)):
+
+    used = n_margins > 0 if cfg.use_margin is None else cfg.use_margin
+    n_not_finite = sum(not abs(margin) <= LARGEST for margin in margins)
+    if used and n_not_finite:
         raise UserError(
-            f"use_margin: {n} rows of {source} have a margin that is no finite number; mend them in"
-            " its source, or set use_margin=false"
+            f"use_margin: {n_not_finite} rows of {source} have a margin that is no finite number;"
+            " mend them in its source, or set use_margin=false"
         )
     out.note(margin={"used": used, "rows_with_margin": n_margins})
     return used
 
 
 def _example(row: Mapping, columns: str) -> dict:
-    pair = {c: row[c] for c in ("prompt", "chosen", "rejected")}
-    return {**pair, "margin": row["margin"] or 0.0} if columns == "margin" else pair
+    example = {name: row[name] for name in ("prompt", "chosen", "rejected")}
+    if columns == "margin":
+        example["margin"] = row["margin"] or 0.0
+    return example
 
 
 def _reopened(
-    cfg: Config, out: Output, checked: Sequence[list], before: Sequence[float], dtype: str
+    cfg: Config,
+    out: Output,
+    conversations: Sequence[list],
+    before: Sequence[float],
+    dtype: str,
 ) -> reward_models.Scorer:
-    """The saved model as a scorer, which must score the conversations as the trained one did in
-    memory.
+    """The saved model as a scorer, which must score the conversations as it did in memory.
 
-    Raises: UserError if a score moved by more than float noise (a quantized base comes back
-        unquantized: there it is only noted).
+    Raises: UserError if a score moved by more than float noise. A quantized base comes back
+        unquantized, and then the difference is only noted.
     """
-    from mlalign.models import modelling
+    from mlalign.models import saving
 
     folder = out.path / "model"
     options = {
@@ -182,19 +209,16 @@ def _reopened(
         "date": cfg.date,
     }
     scorer = reward_models.load(folder, **options)
-    after = scorer.score([{"messages": conversation} for conversation in checked])
-    moved = max(
-        abs(a - b) if a is not None else float("inf") for a, b in zip(after, before, strict=True)
-    )
-    noise = tolerance(before, modelling.head_norm(folder), dtype)
-    out.note(
-        reload={
-            "rows": len(before),
-            "max_abs_difference": moved,
-            "dtype": dtype,
-            "tolerance": noise,
-        }
-    )
+    after = scorer.score([{"messages": conversation} for conversation in conversations])
+    moved = _largest_difference(before, after)
+    noise = tolerance(before, saving.head_norm(folder), dtype)
+    reload = {
+        "rows": len(before),
+        "max_abs_difference": moved,
+        "dtype": dtype,
+        "tolerance": noise,
+    }
+    out.note(reload=reload)
     if not moved <= noise and cfg.quantization is None:
         raise UserError(
             f"{folder}: saved and loaded again, the model scores up to {moved:.2g} differently"
@@ -202,6 +226,14 @@ def _reopened(
             " its chat template did not survive saving"
         )
     return scorer
+
+
+def _largest_difference(before: Sequence[float], after: Sequence[float | None]) -> float:
+    """Infinite if a conversation has no score any more."""
+    differences = []
+    for old, new in zip(before, after, strict=True):
+        differences.append(math.inf if new is None else abs(new - old))
+    return max(differences)
 
 
 def tolerance(scores: Sequence[float], head_norm: float, dtype: str) -> float:
@@ -221,58 +253,65 @@ def _write_card(
     facts: Facts,
     tokenizer: Any,
 ) -> None:
-    """What the model gives on held-out pairs, by language; without any, calibration comes from the
-    training rows.
+    """Write the model's card, with what it gives on held-out pairs by language.
+
+    Without held-out pairs, calibration comes from the training rows, and there is no accuracy.
     """
     split = "eval" if rows.shards(source, "eval") else cfg.split
-    measured = {
-        language: _measured(scorer, pairs)
-        for language, pairs in _samples(source, split, cfg.card_rows)
-    }
-    told = cards.Card(
+    accuracy: dict[str, Any] = {}
+    calibration: dict[str, Any] = {}
+    for language, pairs in _first_pairs(source, split, cfg.card_rows):
+        measured = _measured(scorer, pairs)
+        calibration[language] = {"mean": measured["mean"], "std": measured["std"]}
+        if split == "eval":
+            accuracy[language] = {"n": measured["n"], "accuracy": measured["accuracy"]}
+    model_card = cards.Card(
         template_hash=cards.template_hash(templates.text_of(tokenizer)),
         scale="logits",
         max_length=cfg.max_length,
         date=cfg.date if templates.ChatTemplate(tokenizer).writes_date else None,
         training_languages=sorted(out.tally.rows),
-        accuracy=(
-            {x: {"n": m["n"], "accuracy": m["accuracy"]} for x, m in measured.items()}
-            if split == "eval"
-            else {}
-        ),
-        calibration={x: {"mean": m["mean"], "std": m["std"]} for x, m in measured.items()},
+        accuracy=accuracy,
+        calibration=calibration,
         licence=facts.base_licence,
         training={"measured_on": split, "base_model": facts.base},
     )
-    cards.write(out.path / "model", told)
+    cards.write(out.path / "model", model_card)
 
 
-def _samples(source: Path, split: str, limit: int) -> Iterator[tuple[str, list[dict]]]:
+def _first_pairs(
+    source: Path,
+    split: str,
+    limit: int,
+) -> Iterator[tuple[str, list[dict]]]:
     """The first rows of each language, in the order of languages."""
-    found: dict[str, list[dict]] = defaultdict(list)
+    by_language: dict[str, list[dict]] = defaultdict(list)
     for shard in rows.shards(source, split):
-        language = shard.stem.split(".")[0]
-        found[language] += rows.read_shard(shard, ["prompt", "chosen", "rejected"])[
-            : limit - len(found[language])
-        ]
-    yield from sorted((language, sample) for language, sample in found.items() if sample)
+        pairs = by_language[shard.stem.split(".")[0]]
+        missing = limit - len(pairs)
+        pairs += rows.read_shard(shard, ["prompt", "chosen", "rejected"])[:missing]
+    for language, pairs in sorted(by_language.items()):
+        if pairs:
+            yield language, pairs
 
 
 def _measured(scorer: reward_models.Scorer, pairs: Sequence[Mapping]) -> dict[str, float]:
-    """Share of pairs whose chosen answer scores higher, and mean and standard deviation of all
-    scores.
+    """Share of pairs whose chosen answer scores higher; mean and standard deviation of all scores.
+
+    Raises: UserError if a score is no number.
     """
-    found = scorer.score(pairs)
-    scores = [score for score in found if score is not None]
-    if len(scores) < len(found):
+    all_scores = scorer.score(pairs)
+    scores = [score for score in all_scores if score is not None]
+    if len(scores) < len(all_scores):
         raise UserError(
             "the trained model gives scores that are no numbers: training diverged; lower"
             " trainer.learning_rate"
         )
-    won = [chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
-    numbers = {
-        "accuracy": statistics.fmean(won),
-        "mean": statistics.fmean(scores),
-        "std": statistics.pstdev(scores),
+    chosen, rejected = scores[::2], scores[1::2]
+    won = [high > low for high, low in zip(chosen, rejected, strict=True)]
+    return {
+        "n": len(won),
+        "accuracy": round(statistics.fmean(won), 6),
+        "mean": round(statistics.fmean(scores), 6),
+        "std": round(statistics.pstdev(scores), 6),
     }
-    return {"n": len(won), **{name: round(value, 6) for name, value in numbers.items()}}

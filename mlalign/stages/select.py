@@ -56,50 +56,61 @@ class Evidence:
 
 def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:
     metrics = kinds.columns_of(inputs.get("evidence", ()))
-    return (
-        [] if not metrics else kinds.missing_columns({"metric": cfg.metric}, metrics, "evaluations")
-    )
+    if not metrics:
+        return []
+    return kinds.missing_columns({"metric": cfg.metric}, metrics, "evaluations")
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    candidates = [c for c in inputs.all("candidates") if not _is_empty(c)]
+    candidates = [candidate for candidate in inputs.all("candidates") if not _is_empty(candidate)]
     evidence = [_evidence(cfg, artifact) for artifact in inputs.artifacts("evidence")]
-    if not candidates or len(evidence) > len(candidates):
+    n_without = len(candidates) - len(evidence)
+    if not candidates or n_without < 0:
         raise UserError(
             f"{out.step or 'select'}: {len(evidence)} metrics for {len(candidates)} candidates;"
             " give each its own"
         )
-    known: list[Evidence | None] = [*[None] * (len(candidates) - len(evidence)), *evidence]
+
+    known: list[Evidence | None] = [*[None] * n_without, *evidence]
     leader, decisions = decide(known, cfg.min_gain, cfg.max_drop_worst)
-    stop, names = leader != len(candidates) - 1, [_name(c) for c in candidates]
-    why = f"{_label(cfg)}: " + "; ".join(
-        f"{name} {text}" for name, text in zip(names, decisions, strict=True)
-    )
-    write_json(
-        out.path / "selected.json", {**_pointer(candidates[leader]), "stop": stop, "why": why}
-    )
-    table = [
-        {"candidate": n, "value": e and e.value, "decision": d}
-        for n, e, d in zip(names, known, decisions, strict=True)
-    ]
+    stop = leader != len(candidates) - 1
+    names = [_name(candidate) for candidate in candidates]
+    phrases, table = [], []
+    for name, own, decision in zip(names, known, decisions, strict=True):
+        phrases.append(f"{name} {decision}")
+        value = own.value if own else None
+        table.append({"candidate": name, "value": value, "decision": decision})
+
+    why = f"{_label(cfg)}: {'; '.join(phrases)}"
+    selected = {**_pointer(candidates[leader]), "stop": stop, "why": why}
+    write_json(out.path / "selected.json", selected)
     out.note(decisions=table, selected=names[leader], stop=stop)
 
 
 def decide(
-    known: Sequence[Evidence | None], min_gain: float, max_drop: float | None
+    known: Sequence[Evidence | None],
+    min_gain: float,
+    max_drop: float | None,
 ) -> tuple[int, list[str]]:
     """(the index of the leader, a phrase about each candidate)."""
-    leader, decisions = 0, []
-    for i, new in enumerate(known):
-        objection = _objection(known[leader], new, min_gain, max_drop) if i else None
-        leader = leader if objection else i
+    leader = 0
+    decisions = []
+    for index, new in enumerate(known):
+        objection = None
+        if index > 0:
+            objection = _objection(known[leader], new, min_gain, max_drop)
+        if objection is None:
+            leader = index
         value = "without evidence" if new is None else f"at {new.value:.4f}"
         decisions.append(f"{value}: {objection or 'takes the lead'}")
     return leader, decisions
 
 
 def _objection(
-    old: Evidence | None, new: Evidence | None, min_gain: float, max_drop: float | None
+    old: Evidence | None,
+    new: Evidence | None,
+    min_gain: float,
+    max_drop: float | None,
 ) -> str | None:
     """Why `new` does not take the lead from `old`, or None if it does.
 
@@ -112,13 +123,15 @@ def _objection(
     gain = round(new.value - old.value, 9)
     if gain < min_gain:
         return f"gains {gain:+.4f}, less than {min_gain}"
-    falls = {
-        lang: round(old.by_language[lang] - v, 9)
-        for lang, v in sorted(new.by_language.items())
-        if lang in old.by_language
-    }
-    worst = max(falls, key=lambda lang: falls[lang], default=None)
-    if max_drop is not None and worst is not None and falls[worst] > max_drop:
+
+    falls = {}
+    for language, value in sorted(new.by_language.items()):
+        if language in old.by_language:
+            falls[language] = round(old.by_language[language] - value, 9)
+    if max_drop is None or not falls:
+        return None
+    worst = max(falls, key=lambda language: falls[language])
+    if falls[worst] > max_drop:
         return f"falls by {falls[worst]:.4f} in {worst}, more than {max_drop}"
     return None
 
@@ -126,45 +139,53 @@ def _objection(
 def _evidence(cfg: Config, artifact: Artifact) -> Evidence:
     """What the metrics say.
 
-    Raises: UserError if the metric or a language is not there, or the metric stands there several
-        times.
+    Raises: UserError if the metric or a language is missing, or several score columns have it.
     """
-    told, name = read_json(artifact.path / "metrics.json")["rows"], _name(artifact)
-    rows = [r for r in told if r["metric"] == cfg.metric and cfg.by in (None, r["by"])]
-    if not rows:
-        raise UserError(
-            f"metric: {name} has no {_label(cfg)}{nearest(cfg.metric, {r['metric'] for r in told})}"
-        )
-    if len(columns := {r["by"] for r in rows}) > 1:
-        raise UserError(
-            f"by: {name} has {cfg.metric} for several score columns, choose"
-            f" one{nearest('', columns)}"
-        )
-    values = {r["language"]: r["value"] for r in rows}
-    wanted = cfg.languages or [lang for lang in values if lang not in SUMMARIES]
-    if missing := [lang for lang in wanted if lang not in values]:
-        raise UserError(
-            *(
-                f"languages: {name} has no {cfg.metric} in {lang!r}{nearest(lang, values)}"
-                for lang in missing
-            )
-        )
-    each = {lang: values[lang] for lang in wanted}
-    values |= {"avg": sum(each.values()) / len(each), "worst": min(each.values())}
+    name = _name(artifact)
+    values = _values(cfg, read_json(artifact.path / "metrics.json")["rows"], name)
+    languages = cfg.languages or [language for language in values if language not in SUMMARIES]
+    missing = [language for language in languages if language not in values]
+    if missing:
+        no_metric = f"languages: {name} has no {cfg.metric}"
+        messages = [f"{no_metric} in {lang!r}{nearest(lang, values)}" for lang in missing]
+        raise UserError(*messages)
+
+    by_language = {language: values[language] for language in languages}
+    values["avg"] = sum(by_language.values()) / len(by_language)
+    values["worst"] = min(by_language.values())
     if cfg.average not in values:
         raise UserError(
             f"average: {name} has no {cfg.metric} in {cfg.average!r}{nearest(cfg.average, values)}"
         )
-    return Evidence(values[cfg.average], each)
+    return Evidence(values[cfg.average], by_language)
+
+
+def _values(
+    cfg: Config,
+    table: Sequence[dict],
+    name: str,
+) -> dict[str, float]:
+    """language -> value of the metric."""
+    rows = [row for row in table if row["metric"] == cfg.metric]
+    if cfg.by is not None:
+        rows = [row for row in rows if row["by"] == cfg.by]
+    if not rows:
+        metrics = {row["metric"] for row in table}
+        raise UserError(f"metric: {name} has no {_label(cfg)}{nearest(cfg.metric, metrics)}")
+    columns = {row["by"] for row in rows}
+    if len(columns) > 1:
+        raise UserError(
+            f"by: {name} has {cfg.metric} for several score columns, choose one"
+            f"{nearest('', columns)}"
+        )
+    return {row["language"]: row["value"] for row in rows}
 
 
 def _is_empty(candidate: Artifact | dict) -> bool:
-    """A step that was skipped and made nothing; a skipped guard still passes a model on."""
-    return (
-        isinstance(candidate, Artifact)
-        and candidate.skipped
-        and not has(candidate.path, "selected.json")
-    )
+    """Whether a step was skipped and made nothing; a skipped guard still passes a model on."""
+    if not isinstance(candidate, Artifact):
+        return False
+    return candidate.skipped and not has(candidate.path, "selected.json")
 
 
 def _pointer(candidate: Artifact | dict) -> dict[str, Any]:
@@ -177,10 +198,10 @@ def _pointer(candidate: Artifact | dict) -> dict[str, Any]:
     return {"external": candidate}
 
 
-def _name(value: Artifact | dict) -> str:
-    return (
-        (value.step or value.path.name) if isinstance(value, Artifact) else Path(value["path"]).name
-    )
+def _name(candidate: Artifact | dict) -> str:
+    if isinstance(candidate, Artifact):
+        return candidate.step or candidate.path.name
+    return Path(candidate["path"]).name
 
 
 def _label(cfg: Config) -> str:

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning with TRL's SFTTrainer: on demonstrations (loss on the completion), or on
-plain text.
+"""Supervised fine-tuning with TRL's SFTTrainer, on demonstrations or on plain text.
 
-Reads a model and demonstration or text rows; the kind of row decides the objective. Writes `model/`
+Reads a model and demonstration or text rows. The kind of row decides the objective: on
+demonstrations the loss is that of the completion, on text that of everything. Writes `model/`
 (a plain Hugging Face directory, or a LoRA adapter), `metrics.json` and `log_history.json`.
 """
 
@@ -66,8 +66,9 @@ def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    if found := problems(cfg):
-        raise UserError(*found)
+    messages = problems(cfg)
+    if messages:
+        raise UserError(*messages)
     model, source = inputs.model("model"), inputs.rows("rows")
     kind = rows.kind_of(source)
     if kind not in METHODS:
@@ -75,31 +76,32 @@ def run(cfg: Config, inputs: Inputs, out: Output) -> None:
 
     from trl import SFTConfig, SFTTrainer
 
-    from mlalign.models import modelling
+    from mlalign.models import modelling, saving
     from mlalign.models.training import card, loop, trainset
 
+    is_chat = kind == "demonstration"
     args = loop.arguments(SFTConfig, cfg, cfg.trainer, out)
-    tokenizer = modelling.load_tokenizer(
-        model, cfg.chat_template, needs_template=kind == "demonstration"
-    )
+    tokenizer = modelling.load_tokenizer(model, cfg.chat_template, needs_template=is_chat)
     template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
-    if kind == "demonstration":
-        modelling.warn_of_no_end(out, template, tokenizer)
+    if is_chat:
+        saving.warn_of_no_end(out, template, tokenizer)
+
     columns = trainset.COLUMNS[kind][1]
-    examples = trainset.Examples(kind, lambda row: [{c: row[c] for c in columns}], "truncated")
+
+    def examples_of(row: Mapping) -> list[dict]:
+        return [{name: row[name] for name in columns}]
+
+    examples = trainset.Examples(kind, examples_of, "truncated")
     train = trainset.load(cfg, source, out, tokenizer, examples, args.distributed_state)
     weights = loop.weights("causal", cfg, cfg.trainer, args)
     network, peft_config = modelling.open_for_training(model, weights, cfg.peft, cfg.seed)
     trainer = loop.trainer_of(SFTTrainer, cfg, network, args, train.dataset, tokenizer, peft_config)
     loop.fit(trainer, cfg, out)
-    if kind == "demonstration":
-        modelling.end_at(trainer, template)
-    modelling.save(trainer, out.path / "model")
+    if is_chat:
+        saving.end_at(trainer, template)
+    saving.save(trainer, out.path / "model")
     if out.is_main:
-        card.write(
-            out.path / "model",
-            card.gather(
-                out, inputs, METHODS[kind], model, modelling.rank_of(trainer), True, train.sources
-            ),
-        )
+        rank = saving.rank_of(trainer)
+        facts = card.gather(out, inputs, METHODS[kind], model, rank, True, train.sources)
+        card.write(out.path / "model", facts)
     loop.leave_together(args)

@@ -7,7 +7,8 @@ from typing import Any, TextIO
 
 from mlalign.core.progress import TICK_S, Display, describe
 from mlalign.core.terminal import say, table
-from mlalign.recipes.plan import Node, Plan
+from mlalign.recipes.node import Node
+from mlalign.recipes.plan import Plan
 from mlalign.sweep import results
 
 MAX_LINES = 16

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlalign.core.errors import UserError, nearest
-from mlalign.recipes import config
+from mlalign.recipes import command_line, conf_files, config
 
 FLAGS = ("-m", "--multirun")
 NUMBERS = {"search.trials": 1, "search.parallel": 1, "search.seed": 0}  # with the least value
@@ -27,7 +27,7 @@ CHOICES = {
 OPTIONS = ("sweep", "metric", *NUMBERS, *CHOICES)
 PRESET_KEYS = ("grid", "sets", "metric", "direction", "search")
 # Keys with one value for the whole sweep.
-OF_ALL = ("name", "root", "conf_dir", "launcher", *config.STEP_LISTS)
+OF_ALL = ("name", "root", "conf_dir", "launcher", *command_line.STEP_LISTS)
 MAX_VARIANTS = 1000
 
 
@@ -88,7 +88,7 @@ def read(argv: Sequence[str], recipe: Mapping | None = None) -> Request:
     errors: list[str] = []
     given: dict[str, Any] = dict(a.split("=", 1) for a in argv if "=" in a and _is_option(a))
     rest = [a for a in argv if a not in FLAGS and not _is_option(a)]
-    folders = config.search_path(_of("conf_dir", rest), errors)
+    folders = conf_files.search_path(_of("conf_dir", rest), errors)
     request = Request([], [], {}, given.pop("sweep", None))
     preset = _preset(request.preset, folders, errors) if request.preset else {}
     for key, value in {**_preset_options(preset), **given}.items():
@@ -142,7 +142,7 @@ def _of(key: str, argv: Sequence[str]) -> str | None:
 def _preset(name: str, folders: list[Path], errors: list[str]) -> dict[str, Any]:
     from mlalign.core import yaml_files
 
-    known = config.options("sweep", folders)
+    known = conf_files.options("sweep", folders)
     if name not in known:
         errors.append(f"sweep: there is no sweep {name!r}{nearest(name, known)}")
         return {}
@@ -168,11 +168,11 @@ def _resolved(key: str, value: Any, argv: Sequence[str], recipe: Mapping | None)
     """
     if "${" not in str(value):
         return value
-    from mlalign.recipes import plan
+    from mlalign.recipes.settings import normalise_languages
 
     settings = config.load(argv, recipe)
     errors = list(settings.errors)
-    plan.normalise_languages(settings, errors)
+    normalise_languages(settings, errors)
     resolved = settings.resolve(value, {}, f"sweep: {key}", errors)
     if errors:
         raise UserError(*errors)
@@ -219,10 +219,12 @@ def _axis(
     None if it has one value and the preset has no `sets` for it.
     """
     sets = (preset.get("sets") or {}).get(key)
-    if key in config.STEP_LISTS or "=" not in text:
+    if key in command_line.STEP_LISTS or "=" not in text:
         return None
     right_side = text.partition("=")[2]
-    override = config.by_grammar(f"use={right_side}" if key.startswith("use.") else text, errors)
+    override = command_line.by_grammar(
+        f"use={right_side}" if key.startswith("use.") else text, errors
+    )
     if override is None:
         return None
     if not override.is_sweep_override():
@@ -242,7 +244,7 @@ def _axis(
     elements = _elements(override, key, folders, errors)
     if len(set(map(str, elements))) < len(elements):
         errors.append(f"{key}: duplicate value: {', '.join(map(str, elements))}")
-    values = [_value(key, config.plain(e), _written(e), sets, errors) for e in elements]
+    values = [_value(key, command_line.plain(e), _written(e), sets, errors) for e in elements]
     return Axis(key, values, override if request.searches else None, sets)
 
 
@@ -250,10 +252,10 @@ def _elements(override: Any, key: str, folders: list[Path], errors: list[str]) -
     """The values of a discrete sweep; `glob(…)` matches the files of a group."""
     sweep = override.value()
     if type(sweep).__name__ == "Glob":
-        names = sorted(config.options(key, folders))
+        names = sorted(conf_files.options(key, folders))
         matching: list[Any] = sweep.filter(names)
         if not matching:
-            hint = "" if names else nearest(key, config.GROUPS)
+            hint = "" if names else nearest(key, command_line.GROUPS)
             errors.append(f"{override.input_line}: matches no file of a group {key!r}{hint}")
         return matching
     if getattr(sweep, "shuffle", False):

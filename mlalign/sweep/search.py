@@ -17,7 +17,9 @@ from mlalign.core import claims, store
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say
 from mlalign.methods.metrics import AVERAGE
-from mlalign.recipes.plan import INSTALL, Node, Plan
+from mlalign.recipes.node import Node
+from mlalign.recipes.packages import INSTALL
+from mlalign.recipes.plan import Plan
 from mlalign.running import run as runner
 from mlalign.running import run_dir
 from mlalign.running.slurm import jobs

@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlalign.core.errors import UserError, nearest
-from mlalign.recipes import config, plan
-from mlalign.recipes.plan import Node, Plan, Variant, groups_of
+from mlalign.recipes import command_line, config, plan
+from mlalign.recipes.node import Node
+from mlalign.recipes.plan import Plan, Variant
+from mlalign.recipes.selection import groups_of
 from mlalign.sweep.grid import Axis, Request, Value, combinations, label
 
 Point = Sequence[tuple[str, Value]]  # a variant: (key, value) for every swept key
@@ -50,8 +52,8 @@ class Planner:
         self._composed: dict[tuple, dict] = {}
         for argument in request.shared:
             key, equals, value = argument.partition("=")
-            if equals and key in config.STEP_LISTS:
-                self.controls[key] = config.step_names(value)
+            if equals and key in command_line.STEP_LISTS:
+                self.controls[key] = command_line.step_names(value)
             else:
                 self._shared.append(argument)
 

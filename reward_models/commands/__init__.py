@@ -1,7 +1,7 @@
 """The commands of `rm-score`, one module each.
 
-A module has `HELP` (one line), `arguments(parser)`, which says what the command takes, and
-`run(options) -> int`, its exit status. Nothing heavy is imported before `run`.
+A module has `HELP` (one line), `arguments(parser)`, which adds the command's options, and
+`run(options) -> int`, which returns its exit status. Nothing heavy is imported before `run`.
 """
 
 import argparse
@@ -17,14 +17,12 @@ NAMES = ("score", "calibrate", "agree", "evaluate", "check", "card")
 
 
 def add_scorer(parser: argparse.ArgumentParser) -> None:
-    """The options that say what scores; `open_scorer` reads them."""
+    """The options that name the scorer; `scorer_settings` reads them."""
+    families = ", ".join(reward_models.FAMILIES)
     parser.add_argument("--model", help="model directory or hub id")
     parser.add_argument(
         "--family",
-        help=(
-            "what scores, where the model's card does not say:"
-            f" {', '.join(reward_models.FAMILIES)}, or module:function"
-        ),
+        help=f"what scores, where the model's card does not say: {families}, or module:function",
     )
     parser.add_argument(
         "--scorer",
@@ -42,7 +40,7 @@ def add_scorer(parser: argparse.ArgumentParser) -> None:
 
 
 def scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """`{"family", …}` as `reward_models.open_scorer` takes it, secrets by reference.
+    """The spec of the scorer for `reward_models.open_scorer`, with secrets by reference.
 
     Raises: UserError.
     """
@@ -50,31 +48,31 @@ def scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _scorer_settings(options: argparse.Namespace) -> dict[str, Any]:
-    told = dict(_setting(text) for text in options.set)
+    own = dict(_setting(text) for text in options.set)
     file = getattr(options, "scorer", None)
     if file and (options.model or options.family):
         raise UserError(
             "--scorer: its file names model and family itself; leave out --model and --family"
         )
     if file:
-        return {**read_scorer(file), **told}
+        return {**read_scorer(file), **own}
+
+    family = {"family": options.family} if options.family else {}
     if options.model:
-        return reward_models.settings_of(
-            options.model, **told, **({"family": options.family} if options.family else {})
-        )
-    if not options.family:
+        return reward_models.settings_of(options.model, **own, **family)
+    if not family:
         raise UserError(
             "name what scores: --model PATH_OR_HUB_ID, --family NAME or --scorer FILE.yaml"
         )
-    return {"family": options.family, **told}
+    return {**family, **own}
 
 
 def read_scorer(file: Path) -> dict[str, Any]:
-    """The settings of a scorer in a YAML file. Raises: UserError naming the file."""
-    told = settings.plain(yaml_files.read(file))
-    if not isinstance(told, dict):
+    """The spec of a scorer in a YAML file. Raises: UserError naming the file."""
+    spec = settings.plain(yaml_files.read(file))
+    if not isinstance(spec, dict):
         raise UserError(f"{file}: expected {{family: NAME, …}}")
-    return told
+    return spec
 
 
 def open_scorer(options: argparse.Namespace) -> reward_models.Scorer:

@@ -66,17 +66,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     output = options.output
     if output and (output.exists() or output.suffix != ".yaml"):
-        problem = "exists already, or does not end in .yaml"
-        raise UserError(f"{output}: {problem}; choose another --output")
-    rule = Rule(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Rule)})
-    scorer, fallback = commands.scorer_settings(options), _fallback(options)
+        raise UserError(
+            f"{output}: exists already, or does not end in .yaml; choose another --output"
+        )
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Rule)}
+    rule = Rule(**values)
+    scorer = commands.scorer_settings(options)
+    fallback = _fallback(options)
     if options.default == "fall_back" and fallback is None:
         raise UserError("--default fall_back: no fallback is given")
 
-    inputs.check(options, [settings for settings in (scorer, fallback) if settings], _check_pair)
+    inputs.check(options, [spec for spec in (scorer, fallback) if spec], _check_pair)
     dropped: Counter = Counter()
     pairs = _pairs(scorer, options, dropped)
-    fallback_name, of_fallback = None, {}
+    fallback_name = None
+    of_fallback = {}
     if fallback:
         fallback_name = fallback.get("name", fallback["family"])
         of_fallback = agreement.by_language(_pairs(fallback, options, Counter()), rule)
@@ -88,8 +92,11 @@ def run(options: argparse.Namespace) -> int:
         say(line, file=sys.stderr)
     n_nameless = sum(pair.language is None for pair in pairs)
     if n_nameless:
-        mend = "if all are in one, say so with --language CODE"
-        say(f"left out: {n_nameless} rows without a language; {mend}", file=sys.stderr)
+        say(
+            f"left out: {n_nameless} rows without a language;"
+            " if all are in one, say so with --language CODE",
+            file=sys.stderr,
+        )
     if output:
         _write(output, {"scorer": scorer, "rows": options.input, **policy})
     all_in_use = all(entry["policy"] == "use" for entry in policy["languages"].values())
@@ -103,8 +110,9 @@ def _write(file: Path, policy: Mapping) -> None:
 
 
 def _fallback(options: argparse.Namespace) -> dict | None:
-    """The settings of the fallback; None if there is none."""
-    model, family = options.fallback_model, options.fallback_family
+    """The spec of the fallback; None if there is none."""
+    model = options.fallback_model
+    family = options.fallback_family
     if not model and not family:
         return None
     fallback = argparse.Namespace(model=model, family=family, set=options.fallback_set)
@@ -114,23 +122,28 @@ def _fallback(options: argparse.Namespace) -> dict | None:
 def _check_pair(where: str, row: Mapping) -> None:
     """Raises: UserError for a row that is no pair."""
     read = items.read_row(row, where)
-    if read.shape != "pair":
-        has = "several answers on a side" if read.n_chosen is not None else "no sides"
-        needs = "it needs one chosen and one rejected answer"
-        raise UserError(f"{where}: is no preference row: {needs}, and has {has}")
+    if read.shape == "pair":
+        return
+    content = "no sides" if read.n_chosen is None else "several answers on a side"
+    raise UserError(
+        f"{where}: is no preference row: it needs one chosen and one rejected answer,"
+        f" and has {content}"
+    )
 
 
-def _pairs(settings: Mapping, options: argparse.Namespace, dropped: Counter) -> list[Pair]:
+def _pairs(spec: Mapping, options: argparse.Namespace, dropped: Counter) -> list[Pair]:
     """The pairs of the rows, which were checked, with their scores."""
-    scorer = reward_models.open_scorer(settings)
+    scorer = reward_models.open_scorer(spec)
+    rows = inputs.kept(inputs.read(options, dropped), dropped)
     pairs = []
-    for window in files.windows(inputs.kept(inputs.read(options, dropped), dropped)):
-        answers = [item for where, row in window for item in items.of_row(row, where)]
+    for window in files.windows(rows):
+        answers = items.of_rows(window)
         scores = scorer.score_items(answers).values
         for i in range(0, len(answers), 2):
             chosen, rejected = answers[i : i + 2]
-            texts = [items.readable(item.answer) for item in (chosen, rejected)]
-            first = agreement.is_first(*texts)
+            chosen_text = items.readable(chosen.answer)
+            rejected_text = items.readable(rejected.answer)
+            first = agreement.is_first(chosen_text, rejected_text)
             group = chosen.group_id or str(chosen.row)
             pairs.append(Pair(group, chosen.language, scores[i], scores[i + 1], first))
     return pairs
@@ -154,7 +167,8 @@ def _print(entries: Mapping[str, Mapping], pairs: Sequence[Pair], target: float 
 def _language_line(code: str, entry: Mapping) -> str:
     evidence = entry["evidence"]
     counts = f"{evidence['pairs']:>7}{evidence['tied']:>6}{evidence['abstained']:>6}"
-    accuracy, kappa = _with_interval(evidence, "accuracy"), _with_interval(evidence, "kappa")
+    accuracy = _with_interval(evidence, "accuracy")
+    kappa = _with_interval(evidence, "kappa")
     policy = entry["policy"]
     if "to" in entry:
         policy += f" to {entry['to']}"
@@ -167,4 +181,6 @@ def _with_interval(evidence: Mapping, measure: str) -> str:
     value = evidence[measure]
     if value is None:
         return "-"
-    return f"{value:.3f} [{evidence[f'{measure}_low']:.3f}, {evidence[f'{measure}_high']:.3f}]"
+    low = evidence[f"{measure}_low"]
+    high = evidence[f"{measure}_high"]
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -54,13 +54,13 @@ def run(options: argparse.Namespace) -> int:
         reasons = [f"left out: {why}" for why in left_out]
         raise UserError(*reasons, "no language can be calibrated")
 
-    kept = [code for code in card.calibration if code not in fitted]
+    unchanged = [code for code in card.calibration if code not in fitted]
     output = settings.get("output")
     for code, entry in fitted.items():
         card.calibration[code] = entry if output is None else {**entry, "output": output}
 
     _print(fitted)
-    _report(inputs.dropped_lines(dropped), left_out, counts, kept)
+    _report(inputs.dropped_lines(dropped), left_out, counts, unchanged)
     if not options.dry_run:
         written = cards.write(place, card)
         say(f"{written}: calibration of {len(fitted)} languages written", file=sys.stderr)
@@ -82,13 +82,13 @@ def _report(
     dropped: Sequence[str],
     left_out: Sequence[str],
     counts: Mapping[str, int],
-    kept: Sequence[str],
+    unchanged: Sequence[str],
 ) -> None:
     """Say what was not used, and what stayed as it was."""
     lines = [*dropped, *(f"left out: {why}" for why in left_out)]
-    lines += [f"not counted: {n} {what}" for what, n in sorted(counts.items()) if n]
-    if kept:
-        lines.append(f"kept as the card has them: {', '.join(kept)}")
+    lines += [f"not counted: {n} {reason}" for reason, n in sorted(counts.items()) if n]
+    if unchanged:
+        lines.append(f"kept as the card has them: {', '.join(unchanged)}")
     for line in lines:
         say(line, file=sys.stderr)
 
@@ -101,7 +101,7 @@ def _scores(
     """The scores of each language; answers without a score or a language are counted."""
     scores: dict[str, array] = defaultdict(lambda: array("d"))
     for window in files.windows(rows):
-        answers = [item for where, row in window for item in items.of_row(row, where)]
+        answers = items.of_rows(window)
         values = scorer.score_items(answers).values
         for item, value in zip(answers, values, strict=True):
             if item.language is None:
@@ -120,7 +120,8 @@ def _fitted(
     least: int,
 ) -> tuple[dict[str, dict], list[str]]:
     """Language -> calibration, in the order of languages; and why others have none."""
-    fitted, left_out = {}, []
+    fitted = {}
+    left_out = []
     for code in sorted(scores):
         n = len(scores[code])
         if n < least:

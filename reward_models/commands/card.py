@@ -91,7 +91,8 @@ def _language_line(card: Card, code: str) -> str:
     if code in card.accuracy:
         accuracy = f"{cards.accuracy_of(card.accuracy[code]):.3f}"
     entry = card.calibration.get(code, {})
-    mean, std = (f"{entry[name]:.4g}" if name in entry else "-" for name in ("mean", "std"))
+    mean = f"{entry['mean']:.4g}" if "mean" in entry else "-"
+    std = f"{entry['std']:.4g}" if "std" in entry else "-"
     n_quantiles = len(entry.get("quantiles", ())) or "-"
     numbers = f"{entry.get('n', '-'):>9}{mean:>11}{std:>11}  {n_quantiles}"
     return f"{code:<12}{trained:>9}{accuracy:>10}{numbers}"
@@ -132,8 +133,9 @@ def _create(options: argparse.Namespace) -> int:
     directory = Path(options.model)
     file = directory / cards.FILE
     if not directory.is_dir():
-        mend = "a card is written beside the model's files"
-        raise UserError(f"{options.model}: is not a directory; {mend}")
+        raise UserError(
+            f"{options.model}: is not a directory; a card is written beside the model's files"
+        )
     if file.exists() and not options.force:
         raise UserError(f"{file}: exists already; change it by hand, or replace it with --force")
     if options.family not in reward_models.FAMILIES:
@@ -143,9 +145,10 @@ def _create(options: argparse.Namespace) -> int:
 
     settings = _settings(options, options.family)
     subject = preflight.of_model(settings, None)
-    errors = [f for f in subject.findings if f.level == "error"]
+    errors = [finding for finding in subject.findings if finding.level == "error"]
     if errors:
-        raise UserError(*(f"{options.model}: {error.where}: {error.text}" for error in errors))
+        messages = [f"{options.model}: {error.where}: {error.text}" for error in errors]
+        raise UserError(*messages)
 
     card = Card(
         options.family,

@@ -128,13 +128,14 @@ def _model_lines(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table_lines(table: Mapping[str, Mapping]) -> Iterator[str]:
-    """The languages that lose most first."""
+    """The table of languages, those that lose most first."""
     head = f"{'language':<12}{'rows':>8}{'answers':>9}{'median':>8}{'max':>8}{'cut':>8}"
     yield f"{head}{'tok/char':>10}{'tok/word':>10}{'x English':>11}"
 
     def order(language: str) -> tuple[float, float, str]:
         numbers = table[language]
-        truncated, length = numbers["truncated_frac"] or 0, numbers["tokens_per_character"] or 0
+        truncated = numbers["truncated_frac"] or 0
+        length = numbers["tokens_per_character"] or 0
         return -truncated, -length, language
 
     ordered = sorted(table, key=order)
@@ -156,7 +157,8 @@ def _table_lines(table: Mapping[str, Mapping]) -> Iterator[str]:
 
 
 def _n(value: float | None, width: int, form: str = "d") -> str:
-    return f"{'-' if value is None else format(value, form):>{width}}"
+    text = "-" if value is None else format(value, form)
+    return f"{text:>{width}}"
 
 
 def _sample_lines(language: str, sample: Sample) -> Iterator[str]:

@@ -6,10 +6,10 @@
 
 The last one is for a Slurm array.
 
-If it is stopped, the same command goes on where it was. Every row is checked before the model is
-opened. Finished work is in OUTPUT.parts/ until the output is whole; the process that finishes last
-puts it together, with its provenance in OUTPUT.json: model and content, settings, versions, counts
-by language.
+After an interruption, the same command resumes. Every row is checked before the model is opened.
+Finished work is in OUTPUT.parts/ until the output is whole. The process that finishes last puts it
+together, with its provenance in OUTPUT.json: model and content, settings, versions, counts by
+language.
 
 Exit status: 0 done, 1 done but some answers have no score or some rows were put aside, 2 a mistake,
 130 stopped by Ctrl-C.
@@ -109,9 +109,9 @@ def _run(options: argparse.Namespace, stdin: Path | None = None) -> int:
 
     inputs = survey.sources(_inputs(options, stdin))
     reading = _reading(options)
-    what = _identity(options, settings, reading)
-    settings = what.pinned()
-    the_job = job.Job(options.output, what.value, what.still)
+    scorer_identity = _identity(options, settings, reading)
+    settings = scorer_identity.pinned()
+    the_job = job.Job(options.output, scorer_identity.value, scorer_identity.still)
     finished = the_job.finished()
     surveyed = _survey(options, settings, the_job, inputs, reading)
     if finished is None:
@@ -121,8 +121,10 @@ def _run(options: argparse.Namespace, stdin: Path | None = None) -> int:
             _score(options, settings, the_job, inputs, surveyed, reading, part)
         finished = _finish(options, settings, the_job, inputs, surveyed)
     elif finished["input"] != _input(surveyed):
-        mend = "remove it or choose another --output"
-        raise UserError(f"{options.output}: exists already, made from other rows; {mend}")
+        raise UserError(
+            f"{options.output}: exists already, made from other rows;"
+            " remove it or choose another --output"
+        )
     else:
         _say(f"{options.output}: is done already")
         the_job.throw_away()
@@ -148,11 +150,11 @@ def _check(options: argparse.Namespace) -> tuple[int, int]:
         mistakes.append(f"{options.output}: expected a name ending in .jsonl or .parquet")
     several = options.devices > 1 or options.shard != "0/1"
     if "-" in options.input and (several or len(options.input) > 1):
-        rule = "one process can read stdin, and nothing else with it"
-        mistakes.append(f"--input -: {rule}; give it a file")
+        mistakes.append(
+            "--input -: one process can read stdin, and nothing else with it; give it a file"
+        )
     if options.devices > 1 and options.shard != "0/1":
-        rule = "give one of them; --devices N runs N shards itself"
-        mistakes.append(f"--devices and --shard: {rule}")
+        mistakes.append("--devices and --shard: give one of them; --devices N runs N shards itself")
     try:
         part = _share(options.shard)
     except UserError as error:
@@ -169,8 +171,7 @@ def _share(text: str) -> tuple[int, int]:
     index, _, n = text.partition("/")
     are_numbers = index.isdecimal() and n.isdecimal()
     if not are_numbers or int(index) >= int(n):
-        form = "I/N with I from 0 to N-1, such as 0/4, or slurm"
-        raise UserError(f"--shard {text}: expected {form}")
+        raise UserError(f"--shard {text}: expected I/N with I from 0 to N-1, such as 0/4, or slurm")
     return int(index), int(n)
 
 
@@ -180,8 +181,10 @@ def _slurm_share() -> tuple[int, int]:
     n = os.environ.get("SLURM_ARRAY_TASK_COUNT")
     step = os.environ.get("SLURM_ARRAY_TASK_STEP")
     if not task or not first or not n:
-        mend = "submit it with sbatch --array=0-7, or write --shard I/N"
-        raise UserError(f"--shard slurm: this is no task of a Slurm array; {mend}")
+        raise UserError(
+            "--shard slurm: this is no task of a Slurm array;"
+            " submit it with sbatch --array=0-7, or write --shard I/N"
+        )
     return (int(task) - int(first)) // int(step or 1), int(n)
 
 
@@ -189,7 +192,8 @@ def _reading(options: argparse.Namespace) -> scoring.Reading:
     try:
         language = languages.normalise(options.language) if options.language else None
     except UserError as error:
-        raise UserError(*(f"--language: {message}" for message in error.messages)) from None
+        messages = [f"--language: {message}" for message in error.messages]
+        raise UserError(*messages) from None
     columns = {name: getattr(options, f"{name}_column") for name in scoring.COLUMNS}
     columns = {name: column for name, column in columns.items() if column}
     return scoring.Reading(columns, language, options.format, options.column)
@@ -200,7 +204,7 @@ def _checking(
     settings: dict,
     reading: scoring.Reading,
 ) -> scoring.Reading:
-    """The same reading, which also knows what the scorer writes and refuses."""
+    """The reading with the columns that the scorer writes and the check for items it refuses."""
     names = list(reward_models.reports(settings))
     if options.calibrated:
         names += ["raw", "uncalibrated"]
@@ -278,7 +282,8 @@ def _take(
     reading: scoring.Reading,
 ) -> survey.Survey:
     """A new survey; bad rows go to the file for rejected ones if they are to be skipped."""
-    window, check = options.window, reading.check
+    window = options.window
+    check = reading.check
     with _progress(options, "checking rows", None, 0) as progress:
         if options.on_bad_row == "stop":
             return survey.take(inputs, window, check, None, progress.add)
@@ -367,11 +372,14 @@ def _finish(
         the_job.throw_away()
         return finished
 
-    done, windows = the_job.done(), surveyed.windows
+    done = the_job.done()
+    windows = surveyed.windows
     n_missing = sum(window.key not in done for window in windows)
     if n_missing:
-        left = f"{n_missing:,} of {len(windows):,} windows are with other shards"
-        _say(f"{options.output}: this share is done, {left}; the last one finishes the file")
+        _say(
+            f"{options.output}: this share is done, {n_missing:,} of {len(windows):,} windows are"
+            " with other shards; the last one finishes the file"
+        )
         return None
 
     temporary = the_job.folder / f"output-{os.getpid()}-{os.urandom(4).hex()}.tmp"
@@ -402,7 +410,8 @@ def _finish(
 
 
 def _input(surveyed: survey.Survey) -> list[dict]:
-    return [{key: file[key] for key in ("name", "sha256", "rows")} for file in surveyed.files]
+    keys = ("name", "sha256", "rows")
+    return [{key: file[key] for key in keys} for file in surveyed.files]
 
 
 def _status(
@@ -410,10 +419,11 @@ def _status(
     finished: dict,
     card: calibration.cards.Card | None,
 ) -> int:
-    """Say what was made; returns the exit status."""
-    counts, n_rejected = finished["counts"], finished["rejected"]
+    """Report the counts of a finished output; returns the exit status."""
+    counts = finished["counts"]
+    n_rejected = finished["rejected"]
     details = ("languages", "examples", "tokens", "replaced")
-    numbers = [f"{n} {what}" for what, n in counts.items() if n and what not in details]
+    numbers = [f"{n} {kind}" for kind, n in counts.items() if n and kind not in details]
     if n_rejected:
         numbers.append(f"{n_rejected} rejected")
     _say(f"{options.output}: {', '.join(numbers)}")

@@ -1,4 +1,1 @@
-"""What is known of a scorer.
-
-Accuracy by language, agreement with gold, calibration, and a look before scoring.
-"""
+"""Evidence on scorers: accuracy by language, agreement with gold, calibration, preflight checks."""

@@ -14,7 +14,7 @@ together; without groups, rows are drawn.
 
 The rule: a scorer may be used in a language if it has at least `min_pairs` gold pairs there,
 answers at least `min_coverage` of them, and the lower bound of its accuracy is above 0.5 + `delta`.
-Where it may not, the fallback is used if the rule allows it, else nobody scores. This does by
+Where it may not, the fallback is used if the rule allows it, else there is no score. This does by
 language what Self-J ("Selective Instruction Following with Alignment Self-Evaluation") does by
 answer.
 """
@@ -83,13 +83,14 @@ def evidence(pairs: Sequence[Pair], rule: Rule, name: str = "") -> dict[str, Any
     """
     from reward_models.evidence import statistics
 
-    seen = Counter(verdict(pair, rule.tie) for pair in pairs)
-    counts = {kind: seen[kind] for kind in ("right", "wrong", "tied", "abstained")}
+    verdicts = Counter(verdict(pair, rule.tie) for pair in pairs)
+    counts = {kind: verdicts[kind] for kind in ("right", "wrong", "tied", "abstained")}
     coverage = (len(pairs) - counts["abstained"]) / len(pairs)
     result: dict[str, Any] = {"pairs": len(pairs), **counts, "coverage": round(coverage, DIGITS)}
 
     tables = _tables(pairs, rule.tie)
-    total, resampled = tables.sum(axis=0), _resampled(tables, rule, name)
+    total = tables.sum(axis=0)
+    resampled = _resampled(tables, rule, name)
     for measure, compute in (("accuracy", _accuracies), ("kappa", statistics.kappa)):
         low, high = _interval(compute(resampled), rule.confidence)
         result[measure] = _number(compute(total[None])[0])
@@ -113,9 +114,11 @@ def margin_for(pairs: Sequence[Pair], target: float) -> tuple[float | None, floa
     Also the share of the answered pairs that has this margin. Below it one would abstain
     (selective prediction). (None, 0.0) if no margin is enough.
     """
-    answered = [p for p in pairs if p.chosen is not None and p.rejected is not None]
-    differences = [p.chosen - p.rejected for p in answered]  # type: ignore[operator]
-    ordered = sorted((d for d in differences if d), key=abs, reverse=True)
+    differences = []
+    for pair in pairs:
+        if pair.chosen is not None and pair.rejected is not None:
+            differences.append(pair.chosen - pair.rejected)
+    ordered = sorted(filter(None, differences), key=abs, reverse=True)
 
     best: tuple[float | None, float] = (None, 0.0)
     n_right = 0
@@ -134,7 +137,8 @@ def failing(entry: Mapping, rule: Rule) -> str | None:
     if entry["coverage"] < rule.min_coverage:
         return f"answers {entry['coverage']:.0%} of the pairs, {rule.min_coverage:.0%} are needed"
 
-    low, needed = entry["accuracy_low"], 0.5 + rule.delta
+    low = entry["accuracy_low"]
+    needed = 0.5 + rule.delta
     if low is None:
         return "answers none of the pairs"
     if low <= needed:
@@ -172,10 +176,11 @@ def _decision(
         return {"policy": "abstain", "why": why, "evidence": dict(entry)}
 
     why_not_fallback = failing(fallback, rule)
-    both = {"evidence": dict(entry), "fallback_evidence": dict(fallback)}
+    evidence_on_both = {"evidence": dict(entry), "fallback_evidence": dict(fallback)}
     if why_not_fallback is None:
-        return {"policy": "fall_back", "to": to, "why": why, **both}
-    return {"policy": "abstain", "why": f"{why}; {to}: {why_not_fallback}", **both}
+        return {"policy": "fall_back", "to": to, "why": why, **evidence_on_both}
+    why_neither = f"{why}; {to}: {why_not_fallback}"
+    return {"policy": "abstain", "why": why_neither, **evidence_on_both}
 
 
 def policy_problems(policy: Any, key: str, fallback: str | None) -> list[str]:
@@ -215,8 +220,10 @@ def _entry_problems(entry: Any, key: str, fallback: str | None) -> list[str]:
     if fallback is None:
         return [f"{key}: falls back, but no fallback scorer is given"]
     if entry.get("to") not in (None, fallback):
-        named = f"the fallback scorer is {fallback!r}; give it that `name`"
-        return [f"{key}: falls back to {entry['to']!r}, but {named}"]
+        return [
+            f"{key}: falls back to {entry['to']!r}, but the fallback scorer is {fallback!r};"
+            " give it that `name`"
+        ]
     return []
 
 
@@ -230,7 +237,8 @@ def _tables(pairs: Sequence[Pair], tie: float) -> Any:
     """
     import numpy as np
 
-    groups = {group: i for i, group in enumerate(sorted({pair.group for pair in pairs}))}
+    names = sorted({pair.group for pair in pairs})
+    groups = {group: i for i, group in enumerate(names)}
     tables = np.zeros((len(groups), 3, 3))
     for pair in pairs:
         result = verdict(pair, tie)

@@ -1,8 +1,8 @@
-"""Scores made comparable across languages, with what a model's `card.yaml` says of each language.
+"""Makes scores comparable across languages, by the calibration in a model's `card.yaml`.
 
-Two answers to one prompt compare without any of this. Scores in two languages do not: a model may
-score everything in one language lower. Both methods put a language's scores s on the scale of a
-standard normal, so no language is the measure of the others:
+Two answers to one prompt compare without it. Scores in two languages do not: a model may score
+everything in one language lower. Both methods put a language's scores s on the scale of a standard
+normal, so no language is the measure of the others:
 
     location_scale   (s - mean) / std, with the population's mean and standard deviation
     quantile         T(s), where T maps the language's p-quantile to the normal's,
@@ -38,6 +38,7 @@ N_QUANTILES = 101
 MIN_ANSWERS = 100  # per language: the mean is then known to a tenth of the standard deviation
 SIGNIFICANT = 9  # digits kept in the card
 NORMAL = statistics.NormalDist()
+SHOWN_CODES = 6  # in a message
 
 
 def fit(values: Sequence[float]) -> dict[str, Any]:
@@ -47,11 +48,13 @@ def fit(values: Sequence[float]) -> dict[str, Any]:
     """
     import numpy as np
 
-    ordered, n = sorted(values), len(values)
+    ordered = sorted(values)
+    n = len(ordered)
     mean = math.fsum(ordered) / n
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in ordered) / n)
+    variance = math.fsum((value - mean) ** 2 for value in ordered) / n
+    std = math.sqrt(variance)
     quantiles = np.quantile(ordered, levels(N_QUANTILES), method="hazen")
-    rounded = [_short(q) for q in np.maximum.accumulate(quantiles)]
+    rounded = [_short(quantile) for quantile in np.maximum.accumulate(quantiles)]
     return {"n": n, "mean": _short(mean), "std": _short(std), "quantiles": rounded}
 
 
@@ -61,11 +64,12 @@ def levels(n: int) -> list[float]:
 
 
 def transform(entry: Mapping, method: str) -> Callable[[float], float] | None:
-    """What turns a language's score into a calibrated one.
+    """A function that calibrates a language's scores.
 
     None if the entry cannot say: it has no spread, or (for `quantile`) no quantiles.
     """
-    mean, std = entry["mean"], entry["std"]
+    mean = entry["mean"]
+    std = entry["std"]
     if std <= 0:
         return None
     if method == "location_scale":
@@ -96,17 +100,22 @@ def calibrated(
             by_language[code] = change
     if not by_language:
         of_output = f" of output {output!r}" if output is not None else ""
-        missing = f"no {method} calibration{of_output} of any language"
-        raise UserError(f"{scorer.name}: its card has {missing}; measure it: rm-score calibrate")
+        raise UserError(
+            f"{scorer.name}: its card has no {method} calibration{of_output} of any language;"
+            " measure it: rm-score calibrate"
+        )
 
     def run(items: Sequence[Item]) -> Scores:
         scores = scorer.score_items(items)
         values: list[float | None] = []
         uncalibrated = []
         for item, raw in zip(items, scores.values, strict=True):
-            change = by_language.get(item.language or "")
-            values.append(None if raw is None or change is None else change(raw))
-            uncalibrated.append(raw is not None and change is None)
+            calibrate = by_language.get(item.language or "")
+            value = None
+            if raw is not None and calibrate is not None:
+                value = calibrate(raw)
+            values.append(value)
+            uncalibrated.append(raw is not None and calibrate is None)
         columns = {**scores.columns, "raw": scores.values}
         flags = {**scores.flags, "uncalibrated": uncalibrated}
         return dataclasses.replace(scores, values=values, columns=columns, flags=flags)
@@ -156,7 +165,8 @@ def place(file: Path | None, settings: Mapping) -> Path:
     """
     if file is not None:
         return _yaml(file)
-    path, mend = settings.get("path"), "name a file with --card FILE.yaml"
+    path = settings.get("path")
+    mend = "name a file with --card FILE.yaml"
     if not path:
         raise UserError(f"family {settings['family']} has no directory for its card: {mend}")
     if not Path(path).is_dir():
@@ -169,19 +179,22 @@ def warning(
     card: cards.Card | None,
     method: str | None = None,
 ) -> str | None:
-    """What to say before scores of these languages are compared with one another, if anything.
+    """A warning for whoever compares scores of these languages with one another, if needed.
 
     `method` is the calibration that was applied, None for raw scores. This is about values only:
     an order within a row needs no calibration.
     """
-    seen = sorted({code for code in languages if code})
-    known = card.calibration if card else {}
+    codes = sorted({code for code in languages if code})
+    calibration = card.calibration if card else {}
     needed = method or "location_scale"
-    without = [c for c in seen if c not in known or transform(known[c], needed) is None]
-    if len(seen) < 2 or (method and not without):
+    without = []
+    for code in codes:
+        if code not in calibration or transform(calibration[code], needed) is None:
+            without.append(code)
+    if len(codes) < 2 or (method and not without):
         return None
 
-    problem = f"scores of {_some(seen)} are on scales of their own"
+    problem = f"scores of {_some(codes)} are on scales of their own"
     if not without:
         return f"{problem}: compare them with --calibrated, or only within a language"
     have = "has" if len(without) == 1 else "have"
@@ -190,7 +203,9 @@ def warning(
 
 
 def _some(codes: Sequence[str]) -> str:
-    return ", ".join(codes[:6]) + (f" and {len(codes) - 6} more" if len(codes) > 6 else "")
+    shown = ", ".join(codes[:SHOWN_CODES])
+    n_more = len(codes) - SHOWN_CODES
+    return f"{shown} and {n_more} more" if n_more > 0 else shown
 
 
 def _yaml(file: Path) -> Path:

@@ -5,8 +5,15 @@ from xml.sax.saxutils import escape
 
 from reward_models.evidence.rendering import Report, printable
 
-CELL, ROW, TOP, LETTER = 66, 26, 96, 7.4  # pixels
-BELOW, MIDDLE, ABOVE = (178, 88, 38), (247, 247, 247), (33, 102, 172)  # safe for the colour-blind
+# Pixels.
+CELL = 66
+ROW = 26
+TOP = 96
+LETTER = 7.4
+# Colours that colour-blind readers can tell apart.
+BELOW = (178, 88, 38)
+MIDDLE = (247, 247, 247)
+ABOVE = (33, 102, 172)
 STYLE = 'font-family="system-ui, \'Noto Sans\', sans-serif" font-size="12" fill="#222"'
 
 Cell = tuple[float, float | None, float | None]  # value, lower and upper bound
@@ -26,7 +33,8 @@ def heat_map(
     """
     left = 24 + LETTER * max(len(printable(name)) for name in rows)
     bottom = TOP + ROW * len(rows)
-    width, height = f"{left + CELL * len(columns) + 24:.0f}", f"{bottom + 64:.0f}"
+    width = f"{left + CELL * len(columns) + 24:.0f}"
+    height = f"{bottom + 64:.0f}"
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} {STYLE}>',
@@ -34,7 +42,8 @@ def heat_map(
         f'<text x="12" y="24" font-size="15" font-weight="600">{_text(title)}</text>',
     ]
     for j, column in enumerate(columns):
-        x, y = f"{left + CELL * (j + 0.5):.0f}", TOP - 8
+        x = f"{left + CELL * (j + 0.5):.0f}"
+        y = TOP - 8
         rotated = f'transform="rotate(-30 {x} {y})"'
         parts.append(f'<text x="{x}" y="{y}" {rotated}>{_text(column)}</text>')
     for i, row in enumerate(rows):
@@ -50,7 +59,8 @@ def heat_map(
 
 def of_report(report: Report) -> str:
     """The accuracy of every scorer in every language; scorers in rows."""
-    models, languages = list(report.models), report.names("language", "accuracy")
+    models = list(report.models)
+    languages = report.names("language", "accuracy")
     cells: dict[tuple[str, str], Cell] = {}
     for model in models:
         for language in languages:
@@ -61,10 +71,14 @@ def of_report(report: Report) -> str:
 
 
 def _cell(x: float, y: float, name: str, cell: Cell | None, chance: float) -> str:
-    colour, ink, shown, bounds = "#ddd", "#222", "–", ""
+    colour = "#ddd"
+    ink = "#222"
+    shown = "–"
+    bounds = ""
     if cell is not None:
         value, low, high = cell
-        colour, shown = _colour(value, chance), f"{value:.3f}"
+        colour = _colour(value, chance)
+        shown = f"{value:.3f}"
         if _distance(value, chance) > 0.6:
             ink = "#fff"
         if low is not None and high is not None:
@@ -75,12 +89,14 @@ def _cell(x: float, y: float, name: str, cell: Cell | None, chance: float) -> st
     box = f'<rect x="{x:.0f}" y="{y}" {size} fill="{colour}"/>'
     place = f'x="{x + width / 2:.0f}" y="{y + 17}"'
     number = f'<text {place} text-anchor="middle" fill="{ink}">{shown}</text>'
-    return f"<g><title>{_text(f'{name}: {shown}{bounds}')}</title>{box}{number}</g>"
+    title = _text(f"{name}: {shown}{bounds}")
+    return f"<g><title>{title}</title>{box}{number}</g>"
 
 
 def _legend(x: float, y: float, chance: float) -> list[str]:
     """A bar of colours from 0 to 1, with numbers below it."""
-    steps, step = 40, 4
+    steps = 40
+    step = 4  # pixels
     parts = []
     for k in range(steps):
         place = f'x="{x + step * k:.0f}" y="{y:.0f}"'
@@ -93,15 +109,20 @@ def _legend(x: float, y: float, chance: float) -> list[str]:
 
 
 def _distance(value: float, chance: float) -> float:
-    """How far a value is on the way from chance (0) to 0 or 1 (1)."""
-    return (value - chance) / (1 - chance) if value > chance else (chance - value) / chance
+    """How far a value is from chance, as a share of the way from there to 0 or to 1."""
+    if value > chance:
+        return (value - chance) / (1 - chance)
+    return (chance - value) / chance
 
 
 def _colour(value: float, chance: float) -> str:
     end = ABOVE if value > chance else BELOW
     share = min(max(_distance(value, chance), 0.0), 1.0)
-    channels = [round(a + (b - a) * share) for a, b in zip(MIDDLE, end, strict=True)]
-    return "#" + "".join(f"{channel:02x}" for channel in channels)
+    colour = "#"
+    for middle_channel, end_channel in zip(MIDDLE, end, strict=True):
+        channel = round(middle_channel + (end_channel - middle_channel) * share)
+        colour += f"{channel:02x}"
+    return colour
 
 
 def _text(text: str) -> str:

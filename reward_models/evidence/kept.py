@@ -1,6 +1,6 @@
 """Scores of preference rows, kept in a folder so that nothing is scored twice.
 
-A run that is killed goes on where it was. Files in the folder:
+A run that was killed resumes. Files in the folder:
 
 NAME.scores.jsonl         ids and scores of every row, in order, without texts; whole or absent
 NAME.scores.jsonl.json    what the scores belong to: the scorer by settings and content, the rows by
@@ -38,18 +38,20 @@ def score(
 ) -> tuple[dict[str, Path], Counter]:
     """Name -> file of scores for every scorer, and which rows were dropped.
 
-    `scorers` are settings by name. Files that are there already are used. Several scorers get a
-    process each, so that the memory of one is free before the next.
+    `scorers` are specs by name. Finished files are used. Several scorers get a process each, so
+    that the memory of one is free before the next.
 
     Raises: UserError for bad rows, before anything is scored, and if a file in the folder belongs
     to something else.
     """
     rows = source.identity()
-    identities, jobs = {}, {}
-    for name, settings in scorers.items():
-        what = identity.Identity(settings, rows=rows)
-        identities[name] = what
-        jobs[name] = job.Job(folder / (name + WRITTEN), what.value, what.still)
+    identities = {}
+    jobs = {}
+    for name, spec in scorers.items():
+        scorer_identity = identity.Identity(spec, rows=rows)
+        identities[name] = scorer_identity
+        output = folder / (name + WRITTEN)
+        jobs[name] = job.Job(output, scorer_identity.value, scorer_identity.still)
 
     waiting = [name for name in scorers if not jobs[name].finished()]
     for name in waiting:
@@ -63,7 +65,7 @@ def score(
     run = _score_apart if len(waiting) > 1 else _score
     for name in waiting:
         counts = run(name, identities[name].pinned(), folder / ROWS, jobs[name])
-        numbers = [f"{n} {what}" for what, n in counts.items() if isinstance(n, int) and n]
+        numbers = [f"{n} {kind}" for kind, n in counts.items() if isinstance(n, int) and n]
         say(f"{name}: {', '.join(numbers)}", file=sys.stderr)
     for name in scorers:
         if name not in waiting:
@@ -79,9 +81,10 @@ def _score_apart(name: str, settings: Mapping, rows: Path, the_job: job.Job) -> 
         try:
             return pool.submit(_score, name, settings, rows, the_job).result()
         except BrokenProcessPool:
-            why = "the process that scored was killed (out of memory?)"
-            mend = "what is finished is kept, run the same command again"
-            raise UserError(f"{name}: {why}; {mend}") from None
+            raise UserError(
+                f"{name}: the process that scored was killed (out of memory?);"
+                " what is finished is kept, run the same command again"
+            ) from None
 
 
 def _score(name: str, settings: Mapping, rows: Path, the_job: job.Job) -> Mapping:
@@ -147,21 +150,23 @@ def read(path: Path) -> Iterator[verdicts.Verdict]:
     for where, row in files.read(path):
         chosen, rejected = _sides(row, where)
         if not chosen or not rejected or not all(map(_is_score, [*chosen, *rejected])):
-            needed = "scores must be numbers or null, at least one on each side"
-            raise UserError(f"{where}: {needed}")
+            raise UserError(f"{where}: scores must be numbers or null, at least one on each side")
         language = language_of(row, where)
         yield verdicts.of_row({**row, "language": language}, where, chosen, rejected)
 
 
 def _sides(row: Mapping, where: str) -> tuple[list, list]:
     """The scores of the chosen and of the rejected answers."""
-    scores, n_chosen = row.get("scores"), row.get("n_chosen")
+    scores = row.get("scores")
+    n_chosen = row.get("n_chosen")
     if isinstance(scores, list) and isinstance(n_chosen, int):
         return scores[:n_chosen], scores[n_chosen:]
     if "score_chosen" in row and "score_rejected" in row:
         return [row["score_chosen"]], [row["score_rejected"]]
-    needed = "needs score_chosen and score_rejected, or scores and n_chosen"
-    raise UserError(f"{where}: {needed}; it has {', '.join(row)}")
+    raise UserError(
+        f"{where}: needs score_chosen and score_rejected, or scores and n_chosen;"
+        f" it has {', '.join(row)}"
+    )
 
 
 def _is_score(value: Any) -> bool:

@@ -13,7 +13,10 @@ import numpy as np
 from reward_models.evidence import statistics
 from reward_models.evidence.verdicts import MEASURES, TIE, Verdict
 
-AVERAGE, WORST, GAP = "avg", "worst", "gap_to_english"
+# Summaries over languages, in place of a language.
+AVERAGE = "avg"
+WORST = "worst"
+GAP = "gap_to_english"
 
 Measured = tuple[float, np.ndarray]  # a number and its B replicates; nan where it is undefined
 
@@ -61,23 +64,27 @@ class Record:
 def record(measure: str, measured: Measured, plan: Plan, size: Size, **where: str) -> Record:
     """A number with its interval; a single group has none, since there is nothing to draw from."""
     value, replicates = measured
-    low, high = None, None
-    if size.n_groups > 1 and not np.isnan(value) and not np.isnan(replicates).all():
+    low = high = None
+    is_defined = not np.isnan(value) and not np.isnan(replicates).all()
+    if is_defined and size.n_groups > 1:
         low, high = statistics.interval(replicates, plan.confidence)
     return Record(measure, _rounded(value), _rounded(low), _rounded(high), size, **where)
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or np.isnan(value) else round(float(value), 6)
+    if value is None or np.isnan(value):
+        return None
+    return round(float(value), 6)
 
 
 def average(each: Sequence[Measured]) -> Measured:
     """The mean with equal weights; a replicate averages only the numbers that it has."""
-    values = [value for value, _ in each]
+    mean_value = np.mean([value for value, _ in each])
     replicates = np.array([draws for _, draws in each])
-    defined = ~np.isnan(replicates)
-    totals = np.where(defined, replicates, 0).sum(0)
-    return float(np.mean(values)), statistics.ratio(totals, defined.sum(0))
+    is_defined = ~np.isnan(replicates)
+    totals = np.where(is_defined, replicates, 0).sum(0)
+    counts = is_defined.sum(0)
+    return float(mean_value), statistics.ratio(totals, counts)
 
 
 def numbered(names: Sequence[str]) -> np.ndarray:
@@ -91,27 +98,30 @@ class Table:
 
     def __init__(self, verdicts: Sequence[Verdict], plan: Plan):
         self.plan = plan
-        self.cells = sorted({(v.language, v.section, v.subset) for v in verdicts})
+        cell_of_row = [(v.language, v.section, v.subset) for v in verdicts]
+        self.cells = sorted(set(cell_of_row))
         n_cells = len(self.cells)
-        columns = np.array(self.cells).T
-        self._names = dict(zip(("language", "section", "subset"), columns, strict=True))
+        languages, sections, subsets = np.array(self.cells).T
+        self._names = {"language": languages, "section": sections, "subset": subsets}
 
         number = {cell: i for i, cell in enumerate(self.cells)}
-        cells = np.array([number[v.language, v.section, v.subset] for v in verdicts])
+        cells = np.array([number[cell] for cell in cell_of_row])
         groups = numbered([v.group_id for v in verdicts])
         scored = np.array([v.scored for v in verdicts])
         ties = np.array([v.scored and v.preferred == TIE for v in verdicts])
         self._ties = np.bincount(cells[ties], minlength=n_cells)
         self._unscored = np.bincount(cells[~scored], minlength=n_cells)
 
-        values = [(*v.values, 1.0) for v in verdicts if v.scored]  # the 1 counts rows
-        kinds = np.array(values).reshape(-1, len(MEASURES) + 1).T
-        self._cell_of, self._groups = cells[scored], groups[scored]
+        # (V + 1) x N, of scored rows: the last kind of value counts rows.
+        rows = [(*v.values, 1.0) for v in verdicts if v.scored]
+        values = np.array(rows).reshape(-1, len(MEASURES) + 1).T
+        self._cell_of = cells[scored]
+        self._groups = groups[scored]
+        self._sums = statistics.sums(values, self._cell_of, n_cells)
         shape = (int(groups.max()) + 1, n_cells)
-        self._sums = statistics.sums(kinds, self._cell_of, n_cells)
-        n, seed = plan.replicates, plan.seed
-        rows = (kinds, self._groups, self._cell_of)
-        self._replicates = statistics.resampled_sums(*rows, shape, n, seed)
+        self._replicates = statistics.resampled_sums(
+            values, self._groups, self._cell_of, shape, plan.replicates, plan.seed
+        )
 
     @property
     def languages(self) -> list[str]:
@@ -122,7 +132,8 @@ class Table:
 
         nan if none of them has scores.
         """
-        cells, kind = self._cells(where), MEASURES.index(measure)
+        cells = self._cells(where)
+        kind = MEASURES.index(measure)
         value = statistics.ratio(self._sums[kind, cells].sum(), self._sums[-1, cells].sum())
         totals = self._replicates[:, kind, cells].sum(1)
         counts = self._replicates[:, -1, cells].sum(1)
@@ -132,13 +143,18 @@ class Table:
         cells = self._cells(where)
         rows = cells[self._cell_of]
         n_groups = len(np.unique(self._groups[rows]))
-        ties, unscored = self._ties[cells].sum(), self._unscored[cells].sum()
-        return Size(int(rows.sum()), n_groups, int(ties), int(unscored))
+        n_ties = int(self._ties[cells].sum())
+        n_unscored = int(self._unscored[cells].sum())
+        return Size(int(rows.sum()), n_groups, n_ties, n_unscored)
 
     def records(self, where: Mapping[str, str]) -> list[Record]:
         """All measures of the rows of a language, section, subset."""
         size = self.size(where)
-        return [record(m, self.mean(where, m), self.plan, size, **where) for m in MEASURES]
+        records = []
+        for measure in MEASURES:
+            measured = self.mean(where, measure)
+            records.append(record(measure, measured, self.plan, size, **where))
+        return records
 
     def _cells(self, where: Mapping[str, str]) -> np.ndarray:
         """Which cells match: a mask of K."""
@@ -160,7 +176,8 @@ def summaries(
     none of the three.
     """
     known = {code: measured for code, measured in each.items() if not np.isnan(measured[0])}
-    plan, size = table.plan, table.size({})
+    plan = table.plan
+    size = table.size({})
     records = []
 
     in_average = [known[code] for code in averaged if code in known]

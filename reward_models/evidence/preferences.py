@@ -1,4 +1,4 @@
-"""Preference rows as people have them, made ready to be scored and judged.
+"""Preference rows as users have them, made ready to be scored and judged.
 
 A row has `chosen` and `rejected`: text, messages, or several of them (RewardBench 2: one or more
 right answers, several wrong ones). `language` (or `prompt_lang`), `subset`, `section`, `id` and
@@ -17,7 +17,7 @@ from mlalign.core import conversations, formats, languages
 from mlalign.core.errors import UserError
 from reward_models import files, inputs, items
 from reward_models.evidence.verdicts import UNKNOWN
-from reward_models.items import LANGUAGE_COLUMNS
+from reward_models.items import named_language
 from reward_models.jobs import identity
 
 CODE = re.compile(r"(?:^|[._/-])([a-z]{3}_[A-Z][a-z]{3}(?:_[A-Z]{2})?)(?=[._/-]|$)")
@@ -43,9 +43,12 @@ def find(inputs: Sequence[str]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    paths = [path for path in sorted(folder.rglob("*")) if path.name.endswith(files.STREAMED)]
-    paths = [path for path in paths if path.is_file() and not path.name.startswith(".")]
-    paths = [path for path in paths if not path.name.endswith(WRITTEN)]
+    paths = []
+    for path in sorted(folder.rglob("*")):
+        is_hidden = path.name.startswith(".")
+        is_ours = path.name.endswith(WRITTEN)
+        if path.name.endswith(files.STREAMED) and path.is_file() and not is_hidden and not is_ours:
+            paths.append(path)
     if not paths:
         raise UserError(f"{folder}: holds no file that ends in {' or '.join(files.STREAMED)}")
     return paths
@@ -88,7 +91,7 @@ class Source:
                     dropped[drop.reason, language_of(row, where) or default or UNKNOWN] += 1
 
     def identity(self) -> dict[str, Any]:
-        """What the rows depend on: the files by name, language and content."""
+        """What the rows depend on: above all the files by name, language and content."""
         names = Counter(path.name for path in self.paths)
         by_name = {}
         for path in self.paths:
@@ -114,19 +117,20 @@ def _language_in(path: Path) -> str | None:
 
 def language_of(row: Mapping, where: str) -> str | None:
     """The canonical language that a row names. Raises: UserError if it is unknown."""
-    value = next((row[name] for name in LANGUAGE_COLUMNS if row.get(name)), None)
+    value = named_language(row)
     if value in (None, UNKNOWN):
         return None
     try:
         return languages.normalise(value)
     except UserError as error:
-        raise UserError(*(f"{where}: {message}" for message in error.messages)) from None
+        messages = [f"{where}: {message}" for message in error.messages]
+        raise UserError(*messages) from None
 
 
 def _ready(row: Mapping, where: str, default: str | None) -> Row:
-    """The row as all scorers get it.
+    """The row in the form that all scorers get.
 
-    Raises: UserError for one that is no preference, Dropped for one that gives nothing.
+    Raises: UserError for one that is no preference, Dropped for one without answers to compare.
     """
     try:
         read = conversations.read(row)
@@ -174,9 +178,10 @@ def prepared(
         if row.get("id") is not None:
             first = places.setdefault(hash(ready["id"]), where)
             if first != where:
-                taken = f"id {row['id']} is that of {first} already"
-                mend = "in the same language and subset; make ids unique"
-                wrong.append(f"{where}: {taken}, {mend}")
+                wrong.append(
+                    f"{where}: id {row['id']} is that of {first} already,"
+                    " in the same language and subset; make ids unique"
+                )
         try:
             row_items = items.of_row(ready, where)
             for accept in acceptors:

@@ -1,4 +1,4 @@
-"""What is wrong, or may be, with a model and rows before anything is scored.
+"""Finds what is wrong, or may be, with a model before anything is scored.
 
 Reads tokenizer, configuration, card and file headers; no weights are loaded. A finding is an
 `error` (scoring would stop, or the scores would not be the trained model's), a `warning` (scores
@@ -63,8 +63,9 @@ class Subject:
 
 
 def of_model(settings: Mapping[str, Any], card: cards.Card | None) -> Subject:
-    """What there is to know about a scorer's model."""
-    family, path = settings["family"], settings.get("path")
+    """What can be known about a scorer's model without its weights."""
+    family = settings["family"]
+    path = settings.get("path")
     subject = Subject(settings, card, facts={"family": family})
     if not path:
         text = "has no model directory to look at: only the rows are checked"
@@ -101,9 +102,11 @@ def _look_at_tokenizer(subject: Subject, path: str) -> Iterator[Finding]:
     subject.facts["tokenizer"]["template_hash"] = template_hash
     expected = subject.card.template_hash if subject.card else None
     if expected not in (None, template_hash):
-        differs = f"its hash is {template_hash}, the card's {expected}"
-        mend = "the model was trained with another; put that one back"
-        yield Finding("error", "template", f"{differs}: {mend}")
+        text = (
+            f"its hash is {template_hash}, the card's {expected}: the model was trained with"
+            " another; put that one back"
+        )
+        yield Finding("error", "template", text)
     yield from _date_findings(subject.template)
     yield from _padding_traps(tokenizer)
 
@@ -133,11 +136,11 @@ def _padding_traps(tokenizer: Any) -> Iterator[Finding]:
     if tokenizer.pad_token_id is None:
         traps.append("the tokenizer has no pad token: elsewhere batches of more than one fail")
     elif tokenizer.pad_token_id == tokenizer.eos_token_id:
-        trap = "elsewhere the score may be read before the last EOS, a place too early"
-        traps.append(f"pad is EOS: {trap}")
+        traps.append(
+            "pad is EOS: elsewhere the score may be read before the last EOS, a place too early"
+        )
     if tokenizer.padding_side == "left":
-        trap = "elsewhere scores may change with the batch"
-        traps.append(f"the tokenizer pads on the left: {trap}")
+        traps.append("the tokenizer pads on the left: elsewhere scores may change with the batch")
     here = "here batches are padded on the right with a token that they do not hold, and masked"
     for trap in traps:
         yield Finding("note", "padding", f"{trap}; {here}")
@@ -160,9 +163,11 @@ def _look_at_config(subject: Subject, path: str) -> Iterator[Finding]:
     statistics = opening.statistics(vars(config))
     if statistics and subject.settings.get("normalise") is None:
         mean, std = statistics
-        text = f"config.json has their mean {mean:g}, std {std:g}"
-        mend = "which are not applied unless you set normalise=true"
-        yield Finding("warning", "scores", f"{text}, {mend}")
+        text = (
+            f"config.json has their mean {mean:g}, std {std:g}, which are not applied unless you"
+            " set normalise=true"
+        )
+        yield Finding("warning", "scores", text)
     if subject.settings["family"] == "classifier" and base is None:
         yield from _outputs(subject, config)
 
@@ -270,13 +275,17 @@ def _bos_findings(
     bos = tokenizer.bos_token_id
     if bos is None:
         return
-    first, second = list(ids[:1]), list(ids[1:2])
+    first = list(ids[:1])
+    second = list(ids[1:2])
     adds_bos = tokenizer("a")["input_ids"][:1] == [bos]
     if first == second == [bos]:
         yield Finding("error", "BOS", "is doubled: the template writes it twice")
     elif adds_bos and first == [bos]:
-        both = "the tokenizer adds one to text and the template writes one"
-        yield Finding("note", "BOS", f"{both}: doubled elsewhere, once here (none is added)")
+        text = (
+            "the tokenizer adds one to text and the template writes one: doubled elsewhere, once"
+            " here (none is added)"
+        )
+        yield Finding("note", "BOS", text)
     elif adds_bos:
         text = f"the tokenizer adds one to text, but the template writes none{agreed}"
         yield Finding(level, "BOS", text)

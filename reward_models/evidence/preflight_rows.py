@@ -10,7 +10,7 @@ import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from mlalign.core import languages
 from mlalign.core.errors import UserError
@@ -27,6 +27,7 @@ NO_SPACES = frozenset("Bopo Hani Hans Hant Hira Jpan Kana Khmr Laoo Mymr Thai Ti
 INVISIBLE = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # categories of characters
 LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
 SHOWN_PROBLEMS = 3
+SHOWN_LANGUAGES = 5  # that have one problem
 TRUNCATED_SHARE = 0.01  # of a language's answers, from which on there is a warning
 
 
@@ -57,7 +58,7 @@ class Sample:
 
 @dataclasses.dataclass
 class Looked:
-    """What was seen of the rows."""
+    """The results of looking at rows."""
 
     languages: dict[str, Tally] = dataclasses.field(default_factory=lambda: defaultdict(Tally))
     samples: dict[str, Sample] = dataclasses.field(default_factory=dict)
@@ -87,7 +88,9 @@ def look(rows: Iterable[tuple[str, dict]], subject: Subject) -> Looked:
     looked = Looked()
     special = _special_pattern(subject.tokenizer)
     for window in files.windows(rows):
-        answers = [answer for where, row in window for answer in _answers(where, row, looked)]
+        answers: list[tuple[Item, bool]] = []
+        for where, row in window:
+            answers += _answers(where, row, looked)
         _count(answers, subject, special, looked)
     looked.findings += _findings(looked, subject)
     return looked
@@ -110,10 +113,13 @@ def visible(text: str, limit: int = 400) -> str:
     if len(text) > limit:
         left_out = f"[…{len(text) - limit} characters…]"
         text = f"{text[: limit * 2 // 3]} {left_out} {text[-(limit // 3) :]}"
-    return "".join(_escaped(c) if unicodedata.category(c) in INVISIBLE else c for c in text)
+    return "".join(_escaped(character) for character in text)
 
 
 def _escaped(character: str) -> str:
+    """The character, or an escape if it is invisible."""
+    if unicodedata.category(character) not in INVISIBLE:
+        return character
     named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
     if character in named:
         return named[character]
@@ -150,7 +156,8 @@ def _count(
     contents = [_content(item) for item, _ in answers]
     content_ids = _token_ids(subject.tokenizer, contents)
     for i, (item, first_of_pair) in enumerate(answers):
-        content, tokens = contents[i], encoded[i]
+        content = contents[i]
+        tokens = encoded[i]
         counts = looked.of(item).counts
         counts["answers"] += 1
         counts["characters"] += len(content)
@@ -231,8 +238,9 @@ def _shortened(
     subject: Subject,
     looked: Looked,
 ) -> Encoded | None:
-    """What is left of a conversation; None if nothing of its answer would be."""
-    template, max_length = subject.template, subject.max_length
+    """A conversation within the limit; None if nothing would be left of its answer."""
+    template = subject.template
+    max_length = subject.max_length
     assert template is not None
     try:
         if max_length is not None and len(ids) > max_length:
@@ -275,11 +283,12 @@ def _special_pattern(tokenizer: Any) -> re.Pattern | None:
     return re.compile("|".join(map(re.escape, sorted(special)))) if special else None
 
 
-# ---------------------------------------------------------------------------------------- telling
+# --------------------------------------------------------------------------------------- results
 
 
 def _numbers(language: str, tally: Tally, english: float | None) -> dict[str, Any]:
-    counts, lengths = tally.counts, tally.lengths
+    counts = tally.counts
+    lengths = tally.lengths
     per_character = _per_character(counts)
     has_words = language != NAMELESS and languages.script(language) not in NO_SPACES
     per_word = None
@@ -319,7 +328,8 @@ PROBLEMS = {
 
 
 def _findings(looked: Looked, subject: Subject) -> Iterator[Finding]:
-    yield from (Finding("error", "rows", message) for message in looked.unreadable)
+    for message in looked.unreadable:
+        yield Finding("error", "rows", message)
     if looked.n_unreadable > SHOWN_PROBLEMS:
         text = f"and more: {looked.n_unreadable} that cannot be scored"
         yield Finding("error", "rows", text)
@@ -346,9 +356,12 @@ def _truncation_findings(looked: Looked, subject: Subject) -> Iterator[Finding]:
         return
     lengths = {code: len(looked.languages[code].lengths) for code in where}
     many = any(n >= TRUNCATED_SHARE * lengths[code] for code, n in where.items())
-    longer = f"conversations that are longer than {subject.max_length} tokens"
-    text = f"{longer} and lose their beginning: {sum(where.values())}"
-    yield Finding("warning" if many else "note", _places(where), text)
+    text = (
+        f"conversations that are longer than {subject.max_length} tokens and lose their beginning:"
+        f" {sum(where.values())}"
+    )
+    level: Literal["warning", "note"] = "warning" if many else "note"
+    yield Finding(level, _places(where), text)
 
 
 def _language_findings(looked: Looked, subject: Subject) -> Iterator[Finding]:
@@ -376,13 +389,18 @@ def _special_findings(looked: Looked, subject: Subject) -> Iterator[Finding]:
         for finding in special_findings([token for token, _ in sample.tokens], subject):
             by_finding[finding].append(language)
 
-    for finding, where in by_finding.items():
-        everywhere = len(where) == len(looked.samples)
-        named = f"{finding.where} ({', '.join(where)})"
-        yield finding if everywhere else dataclasses.replace(finding, where=named)
+    for finding, codes in by_finding.items():
+        if len(codes) == len(looked.samples):
+            yield finding
+        else:
+            place = f"{finding.where} ({', '.join(codes)})"
+            yield dataclasses.replace(finding, where=place)
 
 
 def _places(where: Mapping[str, int]) -> str:
     """`swh_Latn 3, hin_Deva 2, … 9 languages`."""
-    shown = ", ".join(f"{language} {n}" for language, n in list(where.items())[:5])
-    return shown + (f", … {len(where)} languages" if len(where) > 5 else "")
+    counts = [f"{language} {n}" for language, n in where.items()]
+    shown = ", ".join(counts[:SHOWN_LANGUAGES])
+    if len(counts) > SHOWN_LANGUAGES:
+        return f"{shown}, … {len(counts)} languages"
+    return shown

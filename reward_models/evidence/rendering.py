@@ -7,12 +7,12 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from mlalign.core import spreadsheets
 from reward_models.evidence import rewardbench
 from reward_models.evidence.measures import AVERAGE, GAP, WORST, Plan, Record, Size
-from reward_models.evidence.verdicts import MEASURES
 
 NONE = "–"
 SUMMARIES = {AVERAGE: "average", WORST: "worst", GAP: "gap to {anchor}"}
@@ -52,8 +52,8 @@ class Report:
 
         Summaries over languages are left out.
         """
-        records = [r for of_model in self.models.values() for r in of_model if r.measure == measure]
-        names = dict.fromkeys(getattr(record, field) for record in records)
+        records = chain.from_iterable(self.models.values())
+        names = dict.fromkeys(getattr(r, field) for r in records if r.measure == measure)
         return [name for name in names if name and name not in SUMMARIES]
 
     def __post_init__(self) -> None:
@@ -133,7 +133,8 @@ def _counts(report: Report) -> str:
     for language in [*report.names("language", "accuracy"), ""]:
         row = [language or "all rows"]
         for model in report.models:
-            strict, margin = (report.find(model, m, language) for m in MEASURES[1:])
+            strict = report.find(model, "accuracy_ties_wrong", language)
+            margin = report.find(model, "mean_margin", language)
             sizes = [strict.size.ties, strict.size.unscored] if strict else [NONE, NONE]
             row += [*map(str, sizes), _cell(strict), _number(margin)]
         rows.append(row)
@@ -146,7 +147,10 @@ def _by_field(report: Report, field: str) -> list[str]:
     names = report.names(field, "accuracy")
     if not names:
         return []
-    rows = [[name, *map(_cell, report.row("accuracy", **{field: name}))] for name in names]
+    rows = []
+    for name in names:
+        records = report.row("accuracy", **{field: name})
+        rows.append([name, *map(_cell, records)])
     return [f"## Accuracy by {field}, all languages", _table([field, *report.models], rows)]
 
 

@@ -84,10 +84,10 @@ def sections(accuracies: Mapping[str, Any], counts: Mapping[str, int]) -> dict[s
     """
     means = {}
     for section, subsets in SECTIONS.items():
-        given = [subset for subset in subsets if subset in accuracies]
-        if given:
-            total = sum(counts[subset] * accuracies[subset] for subset in given)
-            means[section] = total / sum(counts[subset] for subset in given)
+        present = [subset for subset in subsets if subset in accuracies]
+        if present:
+            total = sum(counts[subset] * accuracies[subset] for subset in present)
+            means[section] = total / sum(counts[subset] for subset in present)
     return means
 
 

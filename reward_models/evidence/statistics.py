@@ -24,7 +24,7 @@ def draws(n_groups: int, n: int, seed: int) -> Iterator[np.ndarray]:
 
 def sums(values: np.ndarray, cells: np.ndarray, n_cells: int) -> np.ndarray:
     """The sum of each kind of value in each cell: V x N and N to V x K."""
-    return np.stack([np.bincount(cells, v, n_cells) for v in values])
+    return np.stack([np.bincount(cells, kind, n_cells) for kind in values])
 
 
 def resampled_sums(
@@ -41,14 +41,16 @@ def resampled_sums(
     Memory is of the order of N and of the result, never B x N.
     """
     order = np.lexsort((*values, groups, cells))
-    values, groups = values[:, order], groups[order]
+    ordered_values = values[:, order]
+    ordered_groups = groups[order]
     used_cells, starts = np.unique(cells[order], return_index=True)
 
     n_groups, n_cells = shape
-    result = np.zeros((n, len(values), n_cells))
-    for replicate, times in zip(result, draws(n_groups, n, seed), strict=True):
-        replicate[:, used_cells] = np.add.reduceat(values * times[groups], starts, axis=1)
-    return result
+    replicates = np.zeros((n, len(values), n_cells))
+    for replicate, times in zip(replicates, draws(n_groups, n, seed), strict=True):
+        weighted = ordered_values * times[ordered_groups]
+        replicate[:, used_cells] = np.add.reduceat(weighted, starts, axis=1)
+    return replicates
 
 
 def interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -66,7 +68,8 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def agreement(counts: np.ndarray) -> np.ndarray:
     """The share of equal labels in tables ... x C x C; nan for an empty table."""
-    return ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
+    n_equal = np.trace(counts, axis1=-2, axis2=-1)
+    return ratio(n_equal, counts.sum((-2, -1)))
 
 
 def kappa(counts: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a scorer's numbers say of one preference row. Pure.
+"""What a scorer's numbers say about one preference row. Pure.
 
 With s the highest score of the chosen and r the highest of the rejected answers of a row:
 
@@ -16,7 +16,10 @@ from reward_models.evidence import rewardbench
 
 UNKNOWN = "und"  # the language of rows that name none (ISO 639-2)
 MEASURES = ("accuracy", "accuracy_ties_wrong", "mean_margin")
-CHOSEN, REJECTED, TIE = range(3)  # what a scorer prefers
+# What a scorer prefers.
+CHOSEN = 0
+REJECTED = 1
+TIE = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,20 +43,27 @@ class Verdict:
         return bool(self.chosen)
 
     @property
+    def n_answers(self) -> int:
+        return len(self.chosen) + len(self.rejected)
+
+    @property
     def preferred(self) -> int:
-        best, other = max(self.chosen), max(self.rejected)
-        if best == other:
+        best_chosen = max(self.chosen)
+        best_rejected = max(self.rejected)
+        if best_chosen == best_rejected:
             return TIE
-        return CHOSEN if best > other else REJECTED
+        return CHOSEN if best_chosen > best_rejected else REJECTED
 
     @property
     def values(self) -> tuple[float, ...]:
         """In the order of MEASURES."""
-        best, other = max(self.chosen), max(self.rejected)
-        highest = max(best, other)
-        n_right, n_wrong = self.chosen.count(highest), self.rejected.count(highest)
+        best_chosen = max(self.chosen)
+        best_rejected = max(self.rejected)
+        highest = max(best_chosen, best_rejected)
+        n_right = self.chosen.count(highest)
+        n_wrong = self.rejected.count(highest)
         accuracy = n_right / (n_right + n_wrong)
-        return accuracy, float(best > other), best - other
+        return accuracy, float(best_chosen > best_rejected), best_chosen - best_rejected
 
 
 def place(row: Mapping, where: str) -> tuple[str, str]:
@@ -84,8 +94,14 @@ def of_row(
     subset = str(row.get("subset") or "")
     section = str(row.get("section") or rewardbench.SECTION_OF.get(subset, ""))
     language = row.get("language") or UNKNOWN
-    known = [[s for s in side if s is not None and math.isfinite(s)] for side in (chosen, rejected)]
-    sides = [tuple(side) for side in known]
-    if len(sides[0]) < len(chosen) or len(sides[1]) < len(rejected):
-        sides = [(), ()]
-    return Verdict(language, *place(row, where), subset, section, *sides)
+    item, group_id = place(row, where)
+    chosen_scores = _finite(chosen)
+    rejected_scores = _finite(rejected)
+    if len(chosen_scores) < len(chosen) or len(rejected_scores) < len(rejected):
+        chosen_scores = ()
+        rejected_scores = ()
+    return Verdict(language, item, group_id, subset, section, chosen_scores, rejected_scores)
+
+
+def _finite(scores: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(score for score in scores if score is not None and math.isfinite(score))

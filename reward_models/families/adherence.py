@@ -1,10 +1,9 @@
-"""The family `language_adherence`: is the answer in the language that was asked for? 1.0 or 0.0;
-None if nobody can say.
+"""The family `language_adherence`: 1.0 if the answer is in the requested language, else 0.0.
 
-The script decides first: an answer in another script is in another language, and scripts of one
-language need no model. Otherwise an identifier weighs all languages of that script, not only those
-of the run. The requested language and English count `prior` times, because an answer is mostly in
-one of the two, and on five words an identifier alone prefers rare languages. `prior: 1` is the bare
+The script decides first: an answer in another script is in another language, and a script of one
+language needs no model. Otherwise an identifier weighs all languages of that script, not only those
+of the run. The requested language and English count `prior` times, because most answers are in one
+of the two, and on five words an identifier alone prefers rare languages. `prior: 1` is the bare
 identifier.
 
 `identifier: blend` is langid with fastText's help on one or two words; lingua, langid and fasttext
@@ -12,10 +11,10 @@ are the others. `otherwise` names one for the requested languages that `identifi
 `model: PATH` with `identifier: fasttext` takes another fastText model, such as GlotLID or OpenLID.
 Where one identifier gates what a policy is trained on, let another one measure it.
 
-None, with a flag that is counted: `undetected` (digits, symbols, single letters, nothing),
-`unsupported` (the identifier does not know the requested language). Columns: `confidence`, the
-weighted probability, or the share of letters where the script decided; `script_share`, the share of
-letters in a script of the requested language.
+The score is None, with a flag, where nobody can say: `undetected` (digits, symbols, single letters,
+nothing), `unsupported` (the identifier does not know the requested language). Columns:
+`confidence`, the weighted probability, or the share of letters where the script decided;
+`script_share`, the share of letters in a script of the requested language.
 
 `level: line` and `level: word` look inside the answer (see `code_switch`): the score is the share
 of its lines, or words, in the requested language; code, formulas, addresses, numbers, and Latin
@@ -27,6 +26,7 @@ rates.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -49,19 +49,15 @@ BY_SCRIPT = frozenset({*scripts.ONLY.values(), "cmn_Hans", "cmn_Hant"})
 @dataclasses.dataclass(frozen=True)
 class Settings:
     identifier: Literal["blend", "lingua", "langid", "fasttext"] = "blend"
-    otherwise: Literal["", "blend", "lingua", "langid", "fasttext"] = (
-        ""  # for languages that it does not know
-    )
+    # for languages that `identifier` does not know
+    otherwise: Literal["", "blend", "lingua", "langid", "fasttext"] = ""
     model: str | None = None  # path of a fastText model, with `identifier: fasttext`
-    prior: float | None = (
-        # weight of the requested language and of English; 1: as every other; None: 5 with blend and
-        # langid, else 2
-        None
-    )
+    # weight of the requested language and of English; 1: as every other; None: 5 with blend and
+    # langid, else 2
+    prior: float | None = None
     max_characters: int = 2000  # of the answer's beginning that are looked at
-    level: Literal["response", "line", "word"] = (
-        "response"  # what must be in the language: the answer as a whole, its lines, its words
-    )
+    # what must be in the language: the answer as a whole, its lines, its words
+    level: Literal["response", "line", "word"] = "response"
 
     @staticmethod
     def problems(values: Mapping[str, Any], key: str) -> list[str]:
@@ -72,126 +68,145 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """What an answer is written in: its script and, if that can be told, the language with its
-    confidence.
-    """
+    """The script of an answer and, if it can be told, its language with the confidence."""
 
     script: str
     language: str | None
     confidence: float | None
 
 
-def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    identifier = identifiers.open_identifier(settings.identifier, settings.model)
-    known_first = _known(identifier)
-    other = identifiers.open_identifier(settings.otherwise) if settings.otherwise else identifier
-    known = known_first | _known(other)
+Verdict = float | str | None  # see `_verdict`
 
-    def run(items: Sequence[Item]) -> Scores:
-        found = detect(items)
-        verdicts = [_verdict(item.language, f, known) for item, f in zip(items, found, strict=True)]
-        told = [f if v != "unsupported" else None for f, v in zip(found, verdicts, strict=True)]
-        whole = Scores(
-            [v if isinstance(v, float) else None for v in verdicts],
-            {flag: [v == flag for v in verdicts] for flag in ("undetected", "unsupported")},
-            {
-                "confidence": [f.confidence if f else None for f in told],
-                "script_share": [
-                    (
-                        code_switch.script_share(item.response, item.language)
-                        if item.language
-                        else None
-                    )
-                    for item in items
-                ],
-            },
-            detected=[
-                item.language if v == 1.0 else f.language if f else None
-                for item, v, f in zip(items, verdicts, told, strict=True)
-            ],
-        )
-        if settings.level == "response":
-            return whole
-        inside = _inside(
-            items,
-            lambda lines: [
-                _verdict(i.language, f, known) for i, f in zip(lines, detect(lines), strict=True)
-            ],
-            settings,
-        )
-        return _by_level(whole, inside, settings.level)
+
+def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
+    first = identifiers.open_identifier(settings.identifier, settings.model)
+    second = identifiers.open_identifier(settings.otherwise) if settings.otherwise else first
+    known_first = _known(first)
+    known = known_first | _known(second)
 
     def detect(items: Sequence[Item]) -> list[Detection | None]:
-        """By the first identifier, or by the other one where only that knows the requested
-        language.
-        """
+        """By the first identifier, or by the second where only that knows the language."""
+        by_first = []
+        by_second = []
+        for place, item in enumerate(items):
+            if not item.language or _knows(known_first, item.language):
+                by_first.append(place)
+            else:
+                by_second.append(place)
+
         detections: list[Detection | None] = [None] * len(items)
-        is_known = [not item.language or _knows(known_first, item.language) for item in items]
-        for by, of_known in ((identifier, True), (other, False)):
-            places = [place for place, known_ in enumerate(is_known) if known_ is of_known]
-            prior = by.prior if settings.prior is None else settings.prior
-            of_these = _detect(
-                [items[place] for place in places], by, prior, settings.max_characters
-            )
-            for place, detection in zip(places, of_these, strict=True):
+        for identifier, places in ((first, by_first), (second, by_second)):
+            prior = identifier.prior if settings.prior is None else settings.prior
+            selected = [items[place] for place in places]
+            detected = _detect(selected, identifier, prior, settings.max_characters)
+            for place, detection in zip(places, detected, strict=True):
                 detections[place] = detection
         return detections
+
+    def judge(items: Sequence[Item], detections: Sequence[Detection | None]) -> list[Verdict]:
+        verdicts = []
+        for item, detection in zip(items, detections, strict=True):
+            verdicts.append(_verdict(item.language, detection, known))
+        return verdicts
+
+    def run(items: Sequence[Item]) -> Scores:
+        detections = detect(items)
+        whole = _scores(items, detections, judge(items, detections))
+        if settings.level == "response":
+            return whole
+        inside = _inside(items, lambda lines: judge(lines, detect(lines)), settings)
+        return _by_level(whole, inside, settings.level)
 
     return run
 
 
-Verdicts = Callable[[Sequence[Item]], list[float | str | None]]
+def _scores(
+    items: Sequence[Item], detections: Sequence[Detection | None], verdicts: Sequence[Verdict]
+) -> Scores:
+    """The scores of answers as a whole."""
+    confidences: list[float | None] = []
+    shares: list[float | None] = []
+    languages: list[str | None] = []
+    for item, detection, verdict in zip(items, detections, verdicts, strict=True):
+        share = None
+        if item.language:
+            share = code_switch.script_share(item.response, item.language)
+        shares.append(share)
+
+        if detection is None or verdict == "unsupported":
+            confidences.append(None)
+            languages.append(None)
+        else:
+            confidences.append(detection.confidence)
+            languages.append(item.language if verdict == 1.0 else detection.language)
+
+    values = [_value(verdict) for verdict in verdicts]
+    flags = {}
+    for flag in ("undetected", "unsupported"):
+        flags[flag] = [verdict == flag for verdict in verdicts]
+    columns = {"confidence": confidences, "script_share": shares}
+    return Scores(values, flags, columns, detected=languages)
+
+
+def _value(verdict: Verdict) -> float | None:
+    return verdict if isinstance(verdict, float) else None
 
 
 def _inside(
-    items: Sequence[Item], verdicts: Verdicts, settings: Settings
+    items: Sequence[Item],
+    judge: Callable[[Sequence[Item]], list[Verdict]],
+    settings: Settings,
 ) -> list[code_switch.Switches | None]:
-    """Where each answer leaves its language; all lines of all answers are identified together."""
+    """Where each answer leaves its language; None for answers without a requested language.
+
+    All lines of all answers are identified together.
+    """
     texts = [item.response[: settings.max_characters] for item in items]
-    lines = [
-        code_switch.lines(text) if item.language else []
-        for item, text in zip(items, texts, strict=True)
-    ]
-    flat = [
-        dataclasses.replace(item, response=code_switch.own_part(line, item.language))
-        for item, own in zip(items, lines, strict=True)
-        for line in own
-        if item.language
-    ]
-    told = iter([v if isinstance(v, float) else None for v in verdicts(flat)])
-    return [
-        (
-            code_switch.switches(text, item.language, [next(told) for _ in own])
-            if item.language
-            else None
-        )
-        for item, text, own in zip(items, texts, lines, strict=True)
-    ]
+    line_items = []
+    n_lines = [0] * len(items)
+    for i, (item, text) in enumerate(zip(items, texts, strict=True)):
+        if item.language:
+            lines = code_switch.lines(text)
+            n_lines[i] = len(lines)
+            for line in lines:
+                own_part = code_switch.own_part(line, item.language)
+                line_items.append(dataclasses.replace(item, response=own_part))
+    line_values = iter([_value(verdict) for verdict in judge(line_items)])
+
+    switches: list[code_switch.Switches | None] = []
+    for item, text, n in zip(items, texts, n_lines, strict=True):
+        if item.language:
+            own_values = list(itertools.islice(line_values, n))
+            switches.append(code_switch.switches(text, item.language, own_values))
+        else:
+            switches.append(None)
+    return switches
 
 
 def _by_level(whole: Scores, inside: Sequence[code_switch.Switches | None], level: str) -> Scores:
     """The scores with the share of lines or words as the value.
 
-    An answer too short for lines has its verdict as a whole.
+    An answer without lines that can be judged has its verdict as a whole.
     """
-    shares = [getattr(s, f"{level}_share") if s else None for s in inside]
-    known = [not u for u in whole.flags["unsupported"]]
-    values = [
-        (v if share is None else share) if k else None
-        for v, share, k in zip(whole.values, shares, known, strict=True)
-    ]
-    names = [field.name for field in dataclasses.fields(code_switch.Switches)]
-    columns = {
-        name: [getattr(s, name) if s and k else None for s, k in zip(inside, known, strict=True)]
-        for name in names
-    }
-    flags = {
-        **whole.flags,
-        "undetected": [k and v is None for k, v in zip(known, values, strict=True)],
-    }
-    return dataclasses.replace(
-        whole, values=values, flags=flags, columns={**whole.columns, **columns}
-    )
+    nothing = code_switch.Switches(None, None, None, None)
+    supported = []
+    for switches, is_unsupported in zip(inside, whole.flags["unsupported"], strict=True):
+        supported.append(nothing if switches is None or is_unsupported else switches)
+
+    values: list[float | None] = []
+    for value, switches in zip(whole.values, supported, strict=True):
+        share = getattr(switches, f"{level}_share")
+        values.append(value if share is None else share)
+
+    undetected = []
+    for value, is_unsupported in zip(values, whole.flags["unsupported"], strict=True):
+        undetected.append(value is None and not is_unsupported)
+
+    columns = dict(whole.columns)
+    for field in dataclasses.fields(code_switch.Switches):
+        columns[field.name] = [getattr(switches, field.name) for switches in supported]
+    flags = {**whole.flags, "undetected": undetected}
+    return dataclasses.replace(whole, values=values, flags=flags, columns=columns)
 
 
 def _detect(
@@ -202,17 +217,17 @@ def _detect(
     The identifier sees only what the script leaves open.
     """
     texts = [item.response[:max_characters] for item in items]
-    found: list[Detection | None] = [None] * len(items)
+    detections: list[Detection | None] = [None] * len(items)
     unsure = []
     for i, (item, text) in enumerate(zip(items, texts, strict=True)):
         script, share = scripts.dominant(text) or (None, 0.0)
         if script == "Hani" or script in scripts.ONLY:
-            found[i] = Detection(script, _by_script(text, script, item.language), share)
+            detections[i] = Detection(script, _by_script(text, script, item.language), share)
         elif script is not None:
             unsure.append((i, script))
-    for first in range(0, len(unsure), BLOCK):
-        _weigh(unsure[first : first + BLOCK], items, texts, identifier, prior, found)
-    return found
+    for start in range(0, len(unsure), BLOCK):
+        _weigh(unsure[start : start + BLOCK], items, texts, identifier, prior, detections)
+    return detections
 
 
 def _weigh(
@@ -221,42 +236,48 @@ def _weigh(
     texts: Sequence[str],
     identifier: identifiers.Identifier,
     prior: float,
-    found: list[Detection | None],
+    detections: list[Detection | None],
 ) -> None:
-    """Fill in `found` for the (number, script) in `unsure`; answers of one script and request are
-    decided together.
+    """Fill in `detections` for the (number, script) in `unsure`.
+
+    Answers of one script and requested language are decided together.
     """
-    weights = identifier.probabilities(
-        [scripts.words_in(texts[i], script) or texts[i] for i, script in unsure]
-    )
+    in_script = [scripts.words_in(texts[i], script) or texts[i] for i, script in unsure]
+    weights = identifier.probabilities(in_script)
     groups = defaultdict(list)
     for row, (i, script) in enumerate(unsure):
         groups[script, items[i].language].append(row)
+
     codes = tuple(identifier.codes)
     for (script, requested), rows in groups.items():
         best = _best(weights[rows], codes, script, requested, prior)
         for row, (language, confidence) in zip(rows, best, strict=True):
-            found[unsure[row][0]] = Detection(script, language, confidence)
+            i, _ = unsure[row]
+            detections[i] = Detection(script, language, confidence)
 
 
-def _verdict(
-    requested: str | None, found: Detection | None, known: frozenset[str]
-) -> float | str | None:
-    """1.0, 0.0, the flag that says why there is no score, or None if no language was asked for."""
+def _verdict(requested: str | None, detection: Detection | None, known: frozenset[str]) -> Verdict:
+    """1.0, 0.0, the flag that says why there is no score, or None if no language was requested."""
+    is_detected = detection is not None and detection.language is not None
     if requested is None:
-        return None if found and found.language else "undetected"
-    if found and found.script not in scripts.written_with(requested):
+        return None if is_detected else "undetected"
+    if detection is None:
+        return "undetected"
+    if detection.script not in scripts.written_with(requested):
         return 0.0
-    if found and not _knows(known, requested):
+    if not _knows(known, requested):
         return "unsupported"
-    return float(_same(found.language, requested)) if found and found.language else "undetected"
+    if detection.language is None:
+        return "undetected"
+    return float(_same(detection.language, requested))
 
 
 def _best(
     weights: np.ndarray, codes: tuple[str, ...], script: str, requested: str | None, prior: float
 ) -> list[tuple[str | None, float | None]]:
-    """The likeliest language written in this script, and its probability among them, for each row
-    [n_texts, n_codes].
+    """The likeliest language written in this script, and its probability among them, for each text.
+
+    `weights`: [n_texts, n_codes].
     """
     columns, favoured = _columns(codes, script, requested)
     if not columns:
@@ -266,25 +287,32 @@ def _best(
     totals = scaled.sum(axis=1)
     best = scaled.argmax(axis=1).tolist()
     confidences = scaled.max(axis=1) / totals.clip(min=TINY)
-    verdicts: list[tuple[str | None, float | None]] = []
+    likeliest: list[tuple[str | None, float | None]] = []
     for column, confidence, total in zip(best, confidences.tolist(), totals.tolist(), strict=True):
-        verdicts.append((codes[columns[column]], round(confidence, 6)) if total else (None, None))
-    return verdicts
+        if total:
+            likeliest.append((codes[columns[column]], round(confidence, 6)))
+        else:
+            likeliest.append((None, None))
+    return likeliest
 
 
 @cache
 def _columns(
     codes: tuple[str, ...], script: str, requested: str | None
 ) -> tuple[list[int], list[int]]:
-    """The columns of languages in this script, and which of these are the requested language or
-    English.
+    """The columns of languages in this script, and which of these count `prior` times.
+
+    They are the requested language and English, as places in the list of columns.
     """
-    columns = [i for i, code in enumerate(codes) if script in scripts.written_with(code)]
-    favoured = [
-        n
-        for n, i in enumerate(columns)
-        if any(_same(codes[i], f) for f in (ENGLISH, requested) if f)
-    ]
+    columns: list[int] = []
+    favoured: list[int] = []
+    for column, code in enumerate(codes):
+        if script not in scripts.written_with(code):
+            continue
+        is_requested = requested is not None and _same(code, requested)
+        if is_requested or _same(code, ENGLISH):
+            favoured.append(len(columns))
+        columns.append(column)
     return columns, favoured
 
 
@@ -302,23 +330,26 @@ def _knows(known: frozenset[str], requested: str) -> bool:
 def _by_script(text: str, script: str, requested: str | None) -> str | None:
     """The language where the script decides.
 
-    Han alone is Chinese, but may be short Japanese: then None if that was asked for.
+    Han alone is Chinese. It may be short Japanese too: then None, if that was requested.
     """
     if script != "Hani":
         return scripts.ONLY[script]
-    if (
-        requested
-        and requested.startswith("jpn_")
-        and sum(scripts.script_of(c) == "Hani" for c in text) < MIN_HAN
-    ):
-        return None
-    asked = requested.split("_")[1] if requested and requested.startswith("cmn_") else "Hans"
-    return f"cmn_{scripts.han_variant(text) or asked}"
+
+    requested = requested or ""
+    if requested.startswith("jpn_"):
+        n_han = sum(scripts.script_of(character) == "Hani" for character in text)
+        if n_han < MIN_HAN:
+            return None
+    likely_variant = requested.split("_")[1] if requested.startswith("cmn_") else "Hans"
+    return f"cmn_{scripts.han_variant(text) or likely_variant}"
 
 
 @cache
 def _same(a: str, b: str) -> bool:
-    """Equal language, and equal or equivalent script; the region says nothing about it."""
-    (language_a, script_a), (language_b, script_b) = a.split("_")[:2], b.split("_")[:2]
-    korean = language_a == "kor" and {script_a, script_b} <= {"Kore", "Hang"}
-    return language_a == language_b and (script_a == script_b or korean)
+    """Equal language, and equal or equivalent script; the region does not matter."""
+    language_a, script_a = a.split("_")[:2]
+    language_b, script_b = b.split("_")[:2]
+    if language_a != language_b:
+        return False
+    both_korean = language_a == "kor" and {script_a, script_b} <= {"Kore", "Hang"}
+    return script_a == script_b or both_korean

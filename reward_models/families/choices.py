@@ -1,9 +1,10 @@
-r"""Which option of a question an answer names: `(B)`, `B.`, `答案是B`, `الجواب: ب`, `\boxed{2}`, or
-the text of one. Pure.
+r"""Which option of a question an answer names. Pure.
 
-Labels are those of the row's options, in whatever script (A B C, أ ب ج, क ख ग, ア イ ウ, 1 2 3 in any
-digits). One counts where it stands alone: in brackets, before `.` `)` `:` or the like, or as a word
-of its own; a one-letter word that begins a sentence ("A dog …", "В доме …") does not.
+An answer may name it as `(B)`, `B.`, `答案是B`, `الجواب: ب`, `\boxed{2}`, or by its text.
+
+Labels are those of the row's options, in any script (A B C, أ ب ج, क ख ग, ア イ ウ, 1 2 3 in any
+digits). A label counts where it stands alone: in brackets, before `.` `)` `:` or the like, or as a
+word of its own. A one-letter word that begins a sentence ("A dog …", "В доме …") does not count.
 """
 
 import re
@@ -13,127 +14,163 @@ from collections.abc import Mapping, Sequence
 from reward_models.families.scripts import SPACELESS, script_of
 
 ASCII = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-OPEN, CLOSE = "([{（［【「『<*_\"'“«", ")]}）］】」』>*_\"'”»"
-# what stands after a label that is no word of a sentence
-ENDS = ".,:;!?…)]}）］】」』>*。．，、：；！？।॥،؛؟։።၊။"
+OPEN = "([{（［【「『<*_\"'“«"
+CLOSE = ")]}）］】」』>*_\"'”»"
+# Whatever precedes one of these is a label rather than a word of a sentence.
+ENDS = ".,:;!?…)]}）］】」』>*。．，、：；！？།॥،؛؟։።၊။"
 SENTENCE_ENDS = ".!?…。！？।॥؟։።။\n"
-FOLD = str.maketrans(
-    "أإآ", "ااا", "ـ"
-)  # forms of alef that label the same option; the stretching of هـ
+# Forms of alef label the same option; tatweel only stretches a letter.
+FOLD = str.maketrans("أإآ", "ااا", "ـ")
 
 
-def options_of(told: Mapping | Sequence[str] | None) -> dict[str, str]:
-    """label -> text of a row's options; a list gets A, B, C, …"""
-    if told is None:
+def options_of(options: Mapping | Sequence[str] | None) -> dict[str, str]:
+    """label -> text of a row's options; a list gets the labels A, B, C, …"""
+    if options is None:
         return {}
-    pairs = told.items() if isinstance(told, Mapping) else zip(ASCII, told, strict=False)
+    if isinstance(options, Mapping):
+        pairs = list(options.items())
+    else:
+        pairs = list(zip(ASCII, options, strict=False))
     return {folded(str(label)): str(text) for label, text in pairs}
 
 
 def right_label(answer: str, options: Mapping[str, str]) -> str | None:
-    """The label of the right option, from a label or from an option's text; None if it is neither."""
+    """The label of the right option, given its label or its text; None if it is neither."""
     label = folded(_bare(answer))
-    if label in options or (not options and _is_label(label)):
+    if label in options:
         return label
-    named = [name for name, text in options.items() if _plain(text) == _plain(answer)]
-    return named[0] if len(named) == 1 else None
+    if not options and _is_label(label):
+        return label
+    matching = [name for name, text in options.items() if _plain(text) == _plain(answer)]
+    return matching[0] if len(matching) == 1 else None
 
 
 def chosen(response: str, options: Mapping[str, str], right: str) -> str | None:
-    """The label of the option that a response names; None if it names none, or several texts and no
-    label.
+    """The label of the option that a response names; None if that is unclear.
 
     The last line with a label decides: the label that it begins with, or else the last one in it.
-    Without any label the option whose text occurs. Without options (`{}`) every single letter of
-    the script of `right`, or every number, is a label.
+    Without any label, it is the one option whose text occurs. Without options (`{}`) every single
+    letter of the script of `right`, or every number, is a label.
     """
-    known = options or _like(right, response)
+    known = options or _similar_labels(right, response)
     for line in reversed(folded(response).splitlines()):
-        found = _labels(line, known)
-        if found:
-            return found[0][1] if found[0][0] == 0 else found[-1][1]
+        labels = _labels(line, known)
+        if not labels:
+            continue
+        first_position, first_label = labels[0]
+        if first_position == 0:
+            return first_label
+        _, last_label = labels[-1]
+        return last_label
     return _by_text(response, options)
 
 
 def folded(text: str) -> str:
-    """One form of a character: NFKC, ASCII digits, one alef."""
+    """One form of each character: NFKC, ASCII digits, one alef."""
     text = unicodedata.normalize("NFKC", text).translate(FOLD)
-    return "".join(c if (d := unicodedata.decimal(c, None)) is None else str(d) for c in text)
+    characters = []
+    for character in text:
+        digit = unicodedata.decimal(character, None)
+        characters.append(character if digit is None else str(digit))
+    return "".join(characters)
 
 
 def _labels(line: str, known: Mapping[str, str]) -> list[tuple[int, str]]:
-    """(place, label) of every label in a line; place 0: the line begins with it."""
+    """(position, label) of every label in a line; at position 0 the line begins with it."""
     line = line.strip().lstrip(OPEN + "-–#• ")
-    found = []
     spaceless = any(script_of(label[:1]) in SPACELESS for label in known)
-    word = "|".join(map(re.escape, sorted(known))) if spaceless else r"\w[\w\u0300-\u036f]*"
+    if spaceless:
+        word = "|".join(map(re.escape, sorted(known)))
+    else:
+        word = r"\w[\w\u0300-\u036f]*"
+
+    labels = []
     for match in re.finditer(word, _apart(line, known)):
-        label = match[0] if match[0] in known else match[0].upper()
-        before, after = line[: match.start()].rstrip(), line[match.end() :]
-        closed = after[:1] in ENDS if after.strip() else True
-        bracketed = (
-            before[-1:] in OPEN
-            and before != ""
-            and after.lstrip()[:1] in CLOSE
-            and after.strip() != ""
-        )
-        alone = (
-            not spaceless and match[0] == label and bool(before) and before[-1] not in SENTENCE_ENDS
-        )
-        if label in known and (
-            bracketed or (closed and (match[0] == label or not before)) or alone
-        ):
-            found.append((match.start(), label))
-    return found
+        written = match[0]
+        label = written if written in known else written.upper()
+        before = line[: match.start()].rstrip()
+        after = line[match.end() :]
+        if label in known and _stands_alone(before, after, written == label, spaceless):
+            labels.append((match.start(), label))
+    return labels
+
+
+def _stands_alone(before: str, after: str, exact: bool, spaceless: bool) -> bool:
+    """Whether the text around a label sets it apart; `exact`: it is in the label's own case."""
+    if before.endswith(tuple(OPEN)) and after.lstrip().startswith(tuple(CLOSE)):
+        return True
+
+    closed = not after.strip() or after[0] in ENDS
+    if closed and (exact or not before):
+        return True
+
+    within_sentence = before != "" and before[-1] not in SENTENCE_ENDS
+    return exact and within_sentence and not spaceless
 
 
 def _apart(line: str, known: Mapping[str, str]) -> str:
-    """The line with what touches a Latin letter or digit in scripts without spaces (`答案是B。`) put
-    aside, at equal length.
+    """The line, with each letter of a script without case replaced by a dot.
+
+    In `答案是B。` the letters touch the label, which could not be told from a word. Only for labels
+    that are all ASCII; the length stays.
     """
-    ascii_only = all(label.isascii() for label in known)
-    return "".join(
-        c if c.isascii() or not ascii_only else "·" if unicodedata.category(c) == "Lo" else c
-        for c in line
-    )
+    if not all(label.isascii() for label in known):
+        return line
+    characters = []
+    for character in line:
+        is_caseless = unicodedata.category(character) == "Lo" and not character.isascii()
+        characters.append("·" if is_caseless else character)
+    return "".join(characters)
 
 
 def _by_text(response: str, options: Mapping[str, str]) -> str | None:
-    """The option whose text occurs in the response; one that is part of another that occurs does
-    not count.
+    """The option whose text occurs in the response.
+
+    An option whose text is part of another one that occurs does not count.
     """
-    said = _plain(response)
-    within = {label: _plain(text) for label, text in options.items() if _occurs(_plain(text), said)}
-    longest = [
-        n
-        for n, text in within.items()
-        if not any(text != other and text in other for other in within.values())
-    ]
+    plain_response = _plain(response)
+    occurring = {}
+    for label, text in options.items():
+        plain_text = _plain(text)
+        if _occurs(plain_text, plain_response):
+            occurring[label] = plain_text
+
+    longest = []
+    for label, text in occurring.items():
+        longer = [other for other in occurring.values() if other != text and text in other]
+        if not longer:
+            longest.append(label)
     return longest[0] if len(longest) == 1 else None
 
 
-def _occurs(text: str, said: str) -> bool:
-    """Whether a text occurs; not within a word in scripts that put nothing before a word (endings
-    are not looked at).
-    """
-    begins = r"(?<!\w)" if text and script_of(text[0]) in ("Latn", "Cyrl", "Grek", None) else ""
-    return bool(text) and re.search(begins + re.escape(text), said) is not None
+def _occurs(text: str, response: str) -> bool:
+    """Whether a text occurs, in alphabets only at the beginning of a word; endings may differ."""
+    if not text:
+        return False
+    prefixes_are_rare = script_of(text[0]) in ("Latn", "Cyrl", "Grek", None)
+    begins = r"(?<!\w)" if prefixes_are_rare else ""
+    return re.search(begins + re.escape(text), response) is not None
 
 
-def _like(right: str, response: str) -> dict[str, str]:
-    """Labels of the kind of the right one that occur in a response: numbers, or single letters of
-    its script and case.
+def _similar_labels(right: str, response: str) -> dict[str, str]:
+    """The words and characters of a response that could be labels beside `right`, and `right`.
+
+    They are numbers if it is one, otherwise single letters of its script.
     """
-    words = set(re.findall(r"\w+", folded(response))) | set(folded(response))
-    return {w.upper(): "" for w in words if _kind(w.upper()) == _kind(right)} | {right: ""}
+    response = folded(response)
+    candidates = set(re.findall(r"\w+", response)) | set(response)
+    labels = {candidate.upper() for candidate in candidates}
+    similar = {label: "" for label in labels if _kind(label) == _kind(right)}
+    return {**similar, right: ""}
 
 
 def _kind(label: str) -> str | None:
+    """`number`, or the script of a single letter by its Unicode name; None for anything else."""
     if label.isdecimal():
         return "number" if len(label) <= 2 else None
-    return (
-        unicodedata.name(label, " ").split(" ")[0] if len(label) == 1 and label.isalpha() else None
-    )
+    if len(label) == 1 and label.isalpha():
+        return unicodedata.name(label, " ").split(" ")[0]
+    return None
 
 
 def _is_label(text: str) -> bool:
@@ -141,7 +178,7 @@ def _is_label(text: str) -> bool:
 
 
 def _bare(answer: str) -> str:
-    """A label without what is written around it."""
+    """A label without the punctuation around it."""
     return answer.strip().strip(OPEN + CLOSE + ENDS + " ")
 
 

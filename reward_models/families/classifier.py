@@ -1,22 +1,21 @@
-"""The family `classifier`: a sequence classifier, or a LoRA adapter on one, run by transformers or
-by vLLM.
+"""The family `classifier`: a sequence classifier, or a LoRA adapter on one.
 
-Reads a directory or hub id as `save_pretrained` writes it. Conversations are rendered with the
-model's own chat template and tokenizer, and the score is a raw output (no activation) of the model
-at the last real token. It does not depend on batch, order, padding side, shared beginnings or
-backend: within 1e-5 in float32, the default everywhere. In bfloat16 and float16 the weights and the
-network are rounded, the head computes in float32. Nothing is ever quantised; a checkpoint that was
-saved so is loaded as saved, with a warning.
+Reads a directory or hub id as `save_pretrained` writes it, and runs it by transformers or vLLM.
+Conversations are rendered with the model's own chat template and tokenizer, and the score is a raw
+output (no activation) of the model at the last real token. It does not depend on batch, order,
+padding side, shared beginnings or backend: within 1e-5 in float32, the default everywhere. In
+bfloat16 and float16 the weights and the network are rounded, and the head computes in float32.
+Nothing is ever quantised; a checkpoint that was saved quantised is loaded as it is, with a warning.
 
-Columns: `cut_tokens`, what a conversation longer than `max_length` lost. It loses its beginning (a
-    BOS token stays), flag
-`truncated`; an answer that is too long by itself keeps its end, flag `response_truncated`; never is
-an answer cut to nothing. A value that is not finite becomes None, flag `not_finite`.
+A conversation longer than `max_length` loses its beginning (a BOS token stays), with the flag
+`truncated`. An answer that is too long by itself keeps its end, with the flag `response_truncated`;
+no answer is ever cut to nothing. A value that is not finite becomes None, with the flag
+`not_finite`. Columns: `cut_tokens`, how many tokens a conversation lost.
 
-Each distinct token sequence is read once, and with `prefix_reuse` so are beginnings that several
-share, wherever the model can continue from them exactly: causal attention over all tokens in every
-layer (network.py says how that is found). Other models (encoders, sliding windows, recurrent
-states) read each sequence in whole.
+Each distinct token sequence is read once. With `prefix_reuse`, so are beginnings that several
+sequences share, wherever the model can continue from them exactly: it needs causal attention over
+all tokens in every layer (network.py says how that is checked). Other models (encoders, sliding
+windows, recurrent states) read each sequence whole.
 """
 
 import dataclasses
@@ -34,12 +33,16 @@ from reward_models.networks.prefix import Ids
 
 log = logging.getLogger(__name__)
 
+# Keys of `backend_args` that are set in another way, and how.
 RESERVED = {
-    **dict.fromkeys(("model", "tokenizer"), "is what `path` says"),
-    **dict.fromkeys(("dtype", "torch_dtype"), "set `dtype`"),
-    **dict.fromkeys(
-        ("runner", "convert", "num_labels", "output_loading_info"), "follows from the family"
-    ),
+    "model": "is what `path` says",
+    "tokenizer": "is what `path` says",
+    "dtype": "set `dtype`",
+    "torch_dtype": "set `dtype`",
+    "runner": "follows from the family",
+    "convert": "follows from the family",
+    "num_labels": "follows from the family",
+    "output_loading_info": "follows from the family",
     "revision": "set `revision`",
     "max_model_len": "set `max_length`",
     "enable_prefix_caching": "set `prefix_reuse`",
@@ -54,49 +57,35 @@ REPORTS = (*encoding.LEFT_OUT, "truncated", "response_truncated", "not_finite", 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     path: str  # directory or hub id
-    base: str | None = (
-        None  # of an adapter: another place than the one that its configuration names
-    )
+    base: str | None = None  # of an adapter, in place of the one that its configuration names
     revision: str | None = None
     output: str | int | None = None  # which output of a model that has several: label or number
     max_length: int | None = None  # tokens; by default what the card, or else the model, says
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     backend: Literal["transformers", "vllm"] = "transformers"  # never changed by itself
-    backend_args: dict = dataclasses.field(
-        default_factory=dict
-    )  # passed to from_pretrained, or to vllm.LLM
-    prefix_reuse: bool = (
-        True  # beginnings that several conversations share are read once, where that is exact
-    )
+    # passed to from_pretrained, or to vllm.LLM
+    backend_args: dict = dataclasses.field(default_factory=dict)
+    prefix_reuse: bool = True  # read shared beginnings once, where that is exact
     # (output - mean) / std with the numbers in config.json (OpenRLHF writes them); null: the output
     # as it is, with a warning
     normalise: bool | None = None
-    device_batch_tokens: int = (
-        16384  # most padded tokens in a batch of transformers (on a CPU 1024 at most)
-    )
-    chat_template: str | None = (
-        # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or
-        # the text)
-        None
-    )
+    # most padded tokens in a batch of transformers (on a CPU 1024 at most)
+    device_batch_tokens: int = 16384
+    # the name of one of the tokenizer's templates, a file of Jinja text, or the text
+    chat_template: str | None = None
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
-    date: str | None = (
-        # what a template that writes the date writes; by default what the card, or else
-        # templates.DATE, says
-        None
-    )
+    # for chat templates that write the date; by default the card's, or else templates.DATE
+    date: str | None = None
 
     @staticmethod
     def problems(values: Mapping, key: str) -> list[str]:
-        found = [f"{key}.{p}" for p in templates.setting_problems(values)]
-        found += [
-            f"{key}.backend_args.{name}: {RESERVED[name]}"
-            for name in values.get("backend_args", {})
-            if name in RESERVED
-        ]
-        return found + (
-            [f"{key}.{p}" for p in pooling.problems()] if values.get("backend") == "vllm" else []
-        )
+        messages = templates.setting_problems(values)
+        for name in values.get("backend_args", {}):
+            if name in RESERVED:
+                messages.append(f"backend_args.{name}: {RESERVED[name]}")
+        if values.get("backend") == "vllm":
+            messages += pooling.problems()
+        return [f"{key}.{message}" for message in messages]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,35 +108,38 @@ class Classifier:
     """Scores items; `close` gives back memory and processes."""
 
     encode: Callable[[Sequence[Item]], list[encoding.Encoded]]
-    outputs: Callable[
-        [Sequence[Ids]], list[list[float]]
-    ]  # of distinct sequences in ascending order
-    output: int
-    scale: "Scale"
+    # the model's outputs for distinct sequences in ascending order
+    outputs: Callable[[Sequence[Ids]], list[list[float]]]
+    output: int  # which of the model's outputs is the score
+    scale: Scale
     close: Callable[[], None]
 
     def __call__(self, items: Sequence[Item]) -> Scores:
         encoded = self.encode(items)
-        own = [tuple(e.ids) for e in encoded]
-        distinct = sorted(
-            {ids for ids, e in zip(own, encoded, strict=True) if not e.left_out.answer}
-        )
-        found = dict(
-            zip(distinct, (row[self.output] for row in self.outputs(distinct)), strict=True)
-        )
-        raw = [
-            None if e.left_out.answer else self.scale(found[ids])
-            for ids, e in zip(own, encoded, strict=True)
-        ]
+        distinct = sorted({tuple(text.ids) for text in encoded if not text.left_out.answer})
+        score_of_ids = {}
+        for ids, outputs in zip(distinct, self.outputs(distinct), strict=True):
+            score_of_ids[ids] = self.scale(outputs[self.output])
+
+        values: list[float | None] = []
+        not_finite = []
+        for text in encoded:
+            score = None if text.left_out.answer else score_of_ids[tuple(text.ids)]
+            is_bad = score is not None and not math.isfinite(score)
+            not_finite.append(is_bad)
+            values.append(None if is_bad else score)
+
         flags = {
-            "truncated": [e.cut_tokens > 0 for e in encoded],
-            "response_truncated": [e.response_truncated for e in encoded],
-            **encoding.left_out_flags([e.left_out for e in encoded]),
-            "not_finite": [v is not None and not math.isfinite(v) for v in raw],
+            "truncated": [text.cut_tokens > 0 for text in encoded],
+            "response_truncated": [text.response_truncated for text in encoded],
+            **encoding.left_out_flags([text.left_out for text in encoded]),
+            "not_finite": not_finite,
         }
-        columns: dict[str, list[float | None]] = {"cut_tokens": [e.cut_tokens for e in encoded]}
-        values = [v if v is not None and math.isfinite(v) else None for v in raw]
-        return Scores(values, flags, columns, tokens=sum(map(len, own)))
+        columns: dict[str, list[float | None]] = {
+            "cut_tokens": [text.cut_tokens for text in encoded]
+        }
+        n_tokens = sum(len(text.ids) for text in encoded)
+        return Scores(values, flags, columns, tokens=n_tokens)
 
 
 def prepare(settings: Settings) -> Classifier:
@@ -157,8 +149,8 @@ def prepare(settings: Settings) -> Classifier:
     """
     from reward_models.networks import loading
 
-    told = cards.read(settings.path, settings.revision) or cards.Card()
-    template = _template(settings, told)
+    card = cards.read(settings.path, settings.revision) or cards.Card()
+    template = _template(settings, card)
     tokenizer = template.tokenizer
     if settings.backend == "vllm":
         model, start = _vllm(settings)
@@ -166,11 +158,10 @@ def prepare(settings: Settings) -> Classifier:
         model, start = _transformers(settings)
     n_rows = model.get_input_embeddings().weight.shape[0]
     opening.check_tokens(tokenizer, n_rows, settings.path, padding_is_read=False)
-    scale = _scale(settings, told, opening.statistics(vars(model.config)))
+    scale = _scale(settings, card, opening.statistics(vars(model.config)))
     output = loading.output_of(model.config, settings.path, settings.output)
-    max_length = loading.room(
-        tokenizer, model, settings.max_length or told.max_length, settings.path
-    )
+    requested_length = settings.max_length or card.max_length
+    max_length = loading.room(tokenizer, model, requested_length, settings.path)
     outputs = start(max_length)
 
     def encode(items: Sequence[Item]) -> list[encoding.Encoded]:
@@ -184,20 +175,20 @@ def prepare(settings: Settings) -> Classifier:
 
 
 def _check_rows(items: Sequence[Item], encoded: Sequence[encoding.Encoded], n_rows: int) -> None:
-    """Raises: UserError for a conversation with a token that the model has no embedding for
-    (`n_rows` of them).
-    """
+    """Raises: UserError for a token without an embedding; the model has `n_rows` of them."""
     for item, text in zip(items, encoded, strict=True):
-        if max(text.ids) >= n_rows:
+        largest = max(text.ids)
+        if largest >= n_rows:
             raise UserError(
-                f"{item.id}: holds token number {max(text.ids)}, and the model has embeddings for"
+                f"{item.id}: holds token number {largest}, and the model has embeddings for"
                 f" {n_rows} tokens"
             )
 
 
 def _check_ends(items: Sequence[Item], encoded: Sequence[encoding.Encoded], end: int) -> None:
-    """Raises: UserError for a conversation without the end token at which an encoder-decoder reads
-    its output.
+    """Raises: UserError for a conversation without an end token.
+
+    It is where an encoder-decoder reads its output.
     """
     for item, text in zip(items, encoded, strict=True):
         if end not in text.ids:
@@ -208,45 +199,56 @@ def _check_ends(items: Sequence[Item], encoded: Sequence[encoding.Encoded], end:
 
 
 def _scale(settings: Settings, card: cards.Card, statistics: tuple[float, float] | None) -> Scale:
-    """How outputs become scores; statistics that the model carries and nobody decided about are
-    told.
+    """How outputs become scores.
 
-    Raises: UserError if the statistics are asked for, and there are none or they cannot be used.
+    `statistics` are mean and std in config.json, about which `normalise` decides; if it does not, a
+    warning says that they are there.
+
+    Raises: UserError if the statistics are needed, and there are none or they cannot be used.
     """
     sign = -1.0 if card.direction == "lower_is_better" else 1.0
-    usable = statistics is not None and all(map(math.isfinite, statistics)) and statistics[1] > 0
-    if settings.normalise and not (statistics and usable):
-        found = f"mean {statistics[0]}, std {statistics[1]}" if statistics else "none"
-        raise UserError(
-            f"{settings.path}: normalise needs mean and std (above 0) in config.json; there:"
-            f" {found}; set normalise: false"
-        )
-    if settings.normalise and statistics:
-        return Scale(sign, *statistics)
-    if statistics and not usable and settings.normalise is None:
-        log.warning(
-            "%s: config.json has statistics of the model's scores that cannot be used (mean %g, std"
-            " %g): scores are the model's own outputs. Set normalise: false if you mean the"
-            " outputs",
-            settings.path,
-            *statistics,
-        )
-    elif statistics and settings.normalise is None:
-        log.warning(
-            "%s: config.json has statistics of the model's scores (mean %g, std %g), which are not"
-            " applied: scores are the model's own outputs. Set normalise: true for (output - mean)"
-            " / std, or false if you mean the outputs",
-            settings.path,
-            *statistics,
-        )
+    if statistics is None:
+        if settings.normalise:
+            raise _unusable(settings, "none")
+        return Scale(sign)
+
+    mean, std = statistics
+    usable = math.isfinite(mean) and math.isfinite(std) and std > 0
+    if settings.normalise:
+        if not usable:
+            raise _unusable(settings, f"mean {mean}, std {std}")
+        return Scale(sign, mean, std)
+    if settings.normalise is None:
+        message = STATISTICS_NOT_APPLIED if usable else STATISTICS_UNUSABLE
+        log.warning(message, settings.path, mean, std)
     return Scale(sign)
 
 
+STATISTICS_UNUSABLE = (
+    "%s: config.json has statistics of the model's scores that cannot be used (mean %g, std %g):"
+    " scores are the model's own outputs. Set normalise: false if you mean the outputs"
+)
+STATISTICS_NOT_APPLIED = (
+    "%s: config.json has statistics of the model's scores (mean %g, std %g), which are not applied:"
+    " scores are the model's own outputs. Set normalise: true for (output - mean) / std, or false"
+    " if you mean the outputs"
+)
+
+
+def _unusable(settings: Settings, statistics: str) -> UserError:
+    return UserError(
+        f"{settings.path}: normalise needs mean and std (above 0) in config.json; there:"
+        f" {statistics}; set normalise: false"
+    )
+
+
 def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
-    """What raises a UserError for a conversation that the chat template refuses, or writes nothing
-    for.
+    """A function that raises a UserError for conversations that the chat template cannot write.
+
+    They are those that it refuses, or for which it writes nothing.
     """
-    template = _template(settings, cards.read(settings.path, settings.revision) or cards.Card())
+    card = cards.read(settings.path, settings.revision) or cards.Card()
+    template = _template(settings, card)
 
     def accept(items: Sequence[Item]) -> None:
         for item in items:
@@ -268,7 +270,7 @@ def _template(settings: Settings, card: cards.Card) -> templates.ChatTemplate:
 
 
 def _transformers(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
-    """The model, and what makes a backend of it for conversations of so many tokens."""
+    """The model, and a function that makes a backend for conversations of so many tokens."""
     import torch
 
     from reward_models.networks import kernels, loading
@@ -278,33 +280,39 @@ def _transformers(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
         settings.path, settings.revision, settings.base, settings.dtype, settings.backend_args
     )
     if "device_map" not in settings.backend_args and not loading.is_quantised(model.config):
-        model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model.to(torch.device(device))
     kernels.float32_head(model)
     kernels.use_onednn(model)
     rope = loading.length_dependent_rope(model.config.get_text_config())
-    return model, lambda _: Network(
-        model, settings.device_batch_tokens, settings.prefix_reuse, rope and rope[1]
-    )
+    split_at = rope and rope[1]
+
+    def start(_: int) -> Network:
+        return Network(model, settings.device_batch_tokens, settings.prefix_reuse, split_at)
+
+    return model, start
 
 
 def _vllm(settings: Settings) -> tuple[Any, Callable[[int], Any]]:
     from reward_models.networks import loading
 
-    told = {
-        "dtype": settings.dtype,
-        **({} if settings.prefix_reuse else {"enable_prefix_caching": False}),
-        **settings.backend_args,
-    }
-    if not opening.is_adapter(settings.path, settings.revision):
-        model = loading.outline(settings.path, settings.revision)
-        path, revision, in_parts = settings.path, settings.revision, loading.is_decoder(model)
-        return model, lambda length: pooling.Pooling(path, revision, path, length, in_parts, told)
-    merged = loading.network(settings.path, settings.revision, settings.base, settings.dtype, {})
+    path = settings.path
+    revision = settings.revision
+    options = {"dtype": settings.dtype, **settings.backend_args}
+    if not settings.prefix_reuse:
+        options["enable_prefix_caching"] = False
+    if not opening.is_adapter(path, revision):
+        model = loading.outline(path, revision)
+        in_parts = loading.is_decoder(model)
+        return model, lambda length: pooling.Pooling(
+            path, revision, path, length, in_parts, options
+        )
+
+    merged = loading.network(path, revision, settings.base, settings.dtype, {})
     if loading.is_quantised(merged.config):
         raise UserError(
-            f"{settings.path}: its base was saved quantised, and vLLM gets adapters merged: choose"
+            f"{path}: its base was saved quantised, and vLLM gets adapters merged: choose"
             " backend: transformers"
         )
-    return merged, lambda length: pooling.of_network(
-        merged, settings.path, length, loading.is_decoder(merged), told
-    )
+    in_parts = loading.is_decoder(merged)
+    return merged, lambda length: pooling.of_network(merged, path, length, in_parts, options)

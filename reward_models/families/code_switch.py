@@ -1,39 +1,43 @@
 """Where an answer leaves its language: line by line and word by word. Pure.
 
 After the Language Confusion Benchmark (Marchisio et al. 2024): an answer passes by line if every
-line is in the requested language, and by word if, besides, no word of another script stands in it.
-Differences: instead of an English word list every Latin word of more than three letters in lower
-case counts as foreign, so French words do as well and names, acronyms and units do not; and lines
-are judged by their words in the language's script where these are most of them. As there, shorter
-lines than of five words (in scripts without spaces: letters) are left out.
+line is in the requested language, and by word if, besides, it has no word of another script. Lines
+of fewer than five words (letters, in scripts without spaces) are left out, as in the benchmark.
+
+There are two differences. Instead of using an English word list, every Latin word of more than
+three letters in lower case counts as foreign: so do French words, but no names, acronyms and units.
+And lines are judged by the words that are in the language's script, where these are most of them.
 """
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from reward_models.families import scripts
 
 MIN_WORDS = 5  # of a line that an identifier is asked about
 MAX_UNIT = 3  # letters of Latin words that belong to no language: kg, km, USA
 IGNORED = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\\\[.*?\\\]|\$[^$\n]+\$|</?[A-Za-z][^<>\n]*>|(?:https?://|www\.)\S+|\S+@\S+\.\S+",
+    r"```.*?(?:```|\Z)|`[^`\n]*`"  # code
+    r"|\$\$.*?\$\$|\\\[.*?\\\]|\$[^$\n]+\$"  # formulas
+    r"|</?[A-Za-z][^<>\n]*>"  # tags
+    r"|(?:https?://|www\.)\S+|\S+@\S+\.\S+",  # addresses
     re.DOTALL,
-)  # code, formulas, tags, addresses
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Switches:
-    """Of one answer: shares of lines and words in the requested language, and whether all of them
-    are; None: nothing to tell.
+    """Shares of one answer's lines and words in the requested language; `pass`: all of them are.
+
+    None where there is nothing to judge.
     """
 
     line_share: float | None
     line_pass: float | None
     word_share: float | None
-    word_pass: (
-        float | None
-    )  # None too for languages in Latin script, and for answers that do not pass by line
+    # Also None for languages in Latin script, and for answers that do not pass by line.
+    word_pass: float | None
 
 
 def prose(text: str) -> str:
@@ -47,11 +51,10 @@ def lines(text: str) -> list[str]:
 
 
 def own_part(line: str, language: str) -> str:
-    """What an identifier sees of a line: the words in a script of the language if they are most of
-    it, else the line.
+    """The part of a line for an identifier: its words in a script of the language.
 
-    So a name or a borrowed word in another script, whose letters may outnumber those of a Chinese
-    line, leaves its line alone.
+    It is the whole line if these are not most of it. Without this, the letters of a foreign name
+    could outnumber those of a Chinese line around it.
     """
     words = scripts.words(line)
     own = [word for word in words if _in_script(word, language)]
@@ -60,56 +63,69 @@ def own_part(line: str, language: str) -> str:
 
 
 def switches(text: str, language: str, verdicts: Sequence[float | None]) -> Switches:
-    """What the verdict on each line of `lines(text)` (1.0, 0.0, None) and the script of each word
-    say together.
-    """
-    told = [v for v in verdicts if v is not None]
-    line_pass = float(min(told)) if told else None
-    foreign_lines = {
-        line for line, verdict in zip(lines(text), verdicts, strict=True) if verdict == 0.0
-    }
-    right = [
-        (line not in foreign_lines, word)
-        for line in prose(text).splitlines()
-        for word in scripts.words(line)
-    ]
-    words = [
-        ok
-        for here, word in right
-        if (ok := _in_script(word, language) if here else _foreign(word)) is not None
-    ]
-    latin = "Latn" in scripts.written_with(language)
-    return Switches(
-        line_share=sum(told) / len(told) if told else None,
-        line_pass=line_pass,
-        word_share=sum(words) / len(words) if words else None,
-        word_pass=float(all(words)) if words and not latin and line_pass != 0.0 else None,
-    )
+    """The verdict on each line of `lines(text)` (1.0, 0.0, None), with the script of each word."""
+    foreign_lines = set()
+    for line, verdict in zip(lines(text), verdicts, strict=True):
+        if verdict == 0.0:
+            foreign_lines.add(line)
+
+    line_share = line_pass = None
+    known = [verdict for verdict in verdicts if verdict is not None]
+    if known:
+        line_share = sum(known) / len(known)
+        line_pass = float(min(known))
+
+    word_share = word_pass = None
+    words = _word_verdicts(text, language, foreign_lines)
+    if words:
+        word_share = sum(words) / len(words)
+        latin = "Latn" in scripts.written_with(language)
+        if not latin and line_pass != 0.0:
+            word_pass = float(all(words))
+    return Switches(line_share, line_pass, word_share, word_pass)
+
+
+def _word_verdicts(text: str, language: str, foreign_lines: Set[str]) -> list[bool]:
+    """Whether each word is in the language; words that belong to no language are left out."""
+    verdicts = []
+    for line in prose(text).splitlines():
+        for word in scripts.words(line):
+            verdict = _foreign(word) if line in foreign_lines else _in_script(word, language)
+            if verdict is not None:
+                verdicts.append(verdict)
+    return verdicts
 
 
 def script_share(text: str, language: str) -> float | None:
     """Share of the letters that are in a script of the language; None without letters."""
-    own = scripts.written_with(language)
-    total = inside = 0
+    own_scripts = scripts.written_with(language)
+    n_letters = 0
+    n_own = 0
     for word in text.split():
         for script, n in scripts.letters_of(word):
-            total += n
-            inside += n if script in own else 0
-    return inside / total if total else None
+            n_letters += n
+            if script in own_scripts:
+                n_own += n
+    return n_own / n_letters if n_letters else None
 
 
 def _foreign(word: str) -> bool | None:
-    """False for a word of a line in another language; None for numbers."""
-    return False if any(scripts.script_of(c) for c in word) else None
+    """The verdict on a word of a line in another language: False; None for numbers."""
+    has_letters = any(scripts.script_of(character) for character in word)
+    return False if has_letters else None
 
 
 def _in_script(word: str, language: str) -> bool | None:
-    """Whether a word is in a script of the language; None for numbers, and for names and units in
-    Latin script elsewhere.
+    """Whether a word is in a script of the language.
+
+    None for numbers and, in languages of other scripts, for Latin names and units.
     """
-    found = {script for c in word if (script := scripts.script_of(c))}
-    if not found:
+    word_scripts = {scripts.script_of(character) for character in word} - {None}
+    if not word_scripts:
         return None
-    if found & set(scripts.written_with(language)):
+    if not word_scripts.isdisjoint(scripts.written_with(language)):
         return True
-    return None if found == {"Latn"} and (not word.islower() or len(word) <= MAX_UNIT) else False
+    is_name_or_unit = not word.islower() or len(word) <= MAX_UNIT
+    if word_scripts == {"Latn"} and is_name_or_unit:
+        return None
+    return False

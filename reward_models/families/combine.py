@@ -1,7 +1,7 @@
-"""Several scores of one prompt's answers made into one: a weighted sum, with gates. Pure.
+"""Combines several scores of one prompt's answers into one: a weighted sum, with gates. Pure.
 
-Everything here looks at the answers to one prompt only, so a combined score does not depend on what
-else is in a shard.
+Only the answers to one prompt are looked at, so a combined score does not depend on what else is in
+a shard.
 """
 
 import dataclasses
@@ -23,15 +23,17 @@ class Gate:
     scorer: str = _doc("name of a scorer of this step")
     min: float = _doc("lowest value that passes", 0.5)
     policy: Literal["drop", "floor"] = _doc(
-        "who fails has no combined score (drop), or the score `floor` (floor)", "drop"
+        "an answer that fails has no combined score (drop), or the score `floor` (floor)", "drop"
     )
-    floor: float = _doc("combined score of who fails under policy: floor", -1e4)
+    floor: float = _doc("combined score of an answer that fails under policy: floor", -1e4)
     missing: Literal["pass", "fail"] = _doc(
         "what happens where the scorer gives no value (a language it does not know, say)", "pass"
     )
 
     def passes(self, value: float | None) -> bool:
-        return self.missing == "pass" if value is None else value >= self.min
+        if value is None:
+            return self.missing == "pass"
+        return value >= self.min
 
 
 @dataclasses.dataclass
@@ -57,32 +59,45 @@ def combine(scores: Mapping[str, Sequence[float | None]], how: Combination) -> l
 
     `sum_s weight_s * score_s` (or the smallest `weight_s * score_s`), each `score_s` normalised as
     `how` says; None if a weighted score is missing or a gate drops the answer. The first gate that
-    fails decides; normalisation is over all n answers, before gates.
+    fails decides. Normalisation is over all n answers, before the gates.
     """
-    weighted = {
-        name: z_scores(scores[name]) if how.normalise == "prompt" else list(scores[name])
-        for name in how.weights
-    }
-    n, reduce = len(next(iter(weighted.values()))), REDUCE[how.combine]
-    values = [
-        _reduced([(w, weighted[name][i]) for name, w in how.weights.items()], reduce)
-        for i in range(n)
-    ]
-    return [
-        _gated(value, how.gates, [scores[g.scorer][i] for g in how.gates])
-        for i, value in enumerate(values)
-    ]
+    compared: dict[str, Sequence[float | None]] = {}
+    for name in how.weights:
+        if how.normalise == "prompt":
+            compared[name] = z_scores(scores[name])
+        else:
+            compared[name] = scores[name]
+
+    n_answers = len(next(iter(compared.values())))
+    combined: list[float | None] = []
+    for i in range(n_answers):
+        terms = [(weight, compared[name][i]) for name, weight in how.weights.items()]
+        gate_values = [scores[gate.scorer][i] for gate in how.gates]
+        value = _reduced(terms, REDUCE[how.combine])
+        combined.append(_gated(value, how.gates, gate_values))
+    return combined
 
 
 def z_scores(values: Sequence[float | None]) -> list[float | None]:
-    """(x - mean) / population standard deviation over the known values; all 0 if they are equal;
-    unknown stays None.
+    """(value - mean) / population standard deviation of the known values; all 0 if they are equal.
+
+    `[1.0, 3.0, None]` gives `[-1.0, 1.0, None]`: an unknown value stays None.
     """
-    known = [v for v in values if v is not None]
+    known = [value for value in values if value is not None]
     if not known:
         return list(values)
-    mean, sd = statistics.fmean(known), statistics.pstdev(known)
-    return [None if v is None else (v - mean) / sd if sd > 0 else 0.0 for v in values]
+    mean = statistics.fmean(known)
+    deviation = statistics.pstdev(known)
+
+    scaled: list[float | None] = []
+    for value in values:
+        if value is None:
+            scaled.append(None)
+        elif deviation > 0:
+            scaled.append((value - mean) / deviation)
+        else:
+            scaled.append(0.0)
+    return scaled
 
 
 REDUCE: dict[str, Callable[[Iterable[float]], float]] = {"sum": sum, "minimum": min}
@@ -91,30 +106,32 @@ REDUCE: dict[str, Callable[[Iterable[float]], float]] = {"sum": sum, "minimum": 
 def _reduced(
     terms: Sequence[tuple[float, float | None]], reduce: Callable[[Iterable[float]], float]
 ) -> float | None:
-    return (
-        None
-        if any(v is None for _, v in terms)
-        else reduce(w * v for w, v in terms if v is not None)
-    )
+    """`reduce` of weight * value over the terms; None if a value is missing."""
+    products = [weight * value for weight, value in terms if value is not None]
+    if len(products) < len(terms):
+        return None
+    return reduce(products)
 
 
 def _gated(
-    value: float | None, gates: Sequence[Gate], seen: Sequence[float | None]
+    value: float | None, gates: Sequence[Gate], gate_values: Sequence[float | None]
 ) -> float | None:
-    for gate, score in zip(gates, seen, strict=True):
+    """The value, unless a gate fails; `gate_values` are the scores that the gates look at."""
+    for gate, score in zip(gates, gate_values, strict=True):
         if not gate.passes(score):
             return gate.floor if gate.policy == "floor" else None
     return value
 
 
 def problems(how: Combination, known: Sequence[str], key: str) -> list[str]:
-    """Names in a combination that are no scorer, as messages."""
-    named = [(f"{key}.weights", n) for n in how.weights] + [
-        (f"{key}.gates[{i}].scorer", g.scorer) for i, g in enumerate(how.gates)
-    ]
-    empty = [] if how.weights else [f"{key}.weights: empty; name at least one scorer"]
-    return empty + [
-        f"{where}: no scorer here is named {name!r}{nearest(name, known)}"
-        for where, name in named
-        if name not in known
-    ]
+    """Messages about names in a combination that are not among the `known` scorers."""
+    messages = []
+    if not how.weights:
+        messages.append(f"{key}.weights: empty; name at least one scorer")
+
+    named = [(f"{key}.weights", name) for name in how.weights]
+    named += [(f"{key}.gates[{i}].scorer", gate.scorer) for i, gate in enumerate(how.gates)]
+    for place, name in named:
+        if name not in known:
+            messages.append(f"{place}: no scorer here is named {name!r}{nearest(name, known)}")
+    return messages

@@ -1,13 +1,13 @@
-"""The family `composite`: several scorers made into one, by a weighted sum or the smallest, with
-gates.
+"""The family `composite`: one scorer made of several, by a weighted sum or minimum, with gates.
 
     family: composite
     scorers: [{family: classifier, path: my_rm}, {family: language_adherence}]
     weights: {classifier: 1.0}
     gates: [{scorer: language_adherence, min: 0.5}]
 
-normalise    prompt: z-scores among the answers of one row; calibration: every part that has a model is put on one scale for all
-             languages by the card of its model (see `calibration`), the others stay as they are
+normalise    prompt: z-scores among the answers of one row; calibration: the card of each part that
+             has a model puts it on one scale for all languages (see `calibration`), other parts
+             stay as they are
 combine      sum: sum_s weight_s * score_s; minimum: the smallest weight_s * score_s
 
 Every part is reported: columns `PART` and `PART.COLUMN`, flags `PART.FLAG`. None and a flag where a
@@ -32,58 +32,54 @@ class Settings:
     weights: dict[str, float]  # of the parts by name; a negative one punishes
     normalise: Literal["none", "prompt", "calibration"] = "none"
     combine: Literal["sum", "minimum"] = "sum"
-    gates: list[dict] = dataclasses.field(
-        default_factory=list
-    )  # {scorer, min, policy, floor, missing}, see `combine.Gate`
+    # {scorer, min, policy, floor, missing}, see `combine.Gate`
+    gates: list[dict] = dataclasses.field(default_factory=list)
 
     @staticmethod
     def problems(values: Mapping, key: str) -> list[str]:
         gates = values.get("gates", [])
-        found = settings.of_scorers(values["scorers"], f"{key}.scorers")
-        found += [
-            p
-            for i, gate in enumerate(gates)
-            for p in settings.problems(Gate, gate, f"{key}.gates[{i}]")
-        ]
-        found += [
-            f"{key}.weights.{n}: expected a number, got {w!r}"
-            for n, w in values["weights"].items()
-            if not _is_number(w)
-        ]
-        if found:
-            return found
-        names = [str(settings.name_of(t)) for t in values["scorers"]]
-        return combine.problems(
-            Combination(values["weights"], gates=[Gate(**g) for g in gates]), names, key
-        )
+        messages = settings.of_scorers(values["scorers"], f"{key}.scorers")
+        for i, gate in enumerate(gates):
+            messages += settings.problems(Gate, gate, f"{key}.gates[{i}]")
+        for name, weight in values["weights"].items():
+            if not _is_number(weight):
+                messages.append(f"{key}.weights.{name}: expected a number, got {weight!r}")
+        if messages:
+            return messages
+
+        names = [str(settings.name_of(spec)) for spec in values["scorers"]]
+        combination = Combination(values["weights"], gates=[Gate(**gate) for gate in gates])
+        return combine.problems(combination, names, key)
 
 
-def acceptor(told: Settings) -> Callable[[Sequence[Item]], None]:
-    """What raises a UserError for items that one of the parts would refuse."""
-    return parts.acceptor(told.scorers)
+def acceptor(config: Settings) -> Callable[[Sequence[Item]], None]:
+    """A function that raises a UserError for items that one of the parts would refuse."""
+    return parts.acceptor(config.scorers)
 
 
-def prepare(told: Settings) -> Callable[[Sequence[Item]], Scores]:
+def prepare(config: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Open every part. Raises: UserError."""
-    scorers = parts.open_all(
-        told.scorers, "location_scale" if told.normalise == "calibration" else None
-    )
-    how = Combination(
-        told.weights,
-        "prompt" if told.normalise == "prompt" else "none",
-        [Gate(**gate) for gate in told.gates],
-        told.combine,
-    )
+    calibrate = "location_scale" if config.normalise == "calibration" else None
+    scorers = parts.open_all(config.scorers, calibrate)
+    normalise: Literal["none", "prompt"] = "prompt" if config.normalise == "prompt" else "none"
+    gates = [Gate(**gate) for gate in config.gates]
+    combination = Combination(config.weights, normalise, gates, config.combine)
 
     def run(items: Sequence[Item]) -> Scores:
-        found = {name: scorer.score_items(items) for name, scorer in scorers.items()}
-        known = {name: scores.values for name, scores in found.items()}
-        values = parts.by_row(items, known, lambda of_row: combine.combine(of_row, how))
-        incomplete = [
-            any(known[name][i] is None for name in told.weights) for i in range(len(items))
-        ]
-        gated = [value is None and not part for value, part in zip(values, incomplete, strict=True)]
-        return parts.told_by(found, values, {"incomplete": incomplete, "gated": gated}, {})
+        scores_by_part = {name: scorer.score_items(items) for name, scorer in scorers.items()}
+        part_values = {name: scores.values for name, scores in scores_by_part.items()}
+        values = parts.by_row(
+            items, part_values, lambda row_values: combine.combine(row_values, combination)
+        )
+
+        incomplete = []
+        gated = []
+        for i, value in enumerate(values):
+            lacks_part = any(part_values[name][i] is None for name in config.weights)
+            incomplete.append(lacks_part)
+            gated.append(value is None and not lacks_part)
+        flags = {"incomplete": incomplete, "gated": gated}
+        return parts.with_parts(scores_by_part, values, flags, {})
 
     return Together(scorers.values(), run)
 

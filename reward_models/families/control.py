@@ -1,6 +1,4 @@
-"""The family `random`: a score in [0, 1) that knows nothing, drawn with a seed.
-
-What a real one must beat.
+"""The family `random`: a score in [0, 1) drawn with a seed, which every real scorer must beat.
 
 `per: answer` draws for every answer by its id; `per: text` for every text by its prompt, so that
 equal answers to a prompt have equal scores, as a model's would.
@@ -22,12 +20,11 @@ class Settings:
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     def drawn_from(item: Item) -> str:
-        return (
-            item.id
-            if settings.per == "answer"
-            else rows.to_json([item.prompt, readable(item.answer)])
-        )
+        if settings.per == "answer":
+            return item.id
+        return rows.to_json([item.prompt, readable(item.answer)])
 
-    return lambda items: Scores(
-        [rows.seed_of(f"{drawn_from(item)}:{settings.seed}") / 2**31 for item in items]
-    )
+    def draw(item: Item) -> float:
+        return rows.seed_of(f"{drawn_from(item)}:{settings.seed}") / 2**31
+
+    return lambda items: Scores([draw(item) for item in items])

@@ -1,9 +1,8 @@
-"""The family `ensemble`: several scorers of one kind, whose mean (median, smallest) is the score
-and whose spread is told.
+"""The family `ensemble`: the mean (median, smallest) of several scorers of one kind.
 
     family: ensemble
     scorers: [{family: classifier, name: a, path: rm_a}, {family: classifier, name: b, path: rm_b}]
-    reduce: min                       # the lower bound of Coste et al. 2024, worst-case optimisation
+    reduce: min    # the lower bound of Coste et al. 2024, worst-case optimisation
 
 score = reduce(members) - penalty * disagreement, where disagreement is the population standard
 deviation of the members' values: with `reduce: mean` a lower confidence bound (the paper's
@@ -11,7 +10,7 @@ uncertainty-weighted form takes the variance). `normalise: prompt` makes members
 comparable first: z-scores among the answers of one row.
 
 Columns: `disagreement`, `MEMBER`, `MEMBER.COLUMN`. None and the flag `incomplete` where a member
-    has no value.
+has no value.
 """
 
 import dataclasses
@@ -44,49 +43,46 @@ class Settings:
         return settings.of_scorers(values["scorers"], f"{key}.scorers")
 
 
-def acceptor(told: Settings) -> Callable[[Sequence[Item]], None]:
-    """What raises a UserError for items that one of the parts would refuse."""
-    return parts.acceptor(told.scorers)
+def acceptor(config: Settings) -> Callable[[Sequence[Item]], None]:
+    """A function that raises a UserError for items that one of the members would refuse."""
+    return parts.acceptor(config.scorers)
 
 
-def prepare(told: Settings) -> Callable[[Sequence[Item]], Scores]:
+def prepare(config: Settings) -> Callable[[Sequence[Item]], Scores]:
     """Open every member. Raises: UserError."""
-    members = parts.open_all(told.scorers)
+    members = parts.open_all(config.scorers)
 
     def run(items: Sequence[Item]) -> Scores:
-        found = {name: scorer.score_items(items) for name, scorer in members.items()}
-        compared = {
-            name: _normalised(items, scores.values, told.normalise)
-            for name, scores in found.items()
-        }
-        per_item = [_known([values[i] for values in compared.values()]) for i in range(len(items))]
-        spread = [statistics.pstdev(known) if known else None for known in per_item]
-        values = [
-            _reduced(known, s, told) if known and s is not None else None
-            for known, s in zip(per_item, spread, strict=True)
-        ]
-        return parts.told_by(
-            found,
-            values,
-            {"incomplete": [not known for known in per_item]},
-            {"disagreement": spread},
+        scores_by_member = {name: scorer.score_items(items) for name, scorer in members.items()}
+        compared = []
+        for scores in scores_by_member.values():
+            compared.append(_normalised(items, scores.values, config.normalise))
+
+        values: parts.Values = []
+        spreads: parts.Values = []
+        for member_values in zip(*compared, strict=True):
+            known = [value for value in member_values if value is not None]
+            if len(known) < len(member_values):
+                values.append(None)
+                spreads.append(None)
+                continue
+            disagreement = statistics.pstdev(known)
+            values.append(_reduced(known, disagreement, config))
+            spreads.append(disagreement)
+
+        incomplete = [spread is None for spread in spreads]
+        return parts.with_parts(
+            scores_by_member, values, {"incomplete": incomplete}, {"disagreement": spreads}
         )
 
     return Together(members.values(), run)
 
 
 def _normalised(items: Sequence[Item], values: parts.Values, normalise: str) -> parts.Values:
-    return (
-        values
-        if normalise == "none"
-        else parts.by_row(items, {"": values}, lambda of_row: z_scores(of_row[""]))
-    )
+    if normalise == "none":
+        return values
+    return parts.by_row(items, {"": values}, lambda row_values: z_scores(row_values[""]))
 
 
-def _known(values: Sequence[float | None]) -> list[float]:
-    """The members' values; none at all if one of them has none."""
-    return [] if any(v is None for v in values) else [v for v in values if v is not None]
-
-
-def _reduced(values: Sequence[float], spread: float, told: Settings) -> float:
-    return float(REDUCE[told.reduce](values)) - told.penalty * spread
+def _reduced(values: Sequence[float], disagreement: float, config: Settings) -> float:
+    return float(REDUCE[config.reduce](values)) - config.penalty * disagreement

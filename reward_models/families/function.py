@@ -1,16 +1,16 @@
-"""A scorer of one's own: `family: package.module:function`, any function on Python's path.
+"""Your own scorer: `family: package.module:function`, any function on Python's path.
 
     def shouting(response: str, *, weight: float = 1.0) -> float | None     one answer
     def fluency(items: Sequence[Item], *, path: str) -> list[float | None]  all answers of a batch
 
 A function for one answer takes what its positional parameters name: `messages` (the conversation
 with the answer last), `response`, `prompt`, `language`, `reference` and every other attribute of
-`Item`. Parameters after `*` are the settings of the scorer, checked by name and type. It gives a
+`Item`. Parameters after `*` are the settings of the scorer, checked by name and type. It returns a
 finite number, higher being better, or None where it cannot say. A score must depend on its item
-alone: batches differ.
+alone, because batches vary.
 
-The function is hashed into what it scored, as `mlalign.methods` says. It is found by its name only
-in what a person wrote: a model's card cannot name code.
+The source of the function is hashed into the identity of its scores, as `mlalign.methods` says.
+Only settings that a person wrote may name a function; a model's card cannot.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def is_function(family: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What a module of a family has, made of a function."""
+    """A function with the interface of a family's module."""
 
     name: str
     function: methods.Method
@@ -41,34 +41,45 @@ class Family:
 
     def prepare(self, settings: Any) -> Callable[[Sequence[Item]], Scores]:
         options = vars(settings)
-        names = methods.inputs(self.function)
+        inputs = methods.inputs(self.function)
 
         def score(items: Sequence[Item]) -> Scores:
-            if names == ["items"]:
+            if inputs == ["items"]:
                 with methods.failures(self.function, f"scorer {self.name}"):
                     values = list(self.function(items, **options))
             else:
-                values = [self._of_item(item, names, options) for item in items]
+                values = [self._score_item(item, inputs, options) for item in items]
             return Scores(self._checked(items, values))
 
         return score
 
-    def _of_item(self, item: Item, names: Sequence[str], options: Mapping[str, Any]) -> Any:
-        arguments = [getattr(item, name) for name in names]
+    def _score_item(self, item: Item, inputs: Sequence[str], options: Mapping[str, Any]) -> Any:
+        arguments = [getattr(item, name) for name in inputs]
         with methods.failures(self.function, f"{item.id}: scorer {self.name}"):
             return self.function(*arguments, **options)
 
     def _checked(self, items: Sequence[Item], values: Sequence[Any]) -> list[float | None]:
-        """The values as numbers. Raises: UserError if one is none, or they are not one an item."""
+        """The values as floats.
+
+        Raises: UserError if a value is no number, or their count is not that of the items.
+        """
         if len(values) != len(items):
-            n = f"{len(values)} values for {len(items)} items"
-            raise UserError(f"scorer {self.name}: gave {n}; give one for each, None where unknown")
+            raise UserError(
+                f"scorer {self.name}: gave {len(values)} values for {len(items)} items;"
+                " give one for each, None where unknown"
+            )
+
         checked: list[float | None] = []
         for item, value in zip(items, values, strict=True):
-            if value is not None and not _is_number(value):
-                mend = "give a finite number, or None where it cannot say"
-                raise UserError(f"{item.id}: scorer {self.name} gave {value!r}; {mend}")
-            checked.append(None if value is None else float(value))
+            if value is None:
+                checked.append(None)
+            elif _is_number(value):
+                checked.append(float(value))
+            else:
+                raise UserError(
+                    f"{item.id}: scorer {self.name} gave {value!r};"
+                    " give a finite number, or None where it cannot say"
+                )
         return checked
 
 
@@ -80,27 +91,29 @@ def _is_number(value: Any) -> bool:
 
 
 def load(name: str, key: str = "family") -> Family:
-    """The scorer of a function. Raises: UserError that begins with `key`."""
+    """The family that a function implements. Raises: UserError that begins with `key`."""
     function = methods.load(PACKAGE, name, key)
-    unknown = [n for n in methods.inputs(function) if n not in ATTRIBUTES]
-    if methods.inputs(function) != ["items"] and unknown:
+    inputs = methods.inputs(function)
+    unknown = [parameter for parameter in inputs if parameter not in ATTRIBUTES]
+    if inputs != ["items"] and unknown:
         hint = nearest(unknown[0], ("items", *ATTRIBUTES))
-        what = f"{unknown[0]!r}, which is no attribute of an item"
-        raise UserError(f"{key}: {name} takes {what}{hint}")
+        raise UserError(
+            f"{key}: {name} takes {unknown[0]!r}, which is no attribute of an item{hint}"
+        )
     return Family(name, function, methods.options_class(function, filled=()))
 
 
-def source(told: Mapping) -> dict[str, str]:
+def source(spec: Mapping) -> dict[str, str]:
     """What a function adds to the identity of its scorer; nothing for families of this package."""
-    family = told.get("family")
+    family = spec.get("family")
     if not is_function(family):
         return {}
     return {"family_source": methods.source_digest(PACKAGE, str(family), "family")}
 
 
-def files(told: Mapping) -> list[Path]:
+def files(spec: Mapping) -> list[Path]:
     """The files that `source` is the digest of."""
-    family = told.get("family")
+    family = spec.get("family")
     if not is_function(family):
         return []
     return list(methods.source_files(PACKAGE, str(family), "family").values())

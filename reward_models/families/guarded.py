@@ -1,16 +1,17 @@
-"""The family `guarded`: a scorer where it may be used, its fallback where it failed, nobody
-elsewhere, by language.
+"""The family `guarded`: by language, a scorer where it is trusted, else its fallback or no score.
 
 Reads a policy as `rm-score agree` writes it,
 `{default: use, languages: {swh_Latn: {policy: fall_back}}}`; `default` is for languages that it
-does not name and for answers without one. Text column `scored_by`: the name of the scorer that
-spoke. Where nobody may, the score is None with the flag `abstained`. Scores of two scorers are on
-different scales: a prompt has one language, so answers to one prompt are never split between them;
-across languages compare only after calibration (of this scorer, not of its parts).
+does not name and for answers without one. The text column `scored_by` has the name of the scorer
+that was used. Where none may be, the score is None with the flag `abstained`.
+
+Scores of two scorers are on different scales. A prompt has one language, so answers to one prompt
+are never split between scorers. Compare across languages only after calibration, of this scorer and
+not of its parts.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,91 +32,113 @@ class Settings:
 
     @staticmethod
     def problems(values: Mapping, key: str) -> list[str]:
-        parts = [part for part in ("scorer", "fallback") if values.get(part) is not None]
-        found = [p for part in parts for p in reward_models.problems(values[part], f"{key}.{part}")]
-        if isinstance(values["policy"], Mapping):
-            found += _policy_problems(values["policy"], values.get("fallback"), f"{key}.policy")
-        return found
+        messages = []
+        for part in ("scorer", "fallback"):
+            if values.get(part) is not None:
+                messages += reward_models.problems(values[part], f"{key}.{part}")
+        policy = values["policy"]
+        if isinstance(policy, Mapping):
+            messages += _policy_problems(policy, values.get("fallback"), f"{key}.policy")
+        return messages
+
+
+@dataclasses.dataclass(frozen=True)
+class Policies:
+    """Which of `use`, `fall_back` and `abstain` holds, by language."""
+
+    by_language: Mapping[str, str]
+    default: str
+
+    def choose(self, language: str | None) -> str:
+        if language is None:
+            return self.default
+        return self.by_language.get(language, self.default)
+
+    def parts(self, settings: Settings) -> dict[str, dict]:
+        """Policy -> the scorer under it, for the policies that some language has."""
+        used = {self.default, *self.by_language.values()}
+        parts = {}
+        if "use" in used:
+            parts["use"] = settings.scorer
+        if settings.fallback and "fall_back" in used:
+            parts["fall_back"] = settings.fallback
+        return parts
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    """Opens the scorers that the policy uses.
+    """Open the scorers that the policy uses.
 
     Raises: UserError for a policy that is wrong or cannot be read.
     """
-    policies, default = _policies(settings)
-    scorers = {
-        policy: reward_models.open_scorer(part)
-        for policy, part in _parts(settings, {default, *policies.values()}).items()
-    }
+    policies = _policies(settings)
+    scorers = {}
+    for policy, spec in policies.parts(settings).items():
+        scorers[policy] = reward_models.open_scorer(spec)
 
     def run(items: Sequence[Item]) -> Scores:
-        chosen = [
-            policies.get(item.language, default) if item.language else default for item in items
-        ]
+        chosen = [policies.choose(item.language) for item in items]
         _check_unmixed(items, chosen)
-        places = {policy: [i for i, c in enumerate(chosen) if c == policy] for policy in scorers}
-        found = {
-            policy: scorers[policy].score_items([items[i] for i in at])
-            for policy, at in places.items()
-            if at
-        }
-        names = {policy: scorer.name for policy, scorer in scorers.items()}
-        out = _merged(len(items), [(places[policy], scores) for policy, scores in found.items()])
-        flags = {**out.flags, "abstained": [c == "abstain" for c in chosen]}
-        return dataclasses.replace(
-            out, flags=flags, texts={**out.texts, "scored_by": [names.get(c) for c in chosen]}
-        )
+
+        parts: list[Part] = []
+        scored_by: list[str | None] = [None] * len(items)
+        for policy, scorer in scorers.items():
+            places = [i for i, choice in enumerate(chosen) if choice == policy]
+            if not places:
+                continue
+            parts.append((places, scorer.score_items([items[i] for i in places])))
+            for i in places:
+                scored_by[i] = scorer.name
+
+        merged = _merged(len(items), parts)
+        abstained = [policy == "abstain" for policy in chosen]
+        flags = {**merged.flags, "abstained": abstained}
+        texts = {**merged.texts, "scored_by": scored_by}
+        return dataclasses.replace(merged, flags=flags, texts=texts)
 
     return Together(scorers.values(), run)
 
 
 def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
-    """What raises a UserError for an item that the scorer of its language would refuse."""
-    policies, default = _policies(settings)
-    parts = _parts(settings, {default, *policies.values()})
-    acceptors = {
-        policy: found for policy, part in parts.items() if (found := reward_models.acceptor(part))
-    }
+    """A function that raises a UserError for an item that its language's scorer would refuse."""
+    policies = _policies(settings)
+    acceptors = {}
+    for policy, spec in policies.parts(settings).items():
+        accept_part = reward_models.acceptor(spec)
+        if accept_part is not None:
+            acceptors[policy] = accept_part
 
     def accept(items: Sequence[Item]) -> None:
         for item in items:
-            policy = policies.get(item.language, default) if item.language else default
+            policy = policies.choose(item.language)
             if policy in acceptors:
                 acceptors[policy]([item])
 
     return accept
 
 
-def _policies(settings: Settings) -> tuple[dict[str, str], str]:
-    """Language -> policy, and that of all other languages.
+def _policies(settings: Settings) -> Policies:
+    """The policies of the settings, or of the file that they name.
 
     Raises: UserError for a policy that is wrong or cannot be read.
     """
-    told = settings.policy if isinstance(settings.policy, dict) else _read(Path(settings.policy))
-    wrong = _policy_problems(
-        told,
-        settings.fallback,
-        "scorer.policy" if isinstance(settings.policy, dict) else settings.policy,
-    )
-    if wrong:
-        raise UserError(*wrong)
-    return {code: entry["policy"] for code, entry in told.get("languages", {}).items()}, told.get(
-        "default", "use"
-    )
+    if isinstance(settings.policy, dict):
+        key = "scorer.policy"
+        policy = settings.policy
+    else:
+        key = settings.policy
+        policy = _read(Path(settings.policy))
+    messages = _policy_problems(policy, settings.fallback, key)
+    if messages:
+        raise UserError(*messages)
+
+    languages = policy.get("languages", {})
+    by_language = {code: entry["policy"] for code, entry in languages.items()}
+    return Policies(by_language, policy.get("default", "use"))
 
 
-def _parts(settings: Settings, used: Collection[str]) -> dict[str, dict]:
-    """Policy -> the scorer that speaks under it, for those that are used."""
-    parts = {
-        "use": settings.scorer,
-        **({"fall_back": settings.fallback} if settings.fallback else {}),
-    }
-    return {policy: part for policy, part in parts.items() if policy in used}
-
-
-def _policy_problems(told: Any, fallback: Mapping | None, key: str) -> list[str]:
-    return agreement.policy_problems(told, key, name_of(fallback) if fallback is not None else None)
+def _policy_problems(policy: Any, fallback: Mapping | None, key: str) -> list[str]:
+    name = None if fallback is None else name_of(fallback)
+    return agreement.policy_problems(policy, key, name)
 
 
 def _read(file: Path) -> Any:
@@ -126,47 +149,52 @@ def _read(file: Path) -> Any:
 
 
 def _check_unmixed(items: Sequence[Item], chosen: Sequence[str]) -> None:
-    """Answers to one row's prompt have one language, hence one scorer.
+    """Answers to one row's prompt must have one policy, hence one scorer.
 
-    Raises: UserError if they have not.
+    Raises: UserError if they do not.
     """
-    by_prompt: dict[tuple, str] = {}
+    policy_by_prompt: dict[tuple, str] = {}
     for item, policy in zip(items, chosen, strict=True):
-        prompt = (item.row, *(message["content"] for message in item.prompt))
-        if item.row is not None and by_prompt.setdefault(prompt, policy) != policy:
+        if item.row is None:
+            continue
+        contents = [message["content"] for message in item.prompt]
+        prompt = (item.row, *contents)
+        if policy_by_prompt.setdefault(prompt, policy) != policy:
             raise UserError(
                 f"{item.row}: answers to its prompt are in several languages, which have different"
                 " scorers; give rows ids of their own"
             )
 
 
-def _merged(n: int, parts: Sequence[tuple[Sequence[int], Scores]]) -> Scores:
-    """The scores of parts put back to their places among n items; what a part does not tell is
-    False or None there.
+Part = tuple[Sequence[int], Scores]  # places among all items, and the scores of these items
+
+
+def _merged(n_items: int, parts: Sequence[Part]) -> Scores:
+    """The scores of parts put back in their places.
+
+    A flag or column that a part does not have is False or None at its places.
     """
+    values: list[float | None] = [None] * n_items
+    flags: dict[str, list[bool]] = {}
+    columns: dict[str, list[float | None]] = {}
+    texts: dict[str, list[str | None]] = {}
+    detected: list[str | None] | None = None
+    for places, scores in parts:
+        _put(values, places, scores.values)
+        for name, facts in scores.flags.items():
+            _put(flags.setdefault(name, [False] * n_items), places, facts)
+        for name, numbers in scores.columns.items():
+            _put(columns.setdefault(name, [None] * n_items), places, numbers)
+        for name, part_texts in scores.texts.items():
+            _put(texts.setdefault(name, [None] * n_items), places, part_texts)
+        if scores.detected is not None:
+            detected = detected or [None] * n_items
+            _put(detected, places, scores.detected)
 
-    def spread(lists: Sequence[tuple[Sequence[int], Sequence]], empty: Any) -> list:
-        out = [empty] * n
-        for at, values in lists:
-            for i, value in zip(at, values, strict=True):
-                out[i] = value
-        return out
+    n_tokens = sum(scores.tokens for _, scores in parts)
+    return Scores(values, flags, columns, texts, detected, n_tokens)
 
-    def columns(kind: str, empty: Any) -> dict[str, list]:
-        names = dict.fromkeys(name for _, scores in parts for name in getattr(scores, kind))
-        return {
-            name: spread(
-                [(at, getattr(s, kind)[name]) for at, s in parts if name in getattr(s, kind)], empty
-            )
-            for name in names
-        }
 
-    detected = [(at, s.detected) for at, s in parts if s.detected is not None]
-    return Scores(
-        spread([(at, s.values) for at, s in parts], None),
-        columns("flags", False),
-        columns("columns", None),
-        columns("texts", None),
-        spread(detected, None) if detected else None,
-        sum(s.tokens for _, s in parts),
-    )
+def _put(target: list, places: Sequence[int], values: Sequence) -> None:
+    for place, value in zip(places, values, strict=True):
+        target[place] = value

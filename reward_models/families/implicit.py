@@ -1,32 +1,32 @@
-"""The family `implicit`: how much more probable a policy makes an answer than its reference does (a
-DPO model as a reward model).
+"""The family `implicit`: how much more probable a policy makes an answer than its reference does.
 
-    r(x, y) = beta * (log pi_policy(y | x) - log pi_reference(y | x))        Rafailov et al. 2023, eq. 5
+    r(x, y) = beta * (log pi_policy(y | x) - log pi_reference(y | x))    Rafailov et al. 2023, eq. 5
 
-y is everything that the chat template writes after the generation prompt, the end-of-turn token
-included, as in TRL's trainers. `condition_on: english_prompt` puts the English version of x in its
-place (Implicit Cross-Lingual Rewarding, arXiv 2503.04647).
+So it uses a DPO model as a reward model. y is everything that the chat template writes after the
+generation prompt, the end-of-turn token included, as in TRL's trainers. With
+`condition_on: english_prompt`, x is the English version of the prompt (Implicit Cross-Lingual
+Rewarding, arXiv 2503.04647).
 
-Sums favour whatever is long where they are positive. `length_normalise: tokens` divides r by the
-tokens of y; `length_penalty` subtracts that much for every token, the length control of Chen et al.
-2024 (arXiv 2406.09760, eq. 5) that the former paper takes over: there it is chosen so that chosen
-and rejected answers are equally long on average.
+Where log-ratios are positive, their sum favours long answers. `length_normalise: tokens` divides r
+by the number of tokens of y. `length_penalty` subtracts that much for every token, which is the
+length control of Chen et al. 2024 (arXiv 2406.09760, eq. 5). The cross-lingual paper uses it too;
+there it is chosen so that chosen and rejected answers are equally long on average.
 
-Prompts that several answers share are read once, with `prefix_reuse`, wherever that is exact
-(network.py says how that is found). In float32 on an x86 CPU a value does not depend on its batch,
-order, neighbours or shard (within 1e-5 at beta 1 for the whole sum, mostly to the last bit;
-logps.py says how). On a GPU matrix products sum in an order that follows from the shape of a batch;
-that was not measured.
+With `prefix_reuse`, a prompt that several answers share is read once wherever that is exact
+(network.py says when). In float32 on an x86 CPU a value does not depend on its batch, order,
+neighbours or shard: within 1e-5 at beta 1 for the whole sum, mostly to the last bit (logps.py says
+how). On a GPU, matrix products sum in an order that depends on the shape of a batch; that was not
+measured.
 
-A conversation longer than `max_length` loses tokens at its beginning (a BOS token stays): flag
-`truncated`; where even the answer does not fit, only what is left of it counts: flag
-`response_truncated`. None, flagged: `no_english_prompt`, `not_finite`, and `answer_left_out` where
-the chat template writes nothing of the answer. `answer_partly_left_out`, `prompt_partly_left_out`:
-some of it.
+A conversation longer than `max_length` loses tokens at its beginning (a BOS token stays), with the
+flag `truncated`. Where even the answer does not fit, only its end counts, with the flag
+`response_truncated`. The score is None with the flags `no_english_prompt`, `not_finite`, and
+`answer_left_out` where the chat template writes nothing of the answer. `answer_partly_left_out` and
+`prompt_partly_left_out` say that it leaves out a part.
+
 Columns: `logp_policy`, `logp_reference` (nats, summed), `n_tokens` of the answer.
 """
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -41,28 +41,33 @@ from mlalign.models.leftout import NOTHING, STAND_IN, LeftOut
 from mlalign.models.templates import ChatTemplate
 from reward_models.items import Item, Scores
 from reward_models.networks import causal
-from reward_models.networks.encoding import LEFT_OUT, common, left_out_flags
+from reward_models.networks.encoding import LEFT_OUT, common, left_out_flags, token_ids
 from reward_models.networks.prefix import Ids
 
 ADAPTER = "adapter_config.json"
-UNBOUNDED = 10**9  # what tokenizers say who know no limit is larger
+UNBOUNDED = 10**9  # tokenizers without a limit of their own give a larger number
 
 
 REPORTS = (
-    *LEFT_OUT, "truncated", "response_truncated", "no_english_prompt", "not_finite",
-    "logp_policy", "logp_reference", "n_tokens",
-)  # fmt: skip
+    *LEFT_OUT,
+    "truncated",
+    "response_truncated",
+    "no_english_prompt",
+    "not_finite",
+    "logp_policy",
+    "logp_reference",
+    "n_tokens",
+)
+
+Logp = Callable[[Sequence[Ids], Sequence[int]], list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     path: str  # of the policy: directory or hub id
-    reference: str | None = (
-        None  # directory or hub id; by default the base of a policy that is a LoRA adapter
-    )
-    base: str | None = (
-        None  # of an adapter: another place than the one that its configuration names
-    )
+    # directory or hub id; by default the base of a policy that is a LoRA adapter
+    reference: str | None = None
+    base: str | None = None  # of an adapter, in place of the one that its configuration names
     revision: str | None = None  # of the policy
     reference_revision: str | None = None
     beta: float = 0.1
@@ -71,24 +76,21 @@ class Settings:
     condition_on: Literal["prompt", "english_prompt"] = "prompt"
     max_length: int | None = None  # tokens; by default what tokenizer and model allow
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    prefix_reuse: bool = (
-        True  # prompts that several answers share are read once, where that is exact
-    )
+    prefix_reuse: bool = True  # read shared prompts once, where that is exact
     device_batch_tokens: int = 16384  # most padded tokens in a batch (on a CPU 1024 at most)
-    chat_template: str | None = (
-        # name of one of the tokenizer's templates, if it has several (or a file of Jinja text, or
-        # the text)
-        None
-    )
+    # the name of one of the tokenizer's templates, a file of Jinja text, or the text
+    chat_template: str | None = None
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
-    date: str = templates.DATE  # what a template that writes the date writes
+    date: str = templates.DATE  # for chat templates that write the date
 
     @staticmethod
     def problems(values: Mapping, key: str) -> list[str]:
-        if found := templates.setting_problems(values):
-            return [f"{key}.{p}" for p in found]
+        messages = templates.setting_problems(values)
+        if messages:
+            return [f"{key}.{message}" for message in messages]
         path = Path(values["path"]).expanduser()
-        if values.get("reference") is None and path.is_dir() and not (path / ADAPTER).is_file():
+        is_whole_model = path.is_dir() and not (path / ADAPTER).is_file()
+        if values.get("reference") is None and is_whole_model:
             return [
                 f"{key}.reference: missing; {path} is a whole model, so name the model that its"
                 " training began with"
@@ -100,15 +102,18 @@ class Settings:
 class Encoded:
     """A conversation as token ids; the answer begins at `begin`.
 
-    `lost`: tokens of prompt and of answer that did not fit.
-
-    `left_out`: what the chat template left out before.
+    `lost`: how many tokens of the prompt and of the answer did not fit.
+    `left_out`: what the chat template had left out already.
     """
 
     ids: list[int]
     begin: int
     lost: tuple[int, int] = (0, 0)
     left_out: LeftOut = NOTHING
+
+    @property
+    def n_answer_tokens(self) -> int:
+        return len(self.ids) - self.begin
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
@@ -118,180 +123,206 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     """
     policy = causal.find(settings.path, settings.revision, settings.base)
     reference = _reference(settings, policy)
-    tokenizer = causal.tokenizer(policy, chat.read_template(settings.chat_template))
-    template = ChatTemplate(tokenizer, settings.chat_template_kwargs, settings.date)
+    template = _template(settings, policy)
+    tokenizer = template.tokenizer
     _check_same_tokens(tokenizer, policy, reference)
-    networks = _load(policy, reference, settings.dtype)
-    for network, model in zip(networks, (policy, reference), strict=True):
-        if network is not None and model is not None:
-            opening.check_tokens(
-                tokenizer,
-                network.get_input_embeddings().weight.shape[0],
-                model.path,
-                padding_is_read=False,
-            )
-    max_length = settings.max_length or room(tokenizer, networks[0].config.get_text_config())
-    both = _both(networks, settings)
+
+    policy_network = causal.load(policy, settings.dtype)
+    reference_network = None
+    _check_vocabulary(tokenizer, policy_network, policy)
+    if reference is not None:
+        reference_network = causal.load(reference, settings.dtype)
+        _check_vocabulary(tokenizer, reference_network, reference)
+    max_length = settings.max_length or room(tokenizer, policy_network.config.get_text_config())
+    by_policy, by_reference = _logps(policy_network, reference_network, settings)
 
     def run(items: Sequence[Item]) -> Scores:
-        prompts = [
-            i.prompt if settings.condition_on == "prompt" else i.english_prompt for i in items
-        ]
-        known = [i for i, prompt in enumerate(prompts) if prompt is not None]
-        encoded = {
-            i: cut(encode(items[i], prompts[i] or [], template), max_length, tokenizer.bos_token_id)
-            for i in known
-        }
-        told = {i: e for i, e in encoded.items() if not e.left_out.answer}
-        found = both([tuple(e.ids) for e in told.values()], [e.begin for e in told.values()])
-        return _scores(len(items), encoded, dict(zip(told, found, strict=True)), settings)
+        encoded: dict[int, Encoded] = {}
+        for i, item in enumerate(items):
+            prompt = _prompt(item, settings)
+            if prompt is not None:
+                whole = encode(item, prompt, template)
+                encoded[i] = cut(whole, max_length, tokenizer.bos_token_id)
+
+        written = [i for i, text in encoded.items() if not text.left_out.answer]
+        ids = [tuple(encoded[i].ids) for i in written]
+        begins = [encoded[i].begin for i in written]
+        policy_logps = dict(zip(written, by_policy(ids, begins), strict=True))
+        reference_logps = dict(zip(written, by_reference(ids, begins), strict=True))
+        return _scores(len(items), encoded, policy_logps, reference_logps, settings)
 
     return run
 
 
 def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
-    """What raises a UserError for a conversation that the policy's chat template refuses, or writes
-    no answer for.
+    """A function that raises a UserError for conversations that the policy's template cannot write.
+
+    They are those that the chat template refuses, or for which it writes no answer.
     """
     policy = causal.find(settings.path, settings.revision, settings.base)
-    tokenizer = causal.tokenizer(policy, chat.read_template(settings.chat_template))
-    template = ChatTemplate(tokenizer, settings.chat_template_kwargs, settings.date)
+    template = _template(settings, policy)
 
     def accept(items: Sequence[Item]) -> None:
         for item in items:
-            prompt = item.prompt if settings.condition_on == "prompt" else item.english_prompt
+            prompt = _prompt(item, settings)
             if prompt is not None:
                 encode(item, prompt, template)
 
     return accept
 
 
+def _template(settings: Settings, policy: Model) -> ChatTemplate:
+    tokenizer = causal.tokenizer(policy, chat.read_template(settings.chat_template))
+    return ChatTemplate(tokenizer, settings.chat_template_kwargs, settings.date)
+
+
+def _prompt(item: Item, settings: Settings) -> list[dict] | None:
+    """What the answer is conditioned on; None if the item has no English prompt."""
+    return item.prompt if settings.condition_on == "prompt" else item.english_prompt
+
+
+def _check_vocabulary(tokenizer: Any, network: Any, model: Model) -> None:
+    n_rows = network.get_input_embeddings().weight.shape[0]
+    opening.check_tokens(tokenizer, n_rows, model.path, padding_is_read=False)
+
+
 def _scores(
-    n: int,
+    n_items: int,
     encoded: Mapping[int, Encoded],
-    logps: Mapping[int, tuple[float, float]],
+    policy_logps: Mapping[int, float],
+    reference_logps: Mapping[int, float],
     settings: Settings,
 ) -> Scores:
-    n_tokens = {i: len(encoded[i].ids) - encoded[i].begin for i in logps}
-    values = {i: reward(*logps[i], n_tokens[i], settings) for i in logps}
-    finite = {i for i, value in values.items() if math.isfinite(value)}
-    columns = {"logp_policy": 0, "logp_reference": 1}
-    return Scores(
-        [values[i] if i in finite else None for i in range(n)],
-        {
-            "truncated": [i in encoded and sum(encoded[i].lost) > 0 for i in range(n)],
-            "response_truncated": [i in encoded and encoded[i].lost[1] > 0 for i in range(n)],
-            "no_english_prompt": [i not in encoded for i in range(n)],
-            **left_out_flags([encoded[i].left_out if i in encoded else NOTHING for i in range(n)]),
-            "not_finite": [i in logps and i not in finite for i in range(n)],
-        },
-        {
-            name: [logps[i][k] if i in finite else None for i in range(n)]
-            for name, k in columns.items()
-        }
-        | {"n_tokens": [float(n_tokens[i]) if i in logps else None for i in range(n)]},
-        tokens=2 * sum(len(encoded[i].ids) for i in logps),
-    )
+    """Scores of all items, which are numbered from 0.
+
+    `encoded` has those with a prompt, the two `logps` those whose answer the chat template writes.
+    """
+    values: list[float | None] = [None] * n_items
+    of_policy: list[float | None] = [None] * n_items
+    of_reference: list[float | None] = [None] * n_items
+    n_tokens: list[float | None] = [None] * n_items
+    not_finite = [False] * n_items
+    for i, logp in policy_logps.items():
+        n_answer_tokens = encoded[i].n_answer_tokens
+        n_tokens[i] = float(n_answer_tokens)
+        value = reward(logp, reference_logps[i], n_answer_tokens, settings)
+        if not math.isfinite(value):
+            not_finite[i] = True
+            continue
+        values[i] = value
+        of_policy[i] = logp
+        of_reference[i] = reference_logps[i]
+
+    nothing = Encoded([], 0)
+    texts = [encoded.get(i, nothing) for i in range(n_items)]
+    flags = {
+        "truncated": [sum(text.lost) > 0 for text in texts],
+        "response_truncated": [text.lost[1] > 0 for text in texts],
+        "no_english_prompt": [i not in encoded for i in range(n_items)],
+        **left_out_flags([text.left_out for text in texts]),
+        "not_finite": not_finite,
+    }
+    columns = {"logp_policy": of_policy, "logp_reference": of_reference, "n_tokens": n_tokens}
+    # Each conversation is read by the policy and by the reference.
+    n_read = 2 * sum(len(encoded[i].ids) for i in policy_logps)
+    return Scores(values, flags, columns, tokens=n_read)
 
 
 def reward(logp_policy: float, logp_reference: float, n_tokens: int, settings: Settings) -> float:
-    """beta * (log-ratio), by token if asked for, less the penalty of the length."""
+    """beta * (log pi_policy - log pi_reference) [/ n_tokens] - length_penalty * n_tokens."""
     ratio = settings.beta * (logp_policy - logp_reference)
-    return (
-        ratio / n_tokens if settings.length_normalise == "tokens" else ratio
-    ) - settings.length_penalty * n_tokens
+    if settings.length_normalise == "tokens":
+        ratio /= n_tokens
+    return ratio - settings.length_penalty * n_tokens
 
 
-def _both(
-    networks: tuple[Any, Any | None], settings: Settings
-) -> Callable[[Sequence[Ids], Sequence[int]], list[tuple[float, float]]]:
-    """What gives the (log-probability by the policy, by the reference) of each answer.
+def _logps(policy: Any, reference: Any | None, settings: Settings) -> tuple[Logp, Logp]:
+    """Two functions that give the log-probability of each answer: by policy and by reference.
 
-    Without a second network the reference is the first one less its adapter.
+    Without a reference network, the reference is the policy with its adapter disabled.
     """
     from reward_models.networks.logps import Logps
 
-    policy, reference = networks
-    by_policy = Logps(plain(policy), settings.device_batch_tokens, settings.prefix_reuse)
-    by_reference = (
-        Logps(plain(reference), settings.device_batch_tokens, settings.prefix_reuse)
-        if reference is not None
-        else by_policy
-    )
+    batch_tokens = settings.device_batch_tokens
+    by_policy = Logps(plain(policy), batch_tokens, settings.prefix_reuse)
+    if reference is not None:
+        return by_policy, Logps(plain(reference), batch_tokens, settings.prefix_reuse)
 
-    def both(ids: Sequence[Ids], begins: Sequence[int]) -> list[tuple[float, float]]:
-        first = by_policy(ids, begins)
-        with policy.disable_adapter() if reference is None else contextlib.nullcontext():
-            return list(zip(first, by_reference(ids, begins), strict=True))
+    def by_base(ids: Sequence[Ids], begins: Sequence[int]) -> list[float]:
+        with policy.disable_adapter():
+            return by_policy(ids, begins)
 
-    return both
+    return by_policy, by_base
 
 
 def encode(item: Item, prompt: Sequence[Mapping], template: ChatTemplate) -> Encoded:
-    """The answer begins where the conversation's tokens part from those of the prompt with the
-    generation prompt.
+    """A conversation as token ids.
+
+    The answer begins where these differ from the ids of the prompt with the generation prompt.
     """
     messages = [*prompt, item.answer]
-    asked = template.prompt(prompt, item.id, item.tools)
-    whole = template.conversation(messages, item.id, item.tools)
-    missing = template.left_out(whole, messages, item.id, item.tools)
-    if not whole.startswith(asked):
-        asked = _until_answer(item, prompt, template, asked, whole)
+    prompt_text = template.prompt(prompt, item.id, item.tools)
+    whole_text = template.conversation(messages, item.id, item.tools)
+    left_out = template.left_out(whole_text, messages, item.id, item.tools)
+    if not whole_text.startswith(prompt_text):
+        prompt_text = _until_answer(item, prompt, template, prompt_text, whole_text)
 
-    before, ids = template.tokenizer([asked, whole], add_special_tokens=False, verbose=False)[
-        "input_ids"
-    ]
-    same = common(before, ids)
-    if same >= len(ids):
+    prompt_ids, ids = token_ids([prompt_text, whole_text], template.tokenizer)
+    begin = common(prompt_ids, ids)
+    if begin >= len(ids):
         raise UserError(
             f"{item.id}: the policy's chat template writes nothing for this answer, not even an end"
             " of turn"
         )
-    return Encoded(ids, max(same, 1), left_out=missing)
+    return Encoded(ids, max(begin, 1), left_out=left_out)
 
 
 def _until_answer(
-    item: Item, prompt: Sequence[Mapping], template: ChatTemplate, asked: str, whole: str
+    item: Item, prompt: Sequence[Mapping], template: ChatTemplate, prompt_text: str, whole: str
 ) -> str:
-    """What stands before the answer where the template writes the prompt otherwise once an answer
-    follows.
+    """The text before the answer, for templates that change the prompt once an answer follows.
 
-    Some templates mark the last turn of an assistant, say, and the prompt ends with one. The two
-    texts then part within the prompt, so the answer is taken to begin behind the last generation
-    prompt in front of its own text.
+    For example, a template may mark the assistant's last turn, and the prompt may end with one.
+    The texts with and without the answer then differ within the prompt, so the answer is taken to
+    begin after the last generation prompt in front of its own text.
     """
     context = template.conversation(prompt, item.id, item.tools)
     if whole.startswith(context):
-        return asked  # they part in the generation prompt or behind it
+        return prompt_text  # the texts differ in the generation prompt or after it
     stand_in = template.conversation(
         [*prompt, {"role": "assistant", "content": STAND_IN}], item.id, item.tools
     )
-    own_text = common(whole, stand_in)
-    opening = asked.removeprefix(context) if asked.startswith(context) else ""
-    at = whole.rfind(opening, 0, own_text) if opening else -1
-    return whole[: own_text if at < 0 else at + len(opening)]
+    answer_at = common(whole, stand_in)
+    if not prompt_text.startswith(context):
+        return whole[:answer_at]
+    generation_prompt = prompt_text.removeprefix(context)
+    at = whole.rfind(generation_prompt, 0, answer_at)
+    if at < 0 or not generation_prompt:
+        return whole[:answer_at]
+    return whole[: at + len(generation_prompt)]
 
 
 def cut(whole: Encoded, max_length: int, bos: int | None) -> Encoded:
-    """The last `max_length` tokens: the beginning of the prompt goes first; one token always stays
-    before the answer.
-    """
-    n = len(whole.ids) - max_length
-    if n <= 0:
+    """The last `max_length` tokens, at least one before the answer; a BOS token stays first."""
+    n_lost = len(whole.ids) - max_length
+    if n_lost <= 0:
         return whole
-    head = [bos] if bos is not None and whole.ids[0] == bos and max_length > 1 else []
-    n += len(head)
-    begin = max(len(head) + whole.begin - n, 1)
-    ids = [*head, *whole.ids[n:]]
-    lost_of_response = (len(whole.ids) - whole.begin) - (len(ids) - begin)
-    return Encoded(ids, begin, (len(whole.ids) - len(ids) - lost_of_response, lost_of_response))
 
+    keeps_bos = bos is not None and whole.ids[0] == bos and max_length > 1
+    head = whole.ids[:1] if keeps_bos else []
+    n_dropped = n_lost + len(head)  # from the beginning, where the BOS token is put back
+    ids = [*head, *whole.ids[n_dropped:]]
+    begin = max(len(head) + whole.begin - n_dropped, 1)
 
-# ------------------------------------------------------------------------------------------ loading
+    lost_of_answer = whole.n_answer_tokens - (len(ids) - begin)
+    return Encoded(ids, begin, (n_lost - lost_of_answer, lost_of_answer))
 
 
 def _reference(settings: Settings, policy: Model) -> Model | None:
-    """The reference; None: the policy's own base. Raises: UserError if a whole model has none."""
+    """The reference; None if it is the policy's own base.
+
+    Raises: UserError if the policy is a whole model and none is named.
+    """
     if settings.reference is None:
         if policy.base is None:
             raise UserError(
@@ -300,7 +331,8 @@ def _reference(settings: Settings, policy: Model) -> Model | None:
             )
         return None
     model = causal.find(settings.reference, settings.reference_revision)
-    return None if policy.base and model.base is None and model.path == policy.base.path else model
+    is_own_base = policy.base is not None and model.base is None and model.path == policy.base.path
+    return None if is_own_base else model
 
 
 def _check_same_tokens(tokenizer: Any, policy: Model, reference: Model | None) -> None:
@@ -311,18 +343,14 @@ def _check_same_tokens(tokenizer: Any, policy: Model, reference: Model | None) -
     if not opening.has_tokenizer(source.path, source.revision):
         return  # a reference without a tokenizer is read with the policy's
     other = opening.tokenizer(source.path, source.revision)
-    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
-    differing = next((t for t, i in theirs.items() if ours.get(t, i) != i), None)
-    if differing is not None:
-        raise UserError(
-            f"{reference.path}: its tokenizer numbers {differing!r} otherwise than that of"
-            f" {policy.path}: the log-probabilities of the two cannot be compared; give the model"
-            " that the policy's training began with"
-        )
-
-
-def _load(policy: Model, reference: Model | None, dtype: str) -> tuple[Any, Any | None]:
-    return causal.load(policy, dtype), causal.load(reference, dtype) if reference else None
+    numbers = tokenizer.get_vocab()
+    for token, number in other.get_vocab().items():
+        if numbers.get(token, number) != number:
+            raise UserError(
+                f"{reference.path}: its tokenizer gives {token!r} another number than that of"
+                f" {policy.path}, so their log-probabilities cannot be compared; give the model"
+                " that the policy's training began with"
+            )
 
 
 def plain(network: Any) -> Any:

@@ -1,32 +1,34 @@
-"""The family `judge`: a language model that is asked what it thinks of an answer, in any language,
-over any engine.
+"""The family `judge`: asks a language model, over any engine, what it thinks of an answer.
 
-mode          score
-checklist     the share of YES to a checklist that is written for the prompt once (Cook et al. 2024, TICK); in `checklists`
-scalar        a whole number on `scale` (1 to 10; `template: additive`: 0 to 5, the five points of Yuan et al. 2024, Self-Rewarding)
-reference     the same, by agreement with the row's reference
-pairwise      the share of comparisons won within the row, a tie counting half; each pair is asked in both orders, and orders that
-              disagree make a tie: n(n-1) questions for n answers, 2(n-1) with `against: first`, 2n
-              with `against: reference`, which compares every answer with the one stored as its
-              row's reference
-yes_no        the probability of Yes against No at the answer's first token, or with `output: logit` the log-odds
+mode        score
+checklist   the share of YES to a checklist that is written once per prompt (Cook et al. 2024,
+            TICK) and kept in the file `checklists`
+scalar      a whole number on `scale`: 1 to 10, or with `template: additive` 0 to 5, the five points
+            of Yuan et al. 2024, Self-Rewarding
+reference   the same, by agreement with the row's reference
+pairwise    the share of comparisons won within the row; a tie counts half. Each pair is asked in
+            both orders; if these disagree, it is a tie. n answers take n(n-1) questions; with
+            `against: first` 2(n-1); with `against: reference`, which compares every answer with its
+            row's reference, 2n
+yes_no      the probability of Yes against No at the answer's first token, or with `output: logit`
+            the log-odds
 
-Engines that take tokens (vllm, transformers) say at most an explanation; the verdict is the most
-probable of the allowed answers (`reward_models.judging.choices`), so it always parses, and with
-`expectation` the score is the mean under their probabilities. A server (openai) is asked for JSON
-of a schema (`structured: false`: free text) and may still say something else.
+With engines that take tokens (vllm, transformers), the judge writes an explanation at most; the
+verdict is the most probable of the allowed answers (`reward_models.judging.choices`), so it always
+parses, and with `expectation` the score is the mean under their probabilities. A server (openai) is
+asked for JSON of a schema (`structured: false`: free text) and may still answer something else.
 
-None, with a flag that is counted: `unparsed` (some verdict did not parse; None if none did),
-`too_long` (for the context: nothing is ever cut), `not_finite` (the model gives NaN), `no_rubric`
+The score is None, with a flag: `unparsed` (no verdict parsed; the flag alone if some did not),
+`too_long` for the context (nothing is ever cut), `not_finite` (the model gives NaN), `no_rubric`
 (`rubric: row` in a language without phrases), `no_reference`, `no_checklist` (none could be
-written), `alone` (nothing in the row to compare with). Flags that only tell: `special_tokens` (a
-text tried to write one; it was made plain text), `positions_disagree`. Columns: `answer_mass`, the
-probability that the judge gave the allowed answers before all others were forbidden;
-`position_disagreement`, the share of an answer's comparisons in which the orders disagree;
-`comparisons`; `checks`.
-Texts: `verdict`, and `explanation` with `reasoning`.
+written), `alone` (nothing in the row to compare with). Flags that do not change the score:
+`special_tokens` (a text tried to write one; it became plain text), `positions_disagree`.
 
-The phrases in languages other than English were translated by a machine and checked by nobody
+Columns: `answer_mass`, the probability that the judge gave the allowed answers before all others
+were forbidden; `position_disagreement`, the share of an answer's comparisons in which the orders
+disagree; `comparisons`; `checks`. Texts: `verdict`, and `explanation` with `reasoning`.
+
+The phrases in languages other than English are machine translations that nobody has checked
 (`translated_by` in `reward_models/prompts/phrases/`): compare with `rubric: english` before you
 rely on them.
 """
@@ -45,8 +47,8 @@ from reward_models.judging.checklist import Checklist
 from reward_models.judging.grading import Grading
 from reward_models.judging.pairwise import Pairwise
 
-WIDEST = 100  # of a scale: vLLM tells the probabilities of at most 128 tokens
-# mode -> what carries it out, and the template of its questions
+WIDEST = 100  # of a scale: vLLM returns the probabilities of at most 128 tokens
+# mode -> the class that carries it out, and the template of its questions
 MODES: dict[str, tuple[type[Grading] | type[Pairwise] | type[Checklist], str]] = {
     "checklist": (Checklist, "check"),
     "scalar": (Grading, "scalar"),
@@ -59,66 +61,58 @@ ADDITIVE = "additive"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    path: str | None = (
-        None  # directory or hub id of the judge; not needed where engine.served_model names it
-    )
+    # directory or hub id of the judge; not needed where engine.served_model names it
+    path: str | None = None
     revision: str | None = None
-    engine: dict = dataclasses.field(
-        default_factory=dict
-    )  # as mlalign.models.engine.EngineConfig: {name: vllm|transformers|openai, …}
+    # as mlalign.models.engine.EngineConfig: {name: vllm|transformers|openai, …}
+    engine: dict = dataclasses.field(default_factory=dict)
     mode: Literal["checklist", "scalar", "reference", "pairwise", "yes_no"] = "checklist"
     rubric: str = "english"  # language of the questions: english, row (each row's own), or a code
-    template: str | None = (
-        None  # `additive`, or a Jinja file of yours (.j2) in place of the mode's own
-    )
+    # `additive`, or a Jinja file of yours (.j2) in place of the mode's own
+    template: str | None = None
     criteria: str | None = None  # what to judge by above all, in the rubric's language
     scale: list | None = None  # [lowest, highest], whole numbers
     reasoning: bool = False  # explain first
     samples: int = 1  # explanations whose verdicts are averaged
     temperature: float = 0.0  # of explanations; 0: greedy
-    expectation: bool = (
-        False  # score with the probabilities of the answers, not the most probable one
-    )
+    # score with the probabilities of the answers, not the most probable one
+    expectation: bool = False
     output: Literal["probability", "logit"] = "probability"  # yes_no
-    # pairwise: all pairs, each answer with the row's first, or with the answer that is its
-    #     reference
+    # pairwise: all pairs, or each answer with the row's first or with its reference
     against: Literal["all", "first", "reference"] = "all"
     ties: bool = True  # pairwise: the judge may call a tie
     structured: bool = True  # false: read verdicts from free text
-    checklists: str | None = (
-        # file that keeps checklists (JSONL, only ever appended to); by default they last as long as
-        # the process
-        None
-    )
+    # file that keeps checklists (JSONL, only ever appended to); by default they last as long as the
+    # process
+    checklists: str | None = None
     max_questions: int = 6  # of a checklist
     max_tokens: int = 512  # of an explanation or a checklist
-    max_length: int | None = (
-        None  # tokens of prompt and answer together; by default what the model was built for
-    )
-    chat_template: str | None = (
-        # file of Jinja text, the text, or the name of one of the tokenizer's, in place of its own
-        None
-    )
-    chat_template_kwargs: dict = dataclasses.field(
-        default_factory=dict
-    )  # such as {enable_thinking: false}
-    date: str = DATE  # what a template that writes the date writes
+    # tokens of prompt and answer together; by default what the model was built for
+    max_length: int | None = None
+    # the name of one of the tokenizer's templates, a file of Jinja text, or the text
+    chat_template: str | None = None
+    # such as {enable_thinking: false}
+    chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
+    date: str = DATE  # for chat templates that write the date
     seed: int = 0  # mixed into the seed of every sample
 
     @property
     def limits(self) -> tuple[int, int]:
         """The lowest and the highest number of the scale."""
-        low, high = self.scale or ([0, 5] if self.template == ADDITIVE else [1, 10])
-        return low, high
+        if self.scale:
+            low, high = self.scale
+            return low, high
+        return (0, 5) if self.template == ADDITIVE else (1, 10)
 
     @property
     def tells_mass(self) -> bool:
-        """Whether probabilities of answers are known: engines of tokens tell them, a server only
-        those of its first token.
+        """Whether the probabilities of answers are known.
+
+        Engines that take tokens return them; a server only those of its first token.
         """
-        return self.mode == "yes_no" or (
-            self.takes_tokens and self.structured and self.mode != "pairwise"
-        )
+        if self.mode == "yes_no":
+            return True
+        return self.takes_tokens and self.structured and self.mode != "pairwise"
 
     @property
     def takes_tokens(self) -> bool:
@@ -126,7 +120,7 @@ class Settings:
 
     @property
     def reads_probabilities(self) -> bool:
-        """Whether the probabilities of all answers are wanted, not only the most probable answer."""
+        """Whether the probabilities of all answers are needed, not only the most probable one."""
         return self.expectation or self.mode == "yes_no"
 
     @staticmethod
@@ -136,65 +130,75 @@ class Settings:
             engine.configured(values.get("engine", {}), f"{key}.engine")
             prompts.rubric(values.get("rubric", "english"))
         except UserError as error:
-            return [m if m.startswith(key) else f"{key}.{m}" for m in error.messages]
-        own = [*_scale(values), *_combination(Settings(**values)), *setting_problems(values)]
-        return [f"{key}.{m}" for m in own]
-
-
-def _scale(values: Mapping[str, Any]) -> list[str]:
-    scale = values.get("scale")
-    whole = scale is None or (
-        len(scale) == 2
-        and all(type(n) is int for n in scale)
-        and 0 <= scale[0] < scale[1] <= scale[0] + WIDEST
-    )
-    return (
-        []
-        if whole
-        else [
-            f"scale: expected [lowest, highest], whole numbers from 0 on and at most {WIDEST}"
-            f" apart, got {scale}"
+            messages = []
+            for message in error.messages:
+                has_key = message.startswith(key)
+                messages.append(message if has_key else f"{key}.{message}")
+            return messages
+        settings = Settings(**values)
+        own = [
+            *_scale_problems(values.get("scale")),
+            *_number_problems(settings),
+            *_combination_problems(settings),
+            *setting_problems(values),
         ]
-    )
+        return [f"{key}.{message}" for message in own]
 
 
-def _combination(s: Settings) -> list[str]:
-    found = [
-        f"{name}: must be above 0, got {getattr(s, name)}"
-        for name in ("samples", "max_questions", "max_tokens")
-        if getattr(s, name) < 1
+def _scale_problems(scale: list | None) -> list[str]:
+    if scale is None:
+        return []
+    if len(scale) == 2 and all(type(n) is int for n in scale):
+        low, high = scale
+        if 0 <= low < high <= low + WIDEST:
+            return []
+    return [
+        f"scale: expected [lowest, highest], whole numbers from 0 on and at most {WIDEST}"
+        f" apart, got {scale}"
     ]
-    if s.temperature < 0:
-        found.append(f"temperature: must be 0 or above, got {s.temperature}")
-    if (
-        s.template
-        and not s.template.endswith(".j2")
-        and (s.template != ADDITIVE or s.mode != "scalar")
-    ):
-        found.append(
-            f"template: {s.template!r} is not possible{nearest(s.template, [ADDITIVE])} (with mode:"
+
+
+def _number_problems(settings: Settings) -> list[str]:
+    messages = []
+    for name in ("samples", "max_questions", "max_tokens"):
+        number = getattr(settings, name)
+        if number < 1:
+            messages.append(f"{name}: must be above 0, got {number}")
+    if settings.temperature < 0:
+        messages.append(f"temperature: must be 0 or above, got {settings.temperature}")
+    return messages
+
+
+def _combination_problems(settings: Settings) -> list[str]:
+    """Settings that exclude one another, as messages."""
+    messages = []
+    template = settings.template or ""
+    is_additive = template == ADDITIVE and settings.mode == "scalar"
+    if template and not template.endswith(".j2") and not is_additive:
+        messages.append(
+            f"template: {template!r} is not possible{nearest(template, [ADDITIVE])} (with mode:"
             " scalar); a file of yours ends in .j2"
         )
-    if s.samples > 1 and not (s.reasoning and s.temperature > 0):
-        found.append(
+    if settings.samples > 1 and not (settings.reasoning and settings.temperature > 0):
+        messages.append(
             "samples: more than 1 needs reasoning: true and a temperature above 0; the exact mean"
             " without reasoning is expectation: true"
         )
-    if s.expectation and not (s.takes_tokens and s.structured):
-        found.append(
+    if settings.expectation and not (settings.takes_tokens and settings.structured):
+        messages.append(
             "expectation: needs engine.name vllm or transformers and structured: true: servers do"
             " not tell the probabilities of answers"
         )
-    if s.mode == "yes_no" and not s.structured:
-        found.append("structured: mode yes_no reads probabilities, not text; leave it true")
-    if s.mode == "yes_no" and s.reasoning and not s.takes_tokens:
-        found.append(
+    if settings.mode == "yes_no" and not settings.structured:
+        messages.append("structured: mode yes_no reads probabilities, not text; leave it true")
+    if settings.mode == "yes_no" and settings.reasoning and not settings.takes_tokens:
+        messages.append(
             "reasoning: mode yes_no reads the first token of a server's answer; set reasoning:"
             " false, or another mode"
         )
-    if s.path is None and s.takes_tokens:
-        found.append("path: missing; give the judge's model directory or hub id")
-    return found
+    if settings.path is None and settings.takes_tokens:
+        messages.append("path: missing; give the judge's model directory or hub id")
+    return messages
 
 
 class Judge:
@@ -212,8 +216,9 @@ class Judge:
             "ties": settings.ties,
             "max_questions": settings.max_questions,
         }
-        texts, template = prompts.Prompts(code, values), prompts.template(settings.template or name)
-        _try(texts, template)
+        texts = prompts.Prompts(code, values)
+        template = prompts.template(settings.template or name)
+        _check_renders(texts, template)
         self._asker = asking.open_asker(settings, engine.configured(settings.engine))
         self._mode = kind(settings, self._asker, texts, template)
 
@@ -227,19 +232,17 @@ class Judge:
 def prepare(settings: Settings) -> Judge:
     """Open the engine on the judge.
 
-    Raises: UserError for a template, a model or an engine that does not do.
+    Raises: UserError for a template, a model or an engine that cannot be used.
     """
-    if (
-        settings.path is not None
-        and settings.path.startswith(("/", ".", "~"))
-        and not Path(settings.path).expanduser().is_dir()
-    ):
-        raise UserError(f"path: there is no directory {settings.path}")
+    path = settings.path or ""
+    is_local = path.startswith(("/", ".", "~"))
+    if is_local and not Path(path).expanduser().is_dir():
+        raise UserError(f"path: there is no directory {path}")
     return Judge(settings)
 
 
-def _try(texts: prompts.Prompts, template: Any) -> None:
-    """Render once before a model is loaded, so that a mistake in a template is told at once."""
+def _check_renders(texts: prompts.Prompts, template: Any) -> None:
+    """Render once before a model is loaded, so that a mistake in a template is reported at once."""
     code = prompts.ENGLISH if texts.rubric == prompts.ROW else texts.rubric
     item = Item("a trial", [{"role": "user", "content": "?"}], "!", code)
     texts.text(

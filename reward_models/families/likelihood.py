@@ -1,5 +1,4 @@
-"""The family `likelihood`: the log-probability that a policy gives to an answer, for choosing among
-given ones.
+"""The family `likelihood`: the log-probability that a policy gives to an answer.
 
     score(x, y) = log pi(y | x)        with `normalise: tokens` divided by the number of tokens of y
 
@@ -28,22 +27,17 @@ REPORTS = (*LEFT_OUT, "truncated", "response_truncated", "not_finite", "n_tokens
 @dataclasses.dataclass(frozen=True)
 class Settings:
     path: str  # of the policy: directory or hub id
-    base: str | None = (
-        None  # of an adapter: another place than the one that its configuration names
-    )
+    base: str | None = None  # of an adapter, in place of the one that its configuration names
     revision: str | None = None
     normalise: Literal["none", "tokens"] = "none"
     max_length: int | None = None  # tokens; by default what tokenizer and model allow
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    prefix_reuse: bool = (
-        True  # a prompt that several answers share is read once, where that is exact
-    )
+    prefix_reuse: bool = True  # read shared prompts once, where that is exact
     device_batch_tokens: int = 16384  # most padded tokens in a batch (on a CPU 1024 at most)
-    chat_template: str | None = (
-        None  # name of one of the tokenizer's templates, a file of Jinja text, or the text
-    )
+    # the name of one of the tokenizer's templates, a file of Jinja text, or the text
+    chat_template: str | None = None
     chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
-    date: str = templates.DATE  # what a template that writes the date writes
+    date: str = templates.DATE  # for chat templates that write the date
 
     @staticmethod
     def problems(values: Mapping, key: str) -> list[str]:
@@ -51,7 +45,7 @@ class Settings:
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    """Load the policy. Raises: UserError if it cannot be loaded, or its tokenizer does not fit it."""
+    """Load the policy. Raises: UserError if that fails, or its tokenizer does not fit it."""
     from reward_models.networks.logps import Logps
 
     policy = causal.find(settings.path, settings.revision, settings.base)
@@ -66,19 +60,20 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
 
     def run(items: Sequence[Item]) -> Scores:
         whole = [implicit.encode(item, item.prompt, template) for item in items]
-        encoded = [implicit.cut(one, max_length, template.tokenizer.bos_token_id) for one in whole]
-        written = [place for place, one in enumerate(encoded) if not one.left_out.answer]
-        found = logps(
-            [tuple(encoded[place].ids) for place in written],
-            [encoded[place].begin for place in written],
-        )
-        return _scores(encoded, dict(zip(written, found, strict=True)), settings)
+        bos = template.tokenizer.bos_token_id
+        encoded = [implicit.cut(text, max_length, bos) for text in whole]
+
+        written = [i for i, text in enumerate(encoded) if not text.left_out.answer]
+        ids = [tuple(encoded[i].ids) for i in written]
+        begins = [encoded[i].begin for i in written]
+        logp_by_place = dict(zip(written, logps(ids, begins), strict=True))
+        return _scores(encoded, logp_by_place, settings)
 
     return run
 
 
 def acceptor(settings: Settings) -> Callable[[Sequence[Item]], None]:
-    """What raises a UserError for a conversation that the policy's chat template refuses."""
+    """A function that raises a UserError for conversations that the policy's template refuses."""
     template = _template(settings, causal.find(settings.path, settings.revision, settings.base))
 
     def accept(items: Sequence[Item]) -> None:
@@ -100,15 +95,18 @@ def _scores(encoded: Sequence[Encoded], logps: Mapping[int, float], settings: Se
     values: list[float | None] = [None] * n
     not_finite = [False] * n
     for place, logp in logps.items():
-        n_tokens = len(encoded[place].ids) - encoded[place].begin
+        n_tokens = encoded[place].n_answer_tokens
         lengths[place] = float(n_tokens)
-        not_finite[place] = not math.isfinite(logp)
-        if not not_finite[place]:
-            values[place] = logp / n_tokens if settings.normalise == "tokens" else logp
+        if not math.isfinite(logp):
+            not_finite[place] = True
+        elif settings.normalise == "tokens":
+            values[place] = logp / n_tokens
+        else:
+            values[place] = logp
     flags = {
-        "truncated": [sum(one.lost) > 0 for one in encoded],
-        "response_truncated": [one.lost[1] > 0 for one in encoded],
-        **left_out_flags([one.left_out for one in encoded]),
+        "truncated": [sum(text.lost) > 0 for text in encoded],
+        "response_truncated": [text.lost[1] > 0 for text in encoded],
+        **left_out_flags([text.left_out for text in encoded]),
         "not_finite": not_finite,
     }
     tokens = sum(len(encoded[place].ids) for place in logps)

@@ -1,4 +1,4 @@
-"""Scorers made of scorers: opening their parts, and what they tell of each.
+"""Scorers made of scorers: opens their parts and reports the scores of each.
 
 Used by `composite` and `ensemble`.
 """
@@ -15,67 +15,81 @@ Values = list[float | None]
 
 
 def open_all(
-    told: Sequence[Mapping], calibrate: str | None = None
+    specs: Sequence[Mapping], calibrate: str | None = None
 ) -> dict[str, "reward_models.Scorer"]:
     """The parts by name.
 
-    With `calibrate` those that have a model are put on one scale for all languages by its card.
+    `calibrate` names a method of calibration: the card of each part that has a model then puts it
+    on one scale for all languages.
 
     Raises: UserError with every mistake, or naming the part whose card has no calibration.
     """
-    opened = {str(settings.name_of(t)): reward_models.open_scorer(t) for t in told}
+    opened = {}
+    for spec in specs:
+        scorer = reward_models.open_scorer(spec)
+        opened[str(settings.name_of(spec))] = scorer
     if calibrate is None:
         return opened
-    return {
-        name: _calibrated(scorer, t, calibrate)
-        for (name, scorer), t in zip(opened.items(), told, strict=True)
-    }
+
+    calibrated = {}
+    for (name, scorer), spec in zip(opened.items(), specs, strict=True):
+        calibrated[name] = _calibrated(scorer, spec, calibrate)
+    return calibrated
 
 
 def _calibrated(
-    scorer: "reward_models.Scorer", told: Mapping, method: str
+    scorer: "reward_models.Scorer", spec: Mapping, method: str
 ) -> "reward_models.Scorer":
-    if not told.get("path"):
+    if not spec.get("path"):
         return scorer
-    card = calibration.card_of(None, told)
+    card = calibration.card_of(None, spec)
     if card is None:
         raise UserError(
-            f"{scorer.name}: {told['path']} has no card with a calibration; measure it: rm-score"
-            " calibrate"
+            f"{scorer.name}: {spec['path']} has no card with a calibration;"
+            " measure it: rm-score calibrate"
         )
-    return calibration.calibrated(scorer, card, method, told.get("output"))
+    return calibration.calibrated(scorer, card, method, spec.get("output"))
 
 
-def acceptor(told: Sequence[Mapping]) -> Callable[[Sequence[Item]], None]:
-    """What raises a UserError for items that one of the parts would refuse."""
-    acceptors = [found for part in told if (found := reward_models.acceptor(part))]
+def acceptor(specs: Sequence[Mapping]) -> Callable[[Sequence[Item]], None]:
+    """A function that raises a UserError for items that one of the parts would refuse."""
+    acceptors = []
+    for spec in specs:
+        accept_part = reward_models.acceptor(spec)
+        if accept_part is not None:
+            acceptors.append(accept_part)
 
     def accept(items: Sequence[Item]) -> None:
-        for each in acceptors:
-            each(items)
+        for accept_part in acceptors:
+            accept_part(items)
 
     return accept
 
 
-def told_by(
-    found: Mapping[str, Scores],
+def with_parts(
+    scores_by_part: Mapping[str, Scores],
     values: Values,
     flags: dict[str, list[bool]],
     columns: dict[str, Values],
 ) -> Scores:
-    """The scores of the whole, with everything that the parts tell under `PART` and `PART.WHAT`."""
-    for name, scores in found.items():
-        columns = {
-            **columns,
-            name: scores.values,
-            **{f"{name}.{column}": v for column, v in scores.columns.items()},
-        }
-        flags = {**flags, **{f"{name}.{flag}": v for flag, v in scores.flags.items()}}
-    texts = {
-        f"{name}.{text}": v for name, scores in found.items() for text, v in scores.texts.items()
-    }
-    detected = next((s.detected for s in found.values() if s.detected is not None), None)
-    return Scores(values, flags, columns, texts, detected, sum(s.tokens for s in found.values()))
+    """The scores of the whole, with those of its parts as `PART`, `PART.COLUMN` and `PART.FLAG`."""
+    flags = dict(flags)
+    columns = dict(columns)
+    texts: dict[str, list[str | None]] = {}
+    detected = None
+    for part, scores in scores_by_part.items():
+        columns[part] = scores.values
+        for column, numbers in scores.columns.items():
+            columns[f"{part}.{column}"] = numbers
+        for flag, facts in scores.flags.items():
+            flags[f"{part}.{flag}"] = facts
+        for column, part_texts in scores.texts.items():
+            texts[f"{part}.{column}"] = part_texts
+        if detected is None:
+            detected = scores.detected
+
+    n_tokens = sum(scores.tokens for scores in scores_by_part.values())
+    return Scores(values, flags, columns, texts, detected, n_tokens)
 
 
 def by_row(
@@ -83,13 +97,17 @@ def by_row(
     values: Mapping[str, Values],
     change: Callable[[dict[str, Values]], Values],
 ) -> Values:
-    """`change` of the values of each row's answers in turn; an item without a row stands alone."""
-    rows: dict[str, list[int]] = {}
+    """`change` of the values of each row's answers; an item without a row is a row of its own."""
+    places_by_row: dict[str, list[int]] = {}
     for i, item in enumerate(items):
-        rows.setdefault(f"row {item.row}" if item.row is not None else f"item {i}", []).append(i)
-    out: Values = [None] * len(items)
-    for places in rows.values():
-        changed = change({name: [v[i] for i in places] for name, v in values.items()})
-        for i, value in zip(places, changed, strict=True):
-            out[i] = value
-    return out
+        row = f"item {i}" if item.row is None else f"row {item.row}"
+        places_by_row.setdefault(row, []).append(i)
+
+    changed: Values = [None] * len(items)
+    for places in places_by_row.values():
+        row_values = {}
+        for name, all_values in values.items():
+            row_values[name] = [all_values[i] for i in places]
+        for i, value in zip(places, change(row_values), strict=True):
+            changed[i] = value
+    return changed

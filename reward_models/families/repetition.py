@@ -2,15 +2,16 @@
 
 Higher is better: nothing repeated is 0 (`distinct`: 1).
 
-An answer is a sequence of words (see `scripts.words`) of which n-grams are taken; where most of it
-is in a script without spaces the units are letters, and n is `n_letters`.
+The n-grams are of words (see `scripts.words`). Where most of the answer is in a script without
+spaces, they are of letters, and n is `n_letters`.
 
 repeated   minus the share of n-grams that occur more than once
 distinct   distinct n-grams / n-grams, the distinct-n of Li et al. 2016
-run        minus the longest stretch that is one block of at most `max_block` units again and again, as a share of all units
+run        minus the longest stretch that repeats one block of at most `max_block` units, as a share
+           of all units
 
 The three are also columns: `repeated_share`, `distinct_share`, `longest_run` (units in that
-stretch, 0 if there is none). None and the flag `empty` for an answer without any word.
+stretch, 0 if there is none). The score is None with the flag `empty` if an answer has no word.
 """
 
 import dataclasses
@@ -34,7 +35,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Repetition:
-    """Of one answer; `run` is in units, the others are shares of its n-grams."""
+    """How much one answer of `units` units repeats itself.
+
+    `run` is in units, `repeated` and `distinct` are shares of its n-grams.
+    """
 
     repeated: float
     distinct: float
@@ -42,25 +46,32 @@ class Repetition:
     units: int
 
     def value(self, measure: str) -> float:
-        return {
+        values = {
             "repeated": -self.repeated,
             "distinct": self.distinct,
             "run": -self.run / self.units,
-        }[measure] + 0.0
+        }
+        return values[measure] + 0.0  # turns -0.0 into 0.0
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
     def run(items: Sequence[Item]) -> Scores:
-        found = [measure(item.response, settings) for item in items]
-        return Scores(
-            [f.value(settings.measure) if f else None for f in found],
-            {"empty": [f is None for f in found]},
-            {
-                "repeated_share": [f.repeated if f else None for f in found],
-                "distinct_share": [f.distinct if f else None for f in found],
-                "longest_run": [float(f.run) if f else None for f in found],
-            },
-        )
+        values: list[float | None] = [None] * len(items)
+        repeated: list[float | None] = [None] * len(items)
+        distinct: list[float | None] = [None] * len(items)
+        longest: list[float | None] = [None] * len(items)
+        empty = [False] * len(items)
+        for i, item in enumerate(items):
+            repetition = measure(item.response, settings)
+            if repetition is None:
+                empty[i] = True
+                continue
+            values[i] = repetition.value(settings.measure)
+            repeated[i] = repetition.repeated
+            distinct[i] = repetition.distinct
+            longest[i] = float(repetition.run)
+        columns = {"repeated_share": repeated, "distinct_share": distinct, "longest_run": longest}
+        return Scores(values, {"empty": empty}, columns)
 
     return run
 
@@ -68,36 +79,34 @@ def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
 def measure(text: str, settings: Settings) -> Repetition | None:
     """How much a text repeats itself; None without words.
 
-    One with fewer than n words has no n-gram that could repeat.
+    A text of fewer than n words has no n-gram that could repeat.
     """
     units = scripts.words(text.casefold())
     if not units:
         return None
-    script = (scripts.dominant(text) or ("", 0.0))[0]
+    script, _ = scripts.dominant(text) or ("", 0.0)
     n = settings.n_letters if script in scripts.SPACELESS else settings.n
+    run = longest_run(units, settings.max_block)
+
     grams = Counter(tuple(units[i : i + n]) for i in range(len(units) - n + 1))
-    total = grams.total() or 1
+    if not grams:
+        return Repetition(0.0, 1.0, run, len(units))
     repeated = sum(count for count in grams.values() if count > 1)
-    return Repetition(
-        repeated / total,
-        len(grams) / total if grams else 1.0,
-        longest_run(units, settings.max_block),
-        len(units),
-    )
+    n_grams = grams.total()
+    return Repetition(repeated / n_grams, len(grams) / n_grams, run, len(units))
 
 
 def longest_run(units: Sequence[str], max_block: int) -> int:
-    """Units in the longest stretch that is one block of at most `max_block` units twice or more in
-    a row; 0 if there is none.
+    """Units in the longest stretch that repeats one block of at most `max_block` units; or 0.
 
-    A stretch of period p and length at least 2p; a last, incomplete block counts. O(len(units) *
-    max_block).
+    It is a stretch of period p and length at least 2p, so a last, incomplete block counts.
+    Takes O(len(units) * max_block) steps.
     """
     longest = 0
     for period in range(1, min(max_block, len(units) // 2) + 1):
-        same = 0
+        n_same = 0
         for i in range(period, len(units)):
-            same = same + 1 if units[i] == units[i - period] else 0
-            if same >= period:
-                longest = max(longest, same + period)
+            n_same = n_same + 1 if units[i] == units[i - period] else 0
+            if n_same >= period:
+                longest = max(longest, n_same + period)
     return longest

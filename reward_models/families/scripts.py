@@ -5,9 +5,10 @@ Pure; only `unicodedata`.
 
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
-# first word of a character's Unicode name -> ISO 15924; the kinds of kana and Han are put together
+# First word of a character's Unicode name -> ISO 15924. The kinds of kana are one script, like Han.
 SCRIPTS = {
     "LATIN": "Latn",
     "FULLWIDTH": "Latn",
@@ -84,12 +85,11 @@ KANA_FRAC = 0.1  # a text of Han characters with at least this share of kana is 
 
 @cache
 def script_of(character: str) -> str | None:
-    """ISO 15924 of a letter or combining mark; None for anything else and for scripts that are not
-    told apart here.
-    """
+    """ISO 15924 of a letter or combining mark; None for anything else and for unlisted scripts."""
     if unicodedata.category(character)[0] not in "LM":
         return None
-    return SCRIPTS.get(unicodedata.name(character, "").split(" ")[0])
+    first_word = unicodedata.name(character, "").split(" ")[0]
+    return SCRIPTS.get(first_word)
 
 
 def letters_of(word: str) -> tuple[tuple[str, int], ...]:
@@ -102,8 +102,12 @@ def letters_of(word: str) -> tuple[tuple[str, int], ...]:
 
 
 def _count_letters(word: str) -> tuple[tuple[str, int], ...]:
-    found = Counter(script for c in word if (script := script_of(c)))
-    return tuple(found.items())
+    counts: Counter[str] = Counter()
+    for character in word:
+        script = script_of(character)
+        if script is not None:
+            counts[script] += 1
+    return tuple(counts.items())
 
 
 _remembered_letters = lru_cache(maxsize=65_536)(_count_letters)
@@ -112,22 +116,22 @@ _remembered_letters = lru_cache(maxsize=65_536)(_count_letters)
 def dominant(text: str) -> tuple[str, float] | None:
     """The script of most letters and its share; None if there is no word.
 
-    Han and kana together are one script.
-
-    Single letters between spaces (`K D F`, `x = y`) are no words, except in scripts that write
-    without spaces.
+    Han and kana count as one script: kana if the text is Japanese, else Han. Single letters between
+    spaces (`K D F`, `x = y`) are no words, except in the scripts of `SINGLE_LETTERS`.
     """
-    counts = dict.fromkeys(("Kana", "Hani"), 0)
+    counts = {"Kana": 0, "Hani": 0}
     for word in text.split():
         letters = letters_of(word)
-        if len(letters) == 1 and letters[0][1] == 1 and letters[0][0] not in SINGLE_LETTERS:
+        if _is_single_letter(letters):
             continue
         for script, n in letters:
             counts[script] = counts.get(script, 0) + n
     total = sum(counts.values())
     if not total:
         return None
-    if counts["Kana"] >= KANA_FRAC * (counts["Kana"] + counts["Hani"]) and counts["Kana"]:
+
+    n_japanese = counts["Kana"] + counts["Hani"]
+    if counts["Kana"] > 0 and counts["Kana"] >= KANA_FRAC * n_japanese:
         counts["Kana"] += counts.pop("Hani")
     else:
         counts["Hani"] += counts.pop("Kana")
@@ -135,26 +139,33 @@ def dominant(text: str) -> tuple[str, float] | None:
     return script, counts[script] / total
 
 
+def _is_single_letter(letters: Sequence[tuple[str, int]]) -> bool:
+    """Whether a word has one letter only, of a script in which that is no word."""
+    if len(letters) != 1:
+        return False
+    script, n = letters[0]
+    return n == 1 and script not in SINGLE_LETTERS
+
+
 def words(text: str) -> list[str]:
-    """Words: runs of letters and digits; in scripts without spaces every letter, with its marks, by
-    itself.
+    """Words: runs of letters and digits; in scripts without spaces, letters with their marks.
 
     `"Das ist 答案"` gives `["Das", "ist", "答", "案"]`. A hyphen separates, an apostrophe does not.
     """
-    found: list[str] = []
-    before = "gap"
-    for c in text:
-        kind = _kind(c)
+    words_found: list[str] = []
+    previous = "gap"
+    for character in text:
+        kind = _kind(character)
         if kind in ("mark", "joiner"):
-            if before != "gap":
-                found[-1] += c
+            if previous != "gap":
+                words_found[-1] += character
             continue
-        if kind == "word" and before == "word":
-            found[-1] += c
+        if kind == "word" and previous == "word":
+            words_found[-1] += character
         elif kind != "gap":
-            found.append(c)
-        before = kind
-    return [w.strip(JOINERS) for w in found]
+            words_found.append(character)
+        previous = kind
+    return [word.strip(JOINERS) for word in words_found]
 
 
 @cache
@@ -172,26 +183,36 @@ def _kind(character: str) -> str:
 
 def words_in(text: str, script: str) -> str:
     """The words of a text whose letters are all of one script."""
-    kept = []
+    matching = []
     for word in text.split():
-        letters = letters_of(word)
-        if len(letters) == 1 and letters[0][0] == script:
-            kept.append(word)
-    return " ".join(kept)
+        word_scripts = [word_script for word_script, _ in letters_of(word)]
+        if word_scripts == [script]:
+            matching.append(word)
+    return " ".join(matching)
 
 
 def han_variant(text: str) -> str | None:
-    """`Hans` or `Hant` by the characters that only one of the two standards (GB 2312, Big5) has;
-    None if they are as many.
+    """`Hans` or `Hant`, by which of GB 2312 and Big5 alone has more of the characters.
+
+    None if they have equally many.
     """
-    han = [c for c in text if script_of(c) == "Hani"]
-    simplified = sum(_in(c, "gb2312") and not _in(c, "big5") for c in han)
-    traditional = sum(_in(c, "big5") and not _in(c, "gb2312") for c in han)
-    return None if simplified == traditional else "Hans" if simplified > traditional else "Hant"
+    n_simplified = 0
+    n_traditional = 0
+    for character in text:
+        if script_of(character) != "Hani":
+            continue
+        in_gb2312 = _is_encodable(character, "gb2312")
+        in_big5 = _is_encodable(character, "big5")
+        n_simplified += in_gb2312 and not in_big5
+        n_traditional += in_big5 and not in_gb2312
+
+    if n_simplified == n_traditional:
+        return None
+    return "Hans" if n_simplified > n_traditional else "Hant"
 
 
 @cache
-def _in(character: str, standard: str) -> bool:
+def _is_encodable(character: str, standard: str) -> bool:
     try:
         character.encode(standard)
     except UnicodeEncodeError:

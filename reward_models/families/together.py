@@ -1,4 +1,4 @@
-"""A scorer that stands on others."""
+"""A scorer that uses others."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 
 class Together:
-    """A scorer made of others: items in, scores out by `run`; `close` closes all of them."""
+    """A scorer made of others: `run` turns items into scores; `close` closes all of them."""
 
     def __init__(self, scorers: Iterable["Scorer"], run: Callable[[Sequence[Item]], Scores]):
-        self._scorers, self._run = tuple(scorers), run
+        self._scorers = tuple(scorers)
+        self._run = run
 
     def __call__(self, items: Sequence[Item]) -> Scores:
         return self._run(items)

@@ -1,20 +1,22 @@
-"""The family `translation`: how close the answer is to a reference translation, by sacrebleu's
-chrF, chrF++ or BLEU.
+"""The family `translation`: how close the answer is to a reference translation.
+
+The measure is sacrebleu's chrF, chrF++ or BLEU.
 
 Reads the row's `reference`: a text, `{"text": …}` or `{"answer": …}`, or a list of texts (several
-references). Values are on sacrebleu's scale, 0 to 100, of single sentences. Without a reference:
-None, flag `no_reference`.
+references). Values are of single sentences, on sacrebleu's scale of 0 to 100. Without a reference
+the score is None, with the flag `no_reference`.
 
 BLEU needs words. By default the tokenizer follows the language: `zh` for Chinese, `char` for other
 scripts without spaces, `13a` otherwise; `tokenize` names another of sacrebleu's (`ja-mecab`,
 `ko-mecab`, `flores200`, …, which need packages or a download of their own). Sentence BLEU is
-smoothed (exponential) and leaves out orders longer than the sentence. COMET is none of them:
-docs/scoring.md says why, and how its scores get beside these.
+smoothed (exponential) and leaves out orders longer than the sentence. COMET is not offered:
+docs/scoring.md says why, and how to add its scores.
 """
 
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal
 
 from mlalign.core.errors import UserError, nearest
@@ -31,45 +33,51 @@ class Settings:
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    """Raises: UserError if the package of the metric is missing, or sacrebleu has no such
-    tokenizer.
-    """
+    """Raises: UserError if sacrebleu is missing, or does not have the tokenizer."""
     metric = _sacrebleu(settings)
 
     def run(items: Sequence[Item]) -> Scores:
-        told = {i: texts for i, item in enumerate(items) if (texts := references(item.reference))}
-        found = {i: metric(items[i], texts) for i, texts in told.items()}
-        return Scores(
-            [found.get(i) for i in range(len(items))],
-            {"no_reference": [i not in told for i in range(len(items))]},
-        )
+        values: list[float | None] = []
+        for item in items:
+            texts = references(item.reference)
+            values.append(metric(item, texts) if texts else None)
+        return Scores(values, {"no_reference": [value is None for value in values]})
 
     return run
 
 
-def references(told: str | None) -> list[str]:
+def references(reference: str | None) -> list[str]:
     """The reference translations of a row; none if it has none.
 
     Text that is no JSON object or list is the reference itself.
     """
-    if not told:
+    if not reference:
         return []
     try:
-        value = json.loads(told)
+        value = json.loads(reference)
     except ValueError:
-        return [told]
+        return [reference]
     if isinstance(value, dict):
         value = value.get("text", value.get("answer"))
-    texts = value if isinstance(value, list) else [value if isinstance(value, str) else told]
-    return [t for t in texts if isinstance(t, str) and t]
+
+    if isinstance(value, list):
+        texts = value
+    elif isinstance(value, str):
+        texts = [value]
+    else:
+        texts = [reference]
+    return [text for text in texts if isinstance(text, str) and text]
 
 
 def tokenizer_for(language: str | None) -> str:
     """sacrebleu's tokenizer for BLEU in a language; `13a`, its default, where none is known."""
-    written = written_with(language) if language else ()
-    if language and language.startswith(("cmn_", "yue_")):
+    if not language:
+        return "13a"
+    if language.startswith(("cmn_", "yue_")):
         return "zh"
-    return "char" if any(script in SPACELESS for script in written) else "13a"
+    if SPACELESS.isdisjoint(written_with(language)):
+        return "13a"
+    return "char"
 
 
 def _sacrebleu(settings: Settings) -> Metric:
@@ -84,21 +92,21 @@ def _sacrebleu(settings: Settings) -> Metric:
         chrf = CHRF(word_order=2 if settings.metric == "chrf++" else 0)
         return lambda item, texts: chrf.sentence_score(item.response, texts).score
     if settings.tokenize is not None and settings.tokenize not in _TOKENIZERS:
-        raise UserError(
-            "translation.tokenize: sacrebleu has no"
-            f" {settings.tokenize!r}{nearest(settings.tokenize, _TOKENIZERS)}"
-        )
-    opened: dict[str, Any] = {}
+        hint = nearest(settings.tokenize, _TOKENIZERS)
+        raise UserError(f"translation.tokenize: sacrebleu has no {settings.tokenize!r}{hint}")
 
-    def bleu(item: Item, texts: list[str]) -> float:
-        name = settings.tokenize or tokenizer_for(item.language)
-        if name not in opened:
-            try:
-                opened[name] = BLEU(tokenize=name, effective_order=True)
-            except (ImportError, RuntimeError) as error:
-                raise UserError(
-                    f"translation.tokenize: {name} needs a package ({' '.join(str(error).split())})"
-                ) from None
-        return opened[name].sentence_score(item.response, texts).score
+    @cache
+    def bleu(tokenizer: str) -> Any:
+        try:
+            return BLEU(tokenize=tokenizer, effective_order=True)
+        except (ImportError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"translation.tokenize: {tokenizer} needs a package ({reason})"
+            ) from None
 
-    return bleu
+    def score(item: Item, texts: list[str]) -> float:
+        tokenizer = settings.tokenize or tokenizer_for(item.language)
+        return bleu(tokenizer).sentence_score(item.response, texts).score
+
+    return score

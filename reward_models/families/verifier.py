@@ -4,17 +4,18 @@ has no reference.
 A reference is JSON: `{"answer": …, "match": "numeric" | "exact" | "contains" | "multiple_choice",
 "options": …}`.
 
-numeric   the content of the last `\boxed{}` if there is one, else the last number in the response. Decimal digits of every
-          script count. One separator followed by three digits ("1.234", "1,234", "1 234") means
-          thousands in some languages and, but for the space, decimals in others: the answer is
-          right if any reading equals the reference. Numerals that are words or ideographs (三, XIV)
-          are not read.
-exact     the response, or the content of its last `\boxed{}`, is the answer but for case, spaces and final punctuation
-contains  the answer occurs in the response, whatever the case
+numeric   the content of the last `\boxed{}` if there is one, else the last number in the response.
+          Decimal digits of every script count. One separator followed by three digits ("1.234",
+          "1,234", "1 234") means thousands in some languages and, except for the space, decimals in
+          others, so the answer is right if any reading equals the reference. Numerals that are
+          words or ideographs (三, XIV) are not read.
+exact     the response, or the content of its last `\boxed{}`, is the answer apart from case, spaces
+          and final punctuation
+contains  the answer occurs in the response, in any case
 multiple_choice
-          the option that the response names, by its label or its text (see `choices`), is the
-          answer, also a label or a text; `options` is {label: text}, or a list of texts for A, B,
-          C, …
+          the response names the option that is the answer, by its label or text (see `choices`);
+          the answer is a label or a text too; `options` is {label: text}, or a list of texts for
+          A, B, C, …
 """
 
 import dataclasses
@@ -34,12 +35,14 @@ class Settings:
 
 
 def prepare(settings: Settings) -> Callable[[Sequence[Item]], Scores]:
-    return lambda items: Scores(
-        [
-            verify(item.response, *reference) if (reference := _reference(item)) else None
-            for item in items
-        ]
-    )
+    return lambda items: Scores([_score(item) for item in items])
+
+
+def _score(item: Item) -> float | None:
+    reference = _reference(item)
+    if reference is None:
+        return None
+    return verify(item.response, *reference)
 
 
 def verify(
@@ -56,14 +59,13 @@ def verify(
 
 def _choice(response: str, answer: str, options: Mapping[str, str]) -> bool:
     right = choices.right_label(answer, options)
-    return (
-        right is not None and choices.chosen(boxed(response) or response, options, right) == right
-    )
+    if right is None:
+        return False
+    return choices.chosen(boxed(response) or response, options, right) == right
 
 
 def _numeric(response: str, answer: str) -> bool:
-    right, said = readings(answer), readings(response)
-    return bool(right & said)
+    return not readings(answer).isdisjoint(readings(response))
 
 
 def _exact(response: str, answer: str) -> bool:
@@ -79,20 +81,25 @@ MATCHES = {"numeric": _numeric, "exact": _exact, "contains": _contains}
 
 
 def _reference(item: Item) -> tuple[str, str, Any] | None:
+    """The answer, how it is matched, and the options; None without a reference.
+
+    Raises: UserError for a reference that cannot be matched.
+    """
     if item.reference is None:
         return None
     try:
-        told = json.loads(item.reference)
-        answer, match, options = str(told["answer"]), told["match"], told.get("options")
+        reference = json.loads(item.reference)
+        answer = str(reference["answer"])
+        match = reference["match"]
+        options = reference.get("options")
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f'{item.id}: its reference must be JSON like {{"answer": "42", "match": "numeric"}}'
         ) from None
-    if match not in (*MATCHES, CHOICE):
-        raise UserError(
-            f"{item.id}: unknown match {match!r} in its"
-            f" reference{nearest(match, (*MATCHES, CHOICE))}"
-        )
+    known = (*MATCHES, CHOICE)
+    if match not in known:
+        hint = nearest(match, known)
+        raise UserError(f"{item.id}: unknown match {match!r} in its reference{hint}")
     if match == "numeric" and not readings(answer):
         raise UserError(f"{item.id}: its reference is to be matched as a number but holds none")
     if match == CHOICE and choices.right_label(answer, choices.options_of(options)) is None:

@@ -1,3 +1,1 @@
-"""Parts of the family `judge`: prompts, allowed answers and their probabilities, what free text
-says, pairs, checklists.
-"""
+"""Parts of the family `judge`: prompts, allowed answers, reading of verdicts, pairs, checklists."""

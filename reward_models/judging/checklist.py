@@ -1,10 +1,12 @@
-"""Scores of answers by a checklist, after Cook et al. 2024 (TICK): the share of a prompt's YES/NO
-questions that are answered YES.
+"""Scores of answers by a checklist, after Cook et al. 2024 (TICK).
 
-One checklist per prompt: the judge writes it, greedily, from the prompt in English where rows tell
-that (so all languages of a group share it), else from the prompt itself. A file keeps them: one
-JSON object per line, only ever appended to, under a lock, so that several processes share it and
-agree. A line `{"group_id": …, "questions": […]}` that a person puts there goes before all others.
+The score is the share of a prompt's YES/NO questions that are answered YES. There is one checklist
+per prompt. The judge writes it, greedily, from the English prompt if the row has one (so all
+languages of a group share it), else from the prompt itself.
+
+A file keeps checklists: one JSON object per line, only ever appended to, under a lock, so that
+several processes share it and agree. A line `{"group_id": …, "questions": […]}` that a person adds
+takes precedence.
 """
 
 import fcntl
@@ -12,8 +14,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlalign.core.errors import UserError
 from reward_models.items import Item, Scores, readable
@@ -36,11 +39,11 @@ if TYPE_CHECKING:
 
     from reward_models.families.judge import Settings
 
-WRITTEN = b'{"key": "'  # what every line that is written here begins with
+OUR_BEGINNING = b'{"key": "'  # of every line that this module writes
 
 
 class Checklist:
-    """One question for each answer and question of its prompt's checklist."""
+    """One question to the judge for each answer and check of its prompt's checklist."""
 
     def __init__(
         self,
@@ -49,57 +52,73 @@ class Checklist:
         texts: prompts.Prompts,
         template: "jinja2.Template",
     ):
-        self._settings, self._asker, self._texts, self._template = settings, asker, texts, template
-        self._write = prompts.template("write")
-        self._kept = Kept(Path(settings.checklists).expanduser() if settings.checklists else None)
+        self._settings = settings
+        self._asker = asker
+        self._texts = texts
+        self._template = template
+        self._write_template = prompts.template("write")
+        path = Path(settings.checklists).expanduser() if settings.checklists else None
+        self._store = Store(path)
         self._answers: dict[str, Answers] = {}
 
     def __call__(self, items: Sequence[Item]) -> Scores:
         codes = [self._texts.language_of(item) for item in items]
-        checks = self._checklists(items, codes)
-        asked = [
-            self._question(item, code or "", c)
-            for item, code, own in zip(items, codes, checks, strict=True)
-            for c in own
-        ]
-        found = iter(self._asker.ask(asked))
-        verdicts = [[next(found) for _ in own] for own in checks]
-        passed = [[mean([self._passed(v) for v in samples]) for samples in own] for own in verdicts]
-        flat = [[v for samples in own for v in samples] for own in verdicts]
-        flags = {
-            **flags_of(flat),
-            "no_checklist": [
-                code is not None and not own for code, own in zip(codes, checks, strict=True)
-            ],
-        }
-        columns: dict[str, list[float | None]] = {
-            "checks": [float(sum(p is not None for p in own)) for own in passed]
-        }
-        columns |= columns_of(flat, self._settings)
-        texts = {
-            **texts_of(flat, self._settings),
-            "verdict": [_told(c, v) for c, v in zip(checks, verdicts, strict=True)],
-        }
-        scores = Scores(
-            [mean(own) for own in passed], flags, columns, texts, tokens=tokens_of(flat)
-        )
+        checklists = self._checklists(items, codes)
+        questions = []
+        for item, code, checks in zip(items, codes, checklists, strict=True):
+            for check in checks:
+                questions.append(self._question(item, code or "", check))
+
+        samples = iter(self._asker.ask(questions))
+        samples_by_check = [list(islice(samples, len(checks))) for checks in checklists]
+        scores = self._scores(checklists, samples_by_check)
+
+        no_checklist = []
+        for code, checks in zip(codes, checklists, strict=True):
+            no_checklist.append(code is not None and not checks)
+        scores.flags["no_checklist"] = no_checklist
         return with_rubrics(scores, codes, self._settings)
 
-    def _passed(self, verdict: Verdict) -> float | None:
-        if verdict.label is None:
-            return None
-        return (
-            probability(verdict, YES) if self._settings.expectation else float(verdict.label == YES)
-        )
+    def _scores(
+        self,
+        checklists: Sequence[Sequence[str]],
+        samples_by_check: Sequence[Sequence[Sequence[Verdict]]],
+    ) -> Scores:
+        """Scores of items by their checks and the verdicts on each check, one per sample."""
+        values: list[float | None] = []
+        n_checks: list[float | None] = []
+        quoted: list[str | None] = []
+        verdicts: list[list[Verdict]] = []
+        for checks, samples in zip(checklists, samples_by_check, strict=True):
+            passed = [self._passed(verdicts_on_check) for verdicts_on_check in samples]
+            values.append(mean(passed))
+            n_checks.append(float(sum(share is not None for share in passed)))
+            quoted.append(_quoted(checks, samples))
+            verdicts.append(list(chain.from_iterable(samples)))
+
+        columns = {"checks": n_checks, **columns_of(verdicts, self._settings)}
+        texts = {**texts_of(verdicts, self._settings), "verdict": quoted}
+        return Scores(values, flags_of(verdicts), columns, texts, tokens=tokens_of(verdicts))
+
+    def _passed(self, verdicts: Sequence[Verdict]) -> float | None:
+        """The share of YES in the verdicts on one check; None if none of them parsed."""
+        passed: list[float | None] = []
+        for verdict in verdicts:
+            if verdict.label is None:
+                passed.append(None)
+            elif self._settings.expectation:
+                passed.append(probability(verdict, YES))
+            else:
+                passed.append(float(verdict.label == YES))
+        return mean(passed)
 
     def _question(self, item: Item, code: str, check: str) -> Question:
-        return Question(
-            f"{item.id}\x1f{check}",
-            self._texts.text(self._template, item, code, answer=readable(item.answer), check=check),
-            self._of(code),
+        text = self._texts.text(
+            self._template, item, code, answer=readable(item.answer), check=check
         )
+        return Question(f"{item.id}\x1f{check}", text, self._yes_or_no(code))
 
-    def _of(self, code: str) -> Answers:
+    def _yes_or_no(self, code: str) -> Answers:
         if code not in self._answers:
             self._answers[code] = yes_or_no(code)
         return self._answers[code]
@@ -107,137 +126,151 @@ class Checklist:
     def _checklists(self, items: Sequence[Item], codes: Sequence[str | None]) -> list[list[str]]:
         """The checklist of every item; empty where there is none.
 
-        Those that nobody has written yet are written now.
+        The judge now writes those that do not exist yet.
         """
-        sources = [source(item, code) for item, code in zip(items, codes, strict=True)]
-        keys = [self._key(s, code) for s, code in zip(sources, codes, strict=True)]
-        missing: dict[str, Question] = {}
-        for item, code, key, prompt in zip(items, codes, keys, sources, strict=True):
-            if (
-                code is not None
-                and key not in missing
-                and self._kept.find(item.group_id, key) is None
-            ):
-                missing[key] = Question(
-                    key, self._texts.text(self._write, prompt, code), self._of(code)
-                )
-        written = (
-            self._asker.write(list(missing.values()), self._settings.max_questions)
-            if missing
-            else []
-        )
-        self._kept.add(
-            {key: questions for key, questions in zip(missing, written, strict=True) if questions}
-        )
-        return [
-            self._kept.find(i.group_id, key) or [] if code else []
-            for i, key, code in zip(items, keys, codes, strict=True)
-        ]
+        keys = []
+        to_write: dict[str, Question] = {}
+        for item, code in zip(items, codes, strict=True):
+            prompt = source(item, code)
+            key = self._key(prompt, code)
+            keys.append(key)
+            if code is None or key in to_write:
+                continue
+            if self._store.find(item.group_id, key) is None:
+                text = self._texts.text(self._write_template, prompt, code)
+                to_write[key] = Question(key, text, self._yes_or_no(code))
+        self._write(to_write)
+
+        checklists = []
+        for item, key, code in zip(items, keys, codes, strict=True):
+            checks = None
+            if code:
+                checks = self._store.find(item.group_id, key)
+            checklists.append(checks or [])
+        return checklists
+
+    def _write(self, to_write: Mapping[str, Question]) -> None:
+        """Let the judge write checklists, and keep those that it wrote."""
+        checklists: list[list[str]] = []
+        if to_write:
+            questions = list(to_write.values())
+            checklists = self._asker.write(questions, self._settings.max_questions)
+
+        written = {}
+        for key, checks in zip(to_write, checklists, strict=True):
+            if checks:
+                written[key] = checks
+        self._store.add(written)
 
     def _key(self, prompt: Item, code: str | None) -> str:
-        """What a checklist depends on, whoever writes it: the prompt, the language of its
-        questions, how many, and criteria.
+        """A digest of what a checklist depends on, whoever writes it.
+
+        That is the prompt, the language and the number of its questions, and the criteria.
         """
-        told = [prompt.prompt, code, self._settings.max_questions, self._settings.criteria]
-        return hashlib.sha256(
-            json.dumps(told, ensure_ascii=False, sort_keys=True).encode()
-        ).hexdigest()[:16]
+        content = [prompt.prompt, code, self._settings.max_questions, self._settings.criteria]
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def source(item: Item, code: str | None) -> Item:
-    """What an item's checklist is written from: its prompt in English, if the rubric is in English
-    and the row tells it, else its own.
+    """What an item's checklist is written from.
+
+    It is the English prompt, if the rubric is in English and the row has one, else the prompt.
     """
     english = item.english_prompt if code == prompts.ENGLISH else None
     return Item(item.id, english or item.prompt, "")
 
 
-class Kept:
+class Store:
     """Checklists by key or by group: in a file, or, without one, in memory."""
 
     def __init__(self, path: Path | None):
-        self._path, self._read_to = path, 0
+        self._path = path
+        self._read_to = 0
         self._by_key: dict[str, list[str]] = {}
         self._by_group: dict[str, list[str]] = {}
         if path and path.is_file():
-            with open(path, "rb") as f:
-                self._read(f.read())
+            self._read(path.read_bytes())
 
     def find(self, group: str | None, key: str) -> list[str] | None:
         return self._by_group.get(group or "") or self._by_key.get(key)
 
     def add(self, written: Mapping[str, list[str]]) -> None:
-        """Keep checklists. One that another process has written meanwhile stands, here too."""
+        """Keep checklists, except those that another process has written meanwhile."""
         if self._path is None or not written:
-            self._by_key |= {
-                key: questions for key, questions in written.items() if key not in self._by_key
-            }
+            for key, checks in written.items():
+                self._by_key.setdefault(key, checks)
             return
+
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a+b") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            f.seek(self._read_to)
-            remainder = self._read(f.read())
-            mine = [
-                {"key": key, "questions": questions}
-                for key, questions in written.items()
-                if key not in self._by_key
-            ]
-            lines = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in mine)
-            f.write((b"\n" if remainder else b"") + lines)
-            f.flush()
-            os.fsync(f.fileno())
-            f.seek(self._read_to)
-            self._read(f.read())
+        with open(self._path, "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(self._read_to)
+            torn_line = self._read(file.read())
+
+            if torn_line:
+                file.write(b"\n")
+            for key, checks in written.items():
+                if key not in self._by_key:
+                    entry = {"key": key, "questions": checks}
+                    file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+            file.seek(self._read_to)
+            self._read(file.read())
 
     def _read(self, data: bytes) -> bytes:
-        """Take in lines, and give back what follows the last whole one.
+        """Take in lines, and return what follows the last whole one.
 
         The first checklist for a key or group counts.
         """
         *whole, remainder = data.split(b"\n")
         self._read_to += len(data) - len(remainder)
-        for line in filter(None, (*whole, remainder)):
-            told = _entry(line, str(self._path))
-            if told is not None and "group_id" in told:
-                self._by_group.setdefault(str(told["group_id"]), told["questions"])
-            elif told is not None:
-                self._by_key.setdefault(told["key"], told["questions"])
+        for line in (*whole, remainder):
+            entry = _entry(line, str(self._path)) if line else None
+            if entry is None:
+                continue
+            if "group_id" in entry:
+                self._by_group.setdefault(str(entry["group_id"]), entry["questions"])
+            else:
+                self._by_key.setdefault(entry["key"], entry["questions"])
         return remainder
 
 
-def _entry(line: bytes, where: str) -> dict | None:
-    """One line of the file; None if a killed process tore it.
+def _entry(line: bytes, file: str) -> dict | None:
+    """One line of the file; None if a process was killed while it wrote it.
 
-    Raises: UserError for another line that is no checklist.
+    Raises: UserError for any other line that is no checklist.
     """
     try:
-        told = json.loads(line)
+        entry = json.loads(line)
     except ValueError:
-        if line.startswith(WRITTEN[: len(line)]):
+        if line.startswith(OUR_BEGINNING[: len(line)]):
             return None
-        told = None
-    questions = (
-        told.get("questions")
-        if isinstance(told, dict) and {"key", "group_id"} & set(told)
-        else None
+        entry = None
+    if _is_checklist(entry):
+        return entry
+
+    begun = line[:60].decode("utf-8", "replace")
+    raise UserError(
+        f'{file}: expected lines {{"group_id": "…", "questions": ["…?"]}}, found one that'
+        f" begins with {begun!r}"
     )
-    if (
-        not isinstance(questions, list)
-        or not questions
-        or not all(isinstance(q, str) and q.strip() for q in questions)
-    ):
-        begun = line[:60].decode("utf-8", "replace")
-        raise UserError(
-            f'{where}: expected lines {{"group_id": "…", "questions": ["…?"]}}, found one that'
-            f" begins with {begun!r}"
-        )
-    return told
 
 
-def _told(checks: Sequence[str], verdicts: Sequence[Sequence[Verdict]]) -> str | None:
-    """JSON: question -> what the judge said."""
-    told = {
-        check: [v.raw for v in samples] for check, samples in zip(checks, verdicts, strict=True)
-    }
-    return json.dumps(told, ensure_ascii=False) if told else None
+def _is_checklist(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.keys().isdisjoint({"key", "group_id"}):
+        return False
+    questions = entry.get("questions")
+    if not isinstance(questions, list) or not questions:
+        return False
+    return all(isinstance(question, str) and question.strip() for question in questions)
+
+
+def _quoted(checks: Sequence[str], samples: Sequence[Sequence[Verdict]]) -> str | None:
+    """JSON: check -> the judge's words on it, one per sample."""
+    words = {}
+    for check, verdicts in zip(checks, samples, strict=True):
+        words[check] = [verdict.raw for verdict in verdicts]
+    return json.dumps(words, ensure_ascii=False) if words else None

@@ -1,6 +1,4 @@
-"""The verdict that a free text or a JSON object gives, and the schemas that servers are asked to
-keep to. Pure.
-"""
+"""Reads verdicts and checklists from free text or JSON, and gives servers the schemas. Pure."""
 
 import json
 import re
@@ -16,9 +14,8 @@ ASKING = tuple("?？؟;՞")  # how a question ends in various scripts
 JSON_OBJECT = re.compile(r"\{")
 JSON_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
 JSON_TRIES = 64  # places at which an object may begin, counted from the end of a text
-DECODER = json.JSONDecoder(
-    strict=False
-)  # line ends within strings are the commonest mistake of models that write JSON
+# Not strict, because models that write JSON often leave line ends within strings.
+DECODER = json.JSONDecoder(strict=False)
 DECORATION = re.compile(
     r"\\(?:boxed|text(?:bf|it)?)\b|</?[a-z][^<>\n]{0,40}>|[\ufe0f\u20e3]", re.IGNORECASE
 )
@@ -31,49 +28,56 @@ SECOND = re.compile(r"\s*(?:[/|~〜–—-]|\b(?:or|to|and)\b)\s*")
 def verdict(text: str, forms: Mapping[str, Sequence[str]], lead: str) -> str | None:
     """Which answer a text gives; None if it gives none.
 
-    Digits of all scripts count, and the case of letters does not.
+    Digits of all scripts count, and the case of letters does not matter.
 
     The whole text may be the answer. Otherwise the last statement counts, and gives None if it is
     not one of the answers. A statement is a JSON object with the key `verdict`, or what follows
-    `lead` ("Verdict: 7", "**verdict**：7"). A text without a statement may give its answer in double
-    brackets ("[[7]]"). Reasoning up to `</think>` is not read.
+    `lead` ("Verdict: 7", "**verdict**: 7"). A text without a statement may give its answer in
+    double brackets ("[[7]]"). Reasoning up to `</think>` is not read.
 
     `7/10` is 7 where 10 is the highest number, and `7.0` is 7; `7.5`, `7-8` and `Yes/No` are no
     answers.
     """
-    said = _after_reasoning(text)
-    meant = {_plain(form): label for label, texts in forms.items() for form in texts}
-    whole = _answer(_plain(said), meant, whole=True)
+    reply = _after_reasoning(text)
+    labels = {}
+    for label, texts in forms.items():
+        for form in texts:
+            labels[_plain(form)] = label
+    whole = _answer(_plain(reply), labels, whole=True)
     if whole is not None:
         return whole
 
-    stated = _normal(_with_objects_told(said))
-    leads = list(_lead_pattern(lead).finditer(stated))
+    reply = _normal(_with_statements(reply))
+    leads = list(_lead_pattern(lead).finditer(reply))
     if leads:
-        return _answer(_plain(stated[leads[-1].end() :]), meant)
+        return _answer(_plain(reply[leads[-1].end() :]), labels)
 
-    bracketed = reversed(re.findall(r"\[\[(.+?)\]\]", stated))
-    return next(
-        (label for inner in bracketed if (label := _answer(_plain(inner), meant, whole=True))), None
-    )
+    for inner in reversed(re.findall(r"\[\[(.+?)\]\]", reply)):
+        answer = _answer(_plain(inner), labels, whole=True)
+        if answer is not None:
+            return answer
+    return None
 
 
 def explanation(text: str, lead: str) -> str | None:
     """What a judge that explains itself said besides its verdict."""
     objects = _verdict_objects(text)
     if objects:
-        told = objects[-1][2]
-        return whole_text(str(told["explanation"])) if "explanation" in told else None
+        _, _, content = objects[-1]
+        if "explanation" not in content:
+            return None
+        return whole_text(str(content["explanation"]))
+
     leads = list(_lead_pattern(lead).finditer(text))
     before = text[: leads[-1].start()] if leads else ""
     return before.strip(EDGES[:4] + "*#_") or text.strip()
 
 
 def schema(forms: Mapping[str, Sequence[str]], reasoning: bool) -> dict[str, Any]:
-    """The JSON schema of a verdict: the explanation comes before it, so that the verdict can follow
-    from it.
-    """
-    fields: dict[str, Any] = {"explanation": {"type": "string"}} if reasoning else {}
+    """The JSON schema of a verdict, after an explanation from which it can follow."""
+    fields: dict[str, Any] = {}
+    if reasoning:
+        fields["explanation"] = {"type": "string"}
     fields["verdict"] = {"type": "string", "enum": [texts[0] for texts in forms.values()]}
     return {
         "type": "object",
@@ -84,7 +88,7 @@ def schema(forms: Mapping[str, Sequence[str]], reasoning: bool) -> dict[str, Any
 
 
 def questions_schema(most: int, longest: int) -> dict[str, Any]:
-    """The JSON schema of a checklist of at most `most` questions of at most `longest` characters."""
+    """The JSON schema of a checklist: at most `most` questions of at most `longest` characters."""
     question = {"type": "string", "minLength": 8, "maxLength": longest}
     several = {"type": "array", "items": question, "minItems": 1, "maxItems": most}
     return {
@@ -96,15 +100,19 @@ def questions_schema(most: int, longest: int) -> dict[str, Any]:
 
 
 def questions(text: str, most: int) -> list[str]:
-    """The questions of a checklist, at most `most`: from JSON, else the lines of a text that ask
-    something. Empty if there are none.
+    """The questions of a checklist, at most `most`; empty if there are none.
+
+    They come from JSON, or else are the lines of a text that ask something.
     """
-    opened = re.search(r'"questions"\s*:\s*\[', text)
-    if opened:  # whole strings only: the text may be cut off within the last one
-        lines = [whole_text(json.loads(s)) for s in JSON_STRING.findall(text, opened.end())]
+    json_list = re.search(r'"questions"\s*:\s*\[', text)
+    if json_list:
+        # Whole strings only: the text may be cut off within the last one.
+        strings = JSON_STRING.findall(text, json_list.end())
+        lines = [whole_text(json.loads(string)) for string in strings]
     else:
-        lines = [line for line in text.splitlines() if line.rstrip()[-1:] in ASKING]
-    return list(dict.fromkeys(q for line in lines if (q := _unnumbered(line))))[:most]
+        lines = [line for line in text.splitlines() if line.rstrip().endswith(ASKING)]
+    distinct = dict.fromkeys(_unnumbered(line) for line in lines)
+    return [question for question in distinct if question][:most]
 
 
 def _unnumbered(line: str) -> str:
@@ -112,17 +120,18 @@ def _unnumbered(line: str) -> str:
 
 
 def _after_reasoning(text: str) -> str:
-    """What follows the reasoning; of a text that was cut off within it, what stands before it."""
-    return re.split("<think>", REASONING.sub("", text), maxsplit=1, flags=re.IGNORECASE)[0]
+    """What follows the reasoning, or precedes it if the text was cut off within it."""
+    after = REASONING.sub("", text)
+    before_unfinished, *_ = re.split("<think>", after, maxsplit=1, flags=re.IGNORECASE)
+    return before_unfinished
 
 
 def _verdict_objects(text: str) -> list[tuple[int, int, dict]]:
-    """(start, end, content) of every JSON object in a text that has the key `verdict`, in their
-    order.
-    """
+    """(start, end, content) of every JSON object in a text that has the key `verdict`, in order."""
     objects: list[tuple[int, int, dict]] = []
+    starts = [match.start() for match in JSON_OBJECT.finditer(text)]
     end = 0
-    for start in [found.start() for found in JSON_OBJECT.finditer(text)][-JSON_TRIES:]:
+    for start in starts[-JSON_TRIES:]:
         if start < end:
             continue  # within the object before
         try:
@@ -135,9 +144,10 @@ def _verdict_objects(text: str) -> list[tuple[int, int, dict]]:
     return objects
 
 
-def _with_objects_told(text: str) -> str:
-    """The text with `"verdict": VALUE` in the place of each JSON object, so that its other fields
-    are not searched.
+def _with_statements(text: str) -> str:
+    """The text with `"verdict": VALUE` in place of each JSON object.
+
+    Otherwise the other fields of the object would be searched too.
     """
     for start, stop, content in reversed(_verdict_objects(text)):
         text = f'{text[:start]}"verdict": {content["verdict"]}{text[stop:]}'
@@ -145,12 +155,12 @@ def _with_objects_told(text: str) -> str:
 
 
 def _lead_pattern(lead: str) -> re.Pattern[str]:
-    """Finds `Verdict:` as people and models write it: `verdict :`, `**Verdict**：`, a heading; also
-    the key of (broken) JSON.
+    """Finds `Verdict:` as people and models write it.
+
+    Such as `verdict :`, `**Verdict**:`, a heading, or the key of (broken) JSON.
     """
-    words = r"\s+".join(
-        re.escape(word) for word in unicodedata.normalize("NFKC", lead).rstrip(" :").split()
-    )
+    lead_words = unicodedata.normalize("NFKC", lead).rstrip(" :").split()
+    words = r"\s+".join(map(re.escape, lead_words))
     markup = r"[\s*_`\"'”»)\]]*"
     heading = rf"^[\s*_#]*{words}[ \t*_#]*\n"
     return re.compile(
@@ -159,59 +169,82 @@ def _lead_pattern(lead: str) -> re.Pattern[str]:
     )
 
 
-def _answer(text: str, meant: Mapping[str, str], *, whole: bool = False) -> str | None:
-    """The one answer that a plain text begins with, or, as a `whole`, is."""
-    if all(form.isdecimal() for form in meant):
-        return _number(text, meant, whole)
-    fitting = [form for form in meant if text.startswith(form) and not _goes_on(text[len(form) :])]
+def _answer(text: str, labels: Mapping[str, str], *, whole: bool = False) -> str | None:
+    """The one answer that a plain text begins with, or, as a `whole`, is.
+
+    `labels`: plain form of an answer -> its label.
+    """
+    if all(form.isdecimal() for form in labels):
+        return _number(text, labels, whole)
+
+    fitting = []
+    for form in labels:
+        if text.startswith(form) and not _word_continues(text[len(form) :]):
+            fitting.append(form)
     if not fitting:
         return None
-    form = max(fitting, key=len)
-    rest = text[len(form) :]
-    second = SECOND.match(rest)
-    others = [other for other, label in meant.items() if label != meant[form]]
-    if second and any(rest[second.end() :].startswith(other) for other in others):
+
+    longest = max(fitting, key=len)
+    rest = text[len(longest) :]
+    other_forms = [form for form, label in labels.items() if label != labels[longest]]
+    if _is_alternative(rest, other_forms):
         return None
-    if rest and (whole or re.match(r"\s+(?:tie|draw)\b", rest)):  # "a tie" is not the answer A
+    if whole:
+        return None if rest else labels[longest]
+    if re.match(r"\s+(?:tie|draw)\b", rest):  # "a tie" is not the answer A
         return None
-    return meant[form]
+    return labels[longest]
 
 
-def _number(text: str, meant: Mapping[str, str], whole: bool) -> str | None:
-    found = NUMBER.match(text)
-    if found is None or (found[2] or "0").strip("0"):
+def _is_alternative(rest: str, other_forms: Sequence[str]) -> bool:
+    """Whether what follows an answer offers another one, as in `Yes/No`."""
+    separator = SECOND.match(rest)
+    return separator is not None and rest[separator.end() :].startswith(tuple(other_forms))
+
+
+def _number(text: str, labels: Mapping[str, str], whole: bool) -> str | None:
+    """The number that a text begins with, or, as a `whole`, is; None if it is no label."""
+    number = NUMBER.match(text)
+    if number is None:
         return None
-    rest = text[found.end() :]
-    highest = OUT_OF.match(rest)
-    if highest is not None:
-        if int(highest[1]) != max(map(int, meant)):
+    digits, decimals = number.groups(default="")
+    if decimals.strip("0"):
+        return None
+
+    rest = text[number.end() :]
+    out_of = OUT_OF.match(rest)
+    separator = SECOND.match(rest)
+    if out_of is not None:
+        if int(out_of[1]) != max(map(int, labels)):
             return None
-        rest = rest[highest.end() :]
-    elif (second := SECOND.match(rest)) and rest[second.end() :][:1].isdecimal():
+        rest = rest[out_of.end() :]
+    elif separator is not None and rest[separator.end() :][:1].isdecimal():
+        return None  # a range such as 7-8
+
+    if rest.lstrip().startswith("%"):
         return None
-    if rest.lstrip().startswith("%") or (rest.strip(EDGES) if whole else _is_cased(rest[:1])):
-        return None
-    return meant.get(str(int(found[1])))
+    has_more = bool(rest.strip(EDGES)) if whole else _is_cased(rest[:1])
+    return None if has_more else labels.get(str(int(digits)))
 
 
 def _is_cased(character: str) -> bool:
-    """Whether a letter right after a number belongs to it ("7th"); a unit of measure in a script
-    without case does not ("7分").
+    """Whether a letter right after a number belongs to it, as in "7th".
+
+    A unit of measure in a script without case does not ("7分").
     """
     return character == "_" or character.lower() != character.upper()
 
 
-def _goes_on(rest: str) -> bool:
-    """Whether a word does not end here."""
-    return bool(re.match(r"\w", rest)) or (
-        bool(rest) and unicodedata.category(rest[0]).startswith("M")
-    )
+def _word_continues(rest: str) -> bool:
+    """Whether `rest` begins with a letter, a digit or a combining mark."""
+    if not rest:
+        return False
+    is_mark = unicodedata.category(rest[0]).startswith("M")
+    return is_mark or re.match(r"\w", rest) is not None
 
 
 def _normal(text: str) -> str:
-    """A text without decoration (LaTeX's boxes, tags, key caps), its characters in their plain
-    forms.
-    """
+    """A text without decoration (LaTeX's boxes, tags, key caps), in plain forms of characters."""
     return ascii_digits(unicodedata.normalize("NFKC", DECORATION.sub("", text)))
 
 
@@ -220,15 +253,12 @@ def _plain(text: str) -> str:
 
 
 def begun(token: str, forms: Mapping[str, Sequence[str]]) -> str | None:
-    """The one answer that a text is the beginning of; None if it begins none, or several."""
+    """The one answer that a token is the beginning of; None if it begins none, or several."""
     start = _plain(token)
-    found = (
-        {
-            label
-            for label, texts in forms.items()
-            if any(_plain(form).startswith(start) for form in texts)
-        }
-        if start
-        else set()
-    )
-    return found.pop() if len(found) == 1 else None
+    if not start:
+        return None
+    labels = []
+    for label, texts in forms.items():
+        if any(_plain(form).startswith(start) for form in texts):
+            labels.append(label)
+    return labels[0] if len(labels) == 1 else None

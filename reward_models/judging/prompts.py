@@ -1,10 +1,10 @@
-"""What a judge is asked: Jinja templates over phrases of a rubric language.
+"""The prompts of judges: Jinja templates over phrases of a rubric language.
 
-Reads `reward_models/prompts/`, or a person's own template.
+Reads `reward_models/prompts/`, or your own template.
 
-Templates run in Jinja's immutable sandbox. All text that is judged stands between markers that
-occur nowhere in it, so it cannot end its own block; the markers follow from the prompt alone, so
-that answers to one prompt share the beginning of their prompts.
+Templates run in Jinja's immutable sandbox. All text to judge is put between markers that occur
+nowhere in it, so it cannot end its own block. The markers depend on the prompt alone, so that the
+judge's prompts for answers to one prompt share their beginning.
 
 A template may use: `phrases` (of the rubric language), `fenced(title, text)`, `conversation`
 (messages of the prompt), `question` (its last message), `answer`, `answer_a`, `answer_b`,
@@ -16,8 +16,9 @@ extend `base.j2`.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +31,29 @@ from mlalign.core.errors import UserError, nearest
 from reward_models.items import Item, readable
 
 FOLDER = Path(__file__).parent.parent / "prompts"
-ENGLISH, ROW = "eng_Latn", "row"
+ENGLISH = "eng_Latn"
+ROW = "row"  # the rubric is in the language of each row
 ROLES = ("system", "user", "assistant", "tool")
 
 
 @cache
 def rubric_languages() -> tuple[str, ...]:
-    """The languages that there are phrases in."""
-    return tuple(sorted(p.stem for p in (FOLDER / "phrases").glob("*.yaml")))
+    """The languages that have phrases."""
+    return tuple(sorted(path.stem for path in (FOLDER / "phrases").glob("*.yaml")))
 
 
-def rubric(told: str) -> str:
-    """`row`, or the code of the rubric language that a person named.
+def rubric(name: str) -> str:
+    """`row`, or the code of the rubric language of that name.
 
     Raises: UserError if there are no phrases in it.
     """
-    if told == ROW:
+    if name == ROW:
         return ROW
-    code = languages.normalise(told)
+    code = languages.normalise(name)
     if code not in rubric_languages():
+        hint = nearest(code, [*rubric_languages(), ROW])
         raise UserError(
-            f"rubric: there are no phrases in {told}{nearest(code, [*rubric_languages(), ROW])}; or"
-            " give a `template` of your own"
+            f"rubric: there are no phrases in {name}{hint}; or give a `template` of your own"
         )
     return code
 
@@ -63,8 +65,9 @@ def phrases(code: str) -> Mapping[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """`rubric` is a code or `row`; `values` are what all prompts share: low, high, criteria,
-    reasoning, ties, max_questions.
+    """Renders prompts; `rubric` is a code or `row`.
+
+    All prompts share `values`: low, high, criteria, reasoning, ties, max_questions.
     """
 
     rubric: str
@@ -76,57 +79,66 @@ class Prompts:
             return self.rubric
         return item.language if item.language in rubric_languages() else None
 
-    def text(self, template: jinja2.Template, item: Item, code: str, **given: str) -> str:
-        """The prompt. `given` are the texts to judge besides the conversation.
+    def text(self, template: jinja2.Template, item: Item, code: str, **judged: str) -> str:
+        """The prompt; `judged` are the texts to judge besides the conversation.
 
         Raises: UserError if the template fails.
         """
-        told = {
-            **self.values,
-            **_names(item, code),
+        words = phrases(code)
+        settings = {**self.values, "language": _language_name(item, code)}
+        # Phrases may name other phrases and settings, but no text to judge.
+        names = {**words, **settings}
+        formatted = {key: phrase.format(**names) for key, phrase in words.items()}
+        variables = {
+            **settings,
             "conversation": _conversation(item),
             "question": readable(item.prompt[-1]),
-            **given,
+            **judged,
+            "phrases": formatted,
+            "yes": words["yes"],
+            "no": words["no"],
+            "verdict": words["verdict"],
+            "fenced": _fence(item.prompt, list(judged.values())),
         }
-        own = phrases(code)
-        plain = {k: v for k, v in told.items() if k not in ("conversation", "question", *given)}
-        told |= {
-            "phrases": {k: v.format(**{**own, **plain}) for k, v in own.items()},
-            "yes": own["yes"],
-            "no": own["no"],
-        }
-        told |= {"verdict": own["verdict"], "fenced": _fence(item.prompt, list(given.values()))}
         try:
-            return template.render(told).strip()
+            return template.render(variables).strip()
         except jinja2.TemplateError as error:
             raise UserError(f"template {template.filename or template.name}: {error}") from None
 
 
-def _names(item: Item, code: str) -> dict[str, str | None]:
-    name = languages.english_name if code == ENGLISH else languages.autonym
-    return {"language": name(item.language) if item.language else None}
+def _language_name(item: Item, code: str) -> str | None:
+    """The name of the answer's language: in English, or else in that language."""
+    if not item.language:
+        return None
+    if code == ENGLISH:
+        return languages.english_name(item.language)
+    return languages.autonym(item.language)
 
 
 def _conversation(item: Item) -> list[dict]:
-    return [
-        {"role": m["role"] if m["role"] in ROLES else "message", "content": readable(m)}
-        for m in item.prompt
-    ]
+    messages = []
+    for message in item.prompt:
+        role = message["role"] if message["role"] in ROLES else "message"
+        messages.append({"role": role, "content": readable(message)})
+    return messages
 
 
-def _fence(prompt: Sequence[Mapping], others: Sequence[str]) -> Any:
+def _fence(prompt: Sequence[Mapping], judged: Sequence[str]) -> Callable[[str, str], str]:
     """A function that puts a text between a pair of markers that none of the texts contains."""
-    texts = [*map(readable, prompt), *others]
-    seed = json.dumps([[m["role"], readable(m)] for m in prompt], ensure_ascii=False)
-    marks = (hashlib.sha256(f"{i}{seed}".encode()).hexdigest()[:8] for i in range(1 << 16))
-    mark = next(m for m in marks if not any(m in text for text in texts))
+    messages = [[message["role"], readable(message)] for message in prompt]
+    seed = json.dumps(messages, ensure_ascii=False)
+    texts = [*map(readable, prompt), *judged]
+    for i in count():
+        mark = hashlib.sha256(f"{i}{seed}".encode()).hexdigest()[:8]
+        if not any(mark in text for text in texts):
+            break
     return lambda title, text: f"<{title} {mark}>\n{text}\n</{title} {mark}>"
 
 
 def template(name: str) -> jinja2.Template:
-    """A template that comes along (`scalar`), or a person's own (a path).
+    """A template of this package (`scalar`), or your own (a path).
 
-    Raises: UserError if it is not there or no Jinja.
+    Raises: UserError if there is none, or it is not valid Jinja.
     """
     environment = ImmutableSandboxedEnvironment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -140,17 +152,17 @@ def template(name: str) -> jinja2.Template:
         path = Path(name).expanduser()
         if not path.is_file():
             raise UserError(f"template: there is no file {path}")
-        made = environment.from_string(path.read_text(encoding="utf-8"))
-        made.filename = str(path)
-        return made
+        own_template = environment.from_string(path.read_text(encoding="utf-8"))
+        own_template.filename = str(path)
+        return own_template
     except jinja2.TemplateNotFound as error:
+        hint = nearest(name, built_in())
         raise UserError(
-            f"template: there is none named {error}{nearest(name, built_in())}; a file of yours"
-            " ends in .j2"
+            f"template: there is none named {error}{hint}; a file of yours ends in .j2"
         ) from None
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"{name}:{error.lineno}: {error.message}") from None
 
 
 def built_in() -> list[str]:
-    return sorted(p.stem for p in FOLDER.glob("*.j2") if p.stem != "base")
+    return sorted(path.stem for path in FOLDER.glob("*.j2") if path.stem != "base")

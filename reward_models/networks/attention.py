@@ -88,8 +88,11 @@ def _continued(
     """
     n_rows, n_heads, width, size = query.shape
     result = query.new_empty(n_rows, width, n_heads, value.shape[-1])
-    query = query.to(dtype) * (size**-0.5 if scale is None else scale)
-    key, value = key.to(dtype), value.to(dtype)
+    if scale is None:
+        scale = size**-0.5
+    query = query.to(dtype) * scale
+    key = key.to(dtype)
+    value = value.to(dtype)
     later = torch.ones(width, width, dtype=torch.bool, device=query.device).triu(1)
 
     n_key_heads = key.shape[1]

@@ -23,8 +23,9 @@ def find(path: str, revision: str | None = None, base: str | None = None) -> Mod
     if directory.is_dir():
         model = local_model(directory.resolve(), path)
     else:
-        own_base = weight_files.base_of(path, revision)
-        model = Model(path, path, revision, base=Model(own_base, own_base) if own_base else None)
+        base_path = weight_files.base_of(path, revision)
+        own_base = Model(base_path, base_path) if base_path else None
+        model = Model(path, path, revision, base=own_base)
     if base and model.base:
         return dataclasses.replace(model, base=Model(base, base))
     return model

@@ -45,8 +45,9 @@ def encode(items: Sequence[Item], template: ChatTemplate, max_length: int) -> li
     encoded = []
     for item, text, ids in zip(items, texts, all_ids, strict=True):
         if not ids:
-            problem = "the scorer's chat template writes nothing for this conversation"
-            raise UserError(f"{item.id}: {problem}")
+            raise UserError(
+                f"{item.id}: the scorer's chat template writes nothing for this conversation"
+            )
         left_out = template.left_out(text, item.messages, item.id, item.tools)
         encoded.append(Encoded(ids, left_out=left_out))
 
@@ -138,8 +139,8 @@ def first_token(tokenizer: Any) -> int | None:
 
 def common(a: Sequence, b: Sequence) -> int:
     """How many tokens (of texts: characters) two sequences share at their beginning."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
+    for i, (token_a, token_b) in enumerate(zip(a, b, strict=False)):
+        if token_a != token_b:
             return i
     return min(len(a), len(b))
 
@@ -161,6 +162,8 @@ def _shortened(
     keeps_first = kept[0] == first and ids[0] == first
     room = max_length - after - keeps_first
     if response > 0 and room < 1:
-        problem = f"max_length {max_length} leaves no token of the answer"
-        raise UserError(f"{name}: {problem}, after which the chat template writes {after}")
+        raise UserError(
+            f"{name}: max_length {max_length} leaves no token of the answer,"
+            f" after which the chat template writes {after}"
+        )
     return Encoded(kept, len(ids) - len(kept), response > room)

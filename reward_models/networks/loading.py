@@ -35,8 +35,10 @@ def tokenizer(
     """
     loaded = opening.tokenizer(path, revision)
     if not loaded.chat_template:
-        mend = "a scorer needs the one it was trained with: save it there"
-        raise UserError(f"{path}: its tokenizer has no chat template; {mend}")
+        raise UserError(
+            f"{path}: its tokenizer has no chat template; a scorer needs the one it was trained"
+            " with: save it there"
+        )
 
     templates.install(loaded, read_template(chat_template))
     template_hash = cards.template_hash(templates.text_of(loaded))
@@ -119,7 +121,7 @@ def _with_adapter(
     return adapted.merge_and_unload().to(getattr(torch, dtype)).eval()
 
 
-# ------------------------------------------------------------------------- what it says of itself
+# ------------------------------------------------------------------------------ outputs, lengths
 
 
 def output_of(config: Any, path: str, wanted: str | int | None) -> int:
@@ -127,8 +129,10 @@ def output_of(config: Any, path: str, wanted: str | int | None) -> int:
     labels = {str(name): int(i) for i, name in (config.id2label or {}).items()}
     if wanted is None:
         if config.num_labels != 1:
-            outputs = f"{config.num_labels} outputs ({', '.join(labels)})"
-            raise UserError(f"{path}: the model has {outputs}; name one with `output`")
+            raise UserError(
+                f"{path}: the model has {config.num_labels} outputs ({', '.join(labels)});"
+                " name one with `output`"
+            )
         return 0
     if isinstance(wanted, int) and 0 <= wanted < config.num_labels:
         return wanted
@@ -149,8 +153,10 @@ def room(tokenizer: Any, model: Any, wanted: int | None, path: str) -> int:
         bound = rope[1]
     if wanted is not None:
         if bound is not None and wanted > bound:
-            allowed = f"its positions allow ({bound} tokens); choose {bound} or less"
-            raise UserError(f"{path}: max_length {wanted} is more than {allowed}")
+            raise UserError(
+                f"{path}: max_length {wanted} is more than its positions allow ({bound} tokens);"
+                f" choose {bound} or less"
+            )
         return wanted
 
     positions = getattr(config, "max_position_embeddings", None)

@@ -8,6 +8,7 @@ matrix products sum in an order that depends on the shape of a batch.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,15 +41,18 @@ class Logps:
         """Raises: UserError for a token that the model does not know."""
         largest = max(map(max, ids), default=0)
         if largest >= self._vocabulary:
-            name = self._model.config.name_or_path
-            known = f"has embeddings for {self._vocabulary} tokens"
-            raise UserError(f"{name}: {known}, and the tokenizer gives number {largest}")
+            raise UserError(
+                f"{self._model.config.name_or_path}: has embeddings for {self._vocabulary} tokens,"
+                f" and the tokenizer gives number {largest}"
+            )
 
-        wanted = list(zip(ids, begins, strict=True))
-        distinct = sorted(set(wanted))
-        outputs = self.network([row for row, _ in distinct], [begin for _, begin in distinct])
-        values = dict(zip(distinct, outputs, strict=True))
-        return [values[row_and_begin][0] for row_and_begin in wanted]
+        pairs = list(zip(ids, begins, strict=True))
+        distinct = sorted(set(pairs))
+        rows = [row for row, _ in distinct]
+        row_begins = [begin for _, begin in distinct]
+        outputs = self.network(rows, row_begins)
+        logps = {pair: logp for pair, [logp] in zip(distinct, outputs, strict=True)}
+        return [logps[pair] for pair in pairs]
 
     def _read(
         self,
@@ -56,7 +60,10 @@ class Logps:
         rows: Sequence[Ids],
         begins: Sequence[int],
     ) -> torch.Tensor:
-        """(rows, 1). Only the positions before the wanted tokens go through the head."""
+        """Sums of log-probabilities (rows, 1).
+
+        Only the positions before the tokens that count go through the head.
+        """
         before = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool)
         ends = []
         for i, (row, begin) in enumerate(zip(rows, begins, strict=True)):
@@ -65,17 +72,18 @@ class Logps:
         with _head_reads(self._model, before.to(self._model.device)):
             logits = run().logits[0]
 
-        wanted = [token for end in ends for token in end]
-        targets = torch.tensor(wanted, device=logits.device)
+        targets = torch.tensor(list(chain.from_iterable(ends)), device=logits.device)
         chunks = zip(logits.split(CHUNK), targets.split(CHUNK), strict=True)
-        values = torch.cat([picked(*chunk) for chunk in chunks])
-        return torch.stack([v.sum(0, keepdim=True) for v in values.split(list(map(len, ends)))])
+        logps = torch.cat([picked(*chunk) for chunk in chunks])
+        logps_of_rows = logps.split(list(map(len, ends)))
+        return torch.stack([row.sum(0, keepdim=True) for row in logps_of_rows])
 
 
 def picked(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The log-probability of each target, in float64."""
+    """The log-probability of each target, in float64: log p = logit - logsumexp(logits)."""
     logits = logits.double()
-    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    target_logits = logits.gather(-1, targets[:, None])[:, 0]
+    return target_logits - logits.logsumexp(-1)
 
 
 @contextlib.contextmanager

@@ -5,14 +5,15 @@ output is read at the last real token, whatever the model calls padding. A causa
 mask, since nothing that is read comes after padding.
 
 Whether a network is causal, and whether continuing from a cache gives the same as reading the whole
-row, is tried out on a few tokens when it is opened, not looked up by name. A network with sliding
-windows, recurrent states or rotary embeddings that depend on length is never continued: each row is
-read whole. Encoder-decoders (T5, BART) get one row at a time: they read their output at a row's
-last end token, and cannot take rows of different lengths.
+row, is not looked up by name: it is tried with a few tokens when the network is opened. A network
+with sliding windows, recurrent states or rotary embeddings that depend on length is never
+continued: each row is read whole. Encoder-decoders (T5, BART) get one row at a time: they read
+their output at a row's last end token, and cannot take rows of different lengths.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ class Shared(DynamicLayer):
     def __init__(self, beginnings: Beginnings, in_place: bool):
         """`in_place`: the model uses `attention`, which reads beginnings without a copy per row."""
         super().__init__()
-        self._beginnings, self._in_place = beginnings, in_place
+        self._beginnings = beginnings
+        self._in_place = in_place
         self.is_initialized = True
         visible = 0 if in_place else beginnings.keys.shape[-2]  # the length that masks are made for
         self.keys: torch.Tensor = beginnings.keys[..., :visible, :]
@@ -96,8 +98,11 @@ class Network:
         outputs of what the model gives, for at most `most_read` tokens at once. `exactly`: see
         `attention`.
         """
-        self._model, self._config = model, model.config.get_text_config()
-        self._split_at, self._read_out, self._most_read = split_at, read, most_read
+        self._model = model
+        self._config = model.config.get_text_config()
+        self._split_at = split_at
+        self._read_out = read
+        self._most_read = most_read
         on_cpu = model.device.type == "cpu"
         self._tokens = min(batch_tokens, CPU_TOKENS) if on_cpu else batch_tokens
         self._padding = PADDING.get(model.device.type)
@@ -123,22 +128,23 @@ class Network:
         from 1 on: where the tokens that outputs are about begin. By default outputs are about what
         follows the last token.
         """
-        begins = list(map(len, sequences)) if begins is None else begins
+        if begins is None:
+            begins = list(map(len, sequences))
         groups = prefix.groups(sequences, begins) if self.reuses else []
-        grouped = {i for group in groups for i in range(group.first, group.last + 1)}
-        others = [i for i in range(len(sequences)) if i not in grouped]
+        grouped = chain.from_iterable(group.members for group in groups)
+        ungrouped = sorted(set(range(len(sequences))).difference(grouped))
 
         parts = []
-        for batch in self._batches(others, sequences, begins):
+        for batch in self._batches(ungrouped, sequences, begins):
             parts.append(self._whole(batch, sequences, begins))
         for chunk in prefix.chunks(groups, SHARED_TOKENS):
             parts += self._continued(chunk, sequences, begins)
 
-        result: list[list[float]] = [[] for _ in sequences]
+        rows: list[list[float]] = [[] for _ in sequences]
         for batch, outputs in parts:
             for i, row in zip(batch, outputs.tolist(), strict=True):
-                result[i] = row
-        return result
+                rows[i] = row
+        return rows
 
     def close(self) -> None:
         del self._model
@@ -149,13 +155,13 @@ class Network:
 
     def _batches(
         self,
-        wanted: Sequence[int],
+        places: Sequence[int],
         sequences: Sequence[Ids],
         begins: Sequence[int],
     ) -> Iterator[list[int]]:
         bound = self._split_at or 0
-        short = [i for i in wanted if len(sequences[i]) <= bound]
-        long = [i for i in wanted if len(sequences[i]) > bound]
+        short = [i for i in places if len(sequences[i]) <= bound]
+        long = [i for i in places if len(sequences[i]) > bound]
         for part in (short, long):
             lengths = [len(sequences[i]) for i in part]
             for batch in pack(lengths, part, self._tokens, self._padding):
@@ -181,14 +187,16 @@ class Network:
             more = len(sequences[i]) - begins[i]
             if part and self._most_read is not None and n_read + more > self._most_read:
                 yield part
-                part, n_read = [], 0
+                part = []
+                n_read = 0
             part.append(i)
             n_read += more
         yield part
 
     def _whole(self, batch: list[int], sequences: Sequence[Ids], begins: Sequence[int]) -> Outputs:
         options = {"use_cache": False} if self.causal else {}
-        rows, row_begins = [sequences[i] for i in batch], [begins[i] for i in batch]
+        rows = [sequences[i] for i in batch]
+        row_begins = [begins[i] for i in batch]
         return batch, self._outputs(rows, row_begins, **options)
 
     def _outputs(self, rows: Sequence[Ids], begins: Sequence[int], **options: Any) -> torch.Tensor:
@@ -200,14 +208,19 @@ class Network:
         Padding is an id that ends none of them, since decoders of transformers read their output at
         the last token that is not `pad_token_id`.
         """
-        filler = min(set(range(len(rows) + 1)) - {row[-1] for row in rows})
+        last_ids = {row[-1] for row in rows}
+        filler = min(set(range(len(rows) + 1)) - last_ids)
         if not self.alone:  # an encoder-decoder may begin decoding with its padding token
             self._config.pad_token_id = filler
         width = max(map(len, rows))
-        padded = [[*row, *[filler] * (width - len(row))] for row in rows]
+        padded = []
+        for row in rows:
+            padding = [filler] * (width - len(row))
+            padded.append([*row, *padding])
         if not self.causal and not self.alone and "attention_mask" not in options:
             options["attention_mask"] = (self._arange(width) < self._lengths(rows)).long()
-        return self._model(input_ids=torch.tensor(padded, device=self._model.device), **options)
+        input_ids = torch.tensor(padded, device=self._model.device)
+        return self._model(input_ids=input_ids, **options)
 
     # -------------------------------------------------------------------------- shared beginnings
 
@@ -220,7 +233,9 @@ class Network:
         """The outputs of all members of some groups, in batches by the length of their rests."""
         beginnings = [sequences[group.first][: group.length] for group in chunk]
         layers = self._read(beginnings)
-        owner = {i: k for k, group in enumerate(chunk) for i in range(group.first, group.last + 1)}
+        owner = {}
+        for k, group in enumerate(chunk):
+            owner.update(dict.fromkeys(group.members, k))
         for batch in self._batches_of_rests(chunk, owner, sequences):
             for part in self._readable(batch, sequences, begins):
                 owners = [owner[i] for i in part]
@@ -258,11 +273,15 @@ class Network:
         lengths = list(map(len, beginnings))
         caches = []
         for batch in pack(lengths, range(len(beginnings)), self._tokens, self._padding):
-            cache = self._forward([beginnings[k] for k in batch], use_cache=True).past_key_values
+            rows = [beginnings[k] for k in batch]
+            cache = self._forward(rows, use_cache=True).past_key_values
             caches.append([(layer.keys, layer.values) for layer in cache.layers])
 
         def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-            padded = [pad(tensor, (0, 0, 0, lengths[-1] - tensor.shape[-2])) for tensor in tensors]
+            padded = []
+            for tensor in tensors:
+                n_missing = lengths[-1] - tensor.shape[-2]
+                padded.append(pad(tensor, (0, 0, 0, n_missing)))
             return torch.cat(padded)
 
         layers = []
@@ -286,7 +305,8 @@ class Network:
         all_lengths = list(map(len, beginnings))
         caches: list[Any] = []
         for keys, values in layers:
-            caches.append(Shared(Beginnings(keys, values, all_lengths, owners), self._in_place))
+            shared_layer = Beginnings(keys, values, all_lengths, owners)
+            caches.append(Shared(shared_layer, self._in_place))
 
         lengths = self._lengths([beginnings[k] for k in owners])
         width = max(map(len, rows))
@@ -333,11 +353,11 @@ class Network:
             return False
 
         ends = _trial_rows(vocabulary, [3, 4, 7])
-        sequences = sorted(beginning + end for beginning in beginnings for end in ends)
+        sequences = sorted(beginning + end for beginning, end in product(beginnings, ends))
         begins = [len(ids) - 1 for ids in sequences]
         (chunk,) = prefix.chunks(prefix.groups(sequences, begins, shortest=4), SHARED_TOKENS)
         continued = list(self._continued(chunk, sequences, begins))
-        members = [i for batch, _ in continued for i in batch]
+        members = list(chain.from_iterable(batch for batch, _ in continued))
         _, whole = self._whole(members, sequences, begins)
         return _same(whole, torch.cat([outputs for _, outputs in continued]))
 

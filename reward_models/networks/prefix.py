@@ -26,6 +26,10 @@ class Group:
     length: int
 
     @property
+    def members(self) -> range:
+        return range(self.first, self.last + 1)
+
+    @property
     def saved(self) -> int:
         return (self.last - self.first) * self.length
 
@@ -92,7 +96,8 @@ def chunks(groups_: Sequence[Group], tokens: int) -> Iterator[list[Group]]:
     for group in sorted(groups_, key=lambda g: (g.length, g.first)):
         if chunk and size + group.length > tokens:
             yield chunk
-            chunk, size = [], 0
+            chunk = []
+            size = 0
         chunk.append(group)
         size += group.length
     if chunk:

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from mlalign.core.errors import UserError
-from mlalign.core.sources import SHOWN, Problems, Source, find, read
+from mlalign.core.records import read
+from mlalign.core.sources import SHOWN, Problems, Source, find
 
 
 def records(path, header=True, **source):

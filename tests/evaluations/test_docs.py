@@ -3,13 +3,15 @@ evaluation that runs.
 """
 
 import re
+import sys
 
 import pytest
 import yaml
 from evaluation_cases import evaluate, value
 from helpers import PROJECT, run_here
 
-from mlalign.recipes import config
+import reward_models
+from mlalign.recipes import conf_files
 
 TEXT = (PROJECT / "docs/adding-an-evaluation.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
@@ -21,14 +23,18 @@ def folder(tmp_path_factory):
     for name, text in BLOCKS.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text, encoding="utf-8")
-    return place
+    sys.path.insert(0, str(place))
+    yield place
+    sys.path.remove(str(place))
 
 
-def test_three_files_are_the_example():
+def test_these_files_are_the_examples():
     assert list(BLOCKS) == [
         "sums/eng_Latn.jsonl",
         "sums/spa_Latn.jsonl",
         "conf/evaluation/sums.yaml",
+        "asks_back.py",
+        "conf/evaluation/asks_back.yaml",
     ]
 
 
@@ -41,14 +47,21 @@ def test_the_example_runs(folder):
 
 def test_every_command_of_the_example_is_one_that_plans(folder):
     commands = re.findall(r"^    mlalign plan (.*)$", TEXT, re.MULTILINE)
-    assert len(commands) == 1
-    done = run_here(folder, "plan", *commands[0].split())
-    assert done.returncode == 0 and "measure_sums" in done.stdout
+    assert len(commands) == 2
+    for command, name in zip(commands, ("measure_sums", "measure_asks_back"), strict=True):
+        done = run_here(folder, "plan", *command.split())
+        assert done.returncode == 0 and name in done.stdout
+
+
+def test_the_metric_of_the_example_is_a_share_of_answers(folder):
+    scorer = reward_models.open_scorer({"family": "asks_back:asks_back"})
+    rows = [{"prompt": "Hm.", "response": text} for text in ("Why? ", "为什么？", "لماذا؟", "So.")]
+    assert scorer.score(rows) == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_the_table_is_what_the_files_say():
     table = re.findall(r"^\| `(\w+)` \| .* \| (\w+) \| ([^|]*) \| ([^|]*) \|$", TEXT, re.MULTILINE)
-    files = config.options("evaluation", [config.conf_home()])
+    files = conf_files.options("evaluation", [conf_files.conf_home()])
     assert {name for name, *_ in table} | {
         "language_confusion_monolingual",
         "language_confusion_crosslingual",

@@ -81,5 +81,5 @@ def test_annotations_say_what_a_builder_reads_and_makes(monkeypatch):
     assert (builders.reads(shipped), builders.makes(shipped)) == ("demonstration", "demonstration")
     with pytest.raises(UserError, match="does not say what it reads and makes; write it as"):
         builders.load("my_builders:makes_nothing_known")
-    with pytest.raises(UserError, match="builder: 'cross_linguall' is no builders method; did"):
+    with pytest.raises(UserError, match="builder: 'cross_linguall' is no builder; did"):
         builders.load("cross_linguall")

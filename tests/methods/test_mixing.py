@@ -93,7 +93,7 @@ def test_cap_takes_the_smaller_of_what_is_there_and_the_limit():
 
 def test_rules_are_found_by_name_and_fit_the_total():
     assert mixing.load("unimax") is unimax
-    with pytest.raises(UserError, match="mixing: 'unimaxx' is no mixing method; did you mean"):
+    with pytest.raises(UserError, match="mixing: 'unimaxx' is no mixing rule; did you mean"):
         mixing.load("unimaxx")
     assert mixing.problems(unimax, "unimax", None)[0].startswith("total_rows: missing; the mixing")
     assert mixing.problems(cap, "cap", 5)[0].startswith("total_rows: the mixing rule cap takes no")

@@ -9,7 +9,7 @@ from helpers import PROJECT
 from mlalign.core import rows
 from mlalign.core.errors import UserError
 from mlalign.methods import lockstep, operators
-from mlalign.methods.made import Candidate, Prompt
+from mlalign.methods.made import Candidate, Demonstration, Prompt
 from mlalign.methods.operators import Ask, Item, Say, Steps
 from mlalign.methods.operators.self_instruct import self_instruct
 from mlalign.methods.operators.self_refine import self_refine
@@ -173,6 +173,20 @@ def test_an_operator_that_fails_names_the_item_and_the_line():
         driven(strange, "a")
 
 
+def texts_for_messages(prompt: Item) -> Steps[Demonstration]:
+    [answer] = yield [Ask("a")]
+    return [Demonstration(prompt.prompt, answer)]
+
+
+def test_a_text_in_the_place_of_messages_is_refused_where_it_is_given():
+    message = (
+        r"test_operators\.py:\d+: TypeError: Demonstration\.completion is a text, not messages;"
+        r' write rows\.messages\(text, "assistant"\)'
+    )
+    with pytest.raises(UserError, match=message):
+        driven(texts_for_messages, "a")
+
+
 # ----------------------------------------------------------------------------- which are operators
 
 
@@ -184,6 +198,10 @@ def reads_what(promt: Item) -> Steps[Candidate]:
     yield []
 
 
+def option_first(prompt: Item, say: Say, n: int = 1) -> Steps[Candidate]:
+    yield []
+
+
 def makes_what(prompt: Item, say: Say):
     yield []
 
@@ -191,16 +209,20 @@ def makes_what(prompt: Item, say: Say):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("self_refin", "operator: 'self_refin' is no operators method; did you mean 'self_refine'"),
+        ("self_refin", "operator: 'self_refin' is no operator; did you mean 'self_refine'"),
         ("mine:no_generator", "operator: mine:no_generator yields no requests; write it as"),
         ("mine:reads_what", "operator: mine:reads_what reads promt; did you mean 'prompt'"),
+        (
+            "mine:option_first",
+            "operator: mine:option_first takes say, n; only `say` may follow the",
+        ),
         ("mine:makes_what", "operator: mine:makes_what does not say what it makes; write it as"),
     ],
 )
 def test_a_function_that_is_no_operator_is_refused(monkeypatch, name, message):
     mine = types.ModuleType("mine")
     mine.no_generator, mine.reads_what = no_generator, reads_what
-    mine.makes_what = makes_what
+    mine.makes_what, mine.option_first = makes_what, option_first
     monkeypatch.setitem(sys.modules, "mine", mine)
     with pytest.raises(UserError) as caught:
         operators.load(name)

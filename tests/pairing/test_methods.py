@@ -136,10 +136,31 @@ def test_a_method_of_ones_own_by_module_and_function(tmp_path, monkeypatch):
     method = pairing.load("own_pairs:newest")
     assert methods.takes(method, "seed")
     assert methods.options(method, {"k": 2}) == {"k": 2}
-    with pytest.raises(UserError, match=r"args\.k: missing"):
+    with pytest.raises(UserError, match=r"args\.k: missing; set it$"):
         methods.options(method, {})
     with pytest.raises(UserError, match="no function 'newst'; did you mean 'newest'"):
         pairing.load("own_pairs:newst")
+
+
+@pytest.mark.parametrize(
+    ("made", "returned"),
+    [
+        ("nothing to choose", None),
+        ([], None),
+        ([candidate("a", 1.0)], None),
+        ([Pair(candidate("a", 1.0), candidate("b", 0.0), 1.0)], None),
+        (None, "a NoneType"),
+        (Pair(candidate("a", 1.0), candidate("b", 0.0), 1.0), "a Pair"),
+        ([("a", "b")], "a list that holds a tuple"),
+        (
+            [Pair(candidate("a", 1.0), candidate("b", 0.0), float("nan"))],
+            "a pair with the margin nan",
+        ),
+        ([Pair("a", candidate("b", 0.0), 1.0)], "a pair whose side is a str"),
+    ],
+)
+def test_what_a_method_must_not_return_is_described(made, returned):
+    assert pairing.misreturned(made) == returned
 
 
 def test_mistakes_name_the_nearest():

@@ -255,11 +255,11 @@ def test_steps_come_in_an_order_that_can_run():
         ),
         (
             {**LOOP, "rounds": {**LOOP["rounds"], "count": 21}},
-            "rounds.count: 21 rounds, and max_rounds=20",
+            "rounds.count: 21 rounds are more than max_rounds=20",
         ),
         (
             {**LOOP, "rounds": {**LOOP["rounds"], "count": "x"}},
-            "rounds.count: 'x' is not possible; a whole number",
+            "rounds.count: expected a whole number from 0, got 'x'",
         ),
         (
             {**LOOP, "rounds": {**LOOP["rounds"], "init": {"polcy": "base"}}},

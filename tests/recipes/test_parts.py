@@ -218,11 +218,11 @@ def test_mistakes(library, call, message):
 
 
 def test_every_shipped_part_is_read():
-    from mlalign.recipes import config
+    from mlalign.recipes import command_line, conf_files
 
-    files = config.options("part", [config.conf_home()])
+    files = conf_files.options("part", [conf_files.conf_home()])
     assert len(files) >= 1
-    library = parts.Library(files, (*config.GROUPS, *config.VALUES), {}, [])
+    library = parts.Library(files, (*command_line.GROUPS, *command_line.VALUES), {}, [])
     for name, path in files.items():
         assert library.get(name, name) is not None, library.errors
         assert path.read_text().startswith("# "), f"{name}: say what the part is for"

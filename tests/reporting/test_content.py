@@ -5,7 +5,7 @@ characters.
 import pytest
 
 from mlalign.core.visible import visible
-from mlalign.evidence import cells, headline, matrices, results, sections, text
+from mlalign.evidence import cells, first_screen, headline, matrices, results, sections, text
 
 
 def row(step, language, value, *, metric="accuracy", by="v", half=0.1, which=""):
@@ -74,7 +74,7 @@ def two():
 
 
 def test_tiles_give_the_average_its_interval_the_gain_and_the_lowest(two):
-    wins, right = headline.numbers(two, 3)
+    wins, right = first_screen.numbers(two, 3)
     assert (wins["value"], wins["interval"], "change" in wins) == ("72.5%", "62.5% to 82.5%", False)
     assert (right["value"], right["worst"]) == ("70.0%", "lowest: English 60.0%")
     assert (right["change"], right["before"]) == (
@@ -85,7 +85,7 @@ def test_tiles_give_the_average_its_interval_the_gain_and_the_lowest(two):
 
 def test_verdict_counts_languages_whose_whole_interval_is_above_chance(two):
     assert (
-        headline.verdict(two)
+        first_screen.verdict(two)
         == "“policy” wins in 1 of 2 languages: the whole interval lies above 50%. 1 are undecided."
     )
     assert headline.confidence(two) == "90%"
@@ -94,7 +94,7 @@ def test_verdict_counts_languages_whose_whole_interval_is_above_chance(two):
 def test_verdict_without_win_rate_names_the_languages_that_fell():
     told = content([*rows("m0", {"eng_Latn": 0.9, "swh_Latn": 0.3}), *rows("m", NEW)])
     assert (
-        headline.verdict(told)
+        first_screen.verdict(told)
         == "Right answers: higher than before in 1 of 2 languages, lower in 1: English."
     )
 
@@ -115,7 +115,7 @@ def test_a_guard_decides_which_evaluation_is_the_result():
     told = content(found, each, decisions=[decided])
     table = headline.tables(told)["accuracy", "v"]
     assert headline.before_and_after(told, table) == ("m0", "m.r1")
-    assert "Selected in the end: “p.r1”." in headline.verdict(told)
+    assert "Selected in the end: “p.r1”." in first_screen.verdict(told)
     shown = results.rounds(told, 3)
     assert [line["cells"] if "cells" in line else line["name"] for line in shown["plots"]] == [
         "Right answers"
@@ -141,11 +141,11 @@ def test_several_reward_models_are_ranked():
         "values": [[0.7, 0.6], [0.4, 0.5]],
     }
     told = content(found, matrices=[matrix])
-    best, lowest, other = headline.numbers(told, 3)
+    best, lowest, other = first_screen.numbers(told, 3)
     assert (best["value"], best["of"]) == ("70.0%", "trained on English")
     assert (lowest["value"], lowest["of"]) == ("50.0%", "trained on Swahili")
     assert (other["value"], other["worst"]) == ("50.0%", "60.0% on the language trained on")
-    assert headline.verdict(told).startswith("1 of 2 reward models are above chance")
+    assert first_screen.verdict(told).startswith("1 of 2 reward models are above chance")
     table = matrices.transfer(told, 3)["matrices"][0]
     assert [[c["text"] for c in cells] for _, cells in table["cells"]] == [
         ["70.0%", "60.0%"],

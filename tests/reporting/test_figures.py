@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mlalign.evidence import figures
+from mlalign.evidence import curves, figures
 from mlalign.evidence.text import number
 
 
@@ -62,10 +62,10 @@ def test_ridges_draw_the_counts():
 
 def test_curve_and_box_and_meter_are_well_formed():
     assert (
-        len(list(parsed(figures.curve([(1, 2.0), (2, 1.0), (3, 0.5)], "loss")).iter("polyline")))
+        len(list(parsed(curves.curve([(1, 2.0), (2, 1.0), (3, 0.5)], "loss")).iter("polyline")))
         == 2
     )
-    assert parsed(figures.curve([(1, 2.0), (2, 2.0)], "flat")) is not None
+    assert parsed(curves.curve([(1, 2.0), (2, 2.0)], "flat")) is not None
     assert parsed(figures.box([1, 2, 3, 4, 5], (0, 6))) is not None
     assert parsed(figures.meter(0.5))[1].get("width") == "36.0"
 

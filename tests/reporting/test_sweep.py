@@ -6,7 +6,7 @@ import pytest
 from reporting_cases import HOSTILE
 
 from mlalign.core.visible import visible
-from mlalign.evidence import figures, sweep
+from mlalign.evidence import curves, sweep
 
 CODES = ["eng_Latn", "swh_Latn", "arb_Arab", "hin_Deva"]
 
@@ -164,7 +164,7 @@ def test_scatter_places_points_and_follows_the_best():
     import xml.etree.ElementTree as ET
 
     points = [(0.01, 0.5, False), (0.1, 0.7, True), (1.0, 0.6, False)]
-    root = ET.fromstring(str(figures.scatter(points, "t", str, log=True, best=max)))
+    root = ET.fromstring(str(curves.scatter(points, "t", str, log=True, best=max)))
     circles = [c for c in root.iter() if c.tag.endswith("circle")]
     places = [float(c.get("cx").rstrip("%")) for c in circles]
     assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.02)

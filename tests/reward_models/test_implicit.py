@@ -398,7 +398,7 @@ def test_a_model_that_scales_its_logits(items, tmp_path):
 def test_what_is_refused(policy, classifier, tmp_path):
     with pytest.raises(UserError, match=r"scorer.reference: missing; .* is a whole model"):
         opened(policy)
-    with pytest.raises(UserError, match=r"its tokenizer numbers .* otherwise than that of"):
+    with pytest.raises(UserError, match=r"its tokenizer gives .* another number than that of"):
         opened(policy, reference=str(classifier))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no tokenizer"):

@@ -15,7 +15,7 @@ import reward_models
 from mlalign.core.errors import UserError
 from reward_models import Item
 from reward_models.judging import parsing, prompts
-from reward_models.judging.checklist import Kept, source
+from reward_models.judging.checklist import Store, source
 from reward_models.judging.choices import tree, weigh
 from reward_models.judging.grading import on_scale, reference_text, yes_or_no
 
@@ -425,7 +425,7 @@ def test_what_was_kept_first_stands_and_a_torn_line_is_no_line(tmp_path):
         b'{"group_id": 7, "questions": ["Ist es gut?"]}\n{"key": "k1", "questions":'
         b' ["One?"]}\n{"key": "k2", "quest'
     )
-    one, other = Kept(path), Kept(path)
+    one, other = Store(path), Store(path)
     assert (one.find("7", "k1"), one.find("8", "k1"), one.find(None, "k2")) == (
         ["Ist es gut?"],
         ["One?"],
@@ -434,7 +434,7 @@ def test_what_was_kept_first_stands_and_a_torn_line_is_no_line(tmp_path):
     one.add({"k2": ["Two?"]})
     other.add({"k1": ["Not this?"], "k2": ["Nor this?"], "k3": ["Three?"]})
     assert [other.find(None, k) for k in ("k1", "k2", "k3")] == [["One?"], ["Two?"], ["Three?"]]
-    assert [Kept(path).find(None, k) for k in ("k1", "k2", "k3")] == [
+    assert [Store(path).find(None, k) for k in ("k1", "k2", "k3")] == [
         ["One?"],
         ["Two?"],
         ["Three?"],
@@ -452,11 +452,11 @@ def test_a_line_that_is_no_checklist_is_named(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=r"kept\.jsonl: expected lines"):
-            Kept(path)
+            Store(path)
 
 
 def _writes(path: Path, mark: str, found) -> None:
-    kept = Kept(path)
+    kept = Store(path)
     for i in range(40):
         kept.add({f"k{(i * 7) % 25}": [f"{mark}{i}?" * 50]})
     found.put({f"k{i}": kept.find(None, f"k{i}") for i in range(25)})

@@ -26,6 +26,7 @@ from reward_models.jobs import job, parallel, scoring, survey
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 @pytest.mark.parametrize("source", ["jsonl", "parquet"])
+@pytest.mark.slow
 def test_shards_windows_and_restarts_give_the_same_bytes(
     score, tmp_path, source, ending, monkeypatch
 ):
@@ -540,6 +541,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.slow
 def test_parts_are_checked_before_they_are_trusted(score, tmp_path, damage, monkeypatch):
     write(tmp_path / "rows.jsonl", ROWS)
     told = ("--window", 4, "--input", "rows.jsonl")

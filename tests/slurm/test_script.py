@@ -147,8 +147,8 @@ def test_file_names_of_unlike_steps_are_unlike():
         ({"time": "soon"}, "launcher.time: expected hours:minutes:seconds"),
         ({"memory": "64 GB"}, "launcher.memory: expected a size such as 64G"),
         ({"grace_s": 1}, "launcher.grace_s: must be at least 10"),
-        ({"environment": {"A B": "x"}}, "launcher.environment.A B: no name of a variable"),
-        ({"sbatch": {"x y": 1}}, "launcher.sbatch: 'x y' is no long option"),
+        ({"environment": {"A B": "x"}}, "launcher.environment.A B: not a variable's name"),
+        ({"sbatch": {"x y": 1}}, "launcher.sbatch: 'x y' is not a long option"),
         ({"name": "slrum"}, "launcher.name: there is no launcher 'slrum'; did you mean 'slurm'"),
     ],
 )

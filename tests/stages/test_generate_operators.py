@@ -206,7 +206,7 @@ def test_without_an_operator_nothing_new_is_hashed():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"operator": "self_refin"}, "operator: 'self_refin' is no operators method; did you mean"),
+        ({"operator": "self_refin"}, "operator: 'self_refin' is no operator; did you mean"),
         (
             {**REFINE, "operator_args": {"round": 1}},
             "operator_args.round: unknown key; did you mean 'rounds'",

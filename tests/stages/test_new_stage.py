@@ -129,7 +129,7 @@ def test_it_is_a_command_of_its_own(folder):
     shown = run_here(folder, "descent", "--help")
     assert "least_characters" in shown.stdout
     done = run_here(folder, "descent", "model=tiny", "rows=nowhere", "dry=true")
-    assert "steps.descent.inputs.rows: nowhere is no rows artifact" in done.stderr
+    assert "steps.descent.inputs.rows: nowhere is not a rows artifact" in done.stderr
 
 
 @pytest.mark.slow

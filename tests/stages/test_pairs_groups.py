@@ -105,6 +105,7 @@ def test_a_vote_over_languages_end_to_end(tmp_path):
     assert made[0]["prompt"] == rows.messages(f"{made[0]['group_id']}?")
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_shards_or_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "SLICE_ROWS", 3)
     outputs = []
@@ -174,6 +175,11 @@ def broken(group):
     return group.candidates["xxx_Latn"]
 
 
+def one_pair(group):
+    english = group.candidates["eng_Latn"]
+    return Pair(english[0], english[1], 1.0)
+
+
 def elsewhere(group):
     english = group.candidates["eng_Latn"]
     return [Pair(english[0], english[1], 1.0, prompt_language="fra_Latn")]
@@ -217,6 +223,9 @@ def test_an_error_in_a_method_names_group_file_and_line(tmp_path, own):
         UserError, match=r"group g\d: method own_groups:broken: .*own_groups\.py:18: KeyError"
     ):
         run(tmp_path, write(tmp_path, order()), method="own_groups:broken")
+    wrong = r"group g\d: method own_groups:one_pair: returned a Pair; expected a list of Pair"
+    with pytest.raises(UserError, match=wrong):
+        run(tmp_path, write(tmp_path, order()), method="own_groups:one_pair")
     with pytest.raises(UserError, match="names the prompt of fra_Latn, which its group lacks"):
         run(tmp_path, write(tmp_path, order()), method="own_groups:elsewhere")
 

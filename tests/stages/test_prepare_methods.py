@@ -114,7 +114,7 @@ def test_what_a_builder_reads_and_makes_is_known_before():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"builder": "cross_lingul"}, "builder: 'cross_lingul' is no builders method; did you"),
+        ({"builder": "cross_lingul"}, "builder: 'cross_lingul' is no builder; did you"),
         (
             {"builder": "cross_lingual", "builder_args": {"pivots": "x"}},
             "builder_args.pivots: unknown key; did you mean 'pivot'",
@@ -129,7 +129,7 @@ def test_what_a_builder_reads_and_makes_is_known_before():
             "kind: prompt; the builder cross_lingual makes demonstration rows",
         ),
         ({"builder": "cross_lingual", "sources": [TINY]}, "sources: a builder reads rows of"),
-        ({"mixing": "unimx", "total_rows": 5}, "mixing: 'unimx' is no mixing method; did you mean"),
+        ({"mixing": "unimx", "total_rows": 5}, "mixing: 'unimx' is no mixing rule; did you mean"),
         ({"mixing": "unimax"}, "total_rows: missing; the mixing rule unimax divides it"),
         ({"mixing": "cap", "mixing_args": {"rows": 3}, "total_rows": 5}, "total_rows: the mixing"),
         ({"mixing": "cap"}, "mixing_args.rows: missing"),
@@ -161,6 +161,7 @@ def counts(read):
     return by_language
 
 
+@pytest.mark.slow
 def test_the_rule_named_temperature_is_the_setting_temperature(tmp_path, demonstrations):
     config = {"kind": "demonstration", "total_rows": 20}
     _, plain = prepared(tmp_path / "plain", demonstrations, temperature=2.0, **config)

@@ -35,7 +35,7 @@ def test_a_value_is_written_so_that_it_is_read_again():
     texts = [
         o for _, overrides in axes("name_='a=b',\"it's\",[x,y],null")["name_"] for o in overrides
     ]
-    assert [grid.config.by_grammar(t, []).value() for t in texts] == [
+    assert [grid.command_line.by_grammar(t, []).value() for t in texts] == [
         "a=b",
         "it's",
         ["x", "y"],
@@ -156,6 +156,7 @@ def test_a_preset_of_ones_own_is_refined_on_the_command_line(own):
         ("grid: {beta: '${languges}'}", "cannot be resolved"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_in_a_preset(own, text, told):
     with pytest.raises(UserError) as error:
         grid.read(own(text))

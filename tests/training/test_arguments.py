@@ -134,6 +134,7 @@ def test_the_learning_rates_are_those_of_trl(stage, source):
     assert module.objective(module.Config()).learning_rate == fields["learning_rate"]
 
 
+@pytest.mark.slow
 def test_a_missing_package_and_a_wrong_type_are_told_before_anything_runs(mlalign, tmp_path):
     source = write(tmp_path / "rows", "demonstration")
     base = ("sft", f"rows={source}", f"model={TINY}", "batch_size=8")

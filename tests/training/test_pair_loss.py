@@ -55,6 +55,14 @@ def scalar(policy_chosen_logps):
     return policy_chosen_logps.mean()
 
 
+def detached(policy_chosen_logps):
+    return -policy_chosen_logps.detach()
+
+
+def before_the_star(policy_chosen_logps, beta, alpha=1.0):
+    return policy_chosen_logps
+
+
 def fails(policy_chosen_logps):
     return policy_chosen_logps + len(1)
 '''
@@ -224,17 +232,16 @@ def test_a_row_without_a_column_is_named(tmp_path):
     [
         (
             "scalar",
-            (
-                r"loss own_losses:scalar: .*gave torch.Size\(\[\]\), and not one loss for each of 2"
-                r" pairs"
-            ),
+            r"loss own_losses:scalar: returned shape \(\); it has to return shape \(2,\)",
         ),
+        ("detached", r"loss own_losses:detached: the losses have no gradient"),
         ("fails", r"loss own_losses:fails: .*own_losses\.py:\d+: "),
     ],
 )
 def test_a_loss_that_gives_something_else_is_named(name, message):
     with pytest.raises(UserError, match=message):
-        pair_losses.apply(f"own_losses:{name}", {}, {"policy_chosen_logps": values(1, 2)})
+        logps = values(1, 2).requires_grad_()
+        pair_losses.apply(f"own_losses:{name}", {}, {"policy_chosen_logps": logps})
 
 
 @pytest.mark.parametrize(
@@ -251,6 +258,10 @@ def test_a_loss_that_gives_something_else_is_named(name, message):
                 "loss: own_losses:typo reads 'margn', which no preference row has; did you mean"
                 " 'margin'"
             ),
+        ),
+        (
+            {"loss": "own_losses:before_the_star"},
+            r"has the option 'beta' before `\*`; [\s\S]* has the option 'alpha' before `\*`",
         ),
         (
             {"loss": "arpo", "loss_args": {"nl": 1}},

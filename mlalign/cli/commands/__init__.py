@@ -1,5 +1,7 @@
-"""What the small commands share. `mlalign NAME key=value …` calls `run(pairs) -> exit status` of
-NAME."""
+"""What the small commands share.
+
+`mlalign NAME key=value …` calls `run(arguments) -> exit status` in the module NAME.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,14 +9,18 @@ from pathlib import Path
 from mlalign.core import shapes, store
 from mlalign.core.errors import UserError, nearest, system_problem
 
-TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+TRUE = ("true", "1", "yes")
+FALSE = ("false", "0", "no")
 
 
 def known(arguments: Mapping[str, str], allowed: Sequence[str]) -> None:
     """Raises: UserError for every key that a command does not have."""
-    unknown = [key for key in arguments if key not in allowed]
-    if unknown:
-        raise UserError(*(f"{key}: unknown key{nearest(key, allowed)}" for key in unknown))
+    errors = []
+    for key in arguments:
+        if key not in allowed:
+            errors.append(f"{key}: unknown key{nearest(key, allowed)}")
+    if errors:
+        raise UserError(*errors)
 
 
 def root_of(arguments: Mapping[str, str]) -> Path:
@@ -63,17 +69,21 @@ def read_plan(root: Path, name: str) -> dict:
 
 
 def steps_named(plan: Mapping, name: str | None) -> list[dict]:
-    """The steps with this full name, or with this name without round and `foreach` value; None:
-    all.
+    """The steps with this name, in full or without round and `foreach` value; None means all.
 
     Raises: UserError if there is none.
     """
     steps: list[dict] = plan["steps"]
     if name is None:
         return steps
-    matching = [step for step in steps if name in short_names(step["step"])]
+    matching = []
+    names = set[str]()
+    for step in steps:
+        names_of_step = short_names(step["step"])
+        names |= names_of_step
+        if name in names_of_step:
+            matching.append(step)
     if not matching:
-        names = {short for step in steps for short in short_names(step["step"])}
         raise UserError(f"step: the run has no step {name!r}{nearest(name, names)}")
     return matching
 

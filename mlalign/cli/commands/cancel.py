@@ -1,14 +1,15 @@
 """`mlalign cancel name=RUN [step=STEP] [now=true]`: stop a run, or one of its steps.
 
-The process of the run is asked to stop (`run_process`), and a running step to save its state and
-end, by a STOP file in its partial artifact; the run kills a step that has not ended within a
-minute. Slurm jobs that wait are cancelled. Those that run are asked in the same way, and do not
-requeue themselves because of the file `runs/NAME/slurm/cancelled` (for one step, `STEP.cancelled`).
-With `now=true` everything is killed at once, and goes on later from its last checkpoint or shard.
-The same `mlalign run` continues.
+The process of the run is asked to stop (`run_process`). A STOP file in a step's partial artifact
+asks the step to save its state and end; the run kills a step that has not ended within a minute.
+Slurm jobs that wait are cancelled. Running jobs are asked by a signal, and the file
+`runs/NAME/slurm/cancelled` (`STEP.cancelled` for one step) keeps them from requeueing themselves.
+With `now=true` everything is killed at once, and resumes later from its last checkpoint or shard.
+The same `mlalign run` resumes the run.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -30,7 +31,9 @@ KILL_S = 10.0  # a process that has not ended by itself by then is killed
 
 def run(arguments: Mapping[str, str]) -> int:
     known(arguments, ("name", "root", "step", "now"))
-    root, name, now = root_of(arguments), name_of(arguments), flag(arguments, "now")
+    root = root_of(arguments)
+    name = name_of(arguments)
+    now = flag(arguments, "now")
     one_step = "step" in arguments
     run_dir = root / "runs" / name
     runs = run_process.processes(run_dir)
@@ -43,7 +46,9 @@ def run(arguments: Mapping[str, str]) -> int:
     if chosen:
         _mark(run_dir, chosen if one_step else None)
 
-    artifacts = [step["artifact"] for step in steps] if one_step else None
+    artifacts = None
+    if one_step:
+        artifacts = [step["artifact"] for step in steps]
     lines = _runs(run_dir, runs, now, artifacts)
     lines += _local(partials, now, {str(job["job"]) for job in recorded})
     if chosen:
@@ -63,8 +68,10 @@ def _runs(
     now: bool,
     artifacts: Sequence[str] | None,
 ) -> list[str]:
-    """Ask the run's processes to stop, or those that work on some artifacts; `now` kills the
-    rest."""
+    """Ask the run's processes to stop, or those that work on some artifacts.
+
+    With `now`, those that do not end are killed.
+    """
     for owner in runs:
         run_process.ask(run_dir, owner, now=now, artifacts=artifacts)
     stopping = list(runs)
@@ -76,9 +83,9 @@ def _runs(
     return [f"{run_dir.name}: {_stopped(run_dir, owner, now)}" for owner in stopping]
 
 
-def _wait_for(run_dir: Path, asked: Sequence[claims.Owner]) -> None:
+def _wait_for(run_dir: Path, owners: Sequence[claims.Owner]) -> None:
     end = time.monotonic() + KILL_S
-    names = {owner["claim"] for owner in asked}
+    names = {owner["claim"] for owner in owners}
     while time.monotonic() < end and names & _claims(run_dir):
         time.sleep(0.1)
 
@@ -102,7 +109,7 @@ def _stopped(run_dir: Path, owner: claims.Owner, now: bool) -> str:
 
 
 def _with_dependents(recorded: Sequence[Mapping], steps: Iterable[str]) -> list[Mapping]:
-    """The jobs of these steps, and all that wait for them: they could never start."""
+    """The jobs of these steps, and all that wait for them, which could never start."""
     names = set(steps)
     dependents: list[Mapping] = []
     ids = set[str]()
@@ -115,7 +122,7 @@ def _with_dependents(recorded: Sequence[Mapping], steps: Iterable[str]) -> list[
 
 
 def _mark(run_dir: Path, chosen: Iterable[Mapping] | None) -> None:
-    """Tell running jobs (these, or all) not to requeue themselves, nor to submit a continuation."""
+    """Keep running jobs (these, or all) from requeueing themselves and from submitting more."""
     folder = run_dir / "slurm"
     if chosen is None:
         (folder / MARKER).touch()
@@ -140,8 +147,7 @@ def _local(partials: Mapping[str, Path], now: bool, submitted: Collection[str]) 
 
 
 def _kill(owner: claims.Owner, *, alone: bool = False) -> str:
-    """Kill a local step with its process group; or, if `alone` or in our own group, only its
-    process."""
+    """Kill a local step with its process group; only its process if `alone` or in our group."""
     if owner["broken"]:
         return f"{owner['broken']}; asked to save its state and stop"
     if not claims.is_here(owner):
@@ -169,7 +175,7 @@ def _slurm(chosen: Sequence[Mapping], tasks: Sequence[Job], now: bool) -> list[s
     else:
         _scancel(sorted(waiting, key=int))
         _scancel(sorted(mixed, key=int), "--state=PENDING")
-        active = [task for group in by_id.values() for task in group]
+        active = itertools.chain.from_iterable(by_id.values())
         running = [task.id for task in active if task.state in queue.RUNNING]
         _scancel(running, "--batch", "--signal=USR1")
 
@@ -183,7 +189,8 @@ def _slurm(chosen: Sequence[Mapping], tasks: Sequence[Job], now: bool) -> list[s
 
 def _waiting(by_id: Mapping[str, Sequence[Job]]) -> tuple[list[str], list[str]]:
     """The jobs of which all tasks wait, and those of which only some do."""
-    waiting, mixed = [], []
+    waiting = []
+    mixed = []
     for number, tasks in by_id.items():
         n_waiting = sum(task.state in queue.WAITING for task in tasks)
         if n_waiting == len(tasks):

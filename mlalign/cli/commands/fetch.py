@@ -1,10 +1,9 @@
-"""`mlalign fetch recipe=NAME …`: bring everything that a plan needs from the hub into the local
-cache, at the planned commits.
+"""`mlalign fetch recipe=NAME …`: download all that a plan needs from the hub, at its commits.
 
 Run it where there is network, with the arguments of `mlalign plan`; jobs then run with the hub
-offline. Weights are taken as safetensors where a repository has them, in other forms only where it
-does not; code is never taken. The base of an adapter is fetched with it. What is there already is
-not fetched again.
+offline. Weights are taken as safetensors if a repository has them, and in other forms only if not;
+code is never taken. The base of an adapter is fetched with it. What the cache has is not fetched
+again.
 """
 
 import contextlib
@@ -36,7 +35,7 @@ OTHER_FOLDERS = ("original/", "onnx/", "openvino/", "coreml/", "metal/")
 
 @dataclasses.dataclass
 class Fetched:
-    """What became of one need: how much of it came now, and how much was there before, in bytes."""
+    """How much of one need was fetched now, and how much was there before, in bytes."""
 
     need: Need
     n_files: int = 0
@@ -47,36 +46,37 @@ class Fetched:
 
 def run(plan: Plan) -> int:
     """Raises: UserError with everything that could not be fetched; the rest is fetched."""
-    todo, errors, done = list(hub.needed(plan)), list[str](), list[Fetched]()
-    if not todo:
+    needs = list(hub.needed(plan))
+    if not needs:
         say("this plan needs nothing from the hub")
         return 0
-    seen = set(todo)
-    for need in todo:  # grows: an adapter names its base
+
+    errors: list[str] = []
+    done: list[Fetched] = []
+    for need in needs:  # grows: an adapter names its base
         say(f"{need} …", file=sys.stderr)
-        with _told(need, errors):
-            fetched, more = FETCH[need.kind](need)
+        with _collecting(errors, need):
+            fetched, further = FETCH[need.kind](need)
             done.append(fetched)
-            todo += [m for m in dict.fromkeys(more) if m not in seen]
-            seen |= set(more)
+            for other in further:
+                if other not in needs:
+                    needs.append(other)
     if done:
-        rows = [
-            [
-                f.need.kind,
-                f.need.id,
-                (f.need.commit or "")[:12],
-                f.n_files or "",
-                size(f.new),
-                size(f.before),
-                f.note,
-            ]
-            for f in done
-        ]
+        rows = [_row(fetched) for fetched in done]
         say(table(rows, ["what", "id", "commit", "files", "fetched", "was there", "note"]))
-        say(f"in all {size(sum(f.new for f in done))} fetched into {hub_cache()}")
+        say(f"in all {size(sum(fetched.new for fetched in done))} fetched into {hub_cache()}")
     if errors:
         raise UserError(*errors)
     return 0
+
+
+def _row(fetched: Fetched) -> list[Any]:
+    need = fetched.need
+    commit = (need.commit or "")[:12]
+    n_files = fetched.n_files or ""
+    new = size(fetched.new)
+    before = size(fetched.before)
+    return [need.kind, need.id, commit, n_files, new, before, fetched.note]
 
 
 Result = tuple[Fetched, Sequence[Need]]
@@ -91,7 +91,8 @@ def _model(need: Need) -> Result:
 
     revision = _revision(need)
     files = snapshot_download(need.id, revision=revision, dry_run=True)
-    commit = _same_commit(need, files[0].commit_hash if files else "")
+    current = files[0].commit_hash if files else ""
+    commit = _same_commit(need, current)
     need = dataclasses.replace(need, commit=commit)
     wanted = _wanted([file.filename for file in files], need)
     chosen = [file for file in files if file.filename in wanted]
@@ -110,8 +111,10 @@ def _model(need: Need) -> Result:
 
 
 def _revision(need: Need) -> str | None:
-    """What to ask the hub for: the branch or tag, so that the cache learns what it stands for; the
-    commit where it knows."""
+    """What to ask the hub for: a branch or tag, or its commit if the cache knows that already.
+
+    Asking for the branch lets the cache learn which commit it stands for.
+    """
     name = need.revision or "main"
     ref = hub_cache() / f"models--{need.id.replace('/', '--')}" / "refs" / name
     if need.commit and (ref.is_file() or COMMIT.fullmatch(name)):
@@ -119,32 +122,31 @@ def _revision(need: Need) -> str | None:
     return name
 
 
-def _same_commit(need: Need, found: str) -> str:
-    """Raises: UserError if a branch has moved on since the plan was made."""
-    if need.commit and found and found != need.commit:
+def _same_commit(need: Need, current: str) -> str:
+    """The commit to fetch. Raises: UserError if a branch has moved on since the plan was made."""
+    if need.commit and current and current != need.commit:
         raise UserError(
-            f"{need.id}: {need.revision or 'main'} became {found[:12]} just now; run the same"
+            f"{need.id}: {need.revision or 'main'} became {current[:12]} just now; run the same"
             " command again"
         )
-    return found or need.commit or ""
+    return current or need.commit or ""
 
 
 def _wanted(names: Sequence[str], need: Need) -> list[str]:
-    """The files of a repository to take: no code, no folders of other frameworks, and weights in
-    one form only."""
+    """The files of a repository to take: no code, nothing of other frameworks, weights once."""
     skipped = (".", *OTHER_FOLDERS)
-    names = [n for n in names if not n.endswith(CODE) and not n.startswith(skipped)]
-    safe = [n for n in names if n.endswith(".safetensors")]
+    names = [name for name in names if not name.endswith(CODE) and not name.startswith(skipped)]
+    safe = [name for name in names if name.endswith(".safetensors")]
     if need.kind == "tokenizer":
         unwanted = (".safetensors", *OTHER_WEIGHTS, ".index.json")
-        return [n for n in names if not n.endswith(unwanted)]
+        return [name for name in names if not name.endswith(unwanted)]
     if not safe:
-        return [n for n in names if not n.endswith(NOT_READ)]
+        return [name for name in names if not name.endswith(NOT_READ)]
     copies = []
-    if any(n.startswith("model") for n in safe):
-        copies = [n for n in safe if n.startswith("consolidated")]
+    if any(name.startswith("model") for name in safe):
+        copies = [name for name in safe if name.startswith("consolidated")]
     unwanted = (*OTHER_WEIGHTS, "bin.index.json")
-    return [n for n in names if n not in copies and not n.endswith(unwanted)]
+    return [name for name in names if name not in copies and not name.endswith(unwanted)]
 
 
 def _check_room(n_bytes: int) -> None:
@@ -176,16 +178,14 @@ def _data_set(need: Need) -> Result:
     """A data set, downloaded and prepared by the package that reads it in `prepare`."""
     from datasets import load_dataset
 
-    before = hub.here(need)
+    was_here = hub.here(need)
     rows = load_dataset(need.id, need.config, split=need.split, revision=need.revision)
-    n_bytes = sum(os.path.getsize(f["filename"]) for f in rows.cache_files)
-    fetched = Fetched(
-        need,
-        len(rows.cache_files),
-        0 if before else n_bytes,
-        n_bytes if before else 0,
-        f"{len(rows)} rows",
-    )
+    n_bytes = sum(os.path.getsize(file["filename"]) for file in rows.cache_files)
+    fetched = Fetched(need, len(rows.cache_files), note=f"{len(rows)} rows")
+    if was_here:
+        fetched.before = n_bytes
+    else:
+        fetched.new = n_bytes
     return fetched, ()
 
 
@@ -193,9 +193,10 @@ def _lm_eval(need: Need) -> Result:
     """The data sets of tasks of lm-evaluation-harness, which knows them."""
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(
-        include_path=str(Path(need.include_path).expanduser()) if need.include_path else None
-    )
+    include_path = None
+    if need.include_path:
+        include_path = str(Path(need.include_path).expanduser())
+    manager = TaskManager(include_path=include_path)
     manager.load_task_or_group(need.id.split(","))
     return Fetched(need, note="the harness has its data sets"), ()
 
@@ -208,17 +209,20 @@ def _sacrebleu(need: Need) -> Result:
 
 
 FETCH: dict[str, Callable[[Need], Result]] = {
-    "model": _model, "tokenizer": _model, "data set": _data_set, "lm-eval tasks": _lm_eval,
+    "model": _model,
+    "tokenizer": _model,
+    "data set": _data_set,
+    "lm-eval tasks": _lm_eval,
     "sacrebleu tokenizer": _sacrebleu,
-}  # fmt: skip
+}
 
 
 # ------------------------------------------------------------------------------------------- errors
 
 
 @contextlib.contextmanager
-def _told(need: Need, errors: list[str]) -> Iterator[None]:
-    """What goes wrong with one need becomes a message that names it and the mend."""
+def _collecting(errors: list[str], need: Need) -> Iterator[None]:
+    """Within it, what goes wrong with one need becomes a message that names it and the mend."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -247,11 +251,11 @@ def _told(need: Need, errors: list[str]) -> Iterator[None]:
         )
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, KeyError, ImportError) as error:
         errors.append(
-            f"{need}: cannot be fetched ({_first(error)}); this needs a machine that reaches"
+            f"{need}: cannot be fetched ({_first_line(error)}); this needs a machine that reaches"
             " the hub"
         )
 
 
-def _first(error: Exception) -> str:
-    text: Any = str(error).strip()
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -1,21 +1,20 @@
-"""`mlalign gc [root=DIR] [keep_checkpoints=1] [older_than=DAYS] [delete=true]`: what of a store
-nobody needs, and how much it takes.
+"""`mlalign gc [root=DIR] [keep_checkpoints=1] [older_than=DAYS] [delete=true]`: free a store.
 
-Without `delete=true` nothing is touched. What can go:
+It lists what nobody needs. Without `delete=true` nothing is touched. What can go:
 
 - checkpoints of finished steps; of unfinished ones all but the newest `keep_checkpoints`
-- artifacts, begun or finished, that no run links to and no kept artifact stands on (give up a run:
-  remove its folder in `runs/`)
+- artifacts, begun or finished, that no run links to and no kept artifact was made from (to give up
+  a run, remove its folder in `runs/`)
 - what was put aside when a step was computed again (`….replaced`), and directories without a
   manifest
 - shards in the cache that no artifact links to any more
 
-A run whose plan or jobs cannot be read is named. What it may need cannot be known: until it is
-mended, only what was put aside can go.
+A run whose plan or jobs cannot be read is named. Nobody knows what it may need, so until it is
+mended only what was put aside can go.
 
 Never touched: what a living process has claimed, what a run with jobs in Slurm's queue refers to
 (while Slurm does not answer, any run with jobs counts as one), what is younger than `older_than`,
-and whatever has a name that mlalign did not give.
+and any name that mlalign did not give.
 """
 
 import contextlib
@@ -38,16 +37,20 @@ from mlalign.running.slurm import jobs, queue
 
 NAME = re.compile(r"([a-z_]+-[0-9a-f]{16})((?:\.partial)?(?:\.replaced|\.deleting)?)")
 MENTION = re.compile(r"[a-z_]+-[0-9a-f]{16}")
-# Files of an artifact in which the names of others stand: its inputs, what it selected, the base of
-# its adapter.
-TELLING = ("config.yaml", "selected.json", "model/adapter_config.json")
+# Files of an artifact that name others: its inputs, what it selected, the base of its adapter.
+REFERRING = ("config.yaml", "selected.json", "model/adapter_config.json")
+PUT_ASIDE = "put aside"
 DAY_S = 86400.0
+
+Inode = tuple[int, int]
 
 
 @dataclasses.dataclass
 class Item:
-    """Something that can go. `n_bytes` is what deleting all items frees by this one: a file with
-    several names counts once."""
+    """Something that can go.
+
+    `n_bytes` is its share of what deleting all items frees: a file with several names counts once.
+    """
 
     path: Path
     what: str
@@ -57,206 +60,234 @@ class Item:
 
 def run(arguments: Mapping[str, str]) -> int:
     known(arguments, ("root", "keep_checkpoints", "older_than", "delete"))
-    root, keep = root_of(arguments), number(arguments, "keep_checkpoints", 1)
+    root = root_of(arguments)
+    keep = number(arguments, "keep_checkpoints", 1)
     if keep != int(keep):
         raise UserError(
             f"keep_checkpoints: expected a whole number, got {arguments['keep_checkpoints']!r}"
         )
+    older_than_days = number(arguments, "older_than", 0)
     delete = flag(arguments, "delete")
-    if not (root / "store").is_dir():
+    the_store = root / "store"
+    if not the_store.is_dir():
         raise UserError(
             f"root: there is no store in {root}; say where store/ and runs/ lie with root=DIR"
         )
+
     broken = _broken(root)
-    items = measured(find(root, int(keep), number(arguments, "older_than", 0), broken))
+    items = find(root, int(keep), older_than_days, broken)
+    measure(items)
     for name, problem in broken.items():
         say_error(f"run {name}: {problem}; until it can be read, only what was put aside can go")
-    if not items:
-        say(f"nothing in {root / 'store'} can go")
-        return 1 if broken else 0
-    rows = [
-        [item.path.relative_to(root / "store"), item.what, item.why, size(item.n_bytes)]
-        for item in items
-    ]
-    say(
-        table(
-            [*rows, ["", "", "in all", size(sum(i.n_bytes for i in items))]],
-            ["in store/", "what", "why", "size"],
-        )
-    )
-    if not delete:
+    if items:
+        say(_table(items, the_store))
+    else:
+        say(f"nothing in {the_store} can go")
+
+    all_deleted = True
+    if items and delete:
+        all_deleted = _delete_all(items, the_store)
+    elif items:
         say("\nnothing was deleted; delete=true does it")
-        return 1 if broken else 0
-    return _delete_all(items, root / "store") or (1 if broken else 0)
+    return 0 if all_deleted and not broken else 1
+
+
+def _table(items: Sequence[Item], the_store: Path) -> str:
+    rows = []
+    for item in items:
+        rows.append([item.path.relative_to(the_store), item.what, item.why, size(item.n_bytes)])
+    total = sum(item.n_bytes for item in items)
+    rows.append(["", "", "in all", size(total)])
+    return table(rows, ["in store/", "what", "why", "size"])
 
 
 # -------------------------------------------------------------------------------------- what can go
 
 
 def _broken(root: Path) -> dict[str, str]:
-    """Run -> what keeps its plan or its jobs from being read."""
-    found = {}
+    """Run -> why its plan or its jobs cannot be read."""
+    problems = {}
     for name in runs(root):
         try:
             read_plan(root, name)
             jobs.read(root / "runs" / name / "slurm")
         except UserError as error:
-            found[name] = str(error)
+            problems[name] = str(error)
         except OSError as error:
-            found[name] = system_problem(error) or ""
-    return found
+            problems[name] = system_problem(error) or ""
+    return problems
 
 
 def find(
     root: Path, keep_checkpoints: int, older_than_days: float, broken: Collection[str] = ()
 ) -> list[Item]:
-    """Everything that the rules let go, in the order of the store. With runs that are `broken`,
-    only what was put aside."""
+    """Everything that the rules let go, in the order of the store.
+
+    While some runs are `broken`, only what was put aside.
+    """
     the_store = root / "store"
     names = [name for name in runs(root) if name not in broken]
     queued = _queued(root, names)
     needed = _closure(the_store, _linked(root, names) | queued)
     before = time.time() - older_than_days * DAY_S
-    items = [
-        item
-        for path in sorted(the_store.iterdir())
-        for item in _of_entry(path, needed, queued, keep_checkpoints)
-    ]
-    items = [item for item in items if _newest(item.path) <= before]
+
+    items = []
+    for path in sorted(the_store.iterdir()):
+        for item in _removable(path, needed, queued, keep_checkpoints):
+            if _last_change(item.path) <= before:
+                items.append(item)
     if broken:  # any artifact, and any checkpoint, may be one of theirs
-        return [item for item in items if item.what == "put aside"]
-    return [*items, *(i for i in _cached(the_store, items) if i.path.lstat().st_ctime <= before)]
+        return [item for item in items if item.what == PUT_ASIDE]
+
+    cached = list(_cached(the_store, items))
+    return items + [shard for shard in cached if shard.path.lstat().st_ctime <= before]
 
 
 def _linked(root: Path, names: Iterable[str]) -> set[str]:
-    """The artifacts that a run's plan names or any link in a run's folder leads to."""
-    found = {step["artifact"] for name in names for step in read_plan(root, name)["steps"]}
+    """The artifacts that a run's plan names, or that any link in a run's folder leads to."""
+    artifacts = set[str]()
+    for name in names:
+        artifacts |= _planned(root, name)
     for folder, folders, files in os.walk(root / "runs"):
-        for path in (Path(folder, name) for name in [*folders, *files]):
+        for name in [*folders, *files]:
+            path = Path(folder, name)
             if path.is_symlink():
-                found |= set(MENTION.findall(os.readlink(path)))
-    return found
+                artifacts.update(MENTION.findall(os.readlink(path)))
+    return artifacts
+
+
+def _planned(root: Path, name: str) -> set[str]:
+    """The artifacts in the plan of a run."""
+    return {step["artifact"] for step in read_plan(root, name)["steps"]}
 
 
 def _queued(root: Path, names: Iterable[str]) -> set[str]:
-    """All artifacts of the runs that have a job in Slurm's queue, and all that jobs in the queue
-    work on."""
-    recorded = {name: jobs.read(root / "runs" / name / "slurm") for name in names}
-    slurm = queue.ask(str(job["job"]) for mine in recorded.values() for job in mine)
-    found = set()
-    for name, mine in recorded.items():
-        if mine and (slurm.problem or any(task.active for task in slurm.of(mine))):
-            found |= {job["artifact"] for job in mine} | {
-                step["artifact"] for step in read_plan(root, name)["steps"]
-            }
-    return found
+    """All artifacts of the runs that have a job in Slurm's queue, and of those jobs."""
+    jobs_by_run = {name: jobs.read(root / "runs" / name / "slurm") for name in names}
+    ids: list[str] = []
+    for submitted in jobs_by_run.values():
+        ids += [str(job["job"]) for job in submitted]
+    slurm = queue.ask(ids)
+
+    artifacts = set[str]()
+    for name, submitted in jobs_by_run.items():
+        if not submitted:
+            continue
+        # If Slurm does not answer, any job may be in its queue.
+        if slurm.problem or any(task.active for task in slurm.of(submitted)):
+            artifacts |= {job["artifact"] for job in submitted}
+            artifacts |= _planned(root, name)
+    return artifacts
 
 
 def _closure(the_store: Path, names: Iterable[str]) -> set[str]:
-    """These artifacts with all that they stand on."""
-    found, todo = set[str](), set(names)
+    """These artifacts with all that they were made from."""
+    closure = set[str]()
+    todo = set(names)
     while todo:
         name = todo.pop()
-        found.add(name)
-        for path in (
-            the_store / f"{name}{suffix}" / file for suffix in ("", ".partial") for file in TELLING
-        ):
-            if path.is_file():
-                todo |= (
-                    set(MENTION.findall(path.read_text(encoding="utf-8", errors="replace"))) - found
-                )
-    return found
+        closure.add(name)
+        for folder in (the_store / name, the_store / f"{name}.partial"):
+            todo |= _references(folder) - closure
+    return closure
 
 
-def _of_entry(path: Path, needed: set[str], queued: set[str], keep: int) -> Iterator[Item]:
+def _references(folder: Path) -> set[str]:
+    """The artifacts that an artifact's files name."""
+    names = set[str]()
+    for file in REFERRING:
+        path = folder / file
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            names.update(MENTION.findall(text))
+    return names
+
+
+def _removable(path: Path, needed: set[str], queued: set[str], keep: int) -> Iterator[Item]:
     """What can go of one directory in the store."""
     match = NAME.fullmatch(path.name)
-    if not match or not path.is_dir() or match[1] in queued or claims.owners(path):
+    if not match or not path.is_dir():
         return
-    if match[2].endswith((".replaced", ".deleting")):
-        yield Item(
-            path,
-            "put aside",
-            (
-                "its step was computed again"
-                if path.name.endswith(".replaced")
-                else "its deletion was cut short"
-            ),
-        )
-    elif match[1] not in needed:
-        yield Item(
-            path, "artifact" if not match[2] else "unfinished artifact", "no run refers to it"
-        )
-    elif not match[2] and not (path / "manifest.json").is_file():
-        yield Item(path, "leftover", "has no manifest, so it is no artifact")
-    elif not match[2]:
-        yield from (
-            Item(p, "checkpoints", "their step is finished")
-            for p in [path / "checkpoints"]
-            if p.is_dir()
-        )
-    else:
+    artifact, suffix = match.groups()
+    if artifact in queued or claims.owners(path):
+        return
+
+    if suffix.endswith(".replaced"):
+        yield Item(path, PUT_ASIDE, "its step was computed again")
+    elif suffix.endswith(".deleting"):
+        yield Item(path, PUT_ASIDE, "its deletion was cut short")
+    elif artifact not in needed:
+        what = "unfinished artifact" if suffix else "artifact"
+        yield Item(path, what, "no run refers to it")
+    elif suffix:
         yield from _old_checkpoints(path, keep)
+    elif not (path / "manifest.json").is_file():
+        yield Item(path, "leftover", "has no manifest, so it is no artifact")
+    elif (path / "checkpoints").is_dir():
+        yield Item(path / "checkpoints", "checkpoints", "their step is finished")
 
 
 def _old_checkpoints(partial: Path, keep: int) -> Iterator[Item]:
-    """Checkpoints of a step that nobody works on, beyond the newest complete ones, and those that
-    were never completed."""
-    found = [
-        p
-        for folder in sorted((partial / "checkpoints").glob("*"))
-        for p in checkpoints.ordered(folder)
-    ]
-    problems = {p: checkpoints.problem(p) for p in found}
-    complete = [p for p in found if problems[p] is None]
+    """An unfinished step's checkpoints that are incomplete, or not among the newest `keep`."""
+    problems: dict[Path, str | None] = {}
+    for folder in sorted((partial / "checkpoints").glob("*")):
+        for path in checkpoints.ordered(folder):
+            problems[path] = checkpoints.problem(path)
+
+    complete = [path for path, problem in problems.items() if problem is None]
     kept = complete[-keep:] if keep else []
-    for path in found:
-        if path not in complete:
-            yield Item(path, "checkpoint", str(problems[path]))
-        elif path not in kept:
-            yield Item(
-                path,
-                "checkpoint",
-                f"the newest {keep} of its step stay" if keep else "none is to stay",
-            )
+    why = f"the newest {keep} of its step stay" if keep else "none is to stay"
+    for path, problem in problems.items():
+        if path not in kept:
+            yield Item(path, "checkpoint", problem or why)
 
 
 def _cached(the_store: Path, items: Sequence[Item]) -> Iterator[Item]:
-    """Shards whose only other names, if any, are in what goes. None while a step runs: it may be
-    about to link one."""
-    if any(claims.owners(p) for p in the_store.glob("*.partial")):
+    """Cached shards whose only other names, if any, are in the items that go.
+
+    None while a step runs: it may be about to link one.
+    """
+    if any(claims.owners(partial) for partial in the_store.glob("*.partial")):
         return
-    going = Counter(
-        (s.st_dev, s.st_ino) for item in items for s in _files(item.path) if s.st_nlink > 1
-    )
+    n_going = _count_names(items)
     for path in sorted((the_store / ".shards").glob("*/*")):
         stat = path.lstat()
-        if path.suffix != ".json" and stat.st_nlink - going[stat.st_dev, stat.st_ino] <= 1:
+        n_staying = stat.st_nlink - n_going[_inode(stat)]
+        if path.suffix != ".json" and n_staying <= 1:
             yield Item(path, "cached shard", "no artifact links to it")
 
 
-def _newest(path: Path) -> float:
+def _last_change(path: Path) -> float:
     """When anything in a directory was last changed."""
-    return max([path.lstat().st_mtime, *(s.st_mtime for s in _files(path))])
+    times = [stat.st_mtime for stat in _files(path)]
+    return max([path.lstat().st_mtime, *times])
 
 
 # -------------------------------------------------------------------------------------------- sizes
 
 
-def measured(items: Sequence[Item]) -> list[Item]:
-    """The items with what they free: blocks on the disk of files that have no name outside of what
-    goes, each counted once."""
-    names: Counter[tuple[int, int]] = Counter()
-    for item in items:
-        names.update((s.st_dev, s.st_ino) for s in _files(item.path))
-    counted = set[tuple[int, int]]()
+def measure(items: Sequence[Item]) -> None:
+    """Set what each item frees: the disk blocks of files that have no name outside of the items."""
+    n_going = _count_names(items)
+    counted = set[Inode]()
     for item in items:
         for stat in _files(item.path):
-            key = stat.st_dev, stat.st_ino
-            if stat.st_nlink <= names[key] and key not in counted:
-                counted.add(key)
+            inode = _inode(stat)
+            if stat.st_nlink <= n_going[inode] and inode not in counted:
+                counted.add(inode)
                 item.n_bytes += stat.st_blocks * 512
-    return list(items)
+
+
+def _count_names(items: Iterable[Item]) -> Counter[Inode]:
+    """How many names each file has in the items."""
+    counts: Counter[Inode] = Counter()
+    for item in items:
+        counts.update(map(_inode, _files(item.path)))
+    return counts
+
+
+def _inode(stat: os.stat_result) -> Inode:
+    return stat.st_dev, stat.st_ino
 
 
 def _files(path: Path) -> Iterator[os.stat_result]:
@@ -273,28 +304,30 @@ def _files(path: Path) -> Iterator[os.stat_result]:
 # ----------------------------------------------------------------------------------------- deletion
 
 
-def _delete_all(items: Sequence[Item], the_store: Path) -> int:
-    """Delete what is still nobody's; 1 if something had to stay."""
-    stayed, freed = [], 0
+def _delete_all(items: Sequence[Item], the_store: Path) -> bool:
+    """Delete the items that nobody works on by now; False if something had to stay."""
+    stayed = []
+    n_bytes = 0
     for item in items:
         try:
             _delete(item)
-            freed += item.n_bytes
+            n_bytes += item.n_bytes
         except UserError as error:
             stayed.append(str(error))
         except OSError as error:
             stayed.append(f"{item.path}: cannot be deleted ({error.strerror})")
     of_store(the_store).forget_missing()
-    say(
-        f"\n{len(items) - len(stayed)} deleted, {size(freed)} freed"
-        + "".join(f"\nstays: {line}" for line in stayed)
-    )
-    return 1 if stayed else 0
+    say(f"\n{len(items) - len(stayed)} deleted, {size(n_bytes)} freed")
+    for problem in stayed:
+        say(f"stays: {problem}")
+    return not stayed
 
 
 def _delete(item: Item) -> None:
-    """Delete what a claim then keeps others from beginning in. What others could take for whole is
-    renamed, or unmarked, first.
+    """Delete an item under a claim, so that no process begins to work there.
+
+    If the deletion is cut short, others must not take the rest for complete, so an artifact is
+    renamed first, and a checkpoint loses its `complete.json`.
 
     Raises: UserError if a process has begun to work there.
     """

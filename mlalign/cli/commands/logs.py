@@ -1,8 +1,7 @@
-"""`mlalign logs name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]`: the log of a step,
-wherever it ran.
+"""`mlalign logs name=RUN [step=STEP] [task=N] [lines=N|all] [follow=true]`: show a step's log.
 
-Without `step` the log that was written last. Of a Slurm job that failed, the explanation comes
-first. Control characters in the text are written out: a model's words cannot steer the terminal.
+Without `step`, it is the log that was written last. If a Slurm job failed, the explanation comes
+first. Control characters in the text are escaped: a model's words cannot steer the terminal.
 """
 
 import codecs
@@ -20,39 +19,49 @@ from mlalign.running.slurm import jobs
 
 LINES = 200
 POLL_S = 0.3
-ASK_S = 5.0  # how often a followed step is looked at
+ASK_S = 5.0  # how often to ask whether a followed step is over
 
 
 def run(arguments: Mapping[str, str]) -> int:
     known(arguments, ("name", "root", "step", "task", "lines", "follow"))
-    root, name = root_of(arguments), name_of(arguments)
+    root = root_of(arguments)
+    name = name_of(arguments)
     run_dir = root / "runs" / name
-    plan, recorded = read_plan(root, name), jobs.read(run_dir / "slurm")
-    n_lines, follow = _lines(arguments), flag(arguments, "follow")
+    plan = read_plan(root, name)
+    recorded = jobs.read(run_dir / "slurm")
+    n_lines = _n_lines(arguments)
+    follow = flag(arguments, "follow")
+
     logs: dict[str, list[Path]] = {}
     for entry in steps_named(plan, arguments.get("step")):
-        if paths := logs_of(root, name, entry, recorded, arguments.get("task")):
+        paths = logs_of(root, name, entry, recorded, arguments.get("task"))
+        if paths:
             logs[entry["step"]] = paths
     if not logs:
-        given = [f"{key}={arguments[key]}" for key in ("step", "task") if key in arguments]
-        if given:
-            raise UserError(f"{' '.join(given)}: no log yet")
+        selection = [f"{key}={arguments[key]}" for key in ("step", "task") if key in arguments]
+        if selection:
+            raise UserError(f"{' '.join(selection)}: no log yet")
         raise UserError(f"{name}: no step has a log yet")
 
     path, step = _newest(logs)
-    if page := standing.failure(run_dir, jobs.current(recorded, step)):
+    page = standing.failure(run_dir, jobs.current(recorded, step))
+    if page:
         say(page.read_text(encoding="utf-8", errors="replace").rstrip() + "\n")
     _announce(path, logs[step])
-    at = _tail(path, n_lines)
+    position = _tail(path, n_lines)
     if follow:
-        _follow(path, at, lambda: _is_over(root, name, step))
+        _follow(path, position, lambda: _is_over(root, name, step))
     return 0
 
 
 def _newest(logs: Mapping[str, Sequence[Path]]) -> tuple[Path, str]:
     """The log that was written last, and its step."""
-    pairs = [(path, step) for step, paths in logs.items() for path in paths]
-    return max(pairs, key=lambda pair: pair[0].stat().st_mtime)
+    step_of: dict[Path, str] = {}
+    for step, paths in logs.items():
+        for path in paths:
+            step_of.setdefault(path, step)
+    newest = max(step_of, key=lambda path: path.stat().st_mtime)
+    return newest, step_of[newest]
 
 
 def logs_of(
@@ -94,8 +103,10 @@ def _expanded(folder: Path, job: Mapping, task: str | None) -> list[Path]:
 
 
 def _meaning(part: str, job: Mapping, task: str | None) -> str:
-    """A piece of the pattern as a regular expression. The `%j` of an array's task is an id of its
-    own, which only Slurm knows."""
+    """A piece of the pattern as a regular expression.
+
+    For an array's task, `%j` is an id of its own, which only Slurm knows.
+    """
     if not re.fullmatch(r"%\d*[A-Za-z%]", part):
         return re.escape(part)
     match part[-1]:
@@ -110,14 +121,14 @@ def _meaning(part: str, job: Mapping, task: str | None) -> str:
     return r".*"
 
 
-def _announce(path: Path, all_: Sequence[Path]) -> None:
-    others = [other.name for other in all_ if other != path]
+def _announce(path: Path, paths: Sequence[Path]) -> None:
+    others = [other.name for other in paths if other != path]
     more = f" (and {len(others)} more: {', '.join(others)})" if others else ""
     say(f"{path}{more}")
 
 
-def _lines(arguments: Mapping[str, str]) -> int | None:
-    """How many lines are asked for; None for all."""
+def _n_lines(arguments: Mapping[str, str]) -> int | None:
+    """How many lines to show; None for all."""
     value = arguments.get("lines", str(LINES))
     if value == "all":
         return None
@@ -129,38 +140,46 @@ def _lines(arguments: Mapping[str, str]) -> int | None:
 def _tail(path: Path, n: int | None) -> int:
     """Print the last `n` lines; returns how many bytes were read."""
     kept: deque[bytes] = deque(maxlen=n)
-    before = 0
-    with open(path, "rb") as f:
-        for line in f:
-            before += len(kept) == n
+    n_skipped = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if len(kept) == n:
+                n_skipped += 1
             kept.append(line)
-        at = f.tell()
-    if before:
-        say(f"… {before} lines before these: lines=all shows them")
+        position = file.tell()
+    if n_skipped:
+        say(f"… {n_skipped} lines before these: lines=all shows them")
     say(b"".join(kept).decode("utf-8", errors="replace"), end="", flush=True)
-    return at
+    return position
 
 
-def _follow(path: Path, at: int, is_over: Callable[[], bool]) -> None:
-    """Print what is added to a log until its step is over. The file stays open: it may be renamed
-    with its artifact."""
+def _follow(path: Path, position: int, is_over: Callable[[], bool]) -> None:
+    """Print what is added to a log until its step is over.
+
+    The file stays open, since it may be renamed with its artifact.
+    """
     decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-    asked = -ASK_S
-    with open(path, "rb") as f:
-        f.seek(at)
-        over = False
+    over = False
+    asked_at = -ASK_S
+    with open(path, "rb") as file:
+        file.seek(position)
         while True:
-            if not over and time.monotonic() - asked > ASK_S:
-                over, asked = is_over(), time.monotonic()
-            if new := f.read():
-                say(decode(new), end="", flush=True)
+            if not over and time.monotonic() - asked_at > ASK_S:
+                over = is_over()
+                asked_at = time.monotonic()
+            added = file.read()
+            if added:
+                say(decode(added), end="", flush=True)
             elif over:
                 return
             time.sleep(POLL_S)
 
 
 def _is_over(root: Path, name: str, step: str) -> bool:
-    (found,), _ = look(root, [name])
-    if found.problem:
-        raise UserError(found.problem)
-    return not any(s.step == step and s.state in standing.MOVING for s in found.steps)
+    (run_,), _ = look(root, [name])
+    if run_.problem:
+        raise UserError(run_.problem)
+    for standing_ in run_.steps:
+        if standing_.step == step and standing_.state in standing.MOVING:
+            return False
+    return True

@@ -1,12 +1,12 @@
-"""`mlalign status [name=RUN] [watch=SECONDS] [json=true]`: where every step of a run stands;
-without a name, every run in a line.
+"""`mlalign status [name=RUN] [watch=SECONDS] [json=true]`: where every step of a run stands.
 
-A step's state is what its manifest says, else what Slurm says of its job (one `squeue` for all
-jobs), else what its claim and its last words say. Where Slurm cannot be asked, the table says so
-and shows what the files tell.
+Without a name it shows every run in a line. A step's state is what its manifest says, else what
+Slurm says of its job (one `squeue` for all jobs), else what its claim and its outcome say. If Slurm
+does not answer, the table says so and shows what the files say.
 """
 
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -48,17 +48,19 @@ class Run:
 
     @property
     def moving(self) -> bool:
-        return any(s.state in MOVING for s in self.steps)
+        return any(step.state in MOVING for step in self.steps)
 
 
 def run(arguments: Mapping[str, str]) -> int:
     """Print where the steps stand; with `watch` again and again, while anything runs or waits."""
     known(arguments, ("name", "root", "watch", "json"))
-    root, every = root_of(arguments), number(arguments, "watch", 0)
+    root = root_of(arguments)
+    every = number(arguments, "watch", 0)
     as_json = flag(arguments, "json")
     one = "name" in arguments
     while True:
-        entries, slurm = look(root, [arguments["name"]] if one else runs(root))
+        names = [arguments["name"]] if one else runs(root)
+        entries, slurm = look(root, names)
         broken = [entry for entry in entries if entry.problem]
         if broken and one:
             raise UserError(broken[0].problem)
@@ -84,15 +86,17 @@ def look(root: Path, names: Sequence[str]) -> tuple[list[Run], queue.Slurm]:
     problems: dict[str, str] = {}
     for name in names:
         try:
-            plan, jobs_of_run = read_plan(root, name), jobs.read(root / "runs" / name / "slurm")
+            plan = read_plan(root, name)
+            jobs_of_run = jobs.read(root / "runs" / name / "slurm")
         except UserError as error:
             problems[name] = str(error)
         except OSError as error:
             problems[name] = system_problem(error) or ""
         else:
-            plans[name], recorded[name] = plan, jobs_of_run
+            plans[name] = plan
+            recorded[name] = jobs_of_run
 
-    submitted = [job for jobs_of_run in recorded.values() for job in jobs_of_run]
+    submitted = list(itertools.chain.from_iterable(recorded.values()))
     ids = {str(job["job"]) for job in submitted}
     unfinished = {str(job["job"]) for job in _unfinished(root, submitted)}
     slurm = queue.ask(ids, unfinished)
@@ -109,7 +113,7 @@ def look(root: Path, names: Sequence[str]) -> tuple[list[Run], queue.Slurm]:
 
 
 def _unfinished(root: Path, recorded: Sequence[Mapping]) -> list[Mapping]:
-    """The jobs without a finished artifact: only for those the accounting is worth asking."""
+    """The jobs without a finished artifact; the accounting is only asked for these."""
     unfinished = []
     for job in recorded:
         manifest = root / "store" / job["artifact"] / "manifest.json"
@@ -155,16 +159,22 @@ def _row(step: Standing) -> list[Any]:
 
 def state_of(standing: Standing) -> str:
     """`running`, or of an array `3 done, 1 running, 1 pending`."""
-    return ", ".join(f"{n} {state}" for state, n in standing.tasks.items()) or standing.state
+    if standing.tasks:
+        return _list_counts(standing.tasks)
+    return standing.state
 
 
 def _counts(one: Run) -> tuple[str, str]:
     """(`3/18 done`, `1 running, 14 pending`)."""
-    states = Counter("done" if s.state in OVER else s.state for s in one.steps)
-    done = states.pop("done", 0)
     if one.problem:
         return "cannot be read", ""
-    return f"{done}/{len(one.steps)} done", ", ".join(f"{n} {state}" for state, n in states.items())
+    counts = Counter(step.state for step in one.steps)
+    n_over = sum(counts.pop(state, 0) for state in OVER)
+    return f"{n_over}/{len(one.steps)} done", _list_counts(counts)
+
+
+def _list_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {state}" for state, n in counts.items())
 
 
 def _json(root: Path, entries: Sequence[Run], slurm: queue.Slurm) -> str:

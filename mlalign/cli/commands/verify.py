@@ -1,5 +1,4 @@
-"""`mlalign verify [name=RUN] [root=DIR]`: hash everything again and compare it with what is
-recorded.
+"""`mlalign verify [name=RUN] [root=DIR]`: hash everything again and compare it with the records.
 
 - finished artifacts: each file against the manifest, and files beside a model that it does not list
 - unfinished ones that nobody works on: shards against their markers, checkpoints against their
@@ -62,7 +61,10 @@ def run(arguments: Mapping[str, str]) -> int:
     total = sum(look.n_bytes for look in looks)
     say(f"\n{size(total)} in {seconds:.1f} s ({size(total / max(seconds, 1e-3))}/s)")
 
-    problems = list(dict.fromkeys(problem for look in looks for problem in look.problems))
+    # Several steps may read the same damaged file.
+    problems: dict[str, None] = {}
+    for look in looks:
+        problems |= dict.fromkeys(look.problems)
     if problems:
         say("\ndiffers:\n" + "\n".join(f"  {problem}" for problem in problems))
     return 1 if problems else 0
@@ -73,9 +75,12 @@ def _result(look: Look) -> str:
 
 
 def _all(the_store: store.Store, plan: Mapping | None) -> Iterator[Look]:
-    names = None if plan is None else {step["artifact"] for step in plan["steps"]}
+    names = None
+    if plan is not None:
+        names = {step["artifact"] for step in plan["steps"]}
     digests = Digests()
-    keys, read = set[str](), set[str]()
+    keys = set[str]()
+    read = set[str]()
     for path in sorted(the_store.root.iterdir()):
         if not path.is_dir() or path.name.startswith("."):
             continue
@@ -88,10 +93,14 @@ def _all(the_store: store.Store, plan: Mapping | None) -> Iterator[Look]:
         else:
             continue
         for marker_path in (path / "shards").glob("*.json"):
-            if marker := shards.read_marker(marker_path):
+            marker = shards.read_marker(marker_path)
+            if marker:
                 keys.add(marker["key"])
         yield from _elsewhere(path, the_store, digests, read)
-    yield from _cache(the_store, None if names is None else keys, digests)
+    if names is None:
+        yield from _cache(the_store, None, digests)
+    else:
+        yield from _cache(the_store, keys, digests)
 
 
 def _artifact(path: Path, digests: Digests) -> Look:
@@ -99,7 +108,8 @@ def _artifact(path: Path, digests: Digests) -> Look:
         manifest = store.read_manifest(path)
     except UserError as error:
         return Look(path.name, "artifact", 0, 0, error.messages)
-    files, step = manifest["files"], manifest["step"]
+    files = manifest["files"]
+    step = manifest["step"]
     digests.files(path / name for name in files if (path / name).is_file())
 
     mend = f"put it back, or compute {step} again with force={step}"
@@ -131,7 +141,8 @@ def _partial(path: Path, digests: Digests) -> Look:
     for folder in sorted((path / "checkpoints").glob("*")):
         for checkpoint in checkpoints.ordered(folder):
             files += [file for file in checkpoint.rglob("*") if file.is_file()]
-            if problem := checkpoints.problem(checkpoint):
+            problem = checkpoints.problem(checkpoint)
+            if problem:
                 problems.append(f"{checkpoint}: {problem}; {mend}")
     return Look(path.name, "unfinished artifact", len(files), _n_bytes(files), problems)
 
@@ -146,8 +157,7 @@ def _elsewhere(
     digests: Digests,
     read: set[str],
 ) -> Iterator[Look]:
-    """What a step read from outside the store. A file that several steps read counts with the
-    first."""
+    """What a step read from outside the store; a file that several read counts with the first."""
     try:
         frozen = _frozen(path / "config.yaml")
         with digests.recording() as files:
@@ -155,7 +165,11 @@ def _elsewhere(
     except UserError as error:
         yield Look(path.name, "config.yaml", 0, 0, error.messages)
         return
-    new = [Path(p) for p in files if p not in read and not Path(p).is_relative_to(the_store.root)]
+    new = []
+    for name in files:
+        path_read = Path(name)
+        if name not in read and not path_read.is_relative_to(the_store.root):
+            new.append(path_read)
     read |= set(files)
     if new or problems:
         yield Look(path.name, f"inputs of {frozen['step']}", len(new), _n_bytes(new), problems)
@@ -171,14 +185,18 @@ def _frozen(config: Path) -> dict:
 
 
 def _cache(the_store: store.Store, keys: set[str] | None, digests: Digests) -> Iterator[Look]:
-    problems, files = list[str](), list[Path]()
+    """The cached shards with these keys; None for all."""
+    problems: list[str] = []
+    files: list[Path] = []
     mend = "nothing uses it from now on, mlalign gc removes what no artifact links to"
     markers = sorted((the_store.root / ".shards").glob("*/*.json"))
     if keys is not None:
         markers = [marker for marker in markers if marker.stem in keys]
     for marker in markers:
-        if problem := shards.cache_problem(marker, digests):
+        problem = shards.cache_problem(marker, digests)
+        if problem:
             problems.append(f"{problem}; {mend}")
-        files += [p for p in marker.parent.glob(f"{marker.stem}*") if p.suffix != ".json"]
+        beside = marker.parent.glob(f"{marker.stem}*")
+        files += [path for path in beside if path.suffix != ".json"]
     if markers:
         yield Look(".shards", "shard cache", len(files), _n_bytes(files), problems)

@@ -1,15 +1,13 @@
-"""What a row is: the one place that decides it, for `rm-score` and `mlalign prepare` alike.
+"""What a row is, decided in one place for `rm-score` and `mlalign prepare`. Pure and light.
 
-Pure and light.
-
-A record, as a file has it, goes through three modules:
+A record of a file goes through three modules:
 
     shapes     published data sets by their columns -> the columns that `reader` knows
     messages   text, JSON in text, lists of messages, ShareGPT turns, transcripts -> messages
-    reader     columns -> a `Row`: a shared prompt and its answers
+    reader     columns -> a `Row`: a shared prompt and its answers (with the help of `merging`)
 
-What cannot be read raises `Malformed` (the file is not what it should be) or `Dropped` (this row
-gives nothing; countable).
+What cannot be read raises `Malformed` (the file is not what it should be) or `Dropped` (this record
+gives no row, which is counted).
 """
 
 from mlalign.core.conversations.messages import Dropped, Malformed
@@ -17,6 +15,5 @@ from mlalign.core.conversations.reader import Row, Shape, is_plain, named, read
 
 __all__ = ["VERSION", "Dropped", "Malformed", "Row", "Shape", "is_plain", "named", "read"]
 
-# of what rows are taken to say: scores of rows that an earlier one read are not taken for those of
-# today
+# Raised when records are read differently, so that old scores of the same file are not reused.
 VERSION = 3

@@ -1,7 +1,7 @@
-"""From what stands in one column to messages `{role, content, …}`.
+"""From the value of one column to messages `{role, content, …}`.
 
 A message keeps `role`, `content` and the keys of `CARRIED`, which only chat templates read.
-`content` is text; it is None only beside tool calls, where templates see the difference.
+`content` is text, or None beside tool calls, because templates tell that from an empty text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,7 @@ from mlalign.core import json_text
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-# Who speaks in ShareGPT's turns {from, value}. Messages {role, content} have roles of their own and
-# get no such help.
+# Speakers of ShareGPT's turns {from, value}. Messages {role, content} must name a role of ROLES.
 SPEAKERS = {
     "human": "user",
     "user": "user",
@@ -32,17 +31,26 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 CARRIED = ("tool_calls", *REASONING, "name", "tool_call_id")
 TEXT_PARTS = ("text", "input_text", "output_text")
 MEDIA = ("images", "image", "audio", "videos")
-LONGEST_NAME = 40  # characters of a foreign value that a message shows
+KINDS = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    type(None): "null",
+}
+LONGEST_NAME = 40  # characters of a value that an error shows
 
 
 class Malformed(ValueError):
-    """A record that does not have the form its file promises; the message lacks only the place."""
+    """A record that does not have the form its file promises; the caller adds file and row."""
 
 
 class Dropped(ValueError):
     """A record of the right form that gives no row.
 
-    `reason` is a word for the counts, the message says why.
+    `reason` is a word for the counts; the message explains it.
     """
 
     def __init__(self, reason: str, why: str):
@@ -55,8 +63,10 @@ def conversation(value: Any, role: str, name: str) -> list[dict]:
 
     Text is one message of `role`, unless it is a transcript or the JSON of messages:
 
-        conversation("Hi", "user", "prompt")                                  [{role: user, content: Hi}]
-        conversation([{"from": "gpt", "value": "Hi"}], "user", "messages")    [{role: assistant, content: Hi}]
+        conversation("Hi", "user", "prompt")
+            [{role: user, content: Hi}]
+        conversation([{"from": "gpt", "value": "Hi"}], "user", "messages")
+            [{role: assistant, content: Hi}]
 
     Raises: Malformed, Dropped.
     """
@@ -74,7 +84,7 @@ def conversation(value: Any, role: str, name: str) -> list[dict]:
 
 
 def plain(text: str) -> bool:
-    """Whether text cannot be anything but text: it is no transcript and no JSON or Python list."""
+    """Whether text is certainly only text: no transcript, and no JSON or Python list."""
     return text[:1] not in ("[", "{", "\n", " ", "\t", "\r")
 
 
@@ -88,8 +98,8 @@ def _of_text(text: str, role: str, name: str) -> list[dict]:
         return conversation(turns, role, name)
     if turns is None and _looks_like_python(text):
         raise Malformed(
-            f"`{name}`: is the text of a Python list of messages, not JSON; write the column with"
-            " json.dumps, or the rows as JSONL"
+            f"`{name}`: is the text of a Python list of messages, not JSON;"
+            " write the column with json.dumps, or the rows as JSONL"
         )
     return [{"role": role, "content": text}]
 
@@ -113,39 +123,44 @@ def _are_turns(value: Any) -> bool:
     turns = [value] if isinstance(value, dict) else value
     if not isinstance(turns, list) or not turns:
         return False
-    return all(
-        isinstance(turn, dict)
-        and ({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys())
-        for turn in turns
-    )
+    return all(map(_is_turn, turns))
+
+
+def _is_turn(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
 
 
 def _looks_like_python(text: str) -> bool:
     start = text.lstrip()[:200]
-    return start.startswith(("[{'", "{'")) and (
-        "'role'" in start or "'from'" in start or "'content'" in start
-    )
+    if not start.startswith(("[{'", "{'")):
+        return False
+    return any(key in start for key in ("'role'", "'from'", "'content'"))
 
 
 def transcript(text: str) -> list[dict]:
     """`\\n\\nHuman: …\\n\\nAssistant: …` as messages; turns of one speaker in a row become one."""
     turns: list[dict] = []
     for part in text.split(HUMAN):
-        human, *assistant = part.split(ASSISTANT)
-        for role, content in [("user", human), *(("assistant", a) for a in assistant)]:
-            if not content.strip():
-                continue
-            if turns and turns[-1]["role"] == role:
-                turns[-1]["content"] += "\n\n" + content.strip()
-            else:
-                turns.append({"role": role, "content": content.strip()})
+        said_by_user, *said_by_assistant = part.split(ASSISTANT)
+        _add_turn(turns, "user", said_by_user.strip())
+        for content in said_by_assistant:
+            _add_turn(turns, "assistant", content.strip())
     return turns
 
 
+def _add_turn(turns: list[dict], role: str, content: str) -> None:
+    if not content:
+        return
+    if turns and turns[-1]["role"] == role:
+        turns[-1]["content"] += "\n\n" + content
+    else:
+        turns.append({"role": role, "content": content})
+
+
 def answered_transcript(text: str) -> list[dict]:
-    """A transcript whose last turn is the assistant's: that turn is a message of its own, even if
-    nothing stands in it.
-    """
+    """A transcript that ends with an answer, which is a message of its own even if it is empty."""
     before, _, last = text.rpartition(ASSISTANT)
     if not before or HUMAN in last:
         return transcript(text)
@@ -156,46 +171,57 @@ def answered_transcript(text: str) -> list[dict]:
 
 
 def _message(turn: Any, name: str) -> dict:
-    if (
-        type(turn) is dict
-        and len(turn) == 2
-        and turn.get("role") in ROLES
-        and type(turn.get("content")) is str
-    ):
-        return {"role": turn["role"], "content": turn["content"]}  # most are like this
+    if _is_plain_message(turn):
+        return {"role": turn["role"], "content": turn["content"]}
     if isinstance(turn, str):
         raise Malformed(
-            f"`{name}`: is a list of texts; several answers stand in `responses`, messages are"
-            " {role, content}"
+            f"`{name}`: is a list of texts;"
+            " several answers stand in `responses`, messages are {role, content}"
         )
     if not isinstance(turn, Mapping):
         raise Malformed(
             f"`{name}`: expected messages {{role, content}} in the list, got {_kind(turn)}"
         )
+
     if "role" not in turn and "from" in turn:
-        role, content = _speaker(turn["from"], name), turn.get("value")
+        role = _speaker(turn["from"], name)
+        content = turn.get("value")
     else:
-        role, content = _role(turn, name), turn.get("content")
+        role = _role(turn, name)
+        content = turn.get("content")
     for key in ("function_call", *MEDIA):
         if _says_something(turn.get(key)):
             raise Dropped(
                 f"has_{key}",
                 f"`{name}`: has a message with `{key}`, which no template is given here",
             )
-    message = {
-        "role": role,
-        "content": None,
-        **{key: turn[key] for key in CARRIED if _says_something(turn.get(key))},
-    }
-    if isinstance(message.get("tool_calls"), str):
-        message["tool_calls"] = parsed(message["tool_calls"])
-    if "tool_calls" in message and not isinstance(message["tool_calls"], Sequence):
-        raise Malformed(
-            f"`{name}`: `tool_calls` of a message must be a list of calls, got"
-            f" {_kind(turn['tool_calls'])}"
-        )
+
+    message = {"role": role, "content": None, **_carried(turn, name)}
     message["content"] = _text(content, message, name)
     return message
+
+
+def _is_plain_message(turn: Any) -> bool:
+    """Whether a turn is exactly {role, content} with text, as most are."""
+    if type(turn) is not dict or len(turn) != 2:
+        return False
+    return turn.get("role") in ROLES and type(turn.get("content")) is str
+
+
+def _carried(turn: Mapping, name: str) -> dict:
+    """The keys of a message that only chat templates read."""
+    carried = {key: turn[key] for key in CARRIED if _says_something(turn.get(key))}
+    calls = carried.get("tool_calls")
+    if calls is None:
+        return carried
+    if isinstance(calls, str):
+        calls = parsed(calls)
+    if not isinstance(calls, Sequence):
+        raise Malformed(
+            f"`{name}`: `tool_calls` of a message must be a list of calls,"
+            f" got {_kind(turn['tool_calls'])}"
+        )
+    return {**carried, "tool_calls": calls}
 
 
 def _says_something(value: Any) -> bool:
@@ -207,19 +233,19 @@ def _role(turn: Mapping, name: str) -> str:
     if role in ROLES:
         return str(role)
     if "role" not in turn:
-        raise Malformed(
-            f"`{name}`: has a message without `role`; it has"
-            f" {', '.join(map(str, turn)) or 'nothing'}"
-        )
-    ours = SPEAKERS.get(role.lower()) if isinstance(role, str) else None
-    mend = f"; call it {ours!r}" if ours else ""
-    raise Malformed(f"`{name}`: role {_short(role)} is none of {', '.join(ROLES)}{mend}")
+        keys = ", ".join(map(str, turn)) or "nothing"
+        raise Malformed(f"`{name}`: has a message without `role`; it has {keys}")
+
+    message = f"`{name}`: role {_short(role)} is none of {', '.join(ROLES)}"
+    if isinstance(role, str) and role.lower() in SPEAKERS:
+        message += f"; call it {SPEAKERS[role.lower()]!r}"
+    raise Malformed(message)
 
 
 def _speaker(speaker: Any, name: str) -> str:
-    role = SPEAKERS.get(speaker) if isinstance(speaker, str) else None
-    if role is not None:
-        return role
+    """The role of a speaker in ShareGPT's turns."""
+    if isinstance(speaker, str) and speaker in SPEAKERS:
+        return SPEAKERS[speaker]
     if speaker == "function_call":
         raise Dropped(
             "has_tool_calls",
@@ -232,7 +258,7 @@ def _speaker(speaker: Any, name: str) -> str:
 
 
 def _text(content: Any, message: Mapping, name: str) -> str | None:
-    """The text of a message: parts are joined as templates write them, one after the other."""
+    """The text of a message; its parts are joined without a space, as templates do it."""
     if isinstance(content, str):
         return content
     if content is None:
@@ -252,31 +278,22 @@ def _text(content: Any, message: Mapping, name: str) -> str | None:
 def _part(part: Any, name: str) -> str:
     if isinstance(part, str):
         return part
-    if (
-        isinstance(part, Mapping)
-        and part.get("type", "text") in TEXT_PARTS
-        and isinstance(part.get("text"), str)
-    ):
-        return str(part["text"])
-    kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
+    if isinstance(part, Mapping):
+        kind = part.get("type", "text")
+        if kind in TEXT_PARTS and isinstance(part.get("text"), str):
+            return str(part["text"])
+        shown = _short(part.get("type"))
+    else:
+        shown = _short(_kind(part))
     raise Dropped(
         "has_content_parts",
-        f"`{name}`: content is a list of parts, and one is {_short(kind)}: only parts {{type: text,"
-        " text} are read",
+        f"`{name}`: content is a list of parts, and one is {shown}:"
+        " only parts {type: text, text} are read",
     )
 
 
 def _kind(value: Any) -> str:
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        dict: "an object",
-        list: "a list",
-        str: "text",
-        type(None): "null",
-    }
-    return names.get(type(value), f"a {type(value).__name__}")
+    return KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def _short(value: Any) -> str:

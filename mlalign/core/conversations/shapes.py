@@ -1,5 +1,4 @@
-"""Published data sets by the columns that they have: a record in, the same record with the columns
-of `reader` out. Pure.
+"""Published data sets by their columns: a record in, the same with `reader`'s columns out. Pure.
 
     Alpaca                    instruction, input, output         -> prompt, response
     Alpaca, Orca with sides   instruction or question, chosen, rejected -> prompt, chosen, rejected
@@ -12,7 +11,7 @@ of `reader` out. Pure.
     OpenAI's preferences      input, preferred_output, …         -> prompt, chosen, rejected, tools
 
 What `reader` knows already (TRL's formats, HH-RLHF, ShareGPT, RewardBench, binarized UltraFeedback,
-KTO) stays as it is. A preference for neither answer is a `Dropped` row with the reason `tie`.
+KTO) is unchanged. A preference for neither answer is a `Dropped` row with the reason `tie`.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,15 +24,16 @@ TIES = ("tie", "tie (bothbad)", "both_bad", "bothbad")
 
 
 def by_shape(record: Record) -> Record:
-    """The record with the columns that `reader` knows; one of no shape that is known here is
-    returned as it is.
+    """The record with the columns that `reader` knows; a record of no known shape is unchanged.
 
     Raises: Malformed, Dropped.
     """
     has_sides = "chosen" in record and "rejected" in record
-    if not has_sides and any(record.get(name) is not None for name in ANSWERED):
+    is_answered = any(record.get(name) is not None for name in ANSWERED)
+    if is_answered and not has_sides:
         return record
-    for columns, convert in SIDE_SHAPES if has_sides else SHAPES:
+    shapes = SIDE_SHAPES if has_sides else SHAPES
+    for columns, convert in shapes:
         if all(name in record for name in columns):
             return {**record, **convert(record)}
     return record
@@ -44,51 +44,61 @@ def _alpaca(record: Record) -> dict:
 
 
 def _instructed_sides(record: Record) -> dict:
-    return {} if record.get("prompt") else {"prompt": _instruction(record)}
+    if record.get("prompt"):
+        return {}
+    return {"prompt": _instruction(record)}
 
 
 def _asked_sides(record: Record) -> dict:
-    return (
-        {}
-        if record.get("prompt")
-        else {"prompt": _with_system(record, [{"role": "user", "content": record["question"]}])}
-    )
+    if record.get("prompt"):
+        return {}
+    return {"prompt": _with_system(record, [_user(record["question"])])}
 
 
 def _instruction(record: Record) -> list[dict]:
-    """Instruction and input as one turn of the user, after the system message and earlier turns
-    that some sets have.
-    """
-    asked = record["instruction"]
-    if not isinstance(asked, str):
-        raise Malformed(f"`instruction` must be text, got a {type(asked).__name__}")
-    more = record.get("input")
-    if more is not None and not isinstance(more, str):
-        raise Malformed(f"`input` beside `instruction` must be text, got a {type(more).__name__}")
-    turns = []
-    for said, answer in _history(record.get("history")):
-        turns += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
-    turns.append({"role": "user", "content": f"{asked}\n{more}" if more else asked})
-    return _with_system(record, turns)
+    """Instruction and input as one turn of the user, after system message and history if any."""
+    instruction = record["instruction"]
+    if not isinstance(instruction, str):
+        raise Malformed(f"`instruction` must be text, got a {type(instruction).__name__}")
+    context = record.get("input")
+    if context is not None and not isinstance(context, str):
+        kind = type(context).__name__
+        raise Malformed(f"`input` beside `instruction` must be text, got a {kind}")
+
+    text = f"{instruction}\n{context}" if context else instruction
+    turns = _history(record.get("history"))
+    return _with_system(record, [*turns, _user(text)])
 
 
-def _history(value: Any) -> list[tuple[str, str]]:
+def _history(value: Any) -> list[dict]:
+    """The turns of `history`, a list of [question, answer]."""
     if not value:
         return []
-    if not isinstance(value, list) or not all(
-        isinstance(pair, list | tuple) and len(pair) == 2 for pair in value
-    ):
+    if not isinstance(value, list) or not all(map(_is_pair, value)):
         raise Malformed("`history` beside `instruction` must be a list of [question, answer]")
-    return [(said, answer) for said, answer in value]
+    turns = []
+    for question, answer in value:
+        turns += [_user(question), _assistant(answer)]
+    return turns
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
+def _user(content: Any) -> dict:
+    return {"role": "user", "content": content}
+
+
+def _assistant(content: Any) -> dict:
+    return {"role": "assistant", "content": content}
 
 
 def _with_system(record: Record, turns: list[dict]) -> list[dict]:
     system = record.get("system")
-    return (
-        [{"role": "system", "content": system}, *turns]
-        if isinstance(system, str) and system
-        else turns
-    )
+    if not isinstance(system, str) or not system:
+        return turns
+    return [{"role": "system", "content": system}, *turns]
 
 
 def _ultrafeedback(record: Record) -> dict:
@@ -96,12 +106,13 @@ def _ultrafeedback(record: Record) -> dict:
 
 
 def _nectar(record: Record) -> dict:
-    """Elsewhere `answers` are the gold answers of a question, and no responses to score."""
+    """In other sets, `answers` are the gold answers of a question and not responses to score."""
     answers = record["answers"]
-    is_nectar = isinstance(answers, list) and all(
-        isinstance(a, Mapping) and "answer" in a for a in answers
-    )
-    return {"responses": answers} if is_nectar else {}
+    if not isinstance(answers, list):
+        return {}
+    if not all(isinstance(answer, Mapping) and "answer" in answer for answer in answers):
+        return {}
+    return {"responses": answers}
 
 
 def _helpsteer_2(record: Record) -> dict:
@@ -124,20 +135,14 @@ def _stronger(record: Record, strength: str, first: str, second: str) -> dict:
 
 
 def _shp(record: Record) -> dict:
-    first = _one_of(record, "labels", (0, 1))  # 1: A is preferred
-    sides = (
-        _sides(record, "human_ref_A", "human_ref_B")
-        if first
-        else _sides(record, "human_ref_B", "human_ref_A")
-    )
+    prefers_a = _one_of(record, "labels", (0, 1))
+    chosen, rejected = ("A", "B") if prefers_a else ("B", "A")
+    sides = _sides(record, f"human_ref_{chosen}", f"human_ref_{rejected}")
     return {"prompt": record["history"], **sides}
 
 
 def _safe_rlhf(record: Record) -> dict:
-    """PKU-SafeRLHF: the more helpful response is chosen.
-
-    For safety, name columns by `safer_response_id` beforehand.
-    """
+    """PKU-SafeRLHF: the more helpful response is chosen (`safer_response_id` is not used)."""
     better = _one_of(record, "better_response_id", (0, 1))
     return _sides(record, f"response_{better}", f"response_{1 - better}")
 
@@ -147,24 +152,22 @@ def _arena(record: Record) -> dict:
 
 
 def _arena_answers(record: Record) -> dict:
-    """Arena with prompt, response_a and response_b, each the JSON list of a conversation's turns."""
-    prompts, ours, theirs = (
-        _turns(record, name) for name in ("prompt", "response_a", "response_b")
-    )
-    sides = [("response_a", ours), ("response_b", theirs)]
-    whole = {name: _interleaved(prompts, answers, name) for name, answers in sides}
+    """Arena with prompt, response_a and response_b, each a JSON list of one speaker's turns."""
+    names = ("response_a", "response_b")
+    prompts = _turns(record, "prompt")
+    answers = {name: _turns(record, name) for name in names}
+    whole = {name: _interleaved(prompts, answers[name], name) for name in names}
+    return {"prompt": None, **_won({**whole, "winner": _winner(record)}, *names)}
+
+
+def _winner(record: Record) -> Any:
+    """The column `winner`, or else the name of the column `winner_NAME` that is set."""
     if "winner" in record:
-        winner = record["winner"]
-    else:
-        winner = next(
-            (
-                w
-                for w in ("model_a", "model_b", "tie")
-                if str(record.get(f"winner_{w}")) in ("1", "True")
-            ),
-            None,
-        )
-    return {"prompt": None, **_won({**whole, "winner": winner}, "response_a", "response_b")}
+        return record["winner"]
+    for name in ("model_a", "model_b", "tie"):
+        if str(record.get(f"winner_{name}")) in ("1", "True"):
+            return name
+    return None
 
 
 def _turns(record: Record, name: str) -> list:
@@ -180,12 +183,13 @@ def _interleaved(prompts: list, answers: list, name: str) -> list[dict]:
     if len(prompts) != len(answers):
         raise Malformed(f"`{name}`: has {len(answers)} turns for {len(prompts)} of the user")
     turns = []
-    for said, answer in zip(prompts, answers, strict=True):
-        turns += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        turns += [_user(prompt), _assistant(answer)]
     return turns
 
 
 def _won(record: Record, first: str, second: str) -> dict:
+    """Arena's two columns as sides, by the column `winner`."""
     winner = record["winner"]
     if winner in TIES:
         raise Dropped("tie", f"`winner` is {winner!r}: neither answer is preferred")
@@ -196,26 +200,21 @@ def _won(record: Record, first: str, second: str) -> dict:
 
 def _openai(record: Record) -> dict:
     """OpenAI's preference format: `input` holds messages and tools."""
-    given = record["input"]
-    if not isinstance(given, Mapping) or "messages" not in given:
+    request = record["input"]
+    if not isinstance(request, Mapping) or "messages" not in request:
         raise Malformed("`input` beside `preferred_output` must be an object with `messages`")
-    tools = {"tools": given["tools"]} if given.get("tools") else {}
-    return {
-        "prompt": given["messages"],
-        **tools,
-        **_sides(record, "preferred_output", "non_preferred_output"),
-    }
+    columns = _sides(record, "preferred_output", "non_preferred_output")
+    if request.get("tools"):
+        columns["tools"] = request["tools"]
+    return {"prompt": request["messages"], **columns}
 
 
 def _conversation_sides(record: Record) -> dict:
     """ShareGPT with sides: `conversations` is the shared part."""
     if record.get("prompt"):
         return {}
-    return {
-        "prompt": _with_system(
-            record, conversation(record["conversations"], "user", "conversations")
-        )
-    }
+    turns = conversation(record["conversations"], "user", "conversations")
+    return {"prompt": _with_system(record, turns)}
 
 
 def _sides(record: Record, chosen: str, rejected: str) -> dict:
@@ -239,14 +238,14 @@ def _whole_number(record: Record, name: str) -> int:
     return int(number)
 
 
-# The columns that make a shape, and what it becomes. Looked at in order; the first that fits is
-# taken.
-SIDE_SHAPES: tuple[tuple[tuple[str, ...], Callable[[Record], dict]], ...] = (
+# The columns of a shape, and the function that converts it. The first shape that fits is taken.
+Shapes = tuple[tuple[tuple[str, ...], Callable[[Record], dict]], ...]
+SIDE_SHAPES: Shapes = (  # with `chosen` and `rejected`
     (("conversations",), _conversation_sides),
     (("instruction",), _instructed_sides),
     (("question",), _asked_sides),
 )
-SHAPES: tuple[tuple[tuple[str, ...], Callable[[Record], dict]], ...] = (
+SHAPES: Shapes = (
     (("input", "preferred_output", "non_preferred_output"), _openai),
     (("conversation_a", "conversation_b", "winner"), _arena),
     (("response_a", "response_b", "prompt", "winner"), _arena_answers),
@@ -259,10 +258,5 @@ SHAPES: tuple[tuple[tuple[str, ...], Callable[[Record], dict]], ...] = (
     (("prompt", "answers"), _nectar),
     (("instruction", "output"), _alpaca),
 )
-ANSWERED = (
-    "response",
-    "responses",
-    "completion",
-    "messages",
-    "conversations",
-)  # beside one of these no shape is looked for
+# No shape is looked for in a record that has one of these columns.
+ANSWERED = ("response", "responses", "completion", "messages", "conversations")

@@ -37,13 +37,13 @@
 
   // Large matrices: say what the pointer is at.
   for (const heat of all("svg[data-matrix]")) {
-    let told;
+    let matrix;
     heat.addEventListener("pointermove", event => {
-      told ??= JSON.parse(document.getElementById(heat.dataset.matrix).textContent);
+      matrix ??= JSON.parse(document.getElementById(heat.dataset.matrix).textContent);
       const box = heat.getBoundingClientRect();
-      const i = Math.floor((event.clientY - box.top) / box.height * told.rows.length), j = Math.floor((event.clientX - box.left) / box.width * told.columns.length);
-      const value = told.values[i]?.[j];
-      document.getElementById(heat.dataset.matrix + "-out").textContent = value === undefined ? "" : `${told.rows[i]} → ${told.columns[j]}: ${value === null ? "none" : (100 * value).toFixed(1) + "%"}`;
+      const i = Math.floor((event.clientY - box.top) / box.height * matrix.rows.length), j = Math.floor((event.clientX - box.left) / box.width * matrix.columns.length);
+      const value = matrix.values[i]?.[j];
+      document.getElementById(heat.dataset.matrix + "-out").textContent = value === undefined ? "" : `${matrix.rows[i]} → ${matrix.columns[j]}: ${value === null ? "none" : (100 * value).toFixed(1) + "%"}`;
     });
   }
 
@@ -51,7 +51,7 @@
   const list = document.getElementById("samples-list");
   if (list) {
     const form = document.getElementById("samples-form"), out = document.getElementById("samples-out"), size = 10;
-    let data, found, page = 0;
+    let data, matching, page = 0;
     const words = (value, code, secret) => {
       const text = make("p", value ? "text" : "text secret", value ? value[0] : "text of a sensitive source: not in this file");
       text.dir = "auto";
@@ -84,10 +84,10 @@
       return box;
     };
     const show = () => {
-      const last = Math.max(Math.ceil(found.length / size) - 1, 0);
+      const last = Math.max(Math.ceil(matching.length / size) - 1, 0);
       page = Math.min(Math.max(page, 0), last);
-      list.replaceChildren(...found.slice(page * size, page * size + size).map(card));
-      out.textContent = found.length ? `${page * size + 1}–${Math.min((page + 1) * size, found.length)} of ${found.length.toLocaleString("en")}` : "none";
+      list.replaceChildren(...matching.slice(page * size, page * size + size).map(card));
+      out.textContent = matching.length ? `${page * size + 1}–${Math.min((page + 1) * size, matching.length)} of ${matching.length.toLocaleString("en")}` : "none";
       form.elements.back.disabled = page === 0;
       form.elements.on.disabled = page === last;
     };
@@ -100,7 +100,7 @@
         same: (a, b) => a && b && a[0] && b[0] && a[0][0] === b[0][0],
         lang: (a, b, asked) => b && b[1] && b[1] !== asked,
       };
-      found = data.rows.filter(([code, asked, , , prompt, , answers]) => (!lang.value || code === lang.value)
+      matching = data.rows.filter(([code, asked, , , prompt, , answers]) => (!lang.value || code === lang.value)
         && tests[which.value](answers[0], answers[answers.length - 1], asked)
         && (!needle || [prompt, ...answers.map(a => a && a[0])].some(t => t && t[0].toLowerCase().includes(needle))));
       page = 0;

@@ -26,10 +26,10 @@ def cross_lingual(
     instruction: str | None = None,
     seed: int = 0,
 ) -> list[Demonstration] | str:
-    """Questions with the answers of other languages, of the first row in each language.
+    """Questions with the answers of other languages, from the first row in each language.
 
     `from_pivot` asks in the pivot language and answers in each other (en2x), `to_pivot` the other
-    way round (x2en), `any` takes every pair of two languages (x2x). `per_item` draws so many of
+    way round (x2en), `any` takes every pair of two languages (x2x). `per_item` draws that many of
     them at random. `instruction` is put below the question, with `{language}` in it replaced by
     the English name of the answer's language: "Answer in {language}."
 

@@ -6,11 +6,11 @@
 
 A loss takes what its positional parameters name, in any order. B is the number of pairs:
 
-    policy_chosen_logps         B: sum of the log-probabilities (nats) of the tokens of the chosen
-    policy_rejected_logps       answer given the prompt, of the rejected one; with gradient
+    policy_chosen_logps         B: the log-probability (nats) of the chosen answer given the
+    policy_rejected_logps       prompt, summed over its tokens, and of the rejected; with gradient
     reference_chosen_logps      B: the same under the reference
     reference_rejected_logps
-    chosen_lengths              B: how many tokens these sums are over
+    chosen_lengths              B: how many tokens are summed over
     rejected_lengths
     any other name              that column of the preference row: B numbers (`margin`), or a list
                                 of B texts (`prompt_lang`)
@@ -19,10 +19,11 @@ It returns B losses, whose mean is trained on. A loss that names no `reference_â
 a reference. Parameters after `*` are its options (`loss_args`), but for `beta` and
 `label_smoothing`, which are the step's `beta` and `trainer.label_smoothing`.
 
-`plan` imports the file: keep `import torch` inside of the function. How losses are found, checked
+`plan` imports the file: keep `import torch` inside the function. How losses are found, checked
 and hashed: `mlalign.methods`.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ def names() -> list[str]:
 
 
 def is_name(name: str) -> bool:
-    """Whether this names a loss of this kind, and not one of TRL's."""
+    """Whether this names one of these losses, rather than one of TRL's."""
     return ":" in name or name in names()
 
 
@@ -74,16 +75,25 @@ def options(loss: methods.Method, given: Mapping[str, Any]) -> dict[str, Any]:
 def apply(name: str, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     """The losses of B pairs. `given` has what a loss can take, `settings` its options.
 
-    Raises: UserError if the loss fails or gives something else.
+    Raises: UserError if the loss fails, or returns anything but B numbers.
     """
     loss = load(name)
     arguments = [given[parameter] for parameter in methods.inputs(loss)]
     with methods.failures(loss, f"loss {name}"):
         losses = loss(*arguments, **settings)
-        expected = tuple(given["policy_chosen_logps"].shape)
-        if tuple(getattr(losses, "shape", ())) != expected:
-            shape = getattr(losses, "shape", type(losses).__name__)
-            raise ValueError(f"gave {shape}, and not one loss for each of {expected[0]} pairs")
+    logps = given["policy_chosen_logps"]
+    shape = getattr(losses, "shape", None)
+    if shape != logps.shape:
+        returned = type(losses).__name__ if shape is None else f"shape {tuple(shape)}"
+        raise UserError(
+            f"loss {name}: returned {returned}; it has to return shape {tuple(logps.shape)}, one"
+            " loss for each pair (the trainer takes the mean)"
+        )
+    if logps.requires_grad and not losses.requires_grad:
+        raise UserError(
+            f"loss {name}: the losses have no gradient; compute them from policy_chosen_logps or"
+            " policy_rejected_logps, without `detach` or `no_grad`"
+        )
     return losses
 
 
@@ -95,14 +105,19 @@ def problems(name: str, args: Mapping[str, Any]) -> list[str]:
     except UserError as error:
         return error.messages
     readable = _readable()
-    found = []
+    messages = []
+    parameters = inspect.signature(loss).parameters
     for column in columns(loss):
-        if column not in readable:
+        has_default = parameters[column].default is not inspect.Parameter.empty
+        if column in FILLED or has_default:
+            messages.append(f"loss: {name} has the option {column!r} before `*`; move it after `*`")
+        elif column not in readable:
             hint = nearest(column, [*GIVEN, *readable])
-            found.append(f"loss: {name} reads {column!r}, which no preference row has{hint}")
-    return found
+            messages.append(f"loss: {name} reads {column!r}, which no preference row has{hint}")
+    return messages
 
 
 def _readable() -> list[str]:
+    """The columns of preference rows that a loss may read."""
     own = [name for name, kind in rows.COLUMNS["preference"].items() if kind in OF_ROWS]
     return [*rows.COMMON, *own]

@@ -8,7 +8,10 @@ together.
 its name.
 """
 
-AVERAGE, WORST, GAP = "avg", "worst", "gap_to_english"
-SUMMARIES = (AVERAGE, WORST, GAP)  # what tables have in the place of a language
+# What tables have in the place of a language.
+AVERAGE = "avg"
+WORST = "worst"
+GAP = "gap_to_english"
+SUMMARIES = (AVERAGE, WORST, GAP)
 # Of the main table.
 COLUMNS = ("metric", "by", "language", "value", "low", "high", "n", "n_groups", "which")

@@ -1,5 +1,4 @@
-"""Best of k: the answer that a score would pick among k samples, and what a perfect selector would
-pick.
+"""Best of k: the answer that a score picks among k samples, and that a perfect selector picks.
 
 Unbiased for every k <= n: the mean over all subsets of k of an item's n answers, without listing
 them. For values of 0 and 1 the oracle is pass@k, 1 - C(n - c, k) / C(n, k) (Chen et al. 2021,
@@ -10,10 +9,13 @@ from math import comb
 
 import numpy as np
 
+from mlalign.methods.metrics.ratios import divided
+
 
 def selected(scores: np.ndarray, values: np.ndarray, k: int | None = None) -> np.ndarray:
-    """The expected value of the answer with the highest score among k random ones; ties share
-    equally.
+    """The expected value of the answer with the highest score among k random ones.
+
+    Equal scores share their chance equally.
 
     scores, values: I x n; answers that lack either do not take part. k: None for all of an item's
     answers. Returns I; nan where an item has fewer than k answers.
@@ -23,35 +25,52 @@ def selected(scores: np.ndarray, values: np.ndarray, k: int | None = None) -> np
     """
     known = ~(np.isnan(scores) | np.isnan(values))
     # Answers that do not take part come first.
-    order = np.argsort(np.where(known, scores, -np.inf), axis=1, kind="stable")
-    score, value, known = (np.take_along_axis(a, order, axis=1) for a in (scores, values, known))
-    n_items, n = scores.shape
-    m = known.sum(1, keepdims=True)
-    rank = np.where(known, np.arange(n) - (n - m) + 1, 0)
+    sortable = np.where(known, scores, -np.inf)
+    order = np.argsort(sortable, axis=1, kind="stable")
+    score = np.take_along_axis(scores, order, axis=1)
+    value = np.take_along_axis(values, order, axis=1)
+    known = np.take_along_axis(known, order, axis=1)
+    n = scores.shape[1]
+    m = known.sum(axis=1, keepdims=True)
+    n_before = n - m
+    rank = np.where(known, np.arange(n) - n_before + 1, 0)
 
     first, last = _tie_blocks(score, known)
-    low = np.take_along_axis(rank, first, axis=1)
-    high = np.take_along_axis(rank, last, axis=1)
+    lowest = np.take_along_axis(rank, first, axis=1)
+    highest = np.take_along_axis(rank, last, axis=1)
+    below = np.maximum(lowest - 1, 0)
+    n_ties = last - first + 1
+    # Subsets whose best answer is in the block, shared by the answers in it.
     subsets = _subsets(n, k)
-    weight = (subsets[m, high] - subsets[m, np.maximum(low - 1, 0)]) / (last - first + 1)
+    weight = (subsets[m, highest] - subsets[m, below]) / n_ties
 
-    best = np.where(known, weight * np.where(known, value, 0.0), 0.0).sum(1)
-    total = subsets[m[:, 0], m[:, 0]]
-    return np.divide(best, total, out=np.full(n_items, np.nan), where=total > 0)
+    counted = np.where(known, value, 0.0)
+    best = np.where(known, weight * counted, 0.0).sum(axis=1)
+    n_in_item = m[:, 0]
+    n_subsets = subsets[n_in_item, n_in_item]
+    return divided(best, n_subsets)
 
 
 def _tie_blocks(score: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the block of equal scores that an answer is in begins and ends. I x n sorted -> 2 of I
-    x n."""
+    """Where the block of equal scores that an answer is in begins and ends.
+
+    score, known: I x n, sorted. Returns two arrays of I x n.
+    """
     n = score.shape[1]
+    places = np.arange(n)
     starts = np.ones_like(known)
-    starts[:, 1:] = (score[:, 1:] != score[:, :-1]) | ~known[:, :-1]
-    first = np.maximum.accumulate(np.where(starts, np.arange(n), 0), axis=1)
+    differs = score[:, 1:] != score[:, :-1]
+    starts[:, 1:] = differs | ~known[:, :-1]
+    # The last start so far, from left to right.
+    start_places = np.where(starts, places, 0)
+    first = np.maximum.accumulate(start_places, axis=1)
 
     ends = np.ones_like(known)
     ends[:, :-1] = starts[:, 1:]
-    last_reversed = np.where(ends, np.arange(n), n - 1)[:, ::-1]
-    last = np.minimum.accumulate(last_reversed, axis=1)[:, ::-1]
+    # The next end, from right to left.
+    end_places = np.where(ends, places, n - 1)
+    reversed_ends = end_places[:, ::-1]
+    last = np.minimum.accumulate(reversed_ends, axis=1)[:, ::-1]
     return first, last
 
 
@@ -59,7 +78,8 @@ def _subsets(n: int, k: int | None) -> np.ndarray:
     """[m, r] -> the number of subsets of size k (m if None) with no rank above r; 0 for m = 0."""
     counts = np.zeros((n + 1, n + 1))
     for m in range(1, n + 1):
-        counts[m] = [comb(rank, k or m) for rank in range(n + 1)]
+        size = k or m
+        counts[m] = [comb(rank, size) for rank in range(n + 1)]
     return counts
 
 
@@ -70,5 +90,7 @@ def oracle(values: np.ndarray, k: int | None = None) -> np.ndarray:
 
 def sizes(n: int) -> list[int]:
     """The powers of two up to n, and n itself: 6 -> [1, 2, 4, 6]."""
+    if n == 0:
+        return []
     powers = {2**i for i in range(n.bit_length())}
-    return sorted(powers | {n}) if n else []
+    return sorted(powers | {n})

@@ -1,5 +1,4 @@
-"""Percentile bootstrap over groups (translations of one item), shared by languages, metrics and
-policies.
+"""Percentile bootstrap over groups, which are the translations of one item.
 
 Resampling whole groups keeps the dependence between an item's translations and samples (cluster
 bootstrap: Davison & Hinkley 1997, "Bootstrap Methods and their Application", section 3.8).
@@ -7,8 +6,8 @@ Intervals are percentiles (Efron & Tibshirani 1993, chapter 13). Where there are
 percentiles alone are too narrow, so they are set a little further out (`interval`).
 
 Every metric is a function of sums over items (a mean: the sum of the values over their number), so
-one matrix product gives all replicates of all languages. One set of draws serves a whole run:
-replicates of two metrics or policies are of the same groups, and their differences are paired.
+one matrix product gives all replicates of all languages. One set of draws serves all languages,
+metrics and policies of a run: their replicates are of the same groups, so differences are paired.
 """
 
 import dataclasses
@@ -28,12 +27,11 @@ Combine = Callable[[np.ndarray], np.ndarray]  # sums, ... x K -> ...
 
 @dataclasses.dataclass(frozen=True)
 class Observed:
-    """I items: language, group, and the K numbers to sum; nan in all K where nothing was
-    observed."""
+    """I items, with the numbers that are summed over them."""
 
     language: Sequence[str]
     group: Sequence[str]
-    columns: np.ndarray  # I x K
+    columns: np.ndarray  # I x K, nan in all K where nothing was observed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,35 +62,49 @@ def draw(groups: Iterable[str], n: int, seed: int) -> Draws:
     number = {group: i for i, group in enumerate(sorted(set(groups)))}
     size = min(len(number), MAX_CLUSTERS)
     rng = np.random.default_rng(seed)
-    counts = [np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(n)]
-    return Draws(number, np.stack(counts).astype(np.float64))
+    counts = []
+    for _ in range(n):
+        drawn = rng.integers(0, size, size)
+        counts.append(np.bincount(drawn, minlength=size))
+    weights = np.stack(counts).astype(np.float64)
+    return Draws(number, weights)
 
 
 def estimate(observed: Observed, draws: Draws, combine: Combine = ratio) -> Estimate:
-    """`combine` of each language's sums. Languages are sorted; those never observed are left
-    out."""
-    seen = np.flatnonzero(~np.isnan(observed.columns).any(axis=1))
-    columns = observed.columns[seen]
-    languages = sorted({observed.language[i] for i in seen})
-    place = {code: i for i, code in enumerate(languages)}
-    language = np.array([place[observed.language[i]] for i in seen], np.int64)
-    group = np.array([draws.number[observed.group[i]] for i in seen], np.int64)
+    """`combine` of the sums over each language's items.
 
-    n_clusters, n_languages, n_columns = draws.weights.shape[1], len(languages), columns.shape[1]
-    cell = group % n_clusters * n_languages + language
+    Languages are sorted; those that were never observed are left out.
+    """
+    is_missing = np.isnan(observed.columns).any(axis=1)
+    seen = np.flatnonzero(~is_missing)
+    columns = observed.columns[seen]
+    codes = [observed.language[i] for i in seen]
+    groups = [observed.group[i] for i in seen]
+    languages = sorted(set(codes))
+    place = {code: i for i, code in enumerate(languages)}
+    language = np.array([place[code] for code in codes], np.int64)
+    group = np.array([draws.number[name] for name in groups], np.int64)
+
+    n_clusters = draws.weights.shape[1]
+    n_languages = len(languages)
+    n_columns = columns.shape[1]
+    cluster = group % n_clusters
+    cell = cluster * n_languages + language
     sums = np.empty((n_clusters * n_languages, n_columns))
     for k in range(n_columns):
         sums[:, k] = np.bincount(cell, columns[:, k], len(sums))
     sums = sums.reshape(n_clusters, n_languages, n_columns)
     drawn = draws.weights @ sums.reshape(n_clusters, -1)  # B x L*K
+    drawn = drawn.reshape(-1, n_languages, n_columns)
 
+    n = np.bincount(language, minlength=n_languages)
     in_group = np.unique(group * n_languages + language)
     n_groups = np.bincount(in_group % n_languages, minlength=n_languages)
     return Estimate(
         languages=languages,
         values=combine(sums.sum(axis=0)),
-        replicates=combine(drawn.reshape(-1, n_languages, n_columns)),
-        n=np.bincount(language, minlength=n_languages).tolist(),
+        replicates=combine(drawn),
+        n=n.tolist(),
         n_groups=n_groups.tolist(),
         total_groups=len(np.unique(group)),
     )
@@ -100,15 +112,21 @@ def estimate(observed: Observed, draws: Draws, combine: Combine = ratio) -> Esti
 
 def difference(ours: Estimate, theirs: Estimate) -> Estimate:
     """Ours minus theirs in the languages of both, paired by replicate: both need the same draws."""
-    both = [code for code in ours.languages if code in set(theirs.languages)]
-    a = [ours.languages.index(code) for code in both]
-    b = [theirs.languages.index(code) for code in both]
+    their_languages = set(theirs.languages)
+    both = [code for code in ours.languages if code in their_languages]
+    i_ours = [ours.languages.index(code) for code in both]
+    i_theirs = [theirs.languages.index(code) for code in both]
+    n = []
+    n_groups = []
+    for i, j in zip(i_ours, i_theirs, strict=True):
+        n.append(min(ours.n[i], theirs.n[j]))
+        n_groups.append(min(ours.n_groups[i], theirs.n_groups[j]))
     return Estimate(
         languages=both,
-        values=ours.values[a] - theirs.values[b],
-        replicates=ours.replicates[:, a] - theirs.replicates[:, b],
-        n=[min(ours.n[i], theirs.n[j]) for i, j in zip(a, b, strict=True)],
-        n_groups=[min(ours.n_groups[i], theirs.n_groups[j]) for i, j in zip(a, b, strict=True)],
+        values=ours.values[i_ours] - theirs.values[i_theirs],
+        replicates=ours.replicates[:, i_ours] - theirs.replicates[:, i_theirs],
+        n=n,
+        n_groups=n_groups,
         total_groups=min(ours.total_groups, theirs.total_groups),
     )
 
@@ -125,17 +143,20 @@ def interval(
     Should Know About the Bootstrap", the expanded percentile interval).
     """
     known = np.sort(replicates[~np.isnan(replicates)])
-    if n_groups < 2 or not len(known):
+    n_known = len(known)
+    if n_groups < 2 or n_known == 0:
         return None
     t = t_quantile((1 - confidence) / 2, n_groups - 1)
-    tail = NormalDist().cdf(math.sqrt(n_groups / (n_groups - 1)) * t)
+    widening = math.sqrt(n_groups / (n_groups - 1))
+    tail = NormalDist().cdf(widening * t)
 
     # The k-th of B sorted replicates has k / (B + 1) below it.
-    places = (len(known) + 1) * np.array([tail, 1 - tail]) - 1
-    places = np.clip(places, 0, len(known) - 1)
+    places = (n_known + 1) * np.array([tail, 1 - tail]) - 1
+    places = np.clip(places, 0, n_known - 1)
     below = places.astype(int)
-    above = np.minimum(below + 1, len(known) - 1)
-    low, high = known[below] + (places - below) * (known[above] - known[below])
+    above = np.minimum(below + 1, n_known - 1)
+    step = known[above] - known[below]
+    low, high = known[below] + (places - below) * step
     return float(low), float(high)
 
 

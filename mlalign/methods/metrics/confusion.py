@@ -4,9 +4,9 @@ Rates of the Language Confusion Benchmark (Marchisio et al. 2024, "Understanding
 Language Confusion in LLMs", section 3.3; for-ai/language-confusion, compute_metrics.py), over
 answers that have a line long enough to be identified:
 
-    line_pass (LPR)   share without a line in another language word_pass (WPR)   among those, share
-    without a foreign word; undefined for languages in Latin script lcpr              harmonic mean
-    of the two; undefined where WPR is
+    line_pass (LPR)   share without a line in another language
+    word_pass (WPR)   among those, share without a foreign word; undefined in Latin script
+    lcpr              harmonic mean of the two; undefined where WPR is
 
 The scorer `reward_models/code_switch.py` decides which lines and words are foreign.
 
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from mlalign.core import languages
-from mlalign.methods.metrics.accuracy import sum_columns
+from mlalign.methods.metrics.accuracy import kept, sum_columns
 
 # In the place of a language: there was nothing to identify, or the identifier does not know it.
 UNKNOWN = "unknown"
@@ -43,12 +43,14 @@ def where_known(
     In a language that the identifier does not know, answers in another script still get a 0. Those
     alone would make a share of 0.
     """
-    n_known = (~np.isnan(verdicts)).sum(1)
+    n_known = (~np.isnan(verdicts)).sum(axis=1)
+    n_unknown = present.sum(axis=1) - n_known
+    surplus = (n_known - n_unknown).tolist()
     balance: Counter[str] = Counter()
-    for code, item_balance in zip(language, (2 * n_known - present.sum(1)).tolist(), strict=True):
-        balance[code] += item_balance
-    keep = np.array([balance[code] >= 0 for code in language], bool)
-    return np.where(keep[:, None], verdicts, np.nan)
+    for code, item_surplus in zip(language, surplus, strict=True):
+        balance[code] += item_surplus
+    is_known = np.array([balance[code] >= 0 for code in language], bool)
+    return kept(verdicts, is_known)
 
 
 def line_columns(line_pass: np.ndarray) -> np.ndarray:
@@ -58,11 +60,13 @@ def line_columns(line_pass: np.ndarray) -> np.ndarray:
 
 def word_columns(line_pass: np.ndarray, word_pass: np.ndarray) -> np.ndarray:
     """WPR, over the answers that pass by line. I x 2 for `ratio`."""
-    return _share_columns(np.where(line_pass == 1, word_pass, np.nan))
+    passing = np.where(line_pass == 1, word_pass, np.nan)
+    return _share_columns(passing)
 
 
 def _share_columns(values: np.ndarray) -> np.ndarray:
-    return sum_columns(values, np.ones_like(values))
+    weights = np.ones_like(values)
+    return sum_columns(values, weights)
 
 
 def has_words(language: str) -> bool:
@@ -78,16 +82,17 @@ def lcpr_columns(
     """LCPR. I x 4 for `harmonic`; nan in Latin script, and 0 where no answer passes by line."""
     lines = line_columns(line_pass)
     words = word_columns(line_pass, word_pass)
-    defined = np.array([has_words(code) for code in language], bool) & ~np.isnan(lines[:, 0])
-    columns = np.nan_to_num(np.concatenate([lines, words], 1))
-    return np.where(defined[:, None], columns, np.nan)
+    may_have_words = np.array([has_words(code) for code in language], bool)
+    has_lines = ~np.isnan(lines[:, 0])
+    columns = np.concatenate([lines, words], axis=1)
+    columns = np.nan_to_num(columns)
+    return kept(columns, may_have_words & has_lines)
 
 
 def split_columns(right: np.ndarray, in_language: np.ndarray) -> dict[str, np.ndarray]:
-    """Shares of answers right or wrong, in the requested language or elsewhere. Each I x 2 for
-    `ratio`.
+    """Shares of answers that are right or wrong, in the requested language or elsewhere.
 
-    The four shares add up to 1.
+    Each is I x 2 for `ratio`. The four shares add up to 1.
     """
     wrong = 1 - right
     elsewhere = 1 - in_language
@@ -101,7 +106,8 @@ def split_columns(right: np.ndarray, in_language: np.ndarray) -> dict[str, np.nd
 
 def adherence_of_right_columns(right: np.ndarray, in_language: np.ndarray) -> np.ndarray:
     """P(in the requested language | right). I x 2 for `ratio`."""
-    return sum_columns(right * in_language, np.where(np.isnan(in_language), np.nan, right))
+    counted = np.where(np.isnan(in_language), np.nan, right)
+    return sum_columns(right * in_language, counted)
 
 
 def coco_cola_columns(
@@ -117,9 +123,11 @@ def coco_cola_columns(
     """
     in_english = (detected == english) & (in_language == 0)
     right_in_language = right * in_language
-    columns = sum_columns(right_in_language, right_in_language + right * in_english)
+    right_in_english = right * in_english
+    # A_l / (A_l + A_en)
+    columns = sum_columns(right_in_language, right_in_language + right_in_english)
     is_foreign = np.array([code != english for code in language], bool)
-    return np.where(is_foreign[:, None], columns, np.nan)
+    return kept(columns, is_foreign)
 
 
 def matrix(language: Sequence[str], detected: np.ndarray, present: np.ndarray) -> dict[str, Any]:
@@ -130,10 +138,17 @@ def matrix(language: Sequence[str], detected: np.ndarray, present: np.ndarray) -
     """
     counts: Counter[tuple[str, str]] = Counter()
     for requested, codes, is_answer in zip(language, detected, present, strict=True):
-        counts.update((requested, code or UNKNOWN) for code in codes[is_answer.astype(bool)])
+        for code in codes[is_answer.astype(bool)]:
+            counts[requested, code or UNKNOWN] += 1
 
     rows = sorted({requested for requested, _ in counts})
-    # The requested languages first, in the order of the rows, and `unknown` last.
-    columns = sorted({code for _, code in counts}, key=lambda c: (c == UNKNOWN, c not in rows, c))
-    table = [[counts[requested, code] for code in columns] for requested in rows]
+
+    def place(code: str) -> tuple[bool, bool, str]:
+        """The requested languages first, in the order of the rows, and `unknown` last."""
+        return code == UNKNOWN, code not in rows, code
+
+    columns = sorted({code for _, code in counts}, key=place)
+    table = []
+    for requested in rows:
+        table.append([counts[requested, code] for code in columns])
     return {"asked": rows, "detected": columns, "counts": table}

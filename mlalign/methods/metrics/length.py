@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlalign.methods.metrics.accuracy import sum_columns
+from mlalign.methods.metrics.accuracy import kept, sum_columns
 
 
 def premium_columns(prompt_bytes: np.ndarray, counterpart: np.ndarray) -> np.ndarray:
@@ -20,9 +20,10 @@ def premium_columns(prompt_bytes: np.ndarray, counterpart: np.ndarray) -> np.nda
 
     prompt_bytes: I; counterpart: I indices. nan without a counterpart (-1).
     """
-    english = np.where(counterpart < 0, np.nan, prompt_bytes[counterpart])
-    both = np.stack([prompt_bytes, english], 1)
-    return np.where(np.isnan(both).any(1)[:, None], np.nan, both)
+    in_english = np.where(counterpart < 0, np.nan, prompt_bytes[counterpart])
+    columns = np.stack([prompt_bytes, in_english], axis=1)
+    lacks_one = np.isnan(columns).any(axis=1)
+    return kept(columns, ~lacks_one)
 
 
 def content_columns(
@@ -35,9 +36,14 @@ def content_columns(
     answer_bytes: I x n; premium: I x 2. Returns I x 4 for `ratio_of_ratios`. A prompt without a
     counterpart (native ones have none) counts too; languages without any counterpart are nan.
     """
-    sums = sum_columns(answer_bytes, np.ones_like(answer_bytes))
+    n_answers = np.ones_like(answer_bytes)
+    sums = sum_columns(answer_bytes, n_answers)
     has_premium = ~np.isnan(premium[:, 0])
-    known = {language[i] for i in np.flatnonzero(has_premium)}
-    keep = np.array([code in known for code in language], bool) & ~np.isnan(sums[:, 0])
-    columns = np.nan_to_num(np.concatenate([sums, premium], 1))
-    return np.where(keep[:, None], columns, np.nan)
+    measurable = {language[i] for i in np.flatnonzero(has_premium)}
+    is_measurable = np.array([code in measurable for code in language], bool)
+    has_answer = ~np.isnan(sums[:, 0])
+
+    columns = np.concatenate([sums, premium], axis=1)
+    # A prompt without a counterpart adds nothing to the premium.
+    columns = np.nan_to_num(columns)
+    return kept(columns, is_measurable & has_answer)

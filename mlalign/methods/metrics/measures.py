@@ -27,7 +27,7 @@ from mlalign.methods.metrics.bootstrap import Combine
 class Measure:
     """A metric by a score column.
 
-    `needs` says what was missing where nothing is observed, in the languages that it `applies` to.
+    Where nothing is observed in a language that it `applies` to, `needs` says what is missing.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Measure:
     columns: np.ndarray  # I x K, nan where nothing is observed
     combine: Combine = ratios.ratio
     higher_is_better: bool = True
-    broken_down: bool = False  # by origin, and by what metadata tells
+    broken_down: bool = False  # by origin, and by keys of metadata
     compared: bool = True  # between policies
     needs: str = ""
     applies: Callable[[str], bool] = lambda language: True
@@ -43,200 +43,178 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The score columns that say whether an answer is right, right in any language, in the language
-    asked for, and (their columns `.line_pass`, …) its lines and words; and the one that selects.
-    """
+    """The names of score columns, by what they say of an answer."""
 
-    accuracy: str
-    concept: str
-    adherence: str
-    words: str
-    select: str = ""
+    accuracy: str  # whether it is right
+    concept: str  # whether it is right in any language
+    adherence: str  # whether it is in the language asked for
+    words: str  # with `.line_pass`, `.word_pass` and so on: of its lines and words
+    select: str = ""  # the score by which one of several answers is selected
 
 
 def of_answers(answers: Answers, by: Columns, english: str) -> list[Measure]:
-    """All measures of answers; those without any value say in `needs` what they lack."""
-    right, adhering = answers.score(by.accuracy), _verdicts(answers, by.adherence)
-    unknown, several = f"no value in column {by.accuracy!r}", (answers.present.sum(1) > 1).any()
-    best = best_of_n.oracle(right) if several else np.full(len(right), np.nan)
-    measures = [
-        Measure(
-            "accuracy", by.accuracy, accuracy.mean_columns(right), broken_down=True, needs=unknown
-        ),
-        Measure(
-            "adherence",
-            by.adherence,
-            accuracy.mean_columns(adhering),
-            broken_down=True,
-            needs=_few(by.adherence),
-        ),
+    """All measures of answers; those without any value say in `needs` what is missing."""
+    right = answers.score(by.accuracy)
+    adhering = _verdicts(answers, by.adherence)
+    no_value = f"no value in column {by.accuracy!r}"
+    accuracy_measure = Measure(
+        "accuracy", by.accuracy, accuracy.mean_columns(right), broken_down=True, needs=no_value
+    )
+    adherence_measure = Measure(
+        "adherence",
+        by.adherence,
+        accuracy.mean_columns(adhering),
+        broken_down=True,
+        needs=f"values in column {by.adherence!r} for fewer than half of the answers",
+    )
+    return [
+        accuracy_measure,
+        adherence_measure,
         *_inside(answers, by.words),
         *_concept(answers, adhering, by, english),
         *_consistency(answers.items, accuracy.mean(right), by.accuracy, english),
-        Measure(
-            "oracle_accuracy",
-            by.accuracy,
-            accuracy.mean_columns(best),
-            needs=unknown if several else "one answer to each prompt",
-        ),
+        _oracle(answers, right, by.accuracy, no_value),
         *_lengths(answers, english),
+        *_selected(answers, right, by),
     ]
-    if by.select:
-        chosen = best_of_n.selected(answers.score(by.select), right)
-        needs = f"no answer with values in columns {by.select!r} and {by.accuracy!r}"
-        measures.append(
-            Measure("selected_accuracy", by.select, accuracy.mean_columns(chosen), needs=needs)
-        )
-    return measures
 
 
 def _verdicts(answers: Answers, column: str) -> np.ndarray:
     return confusion.where_known(answers.items.language, answers.score(column), answers.present)
 
 
-def _few(column: str) -> str:
-    return f"values in column {column!r} for fewer than half of the answers"
+def _oracle(answers: Answers, right: np.ndarray, by: str, no_value: str) -> Measure:
+    """The accuracy of a perfect selector, where there are several answers to a prompt."""
+    if (answers.present.sum(1) > 1).any():
+        best = best_of_n.oracle(right)
+        needs = no_value
+    else:
+        best = np.full(len(right), np.nan)
+        needs = "one answer to each prompt"
+    return Measure("oracle_accuracy", by, accuracy.mean_columns(best), needs=needs)
+
+
+def _selected(answers: Answers, right: np.ndarray, by: Columns) -> list[Measure]:
+    """The accuracy of the answers that a score selects."""
+    if not by.select:
+        return []
+    chosen = best_of_n.selected(answers.score(by.select), right)
+    needs = f"no answer with values in columns {by.select!r} and {by.accuracy!r}"
+    columns = accuracy.mean_columns(chosen)
+    return [Measure("selected_accuracy", by.select, columns, needs=needs)]
 
 
 def _inside(answers: Answers, by: str) -> list[Measure]:
+    """Of the lines and words in answers: are they in the requested language?"""
     known = ~np.isnan(_verdicts(answers, by))
-    names = ("line_share", "word_share", "line_pass", "word_pass")
-    parts = {p: np.where(known, answers.score(f"{by}.{p}"), np.nan) for p in names}
-    lines, words = parts["line_pass"], parts["word_pass"]
-    inside = (
+
+    def values(name: str) -> np.ndarray:
+        return np.where(known, answers.score(f"{by}.{name}"), np.nan)
+
+    lines = values("line_pass")
+    words = values("word_pass")
+    needs = (
         f"no value in the columns of {by!r} on lines and words; score with `level: word`, by an"
         " identifier that knows the language"
     )
-    lcpr = confusion.lcpr_columns(answers.items.language, lines, words)
-    return [
-        Measure("line_share", by, accuracy.mean_columns(parts["line_share"]), needs=inside),
-        Measure("word_share", by, accuracy.mean_columns(parts["word_share"]), needs=inside),
-        Measure("line_pass", by, confusion.line_columns(lines), needs=inside),
+    measures = [
+        Measure("line_share", by, accuracy.mean_columns(values("line_share"))),
+        Measure("word_share", by, accuracy.mean_columns(values("word_share"))),
+        Measure("line_pass", by, confusion.line_columns(lines)),
+        Measure("word_pass", by, confusion.word_columns(lines, words), applies=confusion.has_words),
         Measure(
-            "word_pass",
+            "lcpr",
             by,
-            confusion.word_columns(lines, words),
-            needs=inside,
+            confusion.lcpr_columns(answers.items.language, lines, words),
+            ratios.harmonic,
             applies=confusion.has_words,
         ),
-        Measure("lcpr", by, lcpr, ratios.harmonic, needs=inside, applies=confusion.has_words),
     ]
+    return [dataclasses.replace(measure, needs=needs) for measure in measures]
 
 
 def _concept(answers: Answers, adhering: np.ndarray, by: Columns, english: str) -> list[Measure]:
+    """Does a policy know the answer, and does it say it in the requested language?"""
     right = answers.score(by.concept)
-    needs = f"no answer with values in columns {by.concept!r} and {by.adherence!r}"
-    shares = confusion.split_columns(right, adhering)
-    ratio = confusion.coco_cola_columns(
+    measures = []
+    for name, columns in confusion.split_columns(right, adhering).items():
+        is_good = name == "right_in_language"
+        measures.append(Measure(name, by.concept, columns, higher_is_better=is_good))
+    adherence_of_right = confusion.adherence_of_right_columns(right, adhering)
+    measures.append(Measure("adherence_of_right", by.concept, adherence_of_right))
+    coco_cola = confusion.coco_cola_columns(
         answers.items.language, right, adhering, answers.detected, english
     )
-    return [
-        *(
-            Measure(name, by.concept, c, higher_is_better=name == "right_in_language", needs=needs)
-            for name, c in shares.items()
-        ),
-        Measure(
-            "adherence_of_right",
-            by.concept,
-            confusion.adherence_of_right_columns(right, adhering),
-            needs=needs,
-        ),
-        Measure(
-            "coco_cola",
-            by.concept,
-            ratio,
-            needs=needs,
-            applies=lambda language: language != english,
-        ),
-    ]
+    measures.append(Measure("coco_cola", by.concept, coco_cola, applies=_all_but(english)))
+
+    needs = f"no answer with values in columns {by.concept!r} and {by.adherence!r}"
+    return [dataclasses.replace(measure, needs=needs) for measure in measures]
+
+
+def _all_but(english: str) -> Callable[[str], bool]:
+    return lambda language: language != english
 
 
 def _consistency(items: Items, right: np.ndarray, by: str, english: str) -> list[Measure]:
     cells = consistency.table_columns(right, counterparts(items, english))
-    needs = (
+    everywhere = consistency.all_columns(items, right)
+    foreign = _all_but(english)
+    of_pairs = (
         f"no item with values of {by!r} in {english} and in another language of the same group_id"
     )
-    everywhere = f"no item with values of {by!r} in two languages of the same group_id"
-
-    def foreign(language: str) -> bool:
-        return language != english
-
+    of_all = f"no item with values of {by!r} in two languages of the same group_id"
     return [
-        Measure("consistency", by, accuracy.on_diagonal(cells), needs=needs, applies=foreign),
-        Measure("consistency_kappa", by, cells, ratios.kappa, needs=needs, applies=foreign),
-        Measure("consistency_all", by, consistency.all_columns(items, right), needs=everywhere),
+        Measure("consistency", by, accuracy.on_diagonal(cells), needs=of_pairs, applies=foreign),
+        Measure("consistency_kappa", by, cells, ratios.kappa, needs=of_pairs, applies=foreign),
+        Measure("consistency_all", by, everywhere, needs=of_all),
     ]
 
 
 def _lengths(answers: Answers, english: str) -> list[Measure]:
-    items, told = answers.items, answers.lengths
+    items = answers.items
+    lengths = answers.lengths
     premium = length.premium_columns(items.prompt_bytes, counterparts(items, english))
-    content = length.content_columns(items.language, told["bytes"], premium)
-    per_character = accuracy.sum_columns(told["tokens"], told["characters"])
-    parallel, tokens = (
-        f"no prompt in {english} and in another language of the same group_id",
-        "the engine gave no numbers of tokens",
-    )
-    found = [
-        Measure("tokens", "", accuracy.mean_columns(told["tokens"]), needs=tokens),
-        Measure("characters", "", accuracy.mean_columns(told["characters"]), needs="no answer"),
-        Measure("bytes", "", accuracy.mean_columns(told["bytes"]), needs="no answer"),
+    content = length.content_columns(items.language, lengths["bytes"], premium)
+    per_character = accuracy.sum_columns(lengths["tokens"], lengths["characters"])
+    means = {name: accuracy.mean_columns(values) for name, values in lengths.items()}
+
+    parallel = f"no prompt in {english} and in another language of the same group_id"
+    no_tokens = "the engine gave no numbers of tokens"
+    no_end = "the engine did not say how answers ended"
+    measures = [
+        Measure("tokens", "", means["tokens"], needs=no_tokens),
+        Measure("characters", "", means["characters"], needs="no answer"),
+        Measure("bytes", "", means["bytes"], needs="no answer"),
         Measure("content_bytes", "", content, ratios.ratio_of_ratios, needs=parallel),
         Measure("byte_premium", "prompts", premium, compared=False, needs=parallel),
-        Measure("tokens_per_character", "", per_character, needs=tokens),
-        Measure(
-            "truncated",
-            "",
-            accuracy.mean_columns(told["truncated"]),
-            needs="the engine did not say how answers ended",
-        ),
+        Measure("tokens_per_character", "", per_character, needs=no_tokens),
+        Measure("truncated", "", means["truncated"], needs=no_end),
     ]
-    return [dataclasses.replace(measure, higher_is_better=False) for measure in found]
+    return [dataclasses.replace(measure, higher_is_better=False) for measure in measures]
 
 
 def of_preferences(preferences: Answers, column: str, english: str) -> list[Measure]:
-    """What a reward model says of preference rows, and how its verdicts agree with its own on the
-    English row of the same item.
+    """What a reward model says of preference rows.
+
+    Agreement is with its own verdict on the English row of the same item.
     """
     verdicts = accuracy.verdict(preferences.score(column))
+    right = accuracy.mean_columns(verdicts)
+    ties = accuracy.mean_columns(accuracy.tie(verdicts))
     cells = accuracy.agreement_columns(verdicts, counterparts(preferences.items, english))
-    needs, parallel = (
-        f"no value in column {column!r}",
-        (
-            f"no row with values of {column!r} in {english} and in another language of the same"
-            " group_id"
-        ),
+    same = accuracy.on_diagonal(cells)
+
+    foreign = _all_but(english)
+    no_value = f"no value in column {column!r}"
+    parallel = (
+        f"no row with values of {column!r} in {english} and in another language of the same"
+        " group_id"
     )
     return [
-        Measure(
-            "reward_accuracy",
-            column,
-            accuracy.mean_columns(verdicts),
-            broken_down=True,
-            needs=needs,
-        ),
-        Measure(
-            "reward_ties",
-            column,
-            accuracy.mean_columns(accuracy.tie(verdicts)),
-            higher_is_better=False,
-            needs=needs,
-        ),
-        Measure(
-            "reward_agreement",
-            column,
-            accuracy.on_diagonal(cells),
-            needs=parallel,
-            applies=lambda language: language != english,
-        ),
-        Measure(
-            "reward_kappa",
-            column,
-            cells,
-            ratios.kappa,
-            needs=parallel,
-            applies=lambda language: language != english,
-        ),
+        Measure("reward_accuracy", column, right, broken_down=True, needs=no_value),
+        Measure("reward_ties", column, ties, higher_is_better=False, needs=no_value),
+        Measure("reward_agreement", column, same, needs=parallel, applies=foreign),
+        Measure("reward_kappa", column, cells, ratios.kappa, needs=parallel, applies=foreign),
     ]
 
 
@@ -245,13 +223,8 @@ def of_wins(ours: Answers, baseline: Answers, by: str) -> Measure:
     i, j = pairs(ours.items, baseline.items)
     share = np.full(len(ours.items), np.nan)
     share[i] = win_rate.raw(ours.score(by)[i], baseline.score(by)[j])
-    return Measure(
-        "win_rate",
-        by,
-        accuracy.mean_columns(share),
-        broken_down=True,
-        needs=f"no value in column {by!r}",
-    )
+    columns = accuracy.mean_columns(share)
+    return Measure("win_rate", by, columns, broken_down=True, needs=f"no value in column {by!r}")
 
 
 def of_stored(ours: Answers, by: str) -> Measure:

@@ -3,30 +3,39 @@
 import numpy as np
 
 
-def _divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b; nan where b is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(b == 0, np.nan, a / b)
+        quotient = a / b
+    return np.where(b == 0, np.nan, quotient)
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
     """s0 / s1: a mean, if s1 counts what s0 adds up."""
-    return _divided(sums[..., 0], sums[..., 1])
+    return divided(sums[..., 0], sums[..., 1])
 
 
 def _two_ratios(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return ratio(sums), _divided(sums[..., 2], sums[..., 3])
+    """s0 / s1 and s2 / s3."""
+    first = ratio(sums)
+    second = divided(sums[..., 2], sums[..., 3])
+    return first, second
 
 
 def harmonic(sums: np.ndarray) -> np.ndarray:
-    """The harmonic mean of s0 / s1 and s2 / s3; 0 where the first is 0, even if the second is
-    undefined."""
+    """The harmonic mean of s0 / s1 and s2 / s3.
+
+    It is 0 where the first ratio is 0, even if the second is undefined.
+    """
     a, b = _two_ratios(sums)
-    return np.where(a == 0, 0.0, _divided(2 * a * b, a + b))
+    mean = divided(2 * a * b, a + b)
+    return np.where(a == 0, 0.0, mean)
 
 
 def ratio_of_ratios(sums: np.ndarray) -> np.ndarray:
     """(s0 / s1) / (s2 / s3)."""
-    return _divided(*_two_ratios(sums))
+    numerator, denominator = _two_ratios(sums)
+    return divided(numerator, denominator)
 
 
 def kappa(sums: np.ndarray) -> np.ndarray:
@@ -37,7 +46,16 @@ def kappa(sums: np.ndarray) -> np.ndarray:
     """
     m = round(sums.shape[-1] ** 0.5)
     table = sums.reshape(*sums.shape[:-1], m, m)
-    total = table.sum((-2, -1))
-    observed = _divided(np.trace(table, axis1=-2, axis2=-1), total)
-    expected = _divided((table.sum(-1) * table.sum(-2)).sum(-1), total**2)
-    return np.where(expected > 1 - 1e-12, np.nan, _divided(observed - expected, 1 - expected))
+    total = table.sum(axis=(-2, -1))
+
+    # p_o = sum_i n_ii / n
+    on_diagonal = np.trace(table, axis1=-2, axis2=-1)
+    observed = divided(on_diagonal, total)
+
+    # p_e = sum_i n_i. n_.i / n^2
+    rows = table.sum(axis=-1)
+    columns = table.sum(axis=-2)
+    expected = divided((rows * columns).sum(axis=-1), total**2)
+
+    value = divided(observed - expected, 1 - expected)
+    return np.where(expected > 1 - 1e-12, np.nan, value)

@@ -1,5 +1,4 @@
-"""Long tables of results: a row per metric and language, then average, worst language, gap to
-English.
+"""Long tables of results: a row per metric and language, then the summaries over languages.
 
 `COLUMNS` is the main table. The breakdown (`BREAKDOWN`) has two columns more: its rows are about
 one `member` of one `part`, such as part `script`, member `Arab`. There `language` is a language, or
@@ -91,10 +90,10 @@ def member(
     name: str,
     confidence: float,
 ) -> list[dict[str, Any]]:
-    """Languages and average of an estimate on the items of one member (a kind of preference, an
-    origin)."""
+    """Languages and average of an estimate on the items of one member, such as an origin."""
     rows = _languages(metric, by, estimate, confidence)
-    if known := _defined(estimate):
+    known = _defined(estimate)
+    if known:
         rows.append(_average(metric, by, estimate, known, confidence, estimate.total_groups))
     return [{"part": part, "member": name, **row} for row in rows]
 
@@ -107,10 +106,17 @@ def _defined(estimate: Estimate) -> list[int]:
 def _languages(metric: str, by: str, estimate: Estimate, confidence: float) -> list[dict]:
     rows = []
     for i in _defined(estimate):
-        language, value = estimate.languages[i], estimate.values[i]
-        n, n_groups = estimate.n[i], estimate.n_groups[i]
-        replicates = estimate.replicates[:, i]
-        rows.append(_row(metric, by, language, value, replicates, n, n_groups, confidence))
+        row = _row(
+            metric,
+            by,
+            estimate.languages[i],
+            estimate.values[i],
+            estimate.replicates[:, i],
+            estimate.n[i],
+            estimate.n_groups[i],
+            confidence,
+        )
+        rows.append(row)
     return rows
 
 
@@ -164,8 +170,10 @@ def _rounded(value: float | None) -> float | None:
 
 
 def source_of(column: str) -> str:
-    """The training language in a column's name, or else the name: `reward[swh_Latn]` ->
-    `swh_Latn`."""
+    """The training language in a column's name, else the name.
+
+    reward[swh_Latn]  ->  swh_Latn
+    """
     match = re.search(r"\[(.+)\]$", column)
     return match[1] if match else column
 
@@ -182,11 +190,12 @@ def matrix(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
             cells[source_of(row["by"]), row["language"]] = row["value"]
     sources = sorted({source for source, _ in cells})
     targets = sorted({target for _, target in cells})
-    values = [[cells.get((source, target)) for target in targets] for source in sources]
+    values = []
+    for source in sources:
+        values.append([cells.get((source, target)) for target in targets])
     return {"metric": metric, "sources": sources, "targets": targets, "values": values}
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
-    """CSV text with a header; None becomes an empty field, and keys outside `columns` are left
-    out."""
+    """CSV text with a header. None becomes an empty field; keys outside `columns` are left out."""
     return spreadsheets.to_csv(rows, columns)

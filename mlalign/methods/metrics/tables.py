@@ -1,6 +1,4 @@
-"""The tables of a run: every measure with its intervals, breakdowns, and paired differences of
-policies.
-"""
+"""The tables of a run: measures with intervals, breakdowns, and paired differences of policies."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,69 +13,78 @@ from mlalign.methods.metrics.bootstrap import Draws, Estimate, Observed
 from mlalign.methods.metrics.measures import Columns, Measure
 
 MAX_MEMBERS = 50  # of a part: a key of metadata with more values is an identifier
-
 UNDEFINED = "not defined there: nothing to divide by, or (kappa) both always say the same"
 
 
 @dataclasses.dataclass
 class Tables:
-    """The results of a run: the main table, the breakdown, and what could not be computed and why."""
+    """The results of a run: the main table, the breakdown, and what could not be computed."""
 
     draws: Draws
     english: str
     confidence: float
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     breakdown: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    missing: dict[str, list[str]] = dataclasses.field(
-        default_factory=dict
-    )  # reason -> what could not be computed
+    # Reason -> what could not be computed.
+    missing: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def not_computed(self) -> list[str]:
         """What could not be computed, and why."""
-        return [f"{', '.join(names)}: {reason}" for reason, names in self.missing.items()]
+        lines = []
+        for reason, names in self.missing.items():
+            lines.append(f"{', '.join(names)}: {reason}")
+        return lines
 
     def miss(self, name: str, reason: str) -> None:
+        """Note that something could not be computed."""
         self.missing.setdefault(reason, []).append(name)
 
     def add(self, items: Items, measure: Measure) -> None:
-        """A measure of all items, by script and tier, and, for some, of each origin and each value
-        of metadata.
+        """A measure of all items, and of each script and tier of languages.
+
+        Some measures are also broken down by origin and by keys of metadata.
         """
         estimate = self._estimate(items, measure)
-        missing = sorted(
-            lang
-            for lang in set(items.language) - set(estimate.languages if estimate else ())
-            if measure.applies(lang)
-        )
         if estimate is None:
             self.miss(measure.name, measure.needs)
             return
+        languages_without = set(items.language) - set(estimate.languages)
+        missing = sorted(filter(measure.applies, languages_without))
         if missing:
             self.miss(f"{measure.name} ({' '.join(missing)})", measure.needs)
         self.add_estimate(
-            measure.name, measure.by, estimate, higher_is_better=measure.higher_is_better
+            measure.name,
+            measure.by,
+            estimate,
+            higher_is_better=measure.higher_is_better,
         )
         if measure.broken_down:
-            for part, told in {"origin": items.origin, **items.parts}.items():
-                self._add_members(items, measure, part, told)
+            parts = {"origin": items.origin, **items.parts}
+            for part, members in parts.items():
+                self._add_members(items, measure, part, members)
 
-    def _add_members(self, items: Items, measure: Measure, part: str, told: Sequence[str]) -> None:
-        names = sorted({name for name in told if name})
+    def _add_members(
+        self, items: Items, measure: Measure, part: str, members: Sequence[str]
+    ) -> None:
+        """A measure of the items of each member of a part; members: that of each item, or ""."""
+        names = sorted({name for name in members if name})
         if len(names) > MAX_MEMBERS:
             self.miss(f"{measure.name} by {part}", f"more than {MAX_MEMBERS} values")
             return
         for name in names:
-            self.add_member(items, measure, part, name, np.array([t == name for t in told], bool))
+            among = np.array([member == name for member in members], bool)
+            self.add_member(items, measure, part, name, among)
 
     def add_estimate(
         self, name: str, by: str, estimate: Estimate, *, higher_is_better: bool = True
     ) -> None:
-        if undefined := [
-            lang
-            for lang, value in zip(estimate.languages, estimate.values, strict=True)
-            if np.isnan(value)
-        ]:
+        """Rows for each language of an estimate, and for its scripts and tiers."""
+        undefined = []
+        for language, value in zip(estimate.languages, estimate.values, strict=True):
+            if np.isnan(value):
+                undefined.append(language)
+        if undefined:
             self.miss(f"{name} ({' '.join(undefined)})", UNDEFINED)
         self.rows += table.summarise(
             name, by, estimate, self.english, self.confidence, higher_is_better=higher_is_better
@@ -89,10 +96,8 @@ class Tables:
         self, items: Items, measure: Measure, part: str, name: str, among: np.ndarray
     ) -> None:
         """A measure of some items only (`among`: I, bool), in the breakdown."""
-        estimate = self._estimate(
-            items,
-            dataclasses.replace(measure, columns=np.where(among[:, None], measure.columns, np.nan)),
-        )
+        columns = accuracy.kept(measure.columns, among)
+        estimate = self._estimate(items, dataclasses.replace(measure, columns=columns))
         if estimate is not None:
             self.breakdown += table.member(
                 measure.name, measure.by, estimate, part, name, self.confidence
@@ -106,60 +111,61 @@ class Tables:
         at: tuple[np.ndarray, np.ndarray],
         name: str,
     ) -> None:
-        """Our measure minus another policy's on the items that both have, paired; named
-        `MEASURE_over_NAME`.
+        """Our measure minus another policy's, paired, as `MEASURE_over_NAME`.
 
-        at: the indices of these items among ours and among the other's (`answers.pairs`).
+        at: the indices of the items that both have, among ours and among the other's
+        (`answers.pairs`).
         """
+        difference_name = f"{measure.name}_over_{name}"
         i, j = at
-        mine, others = measure.columns[i], other.columns[j]
-        both = np.flatnonzero(~(np.isnan(mine).any(1) | np.isnan(others).any(1)))
+        ours_there = measure.columns[i]
+        others_there = other.columns[j]
+        is_missing = np.isnan(np.concatenate([ours_there, others_there], axis=1))
+        both = np.flatnonzero(~is_missing.any(axis=1))
         if not len(both):
-            self.miss(
-                f"{measure.name}_over_{name}",
-                f"no item with values of both policies ({measure.needs})",
-            )
+            self.miss(difference_name, f"no item with values of both policies ({measure.needs})")
             return
-        language, group = [ours.language[k] for k in i[both]], [ours.group[k] for k in i[both]]
-        a, b = (
-            bootstrap.estimate(Observed(language, group, c[both]), self.draws, measure.combine)
-            for c in (mine, others)
-        )
-        found = bootstrap.difference(a, b)
+
+        places = i[both]
+        language = [ours.language[place] for place in places]
+        group = [ours.group[place] for place in places]
+        our_estimate = self._estimate_of(language, group, ours_there[both], measure)
+        other_estimate = self._estimate_of(language, group, others_there[both], measure)
         self.add_estimate(
-            f"{measure.name}_over_{name}",
+            difference_name,
             measure.by,
-            found,
+            bootstrap.difference(our_estimate, other_estimate),
             higher_is_better=measure.higher_is_better,
         )
 
     def _estimate(self, items: Items, measure: Measure) -> Estimate | None:
-        if np.isnan(measure.columns).any(1).all():
+        is_missing = np.isnan(measure.columns).any(axis=1)
+        if is_missing.all():
             return None
-        return bootstrap.estimate(
-            Observed(items.language, items.group, measure.columns), self.draws, measure.combine
-        )
+        return self._estimate_of(items.language, items.group, measure.columns, measure)
+
+    def _estimate_of(
+        self, language: Sequence[str], group: Sequence[str], columns: np.ndarray, measure: Measure
+    ) -> Estimate:
+        observed = Observed(language, group, columns)
+        return bootstrap.estimate(observed, self.draws, measure.combine)
 
 
 def add_best_of_k(tables: Tables, answers: Answers, by: Columns) -> None:
-    """Oracle and selected accuracy for k = 1, 2, 4, …, n in the breakdown (part `k`): unbiased,
-    items with fewer answers left out.
+    """Oracle and selected accuracy for k = 1, 2, 4, …, n, as the part `k` of the breakdown.
+
+    They are unbiased; items with fewer than k answers are left out.
     """
     right = answers.score(by.accuracy)
-    selectors = {"oracle_accuracy": by.accuracy} | (
-        {"selected_accuracy": by.select} if by.select else {}
-    )
+    selectors = {"oracle_accuracy": by.accuracy}
+    if by.select:
+        selectors["selected_accuracy"] = by.select
     everything = np.ones(len(answers.items), bool)
     for name, column in selectors.items():
         for k in best_of_n.sizes(right.shape[1]):
             values = best_of_n.selected(answers.score(column), right, k)
-            tables.add_member(
-                answers.items,
-                Measure(name, column, accuracy.mean_columns(values)),
-                "k",
-                str(k),
-                everything,
-            )
+            measure = Measure(name, column, accuracy.mean_columns(values))
+            tables.add_member(answers.items, measure, "k", str(k), everything)
 
 
 def add_length_controlled(
@@ -168,29 +174,29 @@ def add_length_controlled(
     """The length-controlled win rate over the baseline."""
     i, j = pairs(ours.items, baseline.items)
     estimate = _length_controlled(tables.draws, (ours, i), (baseline, j), by, unit)
-    _add_wins(
-        tables,
-        name,
-        by,
-        estimate,
-        f"no pair of answers with values of {by!r} and lengths in {unit}",
-    )
+    needs = f"no pair of answers with values of {by!r} and lengths in {unit}"
+    _add_wins(tables, name, by, estimate, needs)
 
 
 def add_length_controlled_difference(
     tables: Tables, ours: Answers, control: Answers, baseline: Answers, by: str, unit: str
 ) -> None:
-    """Our length-controlled win rate over the baseline minus the control's, on the items of all
-    three.
+    """Our length-controlled win rate over the baseline minus the control's.
+
+    Both are on the items that all three policies have.
     """
-    (i, j), (i_control, j_control) = (
-        pairs(policy.items, baseline.items) for policy in (ours, control)
-    )
-    both, at, at_control = np.intersect1d(j, j_control, return_indices=True)
-    sides = ((ours, i[at]), (control, i_control[at_control]))
-    a, b = (_length_controlled(tables.draws, side, (baseline, both), by, unit) for side in sides)
+    i_ours, j_ours = pairs(ours.items, baseline.items)
+    i_control, j_control = pairs(control.items, baseline.items)
+    in_all, at_ours, at_control = np.intersect1d(j_ours, j_control, return_indices=True)
+    of_baseline = (baseline, in_all)
+    of_ours = (ours, i_ours[at_ours])
+    of_control = (control, i_control[at_control])
+
+    our_rate = _length_controlled(tables.draws, of_ours, of_baseline, by, unit)
+    control_rate = _length_controlled(tables.draws, of_control, of_baseline, by, unit)
+    difference = bootstrap.difference(our_rate, control_rate)
     needs = f"no item on which both policies have values of {by!r} and lengths in {unit}"
-    _add_wins(tables, "win_rate_lc_over_control", by, bootstrap.difference(a, b), needs)
+    _add_wins(tables, "win_rate_lc_over_control", by, difference, needs)
 
 
 def _add_wins(tables: Tables, name: str, by: str, estimate: Estimate, needs: str) -> None:
@@ -207,8 +213,14 @@ def _length_controlled(
     by: str,
     unit: str,
 ) -> Estimate:
-    items, i = ours[0].items, ours[1]
-    a, b = (answers.score(by)[k] for answers, k in (ours, baseline))
-    length_a, length_b = (answers.lengths[unit][k] for answers, k in (ours, baseline))
-    language, group = [items.language[k] for k in i], [items.group[k] for k in i]
-    return win_rate.length_controlled_estimate(language, group, (a, b), (length_a, length_b), draws)
+    """The length-controlled win rate of some of our answers over some of the baseline's."""
+    our_answers, i = ours
+    their_answers, j = baseline
+    items = our_answers.items
+    return win_rate.length_controlled_estimate(
+        language=[items.language[k] for k in i],
+        group=[items.group[k] for k in i],
+        scores=(our_answers.score(by)[i], their_answers.score(by)[j]),
+        lengths=(our_answers.lengths[unit][i], their_answers.lengths[unit][j]),
+        draws=draws,
+    )

@@ -17,9 +17,15 @@ UNKNOWN = "unclassified"
 def _classes() -> dict[str, str]:
     path = Path(__file__).with_name("resource_tiers.yaml")
     tiers = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {language: str(number) for number, languages in tiers.items() for language in languages}
+    classes: dict[str, str] = {}
+    for number, languages in tiers.items():
+        classes |= dict.fromkeys(languages, str(number))
+    return classes
 
 
 def tier(code: str) -> str:
-    """The class of a language in any script and region, or `unclassified`: `swh_Latn` -> `2`."""
+    """The class of a language, or `unclassified`. Script and region do not matter.
+
+    swh_Latn  ->  2
+    """
     return _classes().get(code.partition("_")[0], UNKNOWN)

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mlalign.methods.metrics.bootstrap import Draws, Estimate
+from mlalign.methods.metrics.ratios import divided
 
 RIDGE = 0.01  # in units of prompts: keeps the fit finite when one side always wins
 MAX_STEPS = 50
@@ -32,24 +33,30 @@ def outcomes(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
     ours: I x n; theirs: I x m. Returns I x n*m, ours in the outer loop.
     """
-    a, b = ours[:, :, None], theirs[:, None, :]
+    a = ours[:, :, None]
+    b = theirs[:, None, :]
     wins = np.where(a > b, 1.0, np.where(a == b, 0.5, 0.0))
-    return np.where(np.isnan(a) | np.isnan(b), np.nan, wins).reshape(len(ours), -1)
+    is_missing = np.isnan(a) | np.isnan(b)
+    return np.where(is_missing, np.nan, wins).reshape(len(ours), -1)
 
 
 def raw(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """The share of wins of each prompt; nan where no pair has both scores. I x n, I x m -> I."""
-    shares = np.full(len(ours), np.nan)
-    for chunk in _chunks(len(ours), ours.shape[1] * theirs.shape[1]):
+    shares = np.empty(len(ours))
+    n_pairs = ours.shape[1] * theirs.shape[1]
+    for chunk in _chunks(len(ours), n_pairs):
         wins = outcomes(ours[chunk], theirs[chunk])
-        n_known = (~np.isnan(wins)).sum(1)
-        np.divide(np.nansum(wins, 1), n_known, out=shares[chunk], where=n_known > 0)
+        n_known = (~np.isnan(wins)).sum(axis=1)
+        n_wins = np.nansum(wins, axis=1)
+        shares[chunk] = divided(n_wins, n_known)
     return shares
 
 
 def _chunks(n: int, width: int) -> Iterator[slice]:
+    """Slices of n prompts, so that each holds about `CHUNK` values of prompts x `width`."""
     step = max(1, CHUNK // max(1, width))
-    return (slice(i, i + step) for i in range(0, n, step))
+    for start in range(0, n, step):
+        yield slice(start, start + step)
 
 
 def length_controlled(wins: np.ndarray, totals: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -58,17 +65,21 @@ def length_controlled(wins: np.ndarray, totals: np.ndarray, x: np.ndarray) -> np
     wins, totals: F x K, the weight of the wins and of all pairs at each of the K values `x`.
     Returns F.
     """
-    a, b = np.zeros(len(wins)), np.zeros(len(wins))
+    a = np.zeros(len(wins))
+    b = np.zeros(len(wins))
     for _ in range(MAX_STEPS):
-        p = _sigmoid(a[:, None] + b[:, None] * x)  # F x K
+        logits = a[:, None] + b[:, None] * x
+        p = _sigmoid(logits)  # F x K
+        # Gradient and negative Hessian of the penalised log-likelihood
+        #   sum_k wins log p + (totals - wins) log(1 - p)  -  RIDGE (a^2 + b^2) / 2
         residual = wins - totals * p
-        curvature = totals * p * (1 - p)
-        gradient_a = residual.sum(1) - RIDGE * a
+        gradient_a = residual.sum(axis=1) - RIDGE * a
         gradient_b = residual @ x - RIDGE * b
-
-        h_aa = curvature.sum(1) + RIDGE
+        curvature = totals * p * (1 - p)
+        h_aa = curvature.sum(axis=1) + RIDGE
         h_ab = curvature @ x
         h_bb = curvature @ (x * x) + RIDGE
+
         determinant = h_aa * h_bb - h_ab * h_ab
         step_a = (h_bb * gradient_a - h_ab * gradient_b) / determinant
         step_b = (h_aa * gradient_b - h_ab * gradient_a) / determinant
@@ -76,7 +87,8 @@ def length_controlled(wins: np.ndarray, totals: np.ndarray, x: np.ndarray) -> np
         # Bounded steps do not overshoot where p is near 0 or 1.
         a = a + np.clip(step_a, -1, 1)
         b = b + np.clip(step_b, -1, 1)
-        if max(np.abs(step_a).max(), np.abs(step_b).max()) < 1e-9:
+        largest = max(np.abs(step_a).max(), np.abs(step_b).max())
+        if largest < 1e-9:
             break
     return _sigmoid(a)
 
@@ -97,30 +109,24 @@ def length_controlled_estimate(
     scores, lengths: ours (I x n) and the baseline's (I x m). A pair needs both scores and both
     lengths.
     """
-    seen = np.flatnonzero(_have_a_pair(scores, lengths))
-    cluster_count = draws.weights.shape[1]
     items_of: dict[str, list[int]] = {}
+    seen = np.flatnonzero(_have_a_pair(scores, lengths))
     for i in seen.tolist():
         items_of.setdefault(language[i], []).append(i)
     languages = sorted(items_of)
 
     values = np.empty(len(languages))
     replicates = np.empty((len(draws.weights), len(languages)))
-    groups_of = []
+    groups_of: list[set[int]] = []
     for place, code in enumerate(languages):
         items = items_of[code]
         groups = np.array([draws.number[group[i]] for i in items])
         groups_of.append(set(groups.tolist()))
-        wins, totals, x = _cells(
-            [s[items] for s in scores],
-            [d[items] for d in lengths],
-            groups % cluster_count,
-            cluster_count,
-        )
-        values[place] = length_controlled(wins.sum(0)[None], totals.sum(0)[None], x)[0]
-        drawn = draws.weights @ totals  # B x K
-        fitted = length_controlled(draws.weights @ wins, drawn, x)
-        replicates[:, place] = np.where(drawn.sum(1) == 0, np.nan, fitted)
+        own_scores = [side[items] for side in scores]
+        own_lengths = [side[items] for side in lengths]
+        value, drawn = _of_language(own_scores, own_lengths, groups, draws)
+        values[place] = value
+        replicates[:, place] = drawn
 
     return Estimate(
         languages=languages,
@@ -132,10 +138,34 @@ def length_controlled_estimate(
     )
 
 
+def _of_language(
+    scores: Sequence[np.ndarray],
+    lengths: Sequence[np.ndarray],
+    groups: np.ndarray,
+    draws: Draws,
+) -> tuple[float, np.ndarray]:
+    """The value and its B replicates for the items of one language; groups: I numbers."""
+    n_clusters = draws.weights.shape[1]
+    clusters = groups % n_clusters
+    wins, totals, x = _cells(scores, lengths, clusters, n_clusters)
+    all_wins = wins.sum(axis=0)
+    all_totals = totals.sum(axis=0)
+    value = length_controlled(all_wins[None], all_totals[None], x)[0]
+
+    drawn_wins = draws.weights @ wins  # B x K
+    drawn_totals = draws.weights @ totals
+    fitted = length_controlled(drawn_wins, drawn_totals, x)
+    is_empty = drawn_totals.sum(axis=1) == 0
+    return value, np.where(is_empty, np.nan, fitted)
+
+
 def _have_a_pair(scores: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> np.ndarray:
     """Whether each item has an answer with score and length on both sides. Returns I."""
-    ours, theirs = (~np.isnan(s + d) for s, d in zip(scores, lengths, strict=True))
-    return ours.any(1) & theirs.any(1)
+    our_scores, their_scores = scores
+    our_lengths, their_lengths = lengths
+    ours = ~np.isnan(our_scores + our_lengths)
+    theirs = ~np.isnan(their_scores + their_lengths)
+    return ours.any(axis=1) & theirs.any(axis=1)
 
 
 def _cells(
@@ -144,20 +174,33 @@ def _cells(
     cluster: np.ndarray,
     n_clusters: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weight of the wins and of all pairs, by cluster and rounded tanh (C x K each), and the K
-    values."""
+    """The weight of the wins and of all pairs, by cluster and rounded tanh, and the K values of it.
+
+    cluster: I. Both weights are C x K.
+    """
     wins = outcomes(*scores)
-    difference = (lengths[0][:, :, None] - lengths[1][:, None, :]).reshape(wins.shape)
+    our_lengths, their_lengths = lengths
+    difference = our_lengths[:, :, None] - their_lengths[:, None, :]
+    difference = difference.reshape(wins.shape)
     known = ~np.isnan(wins + difference)
     # A prompt weighs 1, shared by its pairs.
-    weight = np.where(known, 1 / np.maximum(known.sum(1, keepdims=True), 1), 0.0)[known]
+    n_pairs = known.sum(axis=1, keepdims=True)
+    shares = np.where(known, 1 / np.maximum(n_pairs, 1), 0.0)
+    weight = shares[known]
 
-    deviation = difference[known].std()
-    x = np.tanh(difference[known] / deviation) if deviation > 0 else np.zeros(len(weight))
+    # tanh(d / std(d)), rounded to the grid
+    d = difference[known]
+    deviation = d.std()
+    x = np.zeros(len(weight))
+    if deviation > 0:
+        x = np.tanh(d / deviation)
     grid, place = np.unique(np.rint(GRID * x), return_inverse=True)
-    cell = np.broadcast_to(cluster[:, None], wins.shape)[known] * len(grid) + place
+    cluster_of_pair = np.broadcast_to(cluster[:, None], wins.shape)[known]
+    cell = cluster_of_pair * len(grid) + place
 
     def table(weights: np.ndarray) -> np.ndarray:
-        return np.bincount(cell, weights, n_clusters * len(grid)).reshape(n_clusters, -1)
+        """The sum of the weights in each cell, C x K."""
+        sums = np.bincount(cell, weights, n_clusters * len(grid))
+        return sums.reshape(n_clusters, -1)
 
     return table(weight * wins[known]), table(weight), grid / GRID

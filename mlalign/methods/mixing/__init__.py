@@ -48,9 +48,10 @@ def shared(
     most: Mapping[str, int],
     total: int,
 ) -> dict[str, int]:
-    """`total` rows by weight, but no language more than `most`; what one lacks the others share.
+    """`total` rows shared by weight, but no more than `most` of a language.
 
-    Whole numbers that sum to `total`, or to all of `most` where that is less.
+    What a language lacks, the others share. The whole numbers sum to `total`, or to the sum of
+    `most` where that is less.
     """
     total = min(total, sum(most.values()))
     full: dict[str, int] = {}

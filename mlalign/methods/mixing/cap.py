@@ -1,4 +1,4 @@
-"""`cap`: at most so many rows of each language."""
+"""`cap`: a limit on the rows of each language."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""`temperature`: in proportion to a power of what there is (Conneau et al. 2020, section 3.1)."""
+"""`temperature`: in proportion to a power of the available rows (Conneau et al. 2020, sec. 3.1)."""
 
 from collections.abc import Mapping
 

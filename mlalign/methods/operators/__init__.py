@@ -1,4 +1,4 @@
-"""Operators: what asks a model several things about one row, and makes rows of what it answers.
+"""Operators: they ask a model several things about one row, and make rows of its answers.
 
 An operator is a generator function in a file of its own. It yields requests and receives the texts:
 
@@ -88,7 +88,11 @@ def load(name: str, key: str = "operator") -> Operator:
     sample = f"def {operator.__name__}(prompt: Item, say: Say, *, …) -> Steps[Candidate]"
     if not inspect.isgeneratorfunction(operator):
         raise UserError(f"{key}: {name} yields no requests; write it as `{sample}` with `yield`")
-    if not taken or taken[0] not in READS or taken[1:] not in ([], ["say"]):
+    if taken and taken[0] in READS and taken[1:] not in ([], ["say"]):
+        others = ", ".join(taken[1:])
+        mend = "only `say` may follow the item, and options stand after `*`"
+        raise UserError(f"{key}: {name} takes {others}; {mend}; write it as `{sample}`")
+    if not taken or taken[0] not in READS:
         first = taken[0] if taken else "nothing"
         hint = nearest(first, READS)
         raise UserError(f"{key}: {name} reads {first}{hint}; write it as `{sample}`")

@@ -7,7 +7,7 @@
 A method gets the candidates of one prompt, in the order in which they were sampled. If its only
 positional parameter is called `group`, or is annotated as `Group`, it gets all languages of an item
 at once instead. It returns pairs, which become preference rows, or single candidates, which become
-demonstration rows, or the reason why there is nothing, which is counted.
+demonstration rows, or the reason why there are none, which is counted.
 
 How methods are found, their options checked and their code hashed: `mlalign.methods`. Two names of
 options have a meaning here. `seed` is filled by the stage, from its own seed and the prompt or
@@ -15,11 +15,12 @@ group. A method with `wrong_language` needs the language of each candidate unles
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from mlalign import methods
 from mlalign.core.errors import UserError
@@ -29,8 +30,10 @@ WrongLanguage = Literal["never_chosen", "penalise", "off"]
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One candidate. `score` is what methods compare (normalised if the stage was asked to);
-    `scores` holds every raw column.
+    """One candidate.
+
+    `score` is what methods compare, normalised if the stage is set to do so. `scores` holds every
+    raw column.
     """
 
     candidate_id: str
@@ -41,15 +44,13 @@ class Scored:
     requested: str | None = None  # the language that was asked for
     in_language: bool | None = None  # answers in the requested language; None: not known
     choosable: bool = True  # passes every gate on the chosen side
-    sampler: str | None = (
-        None  # the step that sampled it, where there are several; None: the only one
-    )
+    # The step that sampled it, where there are several; None: the only one.
+    sampler: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """One item in all languages that have a candidate which can be used; they are in the order of
-    their codes.
+    """One item in all languages that have a usable candidate, in the order of their codes.
 
     `candidates`: language of the prompt -> its candidates, in the order in which they were sampled.
     `prompts` and `references` are those of each language, as the rows have them.
@@ -63,11 +64,10 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A preference: `margin` is the difference of what was compared.
+    """A preference. `margin` is the difference of the scores that were compared.
 
-    `prompt_language`: of a pair across languages, the one whose prompt the row gets. None: the
-        prompt
-    that the chosen candidate answers.
+    `prompt_language`: of a pair across languages, the language whose prompt the row gets. None: the
+    prompt that the chosen candidate answers.
     """
 
     chosen: Scored
@@ -102,16 +102,15 @@ def load(name: str) -> Method:
 
 
 def takes_group(method: Method) -> bool:
-    """Whether a method works on all languages of an item, and not on one prompt."""
+    """Whether a method works on all languages of an item, rather than on one prompt."""
     first = methods.inputs(method)[0]
     return first == "group" or methods.hint_of(method, first) is Group
 
 
 def makes(method: Method) -> str | None:
-    """The kind of rows that a method makes, by its annotation: preference for pairs, demonstration
-    for candidates.
+    """The kind of rows that a method makes, by its annotation; None if that does not tell.
 
-    None where the annotation does not tell.
+    Pairs become `preference` rows, candidates `demonstration` rows.
     """
     made = methods.hint_of(method, "return")
     possible = typing.get_args(made) if typing.get_origin(made) is types.UnionType else (made,)
@@ -120,11 +119,29 @@ def makes(method: Method) -> str | None:
     return "demonstration" if list[Scored] in possible else None
 
 
+def misreturned(made: Any) -> str | None:
+    """Describes what a method returned where that is no result of a method; otherwise None."""
+    if isinstance(made, str):
+        return None
+    if not isinstance(made, list | tuple):
+        return f"a {type(made).__name__}"
+    for item in made:
+        if isinstance(item, Pair) and not math.isfinite(item.margin):
+            return f"a pair with the margin {item.margin}"
+        sides = (item.chosen, item.rejected) if isinstance(item, Pair) else (item,)
+        for side in sides:
+            if not isinstance(side, Scored):
+                place = "a pair whose side is" if isinstance(item, Pair) else "a list that holds"
+                return f"{place} a {type(side).__name__}"
+    return None
+
+
 def accept(
     pairs: Sequence[Pair], min_margin: float, max_pairs: int | None
 ) -> tuple[list[Pair], Counter[str]]:
-    """The pairs worth training on, at most `max_pairs` in the method's order, and how many were
-    dropped for which reason.
+    """The pairs worth training on, and how many were dropped for each reason.
+
+    At most `max_pairs` are kept, in the method's order.
     """
     kept: list[Pair] = []
     dropped: Counter[str] = Counter()
@@ -147,15 +164,17 @@ def _refusal(pair: Pair, min_margin: float) -> str | None:
 
 
 def penalise(scored: Sequence[Scored], penalty: float) -> list[Scored]:
-    """The candidates, with `penalty` taken from the score of each that is not known to be in the
-    requested language.
+    """The candidates with lower scores where they may be in another language than requested.
+
+    `penalty` is taken from the score of each that is not known to be in the requested language.
     """
     return [c if c.in_language else dataclasses.replace(c, score=c.score - penalty) for c in scored]
 
 
 def may_be_chosen(scored: Sequence[Scored], wrong_language: WrongLanguage) -> list[Scored]:
-    """Those that pass the gates on the chosen side and, under "never_chosen", are known to be in
-    the requested language.
+    """Those that pass every gate on the chosen side.
+
+    Under "never_chosen" they also have to be known to be in the requested language.
     """
     return [
         c for c in scored if c.choosable and (wrong_language != "never_chosen" or c.in_language)

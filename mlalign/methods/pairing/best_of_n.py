@@ -17,7 +17,9 @@ def best_of_n(
 ) -> list[Scored] | str:
     """The candidate of the highest score; among equal scores the one sampled first.
 
-    `wrong_language` as in `best_worst`.
+    `wrong_language` is as in `best_worst`.
+
+        scores 0.2, 0.9, 0.5  ->  the candidate of 0.9
     """
     if wrong_language == "penalise":
         scored = penalise(scored, penalty)

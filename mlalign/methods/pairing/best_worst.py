@@ -18,10 +18,11 @@ def best_worst(
 ) -> list[Pair] | str:
     """One pair of the highest and the lowest score; among equal scores the candidate sampled first.
 
-    `wrong_language`: "never_chosen" keeps candidates in another language (or one not known) from
-        being chosen, they may still be
-    rejected; "penalise" takes `penalty` from their scores on both sides (and so from the margin);
-    "off" ignores language.
+    `wrong_language` is about candidates in another language than requested, or in one that is not
+    known: "never_chosen" keeps them from being chosen, though they may be rejected; "penalise"
+    takes `penalty` from their scores on both sides, and so from the margin; "off" ignores language.
+
+        scores 0.2, 0.9, 0.5  ->  chosen 0.9, rejected 0.2, margin 0.7
     """
     if len(scored) < 2:
         return "fewer than two candidates"

@@ -1,9 +1,7 @@
-"""What generates text: `vllm`, `transformers`, or `openai` (any server that speaks the OpenAI
-protocol), behind one protocol.
+"""Engines generate text: `vllm`, `transformers`, or `openai` (any OpenAI-compatible server).
 
-Light: an engine's package is imported only when the engine is opened. Which engine runs is what the
-    configuration says; a
-missing package is an error that names it, never a change of engine.
+Light: an engine's package is imported only when the engine is opened. The configuration says which
+engine runs; a missing package is an error that names it, never a change of engine.
 """
 
 import dataclasses
@@ -20,22 +18,23 @@ from mlalign.core.schema import HOW_ENGINE, arguments_for, build, how, verbatim,
 if TYPE_CHECKING:
     from mlalign.core.model import Model
 
-# The finish reason of a request that the engine refused because the prompt does not fit its
-# context.
+# The finish reason of a request whose prompt does not fit the engine's context.
 PROMPT_TOO_LONG = "prompt_too_long"
 CUT = "\ufffd"  # what decoders write for bytes that are no whole character
 
 
 class Traits(NamedTuple):
-    """What callers may know of an engine without opening it."""
+    """What callers may know of an engine without opening it.
+
+    `seed_guarantee`: a request's text depends on its own seed and prompt alone (in fp32), not on
+    its batch.
+    """
 
     module: str
     package: str
     install: str
     takes: Literal["tokens", "messages"]
-    seed_guarantee: (
-        bool  # a request's text depends on its own seed and prompt alone (fp32), not on its batch
-    )
+    seed_guarantee: bool
 
 
 ENGINES = {
@@ -68,8 +67,11 @@ RESERVED = {
 }
 
 
-def _arguments_of(around: Mapping) -> str:
-    return "vllm.engine.arg_utils:EngineArgs" if around.get("name", "vllm") == "vllm" else ""
+def _arguments_of(config: Mapping) -> str:
+    """Where the argument names of the configured engine are declared; empty if nowhere."""
+    if config.get("name", "vllm") == "vllm":
+        return "vllm.engine.arg_utils:EngineArgs"
+    return ""
 
 
 @dataclasses.dataclass
@@ -111,10 +113,7 @@ class EngineConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """One answer to generate.
-
-    Which of `prompt_token_ids` and `messages` is set is what the engine `takes`.
-    """
+    """One answer to generate; the engine `takes` either `prompt_token_ids` or `messages`."""
 
     id: str
     seed: int
@@ -124,13 +123,12 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Response:
-    """`n_tokens` counts the end token too; None if a server does not say.
+    """An answer.
 
-    `reasoning` is what a server split off itself.
-
-    `cut_character`: the text ended within a character, which was trimmed.
-    `top_logprobs` (openai only, where `Sampling.top_logprobs` asks): the likeliest first tokens as
-    text, with their log-probabilities.
+    `n_tokens` counts the end token too; None if a server does not say. `reasoning` is what a server
+    split off itself. `cut_character`: the text ended within a character, which was trimmed.
+    `top_logprobs` (openai only, if `Sampling.top_logprobs` asks for them): the likeliest first
+    tokens as text, with their log-probabilities.
     """
 
     text: str
@@ -142,8 +140,9 @@ class Response:
 
 
 def trimmed(text: str) -> tuple[str, bool]:
-    """A text without the beginning of a character at its end (U+FFFD, where the tokens end within a
-    character); whether it had one.
+    """(the text without a character that was cut at its end, whether there was one).
+
+    Decoders write U+FFFD if the tokens end within a character.
     """
     whole = text.rstrip(CUT)
     return whole, len(whole) < len(text)
@@ -151,12 +150,12 @@ def trimmed(text: str) -> tuple[str, bool]:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Sampling parameters under vLLM's names; `temperature` 0 is greedy; `extra` goes to the engine
-    as it is.
+    """Sampling parameters under vLLM's names.
 
-    `end_tokens` end an answer besides the model's own end tokens (engines of tokens only; no part
-    of the text). With `json_schema` the text can be nothing but JSON of that schema (cut off where
-    `max_tokens` ends); a server may not obey.
+    `temperature` 0 is greedy. `extra` goes to the engine unchanged. `end_tokens` end an answer like
+    the model's own end tokens, and are no part of the text (only engines that take tokens).
+    With `json_schema` the text is JSON of that schema, unless `max_tokens` cuts it off or a server
+    does not obey.
     """
 
     max_tokens: int
@@ -185,21 +184,21 @@ class TokenEngine(Engine, Protocol):
     def next_logprobs(
         self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """The log-probability of each of a request's `tokens` as its next one: the model's own, at
-        temperature 1, nothing masked.
+        """The log-probability of each of a request's `tokens` as its next token.
+
+        It is the model's own, at temperature 1 and with nothing masked.
         """
 
 
-def configured(told: Mapping, key: str = "engine") -> EngineConfig:
+def configured(values: Mapping, key: str = "engine") -> EngineConfig:
     """An engine's configuration from a plain mapping.
 
     Raises: UserError with every mistake, each naming the full key.
     """
     errors: list[str] = []
-    config = build(EngineConfig, told, key, errors)
-    errors += (
-        [message.replace("engine.", f"{key}.", 1) for message in problems(config)] if config else []
-    )
+    config = build(EngineConfig, values, key, errors)
+    if config:
+        errors += [message.replace("engine.", f"{key}.", 1) for message in problems(config)]
     if errors:
         raise UserError(*errors)
     return config
@@ -221,31 +220,30 @@ def missing(name: str, find: Callable[[str], Any] = importlib.util.find_spec) ->
 
 def problems(config: EngineConfig) -> list[str]:
     """What is wrong with a configuration beyond its types, as messages that begin with the key."""
-    found = []
-    if config.name == "openai" and not config.base_url:
-        found.append(
-            "engine.base_url: missing; give the server's address, such as http://localhost:8000/v1"
-        )
-    if (
-        config.name == "openai"
-        and config.base_url
-        and "${" not in config.base_url
-        and not _is_address(config.base_url)
-    ):
-        address = secrecy.hidden(config.base_url)
-        found.append(
-            "engine.base_url: expected an address such as http://localhost:8000/v1, got"
-            f" {address!r}"
-        )
+    errors = _address_problems(config.base_url) if config.name == "openai" else []
     if config.api_key_env is not None and not config.api_key_env.isidentifier():
-        found.append(
+        errors.append(
             "engine.api_key_env: not the name of an environment variable (the key itself stays out"
             " of configurations)"
         )
     for name in ("batch_tokens", "concurrency", "timeout_s"):
-        if getattr(config, name) <= 0:
-            found.append(f"engine.{name}: must be above 0, got {getattr(config, name)}")
-    return found
+        value = getattr(config, name)
+        if value <= 0:
+            errors.append(f"engine.{name}: must be above 0, got {value}")
+    return errors
+
+
+def _address_problems(base_url: str | None) -> list[str]:
+    if not base_url:
+        return [
+            "engine.base_url: missing; give the server's address, such as http://localhost:8000/v1"
+        ]
+    if "${" in base_url or _is_address(base_url):
+        return []
+    return [
+        "engine.base_url: expected an address such as http://localhost:8000/v1, got"
+        f" {secrecy.hidden(base_url)!r}"
+    ]
 
 
 # Sampling parameters of vLLM that are objects, which a person writes as a mapping.
@@ -257,45 +255,43 @@ CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_
 
 
 def sampling_problems(name: str, extra: Mapping[str, Any], max_tokens: int) -> list[str]:
-    """What an engine would refuse of further sampling parameters, as messages that begin with the
-    key.
-    """
-    found: list[str] = []
+    """Sampling parameters that the engine would refuse, as messages that begin with the key."""
     if name != "vllm":
-        return found
+        return []
+    errors: list[str] = []
     for key in NESTED.keys() & extra.keys():
         value = extra[key]
         if isinstance(value, Mapping):
-            arguments_for(NESTED[key], value, f"sampling.{key}", found)
+            arguments_for(NESTED[key], value, f"sampling.{key}", errors)
         elif value is not None:
-            found.append(f"sampling.{key}: expected a mapping, got {value!r}")
-    constraint = extra.get("structured_outputs")
-    if (
-        isinstance(constraint, Mapping)
-        and sum(constraint.get(c) is not None for c in CONSTRAINTS) != 1
-    ):
-        found.append(f"sampling.structured_outputs: give exactly one of {', '.join(CONSTRAINTS)}")
+            errors.append(f"sampling.{key}: expected a mapping, got {value!r}")
+
+    structured = extra.get("structured_outputs")
+    if isinstance(structured, Mapping):
+        constraints = [name for name in CONSTRAINTS if structured.get(name) is not None]
+        if len(constraints) != 1:
+            names = ", ".join(CONSTRAINTS)
+            errors.append(f"sampling.structured_outputs: give exactly one of {names}")
     if extra.get("allowed_token_ids") == []:
-        found.append(
+        errors.append(
             "sampling.allowed_token_ids: an empty list allows no token; leave it out to allow all"
         )
     if (extra.get("min_tokens") or 0) > max_tokens:
-        found.append(
+        errors.append(
             f"sampling.min_tokens: {extra['min_tokens']} is more than max_tokens={max_tokens}"
         )
-    return found
+    return errors
 
 
 def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and (parts.port is None or parts.port > 0)
-        )
+        port = parts.port
     except ValueError:  # brackets, ports that are no numbers
         return False
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return False
+    return port is None or port > 0
 
 
 def open_engine(
@@ -309,14 +305,16 @@ def open_engine(
     Raises: UserError if the engine's package is missing, or the engine refuses the model or its
         arguments.
     """
-    if message := missing(config.name):
-        raise UserError(message)
+    problem = missing(config.name)
+    if problem:
+        raise UserError(problem)
     config = dataclasses.replace(
         config,
         base_url=secrecy.resolve(config.base_url, "engine.base_url"),
         args=secrecy.resolve(config.args, "engine.args"),
     )
-    if found := problems(config):
-        raise UserError(*found)
+    errors = problems(config)
+    if errors:
+        raise UserError(*errors)
     secrecy.keep(*secrecy.in_address(config.base_url or ""))
     return importlib.import_module(ENGINES[config.name].module).start(config, model, max_model_len)

@@ -3,6 +3,7 @@
 Reads tokenizers; writes nothing.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,9 @@ def tokenizer_source(model: "Model") -> "Model":
 
 
 def read_template(value: str | None) -> str | None:
-    """A chat template given as a path, as Jinja text (which has braces), or as the name of one of
-    the tokenizer's templates.
+    """A chat template as Jinja text, or as the name of one of the tokenizer's templates.
+
+    `value` may be a path, Jinja text (which has braces), or such a name.
 
     Raises: UserError if it is a path and there is no such file.
     """
@@ -42,8 +44,9 @@ def read_template(value: str | None) -> str | None:
 
 
 def load_tokenizer(model: "Model", chat_template: str | None = None) -> Any:
-    """The model's own tokenizer, with `chat_template` (Jinja text, or the name of one of several)
-    in place of its own if given.
+    """The model's own tokenizer, with `chat_template` in place of its own if given.
+
+    `chat_template` is Jinja text, or the name of one of the tokenizer's templates.
 
     Raises: UserError if there is no tokenizer, or neither it nor the caller has a chat template.
     """
@@ -63,36 +66,40 @@ def load_tokenizer(model: "Model", chat_template: str | None = None) -> Any:
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of rendered texts.
 
-    Special tokens are those that the template wrote: none is added, so no BOS is doubled.
+    The template writes all special tokens; none is added, so BOS is not doubled.
     """
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    if not texts:
+        return []
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
 
 class Untrusted:
-    """Tokenises texts that nobody vouches for, so that none of them writes a special token
-    (`<|im_end|>`).
+    """Tokenises untrusted texts, so that none of them can write a special token (`<|im_end|>`).
 
-    Such text stays text: its characters are tokenised one by one, and nothing but the template
-    starts or ends a turn. All other texts get the ids of `token_ids`.
+    The text of a special token stays text: its characters are tokenised one by one, and only the
+    template starts or ends a turn. All other texts get the ids of `token_ids`.
     """
 
     def __init__(self, template: ChatTemplate):
-        self._template, self._tokenizer = template, template.tokenizer
+        self._template = template
+        self._tokenizer = template.tokenizer
         self._specials = special_texts(template.tokenizer)
         self._pattern = re.compile("|".join(map(re.escape, self._specials)) or r"(?!)")
 
     def prompt_ids(self, messages: Sequence[Mapping], place: str) -> tuple[list[int], bool]:
-        """Token ids that ask for the next turn, and whether a message tried to write a special
-        token.
+        """(token ids that ask for the next turn, whether a message tried to write a special token).
 
         Raises: UserError naming `place` if the template refuses the messages.
         """
-        mark = _unused("".join(m["content"] for m in messages))
-        hidden = [{**m, "content": self._hidden(m["content"], mark)} for m in messages]
-        ids = self._ids(self._template.prompt(hidden, place), mark)
-        return ids, any(
-            new["content"] != old["content"] for new, old in zip(hidden, messages, strict=True)
-        )
+        contents = [message["content"] for message in messages]
+        mark = _unused("".join(contents))
+        hidden = [self._hidden(content, mark) for content in contents]
+        marked = [
+            {**message, "content": content}
+            for message, content in zip(messages, hidden, strict=True)
+        ]
+        ids = self._ids(self._template.prompt(marked, place), mark)
+        return ids, hidden != contents
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of a text without a template."""
@@ -101,69 +108,73 @@ class Untrusted:
 
     def _hidden(self, text: str, mark: str) -> str:
         """The text with every special token in it replaced by its number between two marks."""
-        return self._pattern.sub(
-            lambda found: f"{mark}{self._specials.index(found.group())}{mark}", text
-        )
+
+        def number_of(special: re.Match) -> str:
+            return f"{mark}{self._specials.index(special.group())}{mark}"
+
+        return self._pattern.sub(number_of, text)
 
     def _ids(self, text: str, mark: str) -> list[int]:
-        pieces = re.split(rf"{mark}(\d+){mark}", text)
-        texts = [
-            part
-            for i, piece in enumerate(pieces)
-            for part in (self._specials[int(piece)] if i % 2 else [piece])
-        ]
-        return [token for ids in token_ids(self._tokenizer, texts) for token in ids]
+        """Token ids of a text with hidden special tokens, whose characters are tokenised singly."""
+        texts: list[str] = []
+        for i, piece in enumerate(re.split(rf"{mark}(\d+){mark}", text)):
+            if i % 2 == 0:
+                texts.append(piece)
+            else:
+                texts += self._specials[int(piece)]
+        return list(itertools.chain.from_iterable(token_ids(self._tokenizer, texts)))
 
 
 def _unused(text: str) -> str:
-    """A character of private use, which means nothing to anybody, that the text does not have."""
-    return next(c for c in map(chr, range(0xE000, 0xF900)) if c not in text)
+    """A private-use character of Unicode that the text does not have."""
+    return next(char for char in map(chr, range(0xE000, 0xF900)) if char not in text)
 
 
 def special_texts(tokenizer: Any) -> list[str]:
     """The texts that the tokenizer reads as a token with a meaning of its own, longest first.
 
-    These are its special tokens, and what else it added that its chat template writes (`<think>`),
-    but for white space.
+    These are its special tokens, and other added tokens that its chat template writes (`<think>`)
+    except white space.
     """
     template = templates.text_of(tokenizer)
-    added = tokenizer.added_tokens_decoder.values()
-    found = {
-        t.content for t in added if t.special or (t.content in template and not t.content.isspace())
-    }
-    return sorted(found, key=lambda s: (-len(s), s))
+    texts = set()
+    for token in tokenizer.added_tokens_decoder.values():
+        in_template = token.content in template and not token.content.isspace()
+        if token.special or in_template:
+            texts.add(token.content)
+    return sorted(texts, key=lambda text: (-len(text), text))
 
 
 def stops_of(template: ChatTemplate) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """(end tokens, stop strings) that end generation where the template ends an assistant's turn."""
+    """(end tokens, stop strings) with which the template ends an assistant's turn."""
     end = template.end_of_turn
     if end.token is not None:
         return (end.token,), ()
-    return (), (end.text,) if end.text else ()
+    if end.text:
+        return (), (end.text,)
+    return (), ()
 
 
 def context_length(model: "Model") -> int | None:
-    """How many tokens the model was built for, prompt and answer together; None if its
-    configuration does not say.
-    """
+    """How many tokens the model was built for, prompt and answer together; None if unknown."""
     base = model.base or model
     config = opening.configuration(base.path, base.revision).get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 
 def split_reasoning(text: str, tags: Sequence[str], opened: bool) -> tuple[str, str | None]:
-    """(answer, reasoning) of a text; `tags` is [opening, closing], or empty for models that do not
-    reason.
+    """(answer, reasoning) of a text.
 
-    `opened`: the prompt itself ended with the opening tag. Reasoning that is never closed leaves
-        the answer empty.
+    `tags` is [opening, closing], or empty for models that do not reason. `opened`: the prompt
+    itself ended with the opening tag. If reasoning is never closed, the answer is empty.
     """
     if not tags:
         return text, None
     start, end = tags
     body = text.lstrip()
-    begun = opened or body.startswith(start)
     if end not in text:
-        return ("", body.removeprefix(start).strip()) if begun else (text, None)
+        if opened or body.startswith(start):
+            return "", body.removeprefix(start).strip()
+        return text, None
     reasoning, _, answer = body.partition(end)
     return answer.lstrip(), reasoning.removeprefix(start).strip()

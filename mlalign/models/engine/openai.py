@@ -1,12 +1,11 @@
 """Any server that speaks the OpenAI chat protocol, through the `openai` client.
 
-The server renders the messages itself.
-
-The key comes from the environment variable that `api_key_env` names and appears in no message. What
-a request leaves out (`top_k` and `min_p` at their neutral values, which OpenAI's own API refuses)
-the server decides. What replies say: `replies`.
+The server renders the messages itself. The key comes from the environment variable that
+`api_key_env` names and appears in no message. A request leaves out `top_k` and `min_p` at their
+neutral values, which OpenAI's own API refuses. `replies` reads what comes back.
 """
 
+import functools
 import os
 import threading
 import time
@@ -28,14 +27,14 @@ from mlalign.models.engine import (
 )
 
 if TYPE_CHECKING:
-    from openai import APIError, BadRequestError
+    from openai import APIConnectionError, APIError, BadRequestError
 
     from mlalign.core.model import Model
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 POLL_S = 0.2
-PATIENCE_S = 5.0  # a step that was asked to stop waits so long for a shard's last answers
+PATIENCE_S = 5.0  # how long a step that was asked to stop waits for a shard's last answers
 # Parameters that are the client's own; all others travel in the body.
 STANDARD = frozenset(
     "max_tokens max_completion_tokens temperature top_p stop seed presence_penalty"
@@ -45,8 +44,10 @@ GO_ON = "then run the same command again; finished shards are kept"
 
 
 def start(config: EngineConfig, model: "Model | None", max_model_len: int | None) -> "OpenAI":
-    name = config.served_model or (model.path if model else None)
-    if name is None:
+    name = config.served_model
+    if not name and model:
+        name = model.path
+    if not name:
         raise UserError(
             "engine.served_model: missing; give the name that the server knows the model by"
         )
@@ -59,7 +60,8 @@ class OpenAI:
     def __init__(self, config: EngineConfig, model: str):
         import openai
 
-        self._config, self._model = config, model
+        self._config = config
+        self._model = model
         key = _key(config.api_key_env)
         secrecy.keep(key)
         self._client: Any = openai.OpenAI(
@@ -71,68 +73,62 @@ class OpenAI:
         )
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        """Raises: UserError if the server cannot be reached, refuses the key, the model or the
-        parameters, or does not answer.
+        """One response per request.
 
-        Stopped if the step was asked to stop, and the server has not answered all requests a while
-        later.
+        Raises: UserError if the server cannot be reached, refuses the key, the model or the
+            parameters, or does not answer. Stopped if the step was asked to stop and the server
+            has not answered all requests `PATIENCE_S` seconds later.
         """
-        return in_threads(
-            lambda request: self._one(request, sampling), requests, self._config.concurrency
-        )
+        answer = functools.partial(self._answer, sampling=sampling)
+        return in_threads(answer, requests, self._config.concurrency)
 
     def close(self) -> None:
         self._client.close()
 
-    def _one(self, request: Request, sampling: Sampling) -> Response:
+    def _answer(self, request: Request, sampling: Sampling) -> Response:
         import openai
 
         known, extra = body(request, sampling, self._config.args)
-        ask = self._client.chat.completions.with_raw_response.create
+        create = self._client.chat.completions.with_raw_response.create
         try:
-            raw = ask(model=self._model, messages=request.messages, extra_body=extra, **known)
-            return replies.response(
-                raw.http_response.content, wants_logprobs=sampling.top_logprobs > 0
-            )
+            raw = create(model=self._model, messages=request.messages, extra_body=extra, **known)
+            content = raw.http_response.content
+            return replies.response(content, wants_logprobs=sampling.top_logprobs > 0)
         except openai.BadRequestError as error:
             if _too_long(error):
                 return Response("", 0, PROMPT_TOO_LONG)
             raise UserError(self._refused(error)) from None
         except openai.APIStatusError as error:
-            its_own_fault = error.status_code >= 500
-            raise UserError(
-                self._refused(error)
-                + (f"; see that the server runs, {GO_ON}" if its_own_fault else "")
-            ) from None
+            message = self._refused(error)
+            if error.status_code >= 500:
+                message += f"; see that the server runs, {GO_ON}"
+            raise UserError(message) from None
         except openai.APIConnectionError as error:  # timeouts too
-            cause = type(error.__cause__ or error).__name__
-            tries = (
-                f"{cause}, {self._config.max_retries + 1} tries of up to"
-                f" {self._config.timeout_s:g} s"
-            )
-            raise UserError(
-                f"{self._place} does not answer ({tries}): see that the server runs, {GO_ON}"
-            ) from None
+            raise UserError(self._unanswered(error)) from None
         except replies.Unusable as reason:
-            mend = (
-                "see that engine.base_url is the address of a chat server (it usually ends in /v1)"
-            )
             raise UserError(
-                f"{self._place} sends no usable answer from {self._model!r}: {reason}; {mend},"
+                f"{self._place} sends no usable answer from {self._model!r}: {reason}; see that"
+                " engine.base_url is the address of a chat server (it usually ends in /v1),"
                 f" {GO_ON}"
             ) from None
 
     def _limit(self, reply: Any) -> None:
-        """Bound the time and the size of a reply's body; the client itself bounds only the wait for
-        each piece.
-        """
+        """Limit the time and size of a reply; the client only limits the wait for each piece."""
         reply.stream = _bounded(reply.stream, self._config.timeout_s)
+
+    def _unanswered(self, error: "APIConnectionError") -> str:
+        cause = type(error.__cause__ or error).__name__
+        n_tries = self._config.max_retries + 1
+        return (
+            f"{self._place} does not answer ({cause}, {n_tries} tries of up to"
+            f" {self._config.timeout_s:g} s): see that the server runs, {GO_ON}"
+        )
 
     def _refused(self, error: "APIError") -> str:
         message = " ".join(replies.whole(str(error)).split())
-        message = (
-            message if len(message) <= 2 * replies.SHOWN else f"{message[: 2 * replies.SHOWN]}…"
-        )
+        longest = 2 * replies.SHOWN
+        if len(message) > longest:
+            message = f"{message[:longest]}…"
         return f"{self._place} refuses a request for {self._model!r}: {secrecy.hidden(message)}"
 
     @property
@@ -143,14 +139,13 @@ class OpenAI:
 
 
 def _bounded(stream: Any, seconds: float) -> Any:
-    """A body's stream that ends in an error after so many seconds, and after `replies.LARGEST`
-    bytes.
-    """
+    """A body's stream that fails after so many seconds, or after `replies.LARGEST` bytes."""
     import httpx2
 
     class Bounded(httpx2.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
-            until, n_bytes = time.monotonic() + seconds, 0
+            until = time.monotonic() + seconds
+            n_bytes = 0
             for piece in stream:
                 n_bytes += len(piece)
                 if n_bytes > replies.LARGEST:
@@ -168,11 +163,15 @@ def _bounded(stream: Any, seconds: float) -> Any:
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], n: int) -> list[Result]:
     """`work` on every item, at most `n` at a time; results in the order of the items.
 
-    Nothing waits for the threads once one has raised, this one was interrupted or the step was
-    asked to stop: a server may never answer. Raises: what `work` raised; Stopped.
+    Once a thread has raised, this one is interrupted, or the step is asked to stop, nothing waits
+    for the threads: a server may never answer.
+
+    Raises: what `work` raised; Stopped.
     """
     futures = [Future[Result]() for _ in items]
-    numbers, lock, over = iter(range(len(items))), threading.Lock(), threading.Event()
+    numbers = iter(range(len(items)))
+    lock = threading.Lock()
+    over = threading.Event()
 
     def worker() -> None:
         while not over.is_set():
@@ -182,7 +181,7 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], n: int) ->
                 return
             try:
                 futures[number].set_result(work(items[number]))
-            except Exception as error:  # noqa: BLE001  # raised again by whoever takes the result
+            except Exception as error:  # noqa: BLE001  # raised again when the result is taken
                 futures[number].set_exception(error)
 
     for _ in range(min(n, len(items))):
@@ -194,16 +193,16 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], n: int) ->
 
 
 def _results(futures: Sequence[Future[Result]]) -> list[Result]:
-    """What all futures hold, as soon as they do or one has failed."""
-    asked_at: float | None = None
+    """The results of all futures; fails as soon as one of them has failed."""
+    stop_asked_at: float | None = None
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_EXCEPTION)
         for future in done:
             future.result()
         if stopping.asked.is_set():
-            asked_at = asked_at or time.monotonic()
-            if time.monotonic() - asked_at > PATIENCE_S:
+            stop_asked_at = stop_asked_at or time.monotonic()
+            if time.monotonic() - stop_asked_at > PATIENCE_S:
                 raise Stopped
     return [future.result() for future in futures]
 
@@ -211,9 +210,9 @@ def _results(futures: Sequence[Future[Result]]) -> list[Result]:
 def body(
     request: Request, sampling: Sampling, args: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters of one request: those of the client, and those for the rest of the body.
+    """(parameters of the client, parameters for the rest of the body) of one request.
 
-    `args` wins; null leaves out.
+    `args` wins; a value of None leaves a parameter out.
     """
     values: dict[str, Any] = {
         "max_tokens": sampling.max_tokens,
@@ -229,21 +228,25 @@ def body(
         **sampling.extra,
         **args,
     }
-    values = {k: v for k, v in values.items() if v is not None}
-    return {k: v for k, v in values.items() if k in STANDARD}, {
-        k: v for k, v in values.items() if k not in STANDARD
-    }
+    standard = {}
+    extra = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        if name in STANDARD:
+            standard[name] = value
+        else:
+            extra[name] = value
+    return standard, extra
 
 
 def _response_format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return (
-        None
-        if schema is None
-        else {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)},
-        }
-    )
+    if schema is None:
+        return None
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)},
+    }
 
 
 def _key(variable: str | None) -> str | None:

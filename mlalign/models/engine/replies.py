@@ -1,6 +1,4 @@
-"""What a server's reply says: the bytes of a chat completion as a `Response`, every oddity of
-servers and proxies judged here. Pure.
-"""
+"""Reads a chat completion as a `Response`, and judges the oddities of servers. Pure."""
 
 import json
 import math
@@ -11,7 +9,7 @@ from mlalign.core import secrecy
 from mlalign.models.engine import Response, trimmed
 
 SHOWN = 200  # characters of a reply that a message quotes
-LEAST = -1e9  # the log-probability of what cannot come
+LEAST = -1e9  # stands for the log-probability of a token that cannot come
 LARGEST = 64 << 20  # bytes of a reply
 
 
@@ -22,9 +20,10 @@ class Unusable(Exception):
 def response(body: bytes, wants_logprobs: bool = False) -> Response:
     """The first choice of a reply.
 
-    No content (a refusal, a tool call) is an empty text. Half surrogates become U+FFFD, and secrets
-    of ours that the server echoes `***`. Raises: Unusable for what is no chat completion, and for
-    one without the log-probabilities that were asked for.
+    No content (a refusal, a tool call) is an empty text. Half surrogates become U+FFFD, and our
+    own secrets `***` if the server echoes them.
+
+    Raises: Unusable if it is no chat completion, or lacks requested log-probabilities.
     """
     reply = _parsed(body)
     if reply.get("error"):
@@ -45,17 +44,15 @@ def response(body: bytes, wants_logprobs: bool = False) -> Response:
             " that reads text"
         )
     reason = choice.get("finish_reason")
+    if not isinstance(reason, str):
+        reason = "unknown"
     reasoning = message.get("reasoning_content") or message.get("reasoning")
-    return Response(
-        text, _n_tokens(reply.get("usage")), reason if isinstance(reason, str) else "unknown",
-        whole(reasoning) if isinstance(reasoning, str) else None, top, cut,
-    )  # fmt: skip
+    reasoning = whole(reasoning) if isinstance(reasoning, str) else None
+    return Response(text, _n_tokens(reply.get("usage")), reason, reasoning, top, cut)
 
 
 def whole(text: str) -> str:
-    """The text with U+FFFD for half surrogates, which cannot be written, and without secrets of
-    ours.
-    """
+    """The text without our secrets, and with U+FFFD for half surrogates, which no file can hold."""
     joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return secrecy.redacted(joined)
 
@@ -67,15 +64,19 @@ def _parsed(body: bytes) -> dict[str, Any]:
         raise Unusable("JSON nested too deeply") from None
     except ValueError:
         text = body[: 4 * SHOWN].decode("utf-8", "replace").strip()
-        kind = "an HTML page" if text[:1] == "<" else "nothing" if not text else "no (whole) JSON"
-        raise Unusable(f"{kind} instead of JSON{f': {_shown(text)}' if text else ''}") from None
+        if not text:
+            raise Unusable("nothing instead of JSON") from None
+        kind = "an HTML page" if text.startswith("<") else "no (whole) JSON"
+        raise Unusable(f"{kind} instead of JSON: {_shown(text)}") from None
     if not isinstance(reply, dict):
         raise Unusable(f"should be a JSON object: {_shown(reply)}")
     return reply
 
 
 def _error_text(error: Any) -> Any:
-    return error.get("message") or error if isinstance(error, Mapping) else error
+    if isinstance(error, Mapping):
+        return error.get("message") or error
+    return error
 
 
 def _shown(value: Any) -> str:
@@ -105,23 +106,21 @@ def _n_tokens(usage: Any) -> int | None:
 
 
 def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
-    """The likeliest first tokens; None where the reply does not tell them.
-
-    What is no number is left out.
-    """
+    """The likeliest first tokens; None if the reply has none. What is no number is left out."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     first = content[0] if isinstance(content, list) and content else None
     tops = first.get("top_logprobs") if isinstance(first, dict) else None
     if not isinstance(tops, list) or not tops:
         return None
-    found: dict[str, float] = {}
+    by_token: dict[str, float] = {}
     for top in tops:
         if not isinstance(top, dict):
             continue
-        token, logprob = top.get("token"), top.get("logprob")
+        token = top.get("token")
+        logprob = top.get("logprob")
         if isinstance(token, str) and _is_number(logprob):
-            found[whole(token)] = _bounded(logprob)
-    return found or None
+            by_token[whole(token)] = _bounded(logprob)
+    return by_token or None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -131,9 +130,9 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _bounded(logprob: float) -> float:
-    """A log-probability that JSON and sums can hold: at most 0, at least LEAST.
+    """A log-probability from LEAST to 0, which JSON and sums can hold.
 
-    Servers write -9999 or -Infinity for tokens that cannot come; an integer may be too large for a
-    float.
+    Servers write -9999 or -Infinity for tokens that cannot come, and an integer may be too large
+    for a float.
     """
     return float(min(max(logprob, LEAST), 0.0))

@@ -1,5 +1,4 @@
-"""`generate` of transformers, in batches ordered by length and padded on the left; adapters through
-peft.
+"""transformers' `generate`, in batches by length that are padded on the left; adapters with peft.
 
 A batch draws from one generator, seeded by its first request: the same shard gives the same text
 again, but a row's text depends on its neighbours. There is no guarantee per row.
@@ -30,79 +29,83 @@ class Transformers:
         import torch
         from transformers import GenerationConfig
 
+        self._batch_tokens = config.batch_tokens
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = "float32" if config.dtype == "auto" and self._device == "cpu" else config.dtype
-        base, source = model.base or model, tokenizer_source(model)
-        network, _ = opening.network(
-            base.path, "causal", base.revision, options={"dtype": dtype, **config.args}
-        )
+        dtype: str = config.dtype
+        if dtype == "auto" and self._device == "cpu":
+            dtype = "float32"
+
+        base = model.base or model
+        options = {"dtype": dtype, **config.args}
+        network, _ = opening.network(base.path, "causal", base.revision, options=options)
         ends = network.generation_config.eos_token_id
         if model.base:
             network = _with_adapter(network, model.path, base.path)
         self._model = network.to(self._device).eval()
+
+        source = tokenizer_source(model)
         self._tokenizer: Any = opening.tokenizer(source.path, source.revision)
-        opening.check_tokens(
-            self._tokenizer, network.get_input_embeddings().weight.shape[0], source.path
-        )
-        ends = ends if ends is not None else self._tokenizer.eos_token_id
+        n_rows = network.get_input_embeddings().weight.shape[0]
+        opening.check_tokens(self._tokenizer, n_rows, source.path)
+
+        if ends is None:
+            ends = self._tokenizer.eos_token_id
         self._ends = list(ends) if isinstance(ends, list | tuple) else [ends]
-        self._pad = (
-            self._tokenizer.pad_token_id
-            if self._tokenizer.pad_token_id is not None
-            else self._ends[0]
-        )
-        # Sampling defaults that a checkpoint brings along are not ours: only its end tokens are.
+        self._pad = self._tokenizer.pad_token_id
+        if self._pad is None:
+            self._pad = self._ends[0]
+        # Of the checkpoint's own generation settings, only its end tokens are used.
         self._model.generation_config = GenerationConfig(
             eos_token_id=self._ends, pad_token_id=self._pad
         )
-        self._batch_tokens = config.batch_tokens
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         responses: dict[int, Response] = {}
-        options, grammar = self._options(sampling), self._grammar(sampling.json_schema)
-        for batch in batches(
-            [len(r.prompt_token_ids or ()) for r in requests],
-            sampling.max_tokens,
-            self._batch_tokens,
-        ):
-            answers = self._batch([requests[i] for i in batch], options | _only(grammar))
-            responses.update(
-                zip(batch, (self._response(a, sampling) for a in answers), strict=True)
-            )
+        options = self._options(sampling)
+        grammar = self._grammar(sampling.json_schema)
+        for batch in self._batches(requests, sampling.max_tokens):
+            answers = self._answers([requests[i] for i in batch], options | _constrained(grammar))
+            for i, answer in zip(batch, answers, strict=True):
+                responses[i] = self._response(answer, sampling)
         return [responses[i] for i in range(len(requests))]
 
     def next_logprobs(
         self, requests: Sequence[Request], tokens: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        found: dict[int, list[float]] = {}
-        for batch in batches(
-            [len(r.prompt_token_ids or ()) for r in requests], 1, self._batch_tokens
-        ):
-            options = {
-                "max_new_tokens": 1,
-                "do_sample": False,
-                "output_logits": True,
-                "return_dict_in_generate": True,
-            }
-            logits = self._generate([requests[i] for i in batch], options)[0].logits[0]
-            for i, row in zip(batch, logits.float().log_softmax(-1), strict=True):
-                found[i] = row[list(tokens[i])].tolist()
-        return [found[i] for i in range(len(requests))]
+        options = {
+            "max_new_tokens": 1,
+            "do_sample": False,
+            "output_logits": True,
+            "return_dict_in_generate": True,
+        }
+        logprobs: dict[int, list[float]] = {}
+        for batch in self._batches(requests, max_tokens=1):
+            generated, _ = self._generate([requests[i] for i in batch], options)
+            by_row = generated.logits[0].float().log_softmax(-1)
+            for i, row in zip(batch, by_row, strict=True):
+                logprobs[i] = row[list(tokens[i])].tolist()
+        return [logprobs[i] for i in range(len(requests))]
 
     def close(self) -> None:
         del self._model
 
+    def _batches(self, requests: Sequence[Request], max_tokens: int) -> Iterator[list[int]]:
+        lengths = [len(request.prompt_token_ids or ()) for request in requests]
+        return batches(lengths, max_tokens, self._batch_tokens)
+
     def _options(self, sampling: Sampling) -> dict[str, Any]:
+        """The options of `generate`. Raises: UserError for those that transformers lacks."""
         from transformers import GenerationConfig
 
         known = set(vars(GenerationConfig()))
-        if unknown := [k for k in sampling.extra if k not in known]:
-            raise UserError(
-                *(
-                    f"sampling.{k}: transformers' generate has no such option{nearest(k, known)}"
-                    for k in unknown
-                )
-            )
+        errors = []
+        for name in sampling.extra:
+            if name not in known:
+                mend = nearest(name, known)
+                errors.append(f"sampling.{name}: transformers' generate has no such option{mend}")
+        if errors:
+            raise UserError(*errors)
+
         options: dict[str, Any] = {
             "max_new_tokens": sampling.max_tokens,
             "do_sample": sampling.temperature > 0,
@@ -120,28 +123,32 @@ class Transformers:
             options |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
         return options
 
-    def _batch(self, requests: Sequence[Request], options: dict[str, Any]) -> list[list[int]]:
+    def _answers(self, requests: Sequence[Request], options: dict[str, Any]) -> list[list[int]]:
         """Generated token ids of each request, padding included."""
-        out, width = self._generate(requests, options)
-        return out[:, width:].tolist()
+        generated, width = self._generate(requests, options)
+        return generated[:, width:].tolist()
 
     def _generate(self, requests: Sequence[Request], options: dict[str, Any]) -> tuple[Any, int]:
-        """What `generate` gives for the requests padded on the left, and to which width they are
-        padded.
-        """
+        """(what `generate` returns, the width to which the prompts are padded on the left)."""
         import torch
 
-        prompts = [r.prompt_token_ids or [] for r in requests]
+        prompts = [request.prompt_token_ids or [] for request in requests]
         width = max(map(len, prompts))
-        ids = torch.tensor(
-            [[self._pad] * (width - len(p)) + p for p in prompts], device=self._device
-        )
-        mask = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device
-        )
+        padded = []
+        mask = []
+        for prompt in prompts:
+            n_padding = width - len(prompt)
+            padded.append([self._pad] * n_padding + prompt)
+            mask.append([0] * n_padding + [1] * len(prompt))
+
         torch.manual_seed(requests[0].seed)
         with torch.inference_mode(), refusals(keys("sampling", options), "sampling"):
-            return self._model.generate(input_ids=ids, attention_mask=mask, **options), width
+            generated = self._model.generate(
+                input_ids=torch.tensor(padded, device=self._device),
+                attention_mask=torch.tensor(mask, device=self._device),
+                **options,
+            )
+        return generated, width
 
     def _grammar(self, schema: Mapping[str, Any] | None) -> Any:
         """The schema compiled for the model's vocabulary; None without one."""
@@ -156,31 +163,34 @@ class Transformers:
             )
         import xgrammar
 
-        vocabulary = self._model.config.get_text_config().vocab_size
-        told = xgrammar.TokenizerInfo.from_huggingface(
-            self._tokenizer, vocab_size=vocabulary, stop_token_ids=self._ends
+        vocab_size = self._model.config.get_text_config().vocab_size
+        vocabulary = xgrammar.TokenizerInfo.from_huggingface(
+            self._tokenizer, vocab_size=vocab_size, stop_token_ids=self._ends
         )
-        return xgrammar.GrammarCompiler(told).compile_json_schema(
-            json.dumps(schema), any_whitespace=False
-        )
+        compiler = xgrammar.GrammarCompiler(vocabulary)
+        return compiler.compile_json_schema(json.dumps(schema), any_whitespace=False)
 
     def _ends_of(self, sampling: Sampling) -> list[int]:
-        """The tokens that end an answer: the model's own, and those that are asked for."""
+        """The tokens that end an answer: the model's own, and those of the request."""
         return list(dict.fromkeys([*self._ends, *sampling.end_tokens]))
 
     def _response(self, tokens: list[int], sampling: Sampling) -> Response:
         ends = self._ends_of(sampling)
-        end = next((i for i, t in enumerate(tokens) if t in ends), None)
-        text, cut = trimmed(self._tokenizer.decode(tokens[:end], skip_special_tokens=True))
-        if stops := [at for s in sampling.stop if (at := text.find(s)) >= 0]:
-            padding = next((i for i, t in enumerate(reversed(tokens)) if t != self._pad), 0)
-            return Response(text[: min(stops)], len(tokens) - padding, "stop")
-        n_tokens = len(tokens) if end is None else end + 1
-        return Response(text, n_tokens, "length" if end is None else "stop", cut_character=cut)
+        end = next((i for i, token in enumerate(tokens) if token in ends), None)
+        decoded = self._tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        text, cut = trimmed(decoded)
+
+        stops = [text.find(stop) for stop in sampling.stop if stop in text]
+        if stops:
+            n_padding = next((i for i, t in enumerate(reversed(tokens)) if t != self._pad), 0)
+            return Response(text[: min(stops)], len(tokens) - n_padding, "stop")
+        if end is None:
+            return Response(text, len(tokens), "length", cut_character=cut)
+        return Response(text, end + 1, "stop", cut_character=cut)
 
 
-def _only(grammar: Any) -> dict[str, Any]:
-    """The options that let only what the grammar allows through, for one batch."""
+def _constrained(grammar: Any) -> dict[str, Any]:
+    """Options that let only what the grammar allows through; they serve a single batch."""
     if grammar is None:
         return {}
     from xgrammar.contrib.hf import LogitsProcessor
@@ -200,8 +210,9 @@ def _with_adapter(network: Any, path: str, base: str) -> Any:
 
 
 def batches(lengths: Sequence[int], max_tokens: int, budget: int) -> Iterator[list[int]]:
-    """Indices in batches, longest prompts first; a padded batch holds at most `budget` prompt and
-    answer tokens, or one row.
+    """Indices in batches, longest prompts first.
+
+    A padded batch holds at most `budget` tokens of prompts and answers, or one row.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while order:

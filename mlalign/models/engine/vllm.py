@@ -1,6 +1,6 @@
 """vLLM in this process: prompts as token ids, one seed per request, LoRA adapters unmerged.
 
-On the CPU the settings below hold wherever the configuration or the environment says nothing else.
+On the CPU, the defaults below apply unless the configuration or the environment says otherwise.
 """
 
 import importlib
@@ -41,9 +41,10 @@ class VLLM:
 
         _check(model)
         on_cpu = torch.cuda.device_count() == 0
-        for name, value in (
-            {"VLLM_NO_USAGE_STATS": "1"} | (CPU_ENVIRONMENT if on_cpu else {})
-        ).items():
+        environment = {"VLLM_NO_USAGE_STATS": "1"}
+        if on_cpu:
+            environment |= CPU_ENVIRONMENT
+        for name, value in environment.items():
             os.environ.setdefault(name, value)
         from vllm import LLM
         from vllm.lora.request import LoRARequest
@@ -59,18 +60,20 @@ class VLLM:
         self._lora = LoRARequest("adapter", 1, model.path) if model.base else None
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        prompts = [{"prompt_token_ids": r.prompt_token_ids} for r in requests]
-        wanted = parameters(requests, sampling)
-        given = keys("sampling", sampling.extra)
-        with refusals(given, f"vLLM fails on {self._path}; sampling, engine.args", kinds=_errors()):
-            outputs = self._llm.generate(prompts, wanted, use_tqdm=False, lora_request=self._lora)
+        sampling_params = parameters(requests, sampling)
+        place = f"vLLM fails on {self._path}; sampling, engine.args"
+        with refusals(keys("sampling", sampling.extra), place, kinds=_errors()):
+            outputs = self._run(requests, sampling_params)
         return [self._response(output.outputs[0]) for output in outputs]
+
+    def _run(self, requests: Sequence[Request], sampling_params: Sequence[Any]) -> list[Any]:
+        prompts = [{"prompt_token_ids": request.prompt_token_ids} for request in requests]
+        return self._llm.generate(prompts, sampling_params, use_tqdm=False, lora_request=self._lora)
 
     def _response(self, answer: Any) -> Response:
         text, cut = trimmed(answer.text)
-        if not isinstance(
-            answer.stop_reason, str
-        ):  # vLLM itself leaves out a character that is not whole
+        # Unless a stop string ended the text, vLLM leaves out a character that is not whole.
+        if not isinstance(answer.stop_reason, str):
             last = list(answer.token_ids)[-LAST_TOKENS:]
             cut = cut or self._tokenizer.decode(last, skip_special_tokens=True).endswith(CUT)
         return Response(text, len(answer.token_ids), answer.finish_reason, cut_character=cut)
@@ -80,15 +83,15 @@ class VLLM:
     ) -> list[list[float]]:
         from vllm import SamplingParams
 
-        prompts = [{"prompt_token_ids": r.prompt_token_ids} for r in requests]
-        wanted = [
-            SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(t)) for t in tokens
+        sampling_params = [
+            SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(row))
+            for row in tokens
         ]
-        outputs = self._llm.generate(prompts, wanted, use_tqdm=False, lora_request=self._lora)
-        return [
-            [o.outputs[0].logprobs[0][t].logprob for t in asked]
-            for o, asked in zip(outputs, tokens, strict=True)
-        ]
+        logprobs = []
+        for output, row in zip(self._run(requests, sampling_params), tokens, strict=True):
+            by_token = output.outputs[0].logprobs[0]
+            logprobs.append([by_token[token].logprob for token in row])
+        return logprobs
 
     def close(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()
@@ -96,27 +99,22 @@ class VLLM:
 
 
 def _check(model: "Model") -> None:
-    """Look at the files that vLLM will open.
+    """Raises: UserError if vLLM would serve another model than the files describe."""
+    base = model.base or model
+    base_path = model.base.path if model.base else None
+    outline = opening.check_served(model.path, base_path, base.revision)
 
-    Raises: UserError where it would serve another model than they say.
-    """
-    base, source = model.base or model, tokenizer_source(model)
-    seen = opening.check_served(model.path, base.path if model.base else None, base.revision)
-    opening.check_tokens(
-        opening.tokenizer(source.path, source.revision),
-        seen.n_rows,
-        source.path,
-        padding_is_read=False,
-    )
+    source = tokenizer_source(model)
+    tokenizer = opening.tokenizer(source.path, source.revision)
+    opening.check_tokens(tokenizer, outline.n_rows, source.path, padding_is_read=False)
 
 
 def arguments(
     config: EngineConfig, model: "Model", max_model_len: int | None, on_cpu: bool
 ) -> dict[str, Any]:
-    """The arguments of `vllm.LLM`: what `config.args` says wins over what follows from the model
-    and the device.
-    """
-    base, tokenizer = model.base or model, tokenizer_source(model)
+    """The arguments of `vllm.LLM`; `config.args` wins over what follows from model and device."""
+    base = model.base or model
+    tokenizer = tokenizer_source(model)
     derived: dict[str, Any] = {
         "model": base.path,
         "revision": base.revision,
@@ -136,8 +134,9 @@ def arguments(
 
 
 def parameters(requests: Sequence[Request], sampling: Sampling) -> list[Any]:
-    """One SamplingParams per request: vLLM's own `n` would give sample i the seed `seed + i`, which
-    neighbours share.
+    """One SamplingParams per request.
+
+    vLLM's own `n` would give sample i the seed `seed + i`, which neighbouring requests share.
 
     Raises: UserError for values that vLLM refuses.
     """
@@ -158,18 +157,20 @@ def parameters(requests: Sequence[Request], sampling: Sampling) -> list[Any]:
         common["stop_token_ids"] = [*(common.get("stop_token_ids") or ()), *sampling.end_tokens]
     greedy = sampling.temperature == 0
     with refusals(keys("sampling", sampling.extra), "sampling", kinds=_errors()):
-        common |= {
-            name: _opened(name, common[name])
-            for name in NESTED
-            if isinstance(common.get(name), Mapping)
-        }
-        return [SamplingParams(**common, seed=None if greedy else r.seed) for r in requests]
+        for name in NESTED:
+            if isinstance(common.get(name), Mapping):
+                common[name] = _build_nested(name, common[name])
+        sampling_params = []
+        for request in requests:
+            seed = None if greedy else request.seed
+            sampling_params.append(SamplingParams(**common, seed=seed))
+    return sampling_params
 
 
-def _opened(name: str, value: Mapping[str, Any]) -> Any:
-    """One of vLLM's own objects from a mapping."""
+def _build_nested(name: str, values: Mapping[str, Any]) -> Any:
+    """One of vLLM's own parameter objects from a mapping."""
     module, _, kind = NESTED[name].partition(":")
-    return getattr(importlib.import_module(module), kind)(**value)
+    return getattr(importlib.import_module(module), kind)(**values)
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -183,14 +184,14 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _structured(schema: Mapping[str, Any] | None) -> Any:
-    """JSON of a schema as a grammar: given the schema itself, vLLM 0.32 lets white space go on for
-    ever, whatever the request says.
+    """A JSON schema as a grammar.
+
+    Given the schema itself, vLLM 0.32 allows endless white space, whatever the request says.
     """
     if schema is None:
         return None
     import xgrammar
     from vllm.sampling_params import StructuredOutputsParams
 
-    return StructuredOutputsParams(
-        grammar=str(xgrammar.Grammar.from_json_schema(json.dumps(schema), any_whitespace=False))
-    )
+    grammar = xgrammar.Grammar.from_json_schema(json.dumps(schema), any_whitespace=False)
+    return StructuredOutputsParams(grammar=str(grammar))

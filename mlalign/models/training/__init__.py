@@ -1,3 +1,1 @@
-"""What the stages that train share: their configuration (light), their rows, the trainer's run, and
-the model card.
-"""
+"""What the training stages share: configuration (light), rows, the trainer's run, model cards."""

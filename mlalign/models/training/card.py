@@ -26,10 +26,11 @@ SERVING = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells.
+    """What a card says.
 
-    `method` is a sentence, `made_from` the model that training began with; an adapter has a `rank`
-    and stands on `base`, which is `made_from` itself for full weights.
+    `method` is a sentence, `made_from` the model that training began with. An adapter has a `rank`
+    and stands on `base`; for full weights `base` is `made_from`. `sources` are (name, number of
+    examples, licence).
     """
 
     name: str
@@ -54,9 +55,10 @@ def gather(
     is_policy: bool,
     sources: Mapping[str, int],
 ) -> Facts:
-    """The facts of a finished training step; paths are told relative to the store."""
-    told = {s["source"]: s.get("licence") for s in inputs.sources()}
-    artifact, counts = out.path.name.removesuffix(".partial"), out.tally.to_dict()
+    """The facts of a finished training step, with paths relative to the store."""
+    licences = {source["source"]: source.get("licence") for source in inputs.sources()}
+    artifact = out.path.name.removesuffix(".partial")
+    counts = out.tally.to_dict()
     base = start.base if start.base and rank is not None else start
     return Facts(
         name=out.step or artifact,
@@ -68,47 +70,51 @@ def gather(
         is_policy=is_policy,
         counts=counts["rows"],
         dropped=counts["dropped"],
-        sources=[(name, n, told.get(name)) for name, n in sources.items()],
+        sources=[(name, n, licences.get(name)) for name, n in sources.items()],
         base_licence=licence_of(start.base or start),
     )
 
 
 def shown(model: Model, store: Path) -> str:
-    """A model's name without this machine's paths: relative to the store, the directory's name, or
-    the hub id.
+    """A model's name without paths of this machine.
+
+    That is its path relative to the store, the name of a directory elsewhere, or its hub id.
     """
     path = Path(model.path)
     if not path.is_dir():
         return model.path
-    return (
-        str(path.resolve().relative_to(store.resolve()))
-        if path.resolve().is_relative_to(store.resolve())
-        else path.name
-    )
+    if path.resolve().is_relative_to(store.resolve()):
+        return str(path.resolve().relative_to(store.resolve()))
+    return path.name
 
 
 def licence_of(model: Model) -> str | None:
     """The licence that a local model's own card states."""
     card = Path(model.path) / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    head = text.split("---")[1] if text.startswith("---") and text.count("---") > 1 else ""
-    told = yaml_files.load(head, card) if head else None
-    return told.get("license") if isinstance(told, dict) else None
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8")
+    if not text.startswith("---") or text.count("---") < 2:
+        return None
+    head = yaml_files.load(text.split("---")[1], card)
+    return head.get("license") if isinstance(head, dict) else None
 
 
 def serving(facts: Facts) -> str:
     """The command that serves the model, run in the directory of the store."""
-    kind = ("policy" if facts.is_policy else "classifier") + (
-        "" if facts.rank is None else " adapter"
-    )
+    kind = "policy" if facts.is_policy else "classifier"
+    if facts.rank is not None:
+        kind += " adapter"
     return SERVING[kind].format(
         model=facts.model, base=facts.base, rank=_served_rank(facts.rank), name=facts.name
     )
 
 
 def _served_rank(rank: int | None) -> int:
-    """The least rank that vLLM can be told and that holds an adapter of this one."""
-    return next((r for r in RANKS[1:] if rank is not None and r >= rank), RANKS[-1])
+    """The smallest rank that vLLM accepts and that holds an adapter of this rank."""
+    if rank is None:
+        return RANKS[-1]
+    return next((served for served in RANKS[1:] if served >= rank), RANKS[-1])
 
 
 def text(facts: Facts) -> str:
@@ -120,25 +126,13 @@ def text(facts: Facts) -> str:
         "language": sorted({language.split("_")[0] for language in facts.counts}),
         "tags": ["mlalign", "trl"],
     }
-    reasons = sorted(facts.dropped)
-    table = [["language", "examples", *(f"dropped: {r}" for r in reasons)]]
-    for language in sorted({*facts.counts, *(x for by in facts.dropped.values() for x in by)}):
-        table.append(
-            [
-                language,
-                str(facts.counts.get(language, 0)),
-                *(str(facts.dropped[r].get(language, 0)) for r in reasons),
-            ]
-        )
     sources = [
         f"- {name}: {n} examples, licence {licence or 'not stated'}"
         for name, n, licence in facts.sources
     ]
-    adapter = (
-        ""
-        if facts.rank is None
-        else f" It is a LoRA adapter of rank {facts.rank}; it needs its base, `{facts.base}`."
-    )
+    adapter = ""
+    if facts.rank is not None:
+        adapter = f" It is a LoRA adapter of rank {facts.rank}; it needs its base, `{facts.base}`."
     return "\n".join(
         [
             "---",
@@ -151,7 +145,7 @@ def text(facts: Facts) -> str:
             "",
             "## Data",
             "",
-            *_markdown(table),
+            *_markdown(_counts(facts)),
             "",
             *sources,
             "",
@@ -167,6 +161,21 @@ def text(facts: Facts) -> str:
             "",
         ]
     )
+
+
+def _counts(facts: Facts) -> list[list[str]]:
+    """A table with the examples that were kept and dropped in each language."""
+    reasons = sorted(facts.dropped)
+    languages = set(facts.counts)
+    for by_language in facts.dropped.values():
+        languages.update(by_language)
+
+    table = [["language", "examples", *(f"dropped: {reason}" for reason in reasons)]]
+    for language in sorted(languages):
+        n_kept = facts.counts.get(language, 0)
+        n_dropped = [facts.dropped[reason].get(language, 0) for reason in reasons]
+        table.append([language, str(n_kept), *map(str, n_dropped)])
+    return table
 
 
 def _markdown(table: Sequence[Sequence[str]]) -> list[str]:

@@ -16,7 +16,7 @@ from mlalign.models.engine.chat import read_template
 from mlalign.models.templates import DATE, date_problems, option_problems
 from mlalign.models.training import arguments
 
-# Keys of a TRL configuration that a person sets elsewhere, with where.
+# Keys of a TRL configuration that a person cannot set there, with what to do instead.
 RESERVED_TRAINER = {
     "output_dir": "mlalign keeps checkpoints with the step",
     "gradient_accumulation_steps": (
@@ -137,25 +137,20 @@ def packages(cfg: Any) -> list[str]:
         "bitsandbytes": cfg.quantization is not None,
         "deepspeed": cfg.deepspeed is not None,
     }
-    own = [
-        "torch",
-        "transformers",
-        "trl",
-        "datasets",
-        "accelerate",
-        *(name for name, needed in wanted.items() if needed),
-    ]
-    return list(dict.fromkeys([*own, *arguments.packages(cfg.trainer)]))
+    needed = ["torch", "transformers", "trl", "datasets", "accelerate"]
+    needed += [name for name, is_wanted in wanted.items() if is_wanted]
+    needed += arguments.packages(cfg.trainer)
+    return list(dict.fromkeys(needed))
 
 
 def identity(cfg: Any, digest: Callable[[Path], str]) -> dict[str, Any]:
-    """What a fingerprint needs beyond the configuration: the text of the chat template, not its
-    place.
+    """What a fingerprint needs beyond the configuration: the text of the chat template.
 
     Raises: UserError with every mistake that the types do not catch.
     """
-    if found := problems(cfg):
-        raise UserError(*found)
+    errors = problems(cfg)
+    if errors:
+        raise UserError(*errors)
     return {"chat_template": read_template(cfg.chat_template)}
 
 
@@ -166,88 +161,94 @@ def problems(cfg: Any) -> list[str]:
         "max_length": cfg.max_length,
         "device_batch_size": cfg.device_batch_size,
     }
-    found = [
-        f"{name}: must be at least 1, got {value}"
-        for name, value in positive.items()
-        if value is not None and value < 1
-    ]
-    found += [*option_problems(cfg.chat_template_kwargs), *date_problems(cfg.date)]
+    errors = []
+    for name, value in positive.items():
+        if value is not None and value < 1:
+            errors.append(f"{name}: must be at least 1, got {value}")
+    errors += option_problems(cfg.chat_template_kwargs)
+    errors += date_problems(cfg.date)
     if cfg.checkpoint_every < 0:
-        found.append(f"checkpoint_every: must be 0 (off) or more, got {cfg.checkpoint_every}")
+        errors.append(f"checkpoint_every: must be 0 (off) or more, got {cfg.checkpoint_every}")
     if cfg.quantization and cfg.peft is None:
-        found.append(
+        errors.append(
             f"quantization: {cfg.quantization} weights cannot be trained themselves; set peft, such"
             " as {r: 16}, or leave this out"
         )
-    if wrong := _of_deepspeed(cfg.deepspeed):
-        return [*found, *wrong]
+
+    deepspeed_errors = _deepspeed_problems(cfg.deepspeed)
+    if deepspeed_errors:
+        return errors + deepspeed_errors
     if cfg.quantization and zero_stage(cfg.deepspeed) == 3:
-        found.append(
+        errors.append(
             "quantization: ZeRO-3 cannot shard quantized weights; take zero2, or leave one of the"
             " two out"
         )
-    return found + arguments.problems(cfg.trainer, cfg.peft)
+    return errors + arguments.problems(cfg.trainer, cfg.peft)
 
 
-def _of_deepspeed(deepspeed: Mapping | None) -> list[str]:
-    """What in a DeepSpeed configuration has the wrong shape, as far as it is read here."""
+def _deepspeed_problems(deepspeed: Mapping | None) -> list[str]:
+    """What is wrong with the parts of a DeepSpeed configuration that mlalign reads."""
     zero = (deepspeed or {}).get("zero_optimization")
     if zero is None:
         return []
     if not isinstance(zero, Mapping):
         return [f"deepspeed.zero_optimization: expected a mapping, got {zero!r}"]
-    found = []
+
+    errors = []
     if zero.get("stage", 0) not in (0, 1, 2, 3):
-        found.append(
+        errors.append(
             f"deepspeed.zero_optimization.stage: must be 0, 1, 2 or 3, got {zero['stage']!r}"
         )
     for key in ("offload_optimizer", "offload_param"):
         if not isinstance(zero.get(key) or {}, Mapping):
-            found.append(
+            errors.append(
                 f"deepspeed.zero_optimization.{key}: expected a mapping such as {{device: cpu}},"
                 f" got {zero[key]!r}"
             )
     for key in ("reduce_bucket_size", "stage3_max_live_parameters"):
         if not isinstance(zero.get(key, 0), int | float) and zero[key] != "auto":
-            found.append(
+            errors.append(
                 f"deepspeed.zero_optimization.{key}: expected a number or auto, got {zero[key]!r}"
             )
-    return found
+    return errors
 
 
 def zero_stage(deepspeed: Mapping | None) -> int:
     """The ZeRO stage that a DeepSpeed configuration asks for; 0 without one."""
-    return int(((deepspeed or {}).get("zero_optimization") or {}).get("stage", 0))
+    zero = (deepspeed or {}).get("zero_optimization") or {}
+    return int(zero.get("stage", 0))
 
 
 def accumulation(batch_size: int, device_batch_size: int | None, n_devices: int) -> tuple[int, int]:
-    """(rows that a device takes at a time, how often it does so per step), so that all together
-    make up `batch_size`.
+    """(rows that a device takes at a time, how often it does so per step).
+
+    The product of both and the number of devices is `batch_size`.
 
     Raises: UserError with the nearest numbers that work.
     """
-    device = device_batch_size or max(batch_size // n_devices, 1)
-    steps, rest = divmod(batch_size, device * n_devices)
-    if not rest:
-        return device, steps
-    unit = device * n_devices
-    batches = " or ".join(str(b) for b in sorted({max(steps, 1) * unit, (steps + 1) * unit}))
-    fitting = (
-        _nearest_divisors(batch_size // n_devices, device) if batch_size % n_devices == 0 else []
-    )
-    mends = [f"batch_size={batches}"] + (
-        [f"device_batch_size={' or '.join(map(str, fitting))}"] if fitting else []
-    )
+    device_rows = device_batch_size or max(batch_size // n_devices, 1)
+    rows_at_once = device_rows * n_devices
+    n_times, n_left = divmod(batch_size, rows_at_once)
+    if n_left == 0:
+        return device_rows, n_times
+
+    batch_sizes = sorted({max(n_times, 1) * rows_at_once, (n_times + 1) * rows_at_once})
+    mends = [f"batch_size={' or '.join(map(str, batch_sizes))}"]
+    if batch_size % n_devices == 0:
+        divisors = _nearest_divisors(batch_size // n_devices, device_rows)
+        if divisors:
+            mends.append(f"device_batch_size={' or '.join(map(str, divisors))}")
+    devices = f"{n_devices} device{'s' if n_devices > 1 else ''}"
     raise UserError(
-        f"batch_size: {batch_size} rows cannot be shared out over {n_devices}"
-        f" device{'s' if n_devices > 1 else ''} taking {device} rows at a time; set"
-        f" {', or '.join(mends)}"
+        f"batch_size: {batch_size} rows cannot be shared out over {devices} taking {device_rows}"
+        f" rows at a time; set {', or '.join(mends)}"
     )
 
 
 def _nearest_divisors(n: int, near: int) -> list[int]:
-    divisors = [d for d in range(1, n + 1) if n % d == 0]
-    below, above = [d for d in divisors if d < near], [d for d in divisors if d > near]
+    """The divisors of n next below and next above a number."""
+    below = [divisor for divisor in range(1, min(near, n + 1)) if n % divisor == 0]
+    above = [divisor for divisor in range(near + 1, n + 1) if n % divisor == 0]
     return below[-1:] + above[:1]
 
 

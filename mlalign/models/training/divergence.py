@@ -1,5 +1,4 @@
-"""Training that diverged: losses, gradients and weights that are no numbers, on any rank, found
-before anything of them is kept."""
+"""Finds losses, gradients and weights that are not finite, before anything of them is kept."""
 
 import math
 from typing import Any
@@ -10,14 +9,13 @@ from mlalign.core.errors import UserError
 
 
 class Diverged(UserError):
-    """Training left the numbers: its weights are worth nothing, so neither they nor a checkpoint of
-    them may be used."""
+    """Training diverged: neither its weights nor a checkpoint of them may be used."""
 
 
 def check_step(trainer: Any) -> str | None:
-    """What of the step that this rank has just done is no number; None if all is well.
+    """What of this rank's last step is not finite; None if all is well.
 
-    Under float16 a gradient may overflow: the loss is then scaled down, and the step is left out.
+    In float16 a gradient may overflow: the loss is then scaled down, and the step is skipped.
     """
     if trainer.losses and not bool(torch.isfinite(torch.stack(trainer.losses)).all()):
         return "the loss"
@@ -28,8 +26,7 @@ def check_step(trainer: Any) -> str | None:
 
 
 def check_weights(network: Any) -> str | None:
-    """The name of a trained parameter of which this rank holds a value that is no number; None if
-    there is none."""
+    """A trained parameter of which this rank holds a value that is not finite; None without one."""
     for name, parameter in network.named_parameters():
         held = getattr(parameter, "ds_tensor", parameter)  # under ZeRO-3 the rank's own part
         if parameter.requires_grad and not bool(torch.isfinite(held.detach()).all()):
@@ -52,20 +49,20 @@ def message(trainer: Any, what: str) -> str:
 def _mend(trainer: Any, what: str) -> str:
     args = trainer.args
     if trainer.state.global_step <= 1 and what == "the loss":
-        half = (
-            ", or dtype=float32 and trainer.fp16=false"
-            if args.fp16 or trainer.model.dtype == torch.float16
-            else ""
-        )
-        return (
+        mend = (
             "No weight had been changed yet: look at the model's own weights, at beta and at other"
-            f" arguments of the loss{half}"
+            " arguments of the loss"
         )
-    clipped = "" if args.max_grad_norm else ", or clip gradients with trainer.max_grad_norm=1.0"
-    return (
+        if args.fp16 or trainer.model.dtype == torch.float16:
+            mend += ", or dtype=float32 and trainer.fp16=false"
+        return mend
+    mend = (
         f"Lower trainer.learning_rate (now {args.learning_rate:g}), or warm it up with"
-        f" trainer.warmup_steps{clipped}"
+        " trainer.warmup_steps"
     )
+    if not args.max_grad_norm:
+        mend += ", or clip gradients with trainer.max_grad_norm=1.0"
+    return mend
 
 
 def _loss(trainer: Any) -> float | None:

@@ -1,12 +1,10 @@
-"""Where DeepSpeed's operators are built, and by whom: by one process at a time, under a claim that
-dies with it.
+"""Lets one process at a time build DeepSpeed's operators, under a claim that dies with it.
 
-DeepSpeed compiles operators at their first use, through torch, whose lock is a file that a killed
-process leaves behind; whoever comes later waits for it without end. Here the lock is a claim
-(`mlalign.core.claims`) with a limit to waiting, and the builds lie in a directory that only mlalign
-uses: `~/.cache/mlalign/torch_extensions/KEY`, or below TORCH_EXTENSIONS_DIR where that is set. KEY
-stands for all that a build depends on, so that machines with a common home do not take what another
-kind of machine has built.
+DeepSpeed compiles operators at their first use, through torch. Torch's lock is a file that a killed
+process leaves behind, and later processes wait for it forever. Here the lock is a claim
+(`mlalign.core.claims`) with a limit on waiting, and the builds are in a directory that only mlalign
+uses: `~/.cache/mlalign/torch_extensions/KEY`, or below TORCH_EXTENSIONS_DIR if that is set. KEY
+stands for all that a build depends on, so machines of different kinds can share a home directory.
 """
 
 import contextlib
@@ -24,24 +22,22 @@ from torch.utils import cpp_extension
 from mlalign.core import claims
 from mlalign.core.errors import UserError, system_problem
 
-PATIENCE_S = 1800.0  # operators take a minute to build, on a busy machine some
+PATIENCE_S = 1800.0  # operators take a minute to build, and longer on a busy machine
 VARIABLE = "TORCH_EXTENSIONS_DIR"
 
 
 def build_alone() -> None:
-    """From now on operators are built in a directory of mlalign's own, by one process at a time.
+    """Have operators built in mlalign's own directory, by one process at a time.
 
     Raises: UserError if the directory cannot be made.
     """
     if cpp_extension.FileBaton is Baton:
         return
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    place = Path(
-        os.environ.get(VARIABLE) or Path(cache, "mlalign", "torch_extensions")
-    ).expanduser()
-    folder = (
-        place if place.name == _key() else place / _key()
-    )  # a child process finds it set already
+    place = Path(os.environ.get(VARIABLE) or Path(cache, "mlalign", "torch_extensions"))
+    folder = place.expanduser()
+    if folder.name != _key():  # a child process inherits the complete path
+        folder /= _key()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,10 +50,9 @@ def build_alone() -> None:
 
 
 def leave_reducing_to_gloo() -> None:
-    """Without a GPU, keep DeepSpeed from compiling its own kernel for sums over the ranks of a
-    machine.
+    """Without a GPU, keep DeepSpeed from compiling its own kernel for sums over ranks.
 
-    Two minutes of compiler on a machine that may have none, for what gloo does as well.
+    Compiling takes two minutes on a machine that may have no compiler, and gloo does the same work.
     """
     if torch.cuda.is_available():
         return
@@ -67,9 +62,7 @@ def leave_reducing_to_gloo() -> None:
 
 
 def _key() -> str:
-    """What a build depends on: versions, the processor (builds are made for the one at hand) and
-    the GPU, the person.
-    """
+    """A hash of what a build depends on: versions, processor, GPU, and the user."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed")]
     parts = [
@@ -85,32 +78,25 @@ def _key() -> str:
 
 
 def _processor() -> list[str]:
-    """Its name and what it can do, as Linux tells it of the first core."""
+    """The name and the abilities that Linux reports for the first core."""
     try:
-        lines = (
-            Path("/proc/cpuinfo")
-            .read_text(encoding="utf-8", errors="replace")
-            .partition("\n\n")[0]
-            .splitlines()
-        )
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return [platform.processor()]
-    return [
-        line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))
-    ]
+    first_core = text.partition("\n\n")[0].splitlines()
+    names = ("model name", "flags", "Features", "CPU part")
+    return [line for line in first_core if line.startswith(names)]
 
 
 class Baton:
-    """Stands in for torch's `FileBaton`: every process builds in its turn, and finds there what one
-    before it has built.
-    """
+    """Replaces torch's `FileBaton`: processes build in turn, and reuse what is built already."""
 
     def __init__(self, lock_file_path: str, *_: Any, **__: Any):
         self._folder = Path(lock_file_path).parent
         self._held = contextlib.ExitStack()
 
     def try_acquire(self) -> bool:
-        """Wait for whoever builds. Raises: UserError if it has not ended after PATIENCE_S seconds."""
+        """Wait for another process's build. Raises: UserError after PATIENCE_S seconds."""
         self._held.enter_context(claims.claim_in_turn(self._folder, "build", PATIENCE_S))
         return True
 

@@ -1,11 +1,11 @@
-"""Trains on a loss of `mlalign.methods.losses`: what is added to TRL's DPOTrainer for that.
+"""Trains on a loss of `mlalign.methods.losses`, by additions to TRL's DPOTrainer.
 
     kind = type("PairLossTrainer", (PairLoss, trl.DPOTrainer), {})
     trainer = kind(model, objective=Objective(…), args=…, train_dataset=…)
 
 TRL's trainer does the rest: tokens, reference log-probabilities and their cache, adapters. Columns
-of rows that the loss reads travel with a batch under `COLUMNS` and are taken out of it before a
-model sees it.
+of the rows that the loss reads travel with a batch under `COLUMNS`, and are removed from it before
+it reaches a model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 
 COLUMNS = "columns"
+NOT_FOR_MODEL = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
 
 
 class Objective(NamedTuple):
-    """A loss of B pairs from what they give it, by name; `columns` are those of the rows."""
+    """A loss of B pairs from named tensors; `columns` are the columns of the rows that it reads."""
 
     loss: Callable[[Mapping[str, Any]], torch.Tensor]
     columns: Sequence[str]
@@ -28,11 +29,15 @@ class WithColumns:
     """Adds columns of the rows to what TRL's collator makes of them."""
 
     def __init__(self, collator: Callable[[list[dict]], dict], columns: Sequence[str]):
-        self.collator, self.columns = collator, columns
+        self.collator = collator
+        self.columns = columns
 
     def __call__(self, examples: list[dict]) -> dict:
         batch = self.collator(examples)
-        batch[COLUMNS] = {name: _stacked([e[name] for e in examples]) for name in self.columns}
+        batch[COLUMNS] = {}
+        for name in self.columns:
+            values = [example[name] for example in examples]
+            batch[COLUMNS][name] = _stacked(values)
         return batch
 
 
@@ -43,7 +48,7 @@ def _stacked(values: list) -> torch.Tensor | list[str]:
 
 
 class PairLoss:
-    """Before DPOTrainer among the bases of a trainer."""
+    """A mixin that replaces the loss; it goes before DPOTrainer among the bases of a trainer."""
 
     def __init__(self: Any, *args: Any, objective: Objective, **kwargs: Any):
         self.objective = objective
@@ -64,54 +69,58 @@ class PairLoss:
         return super().compute_ref_log_probs(model, _for_model(inputs))  # type: ignore[misc]
 
     def _compute_loss(self: Any, model: Any, inputs: Mapping, return_outputs: bool) -> Any:
-        mode = "train" if self.model.training else "eval"
-        columns, inputs = inputs[COLUMNS], _for_model(inputs)
+        columns = inputs[COLUMNS]
+        inputs = _for_model(inputs)
         mask = inputs["completion_mask"]
-        ours = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
-        batch = {k: v for k, v in inputs.items() if k not in ours}
+        batch = {name: value for name, value in inputs.items() if name not in NOT_FOR_MODEL}
         batch["use_cache"] = False
         if self.aux_loss_enabled:
             batch["output_router_logits"] = True
 
         labels = inputs["input_ids"].masked_fill(mask == 0, -100)
         outputs = model(**batch, labels=labels, fused_lm_head=True)
-        n_answers = mask[:, 1:].sum(dim=1)
         # Virtual tokens of prompt tuning come first and have no label.
-        logps = outputs.log_probs[:, 1 - mask.size(1) :].sum(dim=1)
-        given = {**columns, **_sides("policy_{}_logps", logps), **_sides("{}_lengths", n_answers)}
+        token_logps = outputs.log_probs[:, 1 - mask.size(1) :]
+        logps = _sides("policy_{}_logps", token_logps.sum(dim=1))
         if self.objective.has_reference:
-            given |= self._reference_logps(inputs)
+            logps |= self._reference_logps(inputs)
+        lengths = _sides("{}_lengths", mask[:, 1:].sum(dim=1))
 
-        loss = self.objective.loss(given).mean()
+        loss = self.objective.loss({**columns, **logps, **lengths}).mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        self._note_rewards(mode, {k: v.detach() for k, v in given.items() if k.endswith("logps")})
-        if return_outputs:  # the fused head keeps no logits
-            with torch.no_grad():
-                outputs = model(**batch)
-        return (loss, outputs) if return_outputs else loss
+        self._note_rewards({name: values.detach() for name, values in logps.items()})
+        if not return_outputs:
+            return loss
+        with torch.no_grad():  # again, since the fused head keeps no logits
+            return loss, model(**batch)
 
     def _reference_logps(self: Any, inputs: Mapping) -> dict[str, torch.Tensor]:
         if self.precompute_ref_logps:
-            chosen, rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+            chosen = inputs["ref_chosen_logps"]
+            rejected = inputs["ref_rejected_logps"]
         else:
             model = self.model if self.ref_model is None else self.ref_model
             chosen, rejected = self.compute_ref_log_probs(model, inputs)
         return {"reference_chosen_logps": chosen, "reference_rejected_logps": rejected}
 
-    def _note_rewards(self: Any, mode: str, logps: Mapping[str, torch.Tensor]) -> None:
-        """Means over all devices, under TRL's names: a reward is beta times the log-ratio."""
-        chosen, rejected = logps["policy_chosen_logps"], logps["policy_rejected_logps"]
-        noted = {"logps/chosen": chosen, "logps/rejected": rejected}
+    def _note_rewards(self: Any, logps: Mapping[str, torch.Tensor]) -> None:
+        """Log means over all devices, under TRL's names."""
+        chosen = logps["policy_chosen_logps"]
+        rejected = logps["policy_rejected_logps"]
+        # r(x, y) = beta * (log pi(y|x) - log pi_ref(y|x))
         chosen_reward = self.beta * (chosen - logps.get("reference_chosen_logps", 0))
         rejected_reward = self.beta * (rejected - logps.get("reference_rejected_logps", 0))
-        noted |= {
+        metrics = {
+            "logps/chosen": chosen,
+            "logps/rejected": rejected,
             "rewards/chosen": chosen_reward,
             "rewards/rejected": rejected_reward,
             "rewards/margins": chosen_reward - rejected_reward,
             "rewards/accuracies": (chosen_reward > rejected_reward).float(),
         }
-        for name, values in noted.items():
+        mode = "train" if self.model.training else "eval"
+        for name, values in metrics.items():
             mean = self.accelerator.gather(values).mean().item()
             self._metrics[mode][name].append(mean)
 

@@ -1,10 +1,11 @@
 """From rows to the data set that a TRL trainer takes.
 
 Reads a rows artifact; writes `checkpoints/train.parquet` with the columns that the trainer reads
-and `checkpoints/train.json` with what was kept and dropped. Both are made once: a continued run
-loads the same file through the same cache directory, so that TRL finds what it has computed before.
+and `checkpoints/train.json` with what was kept and dropped. Both are made once: a resumed run loads
+the same file through the same cache directory, so TRL reuses what it has computed before.
 """
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ COLUMNS = {
     "unpaired": ("unpaired", ["prompt", "completion", "label"]),
 }
 SIDES = ("completion", "chosen", "rejected")
-# Why the chat template makes an example useless, as a message tells it.
+# Why the chat template makes an example useless, as messages say it.
 DROPPED = {
     "answer_left_out": (
         "have an answer that the chat template leaves out whole; set another one with"
@@ -64,10 +65,10 @@ class TrainSet(NamedTuple):
 class Examples(NamedTuple):
     """How rows become training examples.
 
-    `columns` names an entry of COLUMNS; `of_row` gives the examples of a row; `too_long` says what
+    `columns` names an entry of COLUMNS; `of_row` gives the examples of a row. `too_long` says what
     the trainer does with sequences above `max_length`: drop them, or truncate them (and drop those
-    whose prompt alone is too long). What is left of a truncated sequence is its beginning, or its
-    end (`keep_end`).
+    whose prompt alone is too long). A truncated sequence keeps its beginning, or its end
+    (`keep_end`).
     """
 
     columns: str
@@ -78,7 +79,7 @@ class Examples(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Tokens of an example's prompt and of its longest whole sequence.
+    """Numbers of tokens of an example's prompt and of its longest whole sequence.
 
     `equal_sides`: both sides of the pair are the same tokens once they are truncated.
     """
@@ -96,31 +97,37 @@ def load(
     examples: Examples,
     ranks: Any,
 ) -> TrainSet:
-    """The training data set; the first rank makes it while the others wait (`ranks` is accelerate's
-    PartialState).
+    """The training data set; the first rank makes it while the others wait.
+
+    `ranks` is accelerate's PartialState.
 
     Raises: UserError if a requested language is not there, or none of its examples is left.
     """
-    file, told = out.checkpoints / "train.parquet", out.checkpoints / "train.json"
+    file = out.checkpoints / "train.parquet"
+    counts_file = out.checkpoints / "train.json"
     if examples.columns != "text":
         templates.fix_date(tokenizer, cfg.date)
         out.note(template=ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date).facts())
     try:
-        if ranks.is_main_process and not _is_kept(file, told):
-            out.checkpoints.mkdir(parents=True, exist_ok=True)
-            counts = _write(cfg, source, file, tokenizer, examples)
-            out.check_inputs()
-            checkpoints.write_value(told, KEY, {**counts, "sha256": sha256(file)})
         if ranks.is_main_process:
-            _open(file)
+            if not _is_intact(file, counts_file):
+                out.checkpoints.mkdir(parents=True, exist_ok=True)
+                counts = _write(cfg, source, file, tokenizer, examples)
+                out.check_inputs()
+                checkpoints.write_value(counts_file, KEY, {**counts, "sha256": sha256(file)})
+            _open(file)  # fills the cache, which the other ranks then only read
     finally:
         ranks.wait_for_everyone()
-    if not told.is_file():
+
+    if not counts_file.is_file():
         raise UserError("the first rank could not prepare the rows; its message says why")
-    if (kept := checkpoints.read_value(told, KEY)) is None:
-        raise UserError(f"{told}: was changed while this step began; run the same command again")
-    out.tally.merge(Tally(kept["tally"]))
-    return TrainSet(_open(file), kept["sources"])
+    saved = checkpoints.read_value(counts_file, KEY)
+    if saved is None:
+        raise UserError(
+            f"{counts_file}: was changed while this step began; run the same command again"
+        )
+    out.tally.merge(Tally(saved["tally"]))
+    return TrainSet(_open(file), saved["sources"])
 
 
 def _open(file: Path) -> "datasets.Dataset":
@@ -132,34 +139,36 @@ def _open(file: Path) -> "datasets.Dataset":
     )
 
 
-def _is_kept(file: Path, told: Path) -> bool:
-    """Whether an earlier try left the examples, as it wrote them."""
-    if not told.is_file() or (counts := checkpoints.read_value(told, KEY)) is None:
+def _is_intact(file: Path, counts_file: Path) -> bool:
+    """Whether an earlier try has left the examples, and they are as it wrote them."""
+    if not counts_file.is_file():
         return False
-    whole = file.is_file() and sha256(file) == counts["sha256"]
-    if not whole:
-        say(f"{file}: is not what was written there; computed again", file=sys.stderr, flush=True)
-    return whole
+    counts = checkpoints.read_value(counts_file, KEY)
+    if counts is None:
+        return False
+    if file.is_file() and sha256(file) == counts["sha256"]:
+        return True
+    say(f"{file}: is not what was written there; computed again", file=sys.stderr, flush=True)
+    return False
 
 
 def _write(
     cfg: TrainConfig, source: Path, file: Path, tokenizer: Any, examples: Examples
 ) -> dict[str, Any]:
-    tally, sources = Tally(), Counter[str]()
-    found = rows.shards(source, cfg.split, cfg.languages)
-    _check_present(cfg, source, found)
-    with pq.ParquetWriter(
-        file, _schema(examples, cfg.chat_template_kwargs), compression="zstd"
-    ) as writer:
-        for shard in found:
+    """Write the examples of all shards to one file; returns what was kept and dropped."""
+    tally = Tally()
+    sources = Counter[str]()
+    shards = rows.shards(source, cfg.split, cfg.languages)
+    _check_present(cfg, source, shards)
+
+    options = cfg.chat_template_kwargs
+    extra = {"chat_template_kwargs": options} if options else {}
+    with pq.ParquetWriter(file, _schema(examples, options), compression="zstd") as writer:
+        for shard in shards:
             kept = []
             for row, example in _fitting(cfg, shard, tokenizer, examples, tally):
                 sources[row["source"]] += 1
-                kept.append(
-                    {**example, "chat_template_kwargs": cfg.chat_template_kwargs}
-                    if cfg.chat_template_kwargs
-                    else example
-                )
+                kept.append({**example, **extra})
             writer.write_table(pa.Table.from_pylist(kept, schema=writer.schema))
     _check_left(cfg, source, tally)
     return {"tally": tally.to_dict(), "sources": dict(sorted(sources.items()))}
@@ -168,48 +177,48 @@ def _write(
 def _schema(examples: Examples, template_kwargs: Mapping) -> pa.Schema:
     kind, names = COLUMNS[examples.columns]
     fields = [rows.schema(kind).field(name) for name in [*names, *examples.further]]
-    return pa.schema(
-        fields
-        + (
-            [pa.field("chat_template_kwargs", pa.array([dict(template_kwargs)]).type)]
-            if template_kwargs
-            else []
-        )
-    )
+    if template_kwargs:
+        options_type = pa.array([dict(template_kwargs)]).type
+        fields.append(pa.field("chat_template_kwargs", options_type))
+    return pa.schema(fields)
 
 
-def _check_present(cfg: TrainConfig, source: Path, found: Sequence[Path]) -> None:
-    there = {p.stem.split(".")[0] for p in found}
-    absent = [language for language in cfg.languages or [] if language not in there]
-    if absent or not found:
-        every = {p.stem.split(".")[0] for p in rows.shards(source, cfg.split)}
-        place = f"languages: {source} has no {cfg.split} rows"
-        raise UserError(
-            *(
-                (
-                    f"{place} whose prompt is in {language}{nearest(language, every)}"
-                    for language in absent
-                )
-                if absent
-                else [place]
-            )
-        )
+def _check_present(cfg: TrainConfig, source: Path, shards: Sequence[Path]) -> None:
+    """Raises: UserError for requested languages without shards, or if there is no shard at all."""
+    present = _languages(shards)
+    absent = [language for language in cfg.languages or [] if language not in present]
+    place = f"languages: {source} has no {cfg.split} rows"
+    if absent:
+        available = _languages(rows.shards(source, cfg.split))
+        errors = []
+        for language in absent:
+            mend = nearest(language, available)
+            errors.append(f"{place} whose prompt is in {language}{mend}")
+        raise UserError(*errors)
+    if not shards:
+        raise UserError(place)
+
+
+def _languages(shards: Sequence[Path]) -> set[str]:
+    return {path.stem.split(".")[0] for path in shards}
 
 
 def _check_left(cfg: TrainConfig, source: Path, tally: Tally) -> None:
-    tried = {language for by in tally.dropped.values() for language in by}
-    empty = sorted(language for language in tried if not tally.rows[language])
-    if empty:
-        raise UserError(
-            *(
-                f"{language}: no row of {source} is left: {_why_dropped(cfg, tally, language)}"
-                for language in empty
-            )
-        )
+    """Raises: UserError for languages of which every row was dropped."""
+    languages: set[str] = set()
+    for by_language in tally.dropped.values():
+        languages.update(by_language)
+
+    errors = []
+    for language in sorted(languages):
+        if not tally.rows[language]:
+            reasons = _why_dropped(cfg, tally, language)
+            errors.append(f"{language}: no row of {source} is left: {reasons}")
+    if errors:
+        raise UserError(*errors)
 
 
 def _why_dropped(cfg: TrainConfig, tally: Tally, language: str) -> str:
-    counts = {reason: by[language] for reason, by in tally.dropped.items() if by[language]}
     reasons = {
         "over_length": f"are longer than max_length={cfg.max_length} tokens; raise it",
         "equal_sides": (
@@ -217,31 +226,35 @@ def _why_dropped(cfg: TrainConfig, tally: Tally, language: str) -> str:
         ),
         **DROPPED,
     }
-    total = sum(counts.values())
-    return "; ".join(
-        f"{'all ' if n == total else ''}{n} {reasons[reason]}" for reason, n in counts.items()
-    )
+    counts = {}
+    for reason, by_language in tally.dropped.items():
+        if by_language[language]:
+            counts[reason] = by_language[language]
+
+    phrases = [f"{n} {reasons[reason]}" for reason, n in counts.items()]
+    if len(phrases) == 1:
+        return f"all {phrases[0]}"
+    return "; ".join(phrases)
 
 
 def _fitting(
     cfg: TrainConfig, shard: Path, tokenizer: Any, examples: Examples, tally: Tally
 ) -> list[tuple[dict, dict]]:
-    """(row, example) of one shard in order, without those that cannot be trained on; counted by
-    reason and language.
-    """
-    pairs = [(row, example) for row in rows.read_shard(shard) for example in examples.of_row(row)]
-    template = (
-        None
-        if examples.columns == "text"
-        else ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
-    )
+    """(row, example) of one shard in order; what cannot be trained on is dropped and counted."""
+    pairs = []
+    for row in rows.read_shard(shard):
+        pairs += [(row, example) for example in examples.of_row(row)]
+    template = None
+    if examples.columns != "text":
+        template = ChatTemplate(tokenizer, cfg.chat_template_kwargs, cfg.date)
     rendered = [_rendered(template, row, example, tally) for row, example in pairs]
     _drop_equal_halves(pairs, rendered, tally)
-    kept = [(pair, texts) for pair, texts in zip(pairs, rendered, strict=True) if texts]
 
-    measures = _measured([texts for _, texts in kept], tokenizer, cfg.max_length, examples.keep_end)
+    pairs = [pair for pair, texts in zip(pairs, rendered, strict=True) if texts]
+    rendered = [texts for texts in rendered if texts]
+    measures = _measured(rendered, tokenizer, cfg.max_length, examples.keep_end)
     fitting = []
-    for ((row, example), _), measured in zip(kept, measures, strict=True):
+    for (row, example), measured in zip(pairs, measures, strict=True):
         language = row["prompt_lang"]
         needed = measured.n_longest if examples.too_long == "dropped" else measured.n_prompt + 1
         if needed > cfg.max_length:
@@ -260,74 +273,86 @@ def _fitting(
 def _drop_equal_halves(
     pairs: Sequence[tuple[dict, dict]], rendered: list[list[str]], tally: Tally
 ) -> None:
-    """Clear the texts of a pair that was taken apart if both halves are the same text: it would be
-    called good and bad.
-    """
+    """Clear the texts of two halves of a pair that are the same text: it would be good and bad."""
     for i in range(1, len(pairs)):
-        (row, example), (other, _) = pairs[i], pairs[i - 1]
-        if "label" in example and row is other and rendered[i] and rendered[i] == rendered[i - 1]:
+        row, example = pairs[i]
+        previous_row, _ = pairs[i - 1]
+        if "label" not in example or row is not previous_row:
+            continue
+        if rendered[i] and rendered[i] == rendered[i - 1]:
             tally.drop("sides_are_the_same_text", row["prompt_lang"], 2)
-            rendered[i - 1 : i + 1] = [], []
+            rendered[i - 1] = []
+            rendered[i] = []
 
 
 def _measured(
     rendered: Sequence[list[str]], tokenizer: Any, max_length: int, keep_end: bool
 ) -> Iterator[Measured]:
-    """What the tokens of each example's texts tell: the prompt, then the whole conversations."""
-    every_text = [text for texts in rendered for text in texts]
-    ids = iter(chat.token_ids(tokenizer, every_text))
+    """The token counts of each example's texts: the prompt, then the whole conversations."""
+    all_texts = list(itertools.chain.from_iterable(rendered))
+    ids = iter(chat.token_ids(tokenizer, all_texts))
     kept = slice(-max_length, None) if keep_end else slice(max_length)
     for texts in rendered:
-        own = [next(ids) for _ in texts]
-        sequences = own[1:] or own
-        n_prompt = len(own[0]) if len(own) > 1 else 0
-        equal = len(sequences) == 2 and sequences[0][kept] == sequences[1][kept]
-        yield Measured(n_prompt, max(map(len, sequences)), equal)
+        sequences = [next(ids) for _ in texts]
+        n_prompt = 0
+        if len(sequences) > 1:
+            n_prompt = len(sequences.pop(0))
+        equal_sides = len(sequences) == 2 and sequences[0][kept] == sequences[1][kept]
+        n_longest = max(map(len, sequences))
+        yield Measured(n_prompt, n_longest, equal_sides)
 
 
 def _rendered(
     template: ChatTemplate | None, row: Mapping, example: Mapping, tally: Tally
 ) -> list[str]:
-    """The prompt as the model is asked, then the whole conversation with each answer; or the text
-    of an example without messages.
+    """The text of the prompt, then of the whole conversation with each answer.
 
-    Empty, with the reason counted, if the chat template makes it useless: an answer is left out
-    whole, both answers are the same text, or the answer would begin within the prompt.
+    It is only the text of an example that has no messages. It is empty, with the reason counted, if
+    the chat template makes the example useless (`_why_useless`).
     """
     if template is None:
         return [example["text"]]
-    place, language = f"row {row['id']} ({row['prompt_lang']})", row["prompt_lang"]
-    prompt = template.prompt(example["prompt"], place)
-    conversations = [example["prompt"] + example[side] for side in SIDES if side in example]
-    whole = [template.conversation(messages, place) for messages in conversations]
-    missing = [
-        template.left_out(text, messages, place)
-        for text, messages in zip(whole, conversations, strict=True)
-    ]
 
-    reason = _useless(template, example["prompt"], prompt, whole, missing, place)
+    language = row["prompt_lang"]
+    place = f"row {row['id']} ({language})"
+    prompt = template.prompt(example["prompt"], place)
+    texts = []
+    missing = []
+    for side in SIDES:
+        if side in example:
+            messages = example["prompt"] + example[side]
+            text = template.conversation(messages, place)
+            texts.append(text)
+            missing.append(template.left_out(text, messages, place))
+
+    reason = _why_useless(template, example["prompt"], prompt, texts, missing, place)
     if reason:
         tally.drop(reason, language)
         return []
-    if any(m.part_of_answer for m in missing):
+    if any(left_out.part_of_answer for left_out in missing):
         tally.add("answer_partly_left_out", language)
-    if any(m.part_of_prompt for m in missing):
+    if any(left_out.part_of_prompt for left_out in missing):
         tally.add("prompt_partly_left_out", language)
-    return [prompt, *whole]
+    return [prompt, *texts]
 
 
-def _useless(
-    template: ChatTemplate, messages: Sequence[Mapping], prompt: str, whole: Sequence[str], missing: Sequence[LeftOut], place: str
-) -> str | None:  # fmt: skip
-    """Why an example as the template writes it teaches nothing, or the wrong thing."""
-    if any(m.answer for m in missing):
+def _why_useless(
+    template: ChatTemplate,
+    messages: Sequence[Mapping],
+    prompt: str,
+    texts: Sequence[str],
+    missing: Sequence[LeftOut],
+    place: str,
+) -> str | None:
+    """Why an example, as the template writes it, teaches nothing or the wrong thing."""
+    if any(left_out.answer for left_out in missing):
         return "answer_left_out"
-    if len(whole) > len(set(whole)):
+    if len(texts) > len(set(texts)):
         return "sides_are_the_same_text"
-    if not all(text.startswith(prompt) for text in whole):
+    if not all(text.startswith(prompt) for text in texts):
         # Trainers take the answer to begin where the two texts part. That may be in the generation
         # prompt, but no earlier.
         context = template.conversation(messages, place)
-        if prompt.startswith(context) and not all(text.startswith(context) for text in whole):
+        if prompt.startswith(context) and not all(text.startswith(context) for text in texts):
             return "answer_begins_in_prompt"
     return None

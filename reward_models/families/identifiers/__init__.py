@@ -1,8 +1,7 @@
 """Language identifiers behind one protocol. Nothing heavy is imported before one is opened.
 
-An identifier weighs every language that it knows for each text. What the script of the text
-excludes, and how much more likely the requested language is than any other, is decided by the
-caller (`adherence`).
+An identifier gives each text a weight for every language that it knows. The caller (`adherence`)
+decides what the script of the text excludes, and how much likelier the requested language is.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
+
+from mlalign.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +36,10 @@ class Identifier(Protocol):
 
 
 def open_identifier(name: str, model: str | None = None) -> Identifier:
-    """Load an identifier; `model` is the path of a fastText model in the place of the one in the
-    package.
+    """Load an identifier; `model` is the path of a fastText model instead of the package's own.
 
     Raises: UserError if the identifier's package is missing, or the file is no fastText model.
     """
-    # Late, because the errors and languages of mlalign are all that importing a family may cost.
-    from mlalign.core.errors import UserError
-
     try:
         module = importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

@@ -1,5 +1,4 @@
-"""langid, and with it fastText's lid.176 on texts of one or two words. The default: fast, and light
-to start.
+"""langid, helped by fastText's lid.176 on texts of one or two words. The default: fast and light.
 
 langid is the more accurate of the two on sentences, fastText on single words of large languages.
 There the weight of a language is p_langid * (p_fasttext + FLOOR) ** POWER. Languages that fastText

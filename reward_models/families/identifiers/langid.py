@@ -1,5 +1,4 @@
-"""langid: naive Bayes on byte sequences, with the model of py3langid and its formula, computed for
-many texts at once.
+"""langid: naive Bayes on byte sequences, with py3langid's model and formula.
 
 py3langid walks a text byte by byte in Python and multiplies half-precision numbers, about 100 us
 for a short text. The same sums over a batch take a tenth of that.
@@ -59,8 +58,9 @@ class LangId:
             yield int(owners[first]), features[first:last], floats[first:last]
 
     def _walk(self, texts: Sequence[bytes]) -> np.ndarray:
-        """The features of all texts, each as `text * n_features + feature`; all texts advance by
-        one byte at a time.
+        """The features of all texts, each as `text * n_features + feature`.
+
+        All texts advance by one byte at a time, the longest ones first in order.
         """
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         lengths = np.array([len(texts[i]) for i in order], dtype=np.int64)
@@ -69,19 +69,20 @@ class LangId:
         offsets = np.array(order, dtype=np.int64) * len(self._table)
 
         states = np.zeros(len(texts), dtype=np.int64)
-        found = [np.zeros(0, dtype=np.int64)]
+        hits = [np.zeros(0, dtype=np.int64)]
         for step in range(int(lengths.max(initial=0))):
             n_longer = int(np.searchsorted(-lengths, -step))
             bytes_here = data[starts[:n_longer] + step]
             states = self._next[self._row[states[:n_longer]] + bytes_here]
             features = self._feature[states]
             ends = np.flatnonzero(features >= 0)
-            found.append(offsets[ends] + features[ends])
-        return np.concatenate(found)
+            hits.append(offsets[ends] + features[ends])
+        return np.concatenate(hits)
 
 
 def _encode(text: str) -> bytes:
-    text = text.lower() if text.isupper() else text
+    if text.isupper():
+        text = text.lower()
     return unicodedata.normalize("NFC", text).encode("utf-8", errors="surrogatepass")
 
 

@@ -1,6 +1,4 @@
-"""lingua: accurate on single words; slow, and many seconds of CPU at the first text in Latin
-script.
-"""
+"""lingua: accurate on single words, but slow; the first Latin text takes many seconds of CPU."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -10,7 +8,7 @@ from lingua import Language, LanguageDetectorBuilder
 
 from reward_models.families.identifiers import labels
 
-DIGITS = 9  # lingua adds terms in an order of chance, so the last digits differ
+DIGITS = 9  # lingua adds terms in random order, so the last digits differ
 
 
 class Lingua:
