@@ -14,8 +14,6 @@ import gzip
 import itertools
 import json
 import math
-import os
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import IO, Any, TypeVar
 
 from mlalign.core import json_text
 from mlalign.core.conversations.reader import NEEDED
+from mlalign.core.durable import whole
 from mlalign.core.errors import UserError
 
 WINDOW = 1024  # rows in memory
@@ -331,44 +330,6 @@ def _read_table(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 # ------------------------------------------------------------------------------------------ writing
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what was written there gets the name `path` when the block
-    ends well, and is on the disk.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Rename a file so that it survives a power failure whole or not at all."""
-    with open(temporary, "rb") as f:
-        os.fsync(f.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Bring a folder's names to the disk."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    with whole(path) as temporary:
-        temporary.write_text(
-            json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
 
 
 def write(path: Path, rows: Iterable[dict]) -> None:

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlalign.core import rows
+from mlalign.core import resume, rows
 from mlalign.core.store import Store, Tally, fingerprint
-from mlalign.models import checkpoints
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,14 +50,14 @@ def run(
         marker = kept / f"{index:05d}.json"
         files = [slices.file(index) for slices in cut]
         key = fingerprint({"files": [digest(f) if f.exists() else None for f in files]})
-        done = checkpoints.read_value(marker, key) if marker.is_file() else None
+        done = resume.read_value(marker, key)
         if done is None or not _are_there(target, done["files"], digest):
             tally = Tally()
             made = work([slices.read(index) for slices in cut], tally)
             written = _write(target, index, made, kind_of)
             content = {name: digest(target / name) for name in written}
             done = {"tally": tally.to_dict(), "files": content}
-            checkpoints.write_value(marker, key, done)
+            resume.write_value(marker, key, done)
         yield n, Tally(done["tally"])
 
 
@@ -116,7 +115,7 @@ class Slices:
             for shard in shards:
                 self._deal(shard, schema, writers, files)
         content = {self.file(i).name: digest(self.file(i)) for i in writers}
-        checkpoints.write_value(self._marker, key, content)
+        resume.write_value(self._marker, key, content)
 
     def read(self, index: int) -> list[dict]:
         """The rows of a slice, in the order of the shards; empty where no group falls into it."""
@@ -133,12 +132,8 @@ class Slices:
         return self.folder / "slices.json"
 
     def _are_kept(self, key: str, digest: Callable[[Path], str]) -> bool:
-        if not self._marker.is_file():
-            return False
-        kept = checkpoints.read_value(self._marker, key)
-        if kept is None:
-            return False
-        return _are_there(self.folder, kept, digest)
+        kept = resume.read_value(self._marker, key)
+        return kept is not None and _are_there(self.folder, kept, digest)
 
     def _deal(
         self,

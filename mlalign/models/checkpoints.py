@@ -1,45 +1,18 @@
-"""What a step keeps of its unfinished work, and how that is checked before it is trusted.
+"""A trainer's checkpoints, and how they are checked before they are trusted.
 
-A trainer's checkpoint counts once it holds `complete.json`, with the digests of its files; kept
-values are JSON with a digest of their own. What does not match is left aside, and said.
+A checkpoint counts once it holds `complete.json`, with the digests of its files.
 """
 
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mlalign.core.digests import sha256, tree
 from mlalign.core.errors import UserError
-from mlalign.core.store import fingerprint, read_json, write_json
-from mlalign.core.terminal import say
+from mlalign.core.store import read_json, write_json
 
 COMPLETE = "complete.json"
-
-
-def write_value(path: Path, key: str, value: dict[str, Any]) -> None:
-    """Keep a JSON-able value that was computed for `key`."""
-    write_json(path, {"key": key, "sha256": fingerprint(value), "value": value})
-
-
-def read_value(path: Path, key: str) -> dict[str, Any] | None:
-    """The value that was kept for `key`; None, after saying so, if the file is not as it was
-    written.
-    """
-    try:
-        told = read_json(path)
-    except UserError:
-        told = {}
-    whole = (
-        isinstance(told, dict)
-        and isinstance(told.get("value"), dict)
-        and fingerprint(told["value"]) == told.get("sha256")
-    )
-    if not whole:
-        say(f"{path}: is not what was written there; computed again", file=sys.stderr, flush=True)
-        return None
-    return told["value"] if told.get("key") == key else None
 
 
 def complete(checkpoint: Path, **about: Any) -> None:

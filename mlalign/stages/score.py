@@ -18,19 +18,20 @@ Counted by language under `sums` in the manifest: `unscored.NAME` (no value), an
 import contextlib
 import dataclasses
 import functools
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import reward_models
-from mlalign.core import kinds, rows, shards
+from mlalign.core import kinds, resume, rows, shards
 from mlalign.core.errors import UserError
 from mlalign.core.model import models_in, with_models
 from mlalign.core.schema import how, what
 from mlalign.core.shards import JUDGEMENTS
 from mlalign.core.stage import Inputs, Output, Stopped, external_model
 from mlalign.core.store import MANIFEST, Artifact, Tally, fingerprint, read_manifest, sha256
-from mlalign.models import checkpoints
 from reward_models.families import combine, function
 from reward_models.families.combine import Combination
 from reward_models.items import Item, Scores, of_candidates, of_preference, of_ranking
@@ -149,43 +150,36 @@ class _Scoring:
         return found
 
     def shard(self, source: Path, target: Path, tally: Tally) -> None:
-        """Score one shard window by window; what is done outlives a stop (and a crash) in the
-        checkpoints.
-        """
-        read, size = rows.read_shard(source), self.cfg.window_rows
-        print_ = fingerprint({**self.key, "shard": sha256(source), "window_rows": size})
-        kept = [
-            self.out.checkpoints / f"{source.stem}.{first:06d}.json"
-            for first in range(0, max(len(read), 1), size)
-        ]
-        windows = []
-        for i, path in enumerate(kept):
-            if i and self.out.should_stop():
-                raise Stopped
-            windows.append(
-                self._window(path, print_, read[i * size : (i + 1) * size], only=len(kept) == 1)
-            )
-            tally.merge(Tally(windows[-1]["tally"]))
-            self.out.progress(min(self.done + (i + 1) * size, self.total), self.total, "rows")
-        _write(
-            target,
-            [r for w in windows for r in w["rows"]],
-            [r for w in windows for r in w[JUDGEMENTS]],
-            windows[0]["columns"],
-        )
-        for path in kept:
-            path.unlink(missing_ok=True)
+        """Score one shard window by window; a step that is stopped keeps the finished windows."""
+        size = self.cfg.window_rows
+        given = rows.read_shard(source)
+        windows = [given[first : first + size] for first in range(0, max(len(given), 1), size)]
+        key = fingerprint({**self.key, "shard": sha256(source), "window_rows": size})
+        kept = resume.Units(self.out.checkpoints / source.stem, key, self.out.check_inputs)
+        done = kept.done()
+        keeps = len(windows) > 1
+        if keeps:
+            kept.folder.mkdir(parents=True, exist_ok=True)
 
-    def _window(self, path: Path, print_: str, read: Sequence[Mapping], *, only: bool) -> dict:
-        """The scores of some rows, from the checkpoint if it is there."""
-        if path.is_file() and (kept := checkpoints.read_value(path, print_)) is not None:
-            return kept
-        found = score_rows(self.cfg, self.scorers, read, [self._items(row) for row in read])
-        if not only:
-            self.out.check_inputs()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoints.write_value(path, print_, found)
-        return found
+        results = []
+        with resume.Writer(kept) as writer:
+            for number, window in enumerate(windows):
+                if number and self.out.should_stop():
+                    raise Stopped
+                unit = done.get(str(number))
+                result = json.loads(unit.read()) if unit else self._score(window)
+                if keeps and not unit:
+                    writer.add(str(number), json.dumps(result).encode(), {})
+                results.append(result)
+                tally.merge(Tally(result["tally"]))
+                n_done = self.done + (number + 1) * size
+                self.out.progress(min(n_done, self.total), self.total, "rows")
+        _write(target, results)
+        shutil.rmtree(kept.folder, ignore_errors=True)
+
+    def _score(self, window: Sequence[Mapping]) -> dict:
+        items = [self._items(row) for row in window]
+        return score_rows(self.cfg, self.scorers, window, items)
 
     def _items(self, row: Mapping) -> list[Item]:
         items = self.items_of(row)
@@ -207,14 +201,15 @@ def _n_rows(shard: Path) -> int:
     return pq.read_metadata(shard).num_rows
 
 
-def _write(
-    target: Path, written: Sequence[dict], judgements: Sequence[dict], columns: Sequence[str]
-) -> None:
+def _write(target: Path, windows: Sequence[Mapping]) -> None:
+    """Write the results of a shard's windows."""
+    written = [row for window in windows for row in window["rows"]]
+    judgements = [row for window in windows for row in window[JUDGEMENTS]]
     beside = target.parent.parent / JUDGEMENTS / target.name
     beside.unlink(missing_ok=True)
     if judgements:
         rows.write_shard(beside, "judgement", judgements)
-    rows.write_shard(target, "scores", written, columns)
+    rows.write_shard(target, "scores", written, windows[0]["columns"])
 
 
 def score_rows(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlalign.core.errors import UserError
+from mlalign.core.resume import Unit
 from reward_models import files
-from reward_models.jobs.job import Lines
 from reward_models.jobs.survey import Reader, Source, Window, lines_of
 
 GROUP_ROWS = 4096  # of a Parquet output
@@ -27,7 +27,7 @@ def write(
     parquet: bool,
     inputs: Sequence[Source],
     windows: Sequence[Window],
-    done: dict[str, Lines],
+    done: Mapping[str, Unit],
     name: str,
 ) -> list[str]:
     """Write the output to `path`, as Parquet or JSONL; `name` is what its column of scores is
@@ -46,9 +46,7 @@ def write(
         with open(path, "wb") as f:
             for window, columns in pairs():
                 f.writelines(
-                    _json_lines(
-                        inputs, reader, window, columns, done[window.key].counts["replaced"]
-                    )
+                    _json_lines(inputs, reader, window, columns, done[window.key].facts["replaced"])
                 )
         return []
     if all(files.is_parquet(s.path) for s in inputs):
@@ -106,11 +104,11 @@ Pieces = Callable[[], Iterator[Piece]]  # the whole output, as often as it is as
 
 
 def _joined_rows(
-    inputs: Sequence[Source], reader: Reader, pairs: Pairs, done: dict[str, Lines]
+    inputs: Sequence[Source], reader: Reader, pairs: Pairs, done: Mapping[str, Unit]
 ) -> Iterator[Piece]:
     for window, columns in pairs:
         lines = b"".join(
-            _json_lines(inputs, reader, window, columns, done[window.key].counts["replaced"])
+            _json_lines(inputs, reader, window, columns, done[window.key].facts["replaced"])
         )
         yield Piece(None, [json.loads(line) for line in lines.split(b"\n")[:-1]], len(lines))
 

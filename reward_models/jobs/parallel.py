@@ -33,7 +33,7 @@ def run(job: Job, argv: Sequence[str], n: int, progress: Progress, wanted: Seque
     """
     logs = [job.folder / "logs" / f"shard-{i}.log" for i in range(n)]
     logs[0].parent.mkdir(exist_ok=True)
-    before = frozenset(job.done())
+    before = frozenset(job.units.done())
     processes: list[subprocess.Popen] = []
     try:
         for i, log in enumerate(logs):
@@ -110,11 +110,12 @@ def _device(i: int, n: int) -> dict[str, str]:
 
 
 def _show(job: Job, progress: Progress, wanted: Sequence[str], before: Collection[str]) -> None:
-    done = job.done()
-    rows = sum(done[key].counts["rows"] for key in wanted if key in done)
-    progress.at(
-        rows, sum(done[key].counts["tokens"] for key in wanted if key in done and key not in before)
-    )
+    """Show the rows that are done, and the tokens of those that were not done `before`."""
+    units = job.units.done()
+    done = [key for key in wanted if key in units]
+    n_rows = sum(units[key].facts["rows"] for key in done)
+    n_tokens = sum(units[key].facts["tokens"] for key in done if key not in before)
+    progress.at(n_rows, n_tokens)
 
 
 def _ending(status: int) -> str:

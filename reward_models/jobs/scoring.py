@@ -8,16 +8,19 @@ columns, flags, texts, and `detected`.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import reward_models
-from mlalign.core import conversations, formats
+from mlalign.core import conversations, formats, resume
 from mlalign.core.conversations import Row
 from mlalign.core.errors import UserError
 from reward_models import files, items
 from reward_models.items import Item, Scores
-from reward_models.jobs.survey import Entry
+from reward_models.jobs import survey
+from reward_models.jobs.job import Job
+from reward_models.jobs.progress import Progress
+from reward_models.jobs.survey import Entry, Reader
 
 COLUMNS = (
     "prompt",
@@ -34,35 +37,6 @@ UNUSUAL = frozenset(
     ("reference", "english_prompt", "response_lang_requested", "prompt_lang")
 )  # looked at more closely, too
 EXAMPLES = 3  # rows without a score that a window names
-
-
-def scored(
-    scorer: "reward_models.Scorer", rows: Iterable[tuple[str, dict]], counts: Counter
-) -> Iterator[dict]:
-    """The rows with the columns of their scores, in order; `rows` are (place, row) as `files.read`
-    gives them.
-
-    `counts` gets `rows`, `answers`, `without a score` and every flag.
-    """
-    for window in files.windows(rows):
-        read = [items.read_row(row, where) for where, row in window]
-        per_row = [
-            items.of_row(row, where, own) for (where, row), own in zip(window, read, strict=True)
-        ]
-        found = _finite(scorer.score_items([item for row_items in per_row for item in row_items]))
-        counts.update(
-            {
-                "rows": len(window),
-                "answers": len(found.values),
-                "without a score": sum(v is None for v in found.values),
-            }
-        )
-        counts.update({name: sum(flag) for name, flag in found.flags.items()})
-        told = _told(found, "score")
-        first = 0
-        for (_, row), own, row_items in zip(window, read, per_row, strict=True):
-            yield {**row, **_columns(own, told, first, len(row_items))}
-            first += len(row_items)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +173,25 @@ def of_window(
         out.append(columns)
         first += len(row_items)
     return Window(out, _counts(per_row, flat, found, entries) | {"replaced": replaced})
+
+
+def keep_windows(
+    scorer: "reward_models.Scorer",
+    run: Job,
+    reader: Reader,
+    windows: Sequence[survey.Window],
+    reading: Reading,
+    progress: Progress,
+    *,
+    some_bad: bool = False,
+) -> None:
+    """Score windows of a run one by one, and keep what is finished."""
+    with resume.Writer(run.units) as writer:
+        for window in windows:
+            result = of_window(scorer, reader.entries(window), reading, some_bad=some_bad)
+            lines = "".join(f"{files.STRICT.encode(columns)}\n" for columns in result.columns)
+            writer.add(window.key, lines.encode(), result.counts)
+            progress.add(window.rows, result.counts["tokens"])
 
 
 def _read(entry: Entry, reading: Reading, some_bad: bool) -> tuple[Row, list[Item]] | None:

@@ -17,9 +17,9 @@ from helpers import PROJECT
 from score_cases import ENVIRONMENT, ROWS, process, read, write
 from training_cases import TINY
 
-from reward_models import files
+from mlalign.core import durable, resume
 from reward_models.__main__ import main
-from reward_models.jobs import job, parallel, scoring, survey
+from reward_models.jobs import parallel, scoring, survey
 
 # ---------------------------------------------------------------------------------- shards, windows
 
@@ -29,7 +29,7 @@ from reward_models.jobs import job, parallel, scoring, survey
 def test_shards_windows_and_restarts_give_the_same_bytes(
     score, tmp_path, source, ending, monkeypatch
 ):
-    monkeypatch.setattr(job, "PART_S", 0.0)
+    monkeypatch.setattr(resume, "PART_S", 0.0)
     rows = write(tmp_path / "rows.jsonl", ROWS)
     if source == "parquet":
         rows = tmp_path / "rows.parquet"
@@ -157,7 +157,7 @@ def test_a_process_that_dies_is_told_and_the_others_finish(tmp_path):
         and "out of luck" in done.stderr
     )
     finished = sum(
-        len(json.loads(p.read_text())["windows"])
+        len(json.loads(p.read_text())["value"])
         for p in (tmp_path / "scores.jsonl.parts").glob("part-*.json")
     )
     assert finished == 6  # of 13: the other process's whole share
@@ -217,24 +217,28 @@ def test_ctrl_c_keeps_what_is_finished(score, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "place", ["jobs.assembly.write", "files.publish", "jobs.job.Job.throw_away"]
+    "place",
+    [
+        "reward_models.jobs.assembly.write",
+        "mlalign.core.durable.publish",
+        "reward_models.jobs.job.Job.throw_away",
+    ],
 )
 def test_stopped_while_the_output_is_put_together(score, tmp_path, monkeypatch, place):
     write(tmp_path / "rows.jsonl", ROWS)
     with monkeypatch.context() as patch:
-        owner, _, name = f"reward_models.{place}".rpartition(".")
         calls = []
 
         def stop(*arguments):
-            if place != "files.publish" or str(arguments[1]) == "scores.jsonl":
+            if "publish" not in place or str(arguments[1]) == "scores.jsonl":
                 calls.append(1)
                 raise KeyboardInterrupt
 
-        real = files.publish
-        patch.setattr(f"{owner}.{name}", lambda *a: stop(*a) or real(*a))
+        real = durable.publish
+        patch.setattr(place, lambda *a: stop(*a) or real(*a))
         assert score("--input", "rows.jsonl")[0] == 130 and calls
     status, said = score("--input", "rows.jsonl")
-    assert status == 0 and ("is done already" in said) == (place == "jobs.job.Job.throw_away")
+    assert status == 0 and ("is done already" in said) == ("throw_away" in place)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "rows.jsonl",
         "scores.jsonl",
@@ -466,7 +470,7 @@ def test_kills(tmp_path, classifier, forked, n_kills):
             child.join()
             kept.append(
                 sum(
-                    len(json.loads(p.read_text())["windows"])
+                    len(json.loads(p.read_text())["value"])
                     for p in tmp_path.glob("*.parts/part-*.json")
                 )
             )
@@ -507,10 +511,9 @@ def swapped(one, other):
 
 def under_other_keys(one, other):
     """The scores of some rows are called those of others."""
-    told, keys = json.loads(one.read_text()), json.loads(other.read_text())["windows"]
-    one.write_text(
-        json.dumps({**told, "windows": dict(zip(keys, told["windows"].values(), strict=False))})
-    )
+    marker, keys = json.loads(one.read_text()), json.loads(other.read_text())["value"]
+    places = dict(zip(keys, marker["value"].values(), strict=False))
+    one.write_text(json.dumps({**marker, "value": places}))
 
 
 DAMAGES = {
@@ -534,7 +537,7 @@ DAMAGES = {
     "marker empty": lambda one, other: one.write_text(""),
     "marker a list": lambda one, other: one.write_text("[]"),
     "marker of another run": lambda one, other: one.write_text(
-        json.dumps({**json.loads(one.read_text()), "run": "0" * 16})
+        json.dumps({**json.loads(one.read_text()), "key": "0" * 16})
     ),
 }
 
@@ -548,7 +551,7 @@ def test_parts_are_checked_before_they_are_trusted(score, tmp_path, damage, monk
         score(*told, "--shard", share)
     DAMAGES[damage](*parts(tmp_path)[:2])
     status, said = score(*told)
-    assert status == 0 and ("scored again" in said or "of another run, and not used" in said), said
+    assert status == 0 and "not what was written there; computed again" in said, said
     assert (tmp_path / "scores.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -559,10 +562,11 @@ def test_the_survey_of_a_run_is_checked_too(score, tmp_path, change):
     score(*told, "--shard", "0/3")
     path = tmp_path / "scores.jsonl.parts" / "run.json"
     run = json.loads(path.read_text())
-    run["survey"]["windows"] = run["survey"]["windows"][:3]
+    survey_ = run["value"]["survey"]
+    survey_["windows"] = survey_["windows"][:3]
     path.write_text(json.dumps(run) if change == "fewer windows" else path.read_text()[:50])
     status, said = score(*told)
-    assert status == 0 and "the rows are looked at again" in said
+    assert status == 0 and f"{path.name}: is not what was written there; computed again" in said
     assert len(read(tmp_path / "scores.jsonl")) == 50
 
 

@@ -5,7 +5,6 @@ and `checkpoints/train.json` with what was kept and dropped. Both are made once:
 loads the same file through the same cache directory, so that TRL finds what it has computed before.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from mlalign.core import rows
+from mlalign.core import resume, rows
 from mlalign.core.errors import UserError, nearest
 from mlalign.core.stage import Output
 from mlalign.core.store import Tally, sha256
-from mlalign.core.terminal import say
-from mlalign.models import checkpoints, templates
+from mlalign.models import templates
 from mlalign.models.engine import chat
 from mlalign.models.leftout import LeftOut
 from mlalign.models.templates import ChatTemplate
@@ -110,14 +108,15 @@ def load(
             out.checkpoints.mkdir(parents=True, exist_ok=True)
             counts = _write(cfg, source, file, tokenizer, examples)
             out.check_inputs()
-            checkpoints.write_value(told, KEY, {**counts, "sha256": sha256(file)})
+            resume.write_value(told, KEY, {**counts, "sha256": sha256(file)})
         if ranks.is_main_process:
             _open(file)
     finally:
         ranks.wait_for_everyone()
     if not told.is_file():
         raise UserError("the first rank could not prepare the rows; its message says why")
-    if (kept := checkpoints.read_value(told, KEY)) is None:
+    kept = resume.read_value(told, KEY)
+    if kept is None:
         raise UserError(f"{told}: was changed while this step began; run the same command again")
     out.tally.merge(Tally(kept["tally"]))
     return TrainSet(_open(file), kept["sources"])
@@ -134,12 +133,13 @@ def _open(file: Path) -> "datasets.Dataset":
 
 def _is_kept(file: Path, told: Path) -> bool:
     """Whether an earlier try left the examples, as it wrote them."""
-    if not told.is_file() or (counts := checkpoints.read_value(told, KEY)) is None:
+    counts = resume.read_value(told, KEY)
+    if counts is None:
         return False
-    whole = file.is_file() and sha256(file) == counts["sha256"]
-    if not whole:
-        say(f"{file}: is not what was written there; computed again", file=sys.stderr, flush=True)
-    return whole
+    is_whole = file.is_file() and sha256(file) == counts["sha256"]
+    if not is_whole:
+        resume.say_damaged(file)
+    return is_whole
 
 
 def _write(
