@@ -287,7 +287,7 @@ def _judgements(scores: Mapping[str, Scores], ids: Sequence[dict]) -> Iterator[d
 
 
 def _columns(scores: Mapping[str, Scores]) -> dict[str, list[float | None]]:
-    """Score column (without `score.`) -> values; the scorers' own first, then their further ones."""
+    """Score column (without `score.`) -> values; the scorers' values first, then their columns."""
     columns = {name: result.values for name, result in scores.items()}
     for name, result in scores.items():
         for column, values in result.columns.items():
@@ -345,7 +345,8 @@ def scorer_settings(cfg: Config, inputs: Inputs) -> list[dict]:
     if mistakes:
         raise UserError(*mistakes)
     resolved = inputs.scorers("scorers")
-    return [_settings(cfg, *pair, inputs) for pair in zip(given, resolved, strict=True)]
+    pairs = zip(given, resolved, strict=True)
+    return [_settings(cfg, scorer, settings, inputs) for scorer, settings in pairs]
 
 
 def _settings(cfg: Config, given: Artifact | dict, settings: dict, inputs: Inputs) -> dict:
@@ -379,10 +380,9 @@ def _with_defaults(settings: Any, cfg: Config) -> Any:
     if family not in reward_models.FAMILIES and not function.is_function(family):
         return own
 
-    fields = {
-        field.name for field in dataclasses.fields(reward_models.family(str(family)).Settings)
-    }
-    defaults = {name: getattr(cfg, name) for name in DEFAULTS if name in fields}
+    fields = dataclasses.fields(reward_models.family(str(family)).Settings)
+    names = {field.name for field in fields}
+    defaults = {name: getattr(cfg, name) for name in DEFAULTS if name in names}
     return {name: value for name, value in defaults.items() if value is not None} | own
 
 
