@@ -207,7 +207,7 @@ def _checking(
     if options.column != "score":
         names = [f"{options.column}.{name}" for name in names]
     accept = reward_models.acceptor(settings)
-    return dataclasses.replace(reading, told=tuple(names), accept=accept)
+    return dataclasses.replace(reading, reported=tuple(names), accept=accept)
 
 
 def _identity(
