@@ -180,8 +180,10 @@ def step_config(case: str, steps: int) -> Any:
 
 def predicted(case: str, on_cpu: bool) -> tuple[str, Any]:
     name, found = case.split("-", maxsplit=1)[0], architecture.from_config(config_of(case))
+    cfg = step_config(case, 2)
+    objective = stages.load(name).objective(cfg)
     return training.peak(
-        training_job(name, step_config(case, 2), found, devices=1, on_cpu=on_cpu, reference=False)
+        training_job(objective, cfg, found, devices=1, on_cpu=on_cpu, reference=False)
     )
 
 

@@ -6,9 +6,11 @@
 A token is one of Python's own tokenizer, without comments, strings that are docstrings, and layout.
 A code line is a line that holds at least one.
 
-Two numbers follow the table. Imports against the layout break the rule of `tests/test_imports.py`.
-Modules that name a stage are those a new stage may have to touch besides its own: outside
-`mlalign/stages/`, they hold a stage's name as a string.
+Two numbers follow the table, of what breaks a rule of `tests/test_imports.py`: imports against the
+layout, and places outside `mlalign/stages/` that test or look up a stage's name, which a new stage
+might have to touch. Modules that build steps name their stages and are not counted: the sections
+`measure` of a recipe (`recipes/measure.py`, `recipes/evaluations.py`) are made of `prepare`,
+`generate`, `evaluate` and `benchmark` steps, as a part in YAML is.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "tests"))
 
-from test_imports import against_layout  # noqa: E402
+from test_imports import against_layout, asking_for_a_stage  # noqa: E402
 
 FOLDERS = ("mlalign", "reward_models", "scripts", "benchmarks", "tests")
 LAYOUT = (
@@ -154,44 +156,9 @@ def rows(root: Path) -> list[list[str]]:
     return out
 
 
-# Stages whose names are also words for something else: a kind of rows, a column, a folder of a run.
-AMBIGUOUS = ("preference", "report", "score")
-
-
-def naming_a_stage(root: Path) -> list[str]:
-    """The modules of mlalign outside `stages/` that hold a stage's name as a string."""
-    folder = root / "mlalign" / "stages"
-    stages = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    naming = []
-    for path in sorted((root / "mlalign").rglob("*.py")):
-        if folder not in path.parents and _names_a_stage(path, stages):
-            naming.append(str(path.relative_to(root)))
-    return naming
-
-
-def _names_a_stage(path: Path, stages: set[str]) -> bool:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if _strings(node) & (stages - set(AMBIGUOUS)):
-            return True
-        if isinstance(node, ast.Compare) and "stage" in ast.unparse(node.left):
-            compared = {
-                text
-                for part in node.comparators
-                for inner in ast.walk(part)
-                for text in _strings(inner)
-            }
-            if compared & stages:
-                return True
-    return False
-
-
-def _strings(node: ast.AST) -> set[str]:
-    return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
-
-
 def show_rules(root: Path) -> None:
     """What runs against the rules, one line each, after how many there are."""
-    counted = {"modules outside stages/ that name a stage": naming_a_stage(root)}
+    counted = {"places outside stages/ that ask for a stage's name": asking_for_a_stage(root)}
     if (root / "mlalign" / "core").is_dir():
         counted = {"imports against the layout": against_layout(root), **counted}
     for name, lines in counted.items():

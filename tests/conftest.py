@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -36,6 +37,9 @@ for name in (
     *(n for n in os.environ if n.startswith(("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SALLOC_"))),
 ):
     os.environ.pop(name, None)
+# Without bytecode, each of the hundreds of processes that tests start would compile every module.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["OMP_NUM_THREADS"] = "1"  # runs are compared bit for bit, in this process and in others
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = (
     "127.0.0.1,localhost"  # tests talk to servers of their own

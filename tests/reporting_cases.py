@@ -187,6 +187,7 @@ def before_and_after(
                 {"rows": "answers_before"},
                 lambda p: _pairs(p, codes, n),
                 dropped={"tie": dict.fromkeys(codes, 1)},
+                score="reward",
                 **count,
             )
             run.add(

@@ -164,6 +164,7 @@ def test_a_process_of_another_container_on_this_host_is_no_process_of_ours(
 
 
 @pytest.mark.parametrize("minutes", [-20, -5, 5, 20])
+@pytest.mark.slow
 def test_clocks_that_differ_bury_no_living_claim(partial, elsewhere, soon, minutes, monkeypatch):
     """The clock of this machine is not asked; a claim with a strange time is listened to before it
     is called dead.
@@ -201,6 +202,7 @@ def test_a_claim_from_the_future_dies_with_its_silence(partial, soon):
         pass
 
 
+@pytest.mark.slow
 def test_whoever_finds_his_claim_taken_ends(partial):
     words = [sys.executable, "-c", OWNER, partial, "0.2"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -253,6 +255,7 @@ def test_a_malformed_claim_is_a_message_and_dies_with_time(partial, name, soon):
         assert claims.owners(partial)[0]["broken"] is None
 
 
+@pytest.mark.slow
 def test_waiting_for_a_turn_can_be_given_up(partial):
     class Enough(Exception):
         pass

@@ -36,6 +36,7 @@ def check_refused(done, *told):
         ["n=choice(2,4)", "search.trials=2", "metric=accuracy"],
     ],
 )
+@pytest.mark.slow
 def test_a_root_that_cannot_be_made_is_told(mlalign, tmp_path, more):
     (tmp_path / "file").write_text("")
     done = mlalign(
@@ -183,6 +184,7 @@ def test_mistakes_get_one_message_and_no_traceback(mlalign, arguments, told):
     check_refused(mlalign(*arguments), told)
 
 
+@pytest.mark.slow
 def test_all_mistakes_are_reported_together(mlalign):
     done = mlalign(
         "plan",
@@ -200,6 +202,7 @@ def test_all_mistakes_are_reported_together(mlalign):
     "argument",
     ["seed=abc", "devices=two", "engine.dtype=float99", "model.chat_template=none.jinja"],
 )
+@pytest.mark.slow
 def test_a_mistake_that_many_steps_share_is_told_once_under_the_key_that_set_it(mlalign, argument):
     (line,) = check_refused(mlalign("plan", "recipe=reuse_your_rewards", argument))
     assert line.startswith(f"error: {argument.partition('=')[0]}: ")
@@ -257,6 +260,7 @@ def test_mistakes_in_a_recipe_are_named(mlalign, tmp_path, text, told):
     check_refused(mlalign("plan", *recipe(tmp_path, text)), told)
 
 
+@pytest.mark.slow
 def test_model_directory_without_tokenizer_or_config(mlalign, tmp_path):
     (tmp_path / "model").mkdir()
     check_refused(
@@ -278,6 +282,7 @@ def test_another_recipes_run_directory_is_check_refused(mlalign, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_paths_with_spaces_and_quotes(mlalign, tmp_path):
     root = tmp_path / "a b's = [1]"
     root.mkdir()

@@ -49,6 +49,7 @@ def test_recipes_in_the_documents_are_planned(mlalign, real_data, command):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_wrong_command_in_the_readme_is_told_all_its_mistakes(mlalign):
     wrong = next(c for c in commands() if any("beta=0.1x" in part for part in c))
     assert mlalign(*wrong).stderr.count("error:") == 3

@@ -68,6 +68,7 @@ def about(log: Path) -> dict:
     return json.loads(log.read_text().splitlines()[0])
 
 
+@pytest.mark.slow
 def test_a_child_is_a_process_of_its_own_with_its_output_in_the_log(server, environment, tmp_path):
     statuses = []
     for wanted in (0, 2, 75):
@@ -82,6 +83,7 @@ def test_a_child_is_a_process_of_its_own_with_its_output_in_the_log(server, envi
     assert (tmp_path / "0.log").read_text().splitlines()[1] == "to stderr"
 
 
+@pytest.mark.slow
 def test_several_children_at_a_time_are_told_apart(server, environment, tmp_path):
     waiting = server.start(config(tmp_path, "wait"), tmp_path / "waiting.log", environment)
     ending = server.start(config(tmp_path, 3), tmp_path / "ending.log", environment)
@@ -93,6 +95,7 @@ def test_several_children_at_a_time_are_told_apart(server, environment, tmp_path
         assert until(30, waiting.poll) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_is_the_childs_own(server, environment, tmp_path):
     environment = {**environment, forkserver.THREADS: "3"}
     with closing(server.start(config(tmp_path, 0), tmp_path / "log", environment)) as step:
@@ -100,11 +103,13 @@ def test_the_number_of_threads_is_the_childs_own(server, environment, tmp_path):
     assert about(tmp_path / "log")["threads"] == "3"
 
 
+@pytest.mark.slow
 def test_another_environment_needs_another_start(server, environment, tmp_path):
     other = {**environment, "HF_HUB_OFFLINE": "something else"}
     assert server.start(config(tmp_path, 0), tmp_path / "log", other) is None
 
 
+@pytest.mark.slow
 def test_a_child_outlives_its_server(server, environment, tmp_path):
     with closing(server.start(config(tmp_path, "wait"), tmp_path / "log", environment)) as step:
         child = about(tmp_path / "log")
@@ -117,6 +122,7 @@ def test_a_child_outlives_its_server(server, environment, tmp_path):
     assert server.start(config(tmp_path, 0), tmp_path / "log", environment) is None
 
 
+@pytest.mark.slow
 def test_a_failed_import_makes_children_new_pythons(environment, tmp_path):
     (tmp_path / "broken.py").write_text("raise RuntimeError('spoilt')")
     with closing(forkserver.ForkServer(["probe", "broken"], environment)) as server:
@@ -126,6 +132,7 @@ def test_a_failed_import_makes_children_new_pythons(environment, tmp_path):
     assert "0.yaml" in (tmp_path / "log").read_text()  # the real step found no configuration in it
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_process_that_started_it(environment, tmp_path):
     code = (
         "import os, time\nfrom mlalign.running import forkserver\n"

@@ -32,12 +32,14 @@ def frozen(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_beginning_makes_the_partial_artifact(frozen):
     assert step.begin_frozen(frozen, (0, 1)) == 0
     told = (step.partial_of(frozen) / "config.yaml").read_text()
     assert "step: rows" in told and "slurm:" not in told
 
 
+@pytest.mark.slow
 def test_tasks_of_an_array_begin_once_and_keep_their_own_stops_apart(frozen):
     partial = step.partial_of(frozen)
     assert step.begin_frozen(frozen, (0, 2)) == 0
@@ -54,6 +56,7 @@ def test_tasks_of_an_array_begin_once_and_keep_their_own_stops_apart(frozen):
     assert stage.Output(partial, store.Store(partial.parent), part=(0, 2)).should_stop()
 
 
+@pytest.mark.slow
 def test_a_whole_step_at_work_keeps_an_array_from_beginning(frozen, monkeypatch):
     step.begin_frozen(frozen, (0, 1))
     monkeypatch.setattr(step, "PATIENCE_S", 0)
@@ -90,6 +93,7 @@ def test_progress_of_tasks_adds_up(tmp_path):
     assert describe(tmp_path) == "7/20 prompts (eng_Latn 7)"
 
 
+@pytest.mark.slow
 def test_a_report_says_what_the_recipe_says_of_itself(tmp_path):
     steps = "steps:\n  rows: {stage: prepare, config: {kind: prompt, sources: '${data.prompts}'}}\n"
     steps += "finally:\n  report: {stage: report, inputs: {steps: '*'}}\n"

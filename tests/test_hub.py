@@ -51,6 +51,7 @@ def marks(*scorers):
 ANSWERS = {"stage": "generate", "inputs": {"model": {"path": "org/model"}, "rows": "prompts"}}
 
 
+@pytest.mark.slow
 def test_models_of_steps_and_of_scorers_at_any_depth(planned):
     judge = {"family": "judge", "name": "judge", "path": "org/judge", "mode": "scalar"}
     whole = {
@@ -70,6 +71,7 @@ def test_models_of_steps_and_of_scorers_at_any_depth(planned):
     }
 
 
+@pytest.mark.slow
 def test_what_a_server_holds_is_not_needed_here(planned):
     served = {"name": "openai", "base_url": "http://x/v1"}
     judge = {
@@ -92,6 +94,7 @@ def test_what_a_server_holds_is_not_needed_here(planned):
     )
 
 
+@pytest.mark.slow
 def test_scorers_that_download_on_their_own(planned):
     scorers = [
         {"family": "length", "name": "tokens", "unit": "tokens", "path": "org/words"},
@@ -105,6 +108,7 @@ def test_scorers_that_download_on_their_own(planned):
     ]
 
 
+@pytest.mark.slow
 def test_an_adapter_here_on_a_base_there(planned, tmp_path):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
@@ -114,6 +118,7 @@ def test_an_adapter_here_on_a_base_there(planned, tmp_path):
     assert list(hub.needed(planned({"answers": answers}))) == [Need("model", "org/model", COMMIT)]
 
 
+@pytest.mark.slow
 def test_a_model_is_here_when_all_its_shards_are(planned, tmp_path):
     made = planned({"answers": ANSWERS})
     assert hub.missing(made)[0].startswith(
@@ -136,6 +141,7 @@ def test_a_model_is_here_when_all_its_shards_are(planned, tmp_path):
     assert len(hub.missing(made)) == 1, "a broken link is no file"
 
 
+@pytest.mark.slow
 def test_data_sets_by_commit(planned, tmp_path):
     source = {"hub": "org/rows", "revision": COMMIT, "config": "small", "language": "eng_Latn"}
     rows = {"stage": "prepare", "config": {"kind": "demonstration", "sources": [source]}}
@@ -148,6 +154,7 @@ def test_data_sets_by_commit(planned, tmp_path):
     assert hub.here(need)
 
 
+@pytest.mark.slow
 def test_a_plan_that_needs_nothing_says_nothing(planned):
     answers = {**ANSWERS, "inputs": {"model": {"path": "${model.path}"}, "rows": "prompts"}}
     made = planned({"answers": answers})

@@ -1,4 +1,5 @@
-"""Imports point one way, light modules stay light, and every module can be imported.
+"""Imports point one way, light modules stay light, and every module can be imported. No module
+outside `mlalign/stages/` asks for a stage's name.
 
 The first table is the layout. `scripts/structure.py` counts what runs against it.
 """
@@ -143,9 +144,65 @@ def below(module: str, parents: tuple[str, ...]) -> bool:
     return any(module == parent or module.startswith(f"{parent}.") for parent in parents)
 
 
+# Stages whose names are also words for something else: a kind of rows, a column, a folder of a run.
+AMBIGUOUS = ("preference", "report", "reward", "score")
+
+
+def asking_for_a_stage(root: Path = PROJECT) -> list[str]:
+    """Where modules of a checkout outside `stages/` test or look up the name of a stage,
+    `mlalign/cli/show.py:12: step.stage == 'prepare'`.
+
+    That is a comparison with a stage's name, or a table or list of nothing but such names. A step
+    that is built (`{"stage": "prepare", …}`) and a module that is loaded by name are none.
+    """
+    folder = root / "mlalign" / "stages"
+    stages = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    asking = []
+    for path in sorted((root / "mlalign").rglob("*.py")):
+        if folder in path.parents:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if asks_for_a_stage(node, stages):
+                asking.append(f"{path.relative_to(root)}:{node.lineno}: {ast.unparse(node)}")
+    return asking
+
+
+def asks_for_a_stage(node: ast.AST, stages: set[str]) -> bool:
+    clear = stages - set(AMBIGUOUS)
+    if isinstance(node, ast.Compare):
+        operands = [node.left, *node.comparators]
+        named = {text for operand in operands for text in strings(operand)}
+        return bool(named & clear) or (any(map(is_a_stage, operands)) and bool(named & stages))
+    if isinstance(node, ast.Match):
+        patterns = [case.pattern for case in node.cases]
+        named = {text for pattern in patterns for text in strings(pattern)}
+        return bool(named & clear) or (is_a_stage(node.subject) and bool(named & stages))
+    if isinstance(node, ast.Dict):
+        members = node.keys
+    elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+        members = node.elts
+    else:
+        return False
+    names = {getattr(member, "value", None) for member in members}
+    return names <= stages and (bool(names & clear) or len(names) > 1)
+
+
+def is_a_stage(node: ast.AST) -> bool:
+    """Whether an expression says by itself that it is a stage's name: `step.stage`, `stage`."""
+    words = ast.unparse(node).removesuffix("_").replace("_name", "")
+    return words.endswith(("stage", "['stage']", "get('stage')"))
+
+
+def strings(node: ast.AST) -> set[str]:
+    """All texts in an expression."""
+    constants = (inner for inner in ast.walk(node) if isinstance(inner, ast.Constant))
+    return {constant.value for constant in constants if isinstance(constant.value, str)}
+
+
 KNOWN = sources(PROJECT)
 
 
+@pytest.mark.slow
 def test_imports_point_one_way():
     assert against_layout() == []
 
@@ -186,6 +243,35 @@ def test_an_import_inside_a_function_counts(tmp_path):
     (tmp_path / "mlalign/cli/show.py").write_text("")
     (tmp_path / "mlalign/core/rows.py").write_text("def f():\n    from mlalign.cli import show\n")
     assert against_layout(tmp_path) == ["mlalign/core/rows.py imports mlalign.cli.show"]
+
+
+def test_nobody_outside_stages_asks_for_the_name_of_one():
+    assert asking_for_a_stage() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "asks"),
+    [
+        ("node.step.stage == 'reward'", True),
+        ("told['stage'] in ('report', 'other')", True),
+        ("name == 'prepare'", True),
+        ("rates = {'sft': 2e-5, 'reward': 1e-4}", True),
+        ("trains = ('sft', 'preference')", True),
+        ("match stage:\n    case 'report': pass", True),
+        ("kind == 'preference'", False),
+        ("kinds = ('preference', 'ranking')", False),
+        ("mends = {'lm_eval': 'install it', 'vllm': 'install it'}", False),
+        ("step = {'stage': 'prepare', 'config': config}", False),
+        ("cfg = stages.load('generate').Config", False),
+    ],
+)
+def test_asking_for_a_stage(code, asks, tmp_path):
+    for folder in ("stages", "cli"):
+        (tmp_path / "mlalign" / folder).mkdir(parents=True)
+    for stage in ("generate", "lm_eval", "prepare", "preference", "report", "reward", "sft"):
+        (tmp_path / f"mlalign/stages/{stage}.py").write_text("")
+    (tmp_path / "mlalign/cli/show.py").write_text(code)
+    assert bool(asking_for_a_stage(tmp_path)) is asks
 
 
 def test_stages_never_import_stages():

@@ -1,6 +1,9 @@
 """`plan` on one screen, and the list of recipes."""
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_plan_is_a_tree_by_part_with_totals(mlalign):
     done = mlalign("plan", "recipe=iterative_dpo", "engine=transformers")
     assert done.returncode == 0, done.stderr
@@ -18,6 +21,7 @@ def test_a_plan_is_a_tree_by_part_with_totals(mlalign):
     assert len(done.stdout.splitlines()) <= 25
 
 
+@pytest.mark.slow
 def test_what_else_can_be_shown(mlalign):
     assert mlalign("plan", "recipe=candidates", "show=commands").stdout.count("mlalign.step") == 5
     assert "artifact" in mlalign("plan", "recipe=candidates", "show=steps").stdout

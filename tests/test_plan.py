@@ -85,6 +85,7 @@ def test_every_model_and_engine_is_planned(tmp_path, model, engine):
 
 
 @pytest.mark.parametrize("deepspeed", names("deepspeed"))
+@pytest.mark.slow
 def test_every_deepspeed_file_is_planned(tmp_path, deepspeed):
     planned = build(tmp_path, "recipe=reuse_your_rewards", f"deepspeed={deepspeed}", "devices=2")
     trained = [n for n in planned.nodes if n.module.DISTRIBUTED]
@@ -186,6 +187,7 @@ def test_precedence(tmp_path):
     assert config_of("pairs.candidates", "engine=transformers").engine.args == {}
 
 
+@pytest.mark.slow
 def test_languages_are_canonical_everywhere(tmp_path):
     planned = build(
         tmp_path, "recipe=rm_transfer", "languages=[sw,English,zh-CN]", "source_languages=[sw,en]"
@@ -195,6 +197,7 @@ def test_languages_are_canonical_everywhere(tmp_path):
     assert [n.config.languages for n in rewards] == [["swh_Latn"], ["eng_Latn"]]
 
 
+@pytest.mark.slow
 def test_a_stand_in_leaves_out_what_only_it_needed(tmp_path):
     planned = build(
         tmp_path, "recipe=reuse_your_rewards", f"use.base={PROJECT / 'mlalign/data/tiny'}"
@@ -297,6 +300,7 @@ def test_kto_hashes_the_rows_that_a_device_takes(tmp_path):
     assert one["policy"] != other["policy"]
 
 
+@pytest.mark.slow
 def test_the_control_arms_share_everything_but_the_scores_that_pick_pairs(tmp_path):
     nodes = {
         node.name: node for node in build(tmp_path, "recipe=reuse_your_rewards_controls").nodes

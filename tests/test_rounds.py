@@ -28,6 +28,7 @@ def test_a_guard_stops_the_loop(tmp_path):
         "n_eval=2",
         "rounds=2",
         "temperature=2.0",
+        "gate=langid",
         f"use.base={PROJECT / 'mlalign/data/tiny'}",
     ]
     done = run_here(

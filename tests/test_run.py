@@ -57,16 +57,22 @@ class Run:
         )
 
 
+# langid, since lingua takes half a minute to open, and one engine for candidates, another for answers.
+SAME = (
+    "n=4",
+    "n_eval=2",
+    "gate=langid",
+    "steps.measure.answers.config.engine.name=transformers",
+)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     small = Run(tmp_path_factory.mktemp("run"))
-    done = small.call("run", "recipe=reuse_your_rewards", "n=4", "n_eval=2")
+    done = small.call("run", "recipe=reuse_your_rewards", *SAME)
     assert done.returncode == 0, done.stdout + done.stderr
     small.printed = done.stdout
     return small
-
-
-SAME = ("n=4", "n_eval=2")
 
 
 def test_every_step_is_done_and_told(run):

@@ -185,6 +185,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.slow
 def test_unfinished_shards_are_checked_before_they_are_trusted(
     tmp_path, source, damage, cached, capsys
 ):

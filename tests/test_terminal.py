@@ -72,6 +72,7 @@ def test_a_table_keeps_its_rows_whatever_names_hold():
         ["status", ESCAPE],
     ],
 )
+@pytest.mark.slow
 def test_mlalign_repeats_no_control_character(mlalign, arguments):
     ended = mlalign(*arguments)
     assert ended.returncode == 1

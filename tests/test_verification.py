@@ -62,6 +62,7 @@ def test_a_model_that_was_swapped_after_the_plan_is_refused(small, name):
     assert small.begin("marks").parent != config.parent  # planned again: another artifact
 
 
+@pytest.mark.slow
 def test_files_that_come_or_go_in_a_model_are_told(small):
     small.run("rows")
     config = small.begin("marks")
@@ -72,6 +73,7 @@ def test_files_that_come_or_go_in_a_model_are_told(small):
     refused(config, "tokenizer_config.json is gone")
 
 
+@pytest.mark.slow
 def test_a_model_behind_a_link_is_the_files_that_it_leads_to(small):
     small.run("rows")
     other, link = small.root / "other", small.root / "link"
@@ -84,6 +86,7 @@ def test_a_model_behind_a_link_is_the_files_that_it_leads_to(small):
     refused(config, str(link / "tokenizer.json"))
 
 
+@pytest.mark.slow
 def test_touched_files_with_the_same_content_are_no_mistake(small):
     small.run("rows")
     config = small.begin("marks")
@@ -93,12 +96,14 @@ def test_touched_files_with_the_same_content_are_no_mistake(small):
     assert step.execute(config)
 
 
+@pytest.mark.slow
 def test_rows_sources_are_those_of_the_plan(small):
     config = small.begin("rows")
     swap(small.source, rows_of(word="evil").encode())
     refused(config, f"rows: {small.source} was changed since it was planned")
 
 
+@pytest.mark.slow
 def test_a_new_file_in_a_folder_of_rows_is_told(small):
     folder = small.source.parent
     small.source = folder
@@ -107,6 +112,7 @@ def test_a_new_file_in_a_folder_of_rows_is_told(small):
     refused(config, "config.sources: its files are no longer those of the plan")
 
 
+@pytest.mark.slow
 def test_a_judges_prompt_counts_by_its_content(small):
     prompt = small.root / "prompt.j2"
     prompt.write_text("first")
@@ -131,6 +137,7 @@ def shard_of(artifact):
     return next((artifact / "rows").glob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_an_input_artifact_is_verified_by_content(small):
     made = small.run("rows")
     config = small.begin("marks", "only=marks")
@@ -139,6 +146,7 @@ def test_an_input_artifact_is_verified_by_content(small):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "gone"])
+@pytest.mark.slow
 def test_a_broken_input_artifact_is_one_message(small, damage):
     shard = shard_of(small.run("rows"))
     config = small.begin("marks")
@@ -146,6 +154,7 @@ def test_a_broken_input_artifact_is_one_message(small, damage):
     refused(config, "its input rows: ", shard.name)
 
 
+@pytest.mark.slow
 def test_an_artifact_named_by_its_path_is_verified(small):
     made = small.run("rows")
     config = small.begin("marks", f"use.rows={made}")
@@ -153,6 +162,7 @@ def test_an_artifact_named_by_its_path_is_verified(small):
     refused(config, "its input rows: ", "was changed after it was written", "name another artifact")
 
 
+@pytest.mark.slow
 def test_a_rewritten_manifest_is_other_content(small):
     made = small.run("rows")
     config = small.begin("marks")
@@ -166,6 +176,7 @@ def test_a_rewritten_manifest_is_other_content(small):
     refused(config, "has other content than when this step was planned")
 
 
+@pytest.mark.slow
 def test_rows_that_no_manifest_lists_are_not_read(small):
     made = small.run("rows")
     rows.write_shard(
@@ -206,6 +217,7 @@ def of_a_model(small, files):
 @pytest.mark.parametrize(
     "stray", ["adapter_config.json", "model-00002.safetensors", "chat_template.jinja"]
 )
+@pytest.mark.slow
 def test_a_stray_file_beside_a_model_is_refused(small, stray):
     made = of_a_model(
         small, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
@@ -247,6 +259,7 @@ def test_a_manifest_of_the_wrong_shape_is_one_message(small, text):
         ("rows_by_language", {"eng_Latn": "6"}), ("inputs", {"rows": 3}), ("finished", "now"), ("status", None),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_manifest_with_a_value_of_another_type_names_the_key(small, key, value):
     made = small.run("rows")
     store.write_json(
@@ -336,6 +349,7 @@ def snapshot(small, commit):
     return repository / "snapshots" / commit
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_used_at_the_commit_of_the_plan(small):
     snapshot(small, "a" * 40)
     small.run("rows")
@@ -355,6 +369,7 @@ def test_a_hub_model_is_used_at_the_commit_of_the_plan(small):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json"])
+@pytest.mark.slow
 def test_a_hub_snapshot_that_was_written_to_is_refused(small, name):
     folder = snapshot(small, "a" * 40)
     small.run("rows")

@@ -4,6 +4,7 @@ and report.
 
 import pytest
 
+from mlalign import stages
 from mlalign.core import stage, store
 from mlalign.core.store import Tally
 from mlalign.evidence import collect, html, markdown
@@ -14,33 +15,35 @@ def tally(rows_=None, dropped=None, sums=None) -> Tally:
     return Tally({"rows": rows_ or {}, "dropped": dropped or {}, "sums": sums or {}})
 
 
+def warnings_of(stage_name, counted) -> list[str]:
+    return warning.of_tally(stages.load(stage_name).ALARMS, counted)
+
+
 def test_shares_above_a_half_are_told_by_language():
     counted = tally(
         {"eng_Latn": 4, "swh_Latn": 4},
         sums={"responses": {"eng_Latn": 8, "swh_Latn": 8}, "empty": {"eng_Latn": 4, "swh_Latn": 5}},
     )
-    (told,) = warning.of_tally("generate", counted)
+    (told,) = warnings_of("generate", counted)
     assert told.startswith("5 of 8 in swh_Latn answers are empty; look at")
 
 
 def test_dropped_rows_are_told_with_their_reason_and_mend():
     counted = tally({"eng_Latn": 1}, {"equal_sides": {"eng_Latn": 3}})
-    (told,) = warning.of_tally("preference", counted)
+    (told,) = warnings_of("preference", counted)
     assert told.startswith(
         "3 of 4 in eng_Latn rows were dropped (equal_sides); both sides become the same tokens:"
         " raise max_length"
     )
-    assert warning.of_tally("prepare", counted) == []
+    assert warnings_of("prepare", counted) == []
 
 
 def test_a_source_of_mostly_empty_answers_is_told():
-    (told,) = warning.of_tally("prepare", tally({"eng_Latn": 1}, {"empty_text": {"eng_Latn": 11}}))
+    (told,) = warnings_of("prepare", tally({"eng_Latn": 1}, {"empty_text": {"eng_Latn": 11}}))
     assert (
         told == "11 of 12 in eng_Latn rows were dropped (empty_text); look at the source's columns"
     )
-    assert (
-        warning.of_tally("prepare", tally({"eng_Latn": 6}, {"empty_text": {"eng_Latn": 6}})) == []
-    )
+    assert warnings_of("prepare", tally({"eng_Latn": 6}, {"empty_text": {"eng_Latn": 6}})) == []
 
 
 def test_many_languages_share_a_warning():
@@ -48,14 +51,13 @@ def test_many_languages_share_a_warning():
     counted = tally(
         sums={"responses": dict.fromkeys(languages, 2), "truncated": dict.fromkeys(languages, 2)}
     )
-    (told,) = warning.of_tally("generate", counted)
+    (told,) = warnings_of("generate", counted)
     assert "2 of 2 in l3 and in 5 more languages answers were cut off at max_tokens" in told
 
 
 def test_nothing_counted_is_no_warning():
     assert (
-        warning.of_tally("generate", tally({"eng_Latn": 2}, sums={"responses": {"eng_Latn": 2}}))
-        == []
+        warnings_of("generate", tally({"eng_Latn": 2}, sums={"responses": {"eng_Latn": 2}})) == []
     )
 
 

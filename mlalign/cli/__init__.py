@@ -45,7 +45,8 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mlalign.core.errors import UserError, nearest, system_problem
@@ -194,16 +195,19 @@ def _one_stage(name: str, arguments: list[str]) -> int:
 
     module = stages.load(name)
     fields = {field.name for field in dataclasses.fields(module.Config)}
+    settings = dict(argument.partition("=")[::2] for argument in arguments)
+    data_lists = _data_lists(module)
+    reads = {slot for slot, kind in module.SLOTS.items() if kind.startswith(("rows", "any"))}
     inputs: dict[str, Any] = {}
     config: dict[str, Any] = {}
     if "model" in module.SLOTS:
         inputs["model"] = {"path": "${model.path}"}
-    has_languages = any(argument.startswith("languages=") for argument in arguments)
-    if "languages" in fields and (has_languages or not _names_rows(arguments, name, module.SLOTS)):
+    # Where arguments say what rows it reads, it takes all languages of those, as is its default.
+    names_rows = bool(settings.keys() & {*reads, *data_lists})
+    if "languages" in fields and ("languages" in settings or not names_rows):
         config["languages"] = "${languages}"
-    if name == "prepare":
-        sources = SOURCES_OF.get(_value_of("kind", arguments, "prompt"), "prompts")
-        config["sources"] = f"${{data.{sources}}}"
+    for setting, data_list_of in data_lists.items():
+        config[setting] = f"${{data.{data_list_of(settings)}}}"
 
     full = [_full(argument, name, fields, module.SLOTS) for argument in arguments]
     others = [argument for argument in full if argument != "dry=true"]
@@ -213,24 +217,12 @@ def _one_stage(name: str, arguments: list[str]) -> int:
     return _run_or_plan(others, dry="dry=true" in full, recipe={"steps": {name: step}})
 
 
-# Which list of a data file holds the sources of a kind of row.
-SOURCES_OF = {
-    "prompt": "prompts",
-    "preference": "preferences",
-    "demonstration": "demonstrations",
-    "text": "texts",
-}
-
-
-def _names_rows(arguments: list[str], stage: str, slots: dict[str, str]) -> bool:
-    """Whether arguments say what a stage reads.
-
-    Then it takes all languages of those rows, which is its default, and not those of `data`.
-    """
-    keys = {argument.partition("=")[0] for argument in arguments}
-    if stage == "prepare" and "sources" in keys:
-        return True
-    return any(slot in keys and kind.startswith(("rows", "any")) for slot, kind in slots.items())
+def _data_lists(module: ModuleType) -> dict[str, Callable[[Mapping], str]]:
+    """Settings that a list of the data file gives -> which list, by the other settings."""
+    fields = dataclasses.fields(module.Config)
+    return {
+        field.name: field.metadata["data_list"] for field in fields if "data_list" in field.metadata
+    }
 
 
 def _value_of(key: str, arguments: list[str], default: str) -> str:

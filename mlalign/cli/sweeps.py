@@ -3,8 +3,10 @@
 import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from mlalign import stages
 from mlalign.cli import commands, show
 from mlalign.core import store
 from mlalign.core.errors import UserError, nearest
@@ -32,8 +34,8 @@ def carry_out(argv: Sequence[str], *, dry: bool, recipe: Mapping | None = None) 
         gc.freeze()
         gc.enable()
     metric, direction = request.options.get("metric"), request.options.get("direction")
-    has_harness = any(node.step.stage == "lm_eval" for node in planned.nodes)
-    results.check_metric(metric, direction, harness=has_harness)
+    any_metric = any(_has_metrics_of_its_own(node.module) for node in planned.nodes)
+    results.check_metric(metric, direction, any_metric=any_metric)
     if dry:
         outline = search.outline() if search else united.outline(planned)
         say(f"{outline}\n\n{show.show_plan(planned)}")
@@ -41,6 +43,11 @@ def carry_out(argv: Sequence[str], *, dry: bool, recipe: Mapping | None = None) 
     if search:
         return search.run()
     return _grid(planned, metric, direction)
+
+
+def _has_metrics_of_its_own(module: ModuleType) -> bool:
+    """Whether nobody knows before it runs which metrics a stage gives."""
+    return module.KIND == "metrics" and not hasattr(module, "gives")
 
 
 def _search(request: grid.Request, recipe: Mapping | None, to_look_at: bool) -> "Search":
@@ -92,8 +99,9 @@ def show_results(argv: Sequence[str]) -> int:
 
     metric = arguments.get("metric") or plan["sweep"].get("metric")
     direction = arguments.get("direction") or plan["sweep"].get("direction")
-    has_harness = any(step["stage"] == "lm_eval" for step in plan["steps"])
-    results.check_metric(metric, direction, harness=has_harness)
+    modules = [stages.load(step["stage"]) for step in plan["steps"]]
+    any_metric = any(map(_has_metrics_of_its_own, modules))
+    results.check_metric(metric, direction, any_metric=any_metric)
     published = results.publish(run_dir, store.Store(root / "store"), metric, direction)
     say(results.summary(published, run_dir))
     return 0

@@ -1,11 +1,15 @@
-"""What steps give each other, known before anything runs: kinds of rows, and score columns.
+"""What steps give each other, known before anything runs: kinds and numbers of rows, and score
+columns.
 
 A stage may declare
 
-    accepts(cfg) -> dict[str, tuple[str, ...]]        input slot -> the kinds of rows that it reads
-    gives(cfg, inputs) -> Gives                       what the step will write
-    misfits(cfg, inputs) -> list[str]                 what cannot work with these inputs, each with its key
-                                                      (of the configuration, or `inputs.SLOT`)
+    accepts(cfg) -> dict[str, tuple[str, ...]]    input slot -> the kinds of rows that it reads
+    gives(cfg, inputs) -> Gives                   what the step will write
+    misfits(cfg, inputs) -> list[str]             what cannot work with these inputs, each with its
+                                                  key (of the configuration, or `inputs.SLOT`)
+    rows_to_come(cfg, n_read, split, languages) -> Count | None
+                                                  the most rows of a split and languages that it
+                                                  will write if its slot `rows` has `n_read` of them
 
 where `inputs` holds what is known of each slot. A plan refuses what is certainly wrong, and leaves
 what it cannot know to the step.
@@ -15,7 +19,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlalign.core.errors import nearest
 
@@ -34,6 +38,19 @@ class Gives:
 
 
 Inputs = Mapping[str, Sequence[Gives]]
+
+
+class Count(NamedTuple):
+    """A number of rows; `exact` is False for an upper bound."""
+
+    n: int
+    exact: bool = True
+
+    def times(self, factor: int) -> "Count":
+        return Count(self.n * factor, self.exact)
+
+    def text(self) -> str:
+        return f"{self.n:,}" if self.exact else f"at most {self.n:,}"
 
 
 def of_step(module: ModuleType, cfg: Any, inputs: Inputs) -> Gives:

@@ -1,20 +1,47 @@
-"""What a stage receives and what it writes to.
+"""What a stage declares, what it receives and what it writes to.
 
-A stage is one module in `mlalign/stages/` with
+A stage is one module in `mlalign/stages/`. Other modules never ask for its name: they read what it
+declares. Declarations import nothing heavy. Every stage has
 
     VERSION: int                     raised when its meaning changes
     KIND: str                        what it writes: rows | model | scores | metrics | report
-    SLOTS: dict[str, str]            input slot -> "rows", "model", "scorer" or "any"; "?" after it: optional, "*": several
-    SHARDED: str | None              the slot whose shards it works through, one output shard for each
+    SLOTS: dict[str, str]            input slot -> "rows", "model", "scorer" or "any";
+                                     "?" after it: optional, "*": several
+    SHARDED: str | None              the slot whose shards it works through, one output shard each
     DISTRIBUTED: bool                may run as several ranks under torchrun
-    NAMED: tuple[str, ...]           optional: slots of several whose steps' names change the result
-    DIFFERS_FROM: dict[str, str]     optional: slots that are left out where they hold the same as another
-    Config: dataclass                its configuration (mlalign.core.schema); heavy imports happen inside `run`
-    run(cfg, inputs, out) -> None    reads `inputs`, writes below `out.path`; returns when complete, raises Stopped if asked to stop
+    Config: dataclass                its configuration (mlalign.core.schema)
+    run(cfg, inputs, out) -> None    reads `inputs`, writes below `out.path`, imports what is heavy;
+                                     returns when complete, raises Stopped if asked to stop
 
-`packages(cfg) -> list[str]`, optional, names the packages that `run` will import;
-`imports(cfg, inputs) -> list[str]`, optional, the modules among them that take seconds, which a
-fork server imports once for all steps.
+and may have, for the plan
+
+    NAMED: tuple[str, ...]           slots of several whose steps' names change the result
+    DIFFERS_FROM: dict[str, str]     slots that are left out where they hold the same as another
+    CHOOSES: str                     the slot of models of which it chooses one, in `selected.json`
+    identity(cfg, digest) -> dict    what a fingerprint needs beyond the configuration
+    packages(cfg) -> list[str]       the packages that `run` will import
+    imports(cfg, inputs) -> list     the modules among them that take seconds to import
+    downloads(cfg) -> list[Need]     what it opens on the hub beside its inputs (core/downloads.py)
+    accepts, gives, misfits, rows_to_come     what steps give each other (core/kinds.py)
+
+for the planner, which estimates memory and time of
+
+    WORK = "training"      by TrainConfig, the slots `model`, `rows` and `reference`, and
+                           `objective(cfg) -> Objective` (models/training/config.py)
+    WORK = "generation"    by `engine`, `n` and `split` of the configuration; slots `model`, `rows`
+    WORK = "scoring"       by `dtype`, `device_batch_tokens` and `split`; slots `rows`, `scorers`
+
+and for those who look at results
+
+    ALARMS: tuple[Alarm, ...]        counts that deserve a warning (core/alarms.py)
+    by_item(cfg, inputs, metric, by) what each item adds to a metric, so that a sweep can compare
+                                     variants pair by pair (methods/metrics)
+
+A stage of KIND metrics names its metrics in `gives`; without it they are known only when it has
+run. One that makes rows by comparing scores notes the name of the column as `score`. A field of
+`Config` may say where its value comes from if a person gives none: with `texts=` from a folder of
+`conf/`, with `data_list=` from a list of the data file, where the stage runs alone. Both are
+functions of the settings around the field.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """Which versions of which packages a result was made with."""
 
 import contextlib
+import functools
 import importlib.metadata
 
 PACKAGES = (
@@ -24,6 +25,7 @@ PACKAGES = (
 )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of the packages that can change a result, as installed."""
     found = {}

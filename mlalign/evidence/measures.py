@@ -33,7 +33,8 @@ def distributions(steps: Steps, evaluations: Sequence[Mapping]) -> list[dict[str
             _add(by_quantity, evaluation["model"], _scores(steps, scores))
 
     for step in steps.values():
-        if step.manifest["stage"] != "pairs" or not step.done:
+        compares_scores = "score" in step.manifest
+        if not compares_scores or not step.done:
             continue
         _add(by_quantity, step.name, _pairs(steps, step.name, "margin", "margins of the pairs"))
         for side in ("chosen", "rejected"):

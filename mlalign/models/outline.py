@@ -6,6 +6,7 @@ Reads config.json and the headers of the weights; no number of them. What fits i
 """
 
 import copy
+import functools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -230,15 +231,21 @@ def _fit(model_class: Any, config: Any, weights: weight_files.Tensors) -> tuple[
 
 
 def _stated(config: Any, names: list[str], task: Task) -> Stated:
-    import transformers
     from transformers.models.auto import modeling_auto
 
-    own = set(dir(transformers))  # without importing what they lie in
-    stock = [name for name in names if name in own]
+    stock = [name for name in names if name in _transformers_names()]
     if task == "causal":
         return Stated(names, stock, _generative(config.model_type))
     name = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type)
     return Stated(names, stock, [name] if isinstance(name, str) else list(name or ()))
+
+
+@functools.cache
+def _transformers_names() -> frozenset[str]:
+    """The public names of transformers, without importing the modules that define them."""
+    import transformers
+
+    return frozenset(dir(transformers))  # slow: most of a second at every call
 
 
 def _generative(model_type: str) -> list[str]:
@@ -271,7 +278,7 @@ def _unexplained(stated: list[str], config: Any, weights: weight_files.Tensors) 
         if stated
         else modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
     )
-    model_class: Any = getattr(transformers, name) if name in dir(transformers) else None
+    model_class: Any = getattr(transformers, name) if name in _transformers_names() else None
     if not (
         isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)
     ):

@@ -8,22 +8,10 @@ the rest of a plan.
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlalign.core import rows
-
-
-class Count(NamedTuple):
-    """A number of rows; `exact` is False for an upper bound."""
-
-    n: int
-    exact: bool = True
-
-    def times(self, factor: int) -> "Count":
-        return Count(self.n * factor, self.exact)
-
-    def text(self) -> str:
-        return f"{self.n:,}" if self.exact else f"at most {self.n:,}"
+from mlalign.core.kinds import Count
 
 
 def of_artifact(path: Path, split: str | None, languages: list[str] | None) -> Count | None:
@@ -104,19 +92,6 @@ class _Thrift:
     def _signed(self) -> int:
         value = self._unsigned()
         return (value >> 1) ^ -(value & 1)
-
-
-def of_prepare(cfg: Any, split: str | None, languages: list[str] | None) -> Count | None:
-    """The most rows that a prepare step which has not run may give; None where nothing bounds
-    them."""
-    bounds = []
-    if cfg.total_rows and split == "train":
-        bounds.append(cfg.total_rows)
-    named = languages or cfg.languages
-    if cfg.max_rows_per_language and named:
-        n_splits = 1 if split else 2
-        bounds.append(cfg.max_rows_per_language * len(named) * n_splits)
-    return Count(min(bounds), exact=False) if bounds else None
 
 
 def of_manifest(manifest: Mapping[str, Any]) -> int:

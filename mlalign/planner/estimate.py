@@ -24,7 +24,6 @@ from mlalign.planner.work import duration_text, size_text
 from mlalign.recipes import config
 from mlalign.recipes.device import Device, of_scale
 
-TRAINING = ("sft", "reward", "preference")
 DECODERS = ("classifier", "implicit")  # families of scorers that the planner can count
 # vLLM's defaults for `vllm.LLM` (EngineArgs.get_batch_defaults), on large devices and on others.
 LARGE_GIB = 70
@@ -72,16 +71,17 @@ class _Planner:
         # Building the plan has already reported mistakes in the scale.
         self.device: Device = of_scale(plan.settings.root["scale"].get("device"), [])
         self.on_cpu = self.device.kind == "cpu"
-        self.models = Models(root, {name: node.inputs for name, node in nodes.items()})
+        self.models = Models(root, {name: _origin(node) for name, node in nodes.items()})
         self.times = Times(root, nodes, self.models, self.device)
 
     def of(self, node: Any) -> Estimate:
         estimate = Estimate(node.name)
-        if node.step.stage in TRAINING:
+        work = getattr(node.module, "WORK", None)
+        if work == "training":
             self._training(node, estimate)
-        elif node.step.stage == "generate":
+        elif work == "generation":
             self._generate(node, estimate)
-        elif node.step.stage == "score":
+        elif work == "scoring":
             self._score(node, estimate)
         else:
             estimate.note = SMALL
@@ -93,7 +93,9 @@ class _Planner:
     def _training(self, node: Any, estimate: Estimate) -> None:
         decoder = self.models.of(node.inputs["model"])
         stored = "" if isinstance(decoder, str) else decoder.architecture.dtype
-        if lost := precision.at_plan(node.step.stage, node.config, stored, self.on_cpu):
+        default_rate = node.module.objective(node.config).learning_rate
+        lost = precision.at_plan(node.config, default_rate, stored, self.on_cpu)
+        if lost:
             estimate.warnings.append(lost)
         if isinstance(decoder, str):
             estimate.note = decoder
@@ -117,7 +119,7 @@ class _Planner:
         value = node.inputs.get("reference")
         reference = self.models.of(value) if value else decoder
         return training_job(
-            node.step.stage,
+            node.module.objective(cfg),
             cfg,
             decoder.architecture,
             devices=devices,
@@ -270,6 +272,12 @@ class _Planner:
             jobs = f"{n_jobs:.0f} jobs, each going on where the one before stopped"
             allowed = f"and a job may take {duration_text(limit)}"
             estimate.warnings.append(f"{problem}, {allowed}: {jobs}")
+
+
+def _origin(node: Any) -> Any:
+    """The input that a step's model is made from."""
+    slot = getattr(node.module, "CHOOSES", "model")
+    return node.inputs.get(slot) or []
 
 
 def scoring(decoders: Sequence[Decoder], dtype: str, device_batch_tokens: int) -> Counter[str]:

@@ -3,19 +3,16 @@ it."""
 
 from typing import Any, Literal
 
-from mlalign.models.training.config import accumulation, zero_stage
+from mlalign.models.training.config import Objective, accumulation, zero_stage
 from mlalign.planner.activations import Batch, Trained
 from mlalign.planner.architecture import Architecture
 from mlalign.planner.training import Job, zero_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-PAIRS = ("reward", "preference")
-UNPAIRED = ("kto", "apo_zero_unpaired")
-FULL_LOGITS = ("orpo", "cpo", "simpo")
 
 
 def training_job(
-    stage: str,
+    objective: Objective,
     cfg: Any,
     a: Architecture,
     *,
@@ -25,7 +22,7 @@ def training_job(
     length: int | None = None,
     other_bytes: int = 0,
 ) -> Job:
-    """The job of an sft, reward or preference step.
+    """The job of a training step.
 
     `reference`: the step's reference is another model than its policy. `length`: the longest
     sequence, if it is known to be below `max_length`. Raises: UserError where the devices cannot
@@ -33,13 +30,13 @@ def training_job(
     """
     trainer = cfg.trainer
     rows, n_accumulated = accumulation(cfg.batch_size, cfg.device_batch_size, devices)
-    sequences = rows * sequences_per_row(stage, cfg)
+    sequences = rows * objective.sequences
     length = min(cfg.max_length, length or cfg.max_length)
     bf16_by_default = not on_cpu and not trainer.get("fp16", False)
     return Job(
         architecture=a,
         batch=Batch(sequences, length, masked=sequences > 1),
-        loss=_loss(stage, cfg),
+        loss=objective.loss,
         weight_bytes=_weight_bytes(cfg, a),
         autocast=bool(trainer.get("bf16", bf16_by_default)),
         trained=_trained(cfg, a),
@@ -50,25 +47,10 @@ def training_job(
         checkpointing=bool(trainer.get("gradient_checkpointing", not on_cpu)),
         accumulates=n_accumulated > 1,
         on_cpu=on_cpu,
-        reference=_reference(stage, cfg, reference),
+        reference=_reference(cfg, reference) if objective.reference else "none",
         quantization=cfg.quantization,
         other_bytes=other_bytes,
     )
-
-
-def is_unpaired(cfg: Any) -> bool:
-    """Whether the loss takes pairs apart into two rows."""
-    return getattr(cfg, "loss", "") in UNPAIRED
-
-
-def sequences_per_row(stage: str, cfg: Any) -> int:
-    return 2 if stage in PAIRS and not is_unpaired(cfg) else 1
-
-
-def _loss(stage: str, cfg: Any) -> Literal["fused", "logits", "classifier"]:
-    if stage == "reward":
-        return "classifier"
-    return "logits" if getattr(cfg, "loss", "") in FULL_LOGITS else "fused"
 
 
 def _weight_bytes(cfg: Any, a: Architecture) -> int:
@@ -103,14 +85,12 @@ def targets(peft: Any, a: Architecture) -> frozenset[str]:
     return frozenset(names & a.adaptable().keys())
 
 
-def _reference(stage: str, cfg: Any, differs: bool) -> Literal["none", "before", "during"]:
+def _reference(cfg: Any, differs: bool) -> Literal["none", "before", "during"]:
     """When a reference is in memory beside the policy.
 
     Its log-probabilities are computed once before training, unless the configuration says
     otherwise.
     """
-    if stage != "preference" or cfg.loss in FULL_LOGITS:
-        return "none"
     follows_policy = cfg.trainer.get("sync_ref_model", False)
     if cfg.trainer.get("precompute_ref_log_probs", not follows_policy):
         return "before" if differs else "none"

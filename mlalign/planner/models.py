@@ -31,10 +31,10 @@ class Decoder(NamedTuple):
 class Models:
     """Finds the decoders of a plan's inputs."""
 
-    def __init__(self, root: Path, inputs: Mapping[str, Mapping[str, Any]]):
-        """`root` is the store's; `inputs`: step -> slot -> the value of the slot."""
+    def __init__(self, root: Path, origins: Mapping[str, Any]):
+        """`root` is the store's; `origins`: step -> the input that its model is made from."""
         self.root = root
-        self.inputs = inputs
+        self.origins = origins
 
     def of(self, value: Any) -> Decoder | str:
         """The decoder behind an input, or the reason why it is not known."""
@@ -51,8 +51,7 @@ class Models:
         folder = self.root / value["artifact"] / "model"
         if folder.is_dir():
             return self._of_folder(folder, value["artifact"])
-        slots = self.inputs.get(value["step"], {})
-        origin = self.of(slots.get("model") or slots.get("candidates") or [])
+        origin = self.of(self.origins.get(value["step"], []))
         return origin if isinstance(origin, str) else origin._replace(same=value["artifact"])
 
     def _of_folder(self, folder: Path, same: str) -> Decoder | str:

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mlalign.core.errors import UserError
+from mlalign.core.kinds import Count
 from mlalign.core.store import read_manifest
 from mlalign.planner import counts, work
 from mlalign.planner.architecture import Architecture
-from mlalign.planner.counts import Count
-from mlalign.planner.jobs import is_unpaired, sequences_per_row
 from mlalign.planner.models import Models
 from mlalign.recipes.device import Device
 
 EPOCHS = 3.0  # transformers' default of num_train_epochs
-ONE_EACH = ("best_worst", "best_of_n")  # methods that make at most one row of a prompt
+SIDES = 2  # answers in a row that a generation step did not make: the sides of a pair
 N_NEWEST = 8  # how many manifests of a stage are looked at
 
 # Seconds, and what they are based on; or None, and the reason.
@@ -35,9 +34,10 @@ class Times:
         self._newest = dict[str, dict | None]()
 
     def of(self, node: Any, devices: int) -> Time:
-        if node.step.stage in ("sft", "reward", "preference"):
+        work = _work_of(node)
+        if work == "training":
             return self._training(node, devices)
-        if node.step.stage in ("generate", "score"):
+        if work in ("generation", "scoring"):
             return self._rows(node)
         return None, ""
 
@@ -63,21 +63,22 @@ class Times:
         return seconds, f"{rows.text()} rows of {length} tokens, by the scale's rate"
 
     def _operations(self, node: Any, n_rows: int, a: Architecture) -> float:
-        stage, cfg = node.step.stage, node.config
-        tokens = n_rows * cfg.max_length * sequences_per_row(stage, cfg)
+        cfg = node.config
+        objective = node.module.objective(cfg)
+        tokens = n_rows * cfg.max_length * objective.sequences
         on_gpu = self.device.kind == "cuda"
         per_token = work.training(
             a,
             cfg.max_length,
-            "classifier" if stage == "reward" else "causal",
+            "classifier" if objective.loss == "classifier" else "causal",
             lora=cfg.peft is not None,
             checkpointing=bool(cfg.trainer.get("gradient_checkpointing", on_gpu)),
         )
         return tokens * per_token
 
     def _rows(self, node: Any) -> Time:
-        """The time of a generate or score step."""
-        generates = node.step.stage == "generate"
+        """The time of a step that generates or scores."""
+        generates = _work_of(node) == "generation"
         rows = self.given_rows(node)
         if rows is None:
             return None, "rows not counted yet"
@@ -99,7 +100,7 @@ class Times:
         families."""
         if not counts.of_manifest(earlier):
             return False
-        if node.step.stage == "score":
+        if _work_of(node) == "scoring":
             families = [v.get("family", "classifier") for v in node.inputs.get("scorers", [])]
             return families == [scorer.get("family") for scorer in earlier.get("scorers", [])]
         ours = self.models.of(node.inputs["model"])
@@ -147,22 +148,22 @@ class Times:
         rows = self.rows_of(node.inputs["rows"], cfg.split, cfg.languages)
         if rows is None:
             return None
-        n_per_pair = 2 if is_unpaired(cfg) else 1
+        n_examples = node.module.objective(cfg).examples
         n_epochs = float(cfg.trainer.get("num_train_epochs", EPOCHS))
-        return Count(round(rows.n * n_per_pair * n_epochs), rows.exact)
+        return Count(round(rows.n * n_examples * n_epochs), rows.exact)
 
     def given_rows(self, node: Any) -> Count | None:
-        """Rows that a generate step reads, or answers (sides of pairs) that a score step reads."""
+        """Rows that a generating step reads, or answers that a scoring step reads."""
         rows = self.rows_of(node.inputs["rows"], node.config.split, None)
-        if rows is None or node.step.stage == "generate":
+        if rows is None or _work_of(node) == "generation":
             return rows
         return rows.times(self._answers_per_row(node.inputs["rows"]))
 
     def _answers_per_row(self, value: Mapping[str, Any]) -> int:
         source = self.nodes.get(value.get("step", ""))
-        if source is not None and source.step.stage == "generate":
+        if source is not None and _work_of(source) == "generation":
             return source.config.n
-        return 2
+        return SIDES
 
     def rows_of(
         self,
@@ -172,7 +173,9 @@ class Times:
     ) -> Count | None:
         """Rows behind an input: those that exist, else the most that the step before may give."""
         if isinstance(value, list):
-            value = value[0] if len(value) == 1 else {}
+            if len(value) != 1:
+                return None
+            value = value[0]
         path = Path(str(value.get("path", "")))
         if "artifact" in value:
             path = self.root / value["artifact"]
@@ -187,14 +190,19 @@ class Times:
         split: str | None,
         languages: list[str] | None,
     ) -> Count | None:
-        stage, cfg = source.step.stage, source.config
-        if stage == "prepare":
-            return counts.of_prepare(cfg, split, languages)
-        generates = stage == "generate"
-        if not generates and not (stage == "pairs" and cfg.method in ONE_EACH):
+        """The most rows that a step which has not run will give, if its stage can tell."""
+        if not hasattr(source.module, "rows_to_come"):
             return None
-        rows = self.rows_of(source.inputs["rows"], getattr(cfg, "split", None) or split, languages)
-        return None if rows is None else Count(rows.n, exact=generates and rows.exact)
+        read = source.inputs.get("rows")
+        n_read = None
+        if read:
+            split_read = getattr(source.config, "split", None) or split
+            n_read = self.rows_of(read, split_read, languages)
+        return source.module.rows_to_come(source.config, n_read, split, languages)
+
+
+def _work_of(node: Any) -> str | None:
+    return getattr(node.module, "WORK", None)
 
 
 def _scaled(earlier: Mapping[str, Any], n_rows: int, a: Architecture) -> float:

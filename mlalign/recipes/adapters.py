@@ -52,11 +52,9 @@ def _adapters(value: Any, nodes: Mapping[str, Any]) -> Iterator[tuple[str, Mappi
             yield str(folder / CONFIG), read_object(folder / CONFIG)
         return
     node = nodes[value["step"]]
-    if node.step.stage == "select":
-        given = [node.inputs.get("candidates"), node.inputs.get("baseline")]
-        for candidate in [
-            c for values in given for c in (values if isinstance(values, list) else [values])
-        ]:
+    if hasattr(node.module, "CHOOSES"):
+        candidates = node.inputs.get(node.module.CHOOSES)
+        for candidate in candidates if isinstance(candidates, list) else [candidates]:
             yield from _adapters(candidate, nodes)
     elif getattr(node.config, "peft", None) is not None:
         began = list(

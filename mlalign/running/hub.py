@@ -6,7 +6,6 @@ the nodes share, and jobs run with `offline_environment()`: what is missing is t
 once, not a time-out.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from mlalign.core.downloads import Kind, Need
 from mlalign.core.identity import UNKNOWN, hub_cache
 from mlalign.recipes.plan import Node, Plan
 
@@ -28,31 +28,6 @@ TOKENIZER = (
 )
 # sacrebleu's tokenizers that bring a model from the network
 SACREBLEU = ("flores101", "flores200", "spm", "spBLEU-1K")
-Kind = Literal["model", "tokenizer", "data set", "sacrebleu tokenizer", "lm-eval tasks"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Need:
-    """Something that must be in the cache.
-
-    `commit` is None where only the hub knows it; `revision` is what the recipe says.
-    """
-
-    kind: Kind
-    id: str
-    commit: str | None = None
-    revision: str | None = None
-    config: str | None = None
-    split: str | None = None
-    include_path: str | None = None
-
-    def __str__(self) -> str:
-        pin = (self.commit or self.revision or "")[:12]
-        return (
-            f"{self.kind} {self.id}"
-            + (f" ({self.config})" if self.config else "")
-            + (f" @{pin}" if pin else "")
-        )
 
 
 def needed(plan: Plan) -> dict[Need, list[str]]:
@@ -126,15 +101,8 @@ def _of_node(node: Node) -> Iterator[Need]:
     for slot, value in node.inputs.items():
         if not (served and slot == "model"):
             yield from _in(value)
-    for source in getattr(node.config, "sources", None) or []:
-        if source.hub and not Path(source.hub).exists():
-            yield Need(
-                "data set", source.hub, None, source.revision, source.config, source.hub_split
-            )
-    if node.step.stage == "lm_eval":
-        yield Need(
-            "lm-eval tasks", ",".join(node.config.tasks), include_path=node.config.include_path
-        )
+    if hasattr(node.module, "downloads"):
+        yield from node.module.downloads(node.config)
 
 
 def _in(value: Any) -> Iterator[Need]:

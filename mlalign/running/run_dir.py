@@ -113,7 +113,7 @@ def frozen(plan: Plan, node: Node) -> dict[str, Any]:
     """All that a step needs to know to run later and elsewhere: its resolved configuration and
     inputs. JSON types only.
     """
-    about = {"about": plan.settings.about} if node.step.stage == "report" else {}
+    about = {"about": plan.settings.about} if node.module.KIND == "report" else {}
     return {
         "step": node.step.name,
         "stage": node.step.stage,
@@ -165,7 +165,7 @@ def publish_report(plan: Plan, *, coming: bool = False) -> None:
     """
     if plan.variants:
         return  # each variant has a report of its own; `results.html` is that of all
-    reports = [n for n in plan.nodes if n.step.stage == "report"]
+    reports = [n for n in plan.nodes if n.module.KIND == "report"]
     reports = [
         n for n in reports if coming or (plan.store.root / n.artifact / "manifest.json").is_file()
     ]

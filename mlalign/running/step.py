@@ -293,7 +293,7 @@ def skip_reason(told: dict, the_store: store.Store) -> str | None:
 
 def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
     """An artifact without content; a skipped guard passes on what the last working guard selected."""
-    if told["stage"] == "select":
+    if hasattr(stages.load(told["stage"]), "CHOOSES"):
         last = output.store.root / told["guards"][-1]["artifact"]
         shutil.copyfile(last / "selected.json", output.path / "selected.json")
     output.note(status="skipped", skipped_because=reason)
@@ -302,10 +302,12 @@ def _skip(told: dict, output: stage.Output, reason: str) -> stage.Output:
 
 def _publish(told: dict, output: stage.Output) -> Path:
     (output.path / "STOP").unlink(missing_ok=True)
-    warnings = [*output.notes.pop("warnings", []), *warning.of_tally(told["stage"], output.tally)]
+    module = stages.load(told["stage"])
+    of_counts = warning.of_tally(getattr(module, "ALARMS", ()), output.tally)
+    warnings = [*output.notes.pop("warnings", []), *of_counts]
     notes = {**output.notes, **({"warnings": warnings} if warnings else {})}
     manifest = {**_manifest(told, output), **notes, "finished": time.time()}
-    sharded = stages.load(told["stage"]).SHARDED and manifest["status"] != "skipped"
+    sharded = module.SHARDED and manifest["status"] != "skipped"
     made, closed = (shards.recorded(output.path), shards.FOLDERS) if sharded else ({}, ())
     final = store.finish(output.path, manifest, made, closed)
     for needed_until_now in ("checkpoints", "parts"):

@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from mlalign import methods
 from mlalign.core import kinds, languages, rows, shards, store
+from mlalign.core.alarms import Dropped, Share
 from mlalign.core.errors import UserError
 from mlalign.core.model import Model
 from mlalign.core.schema import hashed, verbatim, what
@@ -46,6 +47,26 @@ KIND = "rows"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = "rows"
 DISTRIBUTED = False
+WORK = "generation"
+ALARMS = (
+    Share(
+        "empty",
+        "responses",
+        "answers are empty",
+        "look at the end of turn, reasoning_tags and max_tokens",
+    ),
+    Share(
+        "truncated",
+        "responses",
+        "answers were cut off at max_tokens",
+        "raise it, or look at the end of turn",
+    ),
+    Dropped(
+        PROMPT_TOO_LONG,
+        "raise max_prompt_tokens or engine.args.max_model_len, or lower max_tokens",
+    ),
+    Dropped(),
+)
 
 READS = ("prompt", "demonstration", "preference")
 SAME = "same"  # answers are asked for in the prompt's own language
@@ -258,6 +279,13 @@ def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
     if cfg.operator is None:
         return kinds.Gives("candidates")
     return kinds.Gives(operators.makes(operators.load(cfg.operator)).kind)
+
+
+def rows_to_come(
+    cfg: Config, n_read: kinds.Count | None, split: str | None, languages: list[str] | None
+) -> kinds.Count | None:
+    """One row of candidates for each prompt."""
+    return n_read
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from mlalign.core import languages, processes
 from mlalign.core.adapters import served_rank
+from mlalign.core.downloads import Need
 from mlalign.core.errors import UserError
 from mlalign.core.model import Model
 from mlalign.core.schema import how, verbatim, what
@@ -88,6 +89,10 @@ def identity(cfg: Config, digest: Any = sha256) -> dict[str, Any]:
             str(p.relative_to(folder)): digest(p) for p in sorted(folder.rglob("*")) if p.is_file()
         }
     }
+
+
+def downloads(cfg: Config) -> list[Need]:
+    return [Need("lm-eval tasks", ",".join(cfg.tasks), include_path=cfg.include_path)]
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

@@ -36,6 +36,7 @@ SLOTS = {"rows": "rows*", "scores": "rows*"}
 SHARDED = None
 DISTRIBUTED = False
 NAMED = ("rows",)  # slots whose steps a method sees by name where there are several
+ONE_EACH = ("best_worst", "best_of_n")  # methods that make at most one row of a prompt
 NOTHING_USABLE = "no usable candidate"
 
 
@@ -88,6 +89,14 @@ def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
 
 def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
     return kinds.Gives(pairing.makes(pairing.load(cfg.method)))
+
+
+def rows_to_come(
+    cfg: Config, n_read: kinds.Count | None, split: str | None, languages: list[str] | None
+) -> kinds.Count | None:
+    if n_read is None or cfg.method not in ONE_EACH:
+        return None
+    return n_read._replace(exact=False)
 
 
 def misfits(cfg: Config, inputs: kinds.Inputs) -> list[str]:

@@ -32,15 +32,23 @@ from mlalign.core.stage import Inputs, Output
 from mlalign.methods import losses
 from mlalign.models.templates import ChatTemplate
 from mlalign.models.training import config
-from mlalign.models.training.config import IMPORTS, RESERVED_TRAINER, TrainConfig, packages
+from mlalign.models.training.config import (
+    ALARMS,
+    IMPORTS,
+    RESERVED_TRAINER,
+    Objective,
+    TrainConfig,
+    packages,
+)
 
-__all__ = ["Config", "identity", "imports", "packages", "run"]
+__all__ = ["ALARMS", "Config", "identity", "imports", "packages", "run"]
 
 VERSION = 2
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows", "reference": "model?"}
 SHARDED = None
 DISTRIBUTED = True
+WORK = "training"
 
 
 class Method(NamedTuple):
@@ -212,6 +220,19 @@ def dpo_losses() -> frozenset[str]:
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
     on_one_side = OTHERS.get(cfg.loss, DPO).name == "KTO"
     return {"rows": ("preference", "unpaired") if on_one_side else ("preference",)}
+
+
+def objective(cfg: Config) -> Objective:
+    """KTO takes a pair apart into two examples. Losses without a reference hold all logits."""
+    method = OTHERS.get(cfg.loss, DPO)
+    takes_apart = method.name == "KTO"
+    return Objective(
+        learning_rate=1e-6,
+        examples=2 if takes_apart else 1,
+        sequences=1 if takes_apart else 2,
+        loss="fused" if method.reference else "logits",
+        reference=method.reference,
+    )
 
 
 def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,8 @@ from typing import Any, Literal
 
 from mlalign import methods
 from mlalign.core import kinds, rows
+from mlalign.core.alarms import Dropped
+from mlalign.core.downloads import Need
 from mlalign.core.errors import UserError
 from mlalign.core.schema import hashed, what
 from mlalign.core.sources import Problems, Source, find
@@ -45,7 +47,21 @@ SLOTS = {"rows": "rows*?"}
 SHARDED = None
 DISTRIBUTED = False
 
+# Preparing drops rows for many good reasons; this is none.
+ALARMS = (Dropped("empty_text", "look at the source's columns"),)
+
 POLL_EVERY = 1024
+# Kind of row -> the list of a data file that holds its sources.
+DATA_LISTS = {
+    "prompt": "prompts",
+    "preference": "preferences",
+    "demonstration": "demonstrations",
+    "text": "texts",
+}
+
+
+def _data_list_of(around: Mapping) -> str:
+    return DATA_LISTS.get(around.get("kind", "prompt"), "prompts")
 
 
 @dataclasses.dataclass
@@ -54,7 +70,9 @@ class Config:
         doc="what the rows are"
     )
     sources: list[Source] | None = what(
-        [], "where rows come from, besides rows of earlier steps (slot rows)"
+        [],
+        "where rows come from, besides rows of earlier steps (slot rows)",
+        data_list=_data_list_of,
     )
     languages: list[str] | None = what(
         None, "prompt languages to take; null: all that the sources have"
@@ -151,6 +169,28 @@ def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
 
 def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
     return kinds.Gives(cfg.kind)
+
+
+def rows_to_come(
+    cfg: Config, n_read: kinds.Count | None, split: str | None, languages: list[str] | None
+) -> kinds.Count | None:
+    """What the configuration bounds; nobody has counted the rows of its sources."""
+    bounds = []
+    if cfg.total_rows and split == "train":
+        bounds.append(cfg.total_rows)
+    named = languages or cfg.languages
+    if cfg.max_rows_per_language and named:
+        n_splits = 1 if split else 2
+        bounds.append(cfg.max_rows_per_language * len(named) * n_splits)
+    return kinds.Count(min(bounds), exact=False) if bounds else None
+
+
+def downloads(cfg: Config) -> list[Need]:
+    return [
+        Need("data set", source.hub, None, source.revision, source.config, source.hub_split)
+        for source in cfg.sources or []
+        if source.hub and not Path(source.hub).exists()
+    ]
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:

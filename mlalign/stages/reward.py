@@ -23,8 +23,10 @@ from mlalign.core.stage import Inputs, Output
 from mlalign.models import templates
 from mlalign.models.training.card import Facts
 from mlalign.models.training.config import (
+    ALARMS,
     IMPORTS,
     RESERVED_TRAINER,
+    Objective,
     TrainConfig,
     identity,
     packages,
@@ -32,13 +34,14 @@ from mlalign.models.training.config import (
 )
 from reward_models import card as cards
 
-__all__ = ["Config", "identity", "imports", "packages", "run"]
+__all__ = ["ALARMS", "Config", "identity", "imports", "packages", "run"]
 
 VERSION = 2
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = None
 DISTRIBUTED = True
+WORK = "training"
 
 METHOD = (
     "A reward model: one score per conversation, trained on preference pairs with the Bradley-Terry"
@@ -74,6 +77,10 @@ class Config(TrainConfig):
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
     return {"rows": ("preference",)}
+
+
+def objective(cfg: Config) -> Objective:
+    return Objective(learning_rate=1e-4, sequences=2, loss="classifier")
 
 
 def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:

@@ -48,6 +48,7 @@ KIND = "scores"
 SLOTS = {"rows": "rows", "scorers": "scorer*", "english": "rows?"}
 SHARDED = "rows"
 DISTRIBUTED = False
+WORK = "scoring"
 
 ITEMS: dict[str, Callable[[Mapping], list[Item]]] = {
     "candidates": of_candidates,

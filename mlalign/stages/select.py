@@ -27,6 +27,7 @@ KIND = "model"
 SLOTS = {"candidates": "any*", "evidence": "any*"}
 SHARDED = None
 DISTRIBUTED = False
+CHOOSES = "candidates"
 
 
 @dataclasses.dataclass

@@ -15,21 +15,24 @@ from mlalign.core.schema import HOW_TRAINER, verbatim
 from mlalign.core.stage import Inputs, Output
 from mlalign.models.templates import ChatTemplate
 from mlalign.models.training.config import (
+    ALARMS,
     IMPORTS,
     RESERVED_TRAINER,
+    Objective,
     TrainConfig,
     identity,
     packages,
     problems,
 )
 
-__all__ = ["Config", "identity", "imports", "packages", "run"]
+__all__ = ["ALARMS", "Config", "identity", "imports", "packages", "run"]
 
 VERSION = 2
 KIND = "model"
 SLOTS = {"model": "model", "rows": "rows"}
 SHARDED = None
 DISTRIBUTED = True
+WORK = "training"
 
 METHODS = {
     "demonstration": (
@@ -52,6 +55,10 @@ class Config(TrainConfig):
 
 def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
     return {"rows": tuple(METHODS)}
+
+
+def objective(cfg: Config) -> Objective:
+    return Objective(learning_rate=2e-5)
 
 
 def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:

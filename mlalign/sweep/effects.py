@@ -169,9 +169,9 @@ def _by_item(
     """
     frozen_step = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     confidence = frozen_step["config"].get("confidence")
-    if frozen_step["stage"] != "evaluate" or not _have_inputs(frozen_step["inputs"], the_store):
-        return None, confidence
     module = stages.load(frozen_step["stage"])
+    if not hasattr(module, "by_item") or not _have_inputs(frozen_step["inputs"], the_store):
+        return None, confidence
     cfg = schema.build(module.Config, frozen_step["config"])
     return module.by_item(cfg, stage.Inputs(the_store, frozen_step["inputs"]), *key), confidence
 

@@ -129,17 +129,17 @@ def _state(
 # -------------------------------------------------- metrics
 
 
-def check_metric(metric: str | None, direction: str | None, *, harness: bool = False) -> None:
+def check_metric(metric: str | None, direction: str | None, *, any_metric: bool = False) -> None:
     """Before anything runs: refuse a metric that no evaluation gives, or that is neither good nor
     bad.
 
-    A harness (`lm_eval`) has metrics of its own: with one in the recipe, names cannot be checked.
+    `any_metric`: a step has metrics whose names nobody knows before it runs.
     """
     if metric is None:
         return
     name = metric.partition(":")[0]
     names = [metric_name + over for metric_name in METRICS for over in ("", *OVER)]
-    if not harness and name not in names:
+    if not any_metric and name not in names:
         raise UserError(f"metric: no evaluation gives {name!r}{nearest(name, names)}")
     if direction is None and parted(name)[0] in NEITHER:
         mend = "say direction=maximize or direction=minimize"

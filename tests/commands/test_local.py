@@ -155,6 +155,7 @@ def test_cancel_asks_and_now_kills(mlalign, partial, owner):
         (["fetch"], "recipe: missing"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes(mlalign, partial, arguments, told):
     done = mlalign(*arguments)
     assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr, (

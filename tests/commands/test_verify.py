@@ -48,6 +48,7 @@ def test_all_as_written(small, mlalign):
     assert "differ" not in done.stdout and "/s)" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_remembered_does_not_help(small, mlalign):
     """Whoever changes the memory of digests too is found out."""
     path = shard(small, "prepare")

@@ -118,6 +118,7 @@ def test_splits_share_no_prompt_and_no_item_that_can_be_held_out():
 
 
 @pytest.mark.parametrize("split", tiny_world.SPLITS)
+@pytest.mark.slow
 def test_right_answers_are_right_in_every_language(split):
     english = {row["key"]: row for row in rows("prompts", ["eng_Latn"], 300, seed=1, split=split)}
     for row in rows("prompts", LANGUAGES, 300, seed=1, split=split):
@@ -129,6 +130,7 @@ def test_right_answers_are_right_in_every_language(split):
         assert reference["answer"] == value, row
 
 
+@pytest.mark.slow
 def test_only_the_right_sentence_passes_its_check():
     """chosen passes and rejected does not, for every kind of bad answer that stays in the language."""
     mix = {"wrong": 0.4, "habit": 0.3, "cut": 0.3}

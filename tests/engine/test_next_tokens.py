@@ -94,6 +94,7 @@ def test_transformers_keeps_to_a_schema_in_batches_of_any_size(tiny, requests):
     assert together == alone
 
 
+@pytest.mark.slow
 def test_a_missing_grammar_package_is_named(tiny, requests, monkeypatch):
     import importlib.util
 

@@ -93,6 +93,7 @@ def answer(text: str, **message) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_retries_after_429_and_503_and_reads_reasoning(plain_server):
     url, replies, received = plain_server
     replies += [(429, {}), (503, {}), (200, answer("4", reasoning_content="2 and 2"))]
@@ -105,6 +106,7 @@ def test_retries_after_429_and_503_and_reads_reasoning(plain_server):
     assert (received[-1]["seed"], received[-1]["top_k"], received[-1]["model"]) == (7, 3, "m")
 
 
+@pytest.mark.slow
 def test_a_refused_key_is_named_by_its_variable_and_never_shown(plain_server, monkeypatch):
     url, replies, _ = plain_server
     monkeypatch.setenv("MY_KEY", KEY)
@@ -145,6 +147,7 @@ def test_a_server_that_is_gone_says_how_to_go_on():
         (302, b"", "refuses a request for 'm'"),
     ],
 )
+@pytest.mark.slow
 def test_a_malformed_reply_is_one_message(plain_server, status, body, why):
     url, replies, _ = plain_server
     replies.append((status, body))
@@ -157,6 +160,7 @@ def test_a_malformed_reply_is_one_message(plain_server, status, body, why):
     assert len(message) < 700 and "password" not in message and "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_reply_that_never_ends_has_a_limit(plain_server):
     url, replies, _ = plain_server
     replies.append((200, DRIBBLE))
@@ -167,6 +171,7 @@ def test_a_reply_that_never_ends_has_a_limit(plain_server):
         engine.generate([ask("Hi")], Sampling(5))
 
 
+@pytest.mark.slow
 def test_a_reply_that_is_too_large_is_not_read(plain_server, monkeypatch):
     monkeypatch.setattr("mlalign.models.engine.replies.LARGEST", 1 << 20)
     url, replies, _ = plain_server

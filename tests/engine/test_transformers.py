@@ -34,6 +34,7 @@ def test_the_same_requests_give_the_same_samples_and_different_ones_differ(engin
     assert first[0].text != first[1].text or first[2].text != first[3].text
 
 
+@pytest.mark.slow
 def test_finish_reason_token_count_and_stop(engine, requests):
     long, short = (
         engine.generate(requests[:1], Sampling(40, 0.0))[0],

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from helpers import PROJECT
@@ -15,7 +16,8 @@ from mlalign.core.store import write_json
 from mlalign.models.engine import EngineConfig, Request, Sampling, open_engine
 from mlalign.models.engine.vllm import arguments
 
-pytest.importorskip("vllm")
+# Not importorskip: importing vLLM takes long, and every worker collects every file.
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 SAMPLING = Sampling(
     max_tokens=16, temperature=2.0
 )  # hot, so that the well-trained tiny model varies

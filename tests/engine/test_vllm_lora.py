@@ -1,10 +1,13 @@
 """An adapter in real vLLM, unmerged, against its base and against the merged model."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from mlalign.models.engine import EngineConfig, Sampling, open_engine
 
-pytest.importorskip("vllm")
+# Not importorskip: importing vLLM takes long, and every worker collects every file.
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 GREEDY = Sampling(20, 0.0)
 
 

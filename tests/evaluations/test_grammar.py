@@ -91,6 +91,7 @@ def test_every_file_says_where_it_is_from(path):
     assert about["origin"] in ("native", "localised", "translated") and about["title"]
 
 
+@pytest.mark.slow
 def test_two_policies_on_three_evaluations_need_no_yaml(tmp_path, data):
     plain = nodes(tmp_path, recipe=MEASURED)
     found = nodes(tmp_path, "evaluation=[held_out,mgsm,xcopa]", *of_data(data), recipe=MEASURED)
@@ -136,12 +137,14 @@ def test_each_round_is_measured_and_compared_with_the_start(tmp_path, data):
     )
 
 
+@pytest.mark.slow
 def test_a_recipe_names_its_evaluations_and_the_command_line_has_the_last_word(tmp_path, data):
     recipe = MEASURED + "evaluation: [mgsm]\n"
     assert "measure_mgsm[base]" in nodes(tmp_path, *of_data(data)[:1], recipe=recipe)
     assert "measure_mgsm[base]" not in nodes(tmp_path, "evaluation=held_out", recipe=recipe)
 
 
+@pytest.mark.slow
 def test_settings_of_a_list_go_to_what_it_lists(tmp_path):
     for place in (
         "monolingual/aya",
@@ -191,6 +194,7 @@ def test_a_file_of_ones_own_stands_before_ours(tmp_path, data):
     )
 
 
+@pytest.mark.slow
 def test_only_the_languages_that_are_asked_for(tmp_path, data):
     found = nodes(
         tmp_path, "recipe=evaluate", "evaluation=mgsm", *of_data(data)[:1], "languages=[sw,tr]"
@@ -258,6 +262,7 @@ def test_only_the_languages_that_are_asked_for(tmp_path, data):
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_told_once(tmp_path, arguments, told):
     if "evaluation=mgsm" in arguments and len(arguments) == 2:
         arguments = [*arguments, f"evaluation.mgsm.root={tmp_path}"]
@@ -270,6 +275,7 @@ def test_a_recipe_without_measure_has_nothing_to_ask(tmp_path):
     assert message.startswith("evaluation: the recipe has no section `measure`")
 
 
+@pytest.mark.slow
 def test_reward_models_must_be_named(tmp_path):
     write_lines(
         tmp_path / "rb" / "a.jsonl",
@@ -291,6 +297,7 @@ def test_a_step_of_ones_own_may_not_be_named_like_one_of_measure(tmp_path):
     assert message == "steps.measure: `measure` makes a step of this name; rename yours"
 
 
+@pytest.mark.slow
 def test_files_that_list_each_other_are_refused(tmp_path):
     own = tmp_path / "conf" / "evaluation"
     own.mkdir(parents=True)

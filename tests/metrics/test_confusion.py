@@ -57,6 +57,7 @@ def benchmark(language: str, texts: list[str]) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("language", TEXTS)
+@pytest.mark.slow
 def test_rates_against_the_benchmark_computed_from_the_texts(language):
     texts = TEXTS[language]
     score = adherence.prepare(adherence.Settings(level="word"))

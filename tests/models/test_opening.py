@@ -271,6 +271,7 @@ def test_whole_numbers_are_no_weights(rm, causal):
         opening.check_served(str(causal), None)
 
 
+@pytest.mark.slow
 def test_an_unknown_way_of_quantising_is_refused(rm):
     edit(rm / "config.json", quantization_config={"quant_method": "own"})
     with pytest.raises(UserError, match=r"config.json: quantization_config has quant_method 'own'"):
@@ -293,6 +294,7 @@ def test_a_configuration_without_architectures_is_taken(rm, saved):
     assert score(rm) == score(saved)
 
 
+@pytest.mark.slow
 def test_another_shape_than_the_configuration_says(rm):
     edit(rm / "config.json", intermediate_size=48)
     with pytest.raises(UserError, match=r"config.json says another shape of .*mlp"):
@@ -572,6 +574,7 @@ def test_statistics_in_odd_forms_are_not_overlooked(told, found):
     assert (seen and tuple(n if math.isfinite(n) else None for n in seen)) == found
 
 
+@pytest.mark.slow
 def test_statistics_that_cannot_be_used_are_warned_of(rm, caplog):
     edit(rm / "config.json", mean=0.5, std="wide")
     score(rm)

@@ -69,6 +69,7 @@ def kept_by_autograd(family, values, batch, dtype, autocast, targets):
         ("llama", {}, True, FLOAT32, ALL), ("llama", {}, True, BFLOAT16, ALL), ("llama", {}, False, BFLOAT16, ("q_proj", "v_proj")),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_what_autograd_keeps_is_what_is_counted(family, values, masked, numbers, targets):
     dtype, autocast = numbers
     batch, counted = (

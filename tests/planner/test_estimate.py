@@ -10,6 +10,7 @@ import pytest
 import training_cases as cases
 from planner_cases import QWEN3_8B
 
+from mlalign import stages
 from mlalign.planner import architecture, counts, estimate, mends, models, training, work
 from mlalign.planner.jobs import training_job
 from mlalign.recipes import config, plan
@@ -35,6 +36,7 @@ def of_step(name, *arguments, root):
     return next(e for e in estimate.of_plan(planned(*arguments, root=root)) if e.step == name)
 
 
+@pytest.mark.slow
 def test_every_step_of_a_recipe_has_an_estimate(mlalign):
     done = mlalign("plan", "recipe=reuse_your_rewards", "show=steps")
     assert done.returncode == 0, done.stderr
@@ -55,6 +57,7 @@ def test_every_step_of_a_recipe_has_an_estimate(mlalign):
     assert "warning:" not in done.stdout
 
 
+@pytest.mark.slow
 def test_estimates_cost_little(tmp_path):
     """Beside a third of a second for the plan itself."""
     whole = planned("recipe=reuse_your_rewards", root=tmp_path)
@@ -67,6 +70,7 @@ def test_estimates_cost_little(tmp_path):
     assert min(costs) < 0.02
 
 
+@pytest.mark.slow
 def test_a_step_follows_its_model_back_to_what_is_there(tmp_path, qwen):
     """`policy` trains what `base` gives, which is not there yet: it has the shape of what `base`
     trains."""
@@ -101,6 +105,7 @@ def test_too_large_is_told_with_the_smallest_change(mlalign, qwen):
         (["dtype=bfloat16", "peft={r: 8}", "quantization=nf4"], "raise trainer.learning_rate"),
     ],
 )
+@pytest.mark.slow
 def test_weights_that_would_not_move_are_told(settings, told, qwen, tmp_path):
     source = cases.write(tmp_path / "rows", "preference")
     own = [f"steps.policy.config.{s}" for s in settings]
@@ -117,6 +122,7 @@ def test_weights_that_would_not_move_are_told(settings, told, qwen, tmp_path):
     assert [told in w and "learning_rate=1e-06" in w for w in lost] == ([True] if told else [])
 
 
+@pytest.mark.slow
 def test_steps_with_the_same_warning_share_it(mlalign, qwen):
     done = mlalign("plan", *LARGE, f"model={qwen}", "scale.stages.score={dtype: float32}")
     warned = [line for line in done.stdout.splitlines() if line.startswith("warning:")]
@@ -128,6 +134,7 @@ def test_steps_with_the_same_warning_share_it(mlalign, qwen):
     assert warned[0].endswith("set steps.STEP.config.dtype=bfloat16")
 
 
+@pytest.mark.slow
 def test_what_vllm_holds_is_told(mlalign, qwen):
     done = mlalign("plan", *LARGE, f"model={qwen}", "show=steps")
     assert "8 sequences of 4,096 tokens at once" in done.stdout
@@ -149,12 +156,14 @@ def test_shipped_scales_fit_their_models(mlalign, qwen):
         assert "warning:" not in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_an_unknown_model_is_said_to_be_unknown(mlalign, qwen):
     (qwen / "config.json").write_text(json.dumps({"model_type": "mamba2"}))
     done = mlalign("plan", "recipe=reuse_your_rewards", f"model={qwen}", "show=steps")
     assert "the planner does not know 'mamba2' models" in done.stdout
 
 
+@pytest.mark.slow
 def test_mistakes_in_a_device_are_told(mlalign):
     done = mlalign(
         "plan", "recipe=candidates", "scale.device={memory: 24, utilization: 40, peak_tflops: -1}"
@@ -175,8 +184,9 @@ def job(stage="sft", on_cpu=False, **values):
         **{"batch_size": 64, "max_length": 2048, "dtype": "bfloat16", "trainer": {}, **values},
     )
     a = architecture.from_config(QWEN3_8B)
+    objective = stages.load(stage).objective
     return cfg, lambda cfg, devices=1: training_job(
-        stage, cfg, a, devices=devices, on_cpu=on_cpu, reference=False
+        objective(cfg), cfg, a, devices=devices, on_cpu=on_cpu, reference=False
     )
 
 
@@ -297,6 +307,7 @@ def test_time_comes_from_the_last_step_of_the_stage(mlalign, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_time_by_the_scales_rate(tmp_path, qwen):
     """6 operations a parameter and token, a third more for checkpointing, over 989e12 x 0.4 x 8
     devices."""
@@ -312,6 +323,7 @@ def test_time_by_the_scales_rate(tmp_path, qwen):
     assert found.seconds == pytest.approx(100 * 128 * 4096 * each / (989e12 * 0.4 * 8))
 
 
+@pytest.mark.slow
 def test_a_limit_too_short_is_said(tmp_path, qwen):
     whole = planned(
         "recipe=reuse_your_rewards",

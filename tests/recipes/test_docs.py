@@ -5,6 +5,7 @@ part works.
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from mlalign.recipes import config, plan
@@ -20,6 +21,7 @@ def test_the_first_recipe_is_the_one_that_ships_but_for_one_scorer():
     assert shown["measure"]["policies"] == shipped["measure"]["policies"]
 
 
+@pytest.mark.slow
 def test_the_part_and_the_recipe_that_uses_it_are_planned(tmp_path):
     blocks = dict(
         re.findall(r"^`([\w/.]+)`:\n\n```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)

@@ -28,6 +28,7 @@ CROSSED = """
 WHOLE = "steps:\n" + PROMPTS + ANSWERS + ROWS + REFINED + NEW + CROSSED
 
 
+@pytest.mark.slow
 def test_rows_of_operators_and_builders_go_on(tmp_path):
     more = f"""
   marks: {{stage: score, inputs: {{rows: refined, scorers: [{{family: length}}]}}}}
@@ -40,6 +41,7 @@ def test_rows_of_operators_and_builders_go_on(tmp_path):
     assert list(templates) == ["eng_Latn"] and "[[GOOD]]" in templates["eng_Latn"]
 
 
+@pytest.mark.slow
 def test_a_persons_own_templates_come_first(tmp_path):
     folder = tmp_path / "conf" / "prompts" / "self_refine"
     folder.mkdir(parents=True)
@@ -56,6 +58,7 @@ def test_a_persons_own_templates_come_first(tmp_path):
     assert "nolanguage" in messages[0]
 
 
+@pytest.mark.slow
 def test_options_and_code_of_methods_are_in_the_fingerprint(tmp_path):
     before = nodes(tmp_path, WHOLE)
     settings = ("mixing=cap", "mixing_args.rows=9", "total_rows=null")
@@ -91,12 +94,14 @@ def test_options_and_code_of_methods_are_in_the_fingerprint(tmp_path):
         ("unimax", "unimx", "steps.crossed.config.mixing: 'unimx' is no"),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_told_once_with_its_key(tmp_path, old, new, message):
     assert old in WHOLE
     messages = errors_of(tmp_path, WHOLE.replace(old, new))
     assert len(messages) == 1 and messages[0].startswith(message), messages
 
 
+@pytest.mark.slow
 def test_what_an_operator_gives_must_fit_the_next_step(tmp_path):
     more = f"  policy: {{stage: sft, inputs: {{model: {START}, rows: new}}}}\n"
     (message,) = errors_of(tmp_path, WHOLE + more)

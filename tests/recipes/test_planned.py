@@ -43,6 +43,7 @@ def errors_of(tmp_path, text, *arguments):
 # ------------------------------------------------------------------------------------ rounds, loops
 
 
+@pytest.mark.slow
 def test_rounds_may_begin_with_a_model_from_outside(tmp_path):
     text = (
         f"steps:\n{PREFERENCES}"
@@ -59,6 +60,7 @@ rounds:
     assert found["policy.r2"].inputs["model"]["step"] == "policy.r1"
 
 
+@pytest.mark.slow
 def test_each_language_has_its_own_model_and_guard_in_every_round(tmp_path):
     text = (
         f"steps:\n{PREFERENCES}"
@@ -145,6 +147,7 @@ def test_the_languages_of_a_cluster(tmp_path):
     assert found["arm[b,10]"].config.trainer["max_steps"] == 10
 
 
+@pytest.mark.slow
 def test_a_scorer_of_a_round_has_one_name_in_every_round(tmp_path):
     text = (
         f"steps:\n{PREFERENCES}{PROMPTS}{ANSWERS}"
@@ -168,6 +171,7 @@ rounds:
     assert any("have no column 'student'" in message for message in errors_of(tmp_path, wrong))
 
 
+@pytest.mark.slow
 def test_a_recipe_within_the_cap_on_rounds(tmp_path):
     text = (
         'params: {n: 25}\nsteps: {a: {stage: prepare}}\nrounds: {count: "${params.n}", steps: {b:'
@@ -183,6 +187,7 @@ def test_a_recipe_within_the_cap_on_rounds(tmp_path):
 # --------------------------------------------------------------------------------- data, parameters
 
 
+@pytest.mark.slow
 def test_a_data_set_may_have_roles_of_its_own(tmp_path):
     (tmp_path / "conf" / "data").mkdir(parents=True)
     source = "{adapter: tiny_world, split: train, options: {n: 4}}"
@@ -201,6 +206,7 @@ def test_a_data_set_may_have_roles_of_its_own(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_parameters_of_parts_are_set_by_model_and_command_line(tmp_path):
     rates = {
         arguments: (
@@ -216,6 +222,7 @@ def test_parameters_of_parts_are_set_by_model_and_command_line(tmp_path):
     assert list(rates.values()) == [3e-4, 5e-6, 7e-6]  # the first is what model=tiny says
 
 
+@pytest.mark.slow
 def test_what_a_recipe_changes_at_scale_tiny(tmp_path):
     text = (
         SCORED.replace("n: 2", 'n: "${params.n}"')
@@ -228,6 +235,7 @@ def test_what_a_recipe_changes_at_scale_tiny(tmp_path):
     assert nodes(tmp_path, text, "scale=one_gpu")["answers"].config.n == 64
 
 
+@pytest.mark.slow
 def test_steps_of_parts_are_named_on_the_command_line(tmp_path):
     text = (
         f"steps: {{rows: {{part: rows}}, pairs: {{part: own_pairs, with: {{policy: {START},"
@@ -250,6 +258,7 @@ def test_steps_of_parts_are_named_on_the_command_line(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_equal_steps_are_one(tmp_path):
     planned = build(tmp_path, SCORED + ANSWERS.replace("answers:", "again:"))
     assert "again" not in [node.name for node in planned.nodes]
@@ -259,6 +268,7 @@ def test_equal_steps_are_one(tmp_path):
 # ------------------------------------------------------------------------------------------ measure
 
 
+@pytest.mark.slow
 def test_policies_are_measured_against_the_first(tmp_path):
     text = (
         f"steps: {{rows: {{part: rows}}, policy: {{part: sft, with: {{start: {START}, rows:"
@@ -314,6 +324,7 @@ def test_policies_are_measured_against_the_first(tmp_path):
          ["steps.policy.inputs.rows: there is no step 'nothing'; allowed: answers, marks, policy, prompts"]),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_what_cannot_run_is_refused_with_one_cause(tmp_path, steps, messages):
     found = errors_of(tmp_path, SCORED + steps)
     assert len(found) == len(messages) and all(
@@ -321,6 +332,7 @@ def test_what_cannot_run_is_refused_with_one_cause(tmp_path, steps, messages):
     ), found
 
 
+@pytest.mark.slow
 def test_a_wrong_init_is_told_once(tmp_path):
     text = (
         f"steps:\n{PREFERENCES}"
@@ -344,6 +356,7 @@ def test_rows_from_outside_say_their_kind(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_a_recipe_gives_to_a_part_is_not_the_command_lines(tmp_path):
     text = (
         f"steps: {{rows: {{part: rows}}, pairs: {{part: own_pairs, with: {{policy: {START},"
@@ -354,6 +367,7 @@ def test_what_a_recipe_gives_to_a_part_is_not_the_command_lines(tmp_path):
     assert message.startswith("n: unknown key")
 
 
+@pytest.mark.slow
 def test_an_initial_step_that_no_round_repeats(tmp_path):
     text = (
         f"steps:\n{PREFERENCES}"

@@ -24,6 +24,7 @@ def test_it_is_short(path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_it_plans(path, tmp_path):
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "Habari."}\n', encoding="utf-8")

@@ -60,6 +60,7 @@ def test_sections_follow_the_data(files, tmp_path):
     assert "measured nothing that can be averaged" in page
 
 
+@pytest.mark.slow
 def test_valid_html(files):
     html5lib = pytest.importorskip("html5lib")
     html5lib.HTMLParser(strict=True).parse((files / "report.html").read_text())

@@ -58,6 +58,7 @@ def test_answers_in_another_language_are_not(adherence, language, identifier):
     assert sum(adherence(others, language, identifier).values) / len(others) <= 0.03
 
 
+@pytest.mark.slow
 def test_fasttext_agrees_where_it_is_reliable(adherence):
     for language in tiny_world.LANGUAGES:
         found = adherence(tiny_answers(language), language, "fasttext")
@@ -68,6 +69,7 @@ def test_fasttext_agrees_where_it_is_reliable(adherence):
 @pytest.mark.parametrize(
     "identifier", ["blend", pytest.param("lingua", marks=pytest.mark.long), "langid", "fasttext"]
 )
+@pytest.mark.slow
 def test_a_verdict_depends_on_its_answer_alone(adherence, identifier):
     texts = [t for language in tiny_world.LANGUAGES for t in tiny_answers(language)[:5]]
     texts += ["gato", "la casa", " ".join(texts[:40])]

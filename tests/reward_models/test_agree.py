@@ -366,6 +366,7 @@ def gold(tmp_path):
     return write_rows(tmp_path / "gold.jsonl", rows)
 
 
+@pytest.mark.slow
 def test_agree_writes_a_policy_that_guarded_obeys(gold, tmp_path, capsys):
     policy = tmp_path / "policy.yaml"
     assert (

@@ -403,8 +403,9 @@ def test_the_header_of_a_file_tells_types_and_shapes(classifier):
     found = weight_files.weights(classifier)
     with safe_open(classifier / "model.safetensors", "pt") as file:
         assert {name: list(shape) for name, (_, shape) in found.by_name.items()} == {
-            n: file.get_slice(n).get_shape() for n in file.keys()
-        }  # noqa: SIM118
+            n: file.get_slice(n).get_shape()
+            for n in file.keys()  # noqa: SIM118
+        }
         assert found.parameters == sum(file.get_tensor(n).numel() for n in file.keys())  # noqa: SIM118
 
 

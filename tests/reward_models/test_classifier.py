@@ -72,6 +72,7 @@ def test_adapter_without_its_head_is_refused(adapter, tmp_path):
         reward_models.load(path)
 
 
+@pytest.mark.slow
 def test_causal_model_has_no_head(adapter, tmp_path):
     path = shutil.copytree(adapter / "base", tmp_path / "causal")
     make_tokenizer().save_pretrained(path)
@@ -162,6 +163,7 @@ def test_an_answer_that_is_too_long_keeps_its_end_and_is_never_cut_to_nothing(cl
         encode(2)
 
 
+@pytest.mark.slow
 def test_a_value_that_is_not_finite_is_none(classifier, answers, tmp_path):
     from safetensors.torch import load_file, save_file
 

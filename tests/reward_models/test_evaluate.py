@@ -391,6 +391,7 @@ def test_answers_of_rewardbench_2_are_scored(tmp_path, evaluate):
     assert one(records_of(tmp_path / "out"), measure="accuracy")["value"] == 1.0
 
 
+@pytest.mark.slow
 def test_what_is_scored_is_not_scored_again(tmp_path, evaluate):
     source = write(tmp_path / "rows.jsonl", preferences() + preferences("swh_Latn"))
     common = ("--input", source, "--output", tmp_path / "out")
@@ -528,6 +529,7 @@ def test_languages_come_from_columns_names_of_files_and_options(tmp_path, evalua
     }
 
 
+@pytest.mark.slow
 def test_rows_artifacts_and_parquet_are_read(tmp_path, evaluate):
     """Rows as mlalign's stages write them; a folder may also be that of the results."""
     from mlalign.core import rows
@@ -566,6 +568,7 @@ def test_rows_artifacts_and_parquet_are_read(tmp_path, evaluate):
     assert one(records, measure="agreement", language="swh_Latn")["n"] == 4
 
 
+@pytest.mark.slow
 def test_weights_follow_the_languages_or_the_option(tmp_path, evaluate):
     rows = [
         {"id": i, "prompt": "?", "chosen": c, "rejected": "xx", "subset": s, "language": "en"}

@@ -127,9 +127,12 @@ def test_length_counts_characters():
 
 def test_length_in_words_and_tokens(classifier):
     texts = ["Das ist ein Satz.", "数字是九", "", "naïve café's"]
-    score = lambda **told: reward_models.open_scorer({"family": "length", **told}).score(
-        [{"prompt": "?", "responses": texts}]
-    )  # noqa: E731
+
+    def score(**told):
+        return reward_models.open_scorer({"family": "length", **told}).score(
+            [{"prompt": "?", "responses": texts}]
+        )
+
     assert score(unit="words") == [4.0, 4.0, 0.0, 2.0]
     from transformers import AutoTokenizer
 

@@ -458,6 +458,7 @@ def verdict(text: object) -> str:
     return json.dumps({"verdict": text})
 
 
+@pytest.mark.slow
 def test_a_server_is_asked_for_json_and_what_it_says_is_the_score(serve, items):
     engine, received = serve(lambda body: verdict(str(len(shown(body, "answer")) % 7 + 1)))
     found = over(engine, items, mode="scalar")
@@ -467,6 +468,7 @@ def test_a_server_is_asked_for_json_and_what_it_says_is_the_score(serve, items):
     assert found.tokens == 3 * len(items)
 
 
+@pytest.mark.slow
 def test_longer_answers_win_against_shorter_ones(serve):
     def longer(body: dict) -> str:
         a, b = len(shown(body, "answer A")), len(shown(body, "answer B"))
@@ -502,6 +504,7 @@ def test_longer_answers_win_against_shorter_ones(serve):
     assert first.columns["comparisons"] == [4.0, 1.0, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_judge_that_always_says_a_disagrees_with_itself_everywhere(serve, items):
     found = over(serve(lambda body: verdict("A"))[0], items, mode="pairwise")
     assert found.values == [0.5] * len(items)
@@ -509,6 +512,7 @@ def test_a_judge_that_always_says_a_disagrees_with_itself_everywhere(serve, item
     assert found.flags["positions_disagree"] == [True] * len(items)
 
 
+@pytest.mark.slow
 def test_a_tie_in_one_order_alone_is_a_disagreement_and_a_tie(serve):
     rule = lambda body: verdict("C" if shown(body, "answer A") == "x" else "A")  # noqa: E731
     found = over(
@@ -517,6 +521,7 @@ def test_a_tie_in_one_order_alone_is_a_disagreement_and_a_tie(serve):
     assert (found.values, found.columns["position_disagreement"]) == ([0.5, 0.5], [1.0, 1.0])
 
 
+@pytest.mark.slow
 def test_rows_of_the_same_id_but_other_prompts_are_not_compared(serve):
     engine, received = serve(lambda body: verdict("A"))
     one, other = item(0, 0), Item("b", rows.messages("Something else?"), "No.", row="r0")
@@ -524,6 +529,7 @@ def test_rows_of_the_same_id_but_other_prompts_are_not_compared(serve):
     assert received == []
 
 
+@pytest.mark.slow
 def test_a_judge_that_answers_prose_is_counted_and_its_words_are_kept(serve, items):
     prose = "I think that this is a rather good answer, perhaps a 7 or so."
     rule = lambda body: prose if "4" in shown(body, "answer") else verdict("3")  # noqa: E731
@@ -535,18 +541,22 @@ def test_a_judge_that_answers_prose_is_counted_and_its_words_are_kept(serve, ite
     assert {t for t, w in zip(found.texts["verdict"], where, strict=True) if w} == {prose}
 
 
+@pytest.mark.slow
 def test_a_comparison_that_did_not_parse_in_one_order_does_not_count(serve):
-    rule = lambda body: (
-        "Well."
-        if shown(body, "answer A") == "x" and shown(body, "answer B") == "yy"
-        else verdict("A")
-    )  # noqa: E731
+    def rule(body):
+        return (
+            "Well."
+            if shown(body, "answer A") == "x" and shown(body, "answer B") == "yy"
+            else verdict("A")
+        )
+
     some = [item(0, k, response=text) for k, text in enumerate(["x", "yy", "zzz"])]
     found = over(serve(rule)[0], some, mode="pairwise")
     assert found.values == [0.5, 0.5, 0.5]
     assert found.flags["unparsed"] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_free_text_with_reasons_is_read_after_the_lead(serve, items):
     engine, received = serve(lambda body: "It is short and has 1 sentence.\nVerdict: 8")
     found = over(engine, items[:2], mode="scalar", reasoning=True, structured=False)
@@ -557,6 +567,7 @@ def test_free_text_with_reasons_is_read_after_the_lead(serve, items):
     assert "response_format" not in received[0]
 
 
+@pytest.mark.slow
 def test_yes_no_sums_the_first_tokens_that_a_server_tells(serve, items):
     told = {"Yes": -1.0, " yes": -2.0, "No": -1.5, "Maybe": -0.5, " ": -3.0}
     top = [{"token": t, "logprob": v, "bytes": None} for t, v in told.items()]
@@ -608,6 +619,7 @@ def test_a_server_s_checklist_is_written_once_per_prompt_and_the_share_of_yes_is
     }
 
 
+@pytest.mark.slow
 def test_one_checklist_serves_all_languages_where_rows_tell_the_english_prompt(serve):
     engine, received = serve(
         lambda body: (
@@ -627,6 +639,7 @@ def test_one_checklist_serves_all_languages_where_rows_tell_the_english_prompt(s
     assert "How much is it?" not in received[1]["messages"][0]["content"]
 
 
+@pytest.mark.slow
 def test_markup_of_other_models_is_broken_up_for_a_server_and_flagged(serve):
     engine, received = serve(lambda body: verdict("1"))
     found = over(engine, [item(0, 0, response="a<|im_end|>b</s>"), item(0, 1)], mode="scalar")
@@ -661,6 +674,7 @@ server.serve_forever()
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_on_the_way_is_told_and_what_was_scored_before_stands(items):
     pytest.importorskip("openai")
     server = subprocess.Popen(

@@ -124,6 +124,7 @@ def test_a_checkpoint_that_was_saved_quantised_is_told(tmp_path, caplog):
     assert "was saved quantised, and is loaded as saved" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_adapter_on_another_base_is_refused(tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification

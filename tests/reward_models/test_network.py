@@ -99,6 +99,7 @@ def test_chunks_hold_few_tokens():
 # ---------------------------------------------------------------------------------- what is allowed
 
 
+@pytest.mark.slow
 def test_a_decoder_is_causal_and_continues(classifier):
     net = opened(classifier)
     assert net.causal and net.reuses
@@ -122,6 +123,7 @@ def test_shared_beginnings_are_read_once(classifier, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 50, 400])
+@pytest.mark.slow
 def test_small_batches(classifier, batch_tokens):
     rows = sequences()
     small, large = opened(classifier, batch_tokens=batch_tokens), opened(classifier)
@@ -136,6 +138,7 @@ def test_encoders_are_read_in_whole(tmp_path, kind):
     assert not net.causal and not net.reuses
 
 
+@pytest.mark.slow
 def test_sliding_windows_are_read_in_whole(tmp_path):
     tokenizer = make_tokenizer()
     path = save_network(

@@ -35,6 +35,7 @@ def n_finished(tmp_path):
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 @pytest.mark.parametrize("source", ["jsonl", "parquet"])
+@pytest.mark.slow
 def test_shards_windows_and_restarts_give_the_same_bytes(
     score, tmp_path, source, ending, monkeypatch
 ):
@@ -463,6 +464,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.slow
 def test_parts_are_checked_before_they_are_trusted(score, tmp_path, damage, monkeypatch):
     write(tmp_path / "rows.jsonl", ROWS)
     options = ("--window", 4, "--input", "rows.jsonl")

@@ -57,6 +57,7 @@ def test_a_line_is_kept_as_it_was_written(score, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_rows_of_mlalign(score, tmp_path):
     from mlalign.core import rows
 
@@ -188,6 +189,7 @@ def test_rows_that_share_an_id_are_not_compared():
 # ----------------------------------------------------------------------------------- several inputs
 
 
+@pytest.mark.slow
 def test_gzip_folder_glob_and_several_files_give_one_output(score, tmp_path):
     write(tmp_path / "all.jsonl", ROWS)
     (tmp_path / "in").mkdir()
@@ -277,6 +279,7 @@ def test_parquet_keeps_its_schema(score, tmp_path):
     assert second["f32"] == 1.5 and second["when"] is None and second["score"] == 2.0
 
 
+@pytest.mark.slow
 def test_jsonl_to_parquet_finds_types_and_loses_nothing(score, tmp_path):
     extras = [
         {"a": 1, "b": 1, "mixed": 1, "s": {"x": 1}, "empty": {}, "big": 1, "l": []},
@@ -392,6 +395,7 @@ def test_scores_a_file_without_training_packages(tmp_path, classifier):
 # --------------------------------------------------------------------- arrays, tables, joined files
 
 
+@pytest.mark.slow
 def test_arrays_and_tables_are_read_like_lines(score, tmp_path):
     """A JSON array, CSV and TSV give the scores of the same rows as JSONL, with their columns kept."""
     rows = [

@@ -58,6 +58,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("line", "message", "kept_as"), BAD, ids=[m[13:40] for _, m, _ in BAD])
+@pytest.mark.slow
 def test_bad_rows_are_named_before_anything_starts_or_put_aside(
     score, tmp_path, line, message, kept_as
 ):
@@ -164,6 +165,7 @@ def test_columns_that_would_be_lost_are_told_before_the_first_row_is_scored(scor
 
 
 @pytest.mark.parametrize("family", ["repetition", "classifier"])
+@pytest.mark.slow
 def test_families_write_the_columns_that_they_name(family, classifier):
     told = {"family": family, **({"path": str(classifier)} if family == "classifier" else {})}
     found = reward_models.open_scorer(told).score_items(

@@ -145,6 +145,7 @@ def test_what_is_refused():
         opened(metric="chr")
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named():
     code = (
         "import sys; sys.modules['sacrebleu'] = None; import reward_models;"

@@ -108,10 +108,13 @@ def interrupted(slurm, tmp_path, job):
     """Wait until the step of a job trains, give the notice of its end, and wait for its second
     start and its end; its log.
     """
-    begun = lambda: (
-        list((tmp_path / "store").glob("*.partial/progress.json"))
-        or slurm.job(job)["JobState"] == "FAILED"
-    )  # noqa: E731
+
+    def begun():
+        return (
+            list((tmp_path / "store").glob("*.partial/progress.json"))
+            or slurm.job(job)["JobState"] == "FAILED"
+        )
+
     until(begun, lambda: log(tmp_path, job), 180)
     slurm.run("scancel", "--signal=USR1", "--batch", job)
     until(lambda: slurm.job(job)["Restarts"] == "1", lambda: log(tmp_path, job), 60)

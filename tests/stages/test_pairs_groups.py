@@ -105,6 +105,7 @@ def test_a_vote_over_languages_end_to_end(tmp_path):
     assert made[0]["prompt"] == rows.messages(f"{made[0]['group_id']}?")
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_shards_or_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "SLICE_ROWS", 3)
     outputs = []

@@ -161,6 +161,7 @@ def counts(read):
     return by_language
 
 
+@pytest.mark.slow
 def test_the_rule_named_temperature_is_the_setting_temperature(tmp_path, demonstrations):
     config = {"kind": "demonstration", "total_rows": 20}
     _, plain = prepared(tmp_path / "plain", demonstrations, temperature=2.0, **config)

@@ -194,6 +194,7 @@ def test_both_sides_of_preference_rows(tmp_path, preferences):
         assert chosen["score.verifier"] is None
 
 
+@pytest.mark.slow
 def test_combinations(tmp_path, candidates):
     combine = {
         "gated": {
@@ -615,6 +616,7 @@ def test_a_recipe_names_models_within_scorers(tmp_path):
     assert swapped["marks"].fingerprint != nodes["marks"].fingerprint
 
 
+@pytest.mark.slow
 def test_a_stand_in_reaches_models_within_scorers(tmp_path, policies):
     nodes = planned(
         tmp_path,
@@ -662,6 +664,7 @@ def test_a_stand_in_reaches_models_within_scorers(tmp_path, policies):
         ),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_within_scorers_are_found_in_planning(tmp_path, old, new, message):
     recipe = RECIPE.replace(old, new).replace("POLICY", "policy")
     with pytest.raises(UserError) as error:

@@ -41,6 +41,7 @@ def stands(board):
     return [line.split("  ")[-1] for line in board.table().splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_each_variant_says_what_it_has_and_waits_for(planned):
     out = io.StringIO()
     board = Board(planned, "accuracy", out)
@@ -64,6 +65,7 @@ def test_each_variant_says_what_it_has_and_waits_for(planned):
     assert "\x1b" not in out.getvalue()
 
 
+@pytest.mark.slow
 def test_a_variant_that_is_done_is_told_once(planned):
     out = io.StringIO()
     board = Board(planned, None, out)
@@ -75,6 +77,7 @@ def test_a_variant_that_is_done_is_told_once(planned):
     assert "5/5" in out.getvalue()
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_table_is_drawn_in_place(planned, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     out = Terminal()

@@ -156,6 +156,7 @@ def test_a_preset_of_ones_own_is_refined_on_the_command_line(own):
         ("grid: {beta: '${languges}'}", "cannot be resolved"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_in_a_preset(own, text, told):
     with pytest.raises(UserError) as error:
         grid.read(own(text))

@@ -142,6 +142,7 @@ def test_main_effects_are_means_over_the_variants_with_a_value(swept):
     assert [e["key"] for e in found["statistics"]["effects"]] == ["beta", "source"]
 
 
+@pytest.mark.slow
 def test_differences_to_the_best_are_paired(swept):
     """Against a bootstrap of the differences of items, worked out here."""
     found = content(swept)
@@ -199,6 +200,7 @@ def test_without_rows_the_bounds_come_from_the_tables(swept, tmp_path):
     assert found["statistics"]["behind"][0]["low"] is None
 
 
+@pytest.mark.slow
 def test_a_sweep_in_which_nothing_was_measured_has_its_page(swept, tmp_path):
     """Also what Slurm ended, which could not say so itself, has failed."""
     folder = tmp_path / "runs/x"
@@ -228,7 +230,7 @@ def test_an_unknown_metric_names_the_nearest(swept):
         results.check_metric("tokens", None)
     with pytest.raises(UserError, match="did you mean 'win_rate'"):
         results.check_metric("winrate", None)
-    results.check_metric("acc,none", None, harness=True)
+    results.check_metric("acc,none", None, any_metric=True)
     results.check_metric("accuracy_over_baseline", None)
     assert results.choose("m:b", [("m", "a"), ("m", "b")]) == ("m", "b")
     with pytest.raises(UserError, match="several score columns have m; allowed: m:a, m:b"):

@@ -21,6 +21,7 @@ def searching(tmp_path, *argv, trials=6):
     )
 
 
+@pytest.mark.slow
 def test_hydras_grammar_gives_the_space(tmp_path):
     found = {
         a.key: str(space.distribution(a))
@@ -222,6 +223,7 @@ def test_another_search_in_the_same_directory_is_refused(tmp_path):
         (["search.trials=3", "metric=accuracy"], "no key has several values"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_are_told_before_anything_runs(mlalign, argv, told):
     done = mlalign("run", RECIPE, *argv)
     assert done.returncode == 1

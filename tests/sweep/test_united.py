@@ -80,6 +80,7 @@ def test_every_step_stands_behind_what_it_needs(twelve):
     assert len(seen) == len({n.name for n in twelve.nodes}) == len(twelve.nodes)
 
 
+@pytest.mark.slow
 def test_a_variant_is_the_single_run(tmp_path, twelve):
     one = single(tmp_path, "beta=0.3", "source_language=swh_Latn")
     variant = next(
@@ -125,6 +126,7 @@ def test_steps_of_rounds_that_only_some_variants_have(tmp_path):
     assert {"report[rounds=1]", "report[rounds=2]"} <= names
 
 
+@pytest.mark.slow
 def test_values_that_read_alike_get_names_of_their_own(tmp_path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
@@ -143,6 +145,7 @@ def test_values_that_read_alike_get_names_of_their_own(tmp_path):
     assert names == {"policy[base=model]", "policy[base=model~2]"}
 
 
+@pytest.mark.slow
 def test_mistakes_of_all_variants_are_told_together_and_once(tmp_path):
     with pytest.raises(UserError) as error:
         build(tmp_path, "beta=0.1,abc,xyz", "n=4,8", "bta=1")
@@ -154,6 +157,7 @@ def test_mistakes_of_all_variants_are_told_together_and_once(tmp_path):
     assert "'abc' (in the variant beta=abc,n=4 and 1 more)" in error.value.messages[1]
 
 
+@pytest.mark.slow
 def test_a_key_that_changes_nothing_is_refused(tmp_path):
     with pytest.raises(UserError, match="devices: makes no difference to any step"):
         build(tmp_path, "devices=1,2", "beta=0.1,0.3")

@@ -8,10 +8,11 @@ import importlib
 import pytest
 from training_cases import TINY, config, train, write
 
+from mlalign import stages
 from mlalign.core import adapters
 from mlalign.core.errors import UserError
 from mlalign.core.refusals import keys, refusals
-from mlalign.models.training import arguments, precision
+from mlalign.models.training import arguments
 from mlalign.models.training.config import accumulation, problems
 
 
@@ -129,9 +130,11 @@ def test_the_learning_rates_are_those_of_trl(stage, source):
         f.name: f.default
         for f in dataclasses.fields(getattr(importlib.import_module(module), name))
     }
-    assert precision.RATES[stage] == fields["learning_rate"]
+    module = stages.load(stage)
+    assert module.objective(module.Config()).learning_rate == fields["learning_rate"]
 
 
+@pytest.mark.slow
 def test_a_missing_package_and_a_wrong_type_are_told_before_anything_runs(mlalign, tmp_path):
     source = write(tmp_path / "rows", "demonstration")
     base = ("sft", f"rows={source}", f"model={TINY}", "batch_size=8")

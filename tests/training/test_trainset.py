@@ -87,6 +87,7 @@ def test_answers_that_would_begin_within_the_prompt_are_dropped_and_counted(tmp_
     assert left == ["0", "2"] and tally.dropped == {"answer_begins_in_prompt": {"eng_Latn": 1}}
 
 
+@pytest.mark.slow
 def test_a_template_that_fails_names_the_row(tmp_path):
     with pytest.raises(
         UserError,

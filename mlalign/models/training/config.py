@@ -7,8 +7,9 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from mlalign.core.alarms import Dropped, Share
 from mlalign.core.errors import UserError
 from mlalign.core.schema import how, verbatim, what
 from mlalign.models.engine.chat import read_template
@@ -95,6 +96,35 @@ class TrainConfig:
     checkpoint_every: int = how(100, "steps between checkpoints; 0: only when asked to stop")
     seed: int = what(0, "of new weights, dropout and the order of the rows")
 
+
+class Objective(NamedTuple):
+    """How a stage trains, as far as it decides memory, time and what small updates do.
+
+    `learning_rate`: that of TRL's configuration, where a person names none. `examples`: how many
+    a row is taken apart into. `sequences`: how many an example has, 2 for the sides of a pair.
+    `loss`: `fused` where TRL goes through the vocabulary in tiles, `logits` where it holds the
+    logits of all tokens, `classifier` where a head gives one number. `reference`: whether the loss
+    needs the log-probabilities of a reference.
+    """
+
+    learning_rate: float
+    examples: int = 1
+    sequences: int = 1
+    loss: Literal["fused", "logits", "classifier"] = "fused"
+    reference: bool = False
+
+
+# What deserves a warning of every training step.
+ALARMS = (
+    Share("truncated", "rows", "rows were cut off at max_length", "raise it"),
+    Dropped("over_length", "raise max_length"),
+    Dropped(
+        "equal_sides",
+        "both sides become the same tokens: raise max_length, or look at what the chat template"
+        " leaves out",
+    ),
+    Dropped(),
+)
 
 # What every training step imports, beside its trainer.
 IMPORTS = ("mlalign.models.training.trainset", "mlalign.models.training.loop")

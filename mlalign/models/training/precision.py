@@ -16,8 +16,6 @@ from mlalign.models.training.config import zero_stage
 
 # At this learning rate and below, most updates of bfloat16 weights are lost.
 SMALL = 1e-4
-# Learning rates of TRL's configurations where a person names none.
-RATES = {"sft": 2e-5, "reward": 1e-4, "preference": 1e-6}
 
 
 def lost_updates(cfg: Any, learning_rate: float, stored: str, bf16: bool) -> str | None:
@@ -42,7 +40,12 @@ def lost_updates(cfg: Any, learning_rate: float, stored: str, bf16: bool) -> str
     return None
 
 
-def at_plan(stage: str, cfg: Any, stored: str, on_cpu: bool) -> str | None:
-    """The same before training, from the configuration alone."""
-    bf16 = bool(cfg.trainer.get("bf16", not on_cpu and not cfg.trainer.get("fp16", False)))
-    return lost_updates(cfg, cfg.trainer.get("learning_rate", RATES[stage]), stored, bf16)
+def at_plan(cfg: Any, default_rate: float, stored: str, on_cpu: bool) -> str | None:
+    """The same before training, from the configuration alone.
+
+    `default_rate`: the learning rate where the configuration names none.
+    """
+    bf16_by_default = not on_cpu and not cfg.trainer.get("fp16", False)
+    bf16 = bool(cfg.trainer.get("bf16", bf16_by_default))
+    learning_rate = cfg.trainer.get("learning_rate", default_rate)
+    return lost_updates(cfg, learning_rate, stored, bf16)
