@@ -3,7 +3,6 @@
 Models count by the content of their files, wherever they lie; hub ids by their commit.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from mlalign.core.digests import Digests, Watch, tree
 from mlalign.core.errors import UserError
 from mlalign.core.identity import snapshot_damages
 from mlalign.core.model import commit_of, local_model
+from mlalign.core.store import fingerprint
 from reward_models.families import function
 from reward_models.settings import NOT_CONTENT
 
@@ -27,8 +27,7 @@ MODEL_KEYS = ("path", "base", "model", "reference")
 
 def digest(value: Any) -> str:
     """16 hex digits of a JSON-able value, independent of key order."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return fingerprint(value)[:16]
 
 
 class Identity:
