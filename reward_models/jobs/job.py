@@ -86,8 +86,7 @@ class Job:
         Raises: UserError if the folder holds work of another run, or other things.
         """
         saved = self.saved()
-        is_strange = self.folder.exists() and not (self.folder / RUN).exists()
-        if is_strange and any(not p.name.startswith(".") for p in self.folder.iterdir()):
+        if self._holds_other_things():
             problem = "holds other things, and this run would work there"
             raise UserError(f"{self.folder}: {problem}; move them or choose another --output")
 
@@ -98,6 +97,13 @@ class Job:
             problem = f"is unfinished work of another run ({'; '.join(changes)})"
             raise UserError(f"{self.folder}: {problem}; {OR_RESTART}")
         self.throw_away()
+
+    def _holds_other_things(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            visible = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+            # In this order: a run writes RUN first, and whoever finishes it takes the folder away.
+            return bool(visible) and not (self.folder / RUN).exists() and visible[0].exists()
+        return False
 
     # ---------------------------------------------------------------------------------- the work
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from training_cases import TINY
 
 from mlalign.core import durable, resume
 from reward_models.__main__ import main
-from reward_models.jobs import parallel, scoring, survey
+from reward_models.jobs import job, parallel, scoring, survey
 
 
 def parts(tmp_path):
@@ -537,3 +538,17 @@ def test_a_parquet_input_that_changes_while_it_is_scored_is_an_error(score, tmp_
     monkeypatch.setattr(scoring, "of_window", changing)
     status, message = score("--input", path, "--window", 10)
     assert status == 2 and "rows.parquet: was changed while it was being scored" in message
+
+
+def test_a_run_that_begins_meanwhile_is_not_taken_for_other_things(tmp_path, monkeypatch):
+    """Another process writes run.json after this one has looked for it."""
+    the_job = job.Job(tmp_path / "scores.jsonl", {})
+    iterdir = Path.iterdir
+    the_job.folder.mkdir()
+
+    def begins(folder):
+        (the_job.folder / "run.json").write_text("{}")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", begins)
+    the_job.check_folder(restart=False)
