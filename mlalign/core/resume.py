@@ -31,6 +31,7 @@ from mlalign.core.terminal import say
 
 PART_S = 10.0  # results reach the disk at least this often
 PART_FRAC = 0.1  # and sooner at first: a kill costs a tenth of a process's time, or one unit
+PART_PAUSES = 20  # but not so often that writing takes more than a twentieth of the time
 DAMAGED = "is not what was written there"
 
 
@@ -139,6 +140,7 @@ class Writer:
         self._path = units.folder
         self._places: dict[str, tuple] = {}
         self._began = self._closed = time.monotonic()
+        self._took = 0.0
 
     def add(self, key: str, result: bytes, facts: dict[str, Any]) -> None:
         if self._file is None:
@@ -149,9 +151,11 @@ class Writer:
         self._file.write(result)
 
         now = time.monotonic()
-        if now - self._closed >= min(PART_S, PART_FRAC * (now - self._began)):
+        pause = max(PART_FRAC * (now - self._began), PART_PAUSES * self._took)
+        if now - self._closed >= min(PART_S, pause):
             self.close()
-            self._closed = now
+            self._closed = time.monotonic()
+            self._took = self._closed - now
 
     def close(self) -> None:
         """Bring the open part to the disk, then write its marker."""
