@@ -1,9 +1,7 @@
 """Files of rows as people have them, by their ending, every row with its place for messages.
 
-JSONL (also gzipped) and Parquet are
-streamed; JSON arrays, CSV and TSV are read as `mlalign prepare` reads them, and held in memory.
-
-Writing gives whole files or none, on the disk when the call returns.
+JSONL (also gzipped) and Parquet are streamed. JSON arrays, CSV and TSV are read as `mlalign
+prepare` reads them, and held in memory.
 """
 
 import base64
@@ -14,8 +12,6 @@ import gzip
 import itertools
 import json
 import math
-import os
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,23 +19,23 @@ from typing import IO, Any, TypeVar
 
 from mlalign.core import json_text
 from mlalign.core.conversations.reader import NEEDED
+from mlalign.core.durable import whole
 from mlalign.core.errors import UserError
 
 WINDOW = 1024  # rows in memory
-STREAMED = (
-    ".jsonl",
-    ".jsonl.gz",
-    ".parquet",
-)  # what is taken out of a folder: the others may be anything
+# What is taken out of a folder; files of other kinds may hold anything.
+STREAMED = (".jsonl", ".jsonl.gz", ".parquet")
 HELD = (".json", ".csv", ".tsv")
 ENDINGS = (*STREAMED, *HELD)
 BOM = b"\xef\xbb\xbf"
+HALF_A_PAIR = "has half of a surrogate pair (\\ud8…), which is no text"
 T = TypeVar("T")
 
 
 def read(path: Path) -> Iterator[tuple[str, dict]]:
-    """(place, row) for every row of a file; the place (`FILE:LINE`, `FILE: row N`) names it in
-    messages.
+    """(place, row) for every row of a file.
+
+    The place (`FILE:LINE`, `FILE: row N`) names the row in messages.
 
     Raises: UserError for a missing file, another ending, a broken line.
     """
@@ -50,52 +46,52 @@ def read(path: Path) -> Iterator[tuple[str, dict]]:
 def check(path: Path) -> None:
     """Raises: UserError if a file has another ending or is not there."""
     if not path.name.endswith(ENDINGS):
-        raise UserError(
-            f"{path}: expected a name ending in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
-        )
+        endings = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        raise UserError(f"{path}: expected a name ending in {endings}")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
 
 
-def expand(given: Sequence[str]) -> list[Path]:
-    """The files that paths, glob patterns and folders stand for; a folder for its files of rows, by
-    name.
+def expand(texts: Sequence[str]) -> list[Path]:
+    """The files that paths, glob patterns and folders stand for.
+
+    A folder stands for its files of rows, by name.
 
     Raises: UserError with every path that stands for none.
     """
-    found: list[Path] = []
-    wrong: list[str] = []
-    for text in given:
+    paths: list[Path] = []
+    mistakes: list[str] = []
+    for text in texts:
         try:
-            found += _expand(text)
+            paths += _expand(text)
         except UserError as error:
-            wrong += error.messages
-    if wrong:
-        raise UserError(*wrong)
-    return list(dict.fromkeys(found))
+            mistakes += error.messages
+    if mistakes:
+        raise UserError(*mistakes)
+    return list(dict.fromkeys(paths))
 
 
 def _expand(text: str) -> list[Path]:
     path = Path(text)
     if path.is_dir():
-        found = sorted(
-            p for p in path.iterdir() if p.name.endswith(STREAMED) and not p.name.startswith(".")
-        )
-        if not found:
-            raise UserError(
-                f"{path}: a folder without files ending in {', '.join(STREAMED)}; name files of"
-                " another kind one by one"
-            )
-        return found
-    if any(c in text for c in "*?[") and not path.exists():
-        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        if not found:
+        return _of_folder(path)
+    paths = [path]
+    if any(character in text for character in "*?[") and not path.exists():
+        paths = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        if not paths:
             raise UserError(f"{text}: no file has a name like this")
-        for p in found:
-            check(p)
-        return found
-    check(path)
-    return [path]
+    for file in paths:
+        check(file)
+    return paths
+
+
+def _of_folder(folder: Path) -> list[Path]:
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    paths = sorted(path for path in visible if path.name.endswith(STREAMED))
+    if not paths:
+        problem = f"a folder without files ending in {', '.join(STREAMED)}"
+        raise UserError(f"{folder}: {problem}; name files of another kind one by one")
+    return paths
 
 
 def is_parquet(path: Path) -> bool:
@@ -103,14 +99,14 @@ def is_parquet(path: Path) -> bool:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is read by the number of a row, and not by the bytes of a line."""
+    """Whether a file is read by the numbers of rows, and not by the bytes of lines."""
     return not path.name.endswith((".jsonl", ".jsonl.gz"))
 
 
 def windows(rows: Iterable[T], size: int = WINDOW) -> Iterator[list[T]]:
     """The rows in lists of `size`; the last may be shorter."""
-    rows = iter(rows)
-    while window := list(itertools.islice(rows, size)):
+    iterator = iter(rows)
+    while window := list(itertools.islice(iterator, size)):
         yield window
 
 
@@ -119,7 +115,9 @@ def windows(rows: Iterable[T], size: int = WINDOW) -> Iterator[list[T]]:
 
 def open_jsonl(path: Path) -> IO[bytes]:
     """A JSONL file as bytes, unzipped."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return open(path, "rb")
 
 
 @contextlib.contextmanager
@@ -144,14 +142,14 @@ def parse(line: bytes) -> dict | None:
         return None
     row = json_text.load(text)
     if not json_text.is_text(row, text):
-        raise ValueError("has half of a surrogate pair (\\ud8…), which is no text")
+        raise ValueError(HALF_A_PAIR)
     if not isinstance(row, dict):
         raise ValueError(f"expected an object with {NEEDED}")
     return row
 
 
 def check_lines(path: Path, first: bytes) -> None:
-    """Raises: UserError if the first line of a file is the beginning of an array, and not a row."""
+    """Raises: UserError if the first line of a file begins an array and is not a row."""
     if first.removeprefix(BOM).strip() == b"[":
         raise UserError(f"{path}: is a JSON array, and no row a line; give it the ending .json")
 
@@ -172,8 +170,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
 def to_json(row: Any) -> str:
     """A row as strict JSON.
 
-    What JSON lacks: dates and times in ISO 8601, bytes in base64, decimals as strings, NaN and
-    infinities null.
+    Dates and times are written in ISO 8601, bytes in base64, decimals as strings, NaN and
+    infinities as null.
     """
     try:
         return STRICT.encode(row)
@@ -182,10 +180,12 @@ def to_json(row: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What Parquet knows and JSON does not."""
+    """What stands in JSON for a value that only Parquet knows."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value)
 
 
 STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)
@@ -193,18 +193,20 @@ STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)
 
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_nan(v) for name, v in value.items()}
+        return {name: _without_nan(own) for name, own in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_without_nan(own) for own in value]
+    is_nan = isinstance(value, float) and not math.isfinite(value)
+    return None if is_nan else value
 
 
 # ------------------------------------------------------------------------------------------ Parquet
 
 
 class Parquet:
-    """A Parquet file read from front to back in pieces of any size; memory holds about one piece,
-    whatever its row groups.
+    """A Parquet file read from front to back in pieces of any size.
+
+    Memory holds about one piece, whatever the size of the file's row groups.
     """
 
     def __init__(self, path: Path):
@@ -214,52 +216,42 @@ class Parquet:
         try:
             self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
         except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})"
-            ) from None
-        groups = [
-            self._file.metadata.row_group(g) for g in range(self._file.metadata.num_row_groups)
-        ]
-        self.path, self.schema, self.n_rows = (
-            path,
-            self._file.schema_arrow,
-            self._file.metadata.num_rows,
-        )
-        self.n_bytes = sum(g.total_byte_size for g in groups)  # encoded, not compressed
-        self._ends = list(itertools.accumulate(g.num_rows for g in groups))
-        self._at, self._next_row, self._held = (
-            0,
-            0,
-            self.schema.empty_table(),
-        )  # held: rows [at, next_row)
+            raise _broken_parquet(path, error) from None
+        metadata = self._file.metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        self.path = path
+        self.schema = self._file.schema_arrow
+        self.n_rows = metadata.num_rows
+        self.n_bytes = sum(group.total_byte_size for group in groups)  # encoded, not compressed
+        self._ends = list(itertools.accumulate(group.num_rows for group in groups))
+        # The rows [at, next_row) are held in memory.
+        self._at = self._next_row = 0
+        self._held = self.schema.empty_table()
         self._batches: Iterator | None = None
 
     def table(self, start: int, n: int) -> Any:
-        """Rows [start, start + n) as an Arrow table. Raises: UserError if the file is broken there."""
+        """Rows [start, start + n) as an Arrow table. Raises: UserError if the file is broken."""
         import pyarrow as pa
 
-        if (
-            self._batches is None
-            or start < self._at
-            or self._group(start) > self._group(self._next_row)
-        ):
+        is_ahead = self._group(start) > self._group(self._next_row)
+        if self._batches is None or start < self._at or is_ahead:
             self._open(self._group(start), n)
         while self._next_row < start + n:
             self._drop(start)
-            self._held = pa.concat_tables(
-                [self._held, pa.Table.from_batches([self._batch()], schema=self.schema)]
-            )
+            batch = pa.Table.from_batches([self._batch()], schema=self.schema)
+            self._held = pa.concat_tables([self._held, batch])
         self._drop(start)
         pa.default_memory_pool().release_unused()  # what decoding needed goes back to the system
         return self._held.slice(0, n)
 
     def rows(self, start: int, n: int) -> list[dict]:
-        """The same rows as dictionaries. Python has no nanoseconds: columns of such times are text."""
+        """The same rows as dictionaries. Times in nanoseconds, which Python lacks, are text."""
         import pyarrow as pa
 
         table = self.table(start, n)
         for i, field in enumerate(table.schema):
-            if pa.types.is_temporal(field.type) and getattr(field.type, "unit", None) == "ns":
+            is_ns = getattr(field.type, "unit", None) == "ns"
+            if is_ns and pa.types.is_temporal(field.type):
                 table = table.set_column(i, field.name, table.column(i).cast(pa.string()))
         return table.to_pylist()
 
@@ -276,8 +268,9 @@ class Parquet:
 
     def _drop(self, start: int) -> None:
         """Forget the rows before `start`."""
-        gone = min(max(start - self._at, 0), self._held.num_rows)
-        self._at, self._held = self._at + gone, self._held.slice(gone)
+        n_before = min(max(start - self._at, 0), self._held.num_rows)
+        self._at += n_before
+        self._held = self._held.slice(n_before)
 
     def _batch(self) -> Any:
         import pyarrow as pa
@@ -286,15 +279,17 @@ class Parquet:
         try:
             batch = next(self._batches)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{self.path}: cannot be read as Parquet ({str(error).splitlines()[0]})"
-            ) from None
+            raise _broken_parquet(self.path, error) from None
         self._next_row += batch.num_rows
         return batch
 
 
+def _broken_parquet(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})")
+
+
 class Held:
-    """A JSON array, CSV or TSV in memory, with what is used of `Parquet`."""
+    """A JSON array, CSV or TSV in memory, with the part of `Parquet`'s interface that is used."""
 
     def __init__(self, path: Path):
         from mlalign.core import records, sources
@@ -306,12 +301,12 @@ class Held:
             try:
                 to_json(row).encode()
             except UnicodeEncodeError:
-                problems.add(
-                    f"{file.place(number)}: has half of a surrogate pair (\\ud8…), which is no text"
-                )
+                problems.add(f"{file.place(number)}: {HALF_A_PAIR}")
             self._rows.append(row)
         problems.raise_if_any()
-        self.path, self.n_rows, self.n_bytes = path, len(self._rows), path.stat().st_size
+        self.path = path
+        self.n_rows = len(self._rows)
+        self.n_bytes = path.stat().st_size
 
     def rows(self, start: int, n: int) -> list[dict]:
         """Rows [start, start + n)."""
@@ -319,56 +314,19 @@ class Held:
 
 
 def open_table(path: Path) -> "Parquet | Held":
-    """A file that is read by the number of a row. Raises: UserError for a broken one."""
+    """A file that is read by the numbers of rows. Raises: UserError for a broken one."""
     return Parquet(path) if is_parquet(path) else Held(path)
 
 
 def _read_table(path: Path) -> Iterator[tuple[str, dict]]:
     file = open_table(path)
     for start in range(0, file.n_rows, WINDOW):
-        for i, row in enumerate(file.rows(start, min(WINDOW, file.n_rows - start)), start + 1):
-            yield f"{path}: row {i}", row
+        n = min(WINDOW, file.n_rows - start)
+        for number, row in enumerate(file.rows(start, n), start + 1):
+            yield f"{path}: row {number}", row
 
 
 # ------------------------------------------------------------------------------------------ writing
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what was written there gets the name `path` when the block
-    ends well, and is on the disk.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Rename a file so that it survives a power failure whole or not at all."""
-    with open(temporary, "rb") as f:
-        os.fsync(f.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Bring a folder's names to the disk."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    with whole(path) as temporary:
-        temporary.write_text(
-            json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
 
 
 def write(path: Path, rows: Iterable[dict]) -> None:
@@ -389,7 +347,8 @@ def _write_parquet(path: Path, rows: Iterable[dict]) -> None:
     writer = None
     try:
         for window in windows(rows):
-            table = pa.Table.from_pylist(window, schema=writer.schema if writer else None)
+            schema = writer.schema if writer else None
+            table = pa.Table.from_pylist(window, schema=schema)
             writer = writer or pq.ParquetWriter(path, table.schema)
             writer.write_table(table)
     finally:

@@ -53,15 +53,3 @@ def swap(path):
 def test_damage_is_told(checkpoint, damage, said):
     damage(checkpoint)
     assert said in checkpoints.problem(checkpoint)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"key": "k", "sha256": "x", "value": {"rows": []}}']
-)
-def test_a_kept_value_that_does_not_match_is_left_out_and_said(tmp_path, capsys, text):
-    path = tmp_path / "window.json"
-    checkpoints.write_value(path, "k", {"rows": [1.5, None], "tally": {}})
-    assert checkpoints.read_value(path, "k") == {"rows": [1.5, None], "tally": {}}
-    assert checkpoints.read_value(path, "other") is None and capsys.readouterr().err == ""
-    path.write_text(text)
-    assert checkpoints.read_value(path, "k") is None and "computed again" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+"""Shards: computed once, linked where they are equal, checked before they are trusted."""
+
 import json
 import os
 import shutil
@@ -30,10 +32,10 @@ def source(tmp_path):
 
 
 def copy(source, target, tally):
-    found = rows.read_shard(source)
-    for r in found:
-        tally.keep(r["prompt_lang"])
-    rows.write_shard(target, "text", found)
+    given = rows.read_shard(source)
+    for own in given:
+        tally.keep(own["prompt_lang"])
+    rows.write_shard(target, "text", given)
 
 
 def run(source, partial, the_store, work=copy, **more):
@@ -41,6 +43,16 @@ def run(source, partial, the_store, work=copy, **more):
     return shards.run_shards(
         source, partial, the_store, {"stage": "copy", "version": 1}, work, **more
     )
+
+
+def noting(names):
+    """`copy` that adds the name of each shard it computes to `names`."""
+
+    def work(source, target, tally):
+        names.append(source.name)
+        copy(source, target, tally)
+
+    return work
 
 
 def test_a_shard_has_one_language_and_split(source):
@@ -60,34 +72,29 @@ def test_finished_shards_are_not_computed_again(tmp_path, source):
     stops = iter([False, False, True])
     assert not run(source, partial, the_store, should_stop=lambda: next(stops))
     assert len(shards.pending(source, partial)) == 2
-    seen = []
-    assert run(
-        source, partial, the_store, work=lambda s, t, y: (seen.append(s.name), copy(s, t, y))
-    )
-    assert seen == [p.name for p in source[2:]]
+    computed = []
+    assert run(source, partial, the_store, work=noting(computed))
+    assert computed == [p.name for p in source[2:]]
     assert shards.total(source, partial).to_dict()["rows"] == {"eng_Latn": 6, "swh_Latn": 6}
 
 
 def test_another_artifact_links_equal_shards(tmp_path, source):
     the_store = store.Store(tmp_path / "store")
     run(source[:2], tmp_path / "store" / "a.partial", the_store)
-    seen = []
-    run(
-        source,
-        tmp_path / "store" / "b.partial",
-        the_store,
-        work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)),
-    )
-    assert seen == [p.name for p in source[2:]]
-    one, other = (
-        tmp_path / "store" / x / "rows" / source[0].name for x in ("a.partial", "b.partial")
-    )
-    assert one.stat().st_ino == other.stat().st_ino
+    computed = []
+    run(source, tmp_path / "store" / "b.partial", the_store, noting(computed))
+    assert computed == [p.name for p in source[2:]]
+    first = the_store.root / "a.partial" / "rows" / source[0].name
+    second = the_store.root / "b.partial" / "rows" / source[0].name
+    assert first.stat().st_ino == second.stat().st_ino
 
 
 def test_a_shard_that_comes_to_nothing_is_done(tmp_path, source):
     partial = tmp_path / "store" / "a.partial"
-    nothing = lambda s, t, tally: tally.drop("all", "eng_Latn", 4)  # noqa: E731
+
+    def nothing(source, target, tally):
+        tally.drop("all", "eng_Latn", 4)
+
     assert run(source[:1], partial, store.Store(tmp_path / "store"), work=nothing)
     assert shards.pending(source[:1], partial) == []
     other = tmp_path / "store" / "b.partial"
@@ -124,35 +131,23 @@ def test_a_damaged_or_forgotten_shard_is_not_taken_from_the_cache(tmp_path, sour
     the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
     run(source[:2], partial, the_store)
     whole = (partial / "rows" / source[0].name).read_bytes()
-    with open(
-        partial / "rows" / source[0].name, "r+b"
-    ) as f:  # in place: the cache holds the same file
+    # In place: the cache holds the same file.
+    with open(partial / "rows" / source[0].name, "r+b") as f:
         f.write(b"BAD!")
-    seen = []
-    run(
-        source[:2],
-        tmp_path / "store" / "b.partial",
-        the_store,
-        work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)),
-    )
-    assert seen == [source[0].name]
+    computed = []
+    run(source[:2], tmp_path / "store" / "b.partial", the_store, noting(computed))
+    assert computed == [source[0].name]
     assert (tmp_path / "store" / "b.partial" / "rows" / source[0].name).read_bytes() == whole
     shards.forget(tmp_path / "store" / "b.partial", the_store)
-    run(
-        source[:2],
-        tmp_path / "store" / "c.partial",
-        the_store,
-        work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)),
-    )
-    assert len(seen) == 3
+    run(source[:2], tmp_path / "store" / "c.partial", the_store, noting(computed))
+    assert len(computed) == 3
 
 
 def beside(source, target, tally):
     """A shard with a file in a folder of its own beside it."""
     copy(source, target, tally)
-    rows.write_shard(
-        target.parent.parent / "judgements" / target.name, "text", rows.read_shard(source)
-    )
+    judged = target.parent.parent / "judgements" / target.name
+    rows.write_shard(judged, "text", rows.read_shard(source))
 
 
 def files_of(partial, name):
@@ -163,18 +158,18 @@ def files_of(partial, name):
     )
 
 
-def swapped(one, other):
-    aside = one.with_name("aside")
-    one.rename(aside)
-    other.rename(one)
-    aside.rename(other)
+def swap(first, second):
+    aside = first.with_name("aside")
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
 
 
 DAMAGES = {
     "truncated": lambda shard, judged, marker, other: os.truncate(shard, 40),
     "empty": lambda shard, judged, marker, other: os.truncate(shard, 0),
     "gone": lambda shard, judged, marker, other: shard.unlink(),
-    "another shard's": lambda shard, judged, marker, other: swapped(shard, other),
+    "another shard's": lambda shard, judged, marker, other: swap(shard, other),
     "judgements cut": lambda shard, judged, marker, other: os.truncate(judged, 40),
     "judgements gone": lambda shard, judged, marker, other: judged.unlink(),
     "marker empty": lambda shard, judged, marker, other: marker.write_text(""),
@@ -209,12 +204,8 @@ def test_unfinished_shards_are_checked_before_they_are_trusted(
         beside=["judgements"],
         on_shard=lambda path, tally: tallies.append(tally.rows.total()),
     )
-    assert {p: p.read_bytes() for p in sorted(partial.rglob("*.parquet"))} == whole and tallies == [
-        4,
-        2,
-        4,
-        2,
-    ]
+    assert {p: p.read_bytes() for p in sorted(partial.rglob("*.parquet"))} == whole
+    assert tallies == [4, 2, 4, 2]
     assert "computed again" in capsys.readouterr().err
 
 
@@ -222,24 +213,19 @@ def test_unfinished_shards_are_checked_before_they_are_trusted(
 def test_a_damaged_or_foreign_marker_in_the_cache_gives_nothing(tmp_path, source, damage):
     the_store = store.Store(tmp_path / "store")
     run(source[:2], tmp_path / "store" / "a.partial", the_store)
-    one, other = (p for p in (the_store.root / ".shards").glob("*/*.json"))
-    one.write_text(other.read_text() if damage == "foreign" else damage)
-    seen = []
-    run(
-        source[:2],
-        tmp_path / "store" / "b.partial",
-        the_store,
-        work=lambda s, t, y: (seen.append(s.name), copy(s, t, y)),
-    )
-    assert len(seen) == 1
+    first, second = (the_store.root / ".shards").glob("*/*.json")
+    first.write_text(second.read_text() if damage == "foreign" else damage)
+    computed = []
+    run(source[:2], tmp_path / "store" / "b.partial", the_store, noting(computed))
+    assert len(computed) == 1
 
 
 def test_an_input_that_changes_while_a_shard_is_computed_gives_nothing(tmp_path, source):
     the_store, partial = store.Store(tmp_path / "store"), tmp_path / "store" / "a.partial"
 
-    def changing(one, target, tally):
-        copy(one, target, tally)
-        rows.write_shard(one, "text", [row(77)])
+    def changing(shard, target, tally):
+        copy(shard, target, tally)
+        rows.write_shard(shard, "text", [row(77)])
 
     with pytest.raises(UserError, match="was changed while it was being read"):
         run(source[:1], partial, the_store, changing)

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlalign.core import rows
+from mlalign.core import resume, rows
 from mlalign.core.store import Store, Tally, fingerprint
-from mlalign.models import checkpoints
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,14 +51,14 @@ def run(
     for index in range(n):
         marker = kept / f"{index:05d}.json"
         key = _key([slices.file(index) for slices in dealt], digest)
-        done = checkpoints.read_value(marker, key) if marker.is_file() else None
+        done = resume.read_value(marker, key)
         if done is None or not _are_unchanged(target, done["files"], digest):
             tally = Tally()
             new_rows = work([slices.read(index) for slices in dealt], tally)
             names = _write(target, index, new_rows, kind_of)
             content = {name: digest(target / name) for name in names}
             done = {"tally": tally.to_dict(), "files": content}
-            checkpoints.write_value(marker, key, done)
+            resume.write_value(marker, key, done)
         yield n, Tally(done["tally"])
 
 
@@ -133,7 +132,7 @@ class Slices:
             for shard in shards:
                 self._deal(shard, schema, writers, files)
         content = {self.file(i).name: digest(self.file(i)) for i in writers}
-        checkpoints.write_value(self._marker, key, content)
+        resume.write_value(self._marker, key, content)
 
     def read(self, index: int) -> list[dict]:
         """The rows of a slice, in the order of the shards; empty if no group falls into it."""
@@ -150,9 +149,7 @@ class Slices:
         return self.folder / "slices.json"
 
     def _are_kept(self, key: str, digest: Callable[[Path], str]) -> bool:
-        if not self._marker.is_file():
-            return False
-        kept = checkpoints.read_value(self._marker, key)
+        kept = resume.read_value(self._marker, key)
         if kept is None:
             return False
         return _are_unchanged(self.folder, kept, digest)

@@ -1,49 +1,18 @@
-"""What a step keeps of its unfinished work, and how that is checked before it is trusted.
+"""A trainer's checkpoints, and how they are checked before they are trusted.
 
-A trainer's checkpoint counts once it holds `complete.json`, with the digests of its files; kept
-values are JSON with a digest of their own. What does not match is left aside, and said.
+A checkpoint counts once it holds `complete.json`, with the digests of its files.
 """
 
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mlalign.core.digests import sha256, tree
 from mlalign.core.errors import UserError
-from mlalign.core.store import fingerprint, read_json, write_json
-from mlalign.core.terminal import say
+from mlalign.core.store import read_json, write_json
 
 COMPLETE = "complete.json"
-
-
-def write_value(path: Path, key: str, value: dict[str, Any]) -> None:
-    """Keep a JSON-able value that was computed for `key`."""
-    write_json(path, {"key": key, "sha256": fingerprint(value), "value": value})
-
-
-def read_value(path: Path, key: str) -> dict[str, Any] | None:
-    """The value that was kept for `key`, or None.
-
-    If the file is not as it was written, that is said on stderr.
-    """
-    try:
-        record = read_json(path)
-    except UserError:
-        record = {}
-
-    intact = (
-        isinstance(record, dict)
-        and isinstance(record.get("value"), dict)
-        and fingerprint(record["value"]) == record.get("sha256")
-    )
-    if not intact:
-        say(f"{path}: is not what was written there; computed again", file=sys.stderr, flush=True)
-        return None
-    if record.get("key") != key:
-        return None
-    return record["value"]
 
 
 def complete(checkpoint: Path, **about: Any) -> None:

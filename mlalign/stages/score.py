@@ -1,15 +1,20 @@
-"""Score candidates, both sides of preference rows or responses of rankings with any scorers, and
-combine scores.
+"""Score candidates, both sides of preference rows, or responses of rankings; combine scores.
 
-Reads candidates, preference or ranking rows (slot `rows`), writes one scores row per candidate,
-side or response, a shard for each shard: ids, `score.NAME` per scorer (`NAME` is the reward step's
-or the scorer's `name`, else its family), further numbers of a scorer as `score.NAME.COLUMN`, a
-column per combination, and `response_lang_detected` from the first language_adherence scorer. What
-a scorer says in words (a judge's verdict) becomes rows of kind `judgement` in `judgements/SHARD`.
+Reads candidates, preference or ranking rows (slot `rows`). Writes one scores row for each
+candidate, side or response, a shard for each shard: ids, and these columns:
 
-Models are opened when the first shard must be computed. A shard is scored in windows of rows: a run
-that is stopped keeps the windows that are done. A scorer conditioned on English prompts finds them,
-by `group_id`, in the shards of English prompts of the rows themselves or of the slot `english`.
+    score.NAME              the scorer's value; NAME is the reward step's or the scorer's `name`,
+                            else its family
+    score.NAME.COLUMN       further numbers of a scorer
+    score.COMBINATION       one for each entry of `combine`
+    response_lang_detected  from the first language_adherence scorer
+
+What a scorer says in words (a judge's verdict) becomes rows of kind `judgement` in
+`judgements/SHARD`.
+
+Models are opened when the first shard must be computed. A shard is scored in windows of rows, and a
+run that is stopped keeps those that are done. A scorer conditioned on English prompts finds them,
+by `group_id`, in the English shards of the rows themselves or of the slot `english`.
 
 Counted by language under `sums` in the manifest: `unscored.NAME` (no value), and facts such as
 `truncated.NAME`.
@@ -18,19 +23,20 @@ Counted by language under `sums` in the manifest: `unscored.NAME` (no value), an
 import contextlib
 import dataclasses
 import functools
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import reward_models
-from mlalign.core import kinds, rows, shards
+from mlalign.core import kinds, resume, rows, shards
 from mlalign.core.errors import UserError
 from mlalign.core.model import models_in, with_models
 from mlalign.core.schema import how, what
 from mlalign.core.shards import JUDGEMENTS
 from mlalign.core.stage import Inputs, Output, Stopped, external_model
 from mlalign.core.store import MANIFEST, Artifact, Tally, fingerprint, read_manifest, sha256
-from mlalign.models import checkpoints
 from reward_models.families import combine, function
 from reward_models.families.combine import Combination
 from reward_models.items import Item, Scores, of_candidates, of_preference, of_ranking
@@ -45,14 +51,15 @@ DISTRIBUTED = False
 WORK = "scoring"
 
 ITEMS: dict[str, Callable[[Mapping], list[Item]]] = {
-    "candidates": of_candidates, "preference": of_preference, "ranking": of_ranking,
-}  # fmt: skip
+    "candidates": of_candidates,
+    "preference": of_preference,
+    "ranking": of_ranking,
+}
 ENGLISH = "eng_Latn"
-NOT_CONTENT = (
-    "name",
-    "step",
-    "checklists",
-)  # settings of a scorer that its scores do not depend on: names, and a cache
+# Settings of a scorer that its scores do not depend on: names, and a cache.
+NOT_CONTENT = ("name", "step", "checklists")
+# Settings of the step that hold for each scorer that has such a setting and does not set it.
+DEFAULTS = ("dtype", "seed", "device_batch_tokens", "date")
 
 
 @dataclasses.dataclass
@@ -79,9 +86,8 @@ def accepts(cfg: Config) -> dict[str, tuple[str, ...]]:
 
 
 def gives(cfg: Config, inputs: kinds.Inputs) -> kinds.Gives:
-    return kinds.Gives(
-        "scores", (*(scorer.name for scorer in inputs.get("scorers", ())), *cfg.combine)
-    )
+    names = [scorer.name for scorer in inputs.get("scorers", ())]
+    return kinds.Gives("scores", (*names, *cfg.combine))
 
 
 def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
@@ -92,47 +98,59 @@ def imports(cfg: Config, inputs: Mapping[str, Any]) -> list[str]:
 
 
 def run(cfg: Config, inputs: Inputs, out: Output) -> None:
-    told = scorer_settings(cfg, inputs)
-    _check(cfg, told)
+    scorers = scorer_settings(cfg, inputs)
+    _check(cfg, scorers)
+
     path = inputs.rows("rows")
-    english = inputs.rows("english") if "english" in inputs else path
-    english_shards = (
-        rows.shards(english, languages=[ENGLISH]) if any(_needs_english(t) for t in told) else []
-    )
-    sources = rows.shards(path, cfg.split)[out.part[0] :: out.part[1]]
-    key = _key(cfg, told, [sha256(p) for p in english_shards])
-    scoring = _Scoring(
-        cfg, told, english_shards, _items_of(path), out, key, sum(map(_n_rows, sources))
-    )
+    english_shards = []
+    if any(_needs_english(settings) for settings in scorers):
+        english = inputs.rows("english") if "english" in inputs else path
+        english_shards = rows.shards(english, languages=[ENGLISH])
+    index, n_tasks = out.part
+    sources = rows.shards(path, cfg.split)[index::n_tasks]
+    key = _key(cfg, scorers, [sha256(shard) for shard in english_shards])
+
+    n_rows = sum(map(_n_rows, sources))
+    scoring = _Scoring(cfg, scorers, english_shards, _items_of(path), out, key, n_rows)
     with contextlib.closing(scoring):
-        watch = (scoring.finished, out.should_stop, out.check_inputs)
-        if not shards.run_shards(
-            sources, out.path, out.store, key, scoring.shard, *watch, beside=[JUDGEMENTS]
-        ):
+        is_done = shards.run_shards(
+            sources,
+            out.path,
+            out.store,
+            key,
+            scoring.shard,
+            on_shard=scoring.finished,
+            should_stop=out.should_stop,
+            check_inputs=out.check_inputs,
+            beside=[JUDGEMENTS],
+        )
+        if not is_done:
             raise Stopped
+
     (out.path / "rows").mkdir(exist_ok=True)
-    out.note(scorers=[_without_identity(t) for t in told])
-    statistics = {t["name"]: found for t in told if (found := score_statistics(t))}
+    out.note(scorers=[_without_identity(settings) for settings in scorers])
+    statistics = {settings["name"]: score_statistics(settings) for settings in scorers}
+    statistics = {name: known for name, known in statistics.items() if known}
     if statistics:
         out.note(score_statistics=statistics)
 
 
 @dataclasses.dataclass
 class _Scoring:
-    """The work on shards: scorers and English prompts are there from their first use on."""
+    """The work on shards. Scorers and English prompts are loaded at their first use."""
 
     cfg: Config
-    told: Sequence[dict]
+    settings: Sequence[dict]  # of the scorers
     english_shards: Sequence[Path]
     items_of: Callable[[Mapping], list[Item]]
     out: Output
     key: dict
-    total: int
+    total: int  # rows
     done: int = 0
 
     @functools.cached_property
     def scorers(self) -> list[reward_models.Scorer]:
-        return [reward_models.open_scorer(_without_identity(t)) for t in self.told]
+        return [reward_models.open_scorer(_without_identity(own)) for own in self.settings]
 
     def close(self) -> None:
         """Give back the engines of judges."""
@@ -142,51 +160,44 @@ class _Scoring:
     @functools.cached_property
     def english(self) -> dict[str, list[dict]]:
         """group_id -> the English prompt; the first row of a group counts."""
-        found: dict[str, list[dict]] = {}
+        prompts: dict[str, list[dict]] = {}
         for shard in self.english_shards:
             for row in rows.read_shard(shard, ["group_id", "prompt"]):
                 if row["prompt"]:
-                    found.setdefault(row["group_id"], row["prompt"])
-        return found
+                    prompts.setdefault(row["group_id"], row["prompt"])
+        return prompts
 
     def shard(self, source: Path, target: Path, tally: Tally) -> None:
-        """Score one shard window by window; what is done outlives a stop (and a crash) in the
-        checkpoints.
-        """
-        read, size = rows.read_shard(source), self.cfg.window_rows
-        print_ = fingerprint({**self.key, "shard": sha256(source), "window_rows": size})
-        kept = [
-            self.out.checkpoints / f"{source.stem}.{first:06d}.json"
-            for first in range(0, max(len(read), 1), size)
-        ]
-        windows = []
-        for i, path in enumerate(kept):
-            if i and self.out.should_stop():
-                raise Stopped
-            windows.append(
-                self._window(path, print_, read[i * size : (i + 1) * size], only=len(kept) == 1)
-            )
-            tally.merge(Tally(windows[-1]["tally"]))
-            self.out.progress(min(self.done + (i + 1) * size, self.total), self.total, "rows")
-        _write(
-            target,
-            [r for w in windows for r in w["rows"]],
-            [r for w in windows for r in w[JUDGEMENTS]],
-            windows[0]["columns"],
-        )
-        for path in kept:
-            path.unlink(missing_ok=True)
+        """Score one shard window by window; a step that is stopped keeps the finished windows."""
+        size = self.cfg.window_rows
+        given = rows.read_shard(source)
+        windows = [given[first : first + size] for first in range(0, max(len(given), 1), size)]
+        key = fingerprint({**self.key, "shard": sha256(source), "window_rows": size})
+        kept = resume.Units(self.out.checkpoints / source.stem, key, self.out.check_inputs)
+        done = kept.done()
+        keeps = len(windows) > 1
+        if keeps:
+            kept.folder.mkdir(parents=True, exist_ok=True)
 
-    def _window(self, path: Path, print_: str, read: Sequence[Mapping], *, only: bool) -> dict:
-        """The scores of some rows, from the checkpoint if it is there."""
-        if path.is_file() and (kept := checkpoints.read_value(path, print_)) is not None:
-            return kept
-        found = score_rows(self.cfg, self.scorers, read, [self._items(row) for row in read])
-        if not only:
-            self.out.check_inputs()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoints.write_value(path, print_, found)
-        return found
+        results = []
+        with resume.Writer(kept) as writer:
+            for number, window in enumerate(windows):
+                if number and self.out.should_stop():
+                    raise Stopped
+                unit = done.get(str(number))
+                result = json.loads(unit.read()) if unit else self._score(window)
+                if keeps and not unit:
+                    writer.add(str(number), json.dumps(result).encode(), {})
+                results.append(result)
+                tally.merge(Tally(result["tally"]))
+                n_done = self.done + (number + 1) * size
+                self.out.progress(min(n_done, self.total), self.total, "rows")
+        _write(target, results)
+        shutil.rmtree(kept.folder, ignore_errors=True)
+
+    def _score(self, window: Sequence[Mapping]) -> dict:
+        items = [self._items(row) for row in window]
+        return score_rows(self.cfg, self.scorers, window, items)
 
     def _items(self, row: Mapping) -> list[Item]:
         items = self.items_of(row)
@@ -208,181 +219,178 @@ def _n_rows(shard: Path) -> int:
     return pq.read_metadata(shard).num_rows
 
 
-def _write(
-    target: Path, written: Sequence[dict], judgements: Sequence[dict], columns: Sequence[str]
-) -> None:
+def _write(target: Path, windows: Sequence[Mapping]) -> None:
+    """Write the results of a shard's windows."""
+    written = [row for window in windows for row in window["rows"]]
+    judgements = [row for window in windows for row in window[JUDGEMENTS]]
     beside = target.parent.parent / JUDGEMENTS / target.name
     beside.unlink(missing_ok=True)
     if judgements:
         rows.write_shard(beside, "judgement", judgements)
-    rows.write_shard(target, "scores", written, columns)
+    rows.write_shard(target, "scores", written, windows[0]["columns"])
 
 
 def score_rows(
     cfg: Config,
     scorers: Sequence[reward_models.Scorer],
-    read: Sequence[Mapping],
-    per_row: Sequence[Sequence[Item]],
+    given: Sequence[Mapping],
+    items_of_rows: Sequence[Sequence[Item]],
 ) -> dict:
-    """The scores of some rows, of which `per_row` are the items: `rows`, `columns`, `judgements`
-    and `tally`, ready for JSON.
+    """Score the items of some rows.
+
+    Returns `rows`, `columns`, `judgements` and `tally`, ready for JSON.
     """
-    items = [item for of_row in per_row for item in of_row]
-    found = {scorer.name: scorer.score_items(items) for scorer in scorers}
-    columns = _columns(found)
+    items = [item for of_row in items_of_rows for item in of_row]
+    scores = {scorer.name: scorer.score_items(items) for scorer in scorers}
+    columns = _columns(scores)
+    sizes = [len(of_row) for of_row in items_of_rows]
     for name, combination in cfg.combine.items():
-        columns[name] = _combined(columns, combination, [len(of_row) for of_row in per_row])
-    detected = next((f.detected for f in found.values() if f.detected is not None), None)
-    owners = [row for row, of_row in zip(read, per_row, strict=True) for _ in of_row]
-    common = [
-        {**{c: row[c] for c in rows.COMMON}, "candidate_id": item.id}
-        for row, item in zip(owners, items, strict=True)
-    ]
-    written = [
-        {
-            **row,
-            "response_lang_detected": detected and detected[i],
-            **{f"score.{name}": values[i] for name, values in columns.items()},
-        }
-        for i, row in enumerate(common)
-    ]
-    tally = Tally()
-    _count(found, columns, [row["prompt_lang"] for row in owners], tally)
+        columns[name] = _combined(columns, combination, sizes)
+    detected = next((own.detected for own in scores.values() if own.detected is not None), None)
+
+    ids = []
+    for row, of_row in zip(given, items_of_rows, strict=True):
+        common = {name: row[name] for name in rows.COMMON}
+        ids += [{**common, "candidate_id": item.id} for item in of_row]
+    written = []
+    for i, own in enumerate(ids):
+        row = {**own, "response_lang_detected": detected and detected[i]}
+        for name, values in columns.items():
+            row[f"score.{name}"] = values[i]
+        written.append(row)
+
+    tally = _tally(scores, columns, [own["prompt_lang"] for own in ids])
     return {
         "rows": written,
         "columns": list(columns),
-        JUDGEMENTS: list(_judgements(found, common)),
+        JUDGEMENTS: list(_judgements(scores, ids)),
         "tally": tally.to_dict(),
     }
 
 
-def _judgements(found: Mapping[str, Scores], common: Sequence[dict]) -> Iterator[dict]:
-    """What scorers said, answer by answer, as rows of kind `judgement`; `parse_status` is the first
-    flag of the answer, else `ok`.
+def _judgements(scores: Mapping[str, Scores], ids: Sequence[dict]) -> Iterator[dict]:
+    """What scorers said, answer by answer, as rows of kind `judgement`.
+
+    `parse_status` is the first flag of the answer, else `ok`.
     """
-    for i, row in enumerate(common):
-        for name, scores in found.items():
-            flag = next((flag for flag, marks in scores.flags.items() if marks[i]), "ok")
-            for what_, texts in scores.texts.items():
+    for i, own in enumerate(ids):
+        for name, result in scores.items():
+            status = next((flag for flag, marks in result.flags.items() if marks[i]), "ok")
+            for kind, texts in result.texts.items():
                 if texts[i] is not None:
                     yield {
-                        **row,
-                        "scorer": f"{name}.{what_}",
+                        **own,
+                        "scorer": f"{name}.{kind}",
                         "raw": texts[i],
-                        "value": scores.values[i],
-                        "parse_status": flag,
+                        "value": result.values[i],
+                        "parse_status": status,
                     }
 
 
-def _columns(found: Mapping[str, Scores]) -> dict[str, list[float | None]]:
-    """Score column (without `score.`) -> values: the scorers' own first, then what else they tell."""
-    further = {
-        f"{name}.{column}": values
-        for name, scores in found.items()
-        for column, values in scores.columns.items()
-    }
-    return {name: scores.values for name, scores in found.items()} | further
+def _columns(scores: Mapping[str, Scores]) -> dict[str, list[float | None]]:
+    """Score column (without `score.`) -> values; the scorers' values first, then their columns."""
+    columns = {name: result.values for name, result in scores.items()}
+    for name, result in scores.items():
+        for column, values in result.columns.items():
+            columns[f"{name}.{column}"] = values
+    return columns
 
 
 def _combined(
     columns: Mapping[str, Sequence[float | None]], combination: Combination, sizes: Sequence[int]
 ) -> list[float | None]:
     """A combination over each row's answers in turn."""
-    out: list[float | None] = []
+    combined: list[float | None] = []
     for size in sizes:
-        here = {name: values[len(out) : len(out) + size] for name, values in columns.items()}
-        out += combine.combine(here, combination)
-    return out
+        first = len(combined)
+        own = {name: values[first : first + size] for name, values in columns.items()}
+        combined += combine.combine(own, combination)
+    return combined
 
 
-def _count(
-    found: Mapping[str, Scores],
-    columns: Mapping[str, Sequence],
-    languages: Sequence[str],
-    tally: Tally,
-) -> None:
-    marks = {f"unscored.{name}": [v is None for v in values] for name, values in columns.items()}
-    marks |= {
-        f"{flag}.{name}": values
-        for name, scores in found.items()
-        for flag, values in scores.flags.items()
-    }
+def _tally(
+    scores: Mapping[str, Scores], columns: Mapping[str, Sequence], languages: Sequence[str]
+) -> Tally:
+    """Counts of answers: all, those without a score, and those with a flag."""
+    marks = {}
+    for name, values in columns.items():
+        marks[f"unscored.{name}"] = [value is None for value in values]
+    for name, result in scores.items():
+        for flag, flagged in result.flags.items():
+            marks[f"{flag}.{name}"] = flagged
+
+    tally = Tally()
     for i, language in enumerate(languages):
         tally.keep(language)
-        for name in (n for n, values in marks.items() if values[i]):
-            tally.add(name, language)
+        for name, marked in marks.items():
+            if marked[i]:
+                tally.add(name, language)
+    return tally
 
 
-# ----------------------------------------------------------------------------------------- settings
+# --------------------------------------------------------------------------------------- settings
 
 
 def scorer_settings(cfg: Config, inputs: Inputs) -> list[dict]:
-    """What each scorer is opened with, and `identity`: everything that its scores depend on, models
-    by their content.
+    """What each scorer is opened with, and its `identity`.
+
+    The identity is everything that its scores depend on, models by their content.
 
     Raises: UserError for a scorer without a family.
     """
     given = inputs.all("scorers")
-    wrong = [
-        p
-        for i, g in enumerate(given)
-        if isinstance(g, dict) and not {"family", "path"} & set(g)
-        for p in reward_models.problems(g, f"inputs.scorers[{i}]")
-    ]
-    if wrong:
-        raise UserError(*wrong)
-    return [
-        _settings(cfg, g, s, inputs) for g, s in zip(given, inputs.scorers("scorers"), strict=True)
-    ]
+    mistakes = []
+    for i, scorer in enumerate(given):
+        if isinstance(scorer, dict) and not {"family", "path"} & set(scorer):
+            mistakes += reward_models.problems(scorer, f"inputs.scorers[{i}]")
+    if mistakes:
+        raise UserError(*mistakes)
+    resolved = inputs.scorers("scorers")
+    pairs = zip(given, resolved, strict=True)
+    return [_settings(cfg, scorer, settings, inputs) for scorer, settings in pairs]
 
 
-def _settings(cfg: Config, given: Artifact | dict, told: dict, inputs: Inputs) -> dict:
-    if isinstance(
-        given, Artifact
-    ):  # a `foreach` binding names the step, it is no setting of the scorer
-        told = {k: v for k, v in told.items() if k in ("family", "name", "path", "base")}
-        content: dict[str, Any] = {
-            "family": told["family"],
-            "content": given.manifest["content_digest"],
-        }
+def _settings(cfg: Config, given: Artifact | dict, settings: dict, inputs: Inputs) -> dict:
+    """The settings of a scorer that was `given` as a step's artifact or in the recipe."""
+    content: dict[str, Any] = {"family": settings["family"]}
+    if isinstance(given, Artifact):
+        # A `foreach` binding names the step; it is no setting of the scorer.
+        own = ("family", "name", "path", "base")
+        settings = {key: value for key, value in settings.items() if key in own}
+        content["content"] = given.manifest["content_digest"]
     else:
-        content = {k: v for k, v in given.items() if k not in NOT_CONTENT} | {
-            "family": told["family"]
-        }
-        content = with_models(content, lambda model: {"content": _content(model, inputs)})
-        if isinstance(given.get("path"), str):  # may be an artifact that stands in for a step
-            told = {**told, "path": external_model(given).path}
-            content |= {
-                "path": None,
-                "content": [_content({**given, "path": told["path"]}, inputs), given.get("base")],
-            }
-    return {**_with_defaults(told, cfg), "identity": of_run(_with_defaults(content, cfg))["scorer"]}
+        named = {key: value for key, value in given.items() if key not in NOT_CONTENT}
+        content = with_models(named | content, lambda model: {"content": _content(model, inputs)})
+        if isinstance(given.get("path"), str):  # perhaps an artifact in the place of a step
+            path = external_model(given).path
+            settings = {**settings, "path": path}
+            digest = _content({**given, "path": path}, inputs)
+            content |= {"path": None, "content": [digest, given.get("base")]}
+    identity = of_run(_with_defaults(content, cfg))["scorer"]
+    return {**_with_defaults(settings, cfg), "identity": identity}
 
 
-def _with_defaults(told: Any, cfg: Config) -> Any:
-    """Settings with the step's `dtype`, `seed`, `date` and `device_batch_tokens` wherever a scorer
-    in them has such a setting and does not set it.
-    """
-    if isinstance(told, list):
-        return [_with_defaults(t, cfg) for t in told]
-    if not isinstance(told, Mapping):
-        return told
-    own = {k: _with_defaults(v, cfg) for k, v in told.items()}
-    family = told.get("family")
+def _with_defaults(settings: Any, cfg: Config) -> Any:
+    """Settings with those of the step in DEFAULTS, in every scorer within them."""
+    if isinstance(settings, list):
+        return [_with_defaults(value, cfg) for value in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    own = {key: _with_defaults(value, cfg) for key, value in settings.items()}
+    family = settings.get("family")
     if family not in reward_models.FAMILIES and not function.is_function(family):
         return own
-    fields = {f.name for f in dataclasses.fields(reward_models.family(str(family)).Settings)}
-    given = {
-        name: getattr(cfg, name)
-        for name in ("dtype", "seed", "device_batch_tokens", "date")
-        if name in fields
-    }
-    return {name: value for name, value in given.items() if value is not None} | own
+
+    fields = dataclasses.fields(reward_models.family(str(family)).Settings)
+    names = {field.name for field in fields}
+    defaults = {name: getattr(cfg, name) for name in DEFAULTS if name in names}
+    return {name: value for name, value in defaults.items() if value is not None} | own
 
 
 def _content(model: Mapping, inputs: Inputs) -> Any:
-    """The content of a model: its artifact's digest, what the plan found, or the digest of its
-    files; else a hub id.
+    """What identifies a model's content.
+
+    That is its artifact's digest, what the plan found, or the digest of its files; else a hub id.
     """
     opened = inputs.opened(model)
     if isinstance(opened, Artifact):
@@ -390,71 +398,67 @@ def _content(model: Mapping, inputs: Inputs) -> Any:
     if "identity" in model:
         return model["identity"]
     path = Path(model["path"]).expanduser()
-    return (
-        read_manifest(path.parent)["content_digest"]
-        if (path.parent / MANIFEST).is_file()
-        else of_path(str(path))
-    )
+    if (path.parent / MANIFEST).is_file():
+        return read_manifest(path.parent)["content_digest"]
+    return of_path(str(path))
 
 
-def _without_identity(told: Mapping) -> dict:
-    return {k: v for k, v in told.items() if k != "identity"}
+def _without_identity(settings: Mapping) -> dict:
+    return {key: value for key, value in settings.items() if key != "identity"}
 
 
-def _needs_english(told: Any) -> bool:
+def _needs_english(settings: Any) -> bool:
     """Whether a scorer, or a part of it, is conditioned on the English prompt."""
-    if isinstance(told, list):
-        return any(_needs_english(t) for t in told)
-    if not isinstance(told, Mapping):
+    if isinstance(settings, list):
+        return any(map(_needs_english, settings))
+    if not isinstance(settings, Mapping):
         return False
-    return told.get("condition_on") == "english_prompt" or any(
-        _needs_english(t) for t in told.values()
-    )
+    own = settings.get("condition_on") == "english_prompt"
+    return own or any(map(_needs_english, settings.values()))
 
 
-def _check(cfg: Config, told: Sequence[Mapping]) -> None:
+def _check(cfg: Config, scorers: Sequence[Mapping]) -> None:
     """Raises: UserError with every mistake in scorers and combinations; opens nothing."""
-    names = [t["name"] for t in told]
-    wrong = [
-        p
-        for i, t in enumerate(told)
-        for p in reward_models.problems(_without_identity(t), f"inputs.scorers[{i}]")
-    ]
-    wrong += [] if told else ["inputs.scorers: empty; name a reward step or a family"]
-    wrong += [
-        f"inputs.scorers: two are named {n!r}; give one another `name`"
-        for n in sorted({n for n in names if names.count(n) > 1})
-    ]
-    wrong += (
-        [f"window_rows: must be at least 1, got {cfg.window_rows}"] if cfg.window_rows < 1 else []
-    )
+    names = [settings["name"] for settings in scorers]
+    mistakes = []
+    for i, settings in enumerate(scorers):
+        mistakes += reward_models.problems(_without_identity(settings), f"inputs.scorers[{i}]")
+    if not scorers:
+        mistakes.append("inputs.scorers: empty; name a reward step or a family")
+    for name in sorted(set(names)):
+        if names.count(name) > 1:
+            mistakes.append(f"inputs.scorers: two are named {name!r}; give one another `name`")
+    if cfg.window_rows < 1:
+        mistakes.append(f"window_rows: must be at least 1, got {cfg.window_rows}")
     for name, combination in cfg.combine.items():
-        wrong += combine.problems(combination, names, f"config.combine.{name}")
-        wrong += [f"config.combine.{name}: a scorer has this name already"] if name in names else []
-    if wrong:
-        raise UserError(*wrong)
+        key = f"config.combine.{name}"
+        mistakes += combine.problems(combination, names, key)
+        if name in names:
+            mistakes.append(f"{key}: a scorer has this name already")
+    if mistakes:
+        raise UserError(*mistakes)
 
 
 def _items_of(path: Path) -> Callable[[Mapping], list[Item]]:
     kind = rows.kind_of(path)
     if kind not in ITEMS:
-        raise UserError(
-            f"{path}: holds {kind} rows, and `score` takes {' or '.join(ITEMS)}; make candidates of"
-            " prompts with `generate`"
-        )
+        needed = f"`score` takes {' or '.join(ITEMS)}"
+        mend = "make candidates of prompts with `generate`"
+        raise UserError(f"{path}: holds {kind} rows, and {needed}; {mend}")
     return ITEMS[kind]
 
 
-def _key(cfg: Config, told: Sequence[Mapping], english: Sequence[str]) -> dict:
-    """Everything but the shard that scores depend on: a model counts by its content, not by where
-    it lies.
+def _key(cfg: Config, scorers: Sequence[Mapping], english: Sequence[str]) -> dict:
+    """Everything but the shard that scores depend on.
+
+    A model counts by its content, not by where it lies.
     """
-    scorers = [{"name": t["name"], "identity": t["identity"]} for t in told]
-    combinations = {name: dataclasses.asdict(c) for name, c in cfg.combine.items()}
-    return {
+    identities = [{name: settings[name] for name in ("name", "identity")} for settings in scorers]
+    combinations = {name: dataclasses.asdict(own) for name, own in cfg.combine.items()}
+    key = {
         "stage": "score",
         "version": VERSION,
-        "scorers": scorers,
+        "scorers": identities,
         "combine": combinations,
-        **({"english": english} if english else {}),
     }
+    return {**key, "english": english} if english else key

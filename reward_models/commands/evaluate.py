@@ -271,7 +271,7 @@ def _chance(verdicts: dict[str, list]) -> float:
 
 
 def _write(report: Any, folder: Path) -> None:
-    from reward_models import files
+    from mlalign.core import durable
     from reward_models.evidence import figures, rendering
 
     text = rendering.markdown(report)
@@ -281,8 +281,8 @@ def _write(report: Any, folder: Path) -> None:
         "heatmap.svg": figures.of_report(report),
     }
     for name, content in contents.items():
-        with files.whole(folder / name) as temporary:
+        with durable.whole(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    files.write_json(folder / "results.json", rendering.to_json(report))
+    durable.write_json(folder / "results.json", rendering.to_json(report))
     say(text)
     say(f"{folder}: {', '.join([*contents, 'results.json'])}", file=sys.stderr)

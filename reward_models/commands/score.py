@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import reward_models
-from mlalign.core import conversations, formats, languages, versions
+from mlalign.core import conversations, durable, formats, languages, versions
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say
 from reward_models import commands, files
@@ -211,7 +211,7 @@ def _checking(
     if options.column != "score":
         names = [f"{options.column}.{name}" for name in names]
     accept = reward_models.acceptor(settings)
-    return dataclasses.replace(reading, told=tuple(names), accept=accept)
+    return dataclasses.replace(reading, reported=tuple(names), accept=accept)
 
 
 def _identity(
@@ -314,8 +314,7 @@ def _score(
     """Score the windows of this share that are not done."""
     index, n_shares = part
     mine = surveyed.windows[index::n_shares]
-    done = the_job.done()
-    left = [window for window in mine if window.key not in done]
+    left = the_job.left(mine)
     if not left:
         return
 
@@ -327,21 +326,15 @@ def _score(
         the_job.unless_finished(),
         calibration.wrap(reward_models.open_scorer(settings), options, settings) as scorer,
         _progress(options, str(options.output), n_rows, n_done) as progress,
-        job.Part(the_job) as finished,
     ):
         the_job.still()
         if some_bad:
             reading = _checking(options, settings, reading)
-        for window in left:
-            rows = reader.entries(window)
-            result = scoring.of_window(scorer, rows, reading, some_bad=some_bad)
-            finished.add(window.key, result.columns, result.counts)
-            progress.add(window.rows, result.counts["tokens"])
+        scoring.keep_windows(scorer, the_job, reader, left, reading, progress, some_bad=some_bad)
 
 
 def _in_parallel(options: argparse.Namespace, the_job: job.Job, surveyed: survey.Survey) -> None:
-    done = the_job.done()
-    n_done = sum(window.rows for window in surveyed.windows if window.key in done)
+    n_done = surveyed.rows - sum(window.rows for window in the_job.left(surveyed.windows))
     if n_done == surveyed.rows:
         return
     keys = [window.key for window in surveyed.windows]
@@ -372,9 +365,8 @@ def _finish(
         the_job.throw_away()
         return finished
 
-    done = the_job.done()
     windows = surveyed.windows
-    n_missing = sum(window.key not in done for window in windows)
+    n_missing = len(the_job.left(windows))
     if n_missing:
         _say(
             f"{options.output}: this share is done, {n_missing:,} of {len(windows):,} windows are"
@@ -382,6 +374,7 @@ def _finish(
         )
         return None
 
+    done = the_job.units.done()
     temporary = the_job.folder / f"output-{os.getpid()}-{os.urandom(4).hex()}.tmp"
     try:
         with the_job.unless_finished():
@@ -396,13 +389,13 @@ def _finish(
                 "identity": the_job.identity,
                 "input": _input(surveyed),
                 "rejected": surveyed.rejected,
-                "counts": job.total([done[window.key].counts for window in windows]),
+                "counts": job.total([done[window.key].facts for window in windows]),
                 "columns_as_json_text": as_text,
                 "packages": versions.versions(),
                 "finished": provenance.now(),
             }
-            files.write_json(the_job.provenance, finished)
-            files.publish(temporary, the_job.output)
+            durable.write_json(the_job.provenance, finished)
+            durable.publish(temporary, the_job.output)
     finally:
         temporary.unlink(missing_ok=True)
     the_job.throw_away()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import reward_models
+from mlalign.core import durable, resume
 from mlalign.core.errors import UserError
 from mlalign.core.terminal import say
 from reward_models import files
@@ -92,18 +93,14 @@ def _score(name: str, settings: Mapping, rows: Path, the_job: job.Job) -> Mappin
     inputs = survey.sources([rows])
     surveyed = survey.take(inputs, files.WINDOW, lambda entry: None)
     the_job.begin(surveyed, restart=False)
-    done = the_job.done()
-    left = [window for window in surveyed.windows if window.key not in done]
+    left = the_job.left(surveyed.windows)
     n_done = surveyed.rows - sum(window.rows for window in left)
 
     reader = survey.Reader(inputs)
-    scorer = reward_models.open_scorer(settings) if left else None
-    with Progress(name, surveyed.rows, n_done) as progress, job.Part(the_job) as part:
-        for window in left:
-            assert scorer is not None
-            result = scoring.of_window(scorer, reader.entries(window), scoring.Reading())
-            part.add(window.key, result.columns, result.counts)
-            progress.add(window.rows, result.counts["tokens"])
+    if left:
+        scorer = reward_models.open_scorer(settings)
+        with Progress(name, surveyed.rows, n_done) as progress:
+            scoring.keep_windows(scorer, the_job, reader, left, scoring.Reading(), progress)
     return _finish(settings, the_job, surveyed, reader)
 
 
@@ -114,8 +111,8 @@ def _finish(
     reader: survey.Reader,
 ) -> Mapping:
     """Write the scores of all windows and their provenance. Returns the counts of all rows."""
-    done = the_job.done()
-    counts = job.total([done[window.key].counts for window in surveyed.windows])
+    done = the_job.units.done()
+    counts = job.total([done[window.key].facts for window in surveyed.windows])
     with files.whole(the_job.output) as temporary:
         with open(temporary, "w", encoding="utf-8") as f:
             for window in surveyed.windows:
@@ -128,14 +125,14 @@ def _finish(
             "identity": the_job.identity,
             "counts": counts,
         }
-        files.write_json(the_job.provenance, provenance_)
+        durable.write_json(the_job.provenance, provenance_)
     the_job.throw_away()
     return counts
 
 
-def _kept(reader: survey.Reader, window: survey.Window, lines: job.Lines) -> Iterator[Row]:
+def _kept(reader: survey.Reader, window: survey.Window, result: resume.Unit) -> Iterator[Row]:
     """The ids of a window's rows with their scores."""
-    scores = lines.read().split(b"\n")[:-1]
+    scores = result.read().split(b"\n")[:-1]
     for entry, line in zip(reader.entries(window), scores, strict=True):
         assert entry.row is not None
         yield {**entry.row["kept"], **json.loads(line)}

@@ -3,7 +3,7 @@
 JSONL to JSONL keeps every line as it was written and appends to it; Parquet to Parquet keeps the
 schema and appends columns. From JSONL to Parquet a column gets the type that all its values share
 (whole numbers and fractions: double; objects: a struct of all their keys); a column whose values
-share none (text here, a list there) becomes JSON text, and is told.
+share none (text here, a list there) becomes JSON text, and the output's provenance says so.
 """
 
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlalign.core.errors import UserError
+from mlalign.core.resume import Unit
 from reward_models import files
-from reward_models.jobs.job import Lines
 from reward_models.jobs.survey import Reader, Source, Window, lines_of
 
 GROUP_ROWS = 4096  # of a Parquet output
@@ -27,11 +27,10 @@ def write(
     parquet: bool,
     inputs: Sequence[Source],
     windows: Sequence[Window],
-    done: dict[str, Lines],
+    done: Mapping[str, Unit],
     name: str,
 ) -> list[str]:
-    """Write the output to `path`, as Parquet or JSONL; `name` is what its column of scores is
-    called.
+    """Write the output to `path`, as Parquet or JSONL; `name` is that of its column of scores.
 
     Returns the columns that became JSON text.
     """
@@ -42,22 +41,29 @@ def write(
         for window in windows:
             yield window, done[window.key].read().split(b"\n")[:-1]
 
+    def lines() -> Iterator[list[bytes]]:
+        for window, columns in pairs():
+            n_replaced = done[window.key].facts["replaced"]
+            yield list(_json_lines(inputs, reader, window, columns, n_replaced))
+
+    def joined_rows() -> Iterator[Piece]:
+        for own in lines():
+            rows = [json.loads(line) for line in own]
+            yield Piece(None, rows, sum(map(len, own)))
+
+    def joined_tables() -> Iterator[Piece]:
+        return _joined_tables(reader, pairs())
+
     if not parquet:
         with open(path, "wb") as f:
-            for window, columns in pairs():
-                f.writelines(
-                    _json_lines(
-                        inputs, reader, window, columns, done[window.key].counts["replaced"]
-                    )
-                )
+            for own in lines():
+                f.writelines(own)
         return []
-    if all(files.is_parquet(s.path) for s in inputs):
+    if all(files.is_parquet(source.path) for source in inputs):
         new = (_new_values(columns) for _, columns in pairs())
-        return _to_parquet(
-            path, lambda: _joined_tables(reader, pairs()), new, _input_schema(inputs), name
-        )
-    whole = (piece.rows for piece in _joined_rows(inputs, reader, pairs(), done))
-    return _to_parquet(path, lambda: _joined_rows(inputs, reader, pairs(), done), whole, None, name)
+        return _to_parquet(path, joined_tables, new, _input_schema(inputs), name)
+    whole = (piece.rows for piece in joined_rows())
+    return _to_parquet(path, joined_rows, whole, None, name)
 
 
 def _json_lines(
@@ -65,36 +71,37 @@ def _json_lines(
     reader: Reader,
     window: Window,
     columns: Sequence[bytes],
-    replaced: int,
+    n_replaced: int,
 ) -> Iterator[bytes]:
-    """The rows of a window with their new columns as lines of JSON; rows that were put aside are
-    left out.
+    """The rows of a window with their new columns as lines of JSON, without rows put aside.
 
-    `replaced` rows have such columns already, as null: lines of this window are written anew.
+    `n_replaced` rows have such columns already, as null: then all lines of this window are written
+    anew.
     """
-    if replaced:
-        rows = [entry.row for entry in reader.entries(window)]
-        yield from (
-            files.to_json({**(row or {}), **json.loads(c)}).encode() + b"\n"
-            for row, c in zip(rows, columns, strict=True)
-            if c != b"null"
-        )
+    if n_replaced:
+        for entry, new in zip(reader.entries(window), columns, strict=True):
+            if new != b"null":
+                row = {**(entry.row or {}), **json.loads(new)}
+                yield files.to_json(row).encode() + b"\n"
         return
     if files.is_table(inputs[window.file].path):
-        lines: Iterable[bytes] = (files.to_json(e.row).encode() for e in reader.entries(window))
+        entries = reader.entries(window)
+        lines: Iterable[bytes] = (files.to_json(entry.row).encode() for entry in entries)
     else:
         lines = (line.strip() for _, line in lines_of(window, reader.raw(window)))
-    for line, more in zip(lines, columns, strict=True):
-        if more != b"null":
-            yield line[:-1].rstrip() + b", " + more[1:] + b"\n"
+    for line, new in zip(lines, columns, strict=True):
+        if new != b"null":
+            yield line[:-1].rstrip() + b", " + new[1:] + b"\n"
 
 
 # ------------------------------------------------------------------------------------------ Parquet
 
 
 class Piece(NamedTuple):
-    """Some rows of the output: an Arrow table of columns that stay as they are (or None), the
-    values of the others, bytes.
+    """Some rows of the output.
+
+    `table` is an Arrow table of columns that stay as they are, or None; `rows` are the values of
+    the others; `size` is in bytes.
     """
 
     table: Any
@@ -105,21 +112,12 @@ class Piece(NamedTuple):
 Pieces = Callable[[], Iterator[Piece]]  # the whole output, as often as it is asked for
 
 
-def _joined_rows(
-    inputs: Sequence[Source], reader: Reader, pairs: Pairs, done: dict[str, Lines]
-) -> Iterator[Piece]:
-    for window, columns in pairs:
-        lines = b"".join(
-            _json_lines(inputs, reader, window, columns, done[window.key].counts["replaced"])
-        )
-        yield Piece(None, [json.loads(line) for line in lines.split(b"\n")[:-1]], len(lines))
-
-
 def _joined_tables(reader: Reader, pairs: Pairs) -> Iterator[Piece]:
     for window, columns in pairs:
-        table, there = reader.table(window), [column != b"null" for column in columns]
-        if not all(there):
-            table = table.filter(there)
+        table = reader.table(window)
+        is_kept = [column != b"null" for column in columns]
+        if not all(is_kept):
+            table = table.filter(is_kept)
         yield Piece(table, _new_values(columns), table.nbytes)
 
 
@@ -149,22 +147,23 @@ def _input_schema(inputs: Sequence[Source]) -> Any:
 def _to_parquet(
     path: Path, pieces: Pieces, untyped: Iterable[list[dict]], schema: Any, score: str
 ) -> list[str]:
-    """Find the types of the columns that have none yet, of which `untyped` are the values, then
-    write.
+    """Write the pieces, after finding the types of the columns of `untyped`.
 
-    A column that turns out not to fit becomes JSON text.
+    A column that turns out not to fit becomes JSON text. Returns the names of such columns.
     """
     import pyarrow as pa
 
-    known = {
-        n: pa.float64() for n in (score, f"{score}_chosen", f"{score}_rejected")
-    }  # also where all are null
+    # Scores are numbers even if all of them are null.
+    names = (score, f"{score}_chosen", f"{score}_rejected")
+    known = dict.fromkeys(names, pa.float64())
     types: dict[str, Any] = {}
     for rows in untyped:
         _observe(types, rows, known)
-    while (wrong := _write_parquet(path, pieces, schema, types)) is not None:
-        types[wrong] = None
-    return [name for name, kind in types.items() if kind is None]
+    while True:
+        unfit = _write_parquet(path, pieces, schema, types)
+        if unfit is None:
+            return [name for name, kind in types.items() if kind is None]
+        types[unfit] = None
 
 
 def _observe(types: dict[str, Any], rows: Sequence[dict], known: Mapping[str, Any]) -> None:
@@ -176,7 +175,8 @@ def _observe(types: dict[str, Any], rows: Sequence[dict], known: Mapping[str, An
             continue
         try:
             kind = pa.array([row.get(name) for row in rows]).type
-            pair = [pa.schema([(name, t)]) for t in (types.get(name, known.get(name, kind)), kind)]
+            before = types.get(name, known.get(name, kind))
+            pair = [pa.schema([(name, before)]), pa.schema([(name, kind)])]
             kind = pa.unify_schemas(pair, promote_options="permissive").field(0).type
             types[name] = kind if _storable(kind) else None
         except (pa.ArrowException, OverflowError):
@@ -188,15 +188,17 @@ def _storable(kind: Any) -> bool:
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
-        return kind.num_fields > 0 and all(
-            _storable(kind.field(i).type) for i in range(kind.num_fields)
-        )
-    return _storable(kind.value_type) if pa.types.is_list(kind) else True
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        return bool(fields) and all(_storable(field.type) for field in fields)
+    if pa.types.is_list(kind):
+        return _storable(kind.value_type)
+    return True
 
 
 def _write_parquet(path: Path, pieces: Pieces, schema: Any, types: dict[str, Any]) -> str | None:
-    """Write all pieces; returns the name of the first column with a value that its type cannot
-    hold, and None at the end.
+    """Write all pieces.
+
+    Returns the name of the first column with a value that its type cannot hold; None at the end.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -208,11 +210,9 @@ def _write_parquet(path: Path, pieces: Pieces, schema: Any, types: dict[str, Any
         for group in _groups(pieces()):
             tables = []
             for table, rows, _ in group:
-                arrays = (
-                    {}
-                    if table is None
-                    else dict(zip(table.column_names, table.columns, strict=True))
-                )
+                arrays = {}
+                if table is not None:
+                    arrays = dict(zip(table.column_names, table.columns, strict=True))
                 for name, kind in types.items():
                     try:
                         arrays[name] = _array([row.get(name) for row in rows], kind)
@@ -227,18 +227,22 @@ def _write_parquet(path: Path, pieces: Pieces, schema: Any, types: dict[str, Any
 def _array(values: list, kind: Any) -> Any:
     import pyarrow as pa
 
-    if kind is None:
-        return pa.array([None if v is None else files.to_json(v) for v in values], pa.string())
-    return pa.array(values, kind)
+    if kind is not None:
+        return pa.array(values, kind)
+    texts = [value if value is None else files.to_json(value) for value in values]
+    return pa.array(texts, pa.string())
 
 
 def _fit(arrays: dict[str, Any], schema: Any, n: int) -> Any:
     """A table of this schema; columns that are missing are null."""
     import pyarrow as pa
 
-    columns = [
-        arrays[f.name].cast(f.type) if f.name in arrays else pa.nulls(n, f.type) for f in schema
-    ]
+    columns = []
+    for field in schema:
+        if field.name in arrays:
+            columns.append(arrays[field.name].cast(field.type))
+        else:
+            columns.append(pa.nulls(n, field.type))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -247,10 +251,9 @@ def _groups(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
     group: list[Piece] = []
     for piece in pieces:
         group.append(piece)
-        if (
-            sum(len(p.rows) for p in group) >= GROUP_ROWS
-            or sum(p.size for p in group) >= GROUP_BYTES
-        ):
+        n_rows = sum(len(own.rows) for own in group)
+        n_bytes = sum(own.size for own in group)
+        if n_rows >= GROUP_ROWS or n_bytes >= GROUP_BYTES:
             yield group
             group = []
     if group:

@@ -28,26 +28,28 @@ STOPPED = 130
 def run(job: Job, argv: Sequence[str], n: int, progress: Progress, wanted: Sequence[str]) -> None:
     """Run `rm-score ARGV` as n shards; `wanted` are the keys of the run's windows.
 
-    Raises: UserError with the end of what each process said that did not end well; the others
-        finish their share first.
+    Raises: UserError with the last lines of each process that failed; the others finish their
+        share first.
     """
     logs = [job.folder / "logs" / f"shard-{i}.log" for i in range(n)]
     logs[0].parent.mkdir(exist_ok=True)
-    before = frozenset(job.done())
+    before = frozenset(job.units.done())
     processes: list[subprocess.Popen] = []
     try:
         for i, log in enumerate(logs):
             processes.append(_start(argv, i, n, log))
-        while any(p.poll() is None for p in processes):
+        while any(process.poll() is None for process in processes):
             time.sleep(POLL_S)
             _show(job, progress, wanted, before)
     finally:
         _end_all(processes)
-    bad = [(i, p.returncode) for i, p in enumerate(processes) if p.returncode not in GOOD]
-    if bad:
-        said = dict.fromkeys(f"{_ending(status)}\n{_tail(logs[i])}" for i, status in bad)
+
+    failed = [i for i, process in enumerate(processes) if process.returncode not in GOOD]
+    if failed:
+        endings = [f"{_ending(processes[i].returncode)}\n{_tail(logs[i])}" for i in failed]
+        summary = f"{len(failed)} of {n} processes did not end well"
         raise UserError(
-            *(f"{len(bad)} of {n} processes did not end well: one {text}" for text in said),
+            *(f"{summary}: one {ending}" for ending in dict.fromkeys(endings)),
             f"what is finished is kept in {job.folder}; run the same command again to go on",
         )
 
@@ -65,20 +67,10 @@ def _end_all(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def _start(argv: Sequence[str], i: int, n: int, log: Path) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        "reward_models",
-        *argv,
-        "--devices",
-        "1",
-        "--shard",
-        f"{i}/{n}",
-        "--quiet",
-        "--with-parent",
-    ]
+    own = ["--devices", "1", "--shard", f"{i}/{n}", "--quiet", "--with-parent"]
+    command = [sys.executable, "-m", "reward_models", *argv, *own]
     with open(log, "wb") as out:
-        # a group of its own: Ctrl-C reaches the parent alone, which tells the others
+        # In a group of its own: Ctrl-C reaches only the parent, which ends the others.
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -98,11 +90,8 @@ def _device(i: int, n: int) -> dict[str, str]:
 
     gpus = torch.cuda.device_count()
     if not gpus:
-        return {
-            "OMP_NUM_THREADS": (
-                os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // n))
-            )
-        }
+        n_cores = max(1, len(os.sched_getaffinity(0)) // n)
+        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(n_cores)}
     if gpus < n:
         raise UserError(f"--devices {n}: this machine shows {gpus} GPUs")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
@@ -110,11 +99,12 @@ def _device(i: int, n: int) -> dict[str, str]:
 
 
 def _show(job: Job, progress: Progress, wanted: Sequence[str], before: Collection[str]) -> None:
-    done = job.done()
-    rows = sum(done[key].counts["rows"] for key in wanted if key in done)
-    progress.at(
-        rows, sum(done[key].counts["tokens"] for key in wanted if key in done and key not in before)
-    )
+    """Show the rows that are done, and the tokens of those that were not done `before`."""
+    units = job.units.done()
+    done = [key for key in wanted if key in units]
+    n_rows = sum(units[key].facts["rows"] for key in done)
+    n_tokens = sum(units[key].facts["tokens"] for key in done if key not in before)
+    progress.at(n_rows, n_tokens)
 
 
 def _ending(status: int) -> str:
@@ -122,11 +112,11 @@ def _ending(status: int) -> str:
 
 
 def _tail(log: Path) -> str:
-    return (
-        "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
-        if log.is_file()
-        else ""
-    )
+    """The last lines of a log."""
+    if not log.is_file():
+        return ""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-LAST_LINES:])
 
 
 def end_with_parent() -> None:
@@ -134,7 +124,8 @@ def end_with_parent() -> None:
 
     Nothing else can read from stdin afterwards: it is at its end.
     """
-    lifeline, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    lifeline = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
 

@@ -1,6 +1,4 @@
-"""What stands in `OUTPUT.json` beside every scored file: enough to say what its numbers are, and to
-make them again.
-"""
+"""What `OUTPUT.json` says of a scored file: what its numbers are, and how to make them again."""
 
 import dataclasses
 import math
@@ -19,73 +17,77 @@ from reward_models.jobs.identity import folder_of, public
 DIRECTION = "higher is better"  # of every score, whatever the model's own output is
 
 
-def of_scorer(told: Mapping) -> dict[str, Any]:
+def of_scorer(settings: Mapping) -> dict[str, Any]:
     """Family, settings with their defaults, card and template; no secrets."""
-    module = reward_models.family(told["family"])
-    own = {k: v for k, v in told.items() if k not in ("family", "name")}
-    path = told.get("path")
-    statistics = score_statistics(told)
-    card = cards.read(path, told.get("revision")) if path else None
+    module = reward_models.family(settings["family"])
+    own = {key: value for key, value in settings.items() if key not in ("family", "name")}
+    path = settings.get("path")
+    statistics = score_statistics(settings)
+    card = cards.read(path, settings.get("revision")) if path else None
     return {
-        "family": told["family"],
+        "family": settings["family"],
         "settings": public(dataclasses.asdict(module.Settings(**own))),
         "dtype": own.get("dtype", getattr(module.Settings, "dtype", None)),
         "direction": DIRECTION,
         "scale": card.scale if card else None,
-        **_template(path, told, card),
+        **_template(path, settings, card),
         "card": dataclasses.asdict(card) if card else None,
         **({"score_statistics": statistics} if statistics else {}),
     }
 
 
-def score_statistics(told: Mapping) -> dict[str, Any] | None:
-    """What a classifier's config.json says of its scores (mean, std), and whether that is applied;
+def score_statistics(settings: Mapping) -> dict[str, Any] | None:
+    """The mean and std of scores in a classifier's config.json, and whether they are applied.
+
     None if it says nothing.
     """
-    path = told.get("path")
-    folder = (
-        folder_of(str(path), told.get("revision"))
-        if path and told.get("family") == "classifier"
-        else None
-    )
-    file = folder / "config.json" if folder else None
-    found = opening.statistics(weight_files.read_object(file)) if file and file.is_file() else None
-    if found is None:
+    path = settings.get("path")
+    if not path or settings.get("family") != "classifier":
         return None
-    mean, std = (n if math.isfinite(n) else None for n in found)
-    return {"mean": mean, "std": std, "applied": bool(told.get("normalise"))}
+    folder = folder_of(str(path), settings.get("revision"))
+    if not folder or not (folder / "config.json").is_file():
+        return None
+    statistics = opening.statistics(weight_files.read_object(folder / "config.json"))
+    if statistics is None:
+        return None
+    mean, std = (number if math.isfinite(number) else None for number in statistics)
+    return {"mean": mean, "std": std, "applied": bool(settings.get("normalise"))}
 
 
-def _template(path: str | None, told: Mapping, card: cards.Card | None) -> dict[str, Any]:
-    """The hash of the chat template in a model directory, as cards have it, and the date that it
-    writes; None: not known, or none.
+def _template(path: str | None, settings: Mapping, card: cards.Card | None) -> dict[str, Any]:
+    """The hash of a model's chat template, as cards have it, and the date that the template writes.
+
+    None: not known, or it writes none.
     """
-    text = _template_text(folder_of(path, told.get("revision")), told) if path else None
+    folder = folder_of(path, settings.get("revision")) if path else None
+    text = _template_text(folder, settings) if path else None
     if text is None:
         return {"template_hash": None, "date": None}
-    date = told.get("date") or (card and card.date) or templates.DATE
-    return {
-        "template_hash": cards.template_hash(text),
-        "date": date if templates.CLOCK.search(text) else None,
-    }
+    date = None
+    if templates.CLOCK.search(text):
+        date = settings.get("date") or (card and card.date) or templates.DATE
+    return {"template_hash": cards.template_hash(text), "date": date}
 
 
-def _template_text(folder: Path | None, told: Mapping) -> str | None:
-    wanted = read_template(told.get("chat_template"))
+def _template_text(folder: Path | None, settings: Mapping) -> str | None:
+    wanted = read_template(settings.get("chat_template"))
     if wanted is not None and not templates.is_name(wanted):
         return wanted
-    name = wanted or "default"
     if folder is None:
         return None
-    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    name = wanted or "default"
     named = folder / "additional_chat_templates" / f"{name}.jinja"
-    for there in (named, file):
-        if there.is_file():
-            return there.read_text(encoding="utf-8")
-    found = weight_files.read_object(config).get("chat_template") if config.is_file() else None
-    if isinstance(found, list):
-        found = {entry["name"]: entry["template"] for entry in found}.get(name)
-    return found if isinstance(found, str) else None
+    for file in (named, folder / "chat_template.jinja"):
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return None
+    template = weight_files.read_object(config).get("chat_template")
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get(name)
+    return template if isinstance(template, str) else None
 
 
 def now() -> str:

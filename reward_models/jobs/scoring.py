@@ -1,23 +1,26 @@
-"""Rows in, rows with scores out: what every command that scores does, one window of rows at a time.
+"""Rows in, the columns of their scores out, one window of rows at a time.
 
 A row's new columns are `score` (`scores` for a row of responses; `score_chosen` and
-`score_rejected` for a pair), and under the same forms of name what else the scorer tells: its
-columns, flags, texts, and `detected`.
+`score_rejected` for a pair). What else the scorer reports, its columns, flags, texts and
+`detected`, gets names of the same form.
 """
 
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import reward_models
-from mlalign.core import conversations, formats
+from mlalign.core import conversations, formats, resume
 from mlalign.core.conversations import Row
 from mlalign.core.errors import UserError
 from reward_models import files, items
 from reward_models.items import Item, Scores
-from reward_models.jobs.survey import Entry
+from reward_models.jobs import survey
+from reward_models.jobs.job import Job
+from reward_models.jobs.progress import Progress
+from reward_models.jobs.survey import Entry, Reader
 
 COLUMNS = (
     "prompt",
@@ -30,60 +33,32 @@ COLUMNS = (
     "reference",
     "id",
 )
-UNUSUAL = frozenset(
-    ("reference", "english_prompt", "response_lang_requested", "prompt_lang")
-)  # looked at more closely, too
+# Rows with one of these are looked at more closely.
+UNUSUAL = frozenset(("reference", "english_prompt", "response_lang_requested", "prompt_lang"))
 EXAMPLES = 3  # rows without a score that a window names
-
-
-def scored(
-    scorer: "reward_models.Scorer", rows: Iterable[tuple[str, dict]], counts: Counter
-) -> Iterator[dict]:
-    """The rows with the columns of their scores, in order; `rows` are (place, row) as `files.read`
-    gives them.
-
-    `counts` gets `rows`, `answers`, `without a score` and every flag.
-    """
-    for window in files.windows(rows):
-        read = [items.read_row(row, where) for where, row in window]
-        per_row = [
-            items.of_row(row, where, own) for (where, row), own in zip(window, read, strict=True)
-        ]
-        found = _finite(scorer.score_items([item for row_items in per_row for item in row_items]))
-        counts.update(
-            {
-                "rows": len(window),
-                "answers": len(found.values),
-                "without a score": sum(v is None for v in found.values),
-            }
-        )
-        counts.update({name: sum(flag) for name, flag in found.flags.items()})
-        told = _told(found, "score")
-        first = 0
-        for (_, row), own, row_items in zip(window, read, per_row, strict=True):
-            yield {**row, **_columns(own, told, first, len(row_items))}
-            first += len(row_items)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How rows are read: under which names their columns stand, the language of those that name
-    none, and the published form.
+    """How rows are read.
 
-    `column` is what the column of scores is called, `told` what the scorer is known to write
-    besides, and `accept` raises for items that the scorer will refuse: so all rows that cannot be
-    scored are known before the first one is.
+    columns    what their columns are called, {prompt: question}
+    language   of rows that name none
+    form       the published form that they are in
+    column     what the column of scores is called
+    reported   further columns that the scorer is known to write
+    accept     raises for items that the scorer will refuse, so that all rows that cannot be scored
+               are known before the first one is scored
     """
 
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {prompt: question}
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     language: str | None = None
     form: str = formats.ROWS
     column: str = "score"
-    told: Sequence[str] = ()
+    reported: Sequence[str] = ()
     accept: Callable[[Sequence[Item]], None] | None = None
-    _languages: set = dataclasses.field(
-        default_factory=lambda: {None}, compare=False, repr=False
-    )  # codes known to be good
+    # Codes that are known to be good.
+    _languages: set = dataclasses.field(default_factory=lambda: {None}, compare=False, repr=False)
     _written: dict[str, list[str]] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
@@ -98,13 +73,12 @@ class Reading:
             row = {**row, **self._converted(entry, row)}
         if not self.columns and self.language is None:
             return row
-        out = conversations.named(
-            row, {name: row.get(column) for name, column in self.columns.items()}
-        )
-        nameless = self.language is not None and not any(
-            out.get(name) for name in items.LANGUAGE_COLUMNS
-        )
-        return {**out, "language": self.language} if nameless else out
+        values = {name: row.get(column) for name, column in self.columns.items()}
+        view = conversations.named(row, values)
+        names_language = any(view.get(name) for name in items.LANGUAGE_COLUMNS)
+        if self.language is None or names_language:
+            return view
+        return {**view, "language": self.language}
 
     def _converted(self, entry: Entry, row: Mapping) -> dict:
         try:
@@ -115,12 +89,12 @@ class Reading:
     def check(self, entry: Entry) -> None:
         """Raises: UserError for a row that cannot be scored.
 
-        Plain rows, which most are, are seen to be good at a glance.
+        A glance is enough for plain rows, which most are.
         """
         row = self.view(entry)
         language = row.get("language")
-        known = isinstance(language, str | None) and language in self._languages
-        if known and conversations.is_plain(row) and UNUSUAL.isdisjoint(row):
+        is_known = isinstance(language, str | None) and language in self._languages
+        if is_known and conversations.is_plain(row) and UNUSUAL.isdisjoint(row):
             _check_free(entry, self.written("one"))
             if self.accept is None:
                 return
@@ -130,38 +104,40 @@ class Reading:
             try:
                 self.accept(own)
             except UserError as error:
-                raise UserError(
-                    *(f"{entry.where}: {message}" for message in error.messages)
-                ) from None
-        self._languages.update([language] if isinstance(language, str) else [])
+                messages = [f"{entry.where}: {message}" for message in error.messages]
+                raise UserError(*messages) from None
+        if isinstance(language, str):
+            self._languages.add(language)
 
     def written(self, shape: str) -> list[str]:
         """The columns that a row of this shape is known to get."""
         if shape not in self._written:
-            columns = [self.column, *self.told]
-            self._written[shape] = [
-                name for column in columns for name in _names(shape, column, self.column)
-            ]
+            names: list[str] = []
+            for column in (self.column, *self.reported):
+                names += _names(shape, column, self.column)
+            self._written[shape] = names
         return self._written[shape]
 
     def items(self, entry: Entry) -> tuple[Row, list[Item]]:
         """What an entry that is a row says, and its items. Raises: UserError for a bad row."""
         assert entry.row is not None
-        row, where = self.view(entry), entry.where
+        row = self.view(entry)
+        where = entry.where
         try:
             read = items.read_row(row, where)
             return read, items.of_row(row, where, read, entry.name)
         except UserError as error:
-            missing = [f"--{n}-column {c}" for n, c in self.columns.items() if row.get(n) is None]
-            further = [f"{where}: has nothing under {', '.join(missing)}"] if missing else []
-            raise UserError(*error.messages, *further) from None
+            messages = list(error.messages)
+            empty = [name for name in self.columns if row.get(name) is None]
+            if empty:
+                options = [f"--{name}-column {self.columns[name]}" for name in empty]
+                messages.append(f"{where}: has nothing under {', '.join(options)}")
+            raise UserError(*messages) from None
 
 
 @dataclasses.dataclass
 class Window:
-    """The new columns of a window's rows (None for a row that cannot be read), and what there is to
-    count.
-    """
+    """The new columns of a window's rows (None for a row that cannot be read), and counts."""
 
     columns: list[dict | None]
     counts: dict[str, Any]
@@ -181,24 +157,53 @@ def of_window(
     Raises: UserError if a row has a value under such a name already: it would be lost.
     """
     read = [_read(entry, reading, some_bad) for entry in entries]
-    per_row = [own[1] if own else None for own in read]
-    flat = [item for row_items in per_row if row_items for item in row_items]
-    found = _finite(scorer.score_items(_own_rows(per_row, flat))) if flat else Scores([])
-    told = _told(found, reading.column)
-    out: list[dict | None] = []
-    first = replaced = 0
+    items_of_rows = [own[1] if own else [] for own in read]
+    flat = [item for row_items in items_of_rows for item in row_items]
+    scores = Scores([])
+    if flat:
+        scores = _finite(scorer.score_items(_own_rows(items_of_rows, flat)))
+
+    values = _values(scores, reading.column)
+    columns_of_rows: list[dict | None] = []
+    first = n_replaced = 0
     for entry, own in zip(entries, read, strict=True):
         if own is None or entry.row is None:
-            out.append(None)
+            columns_of_rows.append(None)
             continue
         row, row_items = own
-        columns = _columns(row, told, first, len(row_items), reading.column)
+        columns = _columns(row, values, first, len(row_items), reading.column)
         if not columns.keys().isdisjoint(entry.row):
             _check_free(entry, columns)
-            replaced += 1
-        out.append(columns)
+            n_replaced += 1
+        columns_of_rows.append(columns)
         first += len(row_items)
-    return Window(out, _counts(per_row, flat, found, entries) | {"replaced": replaced})
+
+    counts = {
+        "rows": sum(own is not None for own in read),
+        **_counts(flat, scores),
+        "examples": _examples(items_of_rows, scores, entries),
+        "replaced": n_replaced,
+    }
+    return Window(columns_of_rows, counts)
+
+
+def keep_windows(
+    scorer: "reward_models.Scorer",
+    run: Job,
+    reader: Reader,
+    windows: Sequence[survey.Window],
+    reading: Reading,
+    progress: Progress,
+    *,
+    some_bad: bool = False,
+) -> None:
+    """Score windows of a run one by one, and keep what is finished."""
+    with resume.Writer(run.units) as writer:
+        for window in windows:
+            result = of_window(scorer, reader.entries(window), reading, some_bad=some_bad)
+            lines = "".join(f"{files.STRICT.encode(columns)}\n" for columns in result.columns)
+            writer.add(window.key, lines.encode(), result.counts)
+            progress.add(window.rows, result.counts["tokens"])
 
 
 def _read(entry: Entry, reading: Reading, some_bad: bool) -> tuple[Row, list[Item]] | None:
@@ -214,85 +219,75 @@ def _read(entry: Entry, reading: Reading, some_bad: bool) -> tuple[Row, list[Ite
     return reading.items(entry)
 
 
-def _own_rows(per_row: Sequence[Sequence[Item] | None], flat: list[Item]) -> list[Item]:
-    """The items; rows that share an id (translations, say) are told apart, because answers are
-    compared within a row.
+def _own_rows(items_of_rows: Sequence[Sequence[Item]], flat: list[Item]) -> list[Item]:
+    """The items, with a row id of its own for each row: answers are compared within a row.
+
+    Rows may share an id, as translations do.
     """
-    seen = Counter(row_items[0].row for row_items in per_row if row_items)
-    if len(seen) == sum(seen.values()):
+    n_rows = Counter(row_items[0].row for row_items in items_of_rows if row_items)
+    if n_rows.total() == len(n_rows):
         return flat
-    return [
-        dataclasses.replace(item, row=f"{item.row}#{i}") if seen[item.row] > 1 else item
-        for i, row_items in enumerate(per_row) for item in row_items or ()
-    ]  # fmt: skip
+    own_items = []
+    for i, row_items in enumerate(items_of_rows):
+        for item in row_items:
+            if n_rows[item.row] > 1:
+                item = dataclasses.replace(item, row=f"{item.row}#{i}")  # noqa: PLW2901
+            own_items.append(item)
+    return own_items
 
 
 def _check_free(entry: Entry, columns: Iterable[str]) -> None:
-    """Raises: UserError if a column that the row has would be lost; one that is null is only
-    waiting for its value.
-    """
+    """Raises: UserError if a column of the row would be lost; one that is null may be filled."""
     row = entry.row or {}
-    if names := [repr(name) for name in columns if row.get(name) is not None]:
-        raise UserError(
-            f"{entry.where}: has a column {', '.join(names)} already, which would be lost; call the"
-            " new ones otherwise with --column NAME"
-        )
+    names = [repr(name) for name in columns if row.get(name) is not None]
+    if names:
+        problem = f"has a column {', '.join(names)} already, which would be lost"
+        mend = "call the new ones otherwise with --column NAME"
+        raise UserError(f"{entry.where}: {problem}; {mend}")
 
 
-def _finite(found: Scores) -> Scores:
-    """The scores with None and the flag `not_finite` for NaN and infinities, should a scorer give
-    them.
-    """
-    bad = [v is not None and not math.isfinite(v) for v in found.values]
-    columns = {
-        name: [v if v is None or math.isfinite(v) else None for v in values]
-        for name, values in found.columns.items()
-    }
-    if not any(bad):
-        return dataclasses.replace(found, columns=columns) if columns else found
-    flag = [a or b for a, b in zip(bad, found.flags.get("not_finite", bad), strict=True)]
-    values = [None if b else v for v, b in zip(found.values, bad, strict=True)]
-    return dataclasses.replace(
-        found, values=values, columns=columns, flags={**found.flags, "not_finite": flag}
-    )
+def _finite(scores: Scores) -> Scores:
+    """The scores with None for NaN and infinities, and the flag `not_finite` for such values."""
+    columns = {name: list(map(_or_none, values)) for name, values in scores.columns.items()}
+    values = list(map(_or_none, scores.values))
+    pairs = zip(values, scores.values, strict=True)
+    is_lost = [new is None and old is not None for new, old in pairs]
+    if not any(is_lost):
+        return dataclasses.replace(scores, columns=columns) if columns else scores
+    already = scores.flags.get("not_finite", is_lost)
+    flag = [lost or flagged for lost, flagged in zip(is_lost, already, strict=True)]
+    flags = {**scores.flags, "not_finite": flag}
+    return dataclasses.replace(scores, values=values, columns=columns, flags=flags)
 
 
-def _told(found: Scores, name: str) -> dict[str, Sequence]:
-    """Column -> a value per item."""
-    further: dict[str, Sequence] = {
-        **found.columns,
-        **found.flags,
-        **found.texts,
-        **({"detected": found.detected} if found.detected is not None else {}),
-    }
-    return {name: found.values} | (
-        further if name == "score" else {f"{name}.{n}": values for n, values in further.items()}
-    )
+def _or_none(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
+
+
+def _values(scores: Scores, column: str) -> dict[str, Sequence]:
+    """Column -> a value per item; `column` is that of the scores."""
+    further: dict[str, Sequence] = {**scores.columns, **scores.flags, **scores.texts}
+    if scores.detected is not None:
+        further["detected"] = scores.detected
+    prefix = "" if column == "score" else f"{column}."
+    return {column: scores.values} | {f"{prefix}{name}": own for name, own in further.items()}
 
 
 def _columns(
-    row: Row, told: Mapping[str, Sequence], first: int, n: int, name: str = "score"
+    row: Row, values: Mapping[str, Sequence], first: int, n: int, score: str
 ) -> dict[str, Any]:
-    """The new columns of a row whose answers are the items [first, first + n); `told` has a value
-    per item under each name.
+    """The new columns of a row whose answers are the items [first, first + n).
+
+    `values` has a value per item for each column, and `score` is the column of scores.
     """
     if row.shape == "one":
-        return {column: values[first] for column, values in told.items()}
-    out: dict[str, Any] = {}
-    for column, values in told.items():
-        names = _names(row.shape, column, name)
-        out.update(
-            zip(
-                names,
-                (
-                    values[first : first + n]
-                    if row.shape == "pair"
-                    else [list(values[first : first + n])]
-                ),
-                strict=True,
-            )
-        )
-    return out if row.n_chosen is None else {**out, "n_chosen": row.n_chosen}
+        return {column: own[first] for column, own in values.items()}
+    columns: dict[str, Any] = {}
+    for column, of_items in values.items():
+        own = list(of_items[first : first + n])
+        names = _names(row.shape, column, score)
+        columns.update(zip(names, own if row.shape == "pair" else [own], strict=True))
+    return columns if row.n_chosen is None else {**columns, "n_chosen": row.n_chosen}
 
 
 def _names(shape: str, column: str, name: str) -> tuple[str, ...]:
@@ -302,45 +297,37 @@ def _names(shape: str, column: str, name: str) -> tuple[str, ...]:
     return ("scores" if shape == "many" and column == name == "score" else column,)
 
 
-def _counts(
-    per_row: Sequence[Sequence[Item] | None],
-    flat: Sequence[Item],
-    found: Scores,
-    entries: Sequence[Entry],
-) -> dict[str, Any]:
-    """`rows`, `answers`, `without a score`, `tokens`, every flag; the same by language; the first
-    places without a score.
-    """
-    marks = {"without a score": [v is None for v in found.values], **found.flags}
+def _counts(flat: Sequence[Item], scores: Scores) -> dict[str, Any]:
+    """`answers`, `without a score`, every flag, `tokens`; the same by language."""
+    marks = {"without a score": [value is None for value in scores.values], **scores.flags}
     languages: dict[str, Counter] = {}
     for code, n in Counter(item.language or "" for item in flat).items():
         languages[code] = Counter(answers=n)
-    for name, values in marks.items():
-        for item, value in zip(flat, values, strict=True):
-            if value:
+    for name, marked in marks.items():
+        for item, is_marked in zip(flat, marked, strict=True):
+            if is_marked:
                 languages[item.language or ""][name] += 1
-    counts: dict[str, Any] = {
-        "rows": sum(row_items is not None for row_items in per_row),
+    return {
         "answers": len(flat),
-    }
-    counts |= {name: sum(values) for name, values in marks.items()} | {"tokens": found.tokens}
-    return counts | {
-        "languages": {code: dict(by) for code, by in sorted(languages.items())},
-        "examples": _examples(per_row, found, entries),
+        **{name: sum(marked) for name, marked in marks.items()},
+        "tokens": scores.tokens,
+        "languages": {code: dict(own) for code, own in sorted(languages.items())},
     }
 
 
 def _examples(
-    per_row: Sequence[Sequence[Item] | None], found: Scores, entries: Sequence[Entry]
+    items_of_rows: Sequence[Sequence[Item]], scores: Scores, entries: Sequence[Entry]
 ) -> list[str]:
     """`rows.jsonl:17 (not_finite)` for the first rows in which an answer has no score."""
-    out: list[str] = []
+    examples: list[str] = []
     first = 0
-    for entry, row_items in zip(entries, per_row, strict=True):
-        here = range(first, first + len(row_items or ()))
-        without = [i for i in here if found.values[i] is None]
-        if without and len(out) < EXAMPLES:
-            why = [name for name, values in found.flags.items() if any(values[i] for i in without)]
-            out.append(entry.where + (f" ({', '.join(why)})" if why else ""))
-        first = here.stop
-    return out
+    for entry, row_items in zip(entries, items_of_rows, strict=True):
+        end = first + len(row_items)
+        without = [i for i in range(first, end) if scores.values[i] is None]
+        first = end
+        if not without or len(examples) == EXAMPLES:
+            continue
+        flags = scores.flags.items()
+        reasons = [name for name, marks in flags if any(marks[i] for i in without)]
+        examples.append(f"{entry.where} ({', '.join(reasons)})" if reasons else entry.where)
+    return examples

@@ -1,15 +1,15 @@
-"""The first look at an input: every row is checked before a model is opened, and the input is cut
-into windows.
+"""The first look at an input: every row is checked, and the input is cut into windows.
 
-A window is a run of rows of one file, as many as `--window` says and at most WINDOW_BYTES: the unit
-of scoring, of resume and of sharing work. Where it begins and ends depends on the files alone. Its
-key is the digest of its place and content, so finished work is found again by what it was computed
-from.
+That happens before a model is opened. A window is a run of rows of one file, as many as `--window`
+says and at most WINDOW_BYTES. It is the unit of scoring, of resume and of sharing work. Where it
+begins and ends depends on the files alone. Its key is the digest of its place and content, so
+finished work is found by what it was computed from.
 """
 
 import base64
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +26,9 @@ NAMED = 10  # bad rows that an error shows
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One input file. `name` stands for it in row ids: its file name, with its number where two
-    files share one.
+    """One input file.
+
+    `name` stands for it in row ids: its file name, with its number where two files share one.
     """
 
     path: Path
@@ -35,13 +36,13 @@ class Source:
 
     def where(self, number: int) -> str:
         """The place of a row or line, for messages."""
-        return (
-            f"{self.path}: row {number}" if files.is_table(self.path) else f"{self.path}:{number}"
-        )
+        if files.is_table(self.path):
+            return f"{self.path}: row {number}"
+        return f"{self.path}:{number}"
 
     @property
     def stat(self) -> str | None:
-        """What tells that the file was touched."""
+        """A text that changes when the file is touched."""
         return signature(self.path)
 
 
@@ -49,9 +50,9 @@ class Source:
 class Window:
     """Rows of file number `file`.
 
-    JSONL: `size` bytes of it from byte `start`, beginning with line `first`. Tables: `size` rows
-        from
-    row `start`. `rows` counts rows, not empty lines.
+    JSONL: `size` bytes from byte `start`, beginning with line `first`.
+    Tables: `size` rows from row `start`.
+    `rows` counts rows, not empty lines.
     """
 
     file: int
@@ -63,8 +64,9 @@ class Window:
 
 
 class Entry(NamedTuple):
-    """Row or line `number` of a file; what is no row has the problem, and in JSONL the line,
-    instead.
+    """Row or line `number` of a file.
+
+    What is no row has the problem, and in JSONL the line, instead.
     """
 
     source: Source
@@ -80,7 +82,7 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What stands in for an id: the same wherever the file lies."""
+        """A name in the place of an id, the same wherever the file lies."""
         return f"{self.source.name}:{self.number}"
 
     def content(self) -> dict:
@@ -99,9 +101,12 @@ Check = Callable[[Entry], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What a look at all input files found."""
+    """What is known of all input files.
 
-    files: list[dict]  # {name, stat, sha256 (of JSONL: unzipped), rows}
+    `files` has an entry {name, stat, sha256 (of JSONL: unzipped), rows} for each.
+    """
+
+    files: list[dict]
     windows: list[Window]
     rejected: int
 
@@ -110,89 +115,88 @@ class Survey:
         return sum(window.rows for window in self.windows)
 
     def to_dict(self) -> dict:
-        return {
-            "files": self.files,
-            "windows": [list(dataclasses.astuple(w)) for w in self.windows],
-            "rejected": self.rejected,
-        }
+        windows = [list(dataclasses.astuple(window)) for window in self.windows]
+        return {"files": self.files, "windows": windows, "rejected": self.rejected}
 
     @staticmethod
-    def of_dict(told: dict) -> "Survey":
-        return Survey(told["files"], [Window(*w) for w in told["windows"]], told["rejected"])
+    def of_dict(value: dict) -> "Survey":
+        windows = [Window(*fields) for fields in value["windows"]]
+        return Survey(value["files"], windows, value["rejected"])
 
 
 def sources(paths: Sequence[Path]) -> list[Source]:
-    names = [path.name for path in paths]
-    return [
-        Source(p, p.name if names.count(p.name) == 1 else f"{i}/{p.name}")
-        for i, p in enumerate(paths)
-    ]
+    n_files = Counter(path.name for path in paths)
+    inputs = []
+    for i, path in enumerate(paths):
+        name = path.name if n_files[path.name] == 1 else f"{i}/{path.name}"
+        inputs.append(Source(path, name))
+    return inputs
 
 
 def take(
-    inputs: Sequence[Source], n_rows: int, check: Check, reject: Callable[[dict], None] | None = None,
+    inputs: Sequence[Source],
+    n_rows: int,
+    check: Check,
+    reject: Callable[[dict], None] | None = None,
     tick: Callable[[int], None] = lambda rows: None,
-) -> Survey:  # fmt: skip
-    """Look at every row: `check(entry)` raises for a bad one; `tick` is told how many more rows
-    were seen.
+) -> Survey:
+    """Look at every row, and cut the input into windows of `n_rows` rows.
 
-    Bad rows go to `reject` as `{where, reason, row (or line)}`; without it they are an error at the
-    end.
+    `check(entry)` raises for a bad row. Bad rows go to `reject` as `{where, reason, row (or line)}`
+    or, without it, are an error at the end. `tick` gets the number of rows that were looked at
+    since its last call.
+
     Raises: UserError that names the first bad rows and counts the others; UserError for an input
         without a row.
     """
-    found: list[dict] = []
+    surveyed: list[dict] = []
     windows: list[Window] = []
     bad = Bad(reject)
     for i, source in enumerate(inputs):
         digest = hashlib.sha256()
-        mine: list[Window] = []
+        n_of_file = 0
         for window, entries in _cut(i, source, n_rows, digest):
             for entry in entries:
                 bad.note(entry, entry.problem or _problem(check, entry))
-            mine += [dataclasses.replace(window, rows=len(entries))] if entries else []
+            if entries:
+                windows.append(dataclasses.replace(window, rows=len(entries)))
+            n_of_file += len(entries)
             tick(len(entries))
         sha256 = KNOWN.file(source.path) if files.is_table(source.path) else digest.hexdigest()
-        found.append(
-            {
-                "name": source.name,
-                "stat": source.stat,
-                "sha256": sha256,
-                "rows": sum(w.rows for w in mine),
-            }
-        )
-        windows += mine
+        facts = {"name": source.name, "stat": source.stat, "sha256": sha256, "rows": n_of_file}
+        surveyed.append(facts)
     bad.end()
     if not windows:
-        raise UserError(f"{', '.join(str(s.path) for s in inputs[:3])}: holds no rows")
-    return Survey(found, windows, bad.count)
+        raise UserError(f"{', '.join(str(source.path) for source in inputs[:3])}: holds no rows")
+    return Survey(surveyed, windows, bad.count)
 
 
 class Bad:
-    """The bad rows of an input: counted, and either put aside or told."""
+    """The bad rows of an input: counted, and either put aside or an error."""
 
     def __init__(self, reject: Callable[[dict], None] | None):
-        self.reject, self.count, self._messages = reject, 0, list[str]()
+        self.reject = reject
+        self.count = 0
+        self._messages: list[str] = []
 
     def note(self, entry: Entry, problem: UserError | None) -> None:
         if problem is None:
             return
         self.count += 1
         if self.reject:
-            self.reject(
-                {"where": entry.where, "reason": "; ".join(problem.messages), **entry.content()}
-            )
+            reason = "; ".join(problem.messages)
+            self.reject({"where": entry.where, "reason": reason, **entry.content()})
         elif self.count <= NAMED:
             self._messages += problem.messages
 
     def end(self) -> None:
-        if self.count and not self.reject:
-            more = [f"… and {self.count - NAMED:,} further bad rows"] if self.count > NAMED else []
-            raise UserError(
-                *self._messages,
-                *more,
-                f"{self.count:,} bad rows: mend them, or put them aside with --on-bad-row skip",
-            )
+        if not self.count or self.reject:
+            return
+        messages = self._messages
+        if self.count > NAMED:
+            messages.append(f"… and {self.count - NAMED:,} further bad rows")
+        mend = "mend them, or put them aside with --on-bad-row skip"
+        raise UserError(*messages, f"{self.count:,} bad rows: {mend}")
 
 
 def _problem(check: Check, entry: Entry) -> UserError | None:
@@ -206,14 +210,13 @@ def _problem(check: Check, entry: Entry) -> UserError | None:
 def _cut(
     number: int, source: Source, n_rows: int, digest: Any
 ) -> Iterator[tuple[Window, list[Entry]]]:
-    """The windows of a file and what is in each; `digest` gets the content of JSONL, `rows` is not
-    counted yet.
+    """The windows of a file, `rows` not counted yet, and what is in each.
+
+    `digest` gets the content of JSONL.
     """
-    return (
-        _cut_table(number, source, n_rows)
-        if files.is_table(source.path)
-        else _cut_jsonl(number, source, n_rows, digest)
-    )
+    if files.is_table(source.path):
+        return _cut_table(number, source, n_rows)
+    return _cut_jsonl(number, source, n_rows, digest)
 
 
 def _cut_table(number: int, source: Source, n_rows: int) -> Iterator[tuple[Window, list[Entry]]]:
@@ -226,14 +229,15 @@ def _cut_table(number: int, source: Source, n_rows: int) -> Iterator[tuple[Windo
 
 
 def _table_key(source: Source, start: int) -> str:
-    """Of the whole file as it is now, and the place in it."""
+    """The key of a window of a table: it depends on the whole file as it is now."""
     return _key(source, start, KNOWN.file(source.path).encode())
 
 
 def _cut_jsonl(
     number: int, source: Source, n_rows: int, digest: Any
 ) -> Iterator[tuple[Window, list[Entry]]]:
-    start, first = 0, 1
+    start = 0
+    first = 1
     with files.whole_gzip(source.path), files.open_jsonl(source.path) as f:
         for lines in _runs(f, n_rows):
             if first == 1:
@@ -242,7 +246,8 @@ def _cut_jsonl(
             digest.update(raw)
             window = Window(number, start, len(raw), first, 0, _key(source, first, raw))
             yield window, _of_lines(source, window, raw)
-            start, first = start + len(raw), first + len(lines)
+            start += len(raw)
+            first += len(lines)
 
 
 def _runs(f: Iterable[bytes], n_rows: int) -> Iterator[list[bytes]]:
@@ -254,7 +259,8 @@ def _runs(f: Iterable[bytes], n_rows: int) -> Iterator[list[bytes]]:
         size += len(line)
         if len(lines) == n_rows or size >= WINDOW_BYTES:
             yield lines
-            lines, size = [], 0
+            lines = []
+            size = 0
     if lines:
         yield lines
 
@@ -264,14 +270,16 @@ def _key(source: Source, first: int, content: bytes) -> str:
 
 
 def lines_of(window: Window, raw: bytes) -> list[tuple[int, bytes]]:
-    """(number, line) of every line of a window that is not empty, without the byte order marks that
-    joined files have inside.
+    """(number, line) of every line of a window that is not empty.
+
+    Files that were joined have byte order marks within; they are left out.
     """
-    lines = (
-        (number, line.removeprefix(files.BOM))
-        for number, line in enumerate(raw.split(b"\n"), window.first)
-    )
-    return [(number, line) for number, line in lines if line.strip()]
+    lines = []
+    for number, line in enumerate(raw.split(b"\n"), window.first):
+        line = line.removeprefix(files.BOM)  # noqa: PLW2901
+        if line.strip():
+            lines.append((number, line))
+    return lines
 
 
 def _of_lines(source: Source, window: Window, raw: bytes) -> list[Entry]:
@@ -280,18 +288,17 @@ def _of_lines(source: Source, window: Window, raw: bytes) -> list[Entry]:
         try:
             entries.append(Entry(source, number, files.parse(line)))
         except ValueError as error:
-            entries.append(
-                Entry(source, number, None, line, UserError(f"{source.where(number)}: {error}"))
-            )
+            problem = UserError(f"{source.where(number)}: {error}")
+            entries.append(Entry(source, number, None, line, problem))
     return entries
 
 
 def _of_rows(source: Source, window: Window, rows: Iterable[dict]) -> list[Entry]:
-    return [Entry(source, i, row) for i, row in enumerate(rows, window.first)]
+    return [Entry(source, number, row) for number, row in enumerate(rows, window.first)]
 
 
 class Reader:
-    """Reads windows of the input files again, best in their order; one file is open at a time."""
+    """Reads windows of the input files again. One file is open at a time."""
 
     def __init__(self, inputs: Sequence[Source]):
         self._inputs = inputs

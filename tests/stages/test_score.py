@@ -1,6 +1,4 @@
-"""The score stage: candidates and preference rows through several scorers, end to end, resumed,
-reused, and refused.
-"""
+"""The score stage: candidates and preference rows through several scorers, resumed and reused."""
 
 import json
 import re
@@ -37,9 +35,7 @@ def prompt_row(language, i, split="eval"):
 
 @pytest.fixture
 def candidates(tmp_path):
-    """Two prompts in three languages, with a right answer, a wrong one, one in English and one
-    without words.
-    """
+    """Two prompts in three languages; their answers: right, wrong, in English, without words."""
     with rows.ShardWriter(tmp_path / "candidates", "candidates", shard_rows=1) as out:
         for language, sentence in LANGUAGES.items():
             for i in (7, 8):
@@ -137,10 +133,10 @@ def test_candidates_through_several_scorers(tmp_path, candidates, reward_model):
         candidates,
         [*PLAIN, {"family": "classifier", "name": "reward[eng_Latn]", "path": str(reward_model)}],
     )
-    found = by_candidate(out)
-    assert len(found) == 24 and rows.kind_of(out.path) == "scores"
+    scores = by_candidate(out)
+    assert len(scores) == 24 and rows.kind_of(out.path) == "scores"
     for row in rows.read(candidates):
-        right, wrong, english, bare = (found[r["candidate_id"]] for r in row["responses"])
+        right, wrong, english, bare = (scores[r["candidate_id"]] for r in row["responses"])
         assert {k: right[k] for k in rows.COMMON} == {k: row[k] for k in rows.COMMON}
         assert [r["score.verifier"] for r in (right, wrong, english, bare)] == [1.0, 0.0, 1.0, 0.0]
         in_english = row["prompt_lang"] == "eng_Latn"
@@ -186,10 +182,14 @@ def test_a_score_does_not_depend_on_sharding(tmp_path, candidates, reward_model)
 
 
 def test_both_sides_of_preference_rows(tmp_path, preferences):
-    found = by_candidate(run(tmp_path, preferences, [{"family": "length"}, {"family": "verifier"}]))
-    assert len(found) == 6
+    scores = by_candidate(
+        run(tmp_path, preferences, [{"family": "length"}, {"family": "verifier"}])
+    )
+    assert len(scores) == 6
     for row in rows.read(preferences):
-        chosen, rejected = (found[rows.side_id(row["id"], side)] for side in ("chosen", "rejected"))
+        chosen, rejected = (
+            scores[rows.side_id(row["id"], side)] for side in ("chosen", "rejected")
+        )
         assert rejected["score.length"] - chosen["score.length"] == 1
         assert chosen["score.verifier"] is None
 
@@ -205,12 +205,12 @@ def test_combinations(tmp_path, candidates):
     }
     out = run(tmp_path, candidates, PLAIN, combine=combine)
     for row in rows.read(candidates, languages=["tur_Latn"]):
-        found = [by_candidate(out)[r["candidate_id"]] for r in row["responses"]]
-        lengths = [r["score.length"] for r in found]
-        assert [r["score.gated"] for r in found] == pytest.approx(
+        answers = [by_candidate(out)[r["candidate_id"]] for r in row["responses"]]
+        lengths = [r["score.length"] for r in answers]
+        assert [r["score.gated"] for r in answers] == pytest.approx(
             [1 - 0.01 * lengths[0], -0.01 * lengths[1], None, -0.01 * lengths[3]]
         )
-        assert sum(r["score.z"] for r in found) == pytest.approx(0, abs=1e-9)
+        assert sum(r["score.z"] for r in answers) == pytest.approx(0, abs=1e-9)
     assert out.tally.to_dict()["sums"]["unscored.gated"] == {"cmn_Hans": 2, "tur_Latn": 2}
 
 
@@ -235,18 +235,18 @@ def test_stopped_and_continued_equals_unbroken(tmp_path, candidates, reward_mode
 @pytest.mark.slow
 def test_finished_shards_are_reused_and_need_no_model(tmp_path, candidates, reward_model):
     model = shutil.copytree(reward_model, tmp_path / "gone" / "model")
-    told = {
+    settings = {
         "family": "classifier",
         "name": "r",
         "path": str(model),
         "identity": "a digest that the plan found",
     }
-    first = run(tmp_path, candidates, [told])
+    first = run(tmp_path, candidates, [settings])
     shutil.rmtree(model)
-    again = run(tmp_path, candidates, [told], name="again", device_batch_tokens=100)
+    again = run(tmp_path, candidates, [settings], name="again", device_batch_tokens=100)
     assert by_candidate(again) == by_candidate(first)
     with pytest.raises(UserError):
-        run(tmp_path, candidates, [{**told, "max_length": 12}], name="other")
+        run(tmp_path, candidates, [{**settings, "max_length": 12}], name="other")
 
 
 def test_array_tasks_share_the_shards(tmp_path, candidates):
@@ -264,12 +264,12 @@ def test_a_reward_artifact_of_a_foreach_step(tmp_path, candidates, reward_model)
     artifact = tmp_path / "store" / "reward-0"
     shutil.copytree(reward_model, artifact / "model")
     write_manifest(artifact, content_digest="d")
-    found = run(
+    of_step = run(
         tmp_path,
         candidates,
         [{"step": "reward[eng_Latn]", "artifact": "reward-0", "binding": {"lang": "eng_Latn"}}],
     )
-    assert all(isinstance(r["score.reward[eng_Latn]"], float) for r in rows.read(found.path))
+    assert all(isinstance(r["score.reward[eng_Latn]"], float) for r in rows.read(of_step.path))
     external = run(
         tmp_path,
         candidates,
@@ -277,7 +277,7 @@ def test_a_reward_artifact_of_a_foreach_step(tmp_path, candidates, reward_model)
         name="external",
     )
     assert [r["score.r"] for r in rows.read(external.path)] == [
-        r["score.reward[eng_Latn]"] for r in rows.read(found.path)
+        r["score.reward[eng_Latn]"] for r in rows.read(of_step.path)
     ]
 
 
@@ -301,7 +301,7 @@ def test_one_split_only(tmp_path, candidates):
         ([], {}, ["inputs.scorers: empty"]),
     ],
 )  # fmt: skip
-def test_bad_settings_are_told_together(tmp_path, candidates, scorers, config, messages):
+def test_bad_settings_are_reported_together(tmp_path, candidates, scorers, config, messages):
     with pytest.raises(UserError) as error:
         run(tmp_path, candidates, scorers, **config)
     for message in messages:
@@ -318,9 +318,9 @@ def test_rows_of_another_kind_are_refused(tmp_path):
 
 
 def test_what_is_hashed():
-    told = schema.hashed(schema.build(score.Config, {"combine": {"c": {"weights": {"a": 1}}}}))
-    assert sorted(told) == ["combine", "date", "dtype", "seed", "split"]
-    assert json.dumps(told, default=str) == json.dumps(
+    hashed = schema.hashed(schema.build(score.Config, {"combine": {"c": {"weights": {"a": 1}}}}))
+    assert sorted(hashed) == ["combine", "date", "dtype", "seed", "split"]
+    assert json.dumps(hashed, default=str) == json.dumps(
         schema.hashed(schema.build(score.Config, {"combine": {"c": {"weights": {"a": 1}}}})),
         default=str,
     )
@@ -385,9 +385,9 @@ def test_models_of_steps_within_settings(tmp_path, candidates, policies):
         "scorers": [part, {"family": "length"}],
         "weights": {"implicit": 2.0, "length": -0.01},
     }
-    found = by_candidate(run(tmp_path, candidates, [composite], name="composite"))
+    whole = by_candidate(run(tmp_path, candidates, [composite], name="composite"))
     for identifier, row in by_candidate(plain).items():
-        own = found[identifier]
+        own = whole[identifier]
         assert own["score.composite.implicit"] == pytest.approx(row["score.implicit"], abs=1e-6)
         assert own["score.composite"] == pytest.approx(
             2 * row["score.implicit"] - 0.01 * own["score.composite.length"], abs=1e-6
@@ -397,7 +397,7 @@ def test_models_of_steps_within_settings(tmp_path, candidates, policies):
 @pytest.mark.slow
 def test_a_model_counts_by_its_content(tmp_path, candidates, policies):
     """The same content elsewhere, and other settings of speed, need no model; another content does."""
-    told = {
+    gone = {
         "family": "implicit",
         "path": {"path": "/gone", "identity": "p"},
         "reference": {"path": "/gone too", "identity": "r"},
@@ -408,11 +408,11 @@ def test_a_model_counts_by_its_content(tmp_path, candidates, policies):
         "reference": {"path": str(policies[1]), "identity": "r"},
     }
     first = run(tmp_path, candidates, [here])
-    again = run(tmp_path, candidates, [{**told, "device_batch_tokens": 64}], name="again")
+    again = run(tmp_path, candidates, [{**gone, "device_batch_tokens": 64}], name="again")
     assert by_candidate(again) == by_candidate(first)
     for other in (
-        {**told, "beta": 0.2},
-        {**told, "reference": {"path": "/gone too", "identity": "x"}},
+        {**gone, "beta": 0.2},
+        {**gone, "reference": {"path": "/gone too", "identity": "x"}},
     ):
         with pytest.raises(UserError):
             run(tmp_path, candidates, [other], name="other")
@@ -420,17 +420,17 @@ def test_a_model_counts_by_its_content(tmp_path, candidates, policies):
 
 @pytest.mark.slow
 def test_english_prompts_are_found_by_group(tmp_path, candidates, policies):
-    told = {
+    settings = {
         "family": "implicit",
         "path": str(policies[0]),
         "reference": str(policies[1]),
         "condition_on": "english_prompt",
     }
-    found = run(tmp_path, candidates, [told], name="own")
-    assert all(r["score.implicit"] is not None for r in rows.read(found.path))
+    with_english = run(tmp_path, candidates, [settings], name="own")
+    assert all(r["score.implicit"] is not None for r in rows.read(with_english.path))
     with rows.ShardWriter(tmp_path / "turkish", "candidates") as out:
         out.write_all(rows.read(candidates, languages=["tur_Latn"]))
-    alone = run(tmp_path, tmp_path / "turkish", [told], name="alone")
+    alone = run(tmp_path, tmp_path / "turkish", [settings], name="alone")
     assert all(r["score.implicit"] is None for r in rows.read(alone.path))
     assert alone.tally.to_dict()["sums"]["no_english_prompt.implicit"] == {"tur_Latn": 8}
     cfg, out = (
@@ -440,11 +440,11 @@ def test_english_prompts_are_found_by_group(tmp_path, candidates, policies):
     out.path.mkdir(parents=True)
     slots = {
         "rows": {"path": str(tmp_path / "turkish")},
-        "scorers": [told],
+        "scorers": [settings],
         "english": {"path": str(candidates)},
     }
     score.run(cfg, Inputs(out.store, slots), out)
-    own = by_candidate(found)
+    own = by_candidate(with_english)
     for identifier, row in by_candidate(out).items():
         assert row["score.implicit"] == pytest.approx(own[identifier]["score.implicit"], abs=1e-5)
 
@@ -505,10 +505,27 @@ def test_windows_of_other_settings_are_not_taken(tmp_path, preferences_of_many, 
     monkeypatch.setattr(Output, "should_stop", lambda self: next(calls, False))
     with pytest.raises(Stopped):
         run(tmp_path, preferences_of_many, [{"family": "length"}], window_rows=8)
-    found = run(
+    again = run(
         tmp_path, preferences_of_many, [{"family": "length", "unit": "words"}], window_rows=8
     )
-    assert {r["score.length"] for r in rows.read(found.path)} == {2.0}
+    assert {r["score.length"] for r in rows.read(again.path)} == {2.0}
+
+
+def test_damaged_windows_are_scored_again(tmp_path, preferences_of_many, monkeypatch, capsys):
+    scorers = [{"family": "length"}]
+    unbroken = run(tmp_path, preferences_of_many, scorers, store="unbroken", window_rows=8)
+    calls = iter([False, False, True])
+    monkeypatch.setattr(Output, "should_stop", lambda self: next(calls, False))
+    with pytest.raises(Stopped):
+        run(tmp_path, preferences_of_many, scorers, window_rows=8)
+
+    checkpoints = tmp_path / "store" / "score-x.partial" / "checkpoints"
+    parts = sorted(checkpoints.glob("eng_Latn.train.00000/part-*.jsonl"))
+    parts[0].write_bytes(parts[0].read_bytes().replace(b"8.0", b"9.0", 1))
+    again = run(tmp_path, preferences_of_many, scorers, window_rows=8)
+    assert f"{parts[0]}: 1 of " in capsys.readouterr().err
+    name = "eng_Latn.train.00000.parquet"
+    assert (again.path / "rows" / name).read_bytes() == (unbroken.path / "rows" / name).read_bytes()
 
 
 def test_what_scorers_say_is_kept_as_judgements(tmp_path, preferences):
@@ -516,22 +533,22 @@ def test_what_scorers_say_is_kept_as_judgements(tmp_path, preferences):
 
     They come from the shard cache with the scores.
     """
-    told = {
+    settings = {
         "family": "guarded",
         "name": "g",
         "scorer": {"family": "length"},
         "policy": {"default": "use", "languages": {"tur_Latn": {"policy": "abstain"}}},
     }
-    first = run(tmp_path, preferences, [told], window_rows=1)
-    again = run(tmp_path, preferences, [told], name="again")
+    first = run(tmp_path, preferences, [settings], window_rows=1)
+    again = run(tmp_path, preferences, [settings], name="again")
     for out in (first, again):
         shard = out.path / "judgements" / "eng_Latn.train.00000.parquet"
-        said = rows.read_shard(shard)
-        assert [(r["scorer"], r["raw"], r["parse_status"]) for r in said] == [
+        judgements = rows.read_shard(shard)
+        assert [(r["scorer"], r["raw"], r["parse_status"]) for r in judgements] == [
             ("g.scored_by", "length", "ok")
         ] * 2
         scores = by_candidate(out)
-        assert all(r["value"] == scores[r["candidate_id"]]["score.g"] for r in said)
+        assert all(r["value"] == scores[r["candidate_id"]]["score.g"] for r in judgements)
         assert not (out.path / "judgements" / "tur_Latn.train.00000.parquet").exists()
     assert rows.kind_of(first.path) == "scores"
 
@@ -562,7 +579,7 @@ def planned(tmp_path, recipe, *arguments):
 
     (tmp_path / "conf/recipe").mkdir(parents=True, exist_ok=True)
     (tmp_path / "conf/recipe/implicit.yaml").write_text(recipe)
-    told = [
+    overrides = [
         "recipe=implicit",
         f"conf_dir={tmp_path / 'conf'}",
         f"root={tmp_path}",
@@ -571,7 +588,7 @@ def planned(tmp_path, recipe, *arguments):
         "data=tiny_world",
         *arguments,
     ]
-    return {node.name: node for node in plan.build(config.load(told)).nodes}
+    return {node.name: node for node in plan.build(config.load(overrides)).nodes}
 
 
 @pytest.mark.slow
@@ -659,7 +676,7 @@ def test_mistakes_within_scorers_are_found_in_planning(tmp_path, old, new, messa
 @pytest.mark.long
 def test_a_recipe_with_an_implicit_reward_runs(tmp_path):
     planned(tmp_path, RECIPE.replace("POLICY", "policy"))
-    told = [
+    arguments = [
         "recipe=implicit",
         "conf_dir=conf",
         "engine=transformers",
@@ -668,9 +685,9 @@ def test_a_recipe_with_an_implicit_reward_runs(tmp_path):
         "data=tiny_world",
         "languages=[eng_Latn,tur_Latn]",
     ]
-    done = run_here(tmp_path, "run", *told)
+    done = run_here(tmp_path, "run", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    again = run_here(tmp_path, "run", *told)
+    again = run_here(tmp_path, "run", *arguments)
     assert again.returncode == 0 and "computed again" not in again.stdout, (
         again.stdout + again.stderr
     )

@@ -6,7 +6,6 @@ the same file through the same cache directory, so TRL reuses what it has comput
 """
 
 import itertools
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from mlalign.core import rows
+from mlalign.core import resume, rows
 from mlalign.core.errors import UserError, nearest
 from mlalign.core.stage import Output
 from mlalign.core.store import Tally, sha256
-from mlalign.core.terminal import say
-from mlalign.models import checkpoints, templates
+from mlalign.models import templates
 from mlalign.models.engine import chat
 from mlalign.models.leftout import LeftOut
 from mlalign.models.templates import ChatTemplate
@@ -114,14 +112,14 @@ def load(
                 out.checkpoints.mkdir(parents=True, exist_ok=True)
                 counts = _write(cfg, source, file, tokenizer, examples)
                 out.check_inputs()
-                checkpoints.write_value(counts_file, KEY, {**counts, "sha256": sha256(file)})
+                resume.write_value(counts_file, KEY, {**counts, "sha256": sha256(file)})
             _open(file)  # fills the cache, which the other ranks then only read
     finally:
         ranks.wait_for_everyone()
 
     if not counts_file.is_file():
         raise UserError("the first rank could not prepare the rows; its message says why")
-    saved = checkpoints.read_value(counts_file, KEY)
+    saved = resume.read_value(counts_file, KEY)
     if saved is None:
         raise UserError(
             f"{counts_file}: was changed while this step began; run the same command again"
@@ -141,14 +139,12 @@ def _open(file: Path) -> "datasets.Dataset":
 
 def _is_intact(file: Path, counts_file: Path) -> bool:
     """Whether an earlier try has left the examples, and they are as it wrote them."""
-    if not counts_file.is_file():
-        return False
-    counts = checkpoints.read_value(counts_file, KEY)
+    counts = resume.read_value(counts_file, KEY)
     if counts is None:
         return False
     if file.is_file() and sha256(file) == counts["sha256"]:
         return True
-    say(f"{file}: is not what was written there; computed again", file=sys.stderr, flush=True)
+    resume.say_damaged(file)
     return False
 
 
