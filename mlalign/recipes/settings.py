@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,9 @@ from mlalign.core.errors import UserError, nearest
 from mlalign.recipes import conf_files
 from mlalign.recipes.composition import INTERPOLATION, resolved_key
 from mlalign.recipes.groups import roles
+
+# OmegaConf takes keys of mappings alone from an inner interpolation.
+LIST_BY_ROUND = re.compile(r"\$\{([\w.]+)\.\$\{round\}\}")
 
 
 @dataclasses.dataclass
@@ -86,7 +90,7 @@ class Settings:
                 return OmegaConf.to_container(resolved, resolve=True, throw_on_missing=True)
             return resolved
         except OmegaConfBaseException as error:
-            reason = self._missing_role(text)
+            reason = self._missing_role(text) or _list_by_round(text)
             if reason is None:
                 reason = f"cannot be resolved ({str(error).splitlines()[0]})"
             errors.append(f"{key}: {text} {reason}")
@@ -106,6 +110,15 @@ class Settings:
                 hint = nearest(role, roles(data))
                 return f"means nothing: data={chosen} has no role {role!r}{hint}"
         return None
+
+
+def _list_by_round(text: str) -> str | None:
+    """What is wrong with `${params.betas.${round}}`."""
+    match = LIST_BY_ROUND.search(text)
+    if match is None:
+        return None
+    whole_list = f"${{{match[1]}}}"
+    return f"takes no element of a list; write ${{of_round:{whole_list}}} for the one of this round"
 
 
 def normalise_languages(settings: Settings, errors: list[str]) -> None:

@@ -128,6 +128,11 @@ rounds:
     found = nodes(tmp_path, text)
     assert [found[f"policy.r{n}"].config.beta for n in (1, 2, 3)] == [0.1, 0.05, 0.05]
     assert [found[f"policy.r{n}"].config.seed for n in (1, 2, 3)] == [1, 2, 3]
+    wrong = text.replace("${of_round:${params.betas}}", "${params.betas.${round}}")
+    assert errors_of(tmp_path, wrong) == [
+        "steps.policy.config.beta: ${params.betas.${round}} takes no element of a list; write"
+        " ${of_round:${params.betas}} for the one of this round"
+    ]
 
 
 def test_the_languages_of_a_cluster(tmp_path):
