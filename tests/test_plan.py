@@ -188,6 +188,20 @@ def test_precedence(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_engine_that_a_step_names_has_its_own_arguments(tmp_path):
+    planned = build(
+        tmp_path,
+        "recipe=reuse_your_rewards",
+        "engine.args.max_num_seqs=8",
+        "steps.measure.answers.config.engine.name=transformers",
+    )
+    engines = {n.name: n.config.engine for n in planned.nodes if n.step.stage == "generate"}
+    assert engines["pairs.candidates"].args["max_num_seqs"] == 8
+    assert engines["measure.answers[base]"].name == "transformers"
+    assert engines["measure.answers[base]"].args == {}
+
+
+@pytest.mark.slow
 def test_languages_are_canonical_everywhere(tmp_path):
     planned = build(
         tmp_path, "recipe=rm_transfer", "languages=[sw,English,zh-CN]", "source_languages=[sw,en]"

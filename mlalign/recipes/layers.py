@@ -1,7 +1,7 @@
 """A step's configuration, merged from everything that has a say in it."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -21,11 +21,14 @@ def step_config(
     """
     fields = {field.name for field in dataclasses.fields(module.Config)}
     of_model, of_scale = _of_stage(settings, step.stage)
-    weak = merged(_shared(settings, fields), of_model, of_scale)
+    engine = _engine_name(step, settings)
+    weak = merged(_shared(settings, fields, engine), of_model, of_scale)
     scale_key = f"scale.stages.{step.stage}"
     weak = settings.resolve(weak, step.scope, scale_key, errors)
 
     typed = {name: value for name, value in settings.typed.items() if name in fields}
+    if engine != settings.root["engine"]["name"]:
+        typed.pop("engine", None)
     # These values are among the weak ones too, where their mistakes are reported.
     typed = settings.resolve(typed, step.scope, "", [])
 
@@ -37,8 +40,19 @@ def step_config(
     return cfg
 
 
-def _shared(settings: Settings, fields: Collection[str]) -> dict[str, Any]:
-    """The values at the top level that a stage has fields for."""
+def _engine_name(step: Step, settings: Settings) -> str:
+    """The engine that the step names itself, else the one chosen for all."""
+    own = step.config.get("engine")
+    if isinstance(own, Mapping) and "name" in own:
+        return str(own["name"])
+    return settings.root["engine"]["name"]
+
+
+def _shared(settings: Settings, fields: Collection[str], engine: str) -> dict[str, Any]:
+    """The values at the top level that a stage has fields for.
+
+    The settings of the chosen engine are not those of another one, which a step may name.
+    """
     root = settings.root
     shared: dict[str, Any] = {
         "seed": root["seed"],
@@ -48,8 +62,8 @@ def _shared(settings: Settings, fields: Collection[str]) -> dict[str, Any]:
     }
     if "engine" in fields:
         by_engine = root["scale"].get("engine_args") or {}
-        args = by_engine.get(root["engine"]["name"], {})
-        shared["engine"] = merged({"args": args}, root["engine"])
+        own_file = root["engine"] if root["engine"]["name"] == engine else {}
+        shared["engine"] = merged({"args": by_engine.get(engine, {})}, own_file)
 
     known: dict[str, Any] = {}
     for name, value in shared.items():

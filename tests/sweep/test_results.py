@@ -64,7 +64,7 @@ def swept(tmp_path_factory):
             }
         )
         steps += [
-            {"step": name, "stage": "x", "artifact": run.refs[name]["artifact"]}
+            {"step": name, "stage": "evaluate", "artifact": run.refs[name]["artifact"]}
             for name in own.values()
         ]
     steps.append({"step": "policy[lost]", "stage": "preference", "artifact": "preference-lost"})
