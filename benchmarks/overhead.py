@@ -1,9 +1,11 @@
 """Where a recipe's time goes outside model work: planning, starting processes, imports, hashing.
 
-  python benchmarks/overhead.py RUN_DIRECTORY
+  python benchmarks/overhead.py RUN_DIRECTORY [key=value …]
 
 Reads the manifests and logs of a finished run (`make demo` leaves one in demo/runs/demo); a step's
-own time is what its manifest says, the rest of the run's time is ours.
+own time is what its manifest says, the rest of the run's time is ours. `key=value` are the arguments
+that the run was made with, besides its recipe, name and root. With others, the second command below
+would compute something.
 """
 
 import json
@@ -36,7 +38,7 @@ def main() -> None:
     print(f"{len(steps)} steps; inside stages {inside:.1f} s")
     hashing(steps)
     processes()
-    commands(run)
+    commands(run, sys.argv[2:])
 
 
 def hashing(steps: list[Path]) -> None:
@@ -57,14 +59,17 @@ def processes() -> None:
         print(f"process with {name}: {time.perf_counter() - start:.2f} s{outcome}")
 
 
-def commands(run: Path) -> None:
+def commands(run: Path, arguments: list[str]) -> None:
     plan = json.loads((run / "plan.json").read_text())
     settings = [f"recipe={plan['recipe']}", f"name={plan['name']}", f"root={run.parent.parent}"]
     for label, command in {"plan": "plan", "a run with nothing to do": "run"}.items():
-        words = [sys.executable, "-m", "mlalign", command, *settings]
+        words = [sys.executable, "-m", "mlalign", command, *settings, *arguments]
         start = time.perf_counter()
-        subprocess.run(words, capture_output=True, check=True)
-        print(f"{label}: {time.perf_counter() - start:.2f} s")
+        done = subprocess.run(words, capture_output=True, check=True, text=True)
+        seconds = time.perf_counter() - start
+        if ": started" in done.stdout:
+            sys.exit(f"{label}: steps were computed; give the arguments of the run as well")
+        print(f"{label}: {seconds:.2f} s")
 
 
 if __name__ == "__main__":
