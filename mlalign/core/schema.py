@@ -413,14 +413,8 @@ def _origin(file: Path, module: str, name: str) -> tuple[str, str]:
 
 def _absolute_module(node: ast.ImportFrom, module: str, is_package: bool) -> str:
     """The module that `from … import` reads, relative ones resolved from `module`."""
-    if not node.level:
-        return node.module or ""
-    parts = module.split(".")
-    n_up = node.level - is_package
-    package = parts[: len(parts) - n_up]
-    if node.module:
-        package.append(node.module)
-    return ".".join(package)
+    package = module if is_package else module.rpartition(".")[0]
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
 
 
 def _defining_module(module: str, name: str) -> tuple[str, str]:

@@ -302,15 +302,12 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
 
 
 def _base_of(node: ast.ImportFrom, module: str, is_package: bool) -> str:
-    """The module that `from … import` imports from, relative ones resolved."""
-    if not node.level:
-        return node.module or ""
-    parts = module.split(".")
-    n_up = node.level - is_package
-    base = parts[: len(parts) - n_up]
-    if node.module:
-        base.append(node.module)
-    return ".".join(base)
+    """The module that `from … import` imports from, relative ones resolved; "" if there is none."""
+    package = module if is_package else module.rpartition(".")[0]
+    try:
+        return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+    except ImportError:  # more dots than packages, in a statement that was never reached
+        return ""
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -1,6 +1,8 @@
 """What a pairing method made of a prompt, as preference or demonstration rows."""
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -86,3 +88,26 @@ class Paired:
         copied = {name: prompt[name] for name in COPIED}
         identifier = rows.row_id(self.method, key, prompt["prompt_lang"])
         return {**copied, "id": identifier, "origin": "synthetic"}
+
+
+def misreturned(made: Any) -> str | None:
+    """What a method returned that it should not, in words; None if it did as it should."""
+    if isinstance(made, str):
+        return None
+    if not isinstance(made, list | tuple):
+        return f"a {type(made).__name__}"
+    for item in made:
+        if not isinstance(item, Pair | Scored):
+            return f"a list that holds a {type(item).__name__}"
+        if isinstance(item, Pair) and (problem := _misshapen(item)):
+            return problem
+    return None
+
+
+def _misshapen(pair: Pair) -> str | None:
+    for side in (pair.chosen, pair.rejected):
+        if not isinstance(side, Scored):
+            return f"a pair whose side is a {type(side).__name__}"
+    if not isinstance(pair.margin, numbers.Real) or not math.isfinite(pair.margin):
+        return f"a pair with the margin {pair.margin!r}"
+    return None

@@ -26,7 +26,7 @@ from mlalign.core.store import Tally
 from mlalign.data import candidates, groups
 from mlalign.data.candidates import Gate, Shard
 from mlalign.methods import pairing
-from mlalign.methods.paired import Paired
+from mlalign.methods.paired import Paired, misreturned
 from mlalign.methods.pairing import Group, Pair, Scored
 
 VERSION = 1
@@ -165,7 +165,7 @@ class _Work:
         where = f"{place} {identifier}: method {self.cfg.method}"
         with methods.failures(self.method, where):
             made = self.method(scored, **options)
-        if returned := pairing.misreturned(made):
+        if returned := misreturned(made):
             expected = "a list of Pair, a list of Scored, or the reason as a text"
             raise UserError(f"{where}: returned {returned}; expected {expected}")
         return made

@@ -4,7 +4,7 @@ import pytest
 
 from mlalign import methods
 from mlalign.core.errors import UserError
-from mlalign.methods import pairing
+from mlalign.methods import paired, pairing
 from mlalign.methods.pairing import Pair, Scored
 from mlalign.methods.pairing.best_of_n import best_of_n
 from mlalign.methods.pairing.best_worst import best_worst
@@ -160,7 +160,7 @@ def test_a_method_of_ones_own_by_module_and_function(tmp_path, monkeypatch):
     ],
 )
 def test_what_a_method_must_not_return_is_described(made, returned):
-    assert pairing.misreturned(made) == returned
+    assert paired.misreturned(made) == returned
 
 
 def test_mistakes_name_the_nearest():

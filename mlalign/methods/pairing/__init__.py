@@ -15,12 +15,11 @@ group. A method with `wrong_language` needs the language of each candidate unles
 """
 
 import dataclasses
-import math
 import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from mlalign import methods
 from mlalign.core.errors import UserError
@@ -117,23 +116,6 @@ def makes(method: Method) -> str | None:
     if list[Pair] in possible:
         return None if list[Scored] in possible else "preference"
     return "demonstration" if list[Scored] in possible else None
-
-
-def misreturned(made: Any) -> str | None:
-    """Describes what a method returned where that is no result of a method; otherwise None."""
-    if isinstance(made, str):
-        return None
-    if not isinstance(made, list | tuple):
-        return f"a {type(made).__name__}"
-    for item in made:
-        if isinstance(item, Pair) and not math.isfinite(item.margin):
-            return f"a pair with the margin {item.margin}"
-        sides = (item.chosen, item.rejected) if isinstance(item, Pair) else (item,)
-        for side in sides:
-            if not isinstance(side, Scored):
-                place = "a pair whose side is" if isinstance(item, Pair) else "a list that holds"
-                return f"{place} a {type(side).__name__}"
-    return None
 
 
 def accept(
